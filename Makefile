@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Everything a developer types. Needs root on Debian (or a child of it) for the cluster, and nothing else: each
+# target installs what it needs, once.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+SUITE ?= bookworm
+
+SYSTEM := /usr/bin/python3
+PYTHON := .venv/bin/python
+MYPY := $(CURDIR)/.venv/bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
+CLUSTER := $(SYSTEM) slurm-test-cluster/cluster
+
+# A file that is there when the package is.
+PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv python3-dev:/usr/bin/python3-config \
+	python3-cffi:/usr/share/doc/python3-cffi gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
+	squashfs-tools:/usr/bin/mksquashfs squashfuse:/usr/bin/squashfuse git:/usr/bin/git
+TOOLS := pytest hypothesis pexpect cffi ruff mypy types-cffi types-pexpect types-setuptools
+
+.PHONY: help packages dev demo test unit cluster-test bench lint format clean
+
+help:
+	@echo 'make demo          bring a Slurm cluster up on this machine and run MPI in a container on it'
+	@echo 'make test          every test: unit, then cluster'
+	@echo 'make unit          tests that need no cluster (seconds)'
+	@echo 'make cluster-test  tests on the cluster; SUITE=trixie for another Slurm'
+	@echo 'make bench         what a container costs, as a table and as JSON'
+	@echo 'make lint          ruff and mypy'
+	@echo 'make format        let ruff format what it formats'
+	@echo 'make clean         remove what make made here; the cluster: slurm-test-cluster/cluster down --purge'
+
+packages:
+	@missing=; for pair in $(PACKAGES); do test -e "$${pair#*:}" || missing="$$missing $${pair%%:*}"; done; \
+	if test -n "$$missing"; then \
+	    echo "installing on this machine:$$missing"; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    apt-get -q update > /dev/null; \
+	    apt-get -q -y --no-install-recommends install $$missing > /dev/null; \
+	fi
+
+.venv/.done: Makefile | packages
+	@echo 'making .venv with $(TOOLS)'
+	@$(SYSTEM) -m venv .venv
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check $(TOOLS)
+	@touch $@
+
+dev: packages .venv/.done
+	@$(PYTHON) tests/dev_tree.py > /dev/null
+
+unit: dev
+	$(PYTHON) -m pytest -q tests/unit
+
+cluster-test: dev
+	$(PYTHON) -m pytest -q --suite $(SUITE) tests/cluster
+
+# Both even when the first fails, and then a failure.
+test: dev
+	@status=0; $(MAKE) --no-print-directory unit || status=$$?; \
+	$(MAKE) --no-print-directory cluster-test || status=$$?; exit $$status
+
+bench: packages
+	$(SYSTEM) bench/run.py
+
+lint: dev
+	.venv/bin/ruff check .
+	cd .dev && $(MYPY) -p bollard
+	cd slurm-test-cluster && $(MYPY) *.py && $(MYPY) --scripts-are-modules cluster && $(MYPY) --scripts-are-modules images
+	cd tests && $(MYPY) conftest.py dev_tree.py
+	cd tests/cluster && $(MYPY) .
+
+format: dev
+	.venv/bin/ruff check --fix-only --quiet .
+	.venv/bin/ruff format .
+
+demo: packages
+	@tests/demo.sh
+
+clean:
+	rm -rf .venv .dev build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

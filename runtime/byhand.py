@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A container started by hand, `bollard exec`: the same keeper and launcher as under Slurm, without root.
+
+    bollard ── fork twice ──► keeper: user namespace, image, mounts ── "ready" ──┐
+       └── waits for that, then becomes bollard-enter, which becomes the program ◄┘
+
+The program is the process that the user started: signals, terminal, standard streams and exit status are its
+own. The keeper holds a pidfd of it and ends with it.
+"""
+
+from __future__ import annotations
+
+import _signal as signal
+import os
+import time
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
+
+from bollard.runtime.errors import BollardError, one_line
+from bollard.runtime.installed import LAUNCHER
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from bollard.runtime.spec import Spec
+
+
+# spank_plugin/wire.h
+_ENTRY = "SLURM_BOLLARD_ENTRY"
+_VERBOSE = "SLURM_BOLLARD_VERBOSE"
+_OWN = "SLURM_BOLLARD_"
+
+
+def start(asked: Spec, action: str, argv: list[str], shell: str = "") -> None:
+    """Make the container and become the program in it; returns only where there is nothing to start.
+    `BollardError` for everything that went wrong, the keeper's failures too."""
+    if not os.access(LAUNCHER, os.X_OK):
+        raise BollardError(f"{LAUNCHER} is missing", "install bollard again")
+    name = b"bollard-" + os.urandom(16).hex().encode()
+    listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+    listener.bind(b"\0" + name)
+    listener.listen(8)
+    reader, writer = os.pipe()
+    handle = os.pidfd_open(os.getpid())
+    child = os.fork()
+    if child == 0:
+        _fork_keeper(asked, action, argv, shell, listener.fileno(), writer, handle)
+    os.close(writer)
+    os.waitpid(child, 0)
+    command = _answer(reader)
+    if not command:
+        return
+    from bollard.runtime import action as actions
+
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(_OWN)}
+    environ[_ENTRY] = name.decode()
+    if asked.verbose:
+        environ[_VERBOSE] = str(time.time_ns())
+    for key, value in actions.variables(action, command).items():
+        environ["BOLLARDENV_" + key] = value
+    # Python ignores them for itself, and exec would hand that down.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    os.execve(LAUNCHER, ["bollard-enter", *command], environ)
+
+
+def _answer(reader: int) -> list[str]:
+    """What the keeper has to say: the command to start, or its failure, raised."""
+    data = b""
+    while True:
+        part = os.read(reader, 65536)
+        if not part:
+            break
+        data += part
+    os.close(reader)
+    status, _, rest = data.partition(b"\0")
+    if status == b"+":
+        return [os.fsdecode(word) for word in rest.split(b"\0")[:-1]]
+    if not status:
+        raise BollardError("the container's keeper ended before it was ready", "was it killed?")
+    raise BollardError(rest.decode("utf-8", "replace"), code=int(status))
+
+
+def _fork_keeper(
+    asked: Spec, action: str, argv: list[str], shell: str, listener: int, writer: int, handle: int
+) -> NoReturn:
+    """In the first child: a session of its own, no terminal, no child of the program to be."""
+    code = 1
+    try:
+        os.setsid()
+        if os.fork() == 0:
+            _close_others((listener, writer, handle))
+            os.umask(0o022)
+            os.chdir("/")
+            _keep(asked, action, argv, shell, listener, writer, handle)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _keep(asked: Spec, action: str, argv: list[str], shell: str, listener: int, writer: int, handle: int) -> None:
+    """Be the keeper; tells through `writer` when it is ready, or why not, as "status NUL text"."""
+    try:
+        from bollard.runtime import action as actions
+        from bollard.runtime import clock, keeper, linux  # now, for none can be imported inside
+
+        linux.name_process("bollard-keeper")
+        times = clock.Clock()
+        spool = os.path.dirname(os.environ.get("PMIX_SERVER_TMPDIR", ""))
+        _new_user_namespace()
+        container = keeper.enter(asked, times, spool, argv[0] if argv else "sh")
+        command = actions.inside(action, argv, _is_program, shell)
+    except BaseException as error:  # noqa: BLE001 - it becomes the one line the user sees
+        _tell(writer, str(error.code if isinstance(error, BollardError) else 255), one_line(error))
+        return
+    if not command:
+        _tell(writer, "+", "")
+        return
+    _tell(writer, "+", "".join(f"{word}\0" for word in command))
+    os.close(writer)
+    container.command = action.encode()
+    keeper.serve(container, listener, handle)  # the program's pidfd in the place of a job's socket
+
+
+def _tell(writer: int, status: str, text: str) -> None:
+    data = os.fsencode(f"{status}\0{text}")
+    while data:
+        data = data[os.write(writer, data) :]
+
+
+def _is_program(path: str) -> bool:
+    return os.path.isfile(path) and os.access(path, os.X_OK)
+
+
+def _close_others(keep: tuple[int, ...]) -> None:
+    """Standard streams become /dev/null; every other descriptor but `keep` is closed."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if fd > 2 and fd not in keep:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the one that read the directory
+
+
+def _new_user_namespace() -> None:
+    """Our own ids mapped to themselves, all that the kernel allows a user without help."""
+    from bollard.runtime import linux
+
+    uid, gid = os.getuid(), os.getgid()
+    try:
+        linux.new_user_namespace()
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"{uid} {uid} 1\n")
+        _write("/proc/self/gid_map", f"{gid} {gid} 1\n")
+    except OSError as error:
+        raise BollardError(
+            f"this machine does not let users make namespaces ({error.strerror})",
+            "its administrator should look at sysctl user.max_user_namespaces, "
+            "kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns",
+        ) from None
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command line of `bollard`, rendered from the table of options: reading it, and its help.
+
+Read by hand, for argparse alone would be half of the time that `bollard exec` takes before the image is opened,
+and knows no "options end at the image's name".
+"""
+
+from __future__ import annotations
+
+from bollard.runtime import options
+from bollard.runtime.errors import BollardError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Own = Mapping[str, tuple[str, str]]
+
+# Apptainer's short and other names.
+SHORT = {
+    "B": "bind", "e": "cleanenv", "H": "home", "h": "help", "s": "shell", "d": "verbose", "v": "verbose", "F": "force",
+}  # fmt: skip
+ALIASES = {"cwd": "pwd", "debug": "verbose"}
+
+# A command's own options: name -> (the word that stands for its value, or "" for a switch; help).
+COMMON = {"help": ("", "show this")}
+_WIDTH = 30
+
+
+def arguments(own: Own, container: bool) -> dict[str, str]:
+    """Option name -> the word that stands for its value, "" for a switch."""
+    known = {name: argument for name, (argument, _) in (*own.items(), *COMMON.items())}
+    if container:
+        known.update((row[0], row[1]) for row in options.TABLE)
+    return known
+
+
+def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tuple[list[tuple[str, str]], list[str]]:
+    """The options in front as (name, value), "1" for a switch, and the words from the first that is none."""
+    known = arguments(own, container)
+    found: list[tuple[str, str]] = []
+    rest = list(argv)
+    while rest and rest[0].startswith("-") and rest[0] != "-":
+        word = rest.pop(0)
+        if word == "--":
+            break
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            name, given = ALIASES.get(name, name), value if equals else None
+        else:
+            name, given = SHORT.get(word[1], word[1]), word[2:] or None
+            if given is not None and known.get(name) == "":  # -eF is -e -F
+                rest.insert(0, "-" + given)
+                given = None
+        if name not in known:
+            raise BollardError(f"{word}: no such option", _similar(name, known, command))
+        if known[name] == "":
+            if given is not None:
+                raise BollardError(f"--{name} takes no value", f"write --{name} alone")
+            given = "1"
+        elif given is None:
+            if not rest:
+                raise BollardError(f"--{name} needs a value", f"write --{name}={known[name]}")
+            given = rest.pop(0)
+        found.append((name, given))
+    return found, rest
+
+
+def _similar(name: str, known: Mapping[str, str], command: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean --{close[0]}?" if close else f"see `bollard {command} --help`"
+
+
+def variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The environment forms of the options that are set to something."""
+    return [(form, environ[form]) for row in options.TABLE for form in options.variables(row) if environ.get(form)]
+
+
+def help_text(usage: str, what: str, own: Own, container: bool = True) -> str:
+    """The help of one command."""
+    short = {name: letter for letter, name in SHORT.items()}
+    rows = [(name, argument, text, forms) for name, argument, forms, _, text in options.TABLE if container]
+    rows += [(name, argument, text, ()) for name, (argument, text) in (*own.items(), *COMMON.items())]
+    lines = [f"usage: {usage}", "", what, "", "options:"]
+    for name, argument, text, forms in rows:
+        head = f"  -{short[name]}, --{name}" if name in short else f"      --{name}"
+        head += f" {argument}" if argument else ""
+        if forms:
+            text += f" [{', '.join(forms)}]"
+        lines += _two_columns(head, text)
+    if container:
+        lines += [
+            "",
+            "A variable in brackets stands for the option, and so do its forms with APPTAINER_ and SINGULARITY_.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _two_columns(head: str, text: str) -> list[str]:
+    words, lines, line = text.split(" "), [], ""
+    for word in words:
+        if line and len(line) + len(word) > 110 - _WIDTH:
+            lines.append(line)
+            line = ""
+        line += (" " if line else "") + word
+    lines.append(line)
+    if len(head) > _WIDTH - 2:
+        return [head, *(" " * _WIDTH + line for line in lines)]
+    return [f"{head:<{_WIDTH}}{lines[0]}", *(" " * _WIDTH + line for line in lines[1:])]

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Let tasks in: what the keeper says to the launcher of each (the C side is spank_plugin/enter.c).
+
+A task sends its command, its environment and its working directory; it gets descriptors of the container's
+namespaces, and the command, environment and working directory to go on with. A peer that sends "L" instead
+holds a lifeline: the keeper stays until all lifelines are gone.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from _socket import SCM_RIGHTS, SO_PEERCRED, SOL_SOCKET, socket
+from sys import byteorder
+
+from bollard.runtime import environment, guard, plan
+from bollard.runtime.errors import BollardError, one_line
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bollard.runtime.keeper import Container
+
+FRAME_MAX = 16 << 20
+# A launcher says what it has to say at once; the image's environment scripts may take a minute (Apptainer's rule).
+PEER_SECONDS = 10.0
+SCRIPT_SECONDS = 65.0
+SCRIPT_OUTPUT_MAX = 4 << 20
+
+
+def parse_request(frame: bytes) -> tuple[list[bytes], list[bytes], bytes, bytes]:
+    """argv, environment, working directory, and when its client began if the user wants to know more (else "");
+    ValueError for anything else."""
+    parts = frame.split(b"\0")
+    argv, at = _list(parts, 0)
+    env, at = _list(parts, at)
+    if at + 3 != len(parts) or parts[-1] != b"" or not argv:
+        raise ValueError("a frame with too little or too much in it")
+    return argv, env, parts[at], parts[at + 1]
+
+
+def _list(parts: list[bytes], at: int) -> tuple[list[bytes], int]:
+    if at >= len(parts):
+        raise ValueError("a frame without a list")
+    count = int(parts[at])
+    if count < 0 or at + 1 + count > len(parts):
+        raise ValueError("a list runs over its frame")
+    return parts[at + 1 : at + 1 + count], at + 1 + count
+
+
+def reply(argv: list[bytes], env: list[bytes], cwd: bytes, note: bytes = b"") -> bytes:
+    """The frame of a yes; `note` goes to the task's stderr."""
+    return b"\0".join([b"%d" % len(argv), *argv, b"%d" % len(env), *env, cwd, note, b""])
+
+
+def _receive(peer: socket, size: int) -> bytes:
+    """Exactly `size` bytes, within the peer's time-out in all."""
+    data, deadline = b"", time.monotonic() + (peer.gettimeout() or 0.0)
+    while len(data) < size:
+        part = peer.recv(size - len(data))
+        if not part or time.monotonic() > deadline:
+            raise ConnectionError("the launcher went away")
+        data += part
+    return data
+
+
+def _send(peer: socket, status: bytes, frame: bytes, fds: tuple[int, ...] = ()) -> None:
+    rights = [(SOL_SOCKET, SCM_RIGHTS, b"".join(fd.to_bytes(4, byteorder) for fd in fds))] if fds else []
+    peer.sendmsg([status], rights)
+    peer.sendall(len(frame).to_bytes(4, byteorder) + frame)
+
+
+def _refuse(peer: socket, error: Exception) -> None:
+    """Tell a peer why not; one that has gone, or does not speak our language, need not hear it."""
+    text = one_line(error)
+    try:
+        _send(peer, b"-", text.encode("utf-8", "replace") + b"\0")
+    except OSError:
+        pass
+
+
+def _credentials(peer: socket) -> tuple[int, int]:
+    """(pid, uid) of who connected, as seen from here: struct ucred of unix(7)."""
+    raw = peer.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
+    return int.from_bytes(raw[:4], byteorder), int.from_bytes(raw[4:8], byteorder)
+
+
+def working_directory(container: Container, cwd: bytes) -> bytes:
+    """Where the task starts: --pwd, its own directory, the home, or "/"."""
+    asked = container.spec.pwd
+    if asked:
+        if not os.path.isdir(asked):
+            raise BollardError(f"--pwd {asked}: no such directory in the container", "make it, or bind one there")
+        return os.fsencode(asked)
+    for path in (cwd, os.fsencode(container.spec.home)):
+        if path and os.path.isdir(path):
+            return path
+    return b"/"
+
+
+def admit(container: Container, peer: socket) -> None:
+    """Answer one task with the way in."""
+    size = int.from_bytes(_receive(peer, 4), byteorder)
+    if not 0 < size <= FRAME_MAX:
+        raise ValueError(f"a frame of {size} bytes")
+    begin = time.monotonic_ns()
+    argv, env, cwd, verbose = parse_request(_receive(peer, size))
+    cwd = working_directory(container, cwd)
+    ways_in = (container.user_namespace, container.mount_namespace)
+    image_env = container.environment
+    if image_env is None:
+        image_env = container.define_environment(lambda script, start: _run_there(peer, ways_in, script, start))
+    env = environment.of_task(image_env, env, container.spec, container.command, container.binds, cwd)
+    _send(peer, b"+", reply(argv, env, cwd, note(container, verbose, begin)), ways_in)
+
+
+def _run_there(peer: socket, ways_in: tuple[int, int], script: bytes, env: list[bytes]) -> bytes | None:
+    """What the image's shell prints when this task's launcher runs `script` with exactly `env`; None without
+    a shell. It is the image's code, so it must run within the task's limits."""
+    peer.settimeout(SCRIPT_SECONDS)
+    _send(peer, b"S", b"\0".join([b"%d" % len(env), *env, script, b""]), ways_in)
+    size = int.from_bytes(_receive(peer, 4), byteorder)
+    if size > SCRIPT_OUTPUT_MAX:
+        raise ValueError(f"{size} bytes of environment")
+    return _receive(peer, size) or None
+
+
+def note(container: Container, verbose: bytes, begin: int) -> bytes:
+    """What --container-verbose prints through the first task of a step on this node.
+
+    `verbose` is when its client began (ns since 1970), "" when the user did not ask; `begin` when this task came.
+    """
+    if not verbose:
+        return b""
+    if container.told:
+        lines = [f"image {container.spec.image}, container of an earlier step of this job"]
+    else:
+        lines = [f"image {container.spec.image}, {container.image.compression or container.image.kind}"]
+        lines += plan.describe(container.ops)
+        lines += container.clock.lines(int(verbose) if verbose.isdigit() and len(verbose) < 20 else 0)
+        container.told = True
+    lines.append(f"{'entry':<15} {(time.monotonic_ns() - begin) / 1e6:8.2f} ms")
+    return "".join(f"bollard: {os.uname().nodename}: {line}\n" for line in lines).encode("utf-8", "replace")
+
+
+class Server:
+    """The keeper's loop: who is there, and until when."""
+
+    def __init__(self, container: Container, listener: int, job: int, watcher: guard.Guard) -> None:
+        self.container = container
+        self.listener = socket(fileno=listener)
+        self.listener.setblocking(False)
+        self.job = job  # hangs up when the job has ended on this node; -1 when nothing tells
+        self.watcher = watcher
+        self.server = guard.task_handle(container.server) if container.server else -1
+        self.lifelines: dict[int, socket] = {}
+        self.tasks: dict[int, int] = {}  # pidfd: pid
+        self.begun = False
+        self.by_slurm = False  # a lifeline came: slurmstepd decides when it is over
+        self.poll = select.poll()
+        for fd in (listener, job, self.server):
+            if fd >= 0:
+                self.poll.register(fd, select.POLLIN)
+
+    def run(self) -> None:
+        """Until the step has ended, and the job where that is known; or, with no lifeline, the last task."""
+        try:
+            self._loop()
+        except Exception as error:
+            self._end(f"the container's keeper failed ({type(error).__name__}: {error}) and")
+        self.watcher.dismiss()
+
+    def _loop(self) -> None:
+        while not self.begun or self.job >= 0 or self.lifelines or (self.tasks and not self.by_slurm):
+            for fd, _ in self.poll.poll():
+                if fd == self.listener.fileno():
+                    self._accept()
+                elif fd == self.server:
+                    self._end("the container's file server")
+                    return
+                elif fd == self.job:
+                    self.poll.unregister(fd)
+                    self.job = -1
+                    self.begun = True  # and over: nobody will come any more
+                elif fd in self.tasks:
+                    self.poll.unregister(fd)
+                    os.close(fd)
+                    del self.tasks[fd]
+                else:
+                    self.poll.unregister(fd)
+                    self.lifelines.pop(fd).close()
+        if self.tasks:
+            self._end("slurmstepd")
+
+    def _end(self, who: str) -> None:
+        reason = f"{who} on {os.uname().nodename} ended; the task in its container is ended too"
+        guard.end_tasks([(pid, handle) for handle, pid in self.tasks.items()], reason)
+
+    def _accept(self) -> None:
+        try:
+            number, _ = self.listener._accept()  # type: ignore[attr-defined]  # typeshed lacks it
+        except OSError:
+            return  # gone again
+        peer = socket(fileno=number)
+        peer.settimeout(PEER_SECONDS)
+        try:
+            pid, uid = _credentials(peer)
+            if uid != os.getuid():
+                return
+            if _receive(peer, 1) == b"L":
+                # Its end may have come already: poll tells, and that too ends this container.
+                self.lifelines[number] = peer
+                self.poll.register(number, select.POLLIN)
+                self.begun = self.by_slurm = True
+                peer.sendall(b"+")
+                return
+            self._watch(pid)
+            admit(self.container, peer)
+            self.begun = True
+        except Exception as error:  # whatever one peer says or does, the others' container stays
+            _refuse(peer, error)
+        finally:
+            if number not in self.lifelines:
+                peer.close()
+
+    def _watch(self, pid: int) -> None:
+        handle = guard.task_handle(pid)
+        if handle >= 0:
+            self.tasks[handle] = pid
+            self.poll.register(handle, select.POLLIN)
+            try:
+                self.watcher.watch(pid)
+            except OSError:  # somebody killed the guard: another one takes over
+                self.watcher.dismiss()
+                self.watcher = guard.start(self.job, self.container.private(self.listener.fileno()))
+                for task in self.tasks.values():
+                    self.watcher.watch(task)

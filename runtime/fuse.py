@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Mount a squashfs image through a FUSE server of our own: one per keeper, gone with it.
+
+The kernel's side is mounted first, on an open /dev/fuse, inside our mount namespace; the server then gets that
+descriptor as "/dev/fd/N" (libfuse 3). No fusermount, no privilege, nothing to poll for: the first look at the
+mount waits for the server's answer.
+"""
+
+from __future__ import annotations
+
+import os
+
+from bollard.runtime import linux
+from bollard.runtime.errors import BollardError
+from bollard.runtime.installed import LAUNCHER, SERVER, SERVER_2
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bollard.runtime.image import Image
+
+_SIGKILL = 9
+
+
+def mount(image: Image, target: str, scratch: str) -> tuple[int, int]:
+    """Mount `image` on the directory `target`: the server's process id, and a descriptor of what it says.
+
+    `scratch` is an empty directory of ours.
+    """
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise BollardError(
+            f"/dev/fuse: {error.strerror}", "the site's administrator should load the kernel module fuse"
+        ) from None
+    linux.mount(
+        "fuse.squashfuse",
+        target,
+        f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}",
+        linux.MS_NOSUID | linux.MS_NODEV | linux.MS_RDONLY,
+    )
+    old = os.path.exists(SERVER_2)
+    if old:
+        _answer_libfuse_2(scratch)
+    elif not os.path.exists(SERVER):
+        raise BollardError(f"{SERVER} is missing on this node", "the site's administrator should install bollard again")
+    words = os.memfd_create("squashfuse", os.MFD_CLOEXEC)
+    parent, pid = os.getpid(), os.fork()
+    if pid == 0:
+        options = f"ro,offset={image.offset}"
+        if old:
+            command = [SERVER_2, "-f", "-o", options, f"/proc/self/fd/{image.fd}", f"{scratch}/unused"]
+        else:
+            command = [SERVER, "-f", "-o", options, f"/proc/self/fd/{image.fd}", f"/dev/fd/{device}"]
+        _serve(parent, command, (device, image.fd), words, {"PATH": scratch, "BOLLARD_FUSE_FD": str(device)})
+    os.close(device)
+    return pid, words
+
+
+def _answer_libfuse_2(scratch: str) -> None:
+    """libfuse 2 takes no descriptor: it runs fusermount, /bin's before PATH's, to get one. In our own mount
+    namespace that name is the launcher, which hands the mounted descriptor over (enter.c, `be_fusermount`)."""
+    os.symlink(LAUNCHER, f"{scratch}/fusermount")
+    os.mkdir(f"{scratch}/unused", 0o755)  # it insists on an empty directory
+    if os.path.exists("/bin/fusermount"):
+        tree = linux.clone_tree(LAUNCHER, recursive=False)
+        place = os.open("/bin/fusermount", os.O_PATH | os.O_CLOEXEC)
+        linux.attach(tree, place)
+        os.close(place)
+        os.close(tree)
+
+
+def last_words(words: int) -> str:
+    """The last line a server has printed, for an error message."""
+    lines = os.pread(words, 4096, 0).decode("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else "the file server ended"
+
+
+def _serve(parent: int, command: list[str], inherited: tuple[int, ...], words: int, env: dict[str, str]) -> None:
+    """In the child: become the server."""
+    try:
+        linux.die_with_parent(_SIGKILL, parent)
+        os.dup2(words, 2)
+        for fd in inherited:
+            os.set_inheritable(fd, True)
+        os.execve(command[0], command, env)
+    except OSError as error:
+        os.write(words, f"{command[0]}: {error.strerror}".encode())
+    finally:
+        os._exit(127)

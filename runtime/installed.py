@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Where this installation lies; what is in it, `spank_plugin/build.py` tells."""
+
+import os
+
+# PREFIX/python/bollard/runtime/installed.py
+PREFIX = os.path.abspath(__file__).rsplit("/", 4)[0]
+LAUNCHER = f"{PREFIX}/bollard-enter"
+# Covered by each keeper, in its own mount namespace.
+SESSION = f"{PREFIX}/session"
+# A copy of the FUSE server: built with libfuse 3, or with libfuse 2.
+SERVER = f"{PREFIX}/squashfuse"
+SERVER_2 = f"{PREFIX}/squashfuse2"

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The keeper: one process per container and node. It opens the image, makes the namespaces, lets tasks in,
+and takes everything with it when it ends.
+
+    Slurm      shim ── fork, become the user ──► main()              ends with its step, or with the job here
+    by hand    bollard exec ── fork ──► byhand: enter(), serve()     ends with the program
+
+It runs as the user, in a user namespace that maps his own ids. What it makes lives in its mount namespace, so
+nothing has to be cleaned up: when it and its tasks are gone, so are the mounts and the FUSE server.
+"""
+
+from __future__ import annotations
+
+import os
+from _signal import SIG_IGN, SIGCHLD, signal
+from errno import ENOSPC, ENOSYS
+
+from bollard.runtime import entry, environment, fuse, guard, identity, image, linux, mounts, plan, spec, warm
+from bollard.runtime.clock import Clock
+from bollard.runtime.errors import BollardError
+from bollard.runtime.installed import PREFIX, SESSION
+from bollard.runtime.spec import bind_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bollard.runtime.image import Image
+    from bollard.runtime.spec import Spec
+
+# The image's own environment scripts, and how many at most.
+SCRIPTS = "/.singularity.d/env"
+SCRIPTS_MAX = 64
+# Of such a script, and of /etc/passwd and /etc/group, in bytes.
+FILE_MAX = 1 << 20
+_S_IFMT = 0o170000  # sys/stat.h
+_S_IFREG = 0o100000
+# Room for the few files and directories the keeper writes; images never go here.
+_SESSION_OPTIONS = "mode=0755,size=16m"
+
+
+class Container:
+    """A container that is ready: this process stands in it."""
+
+    __slots__ = (
+        "binds",
+        "clock",
+        "command",
+        "environment",
+        "image",
+        "mount_namespace",
+        "ops",
+        "scripts",
+        "server",
+        "spec",
+        "told",
+        "user_namespace",
+    )
+
+    def __init__(self, spec: Spec, opened: Image, ops: list[plan.Op], server: int, clock: Clock) -> None:
+        self.spec = spec
+        self.image = opened
+        self.ops = ops
+        self.server = server  # process id of the FUSE server, 0 for a directory
+        self.clock = clock
+        self.scripts: list[tuple[str, bytes]] = []  # the image's own, for its environment
+        self.environment: environment.ImageEnvironment | None = None  # what they set, once that is known
+        self.binds = os.fsencode(bind_text(spec.binds))
+        self.command = b"exec"  # the action, for APPTAINER_COMMAND
+        self.told = False  # --container-verbose has been answered
+        self.user_namespace = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        self.mount_namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
+    def private(self, listener: int) -> tuple[int, ...]:
+        """The descriptors that are the keeper's alone."""
+        return (listener, self.image.fd, self.user_namespace, self.mount_namespace)
+
+    def define_environment(self, shell: Callable[[bytes, list[bytes]], bytes | None]) -> environment.ImageEnvironment:
+        """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
+        home, path = os.fsencode(self.spec.home), os.fsencode(self.spec.image)
+        self.environment = environment.of_image(self.scripts, home, path, shell)
+        return self.environment
+
+
+def _write(path: str, data: bytes) -> str:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    os.write(fd, data)
+    os.close(fd)
+    return path
+
+
+def _read_in(root: int, path: str) -> bytes:
+    """A small file of the image; empty when there is none, or when it is no regular file."""
+    try:
+        fd = linux.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return b""
+    try:
+        info = os.fstat(fd)
+        if info.st_mode & _S_IFMT != _S_IFREG:
+            return b""
+        if info.st_size > FILE_MAX:
+            raise BollardError(
+                f"{path} in the image has {info.st_size} bytes, over {FILE_MAX}", "is it what it should be?"
+            )
+        return os.read(fd, FILE_MAX)
+    finally:
+        os.close(fd)
+
+
+def enter(asked: Spec, clock: Clock, spool: str = "", program: str = "") -> Container:
+    """Make the container and move this process into it. Must be in a user namespace already.
+
+    `spool` is SlurmdSpoolDir, `program` what the first task will most likely start.
+    """
+    try:
+        return _enter(asked, clock, spool, program)
+    except OSError as error:
+        raise _explained(asked, error) from error
+
+
+def _explained(asked: Spec, error: OSError) -> BollardError:
+    """What the kernel's refusal most likely means to the user."""
+    what, reason = os.fsdecode(error.filename or "?"), error.strerror or str(error)
+    if error.errno == ENOSYS:
+        return BollardError(f"{what}: the kernel {os.uname().release} lacks it", "bollard needs Linux 5.12 or newer")
+    if error.errno == ENOSPC and what.startswith("unshare"):
+        return BollardError(f"{what}: too many namespaces on this node", "see /proc/sys/user/max_mnt_namespaces")
+    return BollardError(
+        f"{asked.asked}: cannot be made a root filesystem: {what}: {reason}",
+        "look at that path in the image, and at the binds",
+    )
+
+
+def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
+    signal(SIGCHLD, SIG_IGN)  # children are watched by their pidfd; none waits to be reaped
+    linux.new_mount_namespace()  # first, for a directory can be bound only by the namespace it was opened in
+    linux.use_capabilities(False)
+    opened = image.open_image(asked.image, os.uname().machine)
+    linux.use_capabilities(True)
+    clock.mark("image")
+    linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
+    base = f"{SESSION}/image"
+    os.mkdir(base, 0o755)
+    server, words = 0, -1
+    if opened.kind == image.DIRECTORY:
+        mounts.bind_directory(opened.fd, base)
+    else:
+        scratch = f"{SESSION}/scratch"
+        os.mkdir(scratch, 0o755)
+        server, words = fuse.mount(opened, base, scratch)
+    clock.mark("fuse")
+    # All that needs no answer of the server comes first: it is starting meanwhile. Nothing can be imported
+    # any more once this process stands in the image.
+    from bollard.runtime import shellenv  # noqa: F401
+
+    ops = plan.make(asked, spool, PREFIX)
+    files = {name: f"{SESSION}/{name}" for name in ("passwd", "group")}
+    for path in files.values():
+        _write(path, b"")
+    lines = identity.lines(asked.home)
+    places = mounts.clone_sources(ops, files)
+    clock.mark("sources")
+    root = _first_look(asked, base, words)
+    if server:
+        warm.start(root, program)
+    for name, path in files.items():
+        _write(path, identity.merged(_read_in(root, f"/etc/{name}"), lines[name]))
+    os.close(root)
+    clock.mark("server")
+    new_root = mounts.make_root(base, SESSION, places)
+    linux.change_root(new_root)
+    clock.mark("mounts")
+    container = Container(asked, opened, ops, server, clock)
+    container.scripts = _scripts()
+    try:
+        container.define_environment(_no_shell_here)
+    except _NeedsShell:
+        pass  # user code, so a task runs it: entry.admit
+    clock.mark("environment")
+    return container
+
+
+class _NeedsShell(Exception):
+    """The image's environment scripts are more than `shellenv` understands."""
+
+
+def _no_shell_here(script: bytes, env: list[bytes]) -> bytes | None:
+    raise _NeedsShell
+
+
+def _first_look(asked: Spec, base: str, words: int) -> int:
+    """A descriptor of the image's root, once its server has answered; `words` is what that prints, -1 for none."""
+    try:
+        root = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.close(linux.open_in_root(root, "/", os.O_RDONLY | os.O_DIRECTORY))
+    except OSError as error:
+        reason = fuse.last_words(words) if words >= 0 else error.strerror
+        raise BollardError(
+            f"{asked.asked}: damaged: its filesystem cannot be read ({reason})", "copy or build it again"
+        ) from None
+    if words >= 0:
+        os.close(words)
+    return root
+
+
+def _scripts() -> list[tuple[str, bytes]]:
+    """The image's environment scripts in the order in which they count; this process stands in the image."""
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        names = sorted(name for name in os.listdir(SCRIPTS) if name.endswith(".sh"))
+        if len(names) > SCRIPTS_MAX:
+            raise BollardError(
+                f"the image has {len(names)} environment scripts, over {SCRIPTS_MAX}", f"look at {SCRIPTS}"
+            )
+        return [(name, _read_in(root, f"{SCRIPTS}/{name}")) for name in names]
+    except OSError:
+        old = _read_in(root, "/environment")  # Singularity before 2.3
+        return [("environment", old)] if old else []
+    finally:
+        os.close(root)
+
+
+def serve(container: Container, listener: int, job: int) -> None:
+    """Let tasks in until the end of the step, of the job, or of the last task (see entry.Server.run)."""
+    linux.drop_capabilities()
+    watcher = guard.start(job, container.private(listener))
+    container.clock.mark("ready")
+    entry.Server(container, listener, job, watcher).run()
+
+
+def main(spec_text: bytes, site: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
+    """Be a step's keeper. Raises what went wrong; the caller then tells it to every task.
+
+    `times`: when the shim forked, and when the child had given root up (CLOCK_MONOTONIC, ns).
+    """
+    clock = Clock(times[0])
+    clock.mark("fork", times[1])
+    clock.mark("python")
+    values = spec.pairs(spec_text)
+    if any(name.isupper() for name, _ in values):  # the client was in a container, and could not settle them
+        from bollard.runtime import client
+
+        values = client.resolve(values)
+    asked = spec.make(values)
+    spool = plan.spool_directory(site.decode("utf-8", "surrogateescape"), os.uname().nodename.split(".")[0])
+    serve(enter(asked, clock, spool, os.fsdecode(program)), listener, job)

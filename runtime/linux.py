@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The kernel, called in this file only (past what `os` has): one function per call.
+
+A failure is an `OSError` that carries errno and the path or the call. Needs Linux 5.12 (mount_setattr(2)).
+"""
+
+from __future__ import annotations
+
+import os
+
+from bollard.runtime._linux import ffi, lib
+
+# linux/mount.h, linux/openat2.h, linux/fcntl.h
+OPEN_TREE_CLONE = 1
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+MOUNT_ATTR_RDONLY = 0x01
+MOUNT_ATTR_NOSUID = 0x02
+MOUNT_ATTR_NODEV = 0x04
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_IN_ROOT = 0x10
+
+MS_NOSUID: int = lib.MS_NOSUID
+MS_NODEV: int = lib.MS_NODEV
+MS_RDONLY: int = lib.MS_RDONLY
+MS_REMOUNT: int = lib.MS_REMOUNT
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        raise OSError(ffi.errno, os.strerror(ffi.errno), what)
+    return result
+
+
+def new_user_namespace() -> None:
+    _check(lib.unshare(lib.CLONE_NEWUSER), "unshare(CLONE_NEWUSER)")
+
+
+def new_mount_namespace() -> None:
+    """A mount namespace of our own that hears of the host's new mounts (autofs) and tells it of none."""
+    _check(lib.unshare(lib.CLONE_NEWNS), "unshare(CLONE_NEWNS)")
+    _check(lib.mount(ffi.NULL, b"/", ffi.NULL, lib.MS_REC | lib.MS_SLAVE, ffi.NULL), "mount(MS_SLAVE)")
+
+
+def mount(kind: str, target: str, options: str, flags: int = 0) -> None:
+    """A new filesystem of type `kind` on the directory `target`."""
+    fs = kind.encode()
+    _check(lib.mount(fs, os.fsencode(target), fs, flags, os.fsencode(options)), f"mount of {kind} on {target}")
+
+
+def remount_readonly(target: str, flags: int = 0) -> None:
+    """Make the one mount at `target` read-only; the flags it was mounted with must be given again."""
+    flags |= lib.MS_REMOUNT | lib.MS_BIND | lib.MS_RDONLY
+    _check(lib.mount(ffi.NULL, os.fsencode(target), ffi.NULL, flags, ffi.NULL), f"remount of {target}")
+
+
+def clone_tree(path: str, recursive: bool = True) -> int:
+    """A detached copy of the mounts at `path` of the host, symlinks followed, as a descriptor."""
+    flags = OPEN_TREE_CLONE | os.O_CLOEXEC | (AT_RECURSIVE if recursive else 0)
+    return _check(lib.b_open_tree(-100, os.fsencode(path), flags), path)
+
+
+def clone_tree_at(fd: int) -> int:
+    """The same for an open descriptor (O_PATH will do)."""
+    return _check(lib.b_open_tree(fd, b"", OPEN_TREE_CLONE | os.O_CLOEXEC | AT_EMPTY_PATH), "open_tree")
+
+
+def set_mount_flags(tree: int, attributes: int, recursive: bool = True) -> None:
+    """Add MOUNT_ATTR_* to a detached tree. What the host set stays set: such flags are locked."""
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    _check(lib.b_mount_setattr(tree, flags, attributes), "mount_setattr")
+
+
+def attach(tree: int, target: int) -> None:
+    """Put a detached tree on the file or directory open at `target` (O_PATH)."""
+    _check(lib.b_move_mount(tree, target), "move_mount")
+
+
+def open_in_root(root: int, path: str, flags: int = os.O_PATH) -> int:
+    """Open `path` as if `root` were "/": no symlink and no ".." leads out of it (openat2(2))."""
+    resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+    return _check(lib.b_openat2(root, os.fsencode(path), flags | os.O_CLOEXEC, resolve), path)
+
+
+def change_root(new_root: str) -> None:
+    """Make the mount at `new_root` the root of this mount namespace and let go of the old one."""
+    os.chdir(new_root)
+    _check(lib.b_pivot_root(b".", b"."), f"pivot_root({new_root})")
+    _check(lib.umount2(b".", lib.MNT_DETACH), "umount of the host's root")
+    os.chdir("/")
+
+
+def name_process(name: str) -> None:
+    _check(lib.b_prctl_text(lib.PR_SET_NAME, name.encode()), "prctl(PR_SET_NAME)")
+
+
+def die_with_parent(signal: int, parent: int) -> None:
+    """Ask for `signal` when the process `parent`, which forked us, ends; it may have ended already."""
+    _check(lib.b_prctl(lib.PR_SET_PDEATHSIG, signal), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def use_capabilities(on: bool) -> None:
+    """Use those we have over our own namespaces, or do without for a while: they would also open files that
+    belong to the user but are closed to him."""
+    _check(lib.b_use_capabilities(on), "capset")
+
+
+def drop_capabilities() -> None:
+    """Give up every capability, also those over our own namespaces."""
+    _check(lib.b_drop_capabilities(), "capset")

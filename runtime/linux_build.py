@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Declares to cffi the system calls of `linux.py`. Python's `os` has the others.
+
+The newer calls go through syscall(2): glibc has wrappers for them from 2.36 only. Their numbers are the same
+on every architecture (asm-generic/unistd.h).
+"""
+
+from cffi import FFI
+
+ffi = FFI()
+
+ffi.cdef("""
+#define CLONE_NEWNS ...
+#define CLONE_NEWUSER ...
+#define MS_NOSUID ...
+#define MS_NODEV ...
+#define MS_RDONLY ...
+#define MS_REC ...
+#define MS_BIND ...
+#define MS_SLAVE ...
+#define MS_REMOUNT ...
+#define MNT_DETACH ...
+#define PR_SET_NAME ...
+#define PR_SET_PDEATHSIG ...
+
+int unshare(int flags);
+int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data);
+int umount2(const char *target, int flags);
+
+int b_pivot_root(const char *root, const char *old);
+int b_prctl(int option, unsigned long value);
+int b_prctl_text(int option, const char *value);
+int b_open_tree(int dir, const char *path, unsigned int flags);
+int b_move_mount(int from, int to);
+int b_mount_setattr(int dir, unsigned int flags, unsigned long long set);
+int b_openat2(int dir, const char *path, unsigned long long flags, unsigned long long resolve);
+int b_drop_capabilities(void);
+int b_use_capabilities(int on);
+""")
+
+ffi.set_source(
+    "bollard.runtime._linux",
+    r"""
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <sched.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SYS_open_tree
+#define SYS_open_tree 428
+#endif
+#ifndef SYS_move_mount
+#define SYS_move_mount 429
+#endif
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
+#ifndef SYS_mount_setattr
+#define SYS_mount_setattr 442
+#endif
+
+/* linux/mount.h and linux/openat2.h, under names of our own: old headers lack them, new ones clash. */
+#define B_MOVE_MOUNT_EMPTY_BOTH (0x00000004 | 0x00000040)
+struct b_mount_attr { uint64_t attr_set, attr_clr, propagation, userns_fd; };
+struct b_open_how { uint64_t flags, mode, resolve; };
+
+static int b_pivot_root(const char *root, const char *old) { return (int) syscall(SYS_pivot_root, root, old); }
+static int b_prctl(int option, unsigned long value) { return prctl(option, value, 0, 0, 0); }
+static int b_prctl_text(int option, const char *value) { return prctl(option, value, 0, 0, 0); }
+
+static int b_open_tree(int dir, const char *path, unsigned int flags)
+{
+    return (int) syscall(SYS_open_tree, dir, path, flags);
+}
+
+static int b_move_mount(int from, int to)
+{
+    return (int) syscall(SYS_move_mount, from, "", to, "", B_MOVE_MOUNT_EMPTY_BOTH);
+}
+
+static int b_mount_setattr(int dir, unsigned int flags, unsigned long long set)
+{
+    struct b_mount_attr attr = { set, 0, 0, 0 };
+    return (int) syscall(SYS_mount_setattr, dir, "", flags, &attr, sizeof(attr));
+}
+
+static int b_openat2(int dir, const char *path, unsigned long long flags, unsigned long long resolve)
+{
+    struct b_open_how how = { flags, 0, resolve };
+    return (int) syscall(SYS_openat2, dir, path, &how, sizeof(how));
+}
+
+static int b_use_capabilities(int on)
+{
+    struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
+    struct __user_cap_data_struct sets[2];
+    if (syscall(SYS_capget, &head, sets) < 0)
+        return -1;
+    for (int i = 0; i < 2; i++)
+        sets[i].effective = on ? sets[i].permitted : 0;
+    return (int) syscall(SYS_capset, &head, sets);
+}
+
+static int b_drop_capabilities(void)
+{
+    struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
+    struct __user_cap_data_struct none[2];
+    memset(none, 0, sizeof(none));
+    return (int) syscall(SYS_capset, &head, none);
+}
+""",
+)

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Read SIF, the single-file image format of Apptainer and SingularityCE.
+
+A SIF file is a 128-byte header, a table of 585-byte descriptors, and the data objects the descriptors point
+to. All integers are little-endian and packed. The numbers below are those of the reference implementation
+(apptainer/sif, pkg/sif); `sif_write` writes what this module reads.
+
+This module runs on every node of every job, where each import costs milliseconds: it needs `os` and nothing
+else. Image files come from users, so every number is checked against the file's size before it is used. Every
+failure is a `BollardError` whose message begins with the image's name.
+"""
+
+from __future__ import annotations
+
+import os
+
+from bollard.runtime.errors import BollardError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+MAGIC: Final = b"SIF_MAGIC\0"
+VERSION: Final = b"01\0"
+HEADER_SIZE: Final = 128
+DESCRIPTOR_SIZE: Final = 585
+TABLE_OFFSET: Final = 4096
+DEFAULT_DESCRIPTORS: Final = 48
+# Images in the field have 48; OCI-SIF has one per layer and eight more.
+MAX_DESCRIPTORS: Final = 4096
+MAX_METADATA: Final = 16 << 20
+
+DEFFILE: Final = 0x4001
+PARTITION: Final = 0x4004
+GENERIC_JSON: Final = 0x4006
+OCI_ROOT_INDEX: Final = 0x400A
+
+FS_SQUASHFS: Final = 1
+FS_EXT3: Final = 2
+FS_ENCRYPTED: Final = (5, 6)  # LUKS2 and gocryptfs
+_FS_NAMES: Final = {FS_EXT3: "ext3", 3: "archive", 4: "raw"}
+
+PART_PRIMARY: Final = 2
+
+GROUP_BIT: Final = 0xF0000000  # set in every group number; alone it means "in no group"
+METADATA_NAME: Final = "inspect-metadata.json"
+
+# Code in the file, Go's name (which Apptainer prints), and what `uname -m` says.
+_ARCHES: Final = (
+    ("01", "386", ("i386", "i486", "i586", "i686")),
+    ("02", "amd64", ("x86_64",)),
+    ("03", "arm", ("armv5l", "armv6l", "armv7l", "armv8l")),
+    ("04", "arm64", ("aarch64",)),
+    ("05", "ppc64", ()),
+    ("06", "ppc64le", ()),
+    ("07", "mips", ()),
+    ("08", "mipsle", ()),
+    ("09", "mips64", ()),
+    ("10", "mips64le", ()),
+    ("11", "s390x", ()),
+    ("12", "riscv64", ()),
+    ("13", "loong64", ("loongarch64",)),
+)
+
+
+def arch_name(machine: str) -> str:
+    """Go's name of an architecture given as Go's or as `uname -m`'s; a name not in the table is returned
+    as it is.
+    """
+    for _, name, machines in _ARCHES:
+        if machine in machines:
+            return name
+    return machine
+
+
+def arch_code(machine: str) -> bytes:
+    """The three bytes of the file for an architecture, `00` for one that SIF has no code for."""
+    name = arch_name(machine)
+    for code, known, _ in _ARCHES:
+        if known == name:
+            return code.encode() + b"\0"
+    return b"00\0"
+
+
+def _arch_of(code: bytes) -> str | None:
+    """Go's name for the code in a file; None for `00` and for codes of the future."""
+    text = _text(code)
+    for known, name, _ in _ARCHES:
+        if known == text:
+            return name
+    return None
+
+
+class Header:
+    """The global header. Offsets and sizes in bytes; `arch` is Go's name or None, as the primary partition's."""
+
+    __slots__ = ("arch", "data_offset", "table_offset", "table_size", "total")
+
+    def __init__(self, raw: bytes) -> None:
+        self.arch = _arch_of(raw[45:48])
+        self.total = _i64(raw, 88)
+        self.table_offset = _i64(raw, 96)
+        self.table_size = _i64(raw, 104)
+        self.data_offset = _i64(raw, 112)
+
+
+class Descriptor:
+    """One used slot of the table.
+
+    `id` is its number, `offset` and `size` are the object's place in the file in bytes, `extra` holds 384 bytes
+    whose meaning depends on `datatype`.
+    """
+
+    __slots__ = ("datatype", "extra", "id", "name", "offset", "size")
+
+    def __init__(self, raw: bytes) -> None:
+        self.datatype = _u32(raw, 0)
+        self.id = _u32(raw, 5)
+        self.offset = _i64(raw, 17)
+        self.size = _i64(raw, 25)
+        self.name = _text(raw[73:201])
+        self.extra = raw[201:DESCRIPTOR_SIZE]
+
+    @property
+    def fstype(self) -> int:
+        """Filesystem of a partition."""
+        return _u32(self.extra, 0)
+
+    @property
+    def parttype(self) -> int:
+        """Role of a partition: 1 system, 2 primary system, 3 data, 4 overlay."""
+        return _u32(self.extra, 4)
+
+    @property
+    def arch(self) -> str | None:
+        """Go's name of a partition's architecture, None when the image does not say."""
+        return _arch_of(self.extra[8:11])
+
+
+class Sif:
+    """A header, the used descriptors in table order, and the name that error messages begin with."""
+
+    __slots__ = ("descriptors", "header", "name")
+
+    def __init__(self, name: str, header: Header, descriptors: list[Descriptor]) -> None:
+        self.name = name
+        self.header = header
+        self.descriptors = descriptors
+
+
+def is_sif(first_bytes: bytes) -> bool:
+    """Whether a file that begins with these bytes (42 or more) is a SIF file."""
+    return first_bytes[32:42] == MAGIC
+
+
+def read(fd: int, size: int, name: str = "image") -> Sif:
+    """Read the header and the used descriptors of a file of `size` bytes, and check all that points into the
+    file.
+
+    The header says where the table and the data are: images written before 2019 have their data at 32768.
+    """
+    raw = pread(fd, min(size, HEADER_SIZE), 0, name)
+    if len(raw) >= 42 and not is_sif(raw):
+        raise BollardError(f"{name}: not a SIF image", "check the file name")
+    if len(raw) < HEADER_SIZE:
+        raise truncated(name, size, HEADER_SIZE)
+    if raw[42:45] != VERSION:
+        version = _text(raw[42:45])
+        raise BollardError(
+            f"{name}: SIF version {version!a} is not supported", "only version 01 is; build the image again"
+        )
+
+    header = Header(raw)
+    table_end = header.table_offset + header.table_size
+    if not 0 < header.total <= MAX_DESCRIPTORS:
+        raise _damaged(name, f"it claims {header.total} descriptors, 1 to {MAX_DESCRIPTORS} are allowed")
+    if header.table_size != header.total * DESCRIPTOR_SIZE:
+        raise _damaged(name, f"{header.total} descriptors cannot fill {header.table_size} bytes")
+    if header.table_offset < HEADER_SIZE:
+        raise _damaged(name, "its descriptor table overlaps the header")
+    if header.data_offset < table_end:
+        raise _damaged(name, "its data overlaps the descriptor table")
+    if table_end > size:
+        raise truncated(name, size, table_end)
+
+    table = pread(fd, header.table_size, header.table_offset, name)
+    used: list[Descriptor] = []
+    ids: set[int] = set()
+    for start in range(0, header.table_size, DESCRIPTOR_SIZE):
+        if not table[start + 4]:
+            continue
+        item = Descriptor(table[start : start + DESCRIPTOR_SIZE])
+        if item.offset < header.data_offset or item.size < 0:
+            raise _damaged(name, f"object {item.id} overlaps the header or has a negative size")
+        if item.id == 0 or item.id in ids:
+            raise _damaged(name, f"object number {item.id} is used twice or zero")
+        ids.add(item.id)
+        used.append(item)
+
+    end = max([item.offset + item.size for item in used], default=0)
+    if end > size:
+        raise truncated(name, size, end)
+    return Sif(name, header, used)
+
+
+def primary(sif: Sif) -> Descriptor:
+    """The squashfs partition that holds the container's root filesystem."""
+    found = [d for d in sif.descriptors if d.datatype == PARTITION and d.parttype == PART_PRIMARY]
+    if not found:
+        if any(d.datatype == OCI_ROOT_INDEX for d in sif.descriptors):
+            raise BollardError(f"{sif.name}: OCI-SIF images are not supported", "build it as a SIF without --oci")
+        raise BollardError(
+            f"{sif.name}: no primary system partition", "this SIF holds no container; check the file name"
+        )
+    if len(found) > 1:
+        raise _damaged(sif.name, f"it has {len(found)} primary system partitions")
+    part = found[0]
+    if part.fstype in FS_ENCRYPTED:
+        raise BollardError(f"{sif.name}: encrypted images are not supported yet", "build it without --encrypt")
+    if part.fstype != FS_SQUASHFS:
+        what = _FS_NAMES.get(part.fstype, f"number {part.fstype}")
+        raise BollardError(
+            f"{sif.name}: its filesystem is {what}", "only squashfs is supported; build it again as a SIF"
+        )
+    return part
+
+
+def metadata(fd: int, sif: Sif) -> bytes | None:
+    """The JSON text Apptainer's `inspect` prints (labels, environment, runscript), None when the image has
+    none.
+    """
+    for item in sif.descriptors:
+        if item.datatype == GENERIC_JSON and item.name == METADATA_NAME:
+            if item.size > MAX_METADATA:
+                raise _damaged(sif.name, f"its metadata has {item.size} bytes, {MAX_METADATA} are allowed")
+            return pread(fd, item.size, item.offset, sif.name)
+    return None
+
+
+def pread(fd: int, count: int, offset: int, name: str) -> bytes:
+    """Exactly `count` bytes, which the caller has bounded; a file that shrinks meanwhile counts as
+    truncated.
+    """
+    parts = []
+    while count:
+        try:
+            part = os.pread(fd, count, offset)
+        except OSError as error:
+            raise BollardError(
+                f"{name}: cannot be read at byte {offset}: {error.strerror}", "check the filesystem it is on"
+            ) from error
+        if not part:
+            raise truncated(name, offset, offset + count)
+        parts.append(part)
+        count -= len(part)
+        offset += len(part)
+    return b"".join(parts)
+
+
+def truncated(name: str, size: int, expected: int) -> BollardError:
+    """The error for a file of `size` bytes that ends before byte `expected`."""
+    return BollardError(f"{name}: truncated: {size} bytes, {expected} expected", "copy or build it again")
+
+
+def _damaged(name: str, what: str) -> BollardError:
+    return BollardError(f"{name}: damaged: {what}", "copy or build it again")
+
+
+def _u32(raw: bytes, at: int) -> int:
+    return int.from_bytes(raw[at : at + 4], "little")
+
+
+def _i64(raw: bytes, at: int) -> int:
+    return int.from_bytes(raw[at : at + 8], "little", signed=True)
+
+
+def _text(raw: bytes) -> str:
+    """Text of a NUL-padded field, whatever bytes it holds."""
+    return raw.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The commands of `cluster`: what each does, in order."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+
+from state import CACHE, CONTROLLER, SHARED, SWITCH, Cluster, ClusterError, known_suites, node_names
+
+# Imported where they are used: `exec` must start at once and needs none of them.
+
+
+def up(cluster: Cluster, nodes: int, with_plugin: bool | None) -> None:
+    import daemons
+    import namespaces
+    import network
+    import plugin
+    import slurm_conf
+    import suites
+
+    suites.lookup(cluster.suite)
+    with cluster.lock():
+        wanted = plugin.available() if with_plugin is None else with_plugin
+        settings = cluster.settings()
+        if settings is not None and cluster.process(SWITCH) is not None:
+            if settings["nodes"] != nodes:
+                raise ClusterError(
+                    f"suite '{cluster.suite}' is up with {settings['nodes']} nodes, not {nodes}: run "
+                    f"`cluster down --suite {cluster.suite}` first"
+                )
+            missing = [node for node in cluster.nodes() if cluster.process(node) is None]
+            changed = bool(settings["plugin"]) != wanted
+            if not missing and not changed:
+                print(
+                    f"already up: suite {cluster.suite}, {nodes} nodes, {'with' if wanted else 'no'} plugin"
+                )
+                return
+        else:
+            clear(cluster)
+            suites.install_tools()
+            suites.ensure_tree(cluster)
+            missing, changed = node_names(nodes), wanted
+        if changed and wanted:
+            plugin.build(cluster)
+        suites.prepare_shared(cluster)
+        plugin.source_directory(cluster)
+        slurm_conf.write(cluster, nodes)
+        cluster.save_settings(nodes, wanted)
+        network.start_switch(cluster)
+        for node in missing:
+            namespaces.end(cluster, node)
+            namespaces.spawn(cluster, node)
+        for node in missing:
+            network.plug(cluster, node, namespaces.settle(cluster, node))
+        for node in cluster.nodes():
+            spread(cluster, node, wanted)
+        since = time.time()
+        for node in missing:
+            daemons.start(node, cluster.init(node))
+        daemons.wait_idle(cluster, [node for node in missing if node != CONTROLLER], since)
+        print(
+            f"up: suite {cluster.suite}, {nodes} nodes idle, {'with' if wanted else 'no'} plugin; try: "
+            f"cluster exec --suite {cluster.suite} --user alice -- srun -N{nodes} hostname"
+        )
+
+
+def spread(cluster: Cluster, node: str, wanted: bool) -> None:
+    """Make a running node have the plugin, or not."""
+    import plugin
+
+    if wanted:
+        plugin.install(cluster, node, cluster.init(node))
+    else:
+        plugin.remove(cluster, node, cluster.init(node))
+
+
+def update_plugin(cluster: Cluster) -> None:
+    import plugin
+
+    with cluster.lock():
+        cluster.init(CONTROLLER)
+        plugin.build(cluster)
+        cluster.save_settings(len(cluster.nodes()) - 1, True)
+        for node in running(cluster):
+            spread(cluster, node, True)
+        print(f"plugin installed on {' '.join(running(cluster))}")
+
+
+def running(cluster: Cluster) -> list[str]:
+    return [node for node in cluster.nodes() if cluster.process(node) is not None]
+
+
+def start(cluster: Cluster, node: str) -> None:
+    import daemons
+    import namespaces
+    import network
+
+    with cluster.lock():
+        if cluster.process(node) is not None:
+            print(f"already up: node {node}")
+            return
+        check_name(cluster, node)
+        namespaces.end(cluster, node)
+        namespaces.spawn(cluster, node)
+        pid = namespaces.settle(cluster, node)
+        network.plug(cluster, node, pid)
+        spread(cluster, node, bool((cluster.settings() or {}).get("plugin")))
+        since = time.time()
+        daemons.start(node, pid)
+        if node == CONTROLLER:  # a fresh one: it knows the compute nodes when they have registered again
+            daemons.wait_idle(cluster, running(cluster)[1:], 0)
+        else:
+            daemons.wait_idle(cluster, [node], since)
+        print(f"up: node {node}")
+
+
+def kill(cluster: Cluster, node: str) -> None:
+    import namespaces
+
+    with cluster.lock():
+        check_name(cluster, node)
+        print(f"{'killed' if namespaces.end(cluster, node) else 'already down'}: node {node}")
+
+
+def check_name(cluster: Cluster, node: str) -> None:
+    if node not in cluster.nodes():
+        cluster.init(node)  # has the right error for it
+
+
+def down(cluster: Cluster, purge: bool) -> None:
+    import suites
+
+    suites.lookup(cluster.suite)
+    with cluster.lock():
+        was_up = cluster.settings() is not None
+        clear(cluster)
+        if purge:
+            for path in (cluster.cache, cluster.shared, CACHE / "debs" / cluster.suite):
+                suites.remove_tree(path)
+            for path in (CACHE / "debs", CACHE, SHARED):
+                if path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()
+    print(f"{'down' if was_up else 'already down'}: suite {cluster.suite}{', nothing kept' if purge else ''}")
+
+
+def clear(cluster: Cluster) -> None:
+    """End everything of this suite that runs, recorded or not, and forget it."""
+    import namespaces
+
+    # Cgroups are looked for by name: the record of the nodes may be lost or from another number of them.
+    prefix = namespaces.cgroup_name(cluster, "")
+    grouped = {path.name[len(prefix) :] for path in namespaces.CGROUPS.glob(f"*/{prefix}*")}
+    nodes = sorted(grouped | set(cluster.nodes()) | {SWITCH})
+    recorded = [process for process in map(cluster.process, nodes) if process is not None]
+    for process in recorded:
+        process.kill()
+    for process in cluster.stragglers():
+        process.kill()
+    for node in nodes:
+        namespaces.remove_cgroups(cluster, node)
+    cluster.forget()
+
+
+def status(suite: str | None, as_json: bool) -> int:
+    import daemons
+
+    rows = []
+    for cluster in map(Cluster, [suite] if suite else known_suites()):
+        states = daemons.slurm_states(cluster)
+        for node in cluster.nodes():
+            process = cluster.process(node)
+            rows.append(
+                {
+                    "suite": cluster.suite,
+                    "node": node,
+                    "up": process is not None,
+                    "pid": process.pid if process else None,
+                    "slurm": ("controller" if states else "no answer")
+                    if node == CONTROLLER
+                    else states[node].state
+                    if node in states
+                    else "unknown",
+                }
+            )
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        for row in rows:
+            print(
+                f"{row['suite']} {row['node']}: {'up' if row['up'] else 'down'}, pid {row['pid'] or '-'}, "
+                f"slurm {row['slurm']}"
+            )
+        if not rows:
+            print("no cluster is up")
+    return 0 if rows and all(row["up"] for row in rows) else 1
+
+
+def logs(cluster: Cluster, node: str | None, lines: int) -> None:
+    import daemons
+
+    names = cluster.nodes()
+    if not names:
+        cluster.init(CONTROLLER)
+    if node is not None:
+        check_name(cluster, node)
+    for name in names if node is None else [node]:
+        for line in daemons.tail(cluster, name, lines):
+            print(line)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="cluster", description="A real multi-node Slurm on one machine.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, suite: str | None = "bookworm") -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.add_argument(
+            "--suite", default=suite, help=f"Debian suite (default: {suite or 'all that are up'})"
+        )
+        return made
+
+    made = command("up", "start the nodes and wait until they are idle")
+    made.add_argument("--nodes", type=int, default=4, help="compute nodes (default: 4)")
+    choice = made.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--plugin", action="store_true", default=None, help="build and install this checkout's plugin"
+    )
+    choice.add_argument("--no-plugin", dest="plugin", action="store_false", help="plain Slurm")
+    command("plugin", "build the checkout anew and install it on the running nodes")
+    made = command("exec", "run a command on a node; its exit status is passed through (128+n for signal n)")
+    made.add_argument("--node", default=CONTROLLER, help="n1, n2, ... or ctl (default: ctl)")
+    made.add_argument("--user", default="root", help="root, alice or bob (default: root)")
+    made.add_argument("--cwd", help="directory to run in (default: the user's home)")
+    made.usage = made.format_usage()[len("usage: ") :].rstrip() + " -- COMMAND ..."
+    for name, text in (("kill", "cut one node's power"), ("start", "bring a node back")):
+        command(name, text).add_argument("--node", required=True)
+    made = command("logs", "show the end of the logs")
+    made.add_argument("--node", help="only of this node")
+    made.add_argument("--lines", type=int, default=50, help="of each log (default: 50)")
+    command("status", "one line for each node", None).add_argument("--json", action="store_true")
+    made = command("down", "end everything")
+    made.add_argument(
+        "--purge", action="store_true", help="also remove the tree, the package cache, /home and /images"
+    )
+    return top
+
+
+def main(arguments: list[str]) -> int:
+    words = arguments
+    rest: list[str] | None = None
+    if arguments[:1] == ["exec"] and "--" in arguments:
+        cut = arguments.index("--")
+        words, rest = arguments[:cut], arguments[cut + 1 :]
+    options = parser().parse_args(words)
+    try:
+        if os.geteuid():
+            raise ClusterError("namespaces and cgroups need root: run this as root")
+        return dispatch(options, rest)
+    except (ClusterError, OSError) as error:
+        print(f"cluster {options.command}: {error}", file=sys.stderr)
+        return 125 if options.command == "exec" else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def dispatch(options: argparse.Namespace, rest: list[str] | None) -> int:
+    if options.command == "status":
+        return status(options.suite, options.json)
+    cluster = Cluster(options.suite)
+    if options.command == "exec":
+        from entry import run
+
+        if not rest:
+            raise ClusterError("no command: write it after `--`")
+        return run(cluster.init(options.node), rest, options.user, options.cwd)
+    if options.command == "up":
+        if options.nodes < 1 or options.nodes > 99:
+            raise ClusterError(f"--nodes {options.nodes}: give a number from 1 to 99")
+        up(cluster, options.nodes, options.plugin)
+    elif options.command == "plugin":
+        update_plugin(cluster)
+    elif options.command == "start":
+        start(cluster, options.node)
+    elif options.command == "kill":
+        kill(cluster, options.node)
+    elif options.command == "logs":
+        logs(cluster, options.node, options.lines)
+    else:
+        down(cluster, options.purge)
+    return 0

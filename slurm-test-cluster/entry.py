@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`cluster exec`: one command in all namespaces of a node, as one of its users.
+
+Done with setns(2) from this very process, because tests call it thousands of times: no other program is
+started but the command itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from state import ClusterError
+
+NAMESPACES = ("cgroup", "ipc", "uts", "net", "pid", "mnt")  # the mount namespace last: it takes /proc away
+PR_SET_PDEATHSIG = 1
+FORWARDED = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGCONT,
+    signal.SIGWINCH,
+)
+FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
+
+
+class Account(NamedTuple):
+    name: str
+    uid: int
+    gid: int
+    groups: list[int]
+    home: str
+    shell: str
+
+
+def account(root: Path, name: str) -> Account:
+    """A user from the node's own files; this machine's C library knows nothing of them."""
+    for line in (root / "etc/passwd").read_text().splitlines():
+        fields = line.split(":")
+        if fields[0] == name:
+            groups = [row.split(":") for row in (root / "etc/group").read_text().splitlines()]
+            extra = [int(row[2]) for row in groups if name in row[3].split(",")]
+            return Account(
+                name, int(fields[2]), int(fields[3]), [int(fields[3]), *extra], fields[5], fields[6]
+            )
+    raise ClusterError(f"no user '{name}' on the node: choose root, alice or bob")
+
+
+def run(pid: int, command: list[str], user: str, cwd: str | None) -> int:
+    """Run a command in the node whose init is `pid`; its exit status, 128+n when signal n ended it."""
+    who = account(Path(f"/proc/{pid}/root"), user)
+    environment = {
+        "HOME": who.home,
+        "USER": who.name,
+        "LOGNAME": who.name,
+        "SHELL": who.shell,
+        "LANG": "C.UTF-8",
+        "PATH": (
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+            if who.uid == 0
+            else "/usr/local/bin:/usr/bin:/bin"
+        ),
+    }
+    if "TERM" in os.environ:
+        environment["TERM"] = os.environ["TERM"]
+    libc = ctypes.CDLL(None, use_errno=True)
+    join(libc, pid)
+    # Blocked here and collected below; the command starts with the mask that we were given.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *FORWARDED})
+    child = os.fork()
+    if child == 0:
+        become(libc, who, cwd or who.home, command, environment, before)
+    return wait(child)
+
+
+def join(libc: ctypes.CDLL, pid: int) -> None:
+    handles = [os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY) for name in NAMESPACES]
+    for name, handle in zip(NAMESPACES, handles):
+        if libc.setns(handle, 0):
+            raise ClusterError(
+                f"cannot enter the {name} namespace of process {pid}: "
+                f"{os.strerror(ctypes.get_errno())}; is the node still up?"
+            )
+        os.close(handle)
+
+
+def become(
+    libc: ctypes.CDLL,
+    who: Account,
+    cwd: str,
+    command: list[str],
+    environment: dict[str, str],
+    mask: set[signal.Signals] | set[int] | set[int | signal.Signals],
+) -> NoReturn:
+    """The child's side: the user, his directory, the command."""
+    status = FAILED
+    try:
+        os.umask(0o022)
+        os.setgroups(who.groups)
+        os.setgid(who.gid)
+        os.setuid(who.uid)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a front that was killed leaves nothing running
+        os.chdir(cwd)
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, for itself
+            signal.signal(ignored, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        status = NOT_EXECUTABLE
+        os.execvpe(command[0], command, environment)
+    except OSError as error:
+        if status == NOT_EXECUTABLE and isinstance(error, FileNotFoundError):
+            status = NOT_FOUND
+        print(
+            f"cluster exec: {cwd if status == FAILED else command[0]}: {error.strerror}",
+            file=sys.stderr,
+            flush=True,
+        )
+    finally:
+        os._exit(status)
+
+
+def wait(child: int) -> int:
+    """Until the command ends; signals sent to us go to it, except those a terminal has sent to it already."""
+    while True:
+        caught = signal.sigwaitinfo({signal.SIGCHLD, *FORWARDED})
+        if caught.si_signo != signal.SIGCHLD:
+            if caught.si_code <= 0:  # from a process; the kernel's own (> 0) reach the whole foreground group
+                os.kill(child, caught.si_signo)
+            continue
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)

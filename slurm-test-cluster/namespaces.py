@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Nodes: making one, entering one, ending one.
+
+A node is the set of namespaces of its init and nothing else. Mounts, interfaces and processes all go when
+that init does; only the cgroup directories are left for us to remove.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from functools import partial
+from pathlib import Path
+
+from state import MARKER, Cluster, wait_until
+
+HERE = Path(__file__).resolve().parent
+CGROUPS = Path("/sys/fs/cgroup")
+CONTROLLERS = (
+    "freezer",
+    "cpuset",
+    "devices",
+)  # what proctrack/cgroup and task/cgroup use; memory is left alone
+
+# The groups are joined before the cgroup namespace is made: they become its root. $0 is the list of them.
+JOIN = 'for group in $0; do echo 0 > "$group/cgroup.procs"; done; exec "$@"'
+
+
+def cgroup_controllers() -> list[str]:
+    """The cgroup v1 hierarchies that nodes get; none where the machine has only cgroup v2."""
+    found = [name for name in CONTROLLERS if (CGROUPS / name / "cgroup.procs").exists()]
+    return found if "freezer" in found else []
+
+
+def cgroup_name(cluster: Cluster, node: str) -> str:
+    return f"bollard-{cluster.suite}-{node}"
+
+
+def make_cgroups(cluster: Cluster, node: str) -> list[Path]:
+    made = []
+    for controller in cgroup_controllers():
+        group = CGROUPS / controller / cgroup_name(cluster, node)
+        group.mkdir(exist_ok=True)
+        if controller == "cpuset":  # starts empty, and takes no process until it is filled
+            for item in ("cpuset.cpus", "cpuset.mems"):
+                (group / item).write_text((CGROUPS / controller / item).read_text())
+        made.append(group)
+    return made
+
+
+def remove_cgroups(cluster: Cluster, node: str) -> None:
+    """Remove the node's groups, the deepest first; they are empty once its init is gone."""
+    for controller in CONTROLLERS:
+        for path, _, _ in os.walk(CGROUPS / controller / cgroup_name(cluster, node), topdown=False):
+            # The kernel lets go of a group a moment after the last process in it has ended.
+            wait_until(partial(removed, path), 10, f"cgroup {path} was not empty")
+
+
+def removed(path: str) -> bool:
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return False
+        raise
+    return True
+
+
+def spawn(cluster: Cluster, node: str) -> None:
+    """Start a node's namespaces and its init; `settle` waits for it."""
+    run = cluster.run / node
+    for name in ("disk", "log"):
+        (run / name).mkdir(parents=True, exist_ok=True)
+    etc = run / "etc"
+    if not etc.is_symlink():
+        etc.symlink_to(cluster.run / "etc")
+    groups = make_cgroups(cluster, node)
+
+    with open(run / "log" / "init.log", "ab") as log:
+        subprocess.Popen(
+            [
+                "sh",
+                "-euc",
+                JOIN,
+                " ".join(map(str, groups)),
+                "unshare",
+                "--mount",
+                "--uts",
+                "--ipc",
+                "--net",
+                "--pid",
+                "--cgroup",
+                "--fork",
+                "--propagation",
+                "private",
+                "sh",
+                str(HERE / "node-init.sh"),
+                cluster.suite,
+                node,
+                str(run),
+                str(cluster.tree),
+                str(cluster.shared),
+                str(cluster.cache / "source"),
+                " ".join(cgroup_controllers()),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", MARKER: f"{cluster.suite}/{node}"},
+        )
+
+
+def settle(cluster: Cluster, node: str) -> int:
+    """Wait until the node's init is in place; its pid."""
+
+    def ready() -> bool:
+        found = cluster.process(node)
+        return found is not None and Path(f"/proc/{found.pid}/comm").read_text() == "tini\n"
+
+    wait_until(ready, 20, f"node '{node}' did not start (see {cluster.run / node / 'log' / 'init.log'})")
+    return cluster.init(node)
+
+
+def end(cluster: Cluster, node: str) -> bool:
+    """Cut the node's power: kill its init, and the kernel ends all that ran in it. False if it was off."""
+    found = cluster.process(node)
+    if found is not None:
+        found.kill()
+    (cluster.run / f"{node}.init").unlink(missing_ok=True)
+    remove_cgroups(cluster, node)
+    return found is not None
+
+
+def inside(pid: int, command: list[str]) -> list[str]:
+    """The command line that runs a command as root in all namespaces of a node."""
+    return ["nsenter", "--target", str(pid), "--all", "--", *command]

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The files in /etc of every node: Slurm's settings and the table of hosts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from namespaces import cgroup_controllers
+from network import address
+from state import CONTROLLER, Cluster, node_names
+from suites import SUITES
+
+CPUS = 8  # declared for each node, however many the machine has
+MEMORY = 4096
+
+SLURM = """\
+ClusterName={suite}
+SlurmctldHost={controller}
+AuthType=auth/munge
+CredType=cred/munge
+SlurmUser=slurm
+StateSaveLocation=/var/lib/slurm/slurmctld
+SlurmdSpoolDir=/var/spool/slurmd
+SlurmctldPidFile=/run/slurm/slurmctld.pid
+SlurmdPidFile=/run/slurm/slurmd.pid
+SlurmctldLogFile=/var/log/slurm/slurmctld.log
+SlurmdLogFile=/var/log/slurm/slurmd.log
+SlurmctldDebug=verbose
+SlurmdDebug=debug
+PlugStackConfig=/etc/slurm/plugstack.conf
+
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=1
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+{tracking}
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=30
+MpiDefault=none
+LaunchParameters=use_interactive_step
+TaskProlog=/etc/slurm/task_prolog.sh
+MaxArraySize=10001
+ReturnToService=2
+SlurmctldTimeout=30
+SlurmdTimeout=15
+KillWait=5
+UnkillableStepTimeout=30
+MessageTimeout=15
+BatchStartTimeout=15
+
+# More CPUs are declared than the machine has: slurmd must believe this file and not the hardware. It also
+# starts with HWLOC_SYNTHETIC, which describes the same CPUs to task/affinity.
+SlurmdParameters=config_overrides
+NodeName=DEFAULT CPUs={cpus} Sockets=1 CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory={memory}
+NodeName=n[1-{nodes}] State=UNKNOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=1:00:00 State=UP OverSubscribe=YES
+"""
+
+WITH_CGROUP = """\
+# Every node mounts the cgroup v1 hierarchies from its own group downwards, in its own cgroup namespace.
+ProctrackType=proctrack/cgroup
+TaskPlugin=task/affinity,task/cgroup
+PrologFlags=Contain"""
+
+WITHOUT_CGROUP = """\
+# This machine has no cgroup v1 freezer hierarchy. PrologFlags=Contain needs proctrack/cgroup.
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/affinity"""
+
+CGROUP = """\
+{plugin}CgroupMountpoint=/sys/fs/cgroup
+# The CPUs that slurm.conf declares do not all exist, so a cpuset of them cannot be made.
+ConstrainCores=no
+ConstrainRAMSpace=no
+ConstrainSwapSpace=no
+ConstrainDevices=no
+"""
+
+TASK_PROLOG = """\
+#!/bin/sh
+# Like $(hostname), without a fork: this runs before every task.
+read -r name < /proc/sys/kernel/hostname
+echo "export SITE_TASK_PROLOG=ran-on-$name"
+"""
+
+
+def write(cluster: Cluster, nodes: int) -> None:
+    """Into the run directory; every node copies it when it starts."""
+    etc = cluster.run / "etc"
+    slurm = etc / "slurm"
+    slurm.mkdir(parents=True, exist_ok=True)
+    tracked = bool(cgroup_controllers())
+    slurm.joinpath("slurm.conf").write_text(
+        SLURM.format(
+            suite=cluster.suite,
+            controller=CONTROLLER,
+            nodes=nodes,
+            cpus=CPUS,
+            memory=MEMORY,
+            tracking=WITH_CGROUP if tracked else WITHOUT_CGROUP,
+        )
+    )
+    plugin = "CgroupPlugin=cgroup/v1\n" if SUITES[cluster.suite].cgroup_plugin else ""
+    slurm.joinpath("cgroup.conf").write_text(CGROUP.format(plugin=plugin))
+    slurm.joinpath("plugstack.conf").write_text("include /etc/slurm/plugstack.conf.d/*.conf\n")
+    script(slurm / "task_prolog.sh", TASK_PROLOG)
+    hosts = ["127.0.0.1 localhost", *(f"{address(cluster.suite, node)} {node}" for node in node_names(nodes))]
+    etc.joinpath("hosts").write_text("\n".join(hosts) + "\n")
+
+
+def script(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)

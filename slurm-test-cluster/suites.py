@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The Debian suites, and the tree that every node of a suite starts from.
+
+A tree is built beside its final place and renamed when it is whole, so an interrupted build is never used.
+Its stamp is a hash of everything that went into it: change the table or the recipe and the next `up` builds
+anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from state import CACHE, Cluster, ClusterError
+
+HERE = Path(__file__).resolve().parent
+PACKAGES = """
+slurm-wlm slurm-wlm-basic-plugins munge tini iproute2 procps psmisc strace less file ca-certificates
+python3 python3-dev python3-cffi python3-yaml python3-psutil gcc make libc6-dev libslurm-dev libpmi2-0-dev
+libpmix-dev squashfuse squashfs-tools fuse3 fuse-overlayfs openmpi-bin libopenmpi-dev mpich libmpich-dev
+"""
+
+
+class Suite(NamedTuple):
+    """What differs from one Debian release to the next."""
+
+    number: int  # the third byte of the suite's network, 10.83.NUMBER.0/24
+    slurm: str  # for messages; the release that Debian ships
+    without: tuple[str, ...] = ()  # packages of the list above that this suite does not have
+    extra: tuple[str, ...] = ()
+    cgroup_plugin: bool = True  # cgroup.conf knows CgroupPlugin (21.08 and later)
+
+    def packages(self) -> list[str]:
+        return sorted((set(PACKAGES.split()) - set(self.without)) | set(self.extra))
+
+
+SUITES = {
+    "bullseye": Suite(11, "20.11", cgroup_plugin=False),
+    "bookworm": Suite(12, "22.05"),
+    "trixie": Suite(13, "24.11"),
+    "sid": Suite(14, "26.05"),
+}
+
+# Ids are fixed, so that files in the shared directories keep their owners from one tree to the next.
+ACCOUNTS = """
+groupadd --gid 1000 alice; groupadd --gid 1001 bob; groupadd --gid 2001 chem; groupadd --gid 2002 proj
+useradd --no-create-home --shell /bin/bash --uid 1000 --gid 1000 --groups chem,proj alice
+useradd --no-create-home --shell /bin/bash --uid 1001 --gid 1001 bob
+"""
+
+# Runs in a mount namespace of its own: what it mounts ends with it, whatever becomes of it.
+RECIPE = r"""
+set -eu
+tree=$1 archives=$2 here=$3 accounts=$4; shift 4
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin
+mount --bind "$archives" "$tree/var/cache/apt/archives"
+mount -t proc proc "$tree/proc"
+printf '#!/bin/sh\nexit 101\n' > "$tree/usr/sbin/policy-rc.d"
+chmod 755 "$tree/usr/sbin/policy-rc.d"
+# Packages come the way this machine gets its own: through its proxy, from a frozen mirror, ...
+apt-config dump | grep -E '^Acquire::(Check-Valid-Until|Check-Date|https?::Proxy) ' \
+    > "$tree/etc/apt/apt.conf.d/90machine" || true
+chroot "$tree" apt-get -q update
+chroot "$tree" apt-get -q -y --no-install-recommends install "$@"
+chroot "$tree" sh -euc "$accounts"
+if ! [ -s "$tree/etc/munge/munge.key" ]; then
+    head -c 128 /dev/urandom > "$tree/etc/munge/munge.key"
+    chroot "$tree" sh -c 'chown munge:munge /etc/munge/munge.key && chmod 400 /etc/munge/munge.key'
+fi
+mkdir -p "$tree/usr/local/lib/test-cluster"
+cp "$here/folded_cpus.c" "$tree/usr/local/lib/test-cluster"
+chroot "$tree" sh -c 'cd /usr/local/lib/test-cluster && gcc -O2 -Wall -Wextra -shared -fPIC \
+    -o folded_cpus.so folded_cpus.c'
+rm -rf "$tree/var/lib/apt/lists" "$tree/etc/slurm/plugstack.conf"
+mkdir -p "$tree/etc/slurm/plugstack.conf.d" "$tree/images" "$tree/srv/bollard"
+ln -s /srv/bollard "$tree/usr/src/bollard"
+ln -sf /proc/self/mounts "$tree/etc/mtab"
+"""
+
+TOOLS = {"debootstrap": "debootstrap", "ip": "iproute2", "unshare": "util-linux", "mount": "mount"}
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def lookup(name: str) -> Suite:
+    if name not in SUITES:
+        raise ClusterError(f"unknown suite '{name}': choose one of {', '.join(SUITES)}")
+    return SUITES[name]
+
+
+def install_tools() -> None:
+    """The few programs this machine itself needs."""
+    missing = sorted(package for tool, package in TOOLS.items() if shutil.which(tool) is None)
+    if missing:
+        say(f"installing {' '.join(missing)} on this machine")
+        logged(
+            [
+                "sh",
+                "-euc",
+                'apt-get -q update; apt-get -q -y --no-install-recommends install "$@"',
+                "sh",
+                *missing,
+            ],
+            CACHE / "tools.log",
+        )
+
+
+def stamp(name: str) -> str:
+    """A hash of everything that goes into a suite's tree."""
+    parts = [name, RECIPE, ACCOUNTS, (HERE / "folded_cpus.c").read_text(), *SUITES[name].packages()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def ensure_tree(cluster: Cluster) -> None:
+    """Make sure that the suite's tree is there and is what the table above describes."""
+    suite = lookup(cluster.suite)
+    if read(cluster.tree / ".stamp") == stamp(cluster.suite):
+        return
+    archives = CACHE / "debs" / cluster.suite
+    archives.joinpath("partial").mkdir(parents=True, exist_ok=True)
+    building, log = cluster.cache / "base.new", cluster.cache / "build.log"
+    remove_tree(building)
+    log.unlink(missing_ok=True)
+    say(f"building the {cluster.suite} tree (log: {log})")
+    say(f"  debootstrap --variant=minbase {cluster.suite}")
+    logged(["debootstrap", "--variant=minbase", f"--cache-dir={archives}", cluster.suite, str(building)], log)
+    say(
+        f"  apt-get install Slurm {suite.slurm}, munge, MPI, compilers: {len(suite.packages())} packages "
+        "and what they need"
+    )
+    logged(
+        [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            RECIPE,
+            "recipe",
+            str(building),
+            str(archives),
+            str(HERE),
+            ACCOUNTS,
+            *suite.packages(),
+        ],
+        log,
+    )
+    (building / ".stamp").write_text(stamp(cluster.suite))
+    remove_tree(cluster.tree)
+    building.rename(cluster.tree)
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def remove_tree(path: Path) -> None:
+    """rm -rf that stays on one filesystem: a mount forgotten below it must survive."""
+    if path.exists():
+        subprocess.run(["rm", "-rf", "--one-file-system", str(path)], check=True)
+
+
+def logged(command: list[str], log: Path) -> None:
+    """Run a command with its output in a log; on failure show the end of that log."""
+    with open(log, "ab") as output:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)
+    if done.returncode:
+        tail = log.read_text(errors="replace").splitlines()[-20:]
+        said = f"{command[0]} failed with status {done.returncode}: the whole log is {log}"
+        raise ClusterError("\n".join([*tail, said]))
+
+
+def prepare_shared(cluster: Cluster) -> None:
+    """/home and /images, the same for all nodes and kept from one `up` to the next."""
+    images = cluster.shared / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    images.chmod(0o755)
+    for name, uid in (("alice", 1000), ("bob", 1001)):
+        home = cluster.shared / "home" / name
+        if not home.exists():
+            shutil.copytree(cluster.tree / "etc/skel", home)
+            for path in (home, *home.rglob("*")):
+                os.chown(path, uid, uid)
+            home.chmod(0o700)

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The thin end in Slurm: `spank_bollard.so` (C, loaded everywhere), `_bollard.so` (embeds Python, loaded in a
+forked child that is the user already), `bollard-enter` (static launcher in front of every task).
+
+| file | room of |
+|---|---|
+| shim.c | the hooks, sorted by where Slurm calls them |
+| client.c, plain.c, multiprog.c | srun, sbatch, salloc: takeover of --container, refusal of mistakes |
+| stepd.c | slurmstepd: keeper and launcher |
+| privilege.c | every line that needs to be root |
+| wire.c, enter.c | a task's way into the container |
+| python.c, start.c, callbacks.py | from C to Python |
+| build.py | compiles and installs all of it |
+"""

@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* All that needs to be root for a container: give root up, write the id map of a process that has, end
+ * the processes of a user. Nothing here looks at an image, a path of the user's or an environment. */
+#define _GNU_SOURCE
+#include "privilege.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Headers older than Linux 5.9 and glibc 2.34 lack it; the number is the same on every architecture. */
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+
+/* user_namespaces(7): a map holds at most 340 lines since Linux 4.15. */
+#define MAP_LINES_MAX 340
+
+/* How long the child may take to give root up; it takes one. */
+#define HELP_MS 5000
+
+int owned_by_root(const char *path)
+{
+	char part[4096];
+	size_t size = strlen(path);
+	struct stat st;
+
+	if (path[0] != '/' || size >= sizeof(part)) {
+		errno = EINVAL;
+		return -1;
+	}
+	memcpy(part, path, size + 1);
+	for (;;) {
+		char *slash = strrchr(part, '/');
+
+		if (stat(part[0] ? part : "/", &st) < 0)
+			return -1;
+		if (st.st_uid != 0 || (st.st_mode & (S_IWGRP | S_IWOTH))) {
+			errno = EPERM;
+			return -1;
+		}
+		if (part[0] == '\0')
+			return 0;
+		*slash = '\0';
+	}
+}
+
+int connect_as(uid_t uid, int fd, const struct sockaddr *addr, socklen_t size)
+{
+	int rc, saved;
+
+	/* The system call, for glibc's wrapper would change every thread of slurmstepd. */
+	if (syscall(SYS_setresuid, -1, uid, -1) < 0)
+		return -1;
+	rc = connect(fd, addr, size);
+	saved = errno;
+	if (syscall(SYS_setresuid, -1, 0, -1) < 0)
+		abort();  /* a thread of slurmstepd that is root no more must not go on */
+	errno = saved;
+	return rc;
+}
+
+static int write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	size_t size = strlen(text);
+	ssize_t n;
+
+	if (fd < 0)
+		return -1;
+	n = write(fd, text, size);
+	close(fd);
+	return n == (ssize_t) size ? 0 : -1;
+}
+
+/* One line "id id 1" for each distinct id. */
+static int map_text(char *text, size_t size, gid_t first, const gid_t *more, int count)
+{
+	int at = snprintf(text, size, "%u %u 1\n", first, first), lines = 1;
+
+	for (int i = 0; i < count && lines < MAP_LINES_MAX; i++) {
+		int known = more[i] == first;
+
+		for (int j = 0; j < i && !known; j++)
+			known = more[j] == more[i];
+		if (known)
+			continue;
+		at += snprintf(text + at, size - (size_t) at, "%u %u 1\n", more[i], more[i]);
+		if ((size_t) at >= size)
+			return -1;
+		lines++;
+	}
+	return 0;
+}
+
+/* The user's own ids, each mapped to itself: `id` prints the same inside, and PMIx, which compares
+ * uid and gid, is content. setgroups is denied first, so no group can be dropped to pass a "deny". */
+static int write_maps(pid_t pid, const struct identity *id)
+{
+	static char text[MAP_LINES_MAX * 24];
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/setgroups", (int) pid);
+	if (write_file(path, "deny") < 0)
+		return -1;
+	snprintf(path, sizeof(path), "/proc/%d/gid_map", (int) pid);
+	if (map_text(text, sizeof(text), id->gid, id->groups, id->ngroups) < 0 || write_file(path, text) < 0)
+		return -1;
+	snprintf(path, sizeof(path), "/proc/%d/uid_map", (int) pid);
+	if (map_text(text, sizeof(text), id->uid, NULL, 0) < 0)
+		return -1;
+	return write_file(path, text);
+}
+
+/* Irrevocably `id`: real, effective and saved ids set, read back, and the way home tried. */
+static int become(const struct identity *id)
+{
+	uid_t uid[3];
+	gid_t gid[3];
+
+	if (setgroups((size_t) id->ngroups, id->groups) < 0 ||
+	    setresgid(id->gid, id->gid, id->gid) < 0 ||
+	    setresuid(id->uid, id->uid, id->uid) < 0)
+		return -1;
+	if (getresuid(&uid[0], &uid[1], &uid[2]) < 0 || getresgid(&gid[0], &gid[1], &gid[2]) < 0)
+		return -1;
+	for (int i = 0; i < 3; i++)
+		if (uid[i] != id->uid || gid[i] != id->gid)
+			return -1;
+	if (id->uid != 0 && (setuid(0) == 0 || seteuid(0) == 0))
+		return -1;
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
+static void forget_signals(void)
+{
+	struct sigaction action = { .sa_handler = SIG_DFL };
+	sigset_t none;
+
+	for (int sig = 1; sig < NSIG; sig++)
+		sigaction(sig, &action, NULL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static int compare(const void *a, const void *b)
+{
+	return *(const int *) a - *(const int *) b;
+}
+
+/* Standard descriptors become /dev/null; all others but `keep` are closed. */
+static int close_others(const int *keep, int nkeep)
+{
+	int sorted[8], null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	unsigned int from = 3;
+
+	if (null < 0 || nkeep > 8)
+		return -1;
+	memcpy(sorted, keep, (size_t) nkeep * sizeof(int));
+	qsort(sorted, (size_t) nkeep, sizeof(int), compare);
+	if (nkeep > 0 && sorted[0] < 3)
+		return -1;
+	for (int fd = 0; fd < 3; fd++)
+		if (dup2(null, fd) < 0)
+			return -1;
+	for (int i = 0; i <= nkeep; i++) {
+		unsigned int to = i < nkeep ? (unsigned int) sorted[i] - 1 : ~0u;
+
+		if (to >= from && syscall(SYS_close_range, from, to, 0) < 0)
+			return -1;
+		if (i < nkeep)
+			from = (unsigned int) sorted[i] + 1;
+	}
+	return 0;
+}
+
+/* Whether `pid` is a process of `uid` that somebody has stopped. /proc/PID itself belongs to root when the
+ * process is not dumpable. */
+static int stopped_process_of(pid_t pid, uid_t uid)
+{
+	char path[64], line[256], state = 0;
+	long owner = -1;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", (int) pid);
+	file = fopen(path, "re");
+	if (!file)
+		return 0;
+	while (owner < 0 && fgets(line, sizeof(line), file)) {
+		if (strncmp(line, "State:\t", 7) == 0)
+			state = line[7];
+		if (sscanf(line, "Uid: %ld", &owner) != 1)
+			owner = -1;
+	}
+	fclose(file);
+	return (state == 'T' || state == 't') && owner == (long) uid;
+}
+
+static void kill_user_process(int fd, const struct ucred *sender)
+{
+	struct pollfd hung_up = { .fd = fd };
+	int handle = (int) syscall(SYS_pidfd_open, sender->pid, 0);
+
+	if (handle < 0)
+		return;
+	/* The handle is of the sender, and not of a later process of that number, if its end still stands;
+	 * and whoever else holds that end cannot make us kill a process that is not his. */
+	poll(&hung_up, 1, 0);
+	if (!(hung_up.revents & (POLLHUP | POLLERR)) && stopped_process_of(sender->pid, sender->uid))
+		syscall(SYS_pidfd_send_signal, handle, SIGKILL, NULL, 0);
+	close(handle);
+}
+
+void kill_senders(int fd)
+{
+	union { struct cmsghdr head; char space[CMSG_SPACE(sizeof(struct ucred))]; } control;
+	struct ucred senders[8];
+	char byte;
+	int count = 0;
+
+	while (count < 8) {
+		struct iovec part = { .iov_base = &byte, .iov_len = 1 };
+		struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1,
+					  .msg_control = &control, .msg_controllen = sizeof(control) };
+		struct cmsghdr *head;
+
+		if (recvmsg(fd, &message, MSG_DONTWAIT) != 1)
+			break;
+		head = CMSG_FIRSTHDR(&message);
+		if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_CREDENTIALS)
+			memcpy(&senders[count++], CMSG_DATA(head), sizeof(senders[0]));
+	}
+	/* The last first: the guard, which would tell of the keeper's end. */
+	while (count-- > 0)
+		kill_user_process(fd, &senders[count]);
+}
+
+/* The keeper to be: stops being root, enters a user namespace, waits for its map (or for the end of
+ * the helper that was to write it). */
+static int drop(const struct identity *id, int leash, int ready, int mapped)
+{
+	struct rlimit none = { 0, 0 }, files;
+	char byte = 1;
+
+	forget_signals();
+	umask(022);
+	if (setsid() < 0 || chdir("/") < 0 || clearenv() != 0 || setrlimit(RLIMIT_CORE, &none) < 0)
+		return -1;
+	/* One descriptor for each task and step. */
+	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+		return -1;
+	files.rlim_cur = files.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
+		return -1;
+	/* slurmstepd is exempt from the out-of-memory killer; a user's process must not be. */
+	if (write_file("/proc/self/oom_score_adj", "0") < 0 || become(id) < 0)
+		return -1;
+	/* Its memory is a copy of slurmstepd's: not for its user's eyes, whatever fs.suid_dumpable says. */
+	if (prctl(PR_SET_DUMPABLE, 0) < 0 || (leash >= 0 && send(leash, &byte, 1, MSG_NOSIGNAL) != 1))
+		return -1;
+	if (unshare(CLONE_NEWUSER) < 0)
+		return -1;
+	return write(ready, &byte, 1) == 1 && read(mapped, &byte, 1) == 1 ? 0 : -1;
+}
+
+/* Root's last act: map the ids of the child that has given root up. */
+static int help(const struct identity *id, pid_t child, int ready, int mapped)
+{
+	struct pollfd started = { .fd = ready, .events = POLLIN };
+	char byte;
+
+	/* Its user may have stopped it. */
+	if (poll(&started, 1, HELP_MS) != 1 || read(ready, &byte, 1) != 1) {
+		kill(child, SIGKILL);
+		return 1;
+	}
+	if (write_maps(child, id) < 0)
+		return 1;
+	return write(mapped, &byte, 1) != 1;
+}
+
+int become_and_run(const struct identity *id, const int *keep, int nkeep, int leash,
+		   int (*run)(void *arg), void *arg, pid_t *helper)
+{
+	int to_child[2], to_helper[2];
+	pid_t pid, child;
+
+	if (nkeep > 8 || id->ngroups < 0) {
+		errno = EINVAL;
+		return -1;
+	}
+	pid = fork();
+	if (pid != 0) {
+		*helper = pid;
+		return pid < 0 ? -1 : 0;
+	}
+	/* Twice, so that the keeper is no child of slurmstepd, which waits for all of its own and, with
+	 * proctrack/linuxproc, signals all below it. */
+	if (pipe2(to_child, O_CLOEXEC) < 0 || pipe2(to_helper, O_CLOEXEC) < 0)
+		_exit(1);
+	child = fork();
+	if (child == 0) {
+		close(to_helper[0]);
+		close(to_child[1]);
+		if (drop(id, leash, to_helper[1], to_child[0]) < 0 || close_others(keep, nkeep) < 0)
+			_exit(1);
+		_exit(run(arg));
+	}
+	close(to_helper[1]);
+	close(to_child[0]);
+	_exit(child < 0 ? 1 : help(id, child, to_helper[0], to_child[1]));
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* spank_bollard.so: the hooks Slurm calls, sorted by where it calls them (spank(8)). */
+#include "shim.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+SPANK_PLUGIN(bollard, 1);
+
+int slurm_has_oci_conf(void)
+{
+	const char *conf = getenv("SLURM_CONF"), *slash = conf ? strrchr(conf, '/') : NULL;
+	char path[PATH_MAX];
+	int size = snprintf(path, sizeof(path), "%.*s/oci.conf", slash ? (int) (slash - conf) : (int) strlen("/etc/slurm"),
+			    slash ? conf : "/etc/slurm");
+
+	return size > 0 && (size_t) size < sizeof(path) && access(path, F_OK) == 0;
+}
+
+int slurm_spank_init(spank_t spank, int argc, char **argv)
+{
+	switch (spank_context()) {
+	case S_CTX_LOCAL:
+	case S_CTX_ALLOCATOR:
+		return client_init(spank);
+	case S_CTX_REMOTE:
+		stepd_init(spank, argc, argv);
+		return 0;
+	default:  /* slurmd itself and its prolog and epilog helpers: nothing to do */
+		return 0;
+	}
+}
+
+int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
+{
+	(void) argc, (void) argv;
+	switch (spank_context()) {
+	case S_CTX_LOCAL:
+	case S_CTX_ALLOCATOR:
+		return client_post_opt(spank);
+	default:
+		return 0;
+	}
+}
+
+int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
+{
+	(void) argc, (void) argv;
+	return client_local_user_init(spank);
+}
+
+int slurm_spank_user_init(spank_t spank, int argc, char **argv)
+{
+	(void) spank, (void) argc, (void) argv;
+	stepd_user_init();
+	return 0;  /* a failure here would drain the node */
+}
+
+int slurm_spank_exit(spank_t spank, int argc, char **argv)
+{
+	(void) spank, (void) argc, (void) argv;
+	if (spank_context() == S_CTX_REMOTE)
+		stepd_exit();
+	return 0;
+}
+
+int slurm_spank_task_init(spank_t spank, int argc, char **argv)
+{
+	(void) argc, (void) argv;
+	return stepd_task_init(spank);
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#ifndef BOLLARD_SHIM_H
+#define BOLLARD_SHIM_H
+
+#include <slurm/spank.h>
+#include <stddef.h>
+
+/* client.c: srun, sbatch, salloc; the user's own process. */
+int client_init(spank_t spank);
+int client_post_opt(spank_t spank);
+int client_local_user_init(spank_t spank);
+
+/* shim.c: whether Slurm's own OCI code is set up, by oci.conf(5) beside slurm.conf. */
+int slurm_has_oci_conf(void);
+
+/* stepd.c: slurmstepd. None of these fails for a user's mistake, but task_init. */
+void stepd_init(spank_t spank, int argc, char **argv);
+void stepd_user_init(void);
+int stepd_task_init(spank_t spank);
+void stepd_exit(void);
+
+/* python.c: the embedded runtime, loaded on first use, in a process that is the user already.
+ * Each returns the runtime's verdict, or -1 with `why` when Python could not be started.
+ * `times`: when the shim forked and when the child had given root up, CLOCK_MONOTONIC in ns. */
+int python_keep(const char *spec, const char *site, const char *program, int listener, int job, const long long *times,
+		char *why, size_t size);
+int python_check(const char *spec, int out, char *why, size_t size);
+
+#endif

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Part of _bollard.so, after cffi's own text: start Python with nothing of the user's in it, call the
+ * runtime, say no until it has said yes. BOLLARD_* come from build.py. */
+#include <stdio.h>
+#include <string.h>
+
+/* Defined by cffi below this text, in callbacks.py for Python. */
+static void keep(char *spec, char *site, char *program, int listener, int job, long long forked, long long dropped, char *why, int size, int *verdict);
+static void check(char *spec, int out, char *why, int size, int *verdict);
+
+static wchar_t *const search_path[] = { BOLLARD_SEARCH_PATH };
+
+static PyStatus start(void)
+{
+	PyPreConfig before;
+	PyConfig config;
+	PyStatus status;
+
+	/* Isolated: no PYTHON* variable, no user site, no PATH search, no pyvenv.cfg (PEP 587). */
+	PyPreConfig_InitIsolatedConfig(&before);
+	before.utf8_mode = 1;
+	status = Py_PreInitialize(&before);
+	if (PyStatus_Exception(status))
+		return status;
+	PyConfig_InitIsolatedConfig(&config);
+	config.install_signal_handlers = 0;
+	config.write_bytecode = 0;
+	config.site_import = 0;
+	config.pathconfig_warnings = 0;
+	config.module_search_paths_set = 1;
+	for (size_t i = 0; i < sizeof(search_path) / sizeof(*search_path); i++) {
+		status = PyWideStringList_Append(&config.module_search_paths, search_path[i]);
+		if (PyStatus_Exception(status))
+			goto done;
+	}
+	status = PyConfig_SetString(&config, &config.executable, BOLLARD_EXECUTABLE);
+	if (!PyStatus_Exception(status))
+		status = PyConfig_SetString(&config, &config.home, BOLLARD_HOME);
+	if (!PyStatus_Exception(status))
+		status = Py_InitializeFromConfig(&config);
+done:
+	PyConfig_Clear(&config);
+	return status;
+}
+
+static int started(char *why, size_t size)
+{
+	PyStatus status;
+
+	if (Py_IsInitialized())
+		return 1;
+	status = start();
+	if (PyStatus_Exception(status)) {
+		snprintf(why, size, "Python did not start (%s); the site's administrator should install "
+			 "bollard again on this node", status.err_msg ? status.err_msg : "no reason given");
+		return 0;
+	}
+	PyEval_SaveThread();
+	return 1;
+}
+
+CFFI_DLLEXPORT int bollard_keep(const char *spec, const char *site, const char *program, int listener, int job, const long long *times,
+				char *why, size_t size)
+{
+	int verdict = -1;
+
+	if (started(why, size))
+		keep((char *) spec, (char *) site, (char *) program, listener, job, times[0], times[1], why, (int) size, &verdict);
+	if (verdict != 0 && !why[0])
+		snprintf(why, size, "the runtime in " BOLLARD_PREFIX " could not be loaded; "
+			 "the site's administrator should install bollard again on this node");
+	return verdict;
+}
+
+CFFI_DLLEXPORT int bollard_check(const char *spec, int out, char *why, size_t size)
+{
+	int verdict = -1;
+
+	if (started(why, size))
+		check((char *) spec, out, why, (int) size, &verdict);
+	if (verdict != 0 && !why[0])
+		snprintf(why, size, "the runtime in " BOLLARD_PREFIX " could not be loaded; "
+			 "the site's administrator should install bollard again on this machine");
+	return verdict;
+}

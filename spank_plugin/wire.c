@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Abstract unix sockets between shim, launcher and keeper. */
+#define _GNU_SOURCE
+#include "wire.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+static socklen_t address(const char *name, struct sockaddr_un *addr)
+{
+	size_t size = strlen(name);
+
+	memset(addr, 0, sizeof(*addr));
+	addr->sun_family = AF_UNIX;
+	if (size == 0 || size > sizeof(addr->sun_path) - 1)
+		return 0;
+	memcpy(addr->sun_path + 1, name, size);
+	return (socklen_t) (offsetof(struct sockaddr_un, sun_path) + 1 + size);
+}
+
+int wire_connect(const char *name, uid_t owner, connect_fn *how)
+{
+	struct sockaddr_un addr;
+	struct ucred peer;
+	socklen_t size = address(name, &addr), peer_size = sizeof(peer);
+	int fd, saved;
+
+	if (size == 0) {
+		errno = EINVAL;
+		return -1;
+	}
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -1;
+	if ((how ? how(owner, fd, (struct sockaddr *) &addr, size)
+		 : connect(fd, (struct sockaddr *) &addr, size)) < 0 ||
+	    getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_size) < 0 || fcntl(fd, F_SETFL, 0) < 0) {
+		saved = errno;
+		close(fd);
+		errno = saved;
+		return -1;
+	}
+	/* Anyone may bind an abstract name: the kernel tells who called listen(). */
+	if (peer.uid != 0 && peer.uid != owner) {
+		close(fd);
+		errno = EPERM;
+		return -1;
+	}
+	return fd;
+}
+
+int wire_listen(const char *name, char *bound, size_t size)
+{
+	struct sockaddr_un addr;
+	socklen_t length = address(name, &addr);
+	int fd, saved;
+
+	fd = length ? socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0) : -1;
+	if (fd < 0)
+		return -1;
+	if (bind(fd, (struct sockaddr *) &addr, length) < 0 &&
+	    (errno != EADDRINUSE || bind(fd, (struct sockaddr *) &addr, sizeof(sa_family_t)) < 0))
+		goto fail;
+	length = sizeof(addr);
+	if (listen(fd, SOMAXCONN) < 0 || getsockname(fd, (struct sockaddr *) &addr, &length) < 0)
+		goto fail;
+	length -= offsetof(struct sockaddr_un, sun_path) + 1;
+	if (length + 1 > size) {
+		errno = ENAMETOOLONG;
+		goto fail;
+	}
+	memcpy(bound, addr.sun_path + 1, length);
+	bound[length] = '\0';
+	return fd;
+fail:
+	saved = errno;
+	close(fd);
+	errno = saved;
+	return -1;
+}
+
+int wire_write(int fd, const void *data, size_t size)
+{
+	const char *at = data;
+
+	while (size > 0) {
+		ssize_t n = send(fd, at, size, MSG_NOSIGNAL);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -1;
+		at += n;
+		size -= (size_t) n;
+	}
+	return 0;
+}
+
+int wire_read(int fd, void *data, size_t size)
+{
+	char *at = data;
+
+	while (size > 0) {
+		ssize_t n = recv(fd, at, size, 0);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n == 0)
+			errno = ECONNRESET;
+		if (n <= 0)
+			return -1;
+		at += n;
+		size -= (size_t) n;
+	}
+	return 0;
+}

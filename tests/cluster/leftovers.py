@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a job leaves behind: everything on all nodes that was not there before."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from cluster import CONTROLLER, PREFIX, Cluster, Process
+
+# Nothing new may be in these, at any depth.
+OWN = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/var/spool", PREFIX)
+# Users put files here; none may have such a name.
+HOMES = "/home"
+OURS = re.compile("bollard|apptainer|singularity", re.IGNORECASE)
+# slurmd writes these when it likes, and a slurmstepd that was killed leaves its socket behind.
+SLURMS = re.compile(r"/var/spool/slurmd/(cred_state|hwloc_topo|n\d+_\d+\.\d+$)")
+GOOD_STATES = {"idle", "mixed", "allocated", "completing"}
+
+
+class Snapshot:
+    """The state of all nodes at one time."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.processes = {node: set(cluster.processes(node)) for node in cluster.nodes()}
+        self.mounts = {node: Counter(cluster.mount_points(node)) for node in cluster.nodes()}
+        self.files = {node: set(self._files(node)) for node in cluster.nodes()}
+
+    def _files(self, node: str) -> Iterator[str]:
+        root = str(self.cluster.path(node, "/")).rstrip("/")
+        for place in OWN:
+            yield from (name for name in _names(root, place) if not SLURMS.match(name))
+        if node == CONTROLLER:
+            yield from (name for name in _names(root, HOMES) if OURS.search(name))
+
+    def news(self) -> list[str]:
+        """One line for each thing that was not there, or is not as it should be."""
+        news = []
+        for node in self.cluster.nodes():
+            for process in self.cluster.processes(node):
+                if process not in self.processes[node] and not _is_daemon(process):
+                    news.append(f"{node}: process {process.name} ({process.pid}) of user {process.uid}")
+            mounts = Counter(self.cluster.mount_points(node)) - self.mounts[node]
+            news += [f"{node}: mount {point}" for point in mounts]
+            news += [f"{node}: {name}" for name in set(self._files(node)) - self.files[node]]
+            news += [f"{node}: socket {name}" for name in self.cluster.sockets(node)]
+        return news + self._slurm_news()
+
+    def _slurm_news(self) -> list[str]:
+        text = self.cluster.exec("sinfo -hN -o 'node %N %T %E'; squeue -ho 'job %i %T'", user="root").out
+        news = []
+        for line in text.splitlines():
+            kind, name, state, *reason = line.split(" ", 3)
+            if kind == "job" or state not in GOOD_STATES or reason != ["none"]:
+                news.append(f"{kind} {name} is {state} {' '.join(reason)}")
+        return news if text else ["slurmctld does not answer"]
+
+
+def _names(root: str, place: str) -> Iterator[str]:
+    for folder, folders, files in os.walk(root + place):
+        for name in (*folders, *files):
+            yield f"{folder}/{name}"[len(root) :]
+
+
+def _is_daemon(process: Process) -> bool:
+    """Slurm's daemons start and end helpers of their own names at any time; a step's is another program.
+
+    A node that was started again has a new init (tini, and the sleep that it guards).
+    """
+    if process.name == "sleep":
+        with contextlib.suppress(OSError):
+            return open(f"/proc/{process.pid}/cmdline").read() == "sleep\0infinity\0"
+    return process.name in ("slurmd", "slurmctld", "munged", "slurmscriptd", "tini")

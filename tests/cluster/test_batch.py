@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Batch scripts and allocations in containers, and who inherits a container: nobody.
+
+The rule is Slurm's own for --container: a step is in the container that its own srun was asked for. A plain srun
+in a batch script that is itself in a container runs on the host.
+"""
+
+from __future__ import annotations
+
+from cluster import WHERE, Cluster, Images, Work, good
+
+SPECS = "! env | grep -e ^SLURM_BOLLARD -e ^SLURM_CONTAINER"
+
+
+def test_a_script_with_an_sbatch_line(cluster: Cluster, images: Images, work: Work) -> None:
+    script = f"#!/bin/bash\n#SBATCH --container={images.small}\n{WHERE}\npwd\nexit 3\n"
+    assert cluster.batch(script, work)[:2] == (3, f"inside\n{work.path}\n")
+
+
+def test_the_command_line_of_sbatch(cluster: Cluster, images: Images, work: Work) -> None:
+    assert cluster.batch(f"#!/bin/sh\n{WHERE}\n", work, f"--container={images.small}")[:2] == (0, "inside\n")
+
+
+def test_the_interpreter_is_the_images(cluster: Cluster, images: Images, work: Work) -> None:
+    done = cluster.batch("#!/usr/bin/nobody-has-this\n", work, f"--container={images.small}")
+    assert done.rc == 255 and done.out.count("bollard: ") == 1, done
+
+
+def test_environment_forms(cluster: Cluster, images: Images, work: Work) -> None:
+    script = f"#!/bin/sh\n{WHERE}\n"
+    assert cluster.batch(script, work, env={"SBATCH_CONTAINER": images.small})[:2] == (0, "inside\n")
+    done = cluster.srun("sh", "-c", WHERE, env={"SRUN_CONTAINER": images.small})
+    assert good(done) == "inside\n"
+
+
+def test_arguments_of_a_script(cluster: Cluster, images: Images, work: Work) -> None:
+    script = work.write("args.sh", '#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    words = ["one", "two words", "", "*", "a'b\"c", "--x=$HOME"]
+    submit = ["sbatch", "--parsable", f"--output={work.path}/args.out", f"--container={images.small}", script, *words]
+    job = int(good(cluster.exec(submit, cwd=work.path)))
+    cluster.jobs.append(job)
+    assert cluster.ended(job)["JobState"] == "COMPLETED"
+    assert work.read("args.out") == "".join(f"{word}\n" for word in words)
+
+
+def test_a_script_on_the_host_starts_containers(cluster: Cluster, images: Images, work: Work) -> None:
+    script = (
+        f"#!/bin/bash\n{WHERE}\nsrun -n2 -N2 --container={images.small} sh -c '{WHERE}'\nsrun -n1 -N1 sh -c '{WHERE}'\n"
+    )
+    assert cluster.batch(script, work, "-N2")[:2] == (0, "outside\ninside\ninside\noutside\n")
+
+
+def test_srun_within_a_script_in_a_container(cluster: Cluster, images: Images, work: Work) -> None:
+    """The image brings Slurm's commands; its steps are on the host unless they ask for a container."""
+    script = (
+        f"#!/bin/bash\n#SBATCH --container={images.mpi}\n{WHERE}\n"
+        f"srun -n2 -N2 sh -c '{WHERE}'\n"
+        f"srun -n2 -N2 --container={images.small} sh -c '{WHERE}; cat /etc/debian_version'\n"
+    )
+    version = (images.small_tree / "etc/debian_version").read_text()
+    done = cluster.batch(script, work, "-N2")
+    assert done.rc == 0, done
+    lines = done.out.splitlines()
+    assert lines[:3] == ["inside", "outside", "outside"], done
+    assert sorted(lines[3:]) == sorted(["inside", version.strip()] * 2), done
+
+
+def test_nothing_is_inherited(cluster: Cluster, images: Images, work: Work) -> None:
+    """Neither by nested steps, nor by jobs that a job submits."""
+    script = (
+        f"#!/bin/bash\n#SBATCH --container={images.mpi}\n{SPECS}\n"
+        f"srun -n1 bash -c '{WHERE}; {SPECS}'\n"
+        f"sbatch --parsable --output={work.path}/child.out --wrap '{WHERE}; {SPECS}' > child.job\n"
+    )
+    done = cluster.batch(script, work)
+    assert done.out == "outside\n", done
+    child = int(work.read("child.job"))
+    cluster.jobs.append(child)
+    cluster.ended(child)
+    assert work.read("child.out") == "outside\n"
+
+
+def test_salloc_starts_containers(cluster: Cluster, images: Images) -> None:
+    done = cluster.exec(["salloc", "-Q", "-N2", "srun", f"--container={images.small}", "sh", "-c", WHERE])
+    assert good(done) == "inside\ninside\n"
+
+
+def test_the_interactive_step_of_salloc(cluster: Cluster, images: Images) -> None:
+    """LaunchParameters=use_interactive_step: salloc's shell is a step on the first node."""
+    terminal = cluster.terminal(f"salloc -Q --container={images.small}")
+    terminal.sendline(f"PS1=; {WHERE}; hostname; stty size")
+    terminal.expect("inside\r\nn[1-4]\r\n24 80\r\n")
+    terminal.sendline("exit 5")
+    terminal.expect_exact("exit")
+    terminal.wait()
+    assert terminal.exitstatus == 5
+
+
+def test_a_plain_step_in_the_interactive_step(cluster: Cluster, images: Images) -> None:
+    terminal = cluster.terminal(f"salloc -Q --container={images.mpi}")
+    terminal.sendline(f"PS1=; {WHERE}; srun sh -c '{WHERE}'; echo done $?")
+    terminal.expect("inside\r\noutside\r\ndone 0\r\n")
+    terminal.sendline("exit")
+    terminal.expect_exact("exit")
+    terminal.wait()
+    assert terminal.exitstatus == 0

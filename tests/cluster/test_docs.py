@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the documentation shows is what happens: every ```console block is run.
+
+    alice@ctl$ srun hostname          a command: bash's, as that user on that node, in ~/demo, which all nodes share
+    > ...                             goes on with the command above
+    n...                              a line of its output, on stdout or stderr; "..." stands for any text
+    ...                               any number of further lines
+
+Ranks print in any order, so the order of lines does not count. ~/demo is new for each page and holds `img.sif`, a
+small Debian 11, and `mpi.sif`, a Debian 12 with Open MPI, MPICH, Python and Slurm's commands. A block of ```sh is
+for the machine below the cluster and is not run: it may hold the commands of `BELOW` only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster import TOP, Cluster, Images, good
+
+PAGES = [TOP / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted((TOP / "docs").glob("*.md"))
+DEMO = "/home/alice/demo"
+PROMPT = re.compile(r"^(\w+)@(\w+)[$#] (.*)$")
+FENCES = {"console", "sh", "text", "c", "yaml"}
+# Set-up, tests and benchmarks would run themselves; the others need an administrator's hand on a real site.
+BELOW = (
+    "git clone ",
+    "cd bollard",
+    "make ",
+    "sudo slurm-test-cluster/",
+    "sudo python3 spank_plugin/build.py",
+    ".venv/bin/",
+)
+
+Block = tuple[str, list[str]]
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """(label, lines) of every fenced block."""
+    label, fenced = "", False
+    lines: list[str] = []
+    for line in page.read_text().splitlines():
+        if line.startswith("```"):
+            if fenced:
+                yield label, lines
+            label, lines = line[3:].strip(), []
+            fenced = not fenced
+        elif fenced:
+            lines.append(line)
+    assert not fenced, f"{page.name}: a block does not end"
+
+
+def commands(lines: list[str]) -> Iterator[tuple[str, str, str, list[str]]]:
+    """(user, node, command, expected lines) of a console block."""
+    user = node = command = ""
+    expected: list[str] = []
+    for line in lines:
+        prompt = PROMPT.match(line)
+        if prompt:
+            if command:
+                yield user, node, command, expected
+            (user, node, command), expected = prompt.groups(), []
+        elif line.startswith("> ") or line == ">":
+            command += "\n" + line[2:]
+        else:
+            assert command, f"{line!r} comes before any command"
+            expected.append(line)
+    if command:
+        yield user, node, command, expected
+
+
+def difference(expected: list[str], seen: list[str]) -> list[str]:
+    """What was expected and not seen, and the other way round."""
+    wanted = [line for line in expected if line != "..."]
+    left = list(seen)
+    missing = []
+    for line in wanted:
+        pattern = re.compile(".*".join(re.escape(part) for part in line.split("...")))
+        found = next((at for at, text in enumerate(left) if pattern.fullmatch(text.rstrip())), None)
+        if found is None:
+            missing.append(f"- {line}")
+        else:
+            del left[found]
+    return missing + ([] if "..." in expected else [f"+ {line}" for line in left])
+
+
+@pytest.fixture
+def demo(cluster: Cluster, images: Images) -> Iterator[None]:
+    """~/demo with its two images."""
+    fresh = f"rm -rf {DEMO} && mkdir {DEMO} && cd {DEMO}"
+    good(cluster.exec(f"{fresh} && cp {images.small} img.sif && ln -s {images.mpi} mpi.sif"))
+    yield
+    cluster.exec(f"chmod -R u+rwX {DEMO}; rm -rf {DEMO}", user="root")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_console_blocks(cluster: Cluster, demo: None, page: Path) -> None:
+    if cluster.suite != "bookworm":
+        pytest.skip("the pages show Debian 12's cluster")
+    wrong = []
+    for label, lines in blocks(page):
+        if label != "console":
+            continue
+        for user, node, command, expected in commands(lines):
+            done = cluster.exec(f"exec 2>&1\n{command}", node, user, cwd=DEMO)
+            differs = difference(expected, done.out.splitlines())
+            if differs:
+                wrong.append("\n".join([f"{user}@{node}: {command}", *differs]))
+    assert not wrong, f"{page.name}:\n" + "\n\n".join(wrong)
+
+
+def test_every_block_is_run_or_excused() -> None:
+    for page in PAGES:
+        for label, lines in blocks(page):
+            assert label in FENCES, f"{page.name}: a block labelled {label!r}"
+            for line in lines if label == "sh" else []:
+                assert not line or line.startswith((*BELOW, "#")), f"{page.name}: {line}"
+
+
+def test_every_option_is_explained() -> None:
+    from bollard.runtime import options
+
+    text = (TOP / "docs/users.md").read_text()
+    for row in options.TABLE:
+        wanted = [f"`--{row[0]}", *(f"`{form}" for form in row[2]), *([f"`--{row[3]}"] if row[3] else [])]
+        assert [word for word in wanted if word not in text] == [], "docs/users.md, Options"
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The environment of a task: whose value wins, and what the image's scripts make of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bollard.runtime.environment import DEFAULT_PATH, PRINTER, completed, of_image, of_task
+from bollard.runtime.spec import Spec
+
+IMAGE = b"/data/img.sif"
+LIBRARIES = b"/.singularity.d/libs"
+
+# Files as builders write them, reduced to what they do.
+FIRST = ("01-base.sh", b"#!/bin/sh\n")
+OWN = ("90-environment.sh", b"#!/bin/sh\nexport WHO=image\nMINE=1\n")
+LAST = (
+    "99-base.sh",
+    b"""if [ -z "${LD_LIBRARY_PATH:-}" ]; then
+  LD_LIBRARY_PATH=/.singularity.d/libs
+else
+  LD_LIBRARY_PATH="$LD_LIBRARY_PATH:/.singularity.d/libs"
+fi
+if [ -z "${PS1:-}" ]; then PS1="Apptainer> "; fi
+export LD_LIBRARY_PATH PS1
+""",
+)
+
+
+def no_shell(script: bytes, env: list[bytes]) -> bytes | None:
+    raise AssertionError("a shell was asked for")
+
+
+def image_env(*scripts, home=b"/home/u", shell=no_shell):
+    return of_image(list(scripts), home, IMAGE, shell)
+
+
+def task_env(image=None, host=(), spec=None, **more) -> dict[bytes, bytes]:
+    spec = spec or Spec("/data/img.sif", asked="img.sif", home="/home/u")
+    pairs = of_task(image if image is not None else image_env(), list(host), spec, **more)
+    assert len({pair.partition(b"=")[0] for pair in pairs}) == len(pairs)
+    return dict(pair.split(b"=", 1) for pair in pairs)
+
+
+def asking(*env: tuple[bytes, bytes], cleanenv=False) -> Spec:
+    return Spec("/data/img.sif", home="/home/u", env=env, cleanenv=cleanenv)
+
+
+# The image's part
+
+
+def test_an_image_without_scripts_has_the_standard_path():
+    assert image_env() == {b"PATH": DEFAULT_PATH}
+
+
+def test_the_frame_that_builders_write():
+    assert image_env(FIRST, OWN, LAST) == {
+        b"PATH": DEFAULT_PATH,
+        b"WHO": b"image",
+        b"MINE": None,
+        b"LD_LIBRARY_PATH": LIBRARIES,
+        b"PS1": b"bollard> ",
+    }
+
+
+def test_a_prompt_of_the_image_stays():
+    assert image_env(("90-environment.sh", b"export PS1='lab> '"), LAST)[b"PS1"] == b"lab> "
+
+
+def test_path_is_completed_after_docker_and_set_before_the_users_part():
+    docker = ("10-docker2singularity.sh", b'export PATH="/opt/x/bin:/usr/bin:/bin"\n')
+    own = ("90-environment.sh", b"export PATH=/own:$PATH\n")
+
+    assert image_env(docker)[b"PATH"] == b"/opt/x/bin:/usr/bin:/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin"
+    assert image_env(FIRST, own)[b"PATH"] == b"/own:" + DEFAULT_PATH
+    assert image_env(("environment", b"PATH=/old; export PATH"))[b"PATH"] == b"/old:" + DEFAULT_PATH
+    assert completed(DEFAULT_PATH) == DEFAULT_PATH
+
+
+def test_the_scripts_know_the_home_and_the_image():
+    env = image_env(("90-environment.sh", b"export A=$HOME/a B=$APPTAINER_NAME C=$SINGULARITY_CONTAINER"))
+
+    assert (env[b"A"], env[b"B"], env[b"C"]) == (b"/home/u/a", b"img.sif", IMAGE)
+
+
+def test_the_runtime_has_its_own_last_script():
+    assert image_env(("99-runtimevars.sh", b"export PATH=/wrong $(unreadable")) == {b"PATH": DEFAULT_PATH}
+
+
+def test_an_image_cannot_forge_a_wire_up():
+    env = image_env(("90-environment.sh", b"export PMI_FD=3 PMIX_RANK=0 OMPI_MCA_btl=tcp"))
+
+    assert set(env) == {b"PATH", b"OMPI_MCA_btl"}
+
+
+def test_a_shell_goes_on_where_the_evaluator_stops(tmp_path):
+    (tmp_path / "50-a.sh").write_text("export HERE=$(echo computed) MORE=\"$B\"\nexport NL='x\ny'\n")
+    (tmp_path / "90-environment.sh").write_text("export PATH=/own:$PATH\n")
+    scripts = [("20-b.sh", b"export A=\"it's\"; B='plain  value'")]
+    scripts += [(path.name, path.read_bytes()) for path in sorted(tmp_path.iterdir())]
+    asked = []
+
+    def shell(script: bytes, env: list[bytes]) -> bytes:
+        asked.append(env)
+        script = script.replace(b"/.singularity.d/env", os.fsencode(tmp_path))
+        script = script.replace(PRINTER, b"/bin/cat /proc/self/environ")
+        pairs = dict(pair.split(b"=", 1) for pair in env)
+        return subprocess.run(["/bin/sh", "-c", script], env=pairs, stdout=subprocess.PIPE, check=True).stdout
+
+    env = image_env(*scripts, shell=shell)
+
+    assert {b"A=it's", b"HOME=/home/u"} <= set(asked[0])
+    assert env[b"A"] == b"it's"
+    assert (env[b"HERE"], env[b"MORE"], env[b"NL"]) == (b"computed", b"plain  value", b"x\ny")
+    assert env[b"PATH"] == b"/own:" + DEFAULT_PATH
+    assert not {b"PWD", b"SHLVL", b"_", b"HOME"} & set(env)
+
+
+def test_without_a_shell_what_was_found_out_counts():
+    scripts = (("10-a.sh", b"export A=1"), ("20-b.sh", b"export B=$(id)"), ("30-c.sh", b"export C=1"))
+
+    assert image_env(*scripts, shell=lambda script, env: None) == {b"PATH": DEFAULT_PATH, b"A": b"1"}
+
+
+# The task's part
+
+
+def test_host_variables_pass_but_not_those_of_places_and_settings():
+    host = [b"A=1", b"E=", b"NL=x\ny", b"BASH_FUNC_m%%=() { :; }"]
+    host += [b"PATH=/host", b"HOME=/host", b"LD_LIBRARY_PATH=/host"]
+    host += [b"APPTAINER_BIND=/x", b"SINGULARITY_SHELL=/x", b"BOLLARD_BIND=/x"]
+
+    env = task_env(host=host)
+
+    assert (env[b"A"], env[b"E"], env[b"NL"], env[b"BASH_FUNC_m%%"]) == (b"1", b"", b"x\ny", b"() { :; }")
+    assert (env[b"PATH"], env[b"HOME"]) == (DEFAULT_PATH, b"/home/u")
+    assert not {b"LD_LIBRARY_PATH", b"SINGULARITY_SHELL", b"BOLLARD_BIND"} & set(env)
+    assert env[b"APPTAINER_BIND"] == b""
+
+
+def test_the_image_wins_over_the_host():
+    image = image_env(OWN, ("91-environment.sh", b"export NOTHING="))
+
+    env = task_env(image, [b"WHO=host", b"MINE=host", b"NOTHING=host"])
+
+    assert env[b"WHO"] == b"image"
+    assert b"MINE" not in env  # the image uses the name without exporting it
+    assert b"NOTHING" not in env
+
+
+def test_forms_win_over_the_image_in_their_order():
+    host = [b"SINGULARITYENV_WHO=s", b"BOLLARDENV_WHO=b", b"APPTAINERENV_WHO=a"]
+    host += [b"SINGULARITYENV_X=s", b"APPTAINERENV_X=a"]
+
+    env = task_env(image_env(OWN), host)
+
+    assert (env[b"WHO"], env[b"X"]) == (b"b", b"a")
+    assert task_env(image_env(OWN), host, asking((b"WHO", b"option")))[b"WHO"] == b"option"
+    assert not any(name.partition(b"ENV_")[1] for name in env)
+
+
+def test_home_and_ids_are_not_the_users_to_set():
+    env = task_env(host=[b"APPTAINERENV_HOME=/x", b"APPTAINERENV_UID=0"], spec=asking((b"HOME", b"/y")))
+
+    assert env[b"HOME"] == b"/home/u"
+    assert b"UID" not in env
+
+
+def test_without_a_home_directory_its_name_stays():
+    assert task_env(host=[b"HOME=/home/u"], spec=Spec("/data/img.sif"))[b"HOME"] == b"/home/u"
+    assert b"HOME" not in task_env(spec=Spec("/data/img.sif"))
+
+
+def test_an_image_may_set_the_home():
+    env = image_env(("90-environment.sh", b"export HOME=/opt/home"))
+
+    assert task_env(env)[b"HOME"] == b"/opt/home"
+
+
+@pytest.mark.parametrize(
+    ("asked", "path"),
+    [
+        ([b"PREPEND_PATH=/pre"], b"/pre:/image"),
+        ([b"APPEND_PATH=/app"], b"/image:/app"),
+        ([b"PREPEND_PATH=/pre", b"APPEND_PATH=/app"], b"/pre:/image:/app"),
+        ([b"PATH=/only", b"PREPEND_PATH=/pre"], b"/only"),
+        ([b"PATH=/mine:$PATH"], b"/mine:/image"),
+        ([b"PREPEND_PATH="], b"/image"),
+    ],
+)
+def test_the_forms_of_path(asked, path):
+    image = {b"PATH": b"/image"}
+
+    env = task_env(image, [b"APPTAINERENV_" + pair for pair in asked])
+
+    assert env[b"PATH"] == path
+    assert b"PREPEND_PATH" not in env
+    assert task_env(image, spec=asking(*(tuple(pair.split(b"=")) for pair in asked)))[b"PATH"] == path
+
+
+def test_libraries_of_the_host_stay_at_the_end():
+    assert task_env(image_env(LAST), spec=asking((b"LD_LIBRARY_PATH", b"/u")))[b"LD_LIBRARY_PATH"] == b"/u:" + LIBRARIES
+    assert task_env(image_env(LAST), spec=asking((b"LD_LIBRARY_PATH", b"")))[b"LD_LIBRARY_PATH"] == LIBRARIES
+
+
+@pytest.mark.parametrize(
+    ("value", "result"),
+    [
+        (b"plain 'x' \"y\"", b"plain 'x' \"y\""),
+        (b"$HOME/x", b"/home/u/x"),
+        (b"\\$HOME", b"$HOME"),
+        (b"$(id)", b"$(id)"),
+        (b"`id`", b"`id`"),
+        (b"a\nb", b"a\nb"),
+        (b"", b""),
+    ],
+)
+def test_a_value_may_name_variables_and_runs_nothing(value, result):
+    assert task_env(spec=asking((b"X", value)))[b"X"] == result
+
+
+def test_cleanenv_keeps_the_terminal_proxies_and_slurm():
+    host = [b"A=1", b"TERM=xterm", b"http_proxy=p", b"NO_PROXY=n", b"LANG=de", b"SLURM_JOB_ID=7", b"PMIX_RANK=0"]
+    host += [b"PMI_FD=9", b"APPTAINERENV_B=2"]
+
+    env = task_env(host=host, spec=asking(cleanenv=True))
+
+    assert b"A" not in env
+    assert (env[b"TERM"], env[b"http_proxy"], env[b"NO_PROXY"], env[b"LANG"]) == (b"xterm", b"p", b"n", b"C")
+    assert (env[b"SLURM_JOB_ID"], env[b"PMIX_RANK"], env[b"PMI_FD"], env[b"B"]) == (b"7", b"0", b"9", b"2")
+
+
+def test_the_image_and_the_user_may_set_the_language_under_cleanenv():
+    image = image_env(("90-environment.sh", b"export LANG=C.UTF-8"))
+
+    assert task_env(image, spec=asking(cleanenv=True))[b"LANG"] == b"C.UTF-8"
+    assert task_env(image, spec=asking((b"LANG", b"x"), cleanenv=True))[b"LANG"] == b"x"
+
+
+def test_the_wire_up_wins_over_everything():
+    image = {b"PATH": b"/x", b"SLURM_JOB_ID": b"image"}
+
+    env = task_env(image, [b"PMIX_RANK=3", b"SLURM_JOB_ID=7"], asking((b"PMIX_RANK", b"0"), (b"SLURM_JOB_ID", b"8")))
+
+    assert (env[b"PMIX_RANK"], env[b"SLURM_JOB_ID"]) == (b"3", b"7")
+
+
+def test_a_program_can_tell_where_it_is():
+    env = task_env(command=b"run", binds=b"/a:/b", cwd=b"/scratch", host=[b"PWD=/old"])
+
+    for prefix in (b"APPTAINER_", b"SINGULARITY_"):
+        assert env[prefix + b"CONTAINER"] == IMAGE
+        assert env[prefix + b"NAME"] == b"img.sif"
+        assert env[prefix + b"BIND"] == b"/a:/b"
+        assert env[prefix + b"ENVIRONMENT"] == b"/.singularity.d/env/91-environment.sh"
+    assert env[b"APPTAINER_COMMAND"] == b"run"
+    assert (env[b"BOLLARD_CONTAINER"], env[b"BOLLARD_IMAGE"], env[b"PWD"]) == (IMAGE, b"img.sif", b"/scratch")
+
+
+def test_the_prompt_survives_what_bash_reads_later():
+    first = task_env()
+    again = task_env(host=[b"PROMPT_COMMAND=date"])
+    script = 'for i in 1 2; do eval "$PROMPT_COMMAND"; echo "$PS1|$PROMPT_COMMAND"; PS1=host; done'
+
+    def prompts(env):
+        done = subprocess.run(["/bin/bash", "-c", script], env=env, stdout=subprocess.PIPE, check=True)
+        return [line for line in done.stdout.decode().splitlines() if "|" in line]
+
+    assert prompts(first)[0] == "bollard> |"
+    assert prompts(again)[0] == "bollard> |date"
+
+
+def test_words_that_are_no_variables_are_dropped():
+    assert b"word" not in task_env(host=[b"word", b""])
+
+
+def test_the_node_path_imports_nothing_else():
+    code = "import sys; old = set(sys.modules); import bollard.runtime.environment; print(*(set(sys.modules) - old))"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, encoding="utf-8")
+
+    assert {name for name in done.stdout.split() if not name.startswith("bollard")} <= {"__future__"}
+    assert "bollard.runtime.shellenv" not in done.stdout

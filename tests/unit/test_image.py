@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Opening images: what is accepted, and what the message says of everything else."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+
+import pytest
+import sif_files
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bollard.runtime import sif, sif_write
+from bollard.runtime.errors import BollardError
+from bollard.runtime.image import DIRECTORY, SQUASHFS, open_image
+
+NODE_MODULES = {
+    "bollard",
+    "bollard.runtime",
+    "bollard.runtime.errors",
+    "bollard.runtime.image",
+    "bollard.runtime.sif",
+}
+
+
+def superblock(used=4096, compression=6, version=(4, 0), block=131072, log=17, tables=200):
+    """A squashfs superblock: 96 bytes that claim a filesystem of `used` bytes."""
+    return struct.pack(
+        "<4sIIIIHHHHHHQQQQQQQQ",
+        *(b"hsqs", 1, 0, block, 0, compression, log, 0, 1, *version),
+        *(0, used, tables, 2**64 - 1, tables, tables, tables, 2**64 - 1),
+    )
+
+
+def squashfs(path, size=4096, **fields):
+    path.write_bytes(superblock(**fields).ljust(size, b"\0"))
+    return str(path)
+
+
+def make_sif(path, content=None, arch="x86_64"):
+    objects = [sif_write.Object(sif.GENERIC_JSON, sif.METADATA_NAME, b"{}")]
+    sif_files.write(path, objects, content if content is not None else superblock().ljust(4096, b"\0"), arch)
+    return str(path)
+
+
+def refused(path, machine="x86_64"):
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(BollardError) as caught:
+        open_image(str(path), machine)
+    assert os.listdir("/proc/self/fd") == before
+    assert caught.value.hint
+    assert caught.value.code == 255
+    assert "\n" not in str(caught.value)
+    return str(caught.value).replace(str(path), "IMAGE", 1)
+
+
+def test_sif(tmp_path):
+    path = make_sif(tmp_path / "img.sif")
+    image = open_image(path, "x86_64")
+    info = os.stat(path)
+    assert (image.kind, image.offset % 4096, image.size) == (SQUASHFS, 0, 4096)
+    assert (image.arch, image.compression, image.path) == ("amd64", "zstd", path)
+    assert image.identity == (info.st_ino, info.st_size, info.st_mtime_ns)
+    assert image.metadata() == b"{}"
+    assert not os.get_inheritable(image.fd)
+    image.close()
+
+
+def test_bare_squashfs(tmp_path):
+    image = open_image(squashfs(tmp_path / "img.sqfs", compression=1), "x86_64")
+    assert (image.kind, image.offset, image.size, image.arch) == (SQUASHFS, 0, 4096, None)
+    assert image.compression == "gzip"
+    assert image.metadata() is None
+    image.close()
+
+
+def test_directory(tmp_path):
+    (tmp_path / "usr").mkdir()
+    image = open_image(str(tmp_path), "x86_64")
+    assert (image.kind, image.offset, image.size, image.compression, image.arch) == (
+        DIRECTORY,
+        0,
+        0,
+        "",
+        None,
+    )
+    assert image.metadata() is None
+    image.close()
+
+
+def test_the_checked_file_stays_open_when_its_name_is_reused(tmp_path):
+    path = squashfs(tmp_path / "img.sqfs")
+    image = open_image(path)
+    os.rename(squashfs(tmp_path / "other", size=8192), path)
+    assert os.fstat(image.fd).st_size == 4096
+    image.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"#!/bin/sh\n", 'IMAGE: not a SIF or squashfs image (first bytes: "#!/b"); is it a script?'),
+        (b"\x7fELF" + bytes(60), r'(first bytes: "\x7fELF"); is it a program?'),
+        (b"\x1f\x8b\x08\0", "is it a gzip archive?"),
+        (b"\x28\xb5\x2f\xfd", "is it a zstd archive?"),
+        (bytes(257) + b"ustar\0", "is it a docker or OCI archive?"),
+        (bytes(1080) + b"\x53\xef", "is it an ext3 image?"),
+        (b"#! /usr/bin/env run-singularity".ljust(31) + b"hsqs", "Singularity 2 image?"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"<!DOCTYPE html>", "is it a web page?"),
+        (b"Bootstrap: docker\n", "is it a definition file?"),
+        (b'"', r'(first bytes: "\""); check the file name'),
+        (bytes(5000), "it begins with zeros"),
+        (b"", "IMAGE: is empty (0 bytes); copy or build it again"),
+    ],
+)
+def test_other_files_are_named(tmp_path, content, words):
+    (tmp_path / "img").write_bytes(content)
+    assert words in refused(tmp_path / "img")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"used": 5000}, "IMAGE: truncated: 4096 bytes, 5000 expected; copy or build it again"),
+        ({"size": 95}, "truncated: 95 bytes, 96 expected"),
+        ({"version": (3, 1)}, "squashfs version 3.1 is not supported"),
+        ({"compression": 2}, "squashfs compression lzma is not supported"),
+        ({"compression": 9}, "squashfs compression number 9 is not supported"),
+        ({"block": 4000}, "superblock contradicts itself"),
+        ({"block": 1 << 21, "log": 21}, "superblock contradicts itself"),
+        ({"log": 60000}, "superblock contradicts itself"),
+        ({"tables": 4096}, "superblock contradicts itself"),
+    ],
+)
+def test_damaged_squashfs(tmp_path, fields, words):
+    path = tmp_path / "img.sqfs"
+    size = fields.pop("size", 4096)
+    path.write_bytes(superblock(**fields).ljust(4096, b"\0")[:size])
+    assert words in refused(path)
+
+
+def test_sif_whose_partition_is_no_squashfs(tmp_path):
+    path = make_sif(tmp_path / "img.sif", b"nothing".ljust(4096))
+    assert 'no squashfs in its system partition (found "noth")' in refused(path)
+
+
+def test_sif_whose_squashfs_is_longer_than_its_partition(tmp_path):
+    path = make_sif(tmp_path / "img.sif", superblock(used=4097).ljust(4096, b"\0"))
+    assert "truncated: 4096 bytes, 4097 expected" in refused(path)
+
+
+def test_wrong_architecture(tmp_path):
+    path = make_sif(tmp_path / "img.sif", arch="aarch64")
+    text = refused(path, "x86_64")
+    assert text == "IMAGE: built for arm64, this node is amd64; build or pull it for amd64"
+    open_image(path, "").close()
+
+
+@pytest.mark.parametrize(("arch", "machine"), [("386", "x86_64"), ("arm", "aarch64"), ("sparc", "x86_64")])
+def test_compatible_architectures(tmp_path, arch, machine):
+    open_image(make_sif(tmp_path / "img.sif", arch=arch), machine).close()
+
+
+@pytest.mark.parametrize(
+    "uri", ["docker://alpine", "oras://host/name:tag", "https://host/img.sif", "oci-archive:x.tar"]
+)
+def test_uris(uri):
+    assert "IMAGE: " + uri.split(":")[0] + " images cannot be pulled" in refused(uri)
+    assert "convert it to a SIF file first" in refused(uri)
+
+
+def test_a_colon_in_a_path(tmp_path):
+    (tmp_path / "a:b").mkdir()
+    open_image(squashfs(tmp_path / "a:b" / "v1:2.sqfs")).close()
+
+
+def test_missing(tmp_path):
+    assert refused(tmp_path / "no.sif") == f"IMAGE: no such file; check the name with `ls {tmp_path}`"
+    assert f"the directory {tmp_path}/no does not exist on this machine" in refused(tmp_path / "no" / "way" / "x.sif")
+
+
+def test_broken_links(tmp_path):
+    (tmp_path / "img.sif").symlink_to("elsewhere.sif")
+    assert "is a symbolic link to elsewhere.sif, which does not exist" in refused(tmp_path / "img.sif")
+    (tmp_path / "loop").symlink_to("loop")
+    assert "form a loop" in refused(tmp_path / "loop")
+
+
+def test_a_file_as_directory(tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert "a part of this path is not a directory" in refused(tmp_path / "file" / "img.sif")
+
+
+def test_names_that_are_no_paths():
+    with pytest.raises(BollardError, match="no image named"):
+        open_image("")
+    with pytest.raises(BollardError, match="NUL byte"):
+        open_image("a\0b")
+
+
+def test_a_name_with_control_characters_stays_one_line(tmp_path):
+    with pytest.raises(BollardError) as caught:
+        open_image(f"{tmp_path}/a\nb\udcff")
+    assert str(caught.value).startswith(f"{tmp_path}/a\\nb\\udcff: no such file")
+
+
+def test_special_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "IMAGE: is a pipe" in refused(tmp_path / "pipe")
+    assert "IMAGE: is a character device" in refused("/dev/null")
+    os.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+        assert "IMAGE: is a socket" in refused("socket")
+
+
+def test_other_directories(tmp_path):
+    assert "is an empty directory" in refused(tmp_path)
+    (tmp_path / "config.json").touch()
+    (tmp_path / "rootfs").mkdir()
+    assert refused(tmp_path) == f"IMAGE: is an OCI bundle; name the directory {tmp_path}/rootfs"
+    (tmp_path / "rootfs" / "oci-layout").touch()
+    (tmp_path / "rootfs" / "index.json").touch()
+    assert "is an OCI layout" in refused(tmp_path / "rootfs")
+
+
+def as_nobody(path):
+    """What the message is for a user without privileges, whoever runs the tests."""
+    code = (
+        "import os, sys\n"
+        "from bollard.runtime.image import open_image\n"
+        "if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "try: open_image(sys.argv[1])\n"
+        "except Exception as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], stdout=subprocess.PIPE, check=True, text=True)
+    return done.stdout.strip()
+
+
+def test_permission_denied_names_the_place(tmp_path):
+    for place in (tmp_path, *list(tmp_path.parents)[:2]):
+        place.chmod(0o755)
+    (tmp_path / "closed").mkdir()
+    path = squashfs(tmp_path / "closed" / "img.sif")
+    os.chmod(path, 0)
+    text = as_nobody(path)
+    assert f"{path}: permission denied: it belongs to " in text
+    assert text.endswith(f"mode 0000; its owner can allow you to read it with `chmod a+r {path}`")
+    (tmp_path / "closed").chmod(0)
+    text = as_nobody(path)
+    assert f"permission denied: directory {tmp_path}/closed belongs to " in text
+    assert text.endswith(f"mode 0000; its owner can allow you to search it with `chmod a+x {tmp_path}/closed`")
+    (tmp_path / "closed").chmod(0o755)
+
+
+def test_imports_of_the_node_path():
+    code = "import sys, os; a = set(sys.modules); import bollard.runtime.image; print(*set(sys.modules) - a)"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, text=True)
+    assert set(done.stdout.split()) - {"__future__"} <= NODE_MODULES
+
+
+@settings(max_examples=200, deadline=None)
+@given(raw=st.binary(max_size=200), front=st.sampled_from([b"", b"hsqs", superblock()[:40], superblock()]))
+def test_any_file_is_opened_or_refused_readably(tmp_path_factory, raw, front):
+    path = tmp_path_factory.getbasetemp() / "fuzz.sif"
+    path.write_bytes(front + raw)
+    try:
+        open_image(str(path), "x86_64").close()
+    except BollardError as error:
+        assert str(error).startswith(f"{path}: ")

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What is decided before anything is mounted: which targets an image lacks, and where they can be made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bollard.runtime import mounts, plan
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[int]:
+    for folder in ("home", "var/spool", "etc", "usr/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "etc/hosts").write_text("")
+    (tmp_path / "scratch").symlink_to("var")
+    (tmp_path / "outside").symlink_to("../../../../../../etc")
+    (tmp_path / "loop").symlink_to("loop")
+    fd = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    yield fd
+    os.close(fd)
+
+
+def place(target: str, flags: int = 0, directory: bool = True) -> mounts.Place:
+    return mounts.Place("/src", target, flags, os.open("/dev/null", os.O_RDONLY), directory)
+
+
+@pytest.mark.parametrize(
+    ("path", "parent", "rest"),
+    [
+        ("/home/alice", "/home", ["alice"]),
+        ("/var/spool/slurmd/x", "/var/spool", ["slurmd", "x"]),
+        ("/data", "/", ["data"]),
+        ("/data/set/1", "/", ["data", "set", "1"]),
+        ("/scratch/me", "/scratch", ["me"]),
+        ("/etc/hosts/x", "/etc", ["hosts", "x"]),
+        ("/loop/x", "/", ["loop", "x"]),
+    ],
+)
+def test_a_missing_target_begins_at_its_deepest_directory(root: int, path: str, parent: str, rest: list[str]) -> None:
+    assert mounts._deepest(root, path) == (parent, rest)
+
+
+def test_links_of_the_image_stay_inside_it(root: int) -> None:
+    assert mounts._exists(root, "/outside/hosts")  # the image's own /etc
+    assert not mounts._exists(root, "/outside/passwd")
+
+
+def test_only_what_is_missing_and_not_inside_another_bind_is_made(root: int) -> None:
+    places = [place("/etc/hosts", directory=False), place("/home/alice"), place("/home/alice/data"), place("/new")]
+
+    assert mounts._missing(root, places) == {"/home": [(["alice"], True)], "/": [(["new"], True)]}
+
+
+def test_files_for_slurm_follow_only_an_image_that_has_slurm(root: int, tmp_path: Path) -> None:
+    places = [place("/etc/hosts", plan.IF_IN_IMAGE), place("/etc/passwd", plan.IF_IN_IMAGE), place("/x", plan.IF_SLURM)]
+    assert [found.target for found in mounts._wanted(root, places)] == ["/etc/hosts"]
+
+    (tmp_path / "etc/slurm").mkdir()
+    assert [found.target for found in mounts._wanted(root, [place("/x", plan.IF_SLURM)])] == ["/x"]
+
+
+def test_a_link_of_the_image_leads_nowhere_on_the_host(tmp_path: Path) -> None:
+    session, image, host = (tmp_path / name for name in ("session", "image", "host"))
+    for folder in (session, image, image / "usr", host):
+        folder.mkdir()
+    (image / "file").write_text("")
+    (image / "bin").symlink_to("usr/bin")
+    (image / "scratch").symlink_to(host)
+    (image / "data").symlink_to("/nonexistent/data")
+    shadows = mounts.Shadows(str(session))
+    wanted = [(["scratch", "u", "authorized_keys"], False), (["data"], True), (["new", "er"], True)]
+
+    made = Path(shadows.mirror(str(image), wanted))
+    assert os.listdir(host) == []
+    assert (made / "scratch/u/authorized_keys").is_file()
+    for name in ("scratch", "data", "new/er", "usr"):
+        assert (made / name).is_dir() and not (made / name).is_symlink()
+    assert os.readlink(made / "bin") == "usr/bin"
+    assert sorted(shadows.made) == ["file", "usr"]
+
+
+def test_a_place_inside_a_later_bind_needs_a_mount_point_of_its_own(root: int) -> None:
+    inner_first = [place("/x/y"), place("/x")]
+
+    assert mounts._missing(root, inner_first) == {"/": [(["x", "y"], True), (["x"], True)]}
+    assert mounts._missing(root, inner_first[::-1]) == {"/": [(["x"], True)]}

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The spec: from option text to plain data, and its text form between client and node."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bollard.runtime import spec
+from bollard.runtime.errors import BollardError
+
+# What can stand in an environment: any bytes but NUL, as os.environ decodes them.
+TEXT = st.binary().map(lambda raw: raw.replace(b"\0", b"").decode("utf-8", "surrogateescape"))
+
+
+def make(*values: tuple[str, str]) -> spec.Spec:
+    return spec.make([("image", "/i.sif"), ("cwd", "/data/dir"), ("userhome", "/home/u"), *values])
+
+
+def refused(*values: tuple[str, str]) -> str:
+    with pytest.raises(BollardError) as caught:
+        make(*values)
+    assert caught.value.hint
+    assert "\n" not in str(caught.value)
+    return caught.value.message
+
+
+@given(TEXT)
+def test_quoting_comes_back(text):
+    quoted = spec.quote(text)
+
+    assert spec.unquote(quoted) == text
+    assert all(" " < c < "\x7f" for c in quoted)
+
+
+@given(st.lists(st.tuples(st.sampled_from(("image", "bind", "env")), TEXT)))
+def test_the_text_of_a_spec_comes_back(values):
+    assert spec.pairs(spec.text(values)) == values
+
+
+def test_the_text_is_what_the_shim_writes():
+    assert spec.text([("image", "/a b%.sif"), ("env", "A=\u00e4\n")]) == b"image=/a%20b%25.sif env=A=%C3%A4%0A"
+
+
+@pytest.mark.parametrize("text", [b"image=%", b"image=%zz", b"image=%4", b"image=%00", b"image=\xe4"])
+def test_text_that_nobody_wrote(text):
+    with pytest.raises(BollardError, match="spec cannot be read"):
+        spec.pairs(text)
+
+
+@pytest.mark.parametrize(
+    ("path", "result"),
+    [
+        ("/a/b", "/a/b"),
+        ("b.sif", "/data/b.sif"),
+        ("./b.sif", "/data/./b.sif"),
+        ("../b.sif", "/data/../b.sif"),
+        ("~", "/home/u"),
+        ("~/b.sif", "/home/u/b.sif"),
+        ("~other/b.sif", "/data/~other/b.sif"),
+        ("docker://alpine", "docker://alpine"),
+    ],
+)
+def test_absolute(path, result):
+    assert spec.absolute(path, "/data", "/home/u") == result
+
+
+def test_absolute_from_the_root():
+    assert spec.absolute("b.sif", "/", "") == "/b.sif"
+
+
+@pytest.mark.parametrize(
+    ("text", "binds"),
+    [
+        ("/a", [("/a", "/a", False)]),
+        ("/a:/b", [("/a", "/b", False)]),
+        ("/a:/b:ro", [("/a", "/b", True)]),
+        ("/a::ro", [("/a", "/a", True)]),
+        ("/a:/b:rw,/c", [("/a", "/b", False), ("/c", "/c", False)]),
+        ("sub", [("/data/dir/sub", "/data/dir/sub", False)]),
+        ("~/data:/data", [("/home/u/data", "/data", False)]),
+        (r"/a\:b:/c", [("/a:b", "/c", False)]),
+        (r"/a\,b:/c,/d", [("/a,b", "/c", False), ("/d", "/d", False)]),
+        (r"/a\b", [(r"/a\b", r"/a\b", False)]),
+        ("", []),
+        ("/a,,/b,", [("/a", "/a", False), ("/b", "/b", False)]),
+    ],
+)
+def test_binds(text, binds):
+    assert list(make(("bind", text)).binds) == binds
+
+
+def test_binds_add_up():
+    assert make(("bind", "/a"), ("bind", "/b")).binds == (("/a", "/a", False), ("/b", "/b", False))
+
+
+@pytest.mark.parametrize("text", ["/a:b", "/a:/b/../c", "/a:/b:rx", "/a:/b:ro:x", ":/b"])
+def test_binds_that_cannot_be_meant(text):
+    assert repr(text) in refused(("bind", text))
+
+
+@pytest.mark.parametrize(
+    ("values", "home", "source"),
+    [
+        ([], "/home/u", "/home/u"),
+        ([("home", "/scratch/u")], "/scratch/u", "/scratch/u"),
+        ([("home", "/scratch/u:/home/u")], "/home/u", "/scratch/u"),
+        ([("home", ":/root")], "/root", "/home/u"),
+        ([("home", "sub")], "/data/dir/sub", "/data/dir/sub"),
+        ([("no-home", "1")], "", ""),
+        ([("no-home", "0")], "/home/u", "/home/u"),
+        ([("home", "/")], "", ""),
+        ([("userhome", "relative")], "", ""),
+    ],
+)
+def test_home(values, home, source):
+    made = make(*values)
+
+    assert (made.home, made.home_source) == (home, source)
+
+
+def test_env_travels_as_bytes():
+    made = make(("env", "A=1=2"), ("env", "B="), ("env", "C=\udcff"))
+
+    assert made.env == ((b"A", b"1=2"), (b"B", b""), (b"C", b"\xff"))
+
+
+@pytest.mark.parametrize("text", ["A", "=1", ""])
+def test_env_that_cannot_be_meant(text):
+    assert repr(text) in refused(("env", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "on"),
+    [("1", True), ("yes", True), ("", False), ("0", False), ("No", False), ("false", False), ("OFF", False)],
+)
+def test_switches(text, on):
+    assert make(("cleanenv", text)).cleanenv is on
+
+
+def test_the_last_word_counts():
+    assert make(("pwd", "/a"), ("pwd", "/b")).pwd == "/b"
+    assert make(("cleanenv", "1"), ("cleanenv", "0")).cleanenv is False
+
+
+def test_what_nobody_asked_for():
+    made = make()
+
+    assert (made.image, made.asked, made.cwd, made.pwd) == ("/i.sif", "/i.sif", "/data/dir", "")
+    assert (made.env, made.binds) == ((), ())
+    assert (made.cleanenv, made.verbose) == (False, False)
+
+
+def test_no_image():
+    with pytest.raises(BollardError, match="no image named"):
+        spec.make([("cwd", "/")])
