@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""bollard and Apptainer do the same: each line of cases.py under both, and what came of it compared."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from cases import CASES, Case
+from tree import HOME, IMAGES, Machine
+
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs/from-apptainer.md"
+_FRESH = f"rm -rf ~/w /tmp/* /var/tmp/*; mkdir -p ~/w/data; echo host > ~/w/data/file; cd ~/w; I={IMAGES}\n"
+
+
+def outcome(machine: Machine, case: Case, program: str) -> dict[str, object]:
+    """What one of the two makes of a line: status, stdout, whether it gave up, and the rest of stderr."""
+    env = dict(pair.split("=", 1) for pair in case.env.split("|") if pair)
+    done = machine.run(_FRESH + case.line.replace("BOX", program), env=env)
+    stderr = done.stderr.decode("utf-8", "replace").splitlines()
+    if program == "apptainer":
+        said = [line for line in stderr if re.match(r"(FATAL|ERROR|WARNING|INFO|DEBUG|VERBOSE):|Error for command|  --help|Usage:", line)]
+        gave_up = any(line.startswith(("FATAL", "Error for")) for line in said)
+    else:
+        said = [line for line in stderr if line.startswith("bollard: ")]
+        gave_up = bool(said) and done.returncode != 0
+    rest = [line for line in stderr if line not in said]
+    return {
+        "status": done.returncode,
+        "stdout": done.stdout.decode("utf-8", "replace"),
+        "gave up": gave_up,
+        "stderr": "" if gave_up and program == "apptainer" else "\n".join(rest),
+    }
+
+
+def name(case: Case) -> str:
+    return re.sub(r"[^A-Za-z0-9_./=:,+-]+", " ", f"{case.line} {case.env}").strip()[:100]
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_same(machine: Machine, case: Case) -> None:
+    ours, theirs = outcome(machine, case, "bollard"), outcome(machine, case, "apptainer")
+    if case.because:
+        assert f"**{case.because}**" in DOCS.read_text(), "the page lacks this reason"
+        assert ours != theirs, "no difference is left: take the reason away"
+    else:
+        assert ours == theirs
+
+
+def test_nothing_is_left(machine: Machine) -> None:
+    """Of either: no process, no file in the home."""
+    machine.run(f"rm -rf {HOME}/w /tmp/* /var/tmp/*")
+    assert machine.left() == []
