@@ -53,15 +53,28 @@ def start(asked: Spec, action: str, argv: list[str], shell: str = "") -> None:
     from bollard.runtime import action as actions
 
     environ = {key: value for key, value in os.environ.items() if not key.startswith(_OWN)}
+    if environ.get("LC_CTYPE") == "C.UTF-8" and b"\0LC_CTYPE=" not in b"\0" + _first_environment():
+        del environ["LC_CTYPE"]  # Python sets it where there is no locale (PEP 538)
     environ[_ENTRY] = name.decode()
     if asked.verbose:
         environ[_VERBOSE] = str(time.time_ns())
     for key, value in actions.variables(action, command).items():
         environ["BOLLARDENV_" + key] = value
+    if asked.no_umask:
+        os.umask(0o022)
     # Python ignores them for itself, and exec would hand that down.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     os.execve(LAUNCHER, ["bollard-enter", *command], environ)
+
+
+def _first_environment() -> bytes:
+    """The environment this process was started with."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
 
 
 def _answer(reader: int) -> list[str]:

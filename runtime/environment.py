@@ -232,7 +232,7 @@ def of_task(
         env[b"HOME"] = home
     asked.update(spec.env)
     if asked:
-        _override(env, asked, kept)
+        _override(env, asked, kept, spec.no_eval)
     _describe(env, image_env, spec, command, binds)
     if cwd:
         env[b"PWD"] = cwd
@@ -243,12 +243,13 @@ def of_task(
     return [name + b"=" + value for name, value in env.items()]
 
 
-def _override(env: dict[bytes, bytes], asked: dict[bytes, bytes], kept: dict[bytes, bytes]) -> None:
+def _override(env: dict[bytes, bytes], asked: dict[bytes, bytes], kept: dict[bytes, bytes], literal: bool) -> None:
     """Lay the user's own values over the rest. They are read as between double quotes in the container, so
-    that PATH='$PATH:/opt/bin' means the image's PATH; one that would run a command is taken literally."""
+    that PATH='$PATH:/opt/bin' means the image's PATH; one that would run a command is taken literally, and so are
+    all when `literal`."""
     seen = {**env, **kept}
     for name, value in asked.items():
-        if b"$" in value or b"\\" in value or b"`" in value:
+        if not literal and (b"$" in value or b"\\" in value or b"`" in value):
             from bollard.runtime import shellenv, shellsyntax
 
             try:

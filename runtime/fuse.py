@@ -84,6 +84,7 @@ def _serve(parent: int, command: list[str], inherited: tuple[int, ...], words: i
     """In the child: become the server."""
     try:
         linux.die_with_parent(_SIGKILL, parent)
+        linux.leave_mount_namespace()
         os.dup2(words, 2)
         for fd in inherited:
             os.set_inheritable(fd, True)

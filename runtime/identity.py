@@ -11,12 +11,17 @@ import os
 import pwd
 
 
+# The user's groups, read before a user namespace of his own hides them.
+_groups: list[int] = []
+
+
 def new_namespace(as_root: bool) -> None:
     """A user namespace in which our own ids are themselves, or root's: all that the kernel allows a user without
     help. OSError where it does not allow that much."""
     from bollard.runtime import linux
 
     uid, gid = os.getuid(), os.getgid()
+    _groups[:] = os.getgroups()
     linux.new_user_namespace()
     _write("/proc/self/setgroups", "deny")
     _write("/proc/self/uid_map", f"{0 if as_root else uid} {uid} 1\n")
@@ -44,7 +49,7 @@ def lines(home: str) -> dict[str, list[bytes]]:
     except KeyError:
         name, gecos, shell = str(uid), "", "/bin/sh"
     groups = []
-    for number in dict.fromkeys([gid, *os.getgroups()]):
+    for number in dict.fromkeys([gid, *(_groups or os.getgroups())]):
         try:
             group = grp.getgrgid(number).gr_name
         except KeyError:

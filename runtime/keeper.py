@@ -60,7 +60,9 @@ class Container:
         "ways_in",
     )
 
-    def __init__(self, spec: Spec, opened: Image, ops: list[plan.Op], server: int, clock: Clock) -> None:
+    def __init__(
+        self, spec: Spec, opened: Image, ops: list[plan.Op], server: int, clock: Clock, ways_in: tuple[int, ...]
+    ) -> None:
         self.spec = spec
         self.image = opened
         self.ops = ops
@@ -74,10 +76,7 @@ class Container:
         self.binds = os.fsencode(bind_text(spec.binds))
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
         self.told = False  # --container-verbose has been answered
-        # Descriptors of the namespaces to join, in that order.
-        self.ways_in = tuple(
-            os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("user", "mnt", *spec.unshare)
-        )
+        self.ways_in = ways_in  # descriptors of the namespaces to join, in that order
 
     def private(self, listener: int) -> tuple[int, ...]:
         """The descriptors that are the keeper's alone."""
@@ -193,9 +192,12 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
 
         saver = save.start(base, asked.save)
     new_root = mounts.make_root(base, SESSION, places, layers.is_writable(asked))
+    # Opened on the host's /proc: the container may have none.
+    namespaces = ("user", "mnt", *asked.unshare)
+    ways_in = tuple(os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in namespaces)
     linux.change_root(new_root)
     clock.mark("mounts")
-    container = Container(asked, opened, ops, server, clock)
+    container = Container(asked, opened, ops, server, clock, ways_in)
     container.saver = saver
     container.scripts = _scripts()
     try:

@@ -66,6 +66,12 @@ def new_mount_namespace() -> None:
     _check(lib.mount(ffi.NULL, b"/", ffi.NULL, lib.MS_REC | lib.MS_SLAVE, ffi.NULL), "mount(MS_SLAVE)")
 
 
+def leave_mount_namespace() -> None:
+    """A copy of the mount namespace as it stands: a pivot_root in the old one does not move this process. A FUSE
+    server inside of what it serves would wait for itself when it opens a file there."""
+    _check(lib.unshare(lib.CLONE_NEWNS), "unshare(CLONE_NEWNS)")
+
+
 def mount(kind: str, target: str, options: str, flags: int = 0) -> None:
     """A new filesystem of type `kind` on the directory `target`."""
     fs = kind.encode()

@@ -139,6 +139,8 @@ TABLE: tuple[Row, ...] = (
     ("uts", "", ("BOLLARD_UTS",), "", "an own UTS namespace"),
     ("hostname", "NAME", ("BOLLARD_HOSTNAME",), "", "the host's name in the container; with an own UTS namespace"),
     ("pid", "", ("BOLLARD_PID",), "", "an own process namespace"),
+    ("no-umask", "", ("BOLLARD_NO_UMASK",), "", "start with umask 0022 instead of yours"),
+    ("no-eval", "", ("BOLLARD_NO_EVAL",), "", "take the values of --env and its variables as they are"),
     ("dns", "IP[,IP]", ("BOLLARD_DNS",), "", "name servers in /etc/resolv.conf"),
     (
         "opts",
@@ -155,6 +157,40 @@ TABLE: tuple[Row, ...] = (
         "tell what is done for the container, and how long each step takes",
     ),
 )
+
+# Apptainer's options for which there is nothing to do here: name -> the word that stands for its value.
+WITHOUT_EFFECT = {
+    **dict.fromkeys(
+        ("userns", "unsquash", "underlay", "no-init", "no-pid", "no-privs", "sharens", "no-https", "disable-cache",
+         "ignore-fakeroot-command", "ignore-subuid", "ignore-userns", "docker-login", "passphrase", "oom-kill-disable"),
+        "",
+    ),
+    "authfile": "FILE", "docker-host": "ADDRESS", "pem-path": "FILE", "tmpdir": "DIR", "runscript-timeout": "TIME",
+}  # fmt: skip
+
+_LIMITS = "limits of a job are Slurm's: ask for them with srun --mem, --cpus-per-task and the like"
+_RIGHTS = "a container has the rights of its user, and no others"
+
+# Those that cannot be had: name -> (the word that stands for its value, why not).
+REFUSED = {
+    "add-caps": ("CAPS", _RIGHTS),
+    "drop-caps": ("CAPS", _RIGHTS),
+    "keep-privs": ("", _RIGHTS),
+    "allow-setuid": ("", _RIGHTS),
+    "security": ("WHAT", "labels and filters of the kernel's security modules are root's to set"),
+    "nvccli": ("", "nvidia-container-cli needs root; --nv binds what the host has"),
+    "network-args": ("ARGS", "networks other than none need root"),
+    "netns-path": ("PATH", "joining another network namespace needs root"),
+    "fusemount": ("SPEC", "mount it on the host, and bind it"),
+    "dmtcp-launch": ("NAME", "checkpoints are not made"),
+    "dmtcp-restart": ("NAME", "checkpoints are not made"),
+    **dict.fromkeys(("apply-cgroups",), ("FILE", _LIMITS)),
+    **dict.fromkeys(
+        ("blkio-weight", "blkio-weight-device", "cpu-shares", "cpus", "cpuset-cpus", "cpuset-mems", "memory",
+         "memory-reservation", "memory-swap", "pids-limit"),
+        ("LIMIT", _LIMITS),
+    ),
+}  # fmt: skip
 
 # Given more than once, these add up, with this between; of any other the last one counts.
 JOINED = {

@@ -67,14 +67,16 @@ def make(spec: Spec, spool: str = "", prefix: str = "") -> list[Op]:
             ops = [op for op in ops if not below(op[1], target)]
         else:
             ops.append((source, target, flags))
-    ops += [
+    own = [
         ("passwd", "/etc/passwd", READ_ONLY | IF_IN_IMAGE),
         ("group", "/etc/group", READ_ONLY | IF_IN_IMAGE),
     ]
     if spec.dns:
-        ops.append(("resolv.conf", "/etc/resolv.conf", READ_ONLY))
+        own.append(("resolv.conf", "/etc/resolv.conf", READ_ONLY))
     elif "resolv.conf" not in out:
-        ops.append(("/etc/resolv.conf", "/etc/resolv.conf", READ_ONLY | OPTIONAL | IF_IN_IMAGE))
+        own.append(("/etc/resolv.conf", "/etc/resolv.conf", READ_ONLY | OPTIONAL | IF_IN_IMAGE))
+    bound = [target for _, target, _ in spec.binds]
+    ops += [op for op in own if op[1] not in bound]  # what the user binds there is what he wants
     ops += [(path, path, READ_ONLY | OPTIONAL | IF_SLURM) for path in SLURM_FILES]
     if prefix:
         ops.append((prefix, prefix, READ_ONLY | OPTIONAL | IF_SLURM))

@@ -86,6 +86,8 @@ class Spec:
     unshare: tuple[str, ...] = ()
     hostname: str = ""
     dns: tuple[str, ...] = ()
+    no_umask: bool = False
+    no_eval: bool = False
     verbose: bool = False
 
     def __init__(self, image: str = "", **fields: object) -> None:
@@ -141,6 +143,13 @@ def absolute(path: str, cwd: str, home: str) -> str:
     if path == "~" or path.startswith("~/"):
         path = (home or "~") + path[1:]
     return path if path.startswith("/") else f"{cwd.rstrip('/')}/{path}"
+
+
+def _tidy(path: str) -> str:
+    """A path without parts that mean nothing; a ".." stays, for it may follow a link."""
+    if not path.startswith("/") or "://" in path:
+        return path
+    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
 def parse_bind(text: str, cwd: str, home: str, what: str = "bind") -> Bind:
@@ -274,11 +283,25 @@ def _overlay(text: str, cwd: str, home: str) -> tuple[str, bool]:
     return absolute(path, cwd, home), mode == "ro"
 
 
-def _assignment(pair: str) -> tuple[bytes, bytes]:
-    name, equals, value = pair.partition("=")
-    if not equals or not name:
-        raise BollardError(f"env {pair!r} is not NAME=VALUE", "give the name, an equals sign and the value")
-    return name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")
+def _assignments(text: str) -> list[tuple[bytes, bytes]]:
+    """One NAME=VALUE, or several with commas between, where double quotes keep a comma (Apptainer's --env)."""
+    pairs = [text]
+    if text.count("=") == 1:
+        pairs = [text.strip('"')]
+    elif "," in text or '"' in text:
+        import csv
+
+        try:
+            pairs = next(csv.reader([text], strict=True))
+        except csv.Error:
+            pass  # a line break or a quote in a value: one pair
+    found = []
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise BollardError(f"env {pair!r} is not NAME=VALUE", "give the name, an equals sign and the value")
+        found.append((name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")))
+    return found
 
 
 def _homes(given: dict[str, list[str]], cwd: str, host_home: str, contain: bool) -> tuple[str, str]:
@@ -333,13 +356,13 @@ def make(values: list[tuple[str, str]]) -> Spec:
     if on("writable") and (on("writable-tmpfs") or last("overlay")):
         raise BollardError("writable does not go with writable-tmpfs or an overlay", "choose one of them")
     return Spec(
-        image=absolute(last("image"), cwd, host_home) if last("image") else "",
+        image=_tidy(absolute(last("image"), cwd, host_home)) if last("image") else "",
         asked=last("asked") or last("image") or name,
         cwd=cwd,
         home=target,
         home_source=source,
         binds=_binds(given, cwd, host_home),
-        env=tuple(_assignment(pair) for pair in given.get("env", [])),
+        env=tuple(pair for value in given.get("env", []) for pair in _assignments(value)),
         keep_env=tuple(word.encode("utf-8", "surrogateescape") for word in _list(given.get("keep-env", []))),
         cleanenv=contain_all or on("cleanenv"),
         no_mount=_list(given.get("no-mount", [])),
@@ -359,5 +382,7 @@ def make(values: list[tuple[str, str]]) -> Spec:
         unshare=_unshare(given, _list(given.get("unshare", [])), contain_all),
         hostname=last("hostname"),
         dns=_list(given.get("dns", [])),
+        no_umask=compat or on("no-umask"),
+        no_eval=compat or on("no-eval"),
         verbose=on("verbose"),
     )

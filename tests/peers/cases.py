@@ -21,7 +21,8 @@ def plain(options: str, command: str, because: str = "", env: str = "") -> Case:
     return Case(f"BOX exec {options} $I/plain.sif {command}", because, env)
 
 
-SEEN = "seen /proc /sys /dev /tmp /var/tmp ~ ~/w /etc/passwd /etc/group /etc/hosts /etc/localtime /etc/resolv.conf"
+SEEN = "seen /proc /sys /dev /tmp /var/tmp ~ ~/w"
+SITE = "seen /etc/passwd /etc/group /etc/hosts /etc/localtime /etc/resolv.conf"
 
 # USER_PATH and an empty APPTAINER_APPNAME are Apptainer's own, BOLLARD_* ours; PROMPT_COMMAND and PS1 hold names.
 ENV = "env -0 | sort -z | grep -zvE '^(USER_PATH|APPTAINER_APPNAME|BOLLARD_[A-Z]*|PS1|PROMPT_COMMAND|_)=' | tr '\\0' '\\n'"
@@ -38,8 +39,8 @@ ACTIONS = (
     plain("", "./data/file"),
     plain("", "/etc"),
     plain("", "''"),
-    Case("BOX exec $I/plain.sif"),
-    Case("BOX exec"),
+    Case("BOX exec $I/plain.sif", "status-of-usage"),
+    Case("BOX exec", "status-of-usage"),
     Case("BOX exec no-such.sif true"),
     Case("BOX exec data/file true"),
     Case("BOX exec /dev/null true"),
@@ -55,11 +56,10 @@ ACTIONS = (
     Case("BOX run $I/plain.sif"),
     Case("BOX run $I/plain.sif a 'b c' ''"),
     Case("BOX run $I/plain.sif --flag -x"),
-    Case("$I/plain.sif x", "executable-images"),
     Case("BOX test $I/plain.sif"),
     Case("BOX test $I/plain.sif a b"),
     Case("BOX test $I/faked.sif"),
-    Case("BOX shell $I/plain.sif -c 'echo $0 $SHELL'"),
+    Case("BOX shell $I/plain.sif -c 'echo $0 $SHELL'", "shell-arguments"),
     Case("echo 'echo $SHELL; exit 4' | BOX shell $I/plain.sif"),
     Case("echo 'echo $0' | BOX shell --shell /bin/sh $I/plain.sif"),
     Case("echo 'echo $0' | BOX shell -s /bin/dash $I/plain.sif"),
@@ -82,7 +82,7 @@ ACTIONS = (
     Case("BOX shell $I/none.sqfs"),
     Case("BOX test $I/none.sqfs"),
     Case("BOX exec $I/none cat data/file"),
-    Case("BOX run $I/old a"),
+    Case("BOX run $I/old a", "old-runscript"),
     Case("BOX exec $I/old sh -c 'echo $OLD $PATH'"),
     Case("BOX exec $I/sandbox cat /srv/full/file"),
     Case("BOX run $I/sandbox a"),
@@ -109,7 +109,7 @@ ENVIRONMENT = (
     plain("--env NEW=one,two", "sh -c 'echo $NEW'"),
     plain("--env '\"NEW=one,two\"'", "sh -c 'echo $NEW'"),
     plain("--env NEW=", "sh -c 'echo [$NEW] ${NEW+set}'"),
-    plain("--env NEW", "sh -c 'echo [$NEW]'"),
+    plain("--env NEW", "sh -c 'echo [$NEW]'", "status-of-usage"),
     plain("--env NEW=a=b", "sh -c 'echo $NEW'"),
     plain("--env 'NEW=a b  c'", "sh -c 'echo \"$NEW\"'"),
     plain("--env 'NEW=$HOME'", "sh -c 'echo \"$NEW\"'"),
@@ -142,6 +142,7 @@ ENVIRONMENT = (
 
 MOUNTS = (
     plain("", SEEN),
+    plain("", SITE, "read-only-files"),
     plain("", "ls /"),
     plain("", "cat data/file"),
     plain("", "sh -c 'echo new > data/new'"),
@@ -152,8 +153,8 @@ MOUNTS = (
     plain("", "id"),
     plain("", "cat /etc/hostname"),
     plain("", "sh -c 'touch /opt/x'"),
-    plain("", "sh -c 'touch /etc/passwd'"),
-    plain("--bind data", "ls ~/w/data"),
+    plain("", "sh -c 'touch /etc/passwd'", "read-only-files"),
+    plain("--bind data", "ls ~/w/data", "relative-places"),
     plain("--bind data:/mnt", "cat /mnt/file"),
     plain("-B data:/mnt:ro", "sh -c 'seen /mnt; echo x > /mnt/file'"),
     plain("-B data:/mnt:rw", "seen /mnt"),
@@ -172,7 +173,7 @@ MOUNTS = (
     plain("--bind data:relative", "true"),
     plain("--bind data:/mnt:bad", "true"),
     plain("--bind a:b:c:d", "true"),
-    plain("--bind data:/", "true"),
+    plain("--bind data:/", "true", "root-replaced"),
     plain("--bind ''", "true"),
     plain("--bind data:/mnt", "sh -c 'cd /mnt; pwd; ls'"),
     plain("--bind data:/tmp/in", "sh -c 'cat /tmp/in/file'", "binds-below-tmp"),

@@ -21,11 +21,11 @@ def outcome(machine: Machine, case: Case, program: str) -> dict[str, object]:
     stderr = done.stderr.decode("utf-8", "replace").splitlines()
     if program == "apptainer":
         said = [line for line in stderr if re.match(r"(FATAL|ERROR|WARNING|INFO|DEBUG|VERBOSE):|Error for command|  --help|Usage:", line)]
-        gave_up = any(line.startswith(("FATAL", "Error for")) for line in said)
+        gave_up = any(line.startswith(("FATAL", "ERROR", "Error for")) for line in said)
     else:
         said = [line for line in stderr if line.startswith("bollard: ")]
         gave_up = bool(said) and done.returncode != 0
-    rest = [line for line in stderr if line not in said]
+    rest = [line.replace("/bin/sh: ", "sh: ") for line in stderr if line not in said]  # argument 0
     return {
         "status": done.returncode,
         "stdout": done.stdout.decode("utf-8", "replace"),

@@ -74,7 +74,7 @@ class Machine:
     """The tree, entered: an init process that reaps, and commands beside it."""
 
     def __init__(self, root: Path = ROOT) -> None:
-        command = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--uts", "--ipc",
+        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--uts", "--ipc",
                    "--kill-child", "sh", "-c", _ENTER, "sh", str(root)]  # fmt: skip
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
@@ -90,7 +90,7 @@ class Machine:
         return enter + ([] if root else ["setpriv", *ids, "--inh-caps=-all"]) + words
 
     def run(
-        self, script: str, root: bool = False, env: dict[str, str] | None = None, timeout: float = 120
+        self, script: str, root: bool = False, env: dict[str, str] | None = None, timeout: float = 30
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a script of bash there, as the user; nothing of our own environment goes along."""
         words = ["env", "-i", *(f"{k}={v}" for k, v in {**ENVIRONMENT, **(env or {})}.items()), "bash", "-c", script]

@@ -92,7 +92,7 @@ def test_options_end_at_the_image(argv, found, rest):
         (["--zzz=1"], "--zzz=1: no such option", "see `bollard plan --help`"),
         (["-Z"], "-Z: no such option", "see `bollard plan --help`"),
         (["--bind"], "--bind needs a value", "write --bind=SRC[:DST[:FLAGS]]"),
-        (["--cleanenv=1"], "--cleanenv takes no value", "write --cleanenv alone"),
+        (["--cleanenv=x"], "--cleanenv=x: a switch takes no value", "write --cleanenv alone"),
     ],
 )
 def test_options_that_cannot_be_meant(argv, message, hint):
