@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 FRAME_MAX = 16 << 20
 # spank_plugin/wire.h: ENV_SPEC
 SPEC_VARIABLE = b"SLURM_BOLLARD_SPEC="
-# A launcher with this mode waits for its program, sends DONE, and ends when it is answered (enter.c).
+# A launcher with one of these modes waits for its program (enter.c): in a process namespace, which only its children
+# enter; to save the container, when it sends DONE and ends when it is answered.
+WAIT = b"wait"
 SAVE = b"save"
 DONE = b"D"
 ENTRYPOINT = "/.singularity.d/runscript"
@@ -95,12 +97,12 @@ def _credentials(peer: socket) -> tuple[int, int]:
 
 
 def working_directory(asked: Spec, cwd: bytes) -> bytes:
-    """Where the task starts: --pwd, its own directory, the home, or "/"."""
+    """Where the task starts: --pwd, its own directory (not with --contain), the home, or "/"."""
     if asked.pwd:
         if not os.path.isdir(asked.pwd):
             raise BollardError(f"--pwd {asked.pwd}: no such directory in the container", "make it, or bind one there")
         return os.fsencode(asked.pwd)
-    for path in (cwd, os.fsencode(asked.home)):
+    for path in (b"" if asked.contain else cwd, os.fsencode(asked.home)):
         if path and os.path.isdir(path):
             return path
     return b"/"
@@ -125,7 +127,7 @@ def admit(container: Container, peer: socket) -> None:
     env = environment.of_task(image_env, env, asked, container.command, container.binds, cwd)
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
-    mode = SAVE if container.saver else b""
+    mode = SAVE if container.saver else WAIT if "pid" in container.spec.unshare else b""
     _send(peer, b"+", reply(argv, env, cwd, note(container, verbose, begin), mode), container.ways_in)
 
 

@@ -148,12 +148,14 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
     if asked.writable and opened.kind != image.DIRECTORY:
         raise BollardError(f"{asked.asked}: a file, and --writable writes into a directory", "use --writable-tmpfs")
     own_layers = layers.directories(asked)
+    if asked.workdir and not os.path.isdir(asked.workdir):
+        raise BollardError(f"workdir {asked.workdir}: no such directory", "make it, or name another one")
     for path in plan.workdirs(asked):
         os.makedirs(path, exist_ok=True)
     linux.use_capabilities(True)
     clock.mark("image")
-    _unshare(asked)
     linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
+    first = _unshare(asked)
     base = f"{SESSION}/image"
     os.mkdir(base, 0o755)
     server, words = 0, -1
@@ -176,7 +178,8 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
     if asked.dns:
         _write(files["resolv.conf"], "".join(f"nameserver {server}\n" for server in asked.dns).encode())
     lines = identity.lines(asked.home)
-    places = mounts.clone_sources(ops, files, SESSION, {})
+    ready = {plan.PROC: linux.clone_tree(f"{SESSION}/proc", recursive=False)} if first else {}
+    places = mounts.clone_sources(ops, files, SESSION, ready)
     clock.mark("sources")
     root = _first_look(asked, base, words)
     if server:
@@ -185,7 +188,7 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
         _write(files[name], identity.merged(_read_in(root, f"/etc/{name}"), ours))
     os.close(root)
     clock.mark("server")
-    base = layers.mount(asked, base, SESSION, own_layers)
+    base = layers.mount(asked, base, SESSION, own_layers, places)
     saver = None
     if asked.save:
         from bollard.runtime import save
@@ -193,8 +196,9 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
         saver = save.start(base, asked.save)
     new_root = mounts.make_root(base, SESSION, places, layers.is_writable(asked))
     # Opened on the host's /proc: the container may have none.
-    namespaces = ("user", "mnt", *asked.unshare)
-    ways_in = tuple(os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in namespaces)
+    namespaces = [f"self/ns/{name}" for name in ("user", "mnt", *asked.unshare) if name != "pid"]
+    namespaces += [f"{first}/ns/pid"] if first else []
+    ways_in = tuple(os.open(f"/proc/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in namespaces)
     linux.change_root(new_root)
     clock.mark("mounts")
     container = Container(asked, opened, ops, server, clock, ways_in)
@@ -208,17 +212,26 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
     return container
 
 
-def _unshare(asked: Spec) -> None:
-    """The namespaces asked for besides those that every container has."""
-    if "pid" in asked.unshare:
-        raise BollardError("an own process namespace cannot be had yet", "leave --pid and --containall out")
-    linux.new_namespaces(asked.unshare)
+def _unshare(asked: Spec) -> int:
+    """The namespaces asked for besides those that every container has. With an own process namespace: the
+    process id of its first one, whose /proc is at SESSION/proc then; else 0."""
+    linux.new_namespaces(tuple(name for name in asked.unshare if name != "pid"))
     if asked.hostname:
         from _socket import sethostname
 
         sethostname(asked.hostname)
     if "net" in asked.unshare:
         linux.bring_up("lo")
+    if "pid" not in asked.unshare:
+        return 0
+    os.mkdir(f"{SESSION}/proc", 0o755)
+    try:
+        return linux.start_init(f"{SESSION}/proc")
+    except OSError as error:
+        raise BollardError(
+            f"no process namespace for the container: {error.filename}: {error.strerror}",
+            "leave --pid and --containall out; a machine that covers parts of /proc allows none",
+        ) from None
 
 
 class _NeedsShell(Exception):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from bollard.runtime import linux
+from bollard.runtime import linux, mounts
 from bollard.runtime.errors import BollardError
 
 TYPE_CHECKING = False
@@ -39,11 +39,17 @@ def directories(asked: Spec) -> list[tuple[int, bool]]:
     return found
 
 
-def mount(asked: Spec, base: str, session: str, opened: list[tuple[int, bool]]) -> str:
-    """Mount the layers of `asked` above the image at `base`; the path of the result, `base` where there are none."""
+def mount(
+    asked: Spec, base: str, session: str, opened: list[tuple[int, bool]], places: list[mounts.Place]
+) -> str:
+    """Mount the layers of `asked` above the image at `base`; the path of the result, `base` where there are none.
+    What the image lacks of the mount points for `places` is in a layer below it: the user's own stays clean."""
     if not opened and not asked.writable_tmpfs:
         return base
-    lower, upper, work = [base], "", ""
+    points = f"{session}/points"
+    os.mkdir(points, 0o755)
+    mounts.make_points(base, points, places)
+    lower, upper, work = [base, points], "", ""
     for fd, read_only in opened:
         path = f"/proc/self/fd/{fd}"
         if read_only:

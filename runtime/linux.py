@@ -46,6 +46,25 @@ def new_namespaces(names: tuple[str, ...]) -> None:
         _check(lib.unshare(flags[name]), f"unshare(CLONE_NEW{name.upper()})")
 
 
+def start_init(proc: str) -> int:
+    """Start the first process of a new PID namespace, which ends with this process; its process id. The
+    namespace's /proc is then mounted on the directory `proc`."""
+    reader, writer = os.pipe()
+    try:
+        pid = _check(lib.b_start_init(os.fsencode(proc), writer), "clone(CLONE_NEWPID)")
+        os.close(writer)
+        writer = -1
+        answer = os.read(reader, 1)
+        if answer != b"\0":
+            number = answer[0] if answer else 0
+            raise OSError(number, os.strerror(number) if number else "it ended", "an own /proc")
+        return pid
+    finally:
+        for fd in (reader, writer):
+            if fd >= 0:
+                os.close(fd)
+
+
 def bring_up(interface: str) -> None:
     """Set a network interface of our own network namespace up (netdevice(7))."""
     from _socket import AF_INET, SOCK_DGRAM, socket

@@ -40,6 +40,7 @@ int b_mount_setattr(int dir, unsigned int flags, unsigned long long set);
 int b_openat2(int dir, const char *path, unsigned long long flags, unsigned long long resolve);
 int b_drop_capabilities(void);
 int b_use_capabilities(int on);
+int b_start_init(const char *proc, int ready);
 """)
 
 ffi.set_source(
@@ -49,6 +50,7 @@ ffi.set_source(
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -64,6 +66,9 @@ ffi.set_source(
 #endif
 #ifndef SYS_openat2
 #define SYS_openat2 437
+#endif
+#ifndef SYS_close_range
+#define SYS_close_range 436
 #endif
 #ifndef SYS_mount_setattr
 #define SYS_mount_setattr 442
@@ -98,6 +103,27 @@ static int b_openat2(int dir, const char *path, unsigned long long flags, unsign
 {
     struct b_open_how how = { flags, 0, resolve };
     return (int) syscall(SYS_openat2, dir, path, &how, sizeof(how));
+}
+
+/* A child that is the first process of a PID namespace. It mounts the namespace's /proc on `proc`, tells through
+ * `ready` (a NUL byte, or errno), and from then on only is there: orphans go to it and are reaped by the kernel.
+ * All of it is C, for no fork of Python's makes a namespace for one child alone. */
+static int b_start_init(const char *proc, int ready)
+{
+    long pid = syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, 0, 0, 0, 0);
+    char failed;
+
+    if (pid != 0)
+        return (int) pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    prctl(PR_SET_NAME, "bollard-init", 0, 0, 0);
+    signal(SIGCHLD, SIG_IGN);
+    failed = mount("proc", proc, "proc", MS_NOSUID | MS_NODEV, 0) < 0 ? (char) errno : 0;
+    if (dup2(ready, 0) < 0 || syscall(SYS_close_range, 1, ~0u, 0) < 0 || write(0, &failed, 1) != 1 || failed)
+        _exit(1);
+    close(0);
+    for (;;)
+        pause();
 }
 
 static int b_use_capabilities(int on)

@@ -33,8 +33,8 @@ SETS = TMPFS | DEVPTS | PROC | LINK  # those that have no source on the host
 # What a /dev of the container's own has of the host's (Apptainer's `mount dev = minimal`).
 DEV_NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 DEV_LINKS = (
-    ("/proc/self/fd", "/dev/fd"), ("/proc/self/fd/0", "/dev/stdin"), ("/proc/self/fd/1", "/dev/stdout"),
-    ("/proc/self/fd/2", "/dev/stderr"), ("pts/ptmx", "/dev/ptmx"),
+    ("/proc/self/fd", "/dev/fd"), ("fd/0", "/dev/stdin"), ("fd/1", "/dev/stdout"), ("fd/2", "/dev/stderr"),
+    ("/dev/pts/ptmx", "/dev/ptmx"),
 )  # fmt: skip
 
 # Apptainer binds no working directory at or below these, for they are the image's own or bound already.
