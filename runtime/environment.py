@@ -216,8 +216,8 @@ def of_task(
                     ranks[rest] = rank
                     asked[rest] = value
         elif name in _NOT_FROM_HOST and name not in spec.keep_env:
-            if name == b"HOME":
-                home = home or value  # --no-home takes the directory away, not its name
+            if name == b"HOME":  # --no-home takes the directory away, not its name
+                home = home or (b"/root" if spec.fakeroot else value)
         elif equals and (not clean or name in _CLEAN_KEEPS):
             env[name] = value
     held = {name: env[name] for name in spec.keep_env if name in env} if spec.keep_env else {}

@@ -59,7 +59,9 @@ def lines(home: str) -> dict[str, list[bytes]]:
 
 
 def merged(text: bytes, ours: list[bytes]) -> bytes:
-    """The image's file with `ours` in place of its own lines of the same numbers."""
+    """The image's file with `ours` in place of its own lines of the same numbers; root's stay as they are."""
+    if any(line.split(b":")[2:3] == [b"0"] for line in text.split(b"\n")):
+        ours = [line for line in ours if line.split(b":")[2] != b"0"]
     numbers = {line.split(b":")[2] for line in ours}
     kept = [line for line in text.split(b"\n") if line and (line.split(b":") + [b""] * 3)[2] not in numbers]
     return b"\n".join([*kept, *ours]) + b"\n"

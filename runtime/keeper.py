@@ -172,11 +172,13 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
     from bollard.runtime import shellenv  # noqa: F401
 
     ops = plan.make(asked, spool, PREFIX)
-    files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf")}
+    files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf", "hostname")}
     for path in files.values():
         _write(path, b"")
     if asked.dns:
         _write(files["resolv.conf"], "".join(f"nameserver {server}\n" for server in asked.dns).encode())
+    if asked.hostname:
+        _write(files["hostname"], f"{asked.hostname}\n".encode())
     lines = identity.lines(asked.home)
     ready = {plan.PROC: linux.clone_tree(f"{SESSION}/proc", recursive=False)} if first else {}
     places = mounts.clone_sources(ops, files, SESSION, ready)

@@ -161,7 +161,7 @@ TABLE: tuple[Row, ...] = (
 # Apptainer's options for which there is nothing to do here: name -> the word that stands for its value.
 WITHOUT_EFFECT = {
     **dict.fromkeys(
-        ("userns", "unsquash", "underlay", "no-init", "no-pid", "no-privs", "sharens", "no-https", "disable-cache",
+        ("userns", "unsquash", "underlay", "no-init", "no-pid", "no-privs", "sharens", "no-nv", "no-rocm", "no-https", "disable-cache",
          "ignore-fakeroot-command", "ignore-subuid", "ignore-userns", "docker-login", "passphrase", "oom-kill-disable"),
         "",
     ),
@@ -173,6 +173,7 @@ _RIGHTS = "a container has the rights of its user, and no others"
 
 # Those that cannot be had: name -> (the word that stands for its value, why not).
 REFUSED = {
+    "device": ("DEVICE", "devices by their CDI names are not known; --bind the files of /dev"),
     "add-caps": ("CAPS", _RIGHTS),
     "drop-caps": ("CAPS", _RIGHTS),
     "keep-privs": ("", _RIGHTS),

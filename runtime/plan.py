@@ -3,8 +3,8 @@
 
 An operation is a tuple (source, target, flags), carried out in order by `mounts.py`:
 
-    source  host path; or "passwd", "group", "resolv.conf": a file the keeper writes; with TMPFS the options of the
-            new tmpfs; with LINK what a symbolic link holds; nothing with DEVPTS and PROC
+    source  host path; or "passwd", "group", "resolv.conf", "hostname": a file the keeper writes; with TMPFS the
+            options of the new tmpfs; with LINK what a symbolic link holds; nothing with DEVPTS and PROC
     target  absolute path in the container
     flags   the sum of the constants below and of those in spec.py
 
@@ -75,6 +75,8 @@ def make(spec: Spec, spool: str = "", prefix: str = "") -> list[Op]:
         own.append(("resolv.conf", "/etc/resolv.conf", READ_ONLY))
     elif "resolv.conf" not in out:
         own.append(("/etc/resolv.conf", "/etc/resolv.conf", READ_ONLY | OPTIONAL | IF_IN_IMAGE))
+    if spec.hostname:
+        own.append(("hostname", "/etc/hostname", READ_ONLY | IF_IN_IMAGE))
     bound = [target for _, target, _ in spec.binds]
     ops += [op for op in own if op[1] not in bound]  # what the user binds there is what he wants
     ops += [(path, path, READ_ONLY | OPTIONAL | IF_SLURM) for path in SLURM_FILES]

@@ -268,6 +268,8 @@ def _unshare(given: dict[str, list[str]], words: tuple[str, ...], everything: bo
         asked |= {"pid", "ipc"}
     if given.get("hostname", [""])[-1]:
         asked.add("uts")
+    if given.get("network", [""])[-1]:
+        asked.add("net")
     return tuple(name for name in NAMESPACES if name in asked)
 
 
@@ -302,6 +304,13 @@ def _assignments(text: str) -> list[tuple[bytes, bytes]]:
             raise BollardError(f"env {pair!r} is not NAME=VALUE", "give the name, an equals sign and the value")
         found.append((name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")))
     return found
+
+
+def _servers(words: tuple[str, ...]) -> tuple[str, ...]:
+    for word in words:
+        if not word.strip("0123456789abcdefABCDEF.:") == "" or not set(word) & set(".:"):
+            raise BollardError(f"dns {word!r} is no IP address", "name the servers by their addresses")
+    return words
 
 
 def _homes(given: dict[str, list[str]], cwd: str, host_home: str, contain: bool) -> tuple[str, str]:
@@ -381,7 +390,7 @@ def make(values: list[tuple[str, str]]) -> Spec:
         save=absolute(last("save"), cwd, host_home) if last("save") else "",
         unshare=_unshare(given, _list(given.get("unshare", [])), contain_all),
         hostname=last("hostname"),
-        dns=_list(given.get("dns", [])),
+        dns=_servers(_list(given.get("dns", []))),
         no_umask=compat or on("no-umask"),
         no_eval=compat or on("no-eval"),
         verbose=on("verbose"),

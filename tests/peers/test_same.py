@@ -18,14 +18,14 @@ def outcome(machine: Machine, case: Case, program: str) -> dict[str, object]:
     """What one of the two makes of a line: status, stdout, whether it gave up, and the rest of stderr."""
     env = dict(pair.split("=", 1) for pair in case.env.split("|") if pair)
     done = machine.run(_FRESH + case.line.replace("BOX", program), env=env)
-    stderr = done.stderr.decode("utf-8", "replace").splitlines()
+    stderr = re.sub(r"\x1b\[\d+m", "", done.stderr.decode("utf-8", "replace")).splitlines()
     if program == "apptainer":
         said = [line for line in stderr if re.match(r"(FATAL|ERROR|WARNING|INFO|DEBUG|VERBOSE):|Error for command|  --help|Usage:", line)]
         gave_up = any(line.startswith(("FATAL", "ERROR", "Error for")) for line in said)
     else:
         said = [line for line in stderr if line.startswith("bollard: ")]
         gave_up = bool(said) and done.returncode != 0
-    rest = [line.replace("/bin/sh: ", "sh: ") for line in stderr if line not in said]  # argument 0
+    rest = [line.replace("/bin/sh: ", "sh: ") for line in stderr if line not in said and "apptainer exec" not in line]
     return {
         "status": done.returncode,
         "stdout": done.stdout.decode("utf-8", "replace"),
