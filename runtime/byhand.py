@@ -133,6 +133,25 @@ def _keep(asked: Spec, action: str, argv: list[str], shell: str, listener: int, 
     os.close(writer)
     container.command = action.encode()
     keeper.serve(container, listener, handle)  # the program's pidfd in the place of a job's socket
+    pause = 0.02
+    while _others_here():  # what the program left in the background goes on, as it would on the host
+        time.sleep(pause)
+        pause = min(2 * pause, 1.0)
+
+
+def _others_here() -> bool:
+    """Whether another process is in this mount namespace; with an own process namespace there is none left."""
+    try:
+        here, names = os.readlink("/proc/self/ns/mnt"), os.listdir("/proc")
+    except OSError:
+        return False
+    for name in names:
+        try:
+            if name.isdigit() and int(name) != os.getpid() and os.readlink(f"/proc/{name}/ns/mnt") == here:
+                return True
+        except OSError:
+            pass  # not ours, or gone
+    return False
 
 
 def _tell(writer: int, status: str, text: str) -> None:

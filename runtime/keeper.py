@@ -71,7 +71,7 @@ class Container:
         self.scripts: list[tuple[str, bytes]] = []  # the image's own, for its environment
         self.environment: environment.ImageEnvironment | None = None  # what they set, once that is known
         self.entrypoint: dict[bytes, bytes] | None = None  # what the entrypoint changed, once it has run
-        self.saver: Saver | None = None
+        self.saver: Saver | layers.Servers | None = None
         self.steps: dict[bytes, Spec] = {}  # spec text of a step that named this container: what it asked
         self.binds = os.fsencode(bind_text(spec.binds))
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
@@ -145,9 +145,9 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
     linux.new_mount_namespace()  # first, for a directory can be bound only by the namespace it was opened in
     linux.use_capabilities(False)
     opened = image.open_image(asked.image, os.uname().machine)
-    if asked.writable and opened.kind != image.DIRECTORY:
+    if asked.writable and opened.kind != image.DIRECTORY and not opened.overlays():
         raise BollardError(f"{asked.asked}: a file, and --writable writes into a directory", "use --writable-tmpfs")
-    own_layers = layers.directories(asked)
+    own_layers = layers.opened(asked, opened)
     if asked.workdir and not os.path.isdir(asked.workdir):
         raise BollardError(f"workdir {asked.workdir}: no such directory", "make it, or name another one")
     for path in plan.workdirs(asked):
@@ -190,8 +190,8 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
         _write(files[name], identity.merged(_read_in(root, f"/etc/{name}"), ours))
     os.close(root)
     clock.mark("server")
-    base = layers.mount(asked, base, SESSION, own_layers, places)
-    saver = None
+    saver: Saver | layers.Servers | None
+    base, saver = layers.mount(asked, base, SESSION, own_layers, places)
     if asked.save:
         from bollard.runtime import save
 

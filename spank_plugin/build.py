@@ -11,6 +11,8 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. What is installe
     PREFIX/bollard-enter      the launcher, static
     PREFIX/squashfuse[2]      a copy of the FUSE server, unreadable for users; 2: built with libfuse 2
     PREFIX/squashfuse-owner   the like, for files that shall be the user's, where the other has no uid=
+    PREFIX/squashfuse-owner-is-known  empty; there where the first can do that itself
+    PREFIX/fuse2fs, PREFIX/fuse-overlayfs  copies of the servers of layers, where there are such with libfuse 3
     PREFIX/python/bollard/    the Python packages, compiled
     PREFIX/session/           a keeper covers it, in its own mount namespace
     /usr/bin/bollard          the command
@@ -39,7 +41,8 @@ import options  # noqa: E402
 
 WARNINGS = ["-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
 
-MODES = {"bollard-enter": 0o755, "squashfuse": 0o711, "squashfuse2": 0o711, "squashfuse-owner": 0o711}
+MODES = {"bollard-enter": 0o755, "squashfuse": 0o711, "squashfuse2": 0o711, "squashfuse-owner": 0o711,
+         "fuse2fs": 0o711, "fuse-overlayfs": 0o711}  # fmt: skip
 
 # extern "Python": start.c calls these, callbacks.py defines them.
 CALLBACKS = """
@@ -221,6 +224,12 @@ def copy_server(out: Path) -> None:
     simple = shutil.which("squashfuse")
     if simple and simple != program and b"uid=%d" not in Path(program).read_bytes():
         shutil.copy(simple, out / "squashfuse-owner")
+    else:
+        (out / "squashfuse-owner-is-known").touch()
+    for name in ("fuse2fs", "fuse-overlayfs"):
+        found = shutil.which(name)
+        if found and "libfuse3.so" in subprocess.run(["ldd", found], stdout=subprocess.PIPE, text=True).stdout:
+            shutil.copy(found, out / name)
 
 
 def install(out: Path, prefix: Path, destdir: Path) -> None:

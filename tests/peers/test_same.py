@@ -25,7 +25,7 @@ def outcome(machine: Machine, case: Case, program: str) -> dict[str, object]:
     else:
         said = [line for line in stderr if line.startswith("bollard: ")]
         gave_up = bool(said) and done.returncode != 0
-    rest = [line.replace("/bin/sh: ", "sh: ") for line in stderr if line not in said and "apptainer exec" not in line]
+    rest = [line.replace("/bin/sh: ", "sh: ") for line in stderr if line not in said and f" {program} exec" not in line]
     return {
         "status": done.returncode,
         "stdout": done.stdout.decode("utf-8", "replace"),
