@@ -83,7 +83,7 @@ def test_forms_in_the_order_in_which_they_win():
     ]  # fmt: skip
 
 
-VALUES = {
+VALUES = {"dns": "192.0.2.1", 
     "bind": "/a:/b", "mounts": "/a:/b", "mount": "type=bind,src=/a,dst=/b", "env": "A=b", "home": "/x:/y",
     "unshare": "net", "hostname": "h",
 }  # fmt: skip
