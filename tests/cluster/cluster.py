@@ -8,6 +8,7 @@ mounts, sockets, files) is read through /proc of the node's init, so that asking
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -144,6 +145,13 @@ class Cluster:
         self.suite = suite
         self.inits: dict[str, int] = {}
         self.jobs: list[int] = []  # submitted by sbatch, to be ended by whoever gives up on them
+
+    @functools.cached_property
+    def release(self) -> tuple[int, int]:
+        """Slurm's, as (20, 11): what a test expects where releases differ is written with it."""
+        words = good(self.exec(["sinfo", "--version"])).split()  # "slurm-wlm 20.11.4"
+        major, minor = words[-1].split(".")[:2]
+        return int(major), int(minor)
 
     # Commands of the cluster itself.
 
