@@ -26,7 +26,15 @@ typedef int option_reset_fn(void *opt, const char *name);
 static struct {
 	char *own;                       /* --container, where Slurm has no such option */
 	char *values[OPTION_COUNT];      /* of the options registered here */
+	char *salloc_own;                /* what salloc was given, for the interactive step that it starts */
+	char *salloc_values[OPTION_COUNT];
 } given;
+
+/* Slurm's option table, and how it is read; NULL where it is hidden. */
+static struct {
+	void *opt;
+	option_get_fn *get;
+} slurm;
 
 static int fail(const char *text)
 {
@@ -60,6 +68,48 @@ static int slurm_version(spank_t spank)
 	return atoi(major) * 100 + atoi(minor);
 }
 
+/* Where Slurm looks for an option of a plugin's besides the command line. It puts those of sbatch and
+ * salloc there for every srun below, until which they are in force again. */
+static void option_variable(char *name, size_t size, const char *option)
+{
+	char *at;
+
+	snprintf(name, size, "SLURM_SPANK__SLURM_SPANK_OPTION_bollard_%s", option);
+	for (at = name; *at; at++)
+		if (*at == '-')
+			*at = '_';
+}
+
+/* Take away what a job around this one was given; return it. */
+static char *disinherit(const char *option)
+{
+	char name[256], *value;
+
+	option_variable(name, sizeof(name), option);
+	value = getenv(name);
+	if (value && !(value = strdup(value)))
+		fail("out of memory");
+	unsetenv(name);
+	return value;
+}
+
+/* SRUN_CONTAINER and its like, which Slurm >= 21.08 knows by itself: read after #SBATCH lines, and before
+ * the command line, as Slurm's own. */
+static void offer_environment_form(void)
+{
+	const char *variable = "SRUN_CONTAINER", *value;
+	char name[256], *salloc;
+
+	if (spank_context() == S_CTX_ALLOCATOR) {
+		salloc = slurm.get(slurm.opt, "no-shell");  /* which salloc alone has */
+		variable = salloc && strcmp(salloc, "invalid-context") != 0 ? "SALLOC_CONTAINER" : "SBATCH_CONTAINER";
+	}
+	option_variable(name, sizeof(name), "container");
+	value = getenv(variable);
+	if (value && setenv(name, value, 1) < 0)
+		fail("out of memory");
+}
+
 int client_init(spank_t spank)
 {
 	struct spank_option container = { "container", "IMAGE", "run each task in the container IMAGE", 1, -1,
@@ -68,15 +118,25 @@ int client_init(spank_t spank)
 	/* Inherited from a job around this one: Slurm's rule is that steps do not inherit a container. */
 	unsetenv("SLURM_CONTAINER");
 	unsetenv(ENV_SPEC);
+	slurm.opt = dlsym(RTLD_DEFAULT, "opt");
+	slurm.get = (option_get_fn *) dlsym(RTLD_DEFAULT, "slurm_option_get");
 	/* Slurm >= 21.08 owns --container, and drops a second option of that name with a message. */
-	if (slurm_version(spank) < 2108 && spank_option_register(spank, &container) != ESPANK_SUCCESS)
-		return -1;
+	if (slurm_version(spank) < 2108) {
+		if (spank_option_register(spank, &container) != ESPANK_SUCCESS)
+			return -1;
+		given.salloc_own = disinherit("container");
+		if (slurm.opt && slurm.get)
+			offer_environment_form();
+	}
 	for (int i = 0; i < OPTION_COUNT; i++) {
 		struct spank_option option = { OPTIONS[i].slurm, OPTIONS[i].argument, OPTIONS[i].help,
 					       OPTIONS[i].argument != NULL, i, on_option };
 
-		if (option.name && spank_option_register(spank, &option) != ESPANK_SUCCESS)
+		if (!option.name)
+			continue;
+		if (spank_option_register(spank, &option) != ESPANK_SUCCESS)
 			return -1;
+		given.salloc_values[i] = disinherit(option.name);
 	}
 	return 0;
 }
@@ -226,28 +286,40 @@ static int slurm_runs_it(const char *container)
 }
 
 /* The value of --container, taken away from Slurm; NULL when there is none, or when it stays Slurm's. */
-static const char *take_over(void *opt, option_get_fn *get)
+static const char *take_over(void)
 {
 	option_reset_fn *reset = (option_reset_fn *) dlsym(RTLD_DEFAULT, "slurm_option_reset");
 	const char *container = given.own;
 
 	if (container)
 		return container;
-	container = get(opt, "container");  /* such strings live as long as this short process */
+	container = slurm.get(slurm.opt, "container");  /* such strings live as long as this short process */
 	if (!container || slurm_runs_it(container))
 		return NULL;
 	if (!reset)
 		fail("this Slurm does not let a plugin take --container over; "
 		     "ask the site's administrator to run its tests");
-	reset(opt, "container");
+	reset(slurm.opt, "container");
 	unsetenv("SLURM_CONTAINER");
 	return container;
 }
 
 /* slurm_option_get() has words for "not given" and "not for this command". */
-static int is_set(const char *value)
+static int is_set(const char *option)
 {
+	const char *value = slurm.get(slurm.opt, option);
+
 	return value && strcmp(value, "unset") != 0 && strcmp(value, "invalid-context") != 0;
+}
+
+/* LaunchParameters=use_interactive_step: this srun is salloc's own, and does what salloc was asked for. */
+static void inherit_from_salloc(void)
+{
+	if (!given.own && given.salloc_own)
+		keep_value(&given.own, given.salloc_own);
+	for (int i = 0; i < OPTION_COUNT; i++)
+		if (!given.values[i] && given.salloc_values[i])
+			keep_value(&given.values[i], OPTIONS[i].argument ? given.salloc_values[i] : NULL);
 }
 
 /* Whether two specs, or none, are the same but for --container-verbose, which stands last. */
@@ -265,28 +337,29 @@ static int same_container(const char *a, const char *b)
 int client_post_opt(spank_t spank)
 {
 	static int component;
-	void *opt = dlsym(RTLD_DEFAULT, "opt");
-	option_get_fn *get = (option_get_fn *) dlsym(RTLD_DEFAULT, "slurm_option_get");
-	const char *container = NULL, *chdir_to = NULL, *multi_prog = NULL, *first = getenv(ENV_SPEC);
+	const char *container = NULL, *chdir_to = NULL, *first = getenv(ENV_SPEC);
 	char *spec = NULL, *here = NULL;
+	int multi_prog = 0;
 
 	(void) spank;
-	if (opt && get) {
-		container = take_over(opt, get);
-		chdir_to = get(opt, "chdir");
-		multi_prog = get(opt, "multi-prog");
+	if (slurm.opt && slurm.get) {
+		if (is_set("interactive"))
+			inherit_from_salloc();
+		container = take_over();
+		chdir_to = slurm.get(slurm.opt, "chdir");
+		multi_prog = is_set("multi-prog");
+		if (container && is_set("export-file"))
+			fail("--container does not go with --export-file, which takes the container's own variable "
+			     "away; use --export=NAME,...");
 	} else if (given.own) {
 		fail("this Slurm hides its options from plugins; ask the site's administrator to run bollard's tests");
 	}
 	if (!chdir_to)
 		chdir_to = here = getcwd(NULL, 0);
-	if (container && opt && get && is_set(get(opt, "export-file")))
-		fail("--container does not go with --export-file, which takes the container's own variable away; "
-		     "use --export=NAME,...");
 	if (container && !container[0])
 		fail("--container has no value; name a SIF file, a squashfs file or a directory");
 	if (container)
-		spec = make_spec(container, chdir_to ? chdir_to : "/", is_set(multi_prog));
+		spec = make_spec(container, chdir_to ? chdir_to : "/", multi_prog);
 	if (component++ == 0) {
 		if (spec && strlen(spec) + sizeof(ENV_SPEC) >= SPEC_MAX)
 			fail("what is asked of the container is longer than Linux lets a variable be; use fewer binds");
@@ -298,6 +371,8 @@ int client_post_opt(spank_t spank)
 	}
 	free(here);
 	free(spec);
+	free(given.own);
+	given.own = NULL;  /* the next component has its own */
 	return 0;
 }
 

@@ -144,7 +144,9 @@ class Cluster:
     def __init__(self, suite: str) -> None:
         self.suite = suite
         self.inits: dict[str, int] = {}
-        self.jobs: list[int] = []  # submitted by sbatch, to be ended by whoever gives up on them
+        # What a test that gives up leaves for others to end: jobs of sbatch, and what runs on terminals.
+        self.jobs: list[int] = []
+        self.terminals: list[pexpect.spawn[str]] = []
 
     @functools.cached_property
     def release(self) -> tuple[int, int]:
@@ -228,9 +230,13 @@ class Cluster:
 
     def terminal(self, command: str, user: str = "alice", cwd: str | None = None) -> pexpect.spawn[str]:
         """A command of bash's on a terminal of its own, 24 rows by 80 columns."""
+        if self.release < (21, 8) and command.startswith(("srun", "salloc")):
+            # srun --pty leaves the terminal's own output processing on there: lines would end in \r\r\n.
+            command = f"stty -onlcr; {command}"
         program, *words = self.command(command, user=user, cwd=cwd)
         child = pexpect.spawn(program, words, timeout=PATIENCE, encoding="utf-8", dimensions=(24, 80))
         child.delaybeforesend = None
+        self.terminals.append(child)
         return child
 
     def sbatch(self, script: str, work: Work, *options: str, env: dict[str, str] | None = None) -> int:
