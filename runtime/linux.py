@@ -82,6 +82,11 @@ def open_in_root(root: int, path: str, flags: int = os.O_PATH) -> int:
     return _check(lib.b_openat2(root, os.fsencode(path), flags | os.O_CLOEXEC, resolve), path)
 
 
+def exchange(one: str, other: str) -> None:
+    """Give two files or directories each other's name, at one moment (renameat2(2))."""
+    _check(lib.b_exchange(os.fsencode(one), os.fsencode(other)), f"exchange of {one} and {other}")
+
+
 def change_root(new_root: str) -> None:
     """Make the mount at `new_root` the root of this mount namespace and let go of the old one."""
     os.chdir(new_root)

@@ -7,11 +7,13 @@ An operation is a tuple (source, target, flags), carried out in order by `mounts
     target  absolute path in the container
     flags   the sum of the constants below
 
-Order and rules are Apptainer's (its container_linux.go, `create`): kernel filesystems, /dev, site files, home,
-/tmp and /var/tmp, working directory, user binds, identity, name resolution.
+Order and rules are Apptainer's (its container_linux.go, `create`): kernel filesystems, /dev, site files and mounts,
+home, /tmp and /var/tmp, working directory, user binds, identity, name resolution.
 """
 
 from __future__ import annotations
+
+from bollard.runtime.site import Site
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,15 +35,17 @@ NO_CWD_BELOW = ("/sys", "/proc", "/dev")
 SLURM_MARK = "/etc/slurm"
 SLURM_FILES = ("/etc/slurm", "/run/munge")
 
+DEFAULTS = Site()
+
 
 def below(path: str, parent: str) -> bool:
     """Whether `path` is `parent` or lies in it, by components."""
     return path == parent or path.startswith(parent.rstrip("/") + "/")
 
 
-def make(spec: Spec, spool: str = "", prefix: str = "") -> list[Op]:
+def make(spec: Spec, spool: str = "", prefix: str = "", here: Site = DEFAULTS) -> list[Op]:
     """The operations for `spec`. `spool`: SlurmdSpoolDir, where batch scripts and PMIx files lie; `prefix`:
-    the installation, which Slurm's commands in the image load the plugin from."""
+    the installation, which Slurm's commands in the image load the plugin from; `here`: what the site wants."""
     ops: list[Op] = [
         ("/proc", "/proc", 0),
         ("/sys", "/sys", OPTIONAL),
@@ -49,12 +53,13 @@ def make(spec: Spec, spool: str = "", prefix: str = "") -> list[Op]:
         ("/etc/localtime", "/etc/localtime", READ_ONLY | OPTIONAL | IF_IN_IMAGE),
         ("/etc/hosts", "/etc/hosts", READ_ONLY | OPTIONAL | IF_IN_IMAGE),
     ]
+    ops += [(source, target, OPTIONAL | (READ_ONLY if ro else 0)) for source, target, ro in here.mounts]
     if spec.home:
         ops.append((spec.home_source, spec.home, OPTIONAL))
     ops += [("/tmp", "/tmp", OPTIONAL), ("/var/tmp", "/var/tmp", OPTIONAL)]
     if spool:
         ops.append((spool, spool, OPTIONAL))
-    if _binds_cwd(spec.cwd, ops, spec.binds):
+    if here.cwd and _binds_cwd(spec.cwd, ops, spec.binds):
         ops.append((spec.cwd, spec.cwd, OPTIONAL))
     ops += [(source, target, READ_ONLY if ro else 0) for source, target, ro in spec.binds]
     ops += [
@@ -64,7 +69,7 @@ def make(spec: Spec, spool: str = "", prefix: str = "") -> list[Op]:
     ]
     ops += [(path, path, READ_ONLY | OPTIONAL | IF_SLURM) for path in SLURM_FILES]
     if prefix:
-        ops.append((prefix, prefix, READ_ONLY | OPTIONAL | IF_SLURM))
+        ops.append((prefix, here.prefix or prefix, READ_ONLY | OPTIONAL | IF_SLURM))
     return ops
 
 
@@ -76,12 +81,14 @@ def _binds_cwd(cwd: str, ops: list[Op], binds: tuple[tuple[str, str, bool], ...]
     return not any(below(cwd, target) for _, target, *_ in (*ops, *binds))
 
 
-def spool_directory(site: str, host: str) -> str:
-    """`spool=` of the plugstack.conf arguments, its %h and %n replaced by this node's name."""
-    for word in site.split(" "):
-        if word.startswith("spool="):
-            return word[6:].replace("%h", host).replace("%n", host)
-    return ""
+def spool_directory(arguments: str, host: str, here: Site = DEFAULTS) -> str:
+    """SlurmdSpoolDir: the site's word, else `spool=` of the plugstack.conf arguments; its %h and %n replaced by this
+    node's name."""
+    found = here.spool
+    for word in arguments.split(" "):
+        if word.startswith("spool=") and not found:
+            found = word[6:]
+    return found.replace("%h", host).replace("%n", host)
 
 
 def describe(ops: list[Op]) -> list[str]:
