@@ -107,7 +107,7 @@ def _keep(asked: Spec, action: str, argv: list[str], shell: str, listener: int, 
         linux.name_process("bollard-keeper")
         times = clock.Clock()
         spool = os.path.dirname(os.environ.get("PMIX_SERVER_TMPDIR", ""))
-        new_user_namespace()
+        _new_user_namespace()
         container = keeper.enter(asked, times, spool, argv[0] if argv else "sh", site.load(PREFIX))
         command = actions.inside(action, argv, _is_program, shell)
     except BaseException as error:  # noqa: BLE001 - it becomes the one line the user sees
@@ -145,7 +145,7 @@ def _close_others(keep: tuple[int, ...]) -> None:
                 pass  # the one that read the directory
 
 
-def new_user_namespace() -> None:
+def _new_user_namespace() -> None:
     """Our own ids mapped to themselves, all that the kernel allows a user without help."""
     from bollard.runtime import linux
 

@@ -70,6 +70,11 @@ def run(words: list[str]) -> int:
     where = _where(chosen)
     if verb == "check":
         return _check(where, "json" in chosen)
+    mistakes = site_config.complaints(where.config) if verb in ("install", "configure") else []
+    for mistake in mistakes:
+        print(f"bollard: {mistake}", file=sys.stderr)
+    if mistakes:
+        return 255
     {"install": install.install, "configure": install.configure, "uninstall": install.uninstall}[verb](where, print)
     return 0
 

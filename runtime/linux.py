@@ -99,6 +99,11 @@ def name_process(name: str) -> None:
     _check(lib.b_prctl_text(lib.PR_SET_NAME, name.encode()), "prctl(PR_SET_NAME)")
 
 
+def own_proc_files() -> None:
+    """Make /proc/self ours again, which the kernel gives to root when a process changes its user."""
+    _check(lib.b_prctl(lib.PR_SET_DUMPABLE, 1), "prctl(PR_SET_DUMPABLE)")
+
+
 def die_with_parent(signal: int, parent: int) -> None:
     """Ask for `signal` when the process `parent`, which forked us, ends; it may have ended already."""
     _check(lib.b_prctl(lib.PR_SET_PDEATHSIG, signal), "prctl(PR_SET_PDEATHSIG)")

@@ -53,13 +53,13 @@ def make(spec: Spec, spool: str = "", prefix: str = "", here: Site = DEFAULTS) -
         ("/etc/localtime", "/etc/localtime", READ_ONLY | OPTIONAL | IF_IN_IMAGE),
         ("/etc/hosts", "/etc/hosts", READ_ONLY | OPTIONAL | IF_IN_IMAGE),
     ]
-    ops += [(source, target, OPTIONAL | (READ_ONLY if ro else 0)) for source, target, ro in here.mounts]
+    ops += [(source, target, OPTIONAL | flags) for source, target, flags in here.mounts]
     if spec.home:
         ops.append((spec.home_source, spec.home, OPTIONAL))
     ops += [("/tmp", "/tmp", OPTIONAL), ("/var/tmp", "/var/tmp", OPTIONAL)]
     if spool:
         ops.append((spool, spool, OPTIONAL))
-    if here.cwd and _binds_cwd(spec.cwd, ops, spec.binds):
+    if _binds_cwd(spec.cwd, ops, spec.binds):
         ops.append((spec.cwd, spec.cwd, OPTIONAL))
     ops += [(source, target, READ_ONLY if ro else 0) for source, target, ro in spec.binds]
     ops += [

@@ -113,9 +113,14 @@ def parse(text: bytes) -> Site:
 def completed(values: list[tuple[str, str]], here: Site) -> list[tuple[str, str]]:
     """A spec's (name, value) pairs with the site's answers to what was not asked."""
     asked = {name for name, _ in values}
+    answers = []
     if not here.home and not asked & {"home", "no-home"}:
-        return [*values, ("no-home", "1")]
-    return values
+        answers.append(("no-home", "1"))
+    if not here.cwd:
+        answers.append(("no-mount", "cwd"))
+    if here.writable and not asked & {"writable", "writable-tmpfs", "overlay", "compat"}:
+        answers.append(("writable-tmpfs", "1"))
+    return [*values, *answers]
 
 
 def refuse_image(here: Site, fd: int, name: str) -> None:

@@ -116,20 +116,32 @@ def reference() -> str:
     return "\n".join(rows)
 
 
+def complaints(path: str = PATH) -> list[str]:
+    """Every mistake in the file `path`, as a line for its author."""
+    data = _data(path)
+    return [f"{path}:{line}: {text}; {hint}" for line, text, hint in (read(data)[1] if data else [])]
+
+
 def load(path: str = PATH) -> Settings:
     """The settings in the file `path`, the defaults when there is none; BollardError with the first mistake."""
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
+    data = _data(path)
+    if data is None:
         return Settings({}, "")
-    except OSError as error:
-        raise BollardError(f"{path}: {error.strerror}", "it should be root's, and readable by all") from None
     values, mistakes = read(data)
     if mistakes:
         first, more = mistakes[0], len(mistakes) - 1
         rest = f" (and {more} more below it)" if more else ""
         raise BollardError(f"{path}:{first.line}: {first.text}", first.hint + rest)
     return Settings(values, hashlib.sha256(data).hexdigest())
+
+
+def _data(path: str) -> bytes | None:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BollardError(f"{path}: {error.strerror}", "it should be root's, and readable by all") from None
 
 
 def compiled(settings: Settings, prefix: str) -> bytes:
@@ -177,7 +189,7 @@ def read(data: bytes) -> tuple[dict[str, Value], list[Mistake]]:
     known = {key.name: key for key in TABLE}
     seen: dict[str, int] = {}
     for name_node, node in top.value:
-        name = str(name_node.value)
+        name = str(name_node.value) if name_node.id == "scalar" else _kind(name_node)
         if name not in known:
             mistakes.append(Mistake(_line(name_node), f'no key is called "{name}"', _suggestion(name, known)))
             continue

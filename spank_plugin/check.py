@@ -30,6 +30,7 @@ OK, WARNING, FAILURE = "ok", "warning", "failure"
 # mount_setattr(2)
 KERNEL = (5, 12)
 _SECONDS = 30
+HERE = Where()
 _AGAIN = "bollard site install"
 _NAMESPACES = (
     "user.max_user_namespaces",
@@ -67,12 +68,15 @@ def status(found: list[Finding]) -> str:
     return next((state for state in (FAILURE, WARNING) if state in states), OK)
 
 
-def _said(*command: str, seconds: float = _SECONDS) -> tuple[int, str]:
-    """A command's exit status and all it printed; 127 when there is none of that name."""
+def _said(*command: str, where: Where = HERE, seconds: float = _SECONDS) -> tuple[int, str]:
+    """A command's exit status and all it printed, Slurm's with the site's slurm.conf; 127 when there is none of that
+    name."""
+    conf = f"{where.slurm_conf}/slurm.conf"
+    environment = {**os.environ, "SLURM_CONF": conf} if os.path.exists(conf) else None
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-            timeout=seconds, errors="replace",
+            timeout=seconds, errors="replace", env=environment,
         )  # fmt: skip
     except FileNotFoundError:
         return 127, f"{command[0]} is not installed"
@@ -116,7 +120,7 @@ def _user_namespaces(where: Where) -> Found:
     yield Finding(
         "user namespaces",
         FAILURE,
-        f"{text.partition(';')[0]} ({', '.join(settings)})",
+        f"{text} ({', '.join(settings)})",
         "sysctl -w user.max_user_namespaces=65536, kernel.unprivileged_userns_clone=1 or "
         "kernel.apparmor_restrict_unprivileged_userns=0, whichever this kernel has",
     )
@@ -244,9 +248,11 @@ def _lines(where: Where) -> list[plugstack.Line]:
 
 def _slurm(where: Where) -> Found:
     built = install.read_manifest(where.prefix)["slurm"]
-    status, said = _said("srun", "--version")
-    if status != 0:
+    status, said = _said("srun", "--version", where=where)
+    if status == 127:
         yield Finding("Slurm", FAILURE, said.strip(), "install Slurm's commands on this node")
+    elif status != 0:
+        yield Finding("Slurm", FAILURE, said.strip().partition("\n")[0], "mend slurm.conf first")
     elif _numbers(said)[:2] != _numbers(built)[:2]:
         yield Finding("Slurm", FAILURE, f"{said.strip()}, but the plugin is built for {built}", _AGAIN)
     else:
@@ -281,7 +287,7 @@ def _plugstack(where: Where) -> Found:
 
 def _plugin(where: Where) -> Found:
     option = next(row[3] for row in options.TABLE if row[3])
-    status, said = _said("srun", "--help")
+    status, said = _said("srun", "--help", where=where)
     if status == 127:
         return
     if f"--{option}" in said:
@@ -292,7 +298,7 @@ def _plugin(where: Where) -> Found:
 
 
 def _slurm_settings(where: Where) -> Found:
-    status, said = _said("scontrol", "show", "config")
+    status, said = _said("scontrol", "show", "config", where=where)
     if status != 0:
         reason = said.strip().partition("\n")[0]
         yield Finding("Slurm's settings", WARNING, f"not known: {reason}", "is slurmctld up?")
@@ -304,7 +310,7 @@ def _slurm_settings(where: Where) -> Found:
     if not contain:
         text = "PrologFlags lacks Contain: every step makes its container anew"
         yield Finding("Slurm's settings", WARNING, text, "PrologFlags=Contain in slurm.conf")
-    if not interactive and _numbers(_said("srun", "--version")[1])[:2] >= (21, 8):
+    if not interactive and _numbers(_said("srun", "--version", where=where)[1])[:2] >= (21, 8):
         text = "LaunchParameters lacks use_interactive_step: salloc refuses --container"
         yield Finding("Slurm's settings", WARNING, text, "LaunchParameters=use_interactive_step in slurm.conf")
     if contain and interactive:
@@ -312,7 +318,7 @@ def _slurm_settings(where: Where) -> Found:
 
 
 def _pmi(where: Where) -> Found:
-    status, said = _said("srun", "--mpi=list")
+    status, said = _said("srun", "--mpi=list", where=where)
     if status == 127:
         return
     found = sorted(set(re.findall(r"\b(pmix(?:_v\d+)?|pmi2|cray_shasta)\b", said)))
@@ -325,7 +331,8 @@ def _pmi(where: Where) -> Found:
     places = ("libpmix.so.2", "/usr/lib/*/libpmix.so.2", "/usr/lib*/libpmix.so.2", "/usr/lib/*/pmix2/lib/libpmix.so.2")
     try:
         ffi, library = open_library("libpmix.so", "const char *PMIx_Get_version(void);", places, WireupError, "")
-        yield Finding("PMIx library", OK, bytes(ffi.string(library.PMIx_Get_version())).decode().partition(",")[0])
+        text = bytes(ffi.string(library.PMIx_Get_version())).decode(errors="replace")
+        yield Finding("PMIx library", OK, ".".join(map(str, _numbers(text))) or text)
     except WireupError:
         yield Finding(
             "PMIx library", FAILURE, "no libpmix.so.2, which mpi/pmix needs", "install libpmix2 (Debian), pmix"

@@ -8,8 +8,8 @@ import select
 import signal
 from collections.abc import Callable
 
-from bollard.runtime import byhand, linux
-from bollard.runtime.errors import one_line
+from bollard.runtime import linux
+from bollard.runtime.errors import BollardError, one_line
 
 # Covered in the child's own mount namespace.
 _PLACE = "/tmp"
@@ -29,6 +29,8 @@ def attempt(probe: Callable[[], str], seconds: float = _SECONDS) -> tuple[bool, 
             os.write(writer, b"+" + probe().encode())
         except BaseException as error:  # noqa: BLE001 - it is the result
             text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else one_line(error)
+            if isinstance(error, BollardError):
+                text = error.message  # what to do is the check's to say
             os.write(writer, b"-" + text.encode("utf-8", "replace"))
         finally:
             os._exit(0)
@@ -51,15 +53,20 @@ def become_user() -> None:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
+        linux.own_proc_files()
 
 
 def user_namespace() -> str:
-    byhand.new_user_namespace()
+    uid, gid = os.getuid(), os.getgid()
+    linux.new_user_namespace()
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
     return "one was made"
 
 
 def _enter() -> None:
-    byhand.new_user_namespace()
+    user_namespace()
     linux.new_mount_namespace()
     linux.mount("tmpfs", _PLACE, "mode=0755,size=1m", linux.MS_NOSUID | linux.MS_NODEV)
 
@@ -79,8 +86,8 @@ def mount_calls() -> str:
 
 def fuse() -> str:
     """The kernel's side of a FUSE mount; the end-to-end check has a server too."""
-    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     _enter()
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)  # from within, as the kernel wants it
     os.mkdir(f"{_PLACE}/fuse")
     options = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
     linux.mount("fuse.bollard", f"{_PLACE}/fuse", options, linux.MS_NOSUID | linux.MS_NODEV)
