@@ -10,6 +10,7 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. What it makes, t
     _bollard.so        the embedded runtime
     bollard-enter      the launcher, static
     squashfuse[2]      a copy of the FUSE server, unreadable for users; 2: built with libfuse 2
+    squashfuse-owner   the like, for files that shall be the user's, where the other has no uid=
     check.sqfs         an image for `bollard site check`, where squashfs-tools are there to make it
     python/bollard/    the Python packages, compiled, and the C they were built with, to build them again
     session/           a keeper covers it, in its own mount namespace
@@ -18,6 +19,8 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. What it makes, t
 from __future__ import annotations
 
 import compileall
+import contextlib
+import io
 import os
 import py_compile
 import shutil
@@ -26,6 +29,7 @@ import sys
 import sysconfig
 import types
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent
@@ -55,18 +59,35 @@ def c_string(text: str) -> str:
 
 def options_header() -> str:
     """The option table and its environment forms as C."""
+
+    def text(value: str | None) -> str:
+        return c_string(value) if value else "NULL"
+
     rows, variables = [], []
-    for row in options.TABLE:
+    for number, row in enumerate(options.TABLE):
         name, argument, _, slurm, help_text = row
-        arg = c_string(argument) if argument else "NULL"
-        rows.append(f"\t{{ {c_string(name)}, {c_string(slurm) if slurm else 'NULL'}, {arg}, {c_string(help_text)} }},")
-        variables += [f"\t{{ {c_string(v)}, {len(rows) - 1} }}," for v in options.variables(row)]
+        positive, _, opposite = slurm.partition("|")
+        between = options.JOINED.get(name)
+        ours = int(positive in options.OURS_ALONE)
+        against = f"the opposite of --{positive}" if opposite else ""
+        words = [c_string(name), text(positive), text(opposite), text(argument), c_string(help_text), text(against)]
+        rows.append(f"\t{{ {', '.join(words)}, {text(between)}, {ours} }},")
+        variables += [f"\t{{ {c_string(v.lstrip('!'))}, {number} }}," for v in options.variables(row)]
+    places = {name: number for number, (name, *_) in enumerate(options.TABLE)}
+    marks = ", ".join(f"OPTION_{name.upper()} = {places[name]}" for name in ("image", "name", "verbose"))
     return "\n".join(
         [
             "/* Rendered from runtime/options.py by build.py. */",
             "#include <stddef.h>",
-            f"enum {{ OPTION_COUNT = {len(rows)}, VARIABLE_COUNT = {len(variables)} }};",
-            "static const struct { const char *name; char *slurm, *argument, *help; } OPTIONS[] = {",
+            f"enum {{ OPTION_COUNT = {len(rows)}, VARIABLE_COUNT = {len(variables)}, {marks} }};",
+            "/* slurm, opposite: names for srun; between: what parts several values, NULL where the last counts; */",
+            "/* ours: no name of pyxis's. */",
+            "static const struct {",
+            "\tconst char *name;",
+            "\tchar *slurm, *opposite, *argument, *help, *against;",
+            "\tconst char *between;",
+            "\tint ours;",
+            "} OPTIONS[] = {",
             *rows,
             "};",
             "static const struct { const char *name; int option; } VARIABLES[] = {",
@@ -170,6 +191,12 @@ def _links_statically() -> bool:
     return "/" in done.stdout
 
 
+def emit(ffi: Any, source: Path) -> None:
+    """cffi's C text, without cffi's word that it is writing it."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        ffi.emit_c_code(str(source))
+
+
 def build_shim(out: Path, work: Path, prefix: str) -> None:
     (work / "options.h").write_text(options_header())
     compile_c(
@@ -208,7 +235,7 @@ def build_runtime(out: Path, work: Path, prefix: str) -> None:
     ffi.embedding_init_code("import bollard.spank_plugin.callbacks")
     ffi.set_source("_bollard", (HERE / "start.c").read_text())
     source = work / "_bollard.c"
-    ffi.emit_c_code(str(source))
+    emit(ffi, source)
     wide = ", ".join("L" + c_string(folder) for folder in search_path())
     compile_c(
         out / "_bollard.so",
@@ -235,7 +262,7 @@ def build_syscalls(folder: Path, work: Path) -> None:
     from bollard.runtime import linux_build
 
     source = work / "_linux.c"
-    linux_build.ffi.emit_c_code(str(source))
+    emit(linux_build.ffi, source)
     compile_c(
         folder / ("_linux" + sysconfig.get_config_var("EXT_SUFFIX")),
         [source],
@@ -272,6 +299,10 @@ def copy_server(out: Path) -> None:
     program = server() or ""
     libraries = subprocess.run(["ldd", program], stdout=subprocess.PIPE, text=True, check=True).stdout
     shutil.copy(program, out / ("squashfuse2" if "libfuse.so.2" in libraries else "squashfuse"))
+    # squashfuse_ll learnt uid= after 0.1.105; with squashfuse it is an option of libfuse itself.
+    simple = shutil.which("squashfuse")
+    if simple and simple != program and b"uid=%d" not in Path(program).read_bytes():
+        shutil.copy(simple, out / "squashfuse-owner")
 
 
 def make_check_image(out: Path, work: Path) -> None:

@@ -29,7 +29,7 @@ from bollard.runtime.errors import BollardError
 from bollard.spank_plugin import build, plugstack
 
 MANIFEST = "manifest.json"
-MODES = {"bollard-enter": 0o755, "squashfuse": 0o711, "squashfuse2": 0o711}
+MODES = {"bollard-enter": 0o755, "squashfuse": 0o711, "squashfuse2": 0o711, "squashfuse-owner": 0o711}
 
 Say = Callable[[str], None]
 
