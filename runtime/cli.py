@@ -75,7 +75,7 @@ def _overview() -> str:
 
 def _values(given: list[tuple[str, str]], words: list[str]) -> list[tuple[str, str]]:
     """The (name, value) pairs of a spec, with what the shim's client would add."""
-    from bollard.runtime import cli_options, client
+    from bollard.runtime import cli_options, client, installed, site
 
     if not words:
         raise BollardError("no image named", "name a SIF file, a squashfs file or a directory")
@@ -87,7 +87,7 @@ def _values(given: list[tuple[str, str]], words: list[str]) -> list[tuple[str, s
     values += client.resolve([*given, *cli_options.variables(os.environ)])
     if os.environ.get("BOLLARD_LOG") == "debug":
         values.append(("verbose", "1"))
-    return values
+    return site.completed(values, site.load(installed.PREFIX))
 
 
 def _home() -> str:
@@ -140,6 +140,12 @@ def _build(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     return 0
 
 
+def _site(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import cli_site
+
+    return cli_site.run(words)
+
+
 COMMANDS: dict[str, Command] = {
     "exec": ("[OPTION...] IMAGE PROGRAM [ARGUMENT...]", "run a program in a container", {}, True, _start),
     "run": ("[OPTION...] IMAGE [ARGUMENT...]", "run what the image was made for, its runscript", {}, True, _start),
@@ -164,5 +170,12 @@ COMMANDS: dict[str, Command] = {
         {"force": ("", "replace TARGET if it exists")},
         False,
         _build,
+    ),
+    "site": (
+        "install|configure|check|uninstall [OPTION...]",
+        "for administrators: install the Slurm plugin, look whether all is well",
+        {},
+        False,
+        _site,
     ),
 }

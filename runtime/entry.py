@@ -122,7 +122,8 @@ def admit(container: Container, peer: socket) -> None:
     image_env = container.environment
     if image_env is None:
         image_env = container.define_environment(shell)
-    env = environment.of_task(image_env, env, asked, container.command, container.binds, cwd)
+    defaults = container.site.environment
+    env = environment.of_task(image_env, env, asked, container.command, container.binds, cwd, defaults)
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if container.saver else b""
