@@ -15,7 +15,7 @@ import os
 from _signal import SIG_IGN, SIGCHLD, signal
 from errno import ENOSPC, ENOSYS
 
-from bollard.runtime import entry, environment, fuse, guard, identity, image, linux, mounts, plan, spec, warm
+from bollard.runtime import entry, environment, fuse, guard, identity, image, linux, mounts, plan, record, spec, warm
 from bollard.runtime.clock import Clock
 from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import PREFIX, SESSION
@@ -50,6 +50,7 @@ class Container:
         "image",
         "mount_namespace",
         "ops",
+        "record",
         "scripts",
         "server",
         "spec",
@@ -67,13 +68,14 @@ class Container:
         self.environment: environment.ImageEnvironment | None = None  # what they set, once that is known
         self.binds = os.fsencode(bind_text(spec.binds))
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
+        self.record = record.Record(opened)
         self.told = False  # --container-verbose has been answered
         self.user_namespace = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         self.mount_namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
     def private(self, listener: int) -> tuple[int, ...]:
         """The descriptors that are the keeper's alone."""
-        return (listener, self.image.fd, self.user_namespace, self.mount_namespace)
+        return (listener, self.image.fd, self.user_namespace, self.mount_namespace, self.record.fd)
 
     def define_environment(self, shell: Callable[[bytes, list[bytes]], bytes | None]) -> environment.ImageEnvironment:
         """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
@@ -243,5 +245,9 @@ def main(spec_text: bytes, site: bytes, program: bytes, listener: int, job: int,
 
         values = client.resolve(values)
     asked = spec.make(values)
-    spool = plan.spool_directory(site.decode("utf-8", "surrogateescape"), os.uname().nodename.split(".")[0])
-    serve(enter(asked, clock, spool, os.fsdecode(program)), listener, job)
+    words = site.decode("utf-8", "surrogateescape")
+    spool = plan.spool_directory(words, os.uname().nodename.split(".")[0])
+    container = enter(asked, clock, spool, os.fsdecode(program))
+    container.record.fd = record.descriptor(words)
+    container.record.write()
+    serve(container, listener, job)

@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,7 @@
  * (src/common/slurm_opt.h). The calls live in libslurmfull. */
 typedef char *option_get_fn(void *opt, const char *name);
 typedef int option_reset_fn(void *opt, const char *name);
+typedef int option_set_fn(void *opt, const char *name, const char *value, bool early);
 
 static struct {
 	char *own;                       /* --container, where Slurm has no such option */
@@ -68,6 +70,7 @@ int client_init(spank_t spank)
 	/* Inherited from a job around this one: Slurm's rule is that steps do not inherit a container. */
 	unsetenv("SLURM_CONTAINER");
 	unsetenv(ENV_SPEC);
+	unsetenv(ENV_ARGV0);
 	/* Slurm >= 21.08 owns --container, and drops a second option of that name with a message. */
 	if (slurm_version(spank) < 2108 && spank_option_register(spank, &container) != ESPANK_SUCCESS)
 		return -1;
@@ -260,6 +263,23 @@ static int same_container(const char *a, const char *b)
 	return !a == !b && size_a == size_b && (!a || memcmp(a, b, size_a) == 0);
 }
 
+/* No plugin can put the launcher before a batch script in sbatch, and a node without this plugin would run the
+ * script on the host. So the script's standard input is named by a path that is there only where the plugin has
+ * made it, and is the same file: without it slurmstepd ends the job before the script starts. */
+static void guard_script(void *opt, option_get_fn *get)
+{
+	option_set_fn *set = (option_set_fn *) dlsym(RTLD_DEFAULT, "slurm_option_set");
+	const char *input = get(opt, "input");
+	char *guarded;
+
+	if (!is_set(input) || input[0] != '/')  /* salloc has no such option; sbatch has made it absolute */
+		return;
+	if (!set || asprintf(&guarded, GATE "%s", input) < 0 || set(opt, "input", guarded, false) < 0)
+		fail("this Slurm does not let a plugin guard the batch script; "
+		     "ask the site's administrator to run bollard's tests");
+	free(guarded);
+}
+
 /* Called once for each component of a heterogeneous job. They share one environment, and a step's
  * process cannot tell which of them it is: one srun line has one container. */
 int client_post_opt(spank_t spank)
@@ -292,6 +312,8 @@ int client_post_opt(spank_t spank)
 			fail("what is asked of the container is longer than Linux lets a variable be; use fewer binds");
 		if (spec && setenv(ENV_SPEC, spec, 1) < 0)
 			fail("out of memory");
+		if (spec && opt && get && spank_context() == S_CTX_ALLOCATOR)
+			guard_script(opt, get);
 	} else if ((spec || spank_context() == S_CTX_LOCAL) && !same_container(spec, first)) {
 		fail("the components of one job step must all have the same --container; "
 		     "start those that differ with an srun of their own");
@@ -301,21 +323,32 @@ int client_post_opt(spank_t spank)
 	return 0;
 }
 
-/* Before Slurm 23.11 no plugin can reach the argv of a --multi-prog task on the node, but srun shows
- * the configuration's text here, just before it is sent: put the launcher before each program. */
+/* Put the launcher before each program here, just before the step is sent: a node without this plugin then ends
+ * the task with a reason, or with "No such file", and never runs the program on the host. --bcast names the
+ * program anew after this hook (23.02.4 and later), and only the first component of a heterogeneous step comes
+ * here: for them the node puts the launcher first. */
 int client_local_user_init(spank_t spank)
 {
+	static char launcher[] = BOLLARD_PREFIX "/bollard-enter";
 	const char *spec = getenv(ENV_SPEC);
+	void *opt = dlsym(RTLD_DEFAULT, "opt");
+	option_get_fn *get = (option_get_fn *) dlsym(RTLD_DEFAULT, "slurm_option_get");
 	char **argv = NULL, *text;
 	int argc = 0;
 
-	if (!spec || !strstr(spec, " multi-prog=") || slurm_version(spank) >= 2311)
+	if (!spec)
 		return 0;
-	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 2)
-		fail("Slurm hides the --multi-prog configuration; name the container's programs in separate steps");
-	text = with_launcher(argv[1], BOLLARD_PREFIX "/bollard-enter");
-	if (!text)
-		fail("out of memory");
-	argv[1] = text;  /* srun's from here on, until it ends */
+	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1)
+		fail("Slurm hides the step's command from plugins; ask the site's administrator to run bollard's tests");
+	if (strstr(spec, " multi-prog=")) {
+		text = argc < 2 ? NULL : with_launcher(argv[1], launcher);
+		if (!text)
+			fail("Slurm hides the --multi-prog configuration; name the container's programs in separate steps");
+		argv[1] = text;  /* srun's from here on, until it ends */
+	} else if (opt && get && !is_set(get(opt, "bcast"))) {
+		if (setenv(ENV_ARGV0, argv[0], 1) < 0)
+			fail("out of memory");
+		argv[0] = launcher;
+	}
 	return 0;
 }
