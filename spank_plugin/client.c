@@ -324,16 +324,17 @@ int client_post_opt(spank_t spank)
 }
 
 /* Put the launcher before each program here, just before the step is sent: a node without this plugin then ends
- * the task with a reason, or with "No such file", and never runs the program on the host. --bcast names the
- * program anew after this hook (23.02.4 and later), and only the first component of a heterogeneous step comes
- * here: for them the node puts the launcher first. */
+ * the task with a reason, or with "No such file", and never runs the program on the host. Of a heterogeneous step
+ * only the first component comes here: for the others the node puts the launcher first. */
 int client_local_user_init(spank_t spank)
 {
 	static char launcher[] = BOLLARD_PREFIX "/bollard-enter";
 	const char *spec = getenv(ENV_SPEC);
 	void *opt = dlsym(RTLD_DEFAULT, "opt");
 	option_get_fn *get = (option_get_fn *) dlsym(RTLD_DEFAULT, "slurm_option_get");
+	option_set_fn *set = (option_set_fn *) dlsym(RTLD_DEFAULT, "slurm_option_set");
 	char **argv = NULL, *text;
+	const char *copy;
 	int argc = 0;
 
 	if (!spec)
@@ -345,10 +346,15 @@ int client_local_user_init(spank_t spank)
 		if (!text)
 			fail("Slurm hides the --multi-prog configuration; name the container's programs in separate steps");
 		argv[1] = text;  /* srun's from here on, until it ends */
-	} else if (opt && get && !is_set(get(opt, "bcast"))) {
-		if (setenv(ENV_ARGV0, argv[0], 1) < 0)
-			fail("out of memory");
-		argv[0] = launcher;
+		return 0;
 	}
+	/* The file that --bcast has copied becomes the program after this hook (23.02.4 and later). */
+	copy = opt && get && slurm_version(spank) >= 2302 ? get(opt, "bcast") : NULL;
+	if (setenv(ENV_ARGV0, is_set(copy) ? copy : argv[0], 1) < 0)
+		fail("out of memory");
+	if (!is_set(copy))
+		argv[0] = launcher;
+	else if (!set || set(opt, "bcast", launcher, false) < 0)
+		unsetenv(ENV_ARGV0);  /* the node puts the launcher first */
 	return 0;
 }

@@ -266,7 +266,7 @@ static const char *program_of(spank_t spank)
 	if (!step.launched)
 		spank_unsetenv(spank, ENV_ARGV0);  /* another component's */
 	else if (spank_getenv(spank, ENV_ARGV0, first, sizeof(first)) != ESPANK_SUCCESS)
-		return "";
+		step.launched = 0;  /* longer than a path can be; the task will say so */
 	return step.launched ? first : argv[0];
 }
 
@@ -391,8 +391,12 @@ static int put_launcher_first(spank_t spank)
 	if (spank_setenv(spank, ENV_ENTRY, step.address, 1) != ESPANK_SUCCESS ||
 	    (step.verbose && spank_setenv(spank, ENV_VERBOSE, step.verbose, 1) != ESPANK_SUCCESS))
 		return -1;
-	if (step.launched || strstr(step.spec, " multi-prog="))
+	if (strstr(step.spec, " multi-prog="))
 		return 0;
+	if (step.launched) {
+		first = first_argument(spank, step.program);
+		return first && spank_setenv(spank, ENV_ARGV0, first, 1) == ESPANK_SUCCESS ? 0 : -1;
+	}
 	if (prepend)
 		return prepend(spank, 1, (const char **) launcher) == ESPANK_SUCCESS ? 0 : -1;
 	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1)

@@ -75,6 +75,15 @@ def test_multi_prog(cluster: Cluster, images: Images, work: Work, lacking: str) 
     assert not work.exists("marker.0") and not work.exists("marker.1")
 
 
+@pytest.mark.parametrize("place", ["/tmp/copied", "/tmp/"])
+def test_bcast(cluster: Cluster, images: Images, work: Work, lacking: str, place: str) -> None:
+    work.write("program", f"#!/bin/sh\ntouch {work.path}/marker\n")
+    options = ["-w", NODE, f"--chdir={work.path}", f"--bcast={place}", f"--container={images.small}"]
+    done = cluster.srun(*options, "./program", cwd=work.path)
+    assert done.rc != 0 and refused(done.err, lacking) and not work.exists("marker"), done
+    root(cluster, "rm -f /tmp/copied /tmp/slurm_bcast_*")
+
+
 def test_salloc(cluster: Cluster, images: Images, work: Work, lacking: str) -> None:
     child = cluster.terminal(f"salloc -Q -w {NODE} --container={images.small}", cwd=work.path)
     child.expect(["has not loaded the bollard plugin", "bollard-enter: No such file or directory"])
