@@ -242,9 +242,42 @@ static const char *take_over(void *opt, option_get_fn *get)
 	if (!reset)
 		fail("this Slurm does not let a plugin take --container over; "
 		     "ask the site's administrator to run its tests");
+	container = strdup(container);
+	if (!container)
+		fail("out of memory");
 	reset(opt, "container");
 	unsetenv("SLURM_CONTAINER");
 	return container;
+}
+
+/* Whether this command line has several components, parted by a colon. */
+static int heterogeneous(void)
+{
+	static char line[1 << 16];
+	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+	ssize_t size = fd < 0 ? -1 : read(fd, line, sizeof(line));
+
+	if (fd >= 0)
+		close(fd);
+	return size < 0 || size == sizeof(line) || memmem(line, (size_t) size, "\0:\0", 3) != NULL;
+}
+
+/* Slurm's own records (squeue, sacct) shall name the image. srun sends its option to slurmctld after this hook,
+ * and to the nodes only after client_local_user_init(), which takes it away again; but in a heterogeneous step each
+ * component has a copy. sbatch's goes to the node as well, where Slurm ignores it when there is no oci.conf, but
+ * gives the job up when the working directory is missing. */
+static void show_container(void *opt, const char *spec, const char *cwd)
+{
+	option_set_fn *set = (option_set_fn *) dlsym(RTLD_DEFAULT, "slurm_option_set");
+	const char *image = spec + strlen("image="), *end = strchrnul(image, ' ');
+	char *path;
+
+	if (spank_context() == S_CTX_LOCAL ? heterogeneous() : slurm_has_oci_conf() || access(cwd, X_OK) < 0)
+		return;
+	path = strndup(image, (size_t) (end - image));
+	if (set && path && !strchr(path, '%'))
+		set(opt, "container", path, false);
+	free(path);
 }
 
 /* slurm_option_get() has words for "not given" and "not for this command". */
@@ -314,6 +347,8 @@ int client_post_opt(spank_t spank)
 			fail("out of memory");
 		if (spec && opt && get && spank_context() == S_CTX_ALLOCATOR)
 			guard_script(opt, get);
+		if (spec && opt && !given.own)
+			show_container(opt, spec, chdir_to ? chdir_to : "/");
 	} else if ((spec || spank_context() == S_CTX_LOCAL) && !same_container(spec, first)) {
 		fail("the components of one job step must all have the same --container; "
 		     "start those that differ with an srun of their own");
@@ -333,12 +368,15 @@ int client_local_user_init(spank_t spank)
 	void *opt = dlsym(RTLD_DEFAULT, "opt");
 	option_get_fn *get = (option_get_fn *) dlsym(RTLD_DEFAULT, "slurm_option_get");
 	option_set_fn *set = (option_set_fn *) dlsym(RTLD_DEFAULT, "slurm_option_set");
+	option_reset_fn *reset = (option_reset_fn *) dlsym(RTLD_DEFAULT, "slurm_option_reset");
 	char **argv = NULL, *text;
 	const char *copy;
 	int argc = 0;
 
 	if (!spec)
 		return 0;
+	if (opt && reset)
+		reset(opt, "container");
 	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1)
 		fail("Slurm hides the step's command from plugins; ask the site's administrator to run bollard's tests");
 	if (strstr(spec, " multi-prog=")) {
