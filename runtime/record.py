@@ -94,9 +94,10 @@ def step_of(environment: list[bytes]) -> str:
     for item in environment:
         if item.startswith(b"SLURM_STEP_ID="):
             number = item[14:]
-            return _STEPS.get(number, number.decode()) if number.isdigit() and len(number) < 11 else OTHERS
+            known = number.isdigit() and len(number) < 11
+            return _STEPS.get(number, number.decode() if known else OTHERS)
     return "batch"
 
 
-# SLURM_BATCH_SCRIPT and SLURM_INTERACTIVE_STEP, slurm.h.
-_STEPS = {b"4294967291": "batch", b"4294967290": "interactive"}
+# SLURM_BATCH_SCRIPT and SLURM_INTERACTIVE_STEP, slurm.h; signed since 25.11.
+_STEPS = {b"4294967291": "batch", b"4294967290": "interactive", b"-5": "batch", b"-6": "interactive"}

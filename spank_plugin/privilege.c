@@ -72,7 +72,7 @@ int open_record(const char *folder, uint32_t job, const struct identity *id, uns
 		errno = ENAMETOOLONG;
 		return -1;
 	}
-	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd >= 0 && (fchown(fd, 0, id->gid) < 0 || fchmod(fd, 0640) < 0)) {
 		close(fd);
 		return -1;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* slurmstepd's side: start the keeper, put the launcher in front of each task. */
 #define _GNU_SOURCE
+#include "account.h"
 #include "privilege.h"
 #include "shim.h"
 #include "wire.h"
@@ -40,10 +41,11 @@ static struct {
 	char why[512];          /* not empty: no keeper, and the reason */
 	int listener, job;      /* descriptors for the keeper to be */
 	int leash;              /* keepers send a byte to it; at exit they are ended; or -1 */
+	int record;             /* of the keeper that this step has started, for the accounting; or -1 */
 	int lifeline;           /* held open until slurmstepd ends */
 	pid_t helper;           /* to be reaped, or 0 */
 	long long times[2];     /* of the fork, and of the end of root in the child: CLOCK_MONOTONIC, ns */
-} step = { .listener = -1, .job = -1, .leash = -1, .lifeline = -1 };
+} step = { .listener = -1, .job = -1, .leash = -1, .record = -1, .lifeline = -1 };
 
 __attribute__((format(printf, 1, 2)))
 static void refuse(const char *format, ...)
@@ -180,6 +182,13 @@ static int hold_record(const struct identity *id, uint32_t job_id)
 	return fd;
 }
 
+static int first_node(spank_t spank)
+{
+	uint32_t node = 1;
+
+	return spank_get_item(spank, S_JOB_NODEID, &node) == ESPANK_SUCCESS && node == 0;
+}
+
 static void start_keeper(spank_t spank, uint32_t job_id, uint32_t step_id, const char *program)
 {
 	struct identity id = { 0 };
@@ -236,7 +245,10 @@ static void start_keeper(spank_t spank, uint32_t job_id, uint32_t step_id, const
 		refuse("cannot reach the keeper: %s; submit again", strerror(errno));
 	close(step.listener);
 	close(step.job);
-	if (record >= 0)
+	/* One node speaks for the job: the comment is one text, and the last to set it wins. */
+	if (record >= 0 && strstr(step.site, "account=yes ") && first_node(spank))
+		step.record = record;
+	else if (record >= 0)
 		close(record);
 }
 
@@ -355,8 +367,12 @@ void stepd_user_init(void)
 	step.helper = 0;
 }
 
-void stepd_exit(void)
+void stepd_exit(spank_t spank)
 {
+	uint32_t job_id;
+
+	if (step.record >= 0 && spank_get_item(spank, S_JOB_ID, &job_id) == ESPANK_SUCCESS)
+		tell_accounting(job_id, step.record);
 	for (int count = 0; step.leash >= 0 && count < SOMAXCONN; count++) {
 		int fd = accept4(step.leash, NULL, NULL, SOCK_CLOEXEC);
 

@@ -97,9 +97,7 @@ def test_sbatch(cluster: Cluster, images: Images, work: Work, lacking: str, opti
     """slurmstepd cannot open what the client has named as the script's input, and the job fails."""
     work.write("input", "text\n")
     script = f"#!/bin/sh\ntouch {work.path}/marker\n"
-    job = cluster.sbatch(
-        script, work, "-w", NODE, f"--chdir={work.path}", f"--container={images.small}", *options
-    )
+    job = cluster.sbatch(script, work, "-w", NODE, f"--chdir={work.path}", f"--container={images.small}", *options)
     done = ended(cluster, job)
     assert done["JobState"] == "FAILED" and not work.exists("marker"), done
 
@@ -109,9 +107,7 @@ def test_without_a_container_nothing_is_different(cluster: Cluster, work: Work, 
 
 
 @pytest.mark.parametrize("options", [[], ["--input=input"], ["--input=in-%j"]], ids=" ".join)
-def test_a_guarded_script_reads_its_input(
-    cluster: Cluster, images: Images, work: Work, options: list[str]
-) -> None:
+def test_a_guarded_script_reads_its_input(cluster: Cluster, images: Images, work: Work, options: list[str]) -> None:
     """The guard of sbatch is of no consequence where the plugin is."""
     work.write("input", "text\n")
     script = f"#!/bin/sh\nwhile [ ! -e go ]; do sleep 0.1; done\nreadlink /proc/self/fd/0; cat\n{WHERE}\n"
