@@ -214,7 +214,7 @@ class Server:
             kind = _receive(peer, 1)
             if kind == b"Q":
                 _send(peer, b"+", self.state())
-                return
+                return  # no task: nobody waits for its end
             if kind == b"L":
                 # Its end may have come already: poll tells, and that too ends this container.
                 self.lifelines[number] = peer
