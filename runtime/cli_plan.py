@@ -42,7 +42,7 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
     env = environment.of_task(of_image, env, asked, b"exec", os.fsencode(spec.bind_text(asked.binds)))
     pairs = [entry.partition(b"=") for entry in sorted(env)]
     return {
-        "spec": {name: _plain(getattr(asked, name)) for name in asked.__slots__},
+        "spec": {name: _plain(value) for name, value in sorted(vars(asked).items())},
         "image": described,
         "mounts": [list(op) for op in plan.make(asked, "", installed.PREFIX)],
         "environment": {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs},

@@ -10,6 +10,7 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. What is installe
     PREFIX/_bollard.so        the embedded runtime
     PREFIX/bollard-enter      the launcher, static
     PREFIX/squashfuse[2]      a copy of the FUSE server, unreadable for users; 2: built with libfuse 2
+    PREFIX/squashfuse-owner   the like, for files that shall be the user's, where the other has no uid=
     PREFIX/python/bollard/    the Python packages, compiled
     PREFIX/session/           a keeper covers it, in its own mount namespace
     /usr/bin/bollard          the command
@@ -38,7 +39,7 @@ import options  # noqa: E402
 
 WARNINGS = ["-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
 
-MODES = {"bollard-enter": 0o755, "squashfuse": 0o711, "squashfuse2": 0o711}
+MODES = {"bollard-enter": 0o755, "squashfuse": 0o711, "squashfuse2": 0o711, "squashfuse-owner": 0o711}
 
 # extern "Python": start.c calls these, callbacks.py defines them.
 CALLBACKS = """
@@ -54,18 +55,35 @@ def c_string(text: str) -> str:
 
 def options_header() -> str:
     """The option table and its environment forms as C."""
+
+    def text(value: str | None) -> str:
+        return c_string(value) if value else "NULL"
+
     rows, variables = [], []
-    for row in options.TABLE:
+    for number, row in enumerate(options.TABLE):
         name, argument, _, slurm, help_text = row
-        arg = c_string(argument) if argument else "NULL"
-        rows.append(f"\t{{ {c_string(name)}, {c_string(slurm) if slurm else 'NULL'}, {arg}, {c_string(help_text)} }},")
-        variables += [f"\t{{ {c_string(v)}, {len(rows) - 1} }}," for v in options.variables(row)]
+        positive, _, opposite = slurm.partition("|")
+        between = options.JOINED.get(name)
+        ours = int(positive in options.OURS_ALONE)
+        against = f"the opposite of --{positive}" if opposite else ""
+        words = [c_string(name), text(positive), text(opposite), text(argument), c_string(help_text), text(against)]
+        rows.append(f"\t{{ {', '.join(words)}, {text(between)}, {ours} }},")
+        variables += [f"\t{{ {c_string(v.lstrip('!'))}, {number} }}," for v in options.variables(row)]
+    places = {name: number for number, (name, *_) in enumerate(options.TABLE)}
+    marks = ", ".join(f"OPTION_{name.upper()} = {places[name]}" for name in ("image", "name", "verbose"))
     return "\n".join(
         [
             "/* Rendered from runtime/options.py by build.py. */",
             "#include <stddef.h>",
-            f"enum {{ OPTION_COUNT = {len(rows)}, VARIABLE_COUNT = {len(variables)} }};",
-            "static const struct { const char *name; char *slurm, *argument, *help; } OPTIONS[] = {",
+            f"enum {{ OPTION_COUNT = {len(rows)}, VARIABLE_COUNT = {len(variables)}, {marks} }};",
+            "/* slurm, opposite: names for srun; between: what parts several values, NULL where the last counts; */",
+            "/* ours: no name of pyxis's. */",
+            "static const struct {",
+            "\tconst char *name;",
+            "\tchar *slurm, *opposite, *argument, *help, *against;",
+            "\tconst char *between;",
+            "\tint ours;",
+            "} OPTIONS[] = {",
             *rows,
             "};",
             "static const struct { const char *name; int option; } VARIABLES[] = {",
@@ -201,6 +219,10 @@ def copy_server(out: Path) -> None:
         sys.exit("bollard: squashfuse is not installed; install it first (Debian, EPEL: squashfuse)")
     libraries = subprocess.run(["ldd", program], stdout=subprocess.PIPE, text=True, check=True).stdout
     shutil.copy(program, out / ("squashfuse2" if "libfuse.so.2" in libraries else "squashfuse"))
+    # squashfuse_ll learnt uid= after 0.1.105; with squashfuse it is an option of libfuse itself.
+    simple = shutil.which("squashfuse")
+    if simple and simple != program and b"uid=%d" not in Path(program).read_bytes():
+        shutil.copy(simple, out / "squashfuse-owner")
 
 
 def install(out: Path, prefix: Path, destdir: Path) -> None:

@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +29,7 @@ typedef int option_set_fn(void *opt, const char *name, const char *value, bool e
 static struct {
 	char *own;                       /* --container, where Slurm has no such option */
 	char *values[OPTION_COUNT];      /* of the options registered here */
+	char *around;                    /* the spec of the salloc that started this srun as its shell, or NULL */
 } given;
 
 static int fail(const char *text)
@@ -36,18 +38,28 @@ static int fail(const char *text)
 	exit(EXIT_BOLLARD);  /* one line is enough: returning -1 would make Slurm add two of its own */
 }
 
-static void keep_value(char **slot, const char *value)
+/* The last value counts; of an option that adds up, all do. Slurm may tell one twice. */
+static void keep_value(char **slot, const char *value, const char *between)
 {
-	free(*slot);
-	*slot = strdup(value ? value : "1");
-	if (!*slot)
+	char *before = *slot, *text = NULL;
+
+	if (before && between && strcmp(before, value) == 0)
+		return;
+	if ((before && between ? asprintf(&text, "%s%s%s", before, between, value) : asprintf(&text, "%s", value)) < 0)
 		fail("out of memory");
+	free(before);
+	*slot = text;
 }
 
+/* `which`: twice the option's row, and one more for the name that means its opposite; -1 for --container. */
 static int on_option(int which, const char *value, int remote)
 {
-	if (!remote)
-		keep_value(which < 0 ? &given.own : &given.values[which], value);
+	if (remote)
+		return 0;
+	if (which < 0)
+		keep_value(&given.own, value ? value : "", NULL);
+	else
+		keep_value(&given.values[which / 2], value ? value : which % 2 ? "0" : "1", OPTIONS[which / 2].between);
 	return 0;
 }
 
@@ -62,6 +74,51 @@ static int slurm_version(spank_t spank)
 	return atoi(major) * 100 + atoi(minor);
 }
 
+/* Slurm hands the options of an sbatch or salloc down to each srun inside; a container is asked for, not inherited. */
+static void forget_options_around(void)
+{
+	static const char *const begins[] = { "SLURM_SPANK__SLURM_SPANK_OPTION_bollard_", "_SLURM_SPANK_OPTION_bollard_" };
+	char name[256];
+
+	for (char **at = environ; *at; ) {
+		const char *equals = strchr(*at, '=');
+		int ours = equals && (size_t) (equals - *at) < sizeof(name) &&
+			   (strncmp(*at, begins[0], strlen(begins[0])) == 0 ||
+			    strncmp(*at, begins[1], strlen(begins[1])) == 0);
+
+		if (ours) {
+			snprintf(name, sizeof(name), "%.*s", (int) (equals - *at), *at);
+			ours = unsetenv(name) == 0;
+		}
+		at = ours ? environ : at + 1;
+	}
+}
+
+static int look_for_pyxis(struct dl_phdr_info *info, size_t size, void *found)
+{
+	(void) size;
+	*(int *) found |= strstr(info->dlpi_name, "spank_pyxis.so") != NULL;
+	return 0;
+}
+
+static int pyxis_is_loaded(void)
+{
+	int found = 0;
+
+	dl_iterate_phdr(look_for_pyxis, &found);
+	return found;
+}
+
+static int register_option(spank_t spank, int row, int opposite)
+{
+	struct spank_option option = { opposite ? OPTIONS[row].opposite : OPTIONS[row].slurm, OPTIONS[row].argument,
+				       OPTIONS[row].help, OPTIONS[row].argument != NULL, 2 * row + opposite, on_option };
+
+	if (opposite)
+		option.usage = OPTIONS[row].against;
+	return !option.name || spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
+}
+
 int client_init(spank_t spank)
 {
 	struct spank_option container = { "container", "IMAGE", "run each task in the container IMAGE", 1, -1,
@@ -69,18 +126,19 @@ int client_init(spank_t spank)
 
 	/* Inherited from a job around this one: Slurm's rule is that steps do not inherit a container. */
 	unsetenv("SLURM_CONTAINER");
+	if (getenv(ENV_SPEC) && !(given.around = strdup(getenv(ENV_SPEC))))
+		fail("out of memory");
 	unsetenv(ENV_SPEC);
 	unsetenv(ENV_ARGV0);
+	forget_options_around();
 	/* Slurm >= 21.08 owns --container, and drops a second option of that name with a message. */
 	if (slurm_version(spank) < 2108 && spank_option_register(spank, &container) != ESPANK_SUCCESS)
 		return -1;
-	for (int i = 0; i < OPTION_COUNT; i++) {
-		struct spank_option option = { OPTIONS[i].slurm, OPTIONS[i].argument, OPTIONS[i].help,
-					       OPTIONS[i].argument != NULL, i, on_option };
-
-		if (option.name && spank_option_register(spank, &option) != ESPANK_SUCCESS)
+	/* Where pyxis is loaded too, its options stay its own. */
+	for (int i = 0; i < OPTION_COUNT; i++)
+		if ((OPTIONS[i].ours || !pyxis_is_loaded()) &&
+		    (register_option(spank, i, 0) < 0 || register_option(spank, i, 1) < 0))
 			return -1;
-	}
 	return 0;
 }
 
@@ -149,13 +207,15 @@ static char *checked(const char *spec)
 /* The options' environment forms; whether any was there. */
 static int add_variables(struct text *spec)
 {
-	int any = 0;
+	int any = 0, inside = getenv("BOLLARD_CONTAINER") != NULL;
 
 	for (int i = 0; i < VARIABLE_COUNT; i++) {
 		const char *value = getenv(VARIABLES[i].name);
 
-		if (!value || !value[0] || (VARIABLES[i].option >= 0 && given.values[VARIABLES[i].option]))
+		if (!value || !value[0] || given.values[VARIABLES[i].option] || VARIABLES[i].option == OPTION_IMAGE)
 			continue;
+		if (inside && strstr(VARIABLES[i].name, "_BIND"))
+			continue;  /* there it tells what is bound, and asks for nothing */
 		add(spec, VARIABLES[i].name, value);
 		any = 1;
 	}
@@ -172,15 +232,10 @@ static void add_identity(struct text *spec, const struct stat *st)
 	add(spec, "id", text);
 }
 
-/* The spec of `container`: finished here for a plain image and no further wishes, which is the
- * common case and costs no interpreter; by the runtime otherwise. */
-static char *make_spec(const char *container, const char *cwd, int multi_prog)
+/* The absolute path of the image `container`, as far as that needs no knowledge of a user's home. */
+static char *absolute(const char *container)
 {
-	struct text spec = { NULL, 0 };
-	char *image = NULL, *full;
-	const char *home = getenv("HOME");
-	struct stat st;
-	int plain = 1;
+	char *image = NULL;
 
 	if (container[0] != '/' && container[0] != '~' && !strstr(container, "://")) {
 		char *here = getcwd(NULL, 0);
@@ -193,11 +248,26 @@ static char *make_spec(const char *container, const char *cwd, int multi_prog)
 	}
 	if (!image)
 		fail("out of memory");
-	add(&spec, "image", image);
-	add(&spec, "asked", container);
+	return image;
+}
+
+/* The spec of `container`, which is NULL for one that another step has named: finished here for a plain image
+ * and no further wishes, which is the common case and costs no interpreter; by the runtime otherwise. */
+static char *make_spec(const char *container, const char *cwd, int multi_prog)
+{
+	struct text spec = { NULL, 0 };
+	char *image = container ? absolute(container) : NULL, *full;
+	const char *home = getenv("HOME");
+	struct stat st;
+	int plain = 0;
+
+	if (image) {
+		add(&spec, "image", image);
+		add(&spec, "asked", container);
+	}
 	add(&spec, "cwd", cwd);
 	add(&spec, "userhome", home ? home : "");
-	plain = image[0] == '/' && plain_image(image, &st);
+	plain = image && image[0] == '/' && plain_image(image, &st);
 	if (plain)
 		add_identity(&spec, &st);
 	if (add_variables(&spec))
@@ -205,7 +275,7 @@ static char *make_spec(const char *container, const char *cwd, int multi_prog)
 	if (multi_prog)
 		add(&spec, "multi-prog", "1");
 	for (int i = 0; i < OPTION_COUNT; i++)  /* verbose is the last row of the table: see stepd_init() */
-		if (given.values[i]) {
+		if (given.values[i] && i != OPTION_IMAGE) {
 			add(&spec, OPTIONS[i].name, given.values[i]);
 			plain = 0;
 		}
@@ -269,9 +339,11 @@ static int heterogeneous(void)
 static void show_container(void *opt, const char *spec, const char *cwd)
 {
 	option_set_fn *set = (option_set_fn *) dlsym(RTLD_DEFAULT, "slurm_option_set");
-	const char *image = spec + strlen("image="), *end = strchrnul(image, ' ');
+	const char *image = spec + strlen("image="), *end = strchrnul(spec, ' ');
 	char *path;
 
+	if (strncmp(spec, "image=/", strlen("image=/")) != 0)
+		return;  /* a container's name alone */
 	if (spank_context() == S_CTX_LOCAL ? heterogeneous() : slurm_has_oci_conf() || access(cwd, X_OK) < 0)
 		return;
 	path = strndup(image, (size_t) (end - image));
@@ -313,6 +385,48 @@ static void guard_script(void *opt, option_get_fn *get)
 	free(guarded);
 }
 
+/* The image that was asked for by --container-image or a variable, where --container was not given. */
+static const char *other_name_of_image(const char *container)
+{
+	const char *image = given.values[OPTION_IMAGE];
+
+	if (container && image && strcmp(container, image) != 0)
+		fail("--container and --container-image name two images; leave one of them out");
+	for (int i = 0; !image && i < VARIABLE_COUNT; i++)
+		if (VARIABLES[i].option == OPTION_IMAGE && !pyxis_is_loaded()) {
+			image = getenv(VARIABLES[i].name);
+			image = image && image[0] ? image : NULL;
+		}
+	return container ? container : image;
+}
+
+/* Whether a container is asked for by its name alone. */
+static int is_named(void)
+{
+	int named = given.values[OPTION_NAME] != NULL;
+
+	for (int i = 0; i < VARIABLE_COUNT; i++) {
+		const char *name = VARIABLES[i].option == OPTION_NAME ? getenv(VARIABLES[i].name) : NULL;
+
+		named |= name && name[0];
+	}
+	return named;
+}
+
+/* Options of a container that is not asked for are a mistake: the task would run on the host. */
+static void refuse_idle_options(void)
+{
+	char line[256];
+
+	for (int i = 0; i < OPTION_COUNT; i++)
+		if (given.values[i] && i != OPTION_VERBOSE) {
+			snprintf(line, sizeof(line), "--%s without a container; add --container=IMAGE",
+				 given.values[i][0] == '0' && OPTIONS[i].opposite ? OPTIONS[i].opposite
+										   : OPTIONS[i].slurm);
+			fail(line);
+		}
+}
+
 /* Called once for each component of a heterogeneous job. They share one environment, and a step's
  * process cannot tell which of them it is: one srun line has one container. */
 int client_post_opt(spank_t spank)
@@ -322,24 +436,34 @@ int client_post_opt(spank_t spank)
 	option_get_fn *get = (option_get_fn *) dlsym(RTLD_DEFAULT, "slurm_option_get");
 	const char *container = NULL, *chdir_to = NULL, *multi_prog = NULL, *first = getenv(ENV_SPEC);
 	char *spec = NULL, *here = NULL;
+	int interactive = 0, asked;
 
 	(void) spank;
 	if (opt && get) {
 		container = take_over(opt, get);
 		chdir_to = get(opt, "chdir");
 		multi_prog = get(opt, "multi-prog");
+		interactive = given.around && is_set(get(opt, "interactive"));
 	} else if (given.own) {
 		fail("this Slurm hides its options from plugins; ask the site's administrator to run bollard's tests");
 	}
 	if (!chdir_to)
 		chdir_to = here = getcwd(NULL, 0);
-	if (container && opt && get && is_set(get(opt, "export-file")))
-		fail("--container does not go with --export-file, which takes the container's own variable away; "
-		     "use --export=NAME,...");
 	if (container && !container[0])
 		fail("--container has no value; name a SIF file, a squashfs file or a directory");
-	if (container)
+	container = other_name_of_image(container);
+	asked = interactive || container || is_named();
+	if (asked && opt && get && is_set(get(opt, "export-file")))
+		fail("--container does not go with --export-file, which takes the container's own variable away; "
+		     "use --export=NAME,...");
+	if (interactive)  /* the shell of a salloc: what that has found out counts */
+		spec = strdup(given.around);
+	else if (asked)
 		spec = make_spec(container, chdir_to ? chdir_to : "/", is_set(multi_prog));
+	else
+		refuse_idle_options();
+	if (asked && !spec)
+		fail("out of memory");
 	if (component++ == 0) {
 		if (spec && strlen(spec) + sizeof(ENV_SPEC) >= SPEC_MAX)
 			fail("what is asked of the container is longer than Linux lets a variable be; use fewer binds");

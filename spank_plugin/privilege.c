@@ -108,13 +108,13 @@ static int write_file(const char *path, const char *text)
 	return n == (ssize_t) size ? 0 : -1;
 }
 
-/* One line "id id 1" for each distinct id. */
-static int map_text(char *text, size_t size, gid_t first, const gid_t *more, int count)
+/* One line "inside outside 1" for each distinct id: each is itself inside, and the first may be 0 there. */
+static int map_text(char *text, size_t size, int as_root, gid_t first, const gid_t *more, int count)
 {
-	int at = snprintf(text, size, "%u %u 1\n", first, first), lines = 1;
+	int at = snprintf(text, size, "%u %u 1\n", as_root ? 0 : first, first), lines = 1;
 
 	for (int i = 0; i < count && lines < MAP_LINES_MAX; i++) {
-		int known = more[i] == first;
+		int known = more[i] == first || (as_root && more[i] == 0);
 
 		for (int j = 0; j < i && !known; j++)
 			known = more[j] == more[i];
@@ -139,10 +139,10 @@ static int write_maps(pid_t pid, const struct identity *id)
 	if (write_file(path, "deny") < 0)
 		return -1;
 	snprintf(path, sizeof(path), "/proc/%d/gid_map", (int) pid);
-	if (map_text(text, sizeof(text), id->gid, id->groups, id->ngroups) < 0 || write_file(path, text) < 0)
+	if (map_text(text, sizeof(text), id->as_root, id->gid, id->groups, id->ngroups) < 0 || write_file(path, text) < 0)
 		return -1;
 	snprintf(path, sizeof(path), "/proc/%d/uid_map", (int) pid);
-	if (map_text(text, sizeof(text), id->uid, NULL, 0) < 0)
+	if (map_text(text, sizeof(text), id->as_root, id->uid, NULL, 0) < 0)
 		return -1;
 	return write_file(path, text);
 }

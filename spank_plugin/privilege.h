@@ -13,6 +13,7 @@ struct identity {
 	gid_t gid;
 	const gid_t *groups;
 	int ngroups;
+	int as_root;  /* the namespace shows uid and gid as 0 */
 };
 
 /* Fork a process that is `id` for good, in a user namespace which maps `id`'s own ids and nothing

@@ -29,9 +29,14 @@
 /* Longer than privilege.c gives the keeper to give root up. */
 #define HELPER_MS 10000
 
+/* How long a keeper that may be starting can take to answer. Of an unnamed container a second one does no harm. */
+#define WARM_MS 1000
+#define NAMED_MS 10000
+
 /* What this step knows; a task forked by slurmstepd inherits it. */
 static struct {
 	int asked;              /* for a container; the rest counts only then */
+	int named;              /* steps of the job share it by its name */
 	char spec[SPEC_MAX];
 	char *verbose;          /* when the client began, for --container-verbose; or NULL */
 	char *site;
@@ -66,7 +71,7 @@ static long long now(void)
 }
 
 /* Whether the keeper at step.address promises to stay for as long as this process lives. */
-static int take_lifeline(uid_t uid)
+static int take_lifeline(uid_t uid, int wait_ms)
 {
 	struct pollfd answer = { .events = POLLIN };
 	char byte = WIRE_LIFELINE;
@@ -75,7 +80,7 @@ static int take_lifeline(uid_t uid)
 	if (fd < 0)
 		return 0;
 	answer.fd = fd;
-	if (wire_write(fd, &byte, 1) == 0 && poll(&answer, 1, 1000) == 1 &&
+	if (wire_write(fd, &byte, 1) == 0 && poll(&answer, 1, wait_ms) == 1 &&
 	    recv(fd, &byte, 1, MSG_DONTWAIT) == 1 && byte == WIRE_OK) {
 		step.lifeline = fd;
 		return 1;
@@ -189,6 +194,34 @@ static int first_node(spank_t spank)
 	return spank_get_item(spank, S_JOB_NODEID, &node) == ESPANK_SUCCESS && node == 0;
 }
 
+/* "name=NAME" of the spec for a container that has one; whether it has. */
+static int name_in(const char *spec, char *name, size_t size)
+{
+	const char *at = strstr(spec, " name=");
+	size_t length = at ? strcspn(at + 1, " :") : 0;
+
+	step.named = at && length < size;
+	if (step.named)
+		snprintf(name, size, "%.*s", (int) length, at + 1);
+	return step.named;
+}
+
+/* Whether an earlier step of the job left this container; refuses where a named one should, or should not, be there. */
+static int found_running(uid_t uid)
+{
+	const char *name = step.named ? strstr(step.spec, " name=") + strlen(" name=") : "";
+	const char *mode = name + strcspn(name, " :");
+	int length = (int) (mode - name), here = take_lifeline(uid, step.named ? NAMED_MS : WARM_MS);
+
+	if (step.named && here && strncmp(mode, ":create", strlen(":create")) == 0)
+		refuse("this job has a container %.*s on this node already; use %.*s:exec, or another name", length, name,
+		       length, name);
+	else if (step.named && !here && (strncmp(mode, ":exec", strlen(":exec")) == 0 || !strstr(step.spec, "image=")))
+		refuse("this job has no container %.*s on this node; make it first with --container=IMAGE "
+		       "--container-name=%.*s", length, name, length, name);
+	return here || step.why[0];
+}
+
 static void start_keeper(spank_t spank, uint32_t job_id, uint32_t step_id, const char *program)
 {
 	struct identity id = { 0 };
@@ -203,10 +236,12 @@ static void start_keeper(spank_t spank, uint32_t job_id, uint32_t step_id, const
 		return;
 	}
 	id.groups = groups;
+	id.as_root = strstr(step.spec, " fakeroot=1") != NULL;
 	step.program = program;
-	snprintf(step.address, sizeof(step.address), "bollard/%u/%u/%016llx", id.uid, job_id, hash(step.spec));
-	if (take_lifeline(id.uid))
-		return;  /* an earlier step of the job left its container warm */
+	snprintf(step.address, sizeof(step.address), "bollard/%u/%u/%016llx", id.uid, job_id,
+		 name_in(step.spec, name, sizeof(name)) ? hash(name) : hash(step.spec));
+	if (found_running(id.uid))
+		return;
 	if (owned_by_root(BOLLARD_PREFIX "/_bollard.so") < 0 || owned_by_root(LAUNCHER) < 0 ||
 	    owned_by_root(BOLLARD_PREFIX "/python/bollard/runtime") < 0 || owned_by_root(BOLLARD_STDLIB) < 0) {
 		refuse("the installation in " BOLLARD_PREFIX " or " BOLLARD_STDLIB " is not root's alone (%s); "
@@ -215,6 +250,13 @@ static void start_keeper(spank_t spank, uint32_t job_id, uint32_t step_id, const
 	}
 	memcpy(name, step.address, sizeof(name));
 	step.listener = wire_listen(name, step.address, sizeof(step.address));
+	if (step.listener >= 0 && step.named && strcmp(name, step.address) != 0) {
+		close(step.listener);  /* another step of the job makes this very container */
+		memcpy(step.address, name, sizeof(name));
+		if (!found_running(id.uid) && !step.why[0])
+			refuse("somebody else holds the address of the container on this node; use another name");
+		return;
+	}
 	if (step.listener < 0) {
 		refuse("cannot open the keeper's socket: %s; submit again", strerror(errno));
 		return;
@@ -405,6 +447,7 @@ static int put_launcher_first(spank_t spank)
 	int argc = 0;
 
 	if (spank_setenv(spank, ENV_ENTRY, step.address, 1) != ESPANK_SUCCESS ||
+	    (step.named && spank_setenv(spank, ENV_SPEC, step.spec, 1) != ESPANK_SUCCESS) ||
 	    (step.verbose && spank_setenv(spank, ENV_VERBOSE, step.verbose, 1) != ESPANK_SUCCESS))
 		return -1;
 	if (strstr(step.spec, " multi-prog="))

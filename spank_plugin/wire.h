@@ -11,6 +11,9 @@
 /* First byte a peer sends to the keeper. */
 enum { WIRE_LIFELINE = 'L', WIRE_TASK = 'T' };
 
+/* What a launcher that waits for its program sends when that has ended; the keeper answers when it may end too. */
+enum { WIRE_DONE = 'D' };
+
 /* First byte the keeper answers. WIRE_SCRIPT: run this in the container first and say what it prints. */
 enum { WIRE_OK = '+', WIRE_ERROR = '-', WIRE_SCRIPT = 'S' };
 
