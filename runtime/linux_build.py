@@ -26,6 +26,8 @@ ffi.cdef("""
 #define MNT_DETACH ...
 #define PR_SET_NAME ...
 #define PR_SET_PDEATHSIG ...
+#define PR_SET_SECUREBITS ...
+#define SECBIT_NOROOT ...
 
 int unshare(int flags);
 int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data);
@@ -48,6 +50,7 @@ ffi.set_source(
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/securebits.h>
 #include <sched.h>
 #include <stdint.h>
 #include <string.h>
