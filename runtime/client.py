@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 import time
 
-from bollard.runtime import image, options, spec
+from bollard.runtime import image, options, site, spec
 from bollard.runtime.errors import BollardError
+from bollard.runtime.installed import PREFIX
 
 # Not a part of the container; stepd.c cuts it off.
 LAST = ("verbose",)
@@ -74,6 +75,7 @@ def check(text: bytes, out: int) -> None:
     image.refuse_uri(asked.asked, image.shown(asked.asked))
     if asked.image and not any(name == "id" for name, _ in values) and not _on_nodes_only(asked.image):
         opened = image.open_image(asked.image, os.uname().machine)
+        site.refuse_image(site.load(PREFIX), opened.fd, asked.asked)
         values.append(("id", ".".join(map(str, opened.identity))))
     values = [(name, asked.image if name == "image" else value) for name, value in values if name not in LAST]
     if asked.verbose:

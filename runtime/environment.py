@@ -12,6 +12,7 @@ For one name the first of these that has it wins:
     3. --env, BOLLARDENV_X, APPTAINERENV_X, SINGULARITYENV_X
     4. the image's scripts
     5. the task's variables, but not PATH and LD_LIBRARY_PATH; with --cleanenv TERM and proxies alone
+    6. the site's, of bollard.yaml
 
 All names and values are bytes. Runs on the node path: no import but its siblings.
 """
@@ -192,11 +193,12 @@ def of_task(
     command: bytes = b"exec",
     binds: bytes = b"",
     cwd: bytes = b"",
+    defaults: tuple[tuple[bytes, bytes], ...] = (),
 ) -> list[bytes]:
     """The environment of one task, as NAME=VALUE.
 
     `command` is the action (exec, run, shell, test), `binds` the user's own (spec.bind_text), `cwd` the directory
-    it starts in ("" leaves PWD alone).
+    it starts in ("" leaves PWD alone), `defaults` what the site wants where nobody else says anything.
     """
     clean = spec.cleanenv
     home = spec.home.encode("utf-8", "surrogateescape")
@@ -236,6 +238,8 @@ def of_task(
     _describe(env, image_env, spec, command, binds)
     if cwd:
         env[b"PWD"] = cwd
+    for name, value in defaults:
+        env.setdefault(name, value)
     env.update(kept)
     for mark, name, default in wireup.DEFAULTS:
         if mark in kept:

@@ -15,7 +15,22 @@ import os
 from _signal import SIG_IGN, SIGCHLD, signal
 from errno import ENOSPC, ENOSYS
 
-from bollard.runtime import entry, environment, fuse, guard, identity, image, layers, linux, mounts, plan, spec, warm
+from bollard.runtime import (
+    entry,
+    environment,
+    fuse,
+    guard,
+    identity,
+    image,
+    layers,
+    linux,
+    mounts,
+    plan,
+    record,
+    site,
+    spec,
+    warm,
+)
 from bollard.runtime.clock import Clock
 from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import PREFIX, SESSION
@@ -51,17 +66,22 @@ class Container:
         "environment",
         "image",
         "ops",
+        "record",
         "saver",
         "scripts",
         "server",
+        "site",
         "spec",
         "steps",
         "told",
         "ways_in",
     )
 
-    def __init__(self, spec: Spec, opened: Image, ops: list[plan.Op], server: int, clock: Clock) -> None:
+    def __init__(
+        self, spec: Spec, opened: Image, ops: list[plan.Op], server: int, clock: Clock, here: site.Site
+    ) -> None:
         self.spec = spec
+        self.site = here
         self.image = opened
         self.ops = ops
         self.server = server  # process id of the FUSE server, 0 for a directory
@@ -73,6 +93,7 @@ class Container:
         self.steps: dict[bytes, Spec] = {}  # spec text of a step that named this container: what it asked
         self.binds = os.fsencode(bind_text(spec.binds))
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
+        self.record = record.Record(opened)
         self.told = False  # --container-verbose has been answered
         # Descriptors of the namespaces to join, in that order.
         self.ways_in = tuple(
@@ -82,7 +103,7 @@ class Container:
     def private(self, listener: int) -> tuple[int, ...]:
         """The descriptors that are the keeper's alone."""
         saver = (self.saver.ask, self.saver.answer) if self.saver else ()
-        return (listener, self.image.fd, *self.ways_in, *saver)
+        return (listener, self.image.fd, *self.ways_in, self.record.fd, *saver)
 
     def define_environment(self, shell: Callable[[bytes, list[bytes]], bytes | None]) -> environment.ImageEnvironment:
         """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
@@ -117,13 +138,15 @@ def _read_in(root: int, path: str) -> bytes:
         os.close(fd)
 
 
-def enter(asked: Spec, clock: Clock, spool: str = "", program: str = "") -> Container:
+def enter(
+    asked: Spec, clock: Clock, spool: str = "", program: str = "", here: site.Site = plan.DEFAULTS
+) -> Container:
     """Make the container and move this process into it. Must be in a user namespace already.
 
-    `spool` is SlurmdSpoolDir, `program` what the first task will most likely start.
+    `spool` is SlurmdSpoolDir, `program` what the first task will most likely start, `here` what the site wants.
     """
     try:
-        return _enter(asked, clock, spool, program)
+        return _enter(asked, clock, spool, program, here)
     except OSError as error:
         raise _explained(asked, error) from error
 
@@ -141,11 +164,12 @@ def _explained(asked: Spec, error: OSError) -> BollardError:
     )
 
 
-def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
+def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site) -> Container:
     signal(SIGCHLD, SIG_IGN)  # children are watched by their pidfd; none waits to be reaped
     linux.new_mount_namespace()  # first, for a directory can be bound only by the namespace it was opened in
     linux.use_capabilities(False)
     opened = image.open_image(asked.image, os.uname().machine)
+    site.refuse_image(here, opened.fd, asked.asked)
     if asked.writable and opened.kind != image.DIRECTORY:
         raise BollardError(f"{asked.asked}: a file, and --writable writes into a directory", "use --writable-tmpfs")
     own_layers = layers.directories(asked)
@@ -170,7 +194,7 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
     # any more once this process stands in the image.
     from bollard.runtime import shellenv  # noqa: F401
 
-    ops = plan.make(asked, spool, PREFIX)
+    ops = plan.make(asked, spool, PREFIX, here)
     files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf")}
     for path in files.values():
         _write(path, b"")
@@ -195,7 +219,7 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
     new_root = mounts.make_root(base, SESSION, places, layers.is_writable(asked))
     linux.change_root(new_root)
     clock.mark("mounts")
-    container = Container(asked, opened, ops, server, clock)
+    container = Container(asked, opened, ops, server, clock, here)
     container.saver = saver
     container.scripts = _scripts()
     try:
@@ -267,9 +291,10 @@ def serve(container: Container, listener: int, job: int) -> None:
     entry.Server(container, listener, job, watcher).run()
 
 
-def main(spec_text: bytes, site: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
+def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
     """Be a step's keeper. Raises what went wrong; the caller then tells it to every task.
 
+    `arguments`: of the plugin's line in plugstack.conf;
     `times`: when the shim forked, and when the child had given root up (CLOCK_MONOTONIC, ns).
     """
     clock = Clock(times[0])
@@ -280,10 +305,15 @@ def main(spec_text: bytes, site: bytes, program: bytes, listener: int, job: int,
         from bollard.runtime import client
 
         values = client.resolve(values)
-    asked = spec.make(values)
+    here = site.load(PREFIX)
+    asked = spec.make(site.completed(values, here))
     if asked.fakeroot and os.getuid() != 0:  # privilege.c makes the namespace, and reads no variables
         raise BollardError(
             "to be root in a container is asked for by a variable, inside a container", "use --container-remap-root"
         )
-    spool = plan.spool_directory(site.decode("utf-8", "surrogateescape"), os.uname().nodename.split(".")[0])
-    serve(enter(asked, clock, spool, os.fsdecode(program)), listener, job)
+    words = os.fsdecode(arguments)
+    spool = plan.spool_directory(words, os.uname().nodename.split(".")[0], here)
+    container = enter(asked, clock, spool, os.fsdecode(program), here)
+    container.record.fd = record.descriptor(words)
+    container.record.write()
+    serve(container, listener, job)

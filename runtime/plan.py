@@ -8,12 +8,13 @@ An operation is a tuple (source, target, flags), carried out in order by `mounts
     target  absolute path in the container
     flags   the sum of the constants below and of those in spec.py
 
-Order and rules are Apptainer's (its container_linux.go, `create`): kernel filesystems, /dev, site files, home,
-/tmp and /var/tmp, working directory, user binds, identity, name resolution.
+Order and rules are Apptainer's (its container_linux.go, `create`): kernel filesystems, /dev, site files and mounts,
+home, /tmp and /var/tmp, working directory, user binds, identity, name resolution.
 """
 
 from __future__ import annotations
 
+from bollard.runtime.site import Site
 from bollard.runtime.spec import NOEXEC, OPTIONAL, READ_ONLY, TMPFS, UMOUNT
 
 TYPE_CHECKING = False
@@ -45,17 +46,19 @@ NO_CWD_BELOW = ("/sys", "/proc", "/dev")
 SLURM_MARK = "/etc/slurm"
 SLURM_FILES = ("/etc/slurm", "/run/munge")
 
+DEFAULTS = Site()
+
 
 def below(path: str, parent: str) -> bool:
     """Whether `path` is `parent` or lies in it, by components."""
     return path == parent or path.startswith(parent.rstrip("/") + "/")
 
 
-def make(spec: Spec, spool: str = "", prefix: str = "") -> list[Op]:
+def make(spec: Spec, spool: str = "", prefix: str = "", here: Site = DEFAULTS) -> list[Op]:
     """The operations for `spec`. `spool`: SlurmdSpoolDir, where batch scripts and PMIx files lie; `prefix`:
-    the installation, which Slurm's commands in the image load the plugin from."""
+    the installation, which Slurm's commands in the image load the plugin from; `here`: what the site wants."""
     out = spec.no_mount
-    ops = _kernel(spec) + _site_files(spec) + _home(spec) + _tmp(spec)
+    ops = _kernel(spec) + _site_files(spec) + _site_mounts(spec, here) + _home(spec) + _tmp(spec)
     ops += [("mode=0755", path, TMPFS) for path in spec.scratch if not spec.workdir]
     ops += [(f"{spec.workdir}/scratch{path}", path, 0) for path in spec.scratch if spec.workdir]
     if spool:
@@ -77,7 +80,7 @@ def make(spec: Spec, spool: str = "", prefix: str = "") -> list[Op]:
         ops.append(("/etc/resolv.conf", "/etc/resolv.conf", READ_ONLY | OPTIONAL | IF_IN_IMAGE))
     ops += [(path, path, READ_ONLY | OPTIONAL | IF_SLURM) for path in SLURM_FILES]
     if prefix:
-        ops.append((prefix, prefix, READ_ONLY | OPTIONAL | IF_SLURM))
+        ops.append((prefix, here.prefix or prefix, READ_ONLY | OPTIONAL | IF_SLURM))
     return [op for op in ops if op[1] not in out]
 
 
@@ -107,6 +110,13 @@ def _site_files(spec: Spec) -> list[Op]:
         for name, path in wanted
         if name not in spec.no_mount and "bind-paths" not in spec.no_mount
     ]
+
+
+def _site_mounts(spec: Spec, here: Site) -> list[Op]:
+    """Not with --contain, as with Apptainer's `bind path`."""
+    if spec.contain or "bind-paths" in spec.no_mount:
+        return []
+    return [(source, target, OPTIONAL | flags) for source, target, flags in here.mounts]
 
 
 def _home(spec: Spec) -> list[Op]:
@@ -146,12 +156,14 @@ def _binds_cwd(cwd: str, ops: list[Op], binds: tuple[tuple[str, str, int], ...])
     return not any(below(cwd, target) for _, target, *_ in (*ops, *binds))
 
 
-def spool_directory(site: str, host: str) -> str:
-    """`spool=` of the plugstack.conf arguments, its %h and %n replaced by this node's name."""
-    for word in site.split(" "):
-        if word.startswith("spool="):
-            return word[6:].replace("%h", host).replace("%n", host)
-    return ""
+def spool_directory(arguments: str, host: str, here: Site = DEFAULTS) -> str:
+    """SlurmdSpoolDir: the site's word, else `spool=` of the plugstack.conf arguments; its %h and %n replaced by this
+    node's name."""
+    found = here.spool
+    for word in arguments.split(" "):
+        if word.startswith("spool=") and not found:
+            found = word[6:]
+    return found.replace("%h", host).replace("%n", host)
 
 
 def describe(ops: list[Op]) -> list[str]:
