@@ -15,7 +15,21 @@ import os
 from _signal import SIG_IGN, SIGCHLD, signal
 from errno import ENOSPC, ENOSYS
 
-from bollard.runtime import entry, environment, fuse, guard, identity, image, layers, linux, mounts, plan, record, spec, warm
+from bollard.runtime import (
+    entry,
+    environment,
+    fuse,
+    guard,
+    identity,
+    image,
+    layers,
+    linux,
+    mounts,
+    plan,
+    record,
+    spec,
+    warm,
+)
 from bollard.runtime.clock import Clock
 from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import PREFIX, SESSION
