@@ -146,7 +146,8 @@ def require() -> None:
             debian.append(deb)
             el.append(rpm)
     if missing:
-        hint = f"install {' '.join(dict.fromkeys(debian))} (Debian) or {' '.join(dict.fromkeys(el))} (EL)"
+        packages = " ".join(dict.fromkeys(debian)), " ".join(dict.fromkeys(el))
+        hint = f"install {packages[0]}" + (f" (Debian) or {packages[1]} (EL)" if len(set(packages)) > 1 else "")
         if not slurm_include():
             hint += ", or set SLURM_INCLUDE_DIR to the directory that holds slurm/spank.h's folder"
         raise BollardError(f"cannot build, missing here: {', '.join(missing)}", hint)
