@@ -34,7 +34,9 @@ def start(node: str, pid: int) -> None:
     """Everything that a node of its kind runs."""
     daemon = "slurmctld" if node == CONTROLLER else "slurmd"
     settings = (
-        [] if node == CONTROLLER else [f"HWLOC_SYNTHETIC=Package:1 Core:{CPUS} PU:1", f"LD_PRELOAD={FOLDED_CPUS}"]
+        []
+        if node == CONTROLLER
+        else [f"HWLOC_SYNTHETIC=Package:1 Core:{CPUS} PU:1", f"LD_PRELOAD={FOLDED_CPUS}"]
     )
     done = subprocess.run(
         inside(

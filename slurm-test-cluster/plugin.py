@@ -97,7 +97,9 @@ def copy_checkout(target: Path) -> None:
     for directory, _, files in os.walk(target, topdown=False):
         for file in files:
             path = Path(directory, file)
-            if path.relative_to(target) not in wanted or not os.path.lexists(CHECKOUT / path.relative_to(target)):
+            if path.relative_to(target) not in wanted or not os.path.lexists(
+                CHECKOUT / path.relative_to(target)
+            ):
                 path.unlink()
         if Path(directory) != target:
             with contextlib.suppress(OSError):

@@ -111,7 +111,9 @@ class Cluster:
             return found.pid
         names = self.nodes()
         if not names:
-            raise ClusterError(f"no cluster is up for suite '{self.suite}': run `cluster up --suite {self.suite}`")
+            raise ClusterError(
+                f"no cluster is up for suite '{self.suite}': run `cluster up --suite {self.suite}`"
+            )
         if name not in names:
             raise ClusterError(f"no node '{name}' in suite '{self.suite}': choose one of {', '.join(names)}")
         raise ClusterError(f"node '{name}' is down: run `cluster start --suite {self.suite} --node {name}`")

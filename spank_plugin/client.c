@@ -92,6 +92,22 @@ static void forget_options_around(void)
 	}
 }
 
+/* SRUN_CONTAINER and its like, which Slurm >= 21.08 knows by itself. Put where Slurm looks for options of plugins, so
+ * that they count more than an #SBATCH line and less than the command line, as with Slurm's own. */
+static void offer_environment_form(void)
+{
+	void *opt = dlsym(RTLD_DEFAULT, "opt");
+	option_get_fn *get = (option_get_fn *) dlsym(RTLD_DEFAULT, "slurm_option_get");
+	const char *variable = "SRUN_CONTAINER", *salloc;
+
+	if (spank_context() == S_CTX_ALLOCATOR) {
+		salloc = opt && get ? get(opt, "no-shell") : NULL;  /* which salloc alone has */
+		variable = salloc && strcmp(salloc, "invalid-context") != 0 ? "SALLOC_CONTAINER" : "SBATCH_CONTAINER";
+	}
+	if (getenv(variable) && setenv("SLURM_SPANK__SLURM_SPANK_OPTION_bollard_container", getenv(variable), 1) < 0)
+		fail("out of memory");
+}
+
 static int look_for_pyxis(struct dl_phdr_info *info, size_t size, void *found)
 {
 	(void) size;
@@ -129,8 +145,11 @@ int client_init(spank_t spank)
 	unsetenv(ENV_SPEC);
 	forget_options_around();
 	/* Slurm >= 21.08 owns --container, and drops a second option of that name with a message. */
-	if (slurm_version(spank) < 2108 && spank_option_register(spank, &container) != ESPANK_SUCCESS)
-		return -1;
+	if (slurm_version(spank) < 2108) {
+		if (spank_option_register(spank, &container) != ESPANK_SUCCESS)
+			return -1;
+		offer_environment_form();
+	}
 	/* Where pyxis is loaded too, its options stay its own. */
 	for (int i = 0; i < OPTION_COUNT; i++)
 		if ((OPTIONS[i].ours || !pyxis_is_loaded()) &&
@@ -433,6 +452,8 @@ int client_post_opt(spank_t spank)
 	}
 	free(here);
 	free(spec);
+	free(given.own);
+	given.own = NULL;  /* the next component has its own */
 	return 0;
 }
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from cluster import Cluster, Images, Work, good, until
+from cluster import SERVERS, Cluster, Images, Work, good, until
 
 
 @pytest.mark.parametrize("user", ["alice", "bob"])
@@ -70,7 +70,7 @@ def test_the_keeper_is_the_user(cluster: Cluster, images: Images, user: str) -> 
     uid = {"alice": "1000", "bob": "1001"}[user]
     with cluster.start(["srun", "-Q", "-w", "n1", f"--container={images.small}", "tail", "-f", "/dev/null"], user=user):
         until(lambda: cluster.named("n1", "tail"), "the task")
-        found = cluster.named("n1", "bollard-keeper", "bollard-guard", "squashfuse_ll", "squashfuse")
+        found = cluster.named("n1", "bollard-keeper", "bollard-guard", *SERVERS)
         assert len(found) == 3, found
         for process in found:
             assert process.status("Uid").split() == [uid] * 4, process
