@@ -372,6 +372,7 @@ def uninstall(where: Where, say: Say) -> None:
         left.append(f"{where.config}: yours")
     for line in left:
         say(f"left {line}")
+    say("--container is Slurm's own from here on: without an oci.conf it runs such jobs on the host, silently")
 
 
 def _names(folder: str) -> list[str]:
