@@ -146,6 +146,47 @@ def _site(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     return cli_site.run(words)
 
 
+def _job(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import job, running
+
+    if len(words) != 1:
+        raise BollardError(f"job takes one number, not {len(words)} words", "write `bollard job JOBID`")
+    options = {option for option, _ in given}
+    found = job.look(running.parse(words[0])[0])
+    if "verify" in options:
+        print("\n".join(job.verify(found)))
+    elif "json" in options:
+        import json
+
+        print(json.dumps(found, indent=2))
+    else:
+        print("\n".join(job.lines(found)))
+    return 0
+
+
+def _ps(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import running
+
+    if words:
+        raise BollardError(f"{words[0]}: ps takes no words", "write `bollard ps`")
+    found = running.containers()
+    if any(option == "json" for option, _ in given):
+        import json
+
+        print(json.dumps([item.plain() for item in found], indent=2))
+    else:
+        print("\n".join(running.lines(found)))
+    return 0
+
+
+def _attach(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import running
+
+    if not words:
+        raise BollardError("no job named", "write `bollard attach JOB` or JOB.STEP, see `bollard ps`")
+    running.attach(words[0], words[1:])
+
+
 COMMANDS: dict[str, Command] = {
     "exec": ("[OPTION...] IMAGE PROGRAM [ARGUMENT...]", "run a program in a container", {}, True, _start),
     "run": ("[OPTION...] IMAGE [ARGUMENT...]", "run what the image was made for, its runscript", {}, True, _start),
@@ -163,6 +204,21 @@ COMMANDS: dict[str, Command] = {
         {"json": ("", "for programs")},
         True,
         _plan,
+    ),
+    "ps": ("[--json]", "show the containers that run on this node", {"json": ("", "for programs")}, False, _ps),
+    "attach": (
+        "JOB[.STEP] [PROGRAM [ARGUMENT...]]",
+        "start a program, or a shell, in a running container of a job on this node",
+        {},
+        False,
+        _attach,
+    ),
+    "job": (
+        "[--json] JOB",
+        "show what is on record of a job: images, nodes, tasks that entered",
+        {"json": ("", "for programs"), "verify": ("", "read the images again, and compare")},
+        False,
+        _job,
     ),
     "build": (
         "[OPTION...] TARGET SOURCE",

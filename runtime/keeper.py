@@ -26,6 +26,7 @@ from bollard.runtime import (
     linux,
     mounts,
     plan,
+    record,
     site,
     spec,
     warm,
@@ -65,6 +66,7 @@ class Container:
         "environment",
         "image",
         "ops",
+        "record",
         "saver",
         "scripts",
         "server",
@@ -91,6 +93,7 @@ class Container:
         self.steps: dict[bytes, Spec] = {}  # spec text of a step that named this container: what it asked
         self.binds = os.fsencode(bind_text(spec.binds))
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
+        self.record = record.Record(opened)
         self.told = False  # --container-verbose has been answered
         # Descriptors of the namespaces to join, in that order.
         self.ways_in = tuple(
@@ -100,7 +103,7 @@ class Container:
     def private(self, listener: int) -> tuple[int, ...]:
         """The descriptors that are the keeper's alone."""
         saver = (self.saver.ask, self.saver.answer) if self.saver else ()
-        return (listener, self.image.fd, *self.ways_in, *saver)
+        return (listener, self.image.fd, *self.ways_in, self.record.fd, *saver)
 
     def define_environment(self, shell: Callable[[bytes, list[bytes]], bytes | None]) -> environment.ImageEnvironment:
         """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
@@ -308,5 +311,9 @@ def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job:
         raise BollardError(
             "to be root in a container is asked for by a variable, inside a container", "use --container-remap-root"
         )
-    spool = plan.spool_directory(os.fsdecode(arguments), os.uname().nodename.split(".")[0], here)
-    serve(enter(asked, clock, spool, os.fsdecode(program), here), listener, job)
+    words = os.fsdecode(arguments)
+    spool = plan.spool_directory(words, os.uname().nodename.split(".")[0], here)
+    container = enter(asked, clock, spool, os.fsdecode(program), here)
+    container.record.fd = record.descriptor(words)
+    container.record.write()
+    serve(container, listener, job)

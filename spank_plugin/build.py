@@ -203,8 +203,10 @@ def build_shim(out: Path, work: Path, prefix: str) -> None:
     compile_c(
         out / "spank_bollard.so",
         [
-            HERE / name
-            for name in ("shim.c", "client.c", "plain.c", "multiprog.c", "stepd.c", "privilege.c", "wire.c", "python.c")
+            HERE / f"{name}.c"
+            for name in (
+                "shim", "client", "plain", "multiprog", "stepd", "account", "privilege", "wire", "python",
+            )
         ],
         "-shared",
         "-fPIC",

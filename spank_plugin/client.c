@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <link.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@
  * (src/common/slurm_opt.h). The calls live in libslurmfull. */
 typedef char *option_get_fn(void *opt, const char *name);
 typedef int option_reset_fn(void *opt, const char *name);
+typedef int option_set_fn(void *opt, const char *name, const char *value, bool early);
 
 static struct {
 	char *own;                       /* --container, where Slurm has no such option */
@@ -143,6 +145,7 @@ int client_init(spank_t spank)
 	if (getenv(ENV_SPEC) && !(given.around = strdup(getenv(ENV_SPEC))))
 		fail("out of memory");
 	unsetenv(ENV_SPEC);
+	unsetenv(ENV_ARGV0);
 	forget_options_around();
 	/* Slurm >= 21.08 owns --container, and drops a second option of that name with a message. */
 	if (slurm_version(spank) < 2108) {
@@ -341,9 +344,44 @@ static const char *take_over(void *opt, option_get_fn *get)
 	if (!reset)
 		fail("this Slurm does not let a plugin take --container over; "
 		     "ask the site's administrator to run its tests");
+	container = strdup(container);
+	if (!container)
+		fail("out of memory");
 	reset(opt, "container");
 	unsetenv("SLURM_CONTAINER");
 	return container;
+}
+
+/* Whether this command line has several components, parted by a colon. */
+static int heterogeneous(void)
+{
+	static char line[1 << 16];
+	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+	ssize_t size = fd < 0 ? -1 : read(fd, line, sizeof(line));
+
+	if (fd >= 0)
+		close(fd);
+	return size < 0 || size == sizeof(line) || memmem(line, (size_t) size, "\0:\0", 3) != NULL;
+}
+
+/* Slurm's own records (squeue, sacct) shall name the image. srun sends its option to slurmctld after this hook,
+ * and to the nodes only after client_local_user_init(), which takes it away again; but in a heterogeneous step each
+ * component has a copy. sbatch's goes to the node as well, where Slurm ignores it when there is no oci.conf, but
+ * gives the job up when the working directory is missing. */
+static void show_container(void *opt, const char *spec, const char *cwd)
+{
+	option_set_fn *set = (option_set_fn *) dlsym(RTLD_DEFAULT, "slurm_option_set");
+	const char *image = spec + strlen("image="), *end = strchrnul(spec, ' ');
+	char *path;
+
+	if (strncmp(spec, "image=/", strlen("image=/")) != 0)
+		return;  /* a container's name alone */
+	if (spank_context() == S_CTX_LOCAL ? heterogeneous() : slurm_has_oci_conf() || access(cwd, X_OK) < 0)
+		return;
+	path = strndup(image, (size_t) (end - image));
+	if (set && path && !strchr(path, '%'))
+		set(opt, "container", path, false);
+	free(path);
 }
 
 /* slurm_option_get() has words for "not given" and "not for this command". */
@@ -360,6 +398,23 @@ static int same_container(const char *a, const char *b)
 	size_t size_b = end_b ? (size_t) (end_b - b) : b ? strlen(b) : 0;
 
 	return !a == !b && size_a == size_b && (!a || memcmp(a, b, size_a) == 0);
+}
+
+/* No plugin can put the launcher before a batch script in sbatch, and a node without this plugin would run the
+ * script on the host. So the script's standard input is named by a path that is there only where the plugin has
+ * made it, and is the same file: without it slurmstepd ends the job before the script starts. */
+static void guard_script(void *opt, option_get_fn *get)
+{
+	option_set_fn *set = (option_set_fn *) dlsym(RTLD_DEFAULT, "slurm_option_set");
+	const char *input = get(opt, "input");
+	char *guarded;
+
+	if (!is_set(input) || input[0] != '/')  /* salloc has no such option; sbatch has made it absolute */
+		return;
+	if (!set || asprintf(&guarded, GATE "%s", input) < 0 || set(opt, "input", guarded, false) < 0)
+		fail("this Slurm does not let a plugin guard the batch script; "
+		     "ask the site's administrator to run bollard's tests");
+	free(guarded);
 }
 
 /* The image that was asked for by --container-image or a variable, where --container was not given. */
@@ -446,6 +501,10 @@ int client_post_opt(spank_t spank)
 			fail("what is asked of the container is longer than Linux lets a variable be; use fewer binds");
 		if (spec && setenv(ENV_SPEC, spec, 1) < 0)
 			fail("out of memory");
+		if (spec && opt && get && spank_context() == S_CTX_ALLOCATOR)
+			guard_script(opt, get);
+		if (spec && opt && !given.own)
+			show_container(opt, spec, chdir_to ? chdir_to : "/");
 	} else if ((spec || spank_context() == S_CTX_LOCAL) && !same_container(spec, first)) {
 		fail("the components of one job step must all have the same --container; "
 		     "start those that differ with an srun of their own");
@@ -457,21 +516,41 @@ int client_post_opt(spank_t spank)
 	return 0;
 }
 
-/* Before Slurm 23.11 no plugin can reach the argv of a --multi-prog task on the node, but srun shows
- * the configuration's text here, just before it is sent: put the launcher before each program. */
+/* Put the launcher before each program here, just before the step is sent: a node without this plugin then ends
+ * the task with a reason, or with "No such file", and never runs the program on the host. Of a heterogeneous step
+ * only the first component comes here: for the others the node puts the launcher first. */
 int client_local_user_init(spank_t spank)
 {
+	static char launcher[] = BOLLARD_PREFIX "/bollard-enter";
 	const char *spec = getenv(ENV_SPEC);
+	void *opt = dlsym(RTLD_DEFAULT, "opt");
+	option_get_fn *get = (option_get_fn *) dlsym(RTLD_DEFAULT, "slurm_option_get");
+	option_set_fn *set = (option_set_fn *) dlsym(RTLD_DEFAULT, "slurm_option_set");
+	option_reset_fn *reset = (option_reset_fn *) dlsym(RTLD_DEFAULT, "slurm_option_reset");
 	char **argv = NULL, *text;
+	const char *copy;
 	int argc = 0;
 
-	if (!spec || !strstr(spec, " multi-prog=") || slurm_version(spank) >= 2311)
+	if (!spec)
 		return 0;
-	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 2)
-		fail("Slurm hides the --multi-prog configuration; name the container's programs in separate steps");
-	text = with_launcher(argv[1], BOLLARD_PREFIX "/bollard-enter");
-	if (!text)
+	if (opt && reset)
+		reset(opt, "container");
+	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1)
+		fail("Slurm hides the step's command from plugins; ask the site's administrator to run bollard's tests");
+	if (strstr(spec, " multi-prog=")) {
+		text = argc < 2 ? NULL : with_launcher(argv[1], launcher);
+		if (!text)
+			fail("Slurm hides the --multi-prog configuration; name the container's programs in separate steps");
+		argv[1] = text;  /* srun's from here on, until it ends */
+		return 0;
+	}
+	/* The file that --bcast has copied becomes the program after this hook (23.02.4 and later). */
+	copy = opt && get && slurm_version(spank) >= 2302 ? get(opt, "bcast") : NULL;
+	if (setenv(ENV_ARGV0, is_set(copy) ? copy : argv[0], 1) < 0)
 		fail("out of memory");
-	argv[1] = text;  /* srun's from here on, until it ends */
+	if (!is_set(copy))
+		argv[0] = launcher;
+	else if (!set || set(opt, "bcast", launcher, false) < 0)
+		unsetenv(ENV_ARGV0);  /* the node puts the launcher first */
 	return 0;
 }

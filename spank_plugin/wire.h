@@ -29,6 +29,10 @@ enum { WIRE_OK = '+', WIRE_ERROR = '-', WIRE_SCRIPT = 'S' };
 #define ENV_ARGV0 "SLURM_BOLLARD_ARGV0"
 #define ENV_VERBOSE "SLURM_BOLLARD_VERBOSE"
 
+/* A descriptor of "/" that the plugin opens in the slurmstepd of a batch script: client.c, guard_script(). */
+#define GATE_FD 943
+#define GATE "/proc/self/fd/943"
+
 /* Exit status of every failure of ours; Apptainer's own. */
 #define EXIT_BOLLARD 255
 
