@@ -31,7 +31,6 @@ LAUNCH: Final = b"#!/usr/bin/env run-singularity\n"
 PARTITION_ALIGN: Final = 4096
 DEFAULT_GROUP: Final = 1
 MODE: Final = 0o755
-_GO_ZERO_TIME: Final = -62135596800
 _DATA_OFFSET: Final = sif.TABLE_OFFSET + sif.DEFAULT_DESCRIPTORS * sif.DESCRIPTOR_SIZE
 
 
@@ -180,10 +179,12 @@ def descriptor(
     time: int,
     name: str,
     extra: bytes = b"",
+    group: int = DEFAULT_GROUP,
+    link: int = 0,
 ) -> bytes:
-    """One used slot of the table, 585 bytes, in the default group; `number` counts from 1."""
+    """One used slot of the table, 585 bytes; `number` counts from 1, `group` 0 is none."""
     text = name.encode("utf-8", "surrogateescape")[:128]
-    front = (_le(datatype, 4), b"\1", _le(number, 4), _le(sif.GROUP_BIT | DEFAULT_GROUP, 4), _le(0, 4))
+    front = (_le(datatype, 4), b"\1", _le(number, 4), _le(sif.GROUP_BIT | group, 4), _le(link, 4))
     numbers = (offset, size, padded_size, time, time, 0, 0)
     return b"".join((*front, *(_le(n, 8) for n in numbers), text.ljust(128, b"\0"), extra.ljust(384, b"\0")))
 
@@ -197,7 +198,7 @@ def timestamp() -> int:
     """The time to write into the image: now, or Go's zero time in a reproducible one."""
     import time
 
-    return _GO_ZERO_TIME if reproducible() else int(time.time())
+    return sif.NO_TIME if reproducible() else int(time.time())
 
 
 def exists(target: str) -> BollardError:
