@@ -18,7 +18,7 @@ def resolve(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """`values` with environment forms replaced by the options they stand for.
 
     An option given by name wins over its forms; among those BOLLARD_ wins over APPTAINER_ over SINGULARITY_;
-    two forms of one prefix (BIND and BINDPATH) add up.
+    two forms of one prefix (BIND and BINDPATH) add up. Files of variables become the `env` they stand for.
     """
     present = dict(values)
     forms = {form for row in options.TABLE for form in options.variables(row)}
@@ -31,6 +31,12 @@ def resolve(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
             if found:
                 result += [(row[0], value) for value in found]
                 break
+    files = [value for name, value in result if name == "env-file"]
+    if files:
+        from bollard.runtime import envfile
+
+        # In front, so that what was given by --env wins.
+        return envfile.pairs(files) + [pair for pair in result if pair[0] != "env-file"]
     return result
 
 

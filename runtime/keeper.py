@@ -78,7 +78,7 @@ class Container:
     def define_environment(self, shell: Callable[[bytes, list[bytes]], bytes | None]) -> environment.ImageEnvironment:
         """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
         home, path = os.fsencode(self.spec.home), os.fsencode(self.spec.image)
-        self.environment = environment.of_image(self.scripts, home, path, shell)
+        self.environment = environment.of_image(self.scripts, home, path, shell, os.fsencode(self.spec.app))
         return self.environment
 
 
@@ -171,6 +171,10 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
     new_root = mounts.make_root(base, SESSION, places)
     linux.change_root(new_root)
     clock.mark("mounts")
+    if asked.app and not os.path.isdir(f"/scif/apps/{asked.app}"):
+        raise BollardError(
+            f"{asked.asked}: has no app {asked.app}", f"see `bollard inspect --list-apps {asked.asked}`", 1
+        )
     container = Container(asked, opened, ops, server, clock)
     container.scripts = _scripts()
     try:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Spec:
     """What one container is to be. Paths are absolute; nothing was looked up on any disk."""
 
-    __slots__ = ("asked", "binds", "cleanenv", "cwd", "env", "home", "home_source", "image", "pwd", "verbose")
+    __slots__ = ("app", "asked", "binds", "cleanenv", "cwd", "env", "home", "home_source", "image", "pwd", "verbose")
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class Spec:
         cleanenv: bool = False,
         pwd: str = "",
         verbose: bool = False,
+        app: str = "",
     ) -> None:
         self.image = image
         self.asked = asked or image
@@ -54,6 +55,7 @@ class Spec:
         self.cleanenv = cleanenv
         self.pwd = pwd
         self.verbose = verbose
+        self.app = app  # one of the image's apps, /scif/apps/NAME
 
 
 def quote(text: str) -> str:
@@ -175,6 +177,9 @@ def make(values: list[tuple[str, str]]) -> Spec:
         source = target = ""
     if last("pwd") and not last("pwd").startswith("/"):
         raise BollardError(f"pwd {last('pwd')!r} must begin with /", "name the directory in the container in full")
+    app = last("app")
+    if "/" in app or app in (".", ".."):
+        raise BollardError(f"app {app!r} is not the name of an app", "see `bollard inspect --list-apps IMAGE`")
     env = []
     for pair in given.get("env", []):
         name, equals, value = pair.partition("=")
@@ -195,4 +200,5 @@ def make(values: list[tuple[str, str]]) -> Spec:
         cleanenv=switch(given.get("cleanenv", [])),
         pwd=last("pwd"),
         verbose=switch(given.get("verbose", [])),
+        app=app,
     )
