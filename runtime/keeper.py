@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from _signal import SIG_IGN, SIGCHLD, signal
-from errno import ENOSPC, ENOSYS
+from errno import EIO, ENOSPC, ENOSYS
 
 from bollard.runtime import entry, environment, fuse, guard, identity, image, linux, mounts, plan, spec, warm
 from bollard.runtime.clock import Clock
@@ -126,6 +126,8 @@ def _explained(asked: Spec, error: OSError) -> BollardError:
         return BollardError(f"{what}: the kernel {os.uname().release} lacks it", "bollard needs Linux 5.12 or newer")
     if error.errno == ENOSPC and what.startswith("unshare"):
         return BollardError(f"{what}: too many namespaces on this node", "see /proc/sys/user/max_mnt_namespaces")
+    if error.errno == EIO and what.startswith(SESSION):
+        return BollardError(f"{asked.asked}: damaged: its filesystem cannot be read", "copy or build it again")
     return BollardError(
         f"{asked.asked}: cannot be made a root filesystem: {what}: {reason}",
         "look at that path in the image, and at the binds",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import tempfile
@@ -232,11 +233,13 @@ def _unsquash(opened: image.Image, tree: str) -> bool:
         )
     except FileNotFoundError:
         return False
-    if done.returncode and not os.path.isdir(tree):
-        lines = done.stderr.strip().splitlines() or ["unsquashfs gave no reason"]
-        raise BollardError(
-            f"{image.shown(opened.path)}: damaged: its filesystem cannot be read ({lines[-1]})", "copy or build it again"
-        )
+    name = image.shown(opened.path)
+    if done.returncode == -signal.SIGXFSZ:
+        raise BollardError(f"{name}: a text in its {_OWN} has more than {_FILE_MAX} bytes", "is it what it should be?")
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["unsquashfs gave no reason"]
+        reason = lines[-1].replace("FATAL ERROR:", "").strip()
+        raise BollardError(f"{name}: damaged: its filesystem cannot be read ({reason})", "copy or build it again")
     return True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from bollard.runtime import options, spec
+from bollard.runtime import client, options, spec
 
 ROWS = [pytest.param(row, id=row[0]) for row in options.TABLE]
 NAMES = [row[0] for row in options.TABLE]
@@ -43,11 +43,13 @@ def test_forms_in_the_order_in_which_they_win():
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_the_spec_understands_every_option(row):
-    value = {"bind": "/a:/b", "env": "A=b", "home": "/x:/y"}.get(row[0], "/dir" if row[1] else "1")
+def test_the_spec_understands_every_option(row, tmp_path):
+    (tmp_path / "variables").write_text("A=b\n")
+    values = {"bind": "/a:/b", "env": "A=b", "home": "/x:/y", "app": "a", "env-file": str(tmp_path / "variables")}
+    value = values.get(row[0], "/dir" if row[1] else "1")
 
     def state(values):
-        made = spec.make([("image", "/i"), ("userhome", "/home/u"), *values])
+        made = spec.make([("image", "/i"), ("userhome", "/home/u"), *client.resolve(values)])
         return [getattr(made, slot) for slot in made.__slots__]
 
     assert state([(row[0], value)]) != state([])
