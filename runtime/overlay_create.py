@@ -54,7 +54,7 @@ def create(target: str, size: int, folders: list[str], *, sparse: bool = False, 
             os.ftruncate(fd, size << 20)
         else:
             os.posix_fallocate(fd, 0, size << 20)
-        _make_filesystem(path, folders, fakeroot)
+        _make_filesystem(path, folders, sparse, fakeroot)
         if inside:
             _add(target, fd, arch, sparse)
         else:
@@ -72,9 +72,10 @@ def create(target: str, size: int, folders: list[str], *, sparse: bool = False, 
 def _check(target: str) -> str:
     """The architecture of the SIF file that takes an overlay; BollardError for what does not."""
     name = image.shown(target)
-    with open(target, "rb") as file:
-        if file.read(1082)[1080:] == _EXT_MAGIC:
-            raise BollardError(f"{name}: is an ext3 filesystem already", "choose another name, or remove it")
+    if os.path.isfile(target) and os.access(target, os.R_OK):
+        with open(target, "rb") as file:
+            if file.read(1082)[1080:] == _EXT_MAGIC:
+                raise BollardError(f"{name}: is an ext3 filesystem already", "choose another name, or remove it")
     fd, found = image.open_sif(target)
     os.close(fd)
     sif.primary(found)
@@ -89,7 +90,7 @@ def _check(target: str) -> str:
     return found.header.arch or sif.arch_name(os.uname().machine)
 
 
-def _make_filesystem(path: str, folders: list[str], fakeroot: bool) -> None:
+def _make_filesystem(path: str, folders: list[str], sparse: bool, fakeroot: bool) -> None:
     program = shutil.which("mkfs.ext3", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if not program:
         raise BollardError("mkfs.ext3: no such program", "install the package e2fsprogs")
@@ -103,20 +104,27 @@ def _make_filesystem(path: str, folders: list[str], fakeroot: bool) -> None:
                 if not os.path.isdir(place):
                     os.mkdir(place)
                     os.chmod(place, mode)
-        done = subprocess.run(
-            [program, "-q", "-F", "-d", layout, path],
-            preexec_fn=_as_root if fakeroot and os.getuid() else None,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="backslashreplace",
-            check=False,
-        )
+        try:
+            done = _run([program, "-q", "-F", "-E", "discard" if sparse else "nodiscard", "-d", layout, path], fakeroot)
+        except subprocess.SubprocessError:
+            raise BollardError("this machine does not let users make namespaces", "leave out --fakeroot") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it gave no reason"]
         raise BollardError(f"mkfs.ext3 failed: {lines[-1]}", "check that the disk has space")
+
+
+def _run(command: list[str], fakeroot: bool) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        preexec_fn=_as_root if fakeroot and os.getuid() else None,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="backslashreplace",
+        check=False,
+    )
 
 
 def _relative(folder: str) -> str:
