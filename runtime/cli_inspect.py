@@ -33,7 +33,7 @@ def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
         shown = text_lines(selected(attributes, from_json, {"helpfile"}, app), app)
         print("\n".join(shown) if shown else "No help sections were defined for this image")
         return 0
-    sections = {section for section in _SECTIONS if section in asked}
+    sections: set[str] = {section for section in _SECTIONS if section in asked}
     everything, apps = "all" in asked, "list-apps" in asked
     if everything:
         sections, app = set(_SECTIONS), ""

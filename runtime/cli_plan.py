@@ -36,7 +36,11 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
     finally:
         opened.close()
     of_image = environment.of_image(
-        scripts or [], os.fsencode(asked.home), os.fsencode(asked.image), lambda script, env: None, os.fsencode(asked.app)
+        scripts or [],
+        os.fsencode(asked.home),
+        os.fsencode(asked.image),
+        lambda script, env: None,
+        os.fsencode(asked.app),
     )
     env = [name + b"=" + value for name, value in os.environb.items()]
     env = environment.of_task(of_image, env, asked, b"exec", os.fsencode(spec.bind_text(asked.binds)))

@@ -70,7 +70,8 @@ def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
 def _words(verb: str, words: list[str], names: str) -> list[str]:
     if len(words) != len(names.split()):
         raise BollardError(
-            f"sif {verb} takes {names.replace(' ', ' and ')}, not {len(words)} words", f"write `bollard sif {verb} {names}`"
+            f"sif {verb} takes {names.replace(' ', ' and ')}, not {len(words)} words",
+            f"write `bollard sif {verb} {names}`",
         )
     return words
 

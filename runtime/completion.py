@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What makes a shell complete `bollard`'s commands and options, rendered from their tables.
 
-    bollard completion bash > /etc/bash_completion.d/bollard
+bollard completion bash > /etc/bash_completion.d/bollard
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _families() -> dict[str, list[str]]:
 
 def _first_words() -> list[tuple[str, str]]:
     """The words that can follow `bollard`, each with its help."""
-    found = {}
+    found: dict[str, str] = {}
     for command, row in cli.COMMANDS.items():
         first, _, second = command.partition(" ")
         found.setdefault(first, row[1] if not second else f"commands {', '.join(_families()[first])}")

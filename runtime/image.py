@@ -69,8 +69,8 @@ class Image:
     `fd` is open for reading and close-on-exec; the owner of the Image closes it. `kind` is SQUASHFS or
     DIRECTORY. `offset` and `size` say where in the file the squashfs is, in bytes (0 for a directory),
     `compression` how it is packed ("" for a directory). `arch` is Go's name ("amd64") or None where the image
-    does not say. `overlays` are the partitions that a SIF file wants laid over it. `identity` is (st_ino, st_size, st_mtime_ns): equal on all nodes that see the same shared
-    file.
+    does not say. `overlays` are the partitions that a SIF file wants laid over it. `identity` is
+    (st_ino, st_size, st_mtime_ns): equal on all nodes that see the same shared file.
     """
 
     __slots__ = ("_sif", "arch", "compression", "fd", "identity", "kind", "offset", "overlays", "path", "size")

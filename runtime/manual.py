@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Manual pages, rendered from the tables of commands and options.
 
-    python3 -m bollard.runtime.manual DIR     write bollard.1, bollard-exec.1, ... into DIR
+python3 -m bollard.runtime.manual DIR     write bollard.1, bollard-exec.1, ... into DIR
 """
 
 from __future__ import annotations
@@ -63,14 +63,26 @@ def _overview() -> list[str]:
 def _command(command: str) -> list[str]:
     usage, what, own, container, _ = cli.COMMANDS[command]
     letter = {name: short for short, name in cli_options.letters(command).items()}
-    lines = [rf"\fBbollard {_text(command)}\fR {_text(usage)}", ".SH DESCRIPTION", _text(what[0].upper() + what[1:] + ".")]
+    lines = [
+        rf"\fBbollard {_text(command)}\fR {_text(usage)}",
+        ".SH DESCRIPTION",
+        _text(what[0].upper() + what[1:] + "."),
+    ]
     lines += map(_text, _OF_A_CONTAINER if container else ())
     lines.append(".SH OPTIONS")
     for name, argument, text, forms in cli_options.rows_of(own, container):
         lines += [".TP", _flag(letter.get(name, ""), name, argument, " "), *_help(text, forms)]
     if container:
-        lines += [".SH ENVIRONMENT", "A variable named with an option stands for it, and so do its forms that begin with"]
-        lines += [r".B APPTAINER_", "and", r".BR SINGULARITY_ .", "Of several, the option counts first, then these in order."]
+        lines += [
+            ".SH ENVIRONMENT",
+            "A variable named with an option stands for it, and so do its forms that begin with",
+        ]
+        lines += [
+            r".B APPTAINER_",
+            "and",
+            r".BR SINGULARITY_ .",
+            "Of several, the option counts first, then these in order.",
+        ]
     status = (*_STATUS_OF_A_PROGRAM, _STATUS[1]) if container and command != "plan" else _STATUS
     others = [other for other in cli.COMMANDS if other != command and other.split()[0] == command.split()[0]]
     pages = [rf".BR {_text(name_of(other))} (1)" for other in ("", *others)]

@@ -264,7 +264,7 @@ def _through_container(path: str) -> Attributes:
             byhand._new_user_namespace()
             keeper.enter(asked, Clock())
             root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            answer = {"attributes": read_tree(root)}
+            answer: Attributes = {"attributes": read_tree(root)}
         except BaseException as error:
             answer = {"error": one_line(error)}
         with open(writer, "wb") as file:

@@ -80,7 +80,9 @@ def _check(target: str) -> str:
     os.close(fd)
     sif.primary(found)
     if any(item.datatype == sif.SIGNATURE for item in found.descriptors):
-        raise BollardError(f"{name}: is signed, which a writable overlay would break", "make the overlay a file of its own")
+        raise BollardError(
+            f"{name}: is signed, which a writable overlay would break", "make the overlay a file of its own"
+        )
     for item in sif.overlays(found):
         if item.fstype == sif.FS_EXT3:
             raise BollardError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Change SIF files in place: add, delete, and name the primary partition. What a new file looks like, `sif_write` knows.
+"""Change SIF files in place: add, delete, and name the primary partition.
 
 An object never moves, so that a container may run from the file meanwhile. Whoever interrupts a change finds the file
 as it was, or as it shall be: data is on the disk before a slot names it, and one byte says whether a slot is in use.
@@ -79,6 +79,8 @@ def add(path: str, new: New, source: int) -> int:
     """Append what the descriptor `source` gives up to its end; the number of the new object."""
     fd, found = _open(path)
     try:
+        if os.path.sameopenfile(fd, source):
+            raise BollardError(f"{found.name}: cannot be added to itself", "add a copy of it")
         slot = _free_slot(found)
         _check(found, new)
         end = max([item.offset + item.size for item in found.descriptors], default=found.header.data_offset)

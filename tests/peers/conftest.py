@@ -62,7 +62,9 @@ From: {root}
 def peer(request, tmp_path_factory):
     tree = request.config.getoption("--apptainer-tree")
     if not tree:
-        pytest.skip("needs --apptainer-tree=DIR, a Debian tree with apptainer and busybox-static; see tests/peers/README.md")
+        pytest.skip(
+            "needs --apptainer-tree=DIR, a Debian tree with apptainer and busybox-static; see tests/peers/README.md"
+        )
     folder = tmp_path_factory.mktemp("peers")
     folder.chmod(0o777)
     root = folder / "root"

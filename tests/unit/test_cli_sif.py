@@ -113,7 +113,7 @@ def test_dump_new_del_setprim(image):
     assert len(done(image, "list", "new.sif").splitlines()) == 3
     done(image, "del", "1", "img.sif")
     assert "no object 1" in refused("sif", "dump", "1", "img.sif", cwd=image.parent)
-    done(image, "add", "img.sif", "file", *"--datatype 4 --parttype 1 --partfs 1 --partarch 2".split())
+    done(image, "add", "img.sif", "file", *["--datatype", "4", "--parttype", "1", "--partfs", "1", "--partarch", "2"])
     done(image, "setprim", "1", "img.sif")
     assert "(Squashfs/*System/amd64)" in done(image, "list", "img.sif").splitlines()[3]
 

@@ -43,7 +43,9 @@ def test_what_a_script_sets(text, found):
     assert environ == before
 
 
-@pytest.mark.parametrize("text", ["A=$(id)", "A=`id`", "id", "A=1 id", "A='1", "for a in b; do :; done", "A=\0", "UID=1"])
+@pytest.mark.parametrize(
+    "text", ["A=$(id)", "A=`id`", "id", "A=1 id", "A='1", "for a in b; do :; done", "A=\0", "UID=1"]
+)
 def test_what_needs_a_shell_is_refused(text):
     with pytest.raises(BollardError) as caught:
         envfile.assigned("vars.env", text.encode(), {})

@@ -77,7 +77,7 @@ def squash(tree):
     return path
 
 
-def make_sif(tree, *objects, partition=None, arch=os.uname().machine):
+def make_sif(tree, *objects, partition=None, arch="x86_64"):
     path = tree.parent / "img.sif"
     sif_files.write(path, objects, squash(tree).read_bytes() if partition is None else partition, arch, force=True)
     return path
@@ -113,7 +113,12 @@ def test_the_json_object_of_a_sif_counts_alone(tree):
         "labels": {"x": "y"},
         "runscript": "echo",
         "apps": {
-            "a": {"test": "t", "labels": {}, "environment": {}, **dict.fromkeys(("runscript", "startscript", "helpfile"), "")}
+            "a": {
+                "test": "t",
+                "labels": {},
+                "environment": {},
+                **dict.fromkeys(("runscript", "startscript", "helpfile"), ""),
+            }
         },
     }
 
@@ -151,7 +156,11 @@ def test_no_link_leads_out(tree):
     secret = tree.parent / "secret"
     secret.write_text("host")
     own = tree / ".singularity.d"
-    for name, target in (("runscript", secret), ("test", "../../secret"), ("startscript", "/.singularity.d/Singularity")):
+    for name, target in (
+        ("runscript", secret),
+        ("test", "../../secret"),
+        ("startscript", "/.singularity.d/Singularity"),
+    ):
         (own / name).unlink()
         (own / name).symlink_to(target)
     (own / "runscript.help").unlink()

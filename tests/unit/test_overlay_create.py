@@ -82,7 +82,9 @@ def as_user(folder, uid, *argv):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("fakeroot", "uid", "mode"), [([], 4242, "40755"), (["--fakeroot"], 4242, "40755"), ([], 70000, "40777")])
+@pytest.mark.parametrize(
+    ("fakeroot", "uid", "mode"), [([], 4242, "40755"), (["--fakeroot"], 4242, "40755"), ([], 70000, "40777")]
+)
 def test_whose_the_directories_are(tmp_path, fakeroot, uid, mode):
     for place in (tmp_path, *list(tmp_path.parents)[:2]):
         place.chmod(0o777 if place == tmp_path else 0o755)
@@ -121,12 +123,18 @@ def add(path, datatype, extra=b""):
         ([], "overlay create takes one name, not 0; write `bollard overlay create IMAGE`"),
         (["-s", "63", "o"], "--size '63' is not a size; give MiB, from 64 to 16777216"),
         (["-s", "1G", "o"], "--size '1G' is not a size; "),
-        (["--create-dir", "a/../..", "o"], "--create-dir 'a/../..' is no directory in the overlay; give a path without .."),
+        (
+            ["--create-dir", "a/../..", "o"],
+            "--create-dir 'a/../..' is no directory in the overlay; give a path without ..",
+        ),
         (["no/o"], "no/o: cannot be written: No such file or directory; "),
         (["text"], "text: not a SIF image; is it a script?"),
         (["folder"], "folder: is a directory; name a SIF file"),
         (["ext.img"], "ext.img: is an ext3 filesystem already; choose another name, or remove it"),
-        (["signed.sif"], "signed.sif: is signed, which a writable overlay would break; make the overlay a file of its own"),
+        (
+            ["signed.sif"],
+            "signed.sif: is signed, which a writable overlay would break; make the overlay a file of its own",
+        ),
         (["odd.sif"], "odd.sif: its overlay, object 2, has the filesystem raw, neither squashfs nor ext3; "),
         (["empty.sif"], "empty.sif: no primary system partition; this SIF holds no container; check the file name"),
         (["secret.sif"], "secret.sif: encrypted images are not supported yet; build it without --encrypt"),
@@ -158,5 +166,3 @@ def test_without_the_program(tmp_path, monkeypatch):
     with pytest.raises(BollardError, match="mkfs.ext3: no such program; install the package e2fsprogs"):
         overlay_create.create(str(tmp_path / "o.img"), 64, [])
     assert os.listdir(tmp_path) == []
-
-

@@ -270,7 +270,9 @@ def test_groups_links_and_times(image):
     patch(image, slot(2, 9), struct.pack("<II", 0xF0000007, 1))
     patch(image, slot(2, 41), struct.pack("<qq", 5, 6))
     one, two, three = read(image)[0].descriptors
-    assert [(d.group, d.link, d.slot) for d in (one, two, three)] == [(1, (0, False), 0), (0, (1, True), 1), (7, (1, False), 2)]
+    assert (one.group, one.link, one.slot) == (1, (0, False), 0)
+    assert (two.group, two.link, two.slot) == (0, (1, True), 1)
+    assert (three.group, three.link, three.slot) == (7, (1, False), 2)
     assert (one.times, three.times) == ((sif.NO_TIME, sif.NO_TIME), (5, 6))
 
 

@@ -242,6 +242,15 @@ def test_two_at_a_time(path):
     sif_edit.delete(path, 1)
 
 
+def test_a_file_is_not_added_to_itself(path):
+    source = os.open(path, os.O_RDONLY)
+    before = os.path.getsize(path)
+    with pytest.raises(BollardError, match="cannot be added to itself; add a copy of it"):
+        sif_edit.add(path, sif_edit.New(0x4007), source)
+    os.close(source)
+    assert os.path.getsize(path) == before
+
+
 def test_a_source_that_fails_leaves_nothing(path, tmp_path):
     source = os.open(tmp_path, os.O_RDONLY)  # reading a directory fails
     assert "cannot be written: Is a directory" in refused(
