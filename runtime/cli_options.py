@@ -41,8 +41,8 @@ def letters(command: str) -> dict[str, str]:
 
 
 def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tuple[list[tuple[str, str]], list[str]]:
-    """The options as (name, value), "1" for a switch, and the other words. Those of a container end at the first
-    word that is none, for what follows is the program's."""
+    """The options as (name, value), "1" for a switch, and the other words. Options end at the first word that is none,
+    for what follows may be a program's; but not in the commands that run none (MIXED)."""
     known = arguments(own, container)
     short = letters(command)
     found: list[tuple[str, str]] = []
@@ -52,7 +52,7 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
         word = rest.pop(0)
         if not word.startswith("-") or word == "-":
             words.append(word)
-            if container:
+            if command not in cli_tables.MIXED:
                 break
             continue
         if word == "--":

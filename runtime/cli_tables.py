@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The own options of commands that have many, as data: name -> (the word for its value, "" for a switch; help).
 
-It imports nothing, so that it costs `bollard exec` nothing. `SHORT` has the letters that mean something else in one
-command than in the rest, Apptainer's.
+It imports nothing, so that it costs `bollard exec` nothing. `MIXED` are the commands whose options may stand behind
+their words, as in Apptainer; `SHORT` has the letters that mean something else in one command than in the rest.
 """
 
 Own = dict[str, tuple[str, str]]
@@ -53,6 +53,10 @@ OVERLAY_CREATE: Own = {
     "fakeroot": ("", "its directories belong to root, for use with --fakeroot"),
 }
 
+MIXED = frozenset(
+    ("build", "inspect", "run-help", "overlay create", "sif list", "sif header", "sif info", "sif dump", "sif new",
+     "sif add", "sif del", "sif setprim")
+)  # fmt: skip
 SHORT = {
     "inspect": {
         "l": "labels",

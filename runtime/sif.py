@@ -34,6 +34,7 @@ DEFFILE: Final = 0x4001
 PARTITION: Final = 0x4004
 SIGNATURE: Final = 0x4005
 GENERIC_JSON: Final = 0x4006
+GENERIC: Final = 0x4007
 CRYPTO_MESSAGE: Final = 0x4008
 SBOM: Final = 0x4009
 OCI_ROOT_INDEX: Final = 0x400A
@@ -51,6 +52,9 @@ PART_OVERLAY: Final = 4
 GROUP_BIT: Final = 0xF0000000  # set in every group number; alone it means "in no group"
 METADATA_NAME: Final = "inspect-metadata.json"
 NO_TIME: Final = -62135596800  # Go's zero time, in images without random parts
+# `bollard build` writes it: the SHA-256 of the primary partition's bytes, as 64 hexadecimal digits.
+DIGEST_NAME: Final = "partition.sha256"
+DIGEST_SIZE: Final = 64
 
 # Code in the file, Go's name (which Apptainer prints), and what `uname -m` says.
 _ARCHES: Final = (
@@ -285,6 +289,18 @@ def metadata(fd: int, sif: Sif) -> bytes | None:
                 raise _damaged(sif.name, f"its metadata has {item.size} bytes, {MAX_METADATA} are allowed")
             return pread(fd, item.size, item.offset, sif.name)
     return None
+
+
+def digest(fd: int, sif: Sif) -> str:
+    """The SHA-256 that the file says its primary partition has, "" when it says none. Nobody has compared."""
+    primaries = [(d.id, False) for d in sif.descriptors if d.datatype == PARTITION and d.parttype == PART_PRIMARY]
+    for item in sif.descriptors:
+        if item.link not in primaries:
+            continue  # of a partition that is not the primary one any more
+        if item.datatype == GENERIC and item.name == DIGEST_NAME and item.size == DIGEST_SIZE:
+            text = pread(fd, DIGEST_SIZE, item.offset, sif.name)
+            return text.decode() if all(byte in b"0123456789abcdef" for byte in text) else ""
+    return ""
 
 
 def pread(fd: int, count: int, offset: int, name: str) -> bytes:

@@ -116,10 +116,15 @@ def delete(path: str, number: int) -> None:
     try:
         item = find(found, number)
         _write_slot(fd, found, item.slot, bytes(sif.DESCRIPTOR_SIZE))
+        gone = 1
+        for other in found.descriptors:  # the next partition may get the number, but it has another digest
+            if other.name == sif.DIGEST_NAME and other.link == (number, False):
+                _write_slot(fd, found, other.slot, bytes(sif.DESCRIPTOR_SIZE))
+                gone += 1
         primary = item.datatype == sif.PARTITION and item.parttype == sif.PART_PRIMARY
         arch = sif.arch_code("") if primary else found.header.raw[45:48]
         data_size = int.from_bytes(found.header.raw[120:128], "little", signed=True)
-        _write_header(fd, found, arch, len(found.descriptors) - 1, data_size, _time(found))
+        _write_header(fd, found, arch, len(found.descriptors) - gone, data_size, _time(found))
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
