@@ -109,7 +109,7 @@ def _keep(asked: Spec, action: str, argv: list[str], shell: str, listener: int, 
         spool = os.path.dirname(os.environ.get("PMIX_SERVER_TMPDIR", ""))
         _new_user_namespace(asked.fakeroot)
         container = keeper.enter(asked, times, spool, argv[0] if argv else "sh", site.load(PREFIX))
-        command = actions.inside(action, argv, _is_program, shell)
+        command = actions.inside(action, argv, _is_program, shell, asked.app)
     except BaseException as error:  # noqa: BLE001 - it becomes the one line the user sees
         _tell(writer, str(error.code if isinstance(error, BollardError) else 255), one_line(error))
         return
