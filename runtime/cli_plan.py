@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from bollard.runtime import environment, image, installed, plan, spec
+from bollard.runtime import environment, host_slurm, image, installed, plan, spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
     return {
         "spec": {name: _plain(getattr(asked, name)) for name in asked.__slots__},
         "image": described,
-        "mounts": [list(op) for op in plan.make(asked, "", installed.PREFIX)],
+        "mounts": [list(op) for op in plan.make(asked, "", installed.PREFIX, host_slurm.TOOLS, host_slurm.PLACES)],
         "environment": {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs},
         "command": command,
     }

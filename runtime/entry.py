@@ -110,7 +110,7 @@ def admit(container: Container, peer: socket) -> None:
     image_env = container.environment
     if image_env is None:
         image_env = container.define_environment(lambda script, start: _run_there(peer, ways_in, script, start))
-    env = environment.of_task(image_env, env, container.spec, container.command, container.binds, cwd)
+    env = environment.of_task(image_env, env, container.spec, container.command, container.binds, cwd, container.tools)
     _send(peer, b"+", reply(argv, env, cwd, note(container, verbose, begin)), ways_in)
 
 

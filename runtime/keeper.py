@@ -15,7 +15,7 @@ import os
 from _signal import SIG_IGN, SIGCHLD, signal
 from errno import ENOSPC, ENOSYS
 
-from bollard.runtime import entry, environment, fuse, guard, identity, image, linux, mounts, plan, spec, warm
+from bollard.runtime import entry, environment, fuse, guard, host_slurm, identity, image, linux, mounts, plan, spec, warm
 from bollard.runtime.clock import Clock
 from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import PREFIX, SESSION
@@ -54,6 +54,7 @@ class Container:
         "server",
         "spec",
         "told",
+        "tools",
         "user_namespace",
     )
 
@@ -68,6 +69,7 @@ class Container:
         self.binds = os.fsencode(bind_text(spec.binds))
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
         self.told = False  # --container-verbose has been answered
+        self.tools = b""  # where the host's Slurm commands are
         self.user_namespace = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         self.mount_namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -154,7 +156,7 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
     # any more once this process stands in the image.
     from bollard.runtime import shellenv  # noqa: F401
 
-    ops = plan.make(asked, spool, PREFIX)
+    ops = plan.make(asked, spool, PREFIX, host_slurm.TOOLS, host_slurm.PLACES)
     files = {name: f"{SESSION}/{name}" for name in ("passwd", "group")}
     for path in files.values():
         _write(path, b"")
@@ -172,6 +174,8 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
     linux.change_root(new_root)
     clock.mark("mounts")
     container = Container(asked, opened, ops, server, clock)
+    if os.path.isdir(plan.TOOLS):
+        container.tools = os.fsencode(plan.TOOLS)
     container.scripts = _scripts()
     try:
         container.define_environment(_no_shell_here)

@@ -52,7 +52,7 @@ def clone_sources(ops: list[Op], files: dict[str, str]) -> list[Place]:
         if not path:
             continue
         try:
-            tree = linux.clone_tree(path)
+            tree = _clone_shallow(path) if flags & plan.SHALLOW else linux.clone_tree(path)
         except OSError as error:
             if flags & plan.OPTIONAL:
                 continue
@@ -65,6 +65,13 @@ def clone_sources(ops: list[Op], files: dict[str, str]) -> list[Place]:
         linux.set_mount_flags(tree, attributes)
         places.append(Place(source, target, flags, tree, _is_directory(tree)))
     return places
+
+
+def _clone_shallow(path: str) -> int:
+    try:
+        return linux.clone_tree(path, recursive=False)
+    except OSError:  # mounts below it that came with the host's namespace cannot be left behind
+        return linux.clone_tree(path)
 
 
 def bind_directory(fd: int, target: str) -> None:

@@ -28,6 +28,8 @@ TABLE: tuple[Row, ...] = (
     ("home", "SRC[:DST]", ("BOLLARD_HOME",), "", "another directory as the home"),
     ("no-home", "", ("BOLLARD_NO_HOME",), "", "do not show the home directory"),
     ("pwd", "DIR", ("BOLLARD_PWD",), "", "the working directory in the container"),
+    ("no-slurm", "", ("BOLLARD_NO_SLURM",), "", "leave srun, sbatch, ... and mpirun to the image"),
+    ("no-mpirun", "", ("BOLLARD_NO_MPIRUN",), "", "leave mpirun and mpiexec to the image"),
     (
         "verbose",
         "",

@@ -24,6 +24,7 @@ DEVICES = 2  # keep device nodes usable
 OPTIONAL = 4  # no error where the source, or a place for it, is missing
 IF_IN_IMAGE = 8  # only over something the image has
 IF_SLURM = 16  # only when the image brings Slurm's commands
+SHALLOW = 32  # without what is mounted below the source, if the kernel allows that
 
 # Apptainer binds no working directory at or below these, for they are the image's own or bound already.
 NO_CWD = ("/", "/etc", "/bin", "/mnt", "/usr", "/var", "/opt", "/sbin", "/lib", "/lib64")
@@ -33,21 +34,27 @@ NO_CWD_BELOW = ("/sys", "/proc", "/dev")
 SLURM_MARK = "/etc/slurm"
 SLURM_FILES = ("/etc/slurm", "/run/munge")
 
+# Where a container has the host's Slurm: each place of the host at VIEW + its path, and the commands.
+VIEW = "/run/bollard"
+TOOLS = VIEW + "/bin"
+
 
 def below(path: str, parent: str) -> bool:
     """Whether `path` is `parent` or lies in it, by components."""
     return path == parent or path.startswith(parent.rstrip("/") + "/")
 
 
-def make(spec: Spec, spool: str = "", prefix: str = "") -> list[Op]:
+def make(
+    spec: Spec, spool: str = "", prefix: str = "", tools: str = "", places: tuple[str, ...] = ()
+) -> list[Op]:
     """The operations for `spec`. `spool`: SlurmdSpoolDir, where batch scripts and PMIx files lie; `prefix`:
-    the installation, which Slurm's commands in the image load the plugin from."""
+    the installation, which Slurm's commands in the image load the plugin from; `tools`, `places`: host_slurm.py."""
     ops: list[Op] = [
         ("/proc", "/proc", 0),
         ("/sys", "/sys", OPTIONAL),
         ("/dev", "/dev", DEVICES),
         ("/etc/localtime", "/etc/localtime", READ_ONLY | OPTIONAL | IF_IN_IMAGE),
-        ("/etc/hosts", "/etc/hosts", READ_ONLY | OPTIONAL | IF_IN_IMAGE),
+        ("/etc/hosts", "/etc/hosts", READ_ONLY | OPTIONAL),
     ]
     if spec.home:
         ops.append((spec.home_source, spec.home, OPTIONAL))
@@ -58,13 +65,16 @@ def make(spec: Spec, spool: str = "", prefix: str = "") -> list[Op]:
         ops.append((spec.cwd, spec.cwd, OPTIONAL))
     ops += [(source, target, READ_ONLY if ro else 0) for source, target, ro in spec.binds]
     ops += [
-        ("passwd", "/etc/passwd", READ_ONLY | IF_IN_IMAGE),
-        ("group", "/etc/group", READ_ONLY | IF_IN_IMAGE),
-        ("/etc/resolv.conf", "/etc/resolv.conf", READ_ONLY | OPTIONAL | IF_IN_IMAGE),
+        ("passwd", "/etc/passwd", READ_ONLY | OPTIONAL),
+        ("group", "/etc/group", READ_ONLY | OPTIONAL),
+        ("/etc/resolv.conf", "/etc/resolv.conf", READ_ONLY | OPTIONAL),
     ]
     ops += [(path, path, READ_ONLY | OPTIONAL | IF_SLURM) for path in SLURM_FILES]
     if prefix:
-        ops.append((prefix, prefix, READ_ONLY | OPTIONAL | IF_SLURM))
+        ops.append((prefix, prefix, READ_ONLY | OPTIONAL | IF_SLURM | SHALLOW))
+    if tools and not spec.no_slurm:
+        ops += [(place, VIEW + place, READ_ONLY | OPTIONAL | SHALLOW) for place in places]
+        ops.append((tools, TOOLS, READ_ONLY | OPTIONAL | SHALLOW))
     return ops
 
 

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 class Spec:
     """What one container is to be. Paths are absolute; nothing was looked up on any disk."""
 
-    __slots__ = ("asked", "binds", "cleanenv", "cwd", "env", "home", "home_source", "image", "pwd", "verbose")
+    __slots__ = (
+        "asked", "binds", "cleanenv", "cwd", "env", "home", "home_source", "image", "no_mpirun", "no_slurm", "options",
+        "pwd", "verbose",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -43,6 +46,9 @@ class Spec:
         cleanenv: bool = False,
         pwd: str = "",
         verbose: bool = False,
+        no_slurm: bool = False,
+        no_mpirun: bool = False,
+        options: bytes = b"",
     ) -> None:
         self.image = image
         self.asked = asked or image
@@ -54,6 +60,9 @@ class Spec:
         self.cleanenv = cleanenv
         self.pwd = pwd
         self.verbose = verbose
+        self.no_slurm = no_slurm
+        self.no_mpirun = no_mpirun
+        self.options = options  # spec text of the options alone, for another container like this one
 
 
 def quote(text: str) -> str:
@@ -195,4 +204,26 @@ def make(values: list[tuple[str, str]]) -> Spec:
         cleanenv=switch(given.get("cleanenv", [])),
         pwd=last("pwd"),
         verbose=switch(given.get("verbose", [])),
+        no_slurm=switch(given.get("no-slurm", [])),
+        no_mpirun=switch(given.get("no-mpirun", [])),
+        options=_options(values, binds, source, target),
     )
+
+
+# Keys that say which container, and not what it is to be like.
+_NOT_OPTIONS = ("image", "asked", "cwd", "userhome", "id", "multi-prog", "verbose")
+
+
+def _options(values: list[tuple[str, str]], binds: tuple[Bind, ...], source: str, target: str) -> bytes:
+    """The options of `values` as spec text that means the same in any directory."""
+    found = [(name, value) for name, value in values if name not in (*_NOT_OPTIONS, "bind", "home")]
+    for bind_source, bind_target, read_only in binds:
+        pair = f"{_escaped(bind_source)}:{_escaped(bind_target)}"
+        found.append(("bind", f"{pair}:{'ro' if read_only else 'rw'}"))
+    if any(name == "home" and value.strip("/") for name, value in values) and target:
+        found.append(("home", f"{_escaped(source)}:{_escaped(target)}"))
+    return text(found) if found else b""
+
+
+def _escaped(path: str) -> str:
+    return "".join("\\" + c if c in ":,\\" else c for c in path)

@@ -11,6 +11,7 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. What is installe
     PREFIX/bollard-enter      the launcher, static
     PREFIX/squashfuse[2]      a copy of the FUSE server, unreadable for users; 2: built with libfuse 2
     PREFIX/python/bollard/    the Python packages, compiled
+    PREFIX/inside/            what starts the host's Slurm commands from containers
     PREFIX/session/           a keeper covers it, in its own mount namespace
     /usr/bin/bollard          the command
     DIR/plugstack.conf.d/bollard.conf
@@ -32,13 +33,15 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent
 PACKAGES = ("runtime", "mpi", "spank_plugin")
+BUILD = ("build.py", "build_inside.py")  # not installed
 
-sys.path.insert(0, str(TOP / "runtime"))
+sys.path[:0] = [str(TOP / "runtime"), str(HERE)]
+import build_inside  # noqa: E402
 import options  # noqa: E402
 
 WARNINGS = ["-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
 
-MODES = {"bollard-enter": 0o755, "squashfuse": 0o711, "squashfuse2": 0o711}
+MODES = {"bollard-enter": 0o755, "bollard-inside": 0o755, "squashfuse": 0o711, "squashfuse2": 0o711}
 
 # extern "Python": start.c calls these, callbacks.py defines them.
 CALLBACKS = """
@@ -118,6 +121,20 @@ def build_launcher(out: Path) -> None:
     compile_c(out / "bollard-enter", [HERE / "enter.c", HERE / "wire.c"], "-static")
 
 
+def build_tools(out: Path, work: Path, prefix: str, conf: Path) -> None:
+    """What starts this node's Slurm commands from a container: one program under all their names, one library."""
+    found = build_inside.find(conf, prefix)
+    (work / "host_slurm.h").write_text(build_inside.header(found, prefix))
+    folder = out / "inside/bin"
+    folder.mkdir(parents=True)
+    sources = [HERE / name for name in ("inside.c", "mpirun.c", "program.c")]
+    compile_c(folder / "bollard-inside", sources, "-static", f"-I{work}")
+    compile_c(out / "inside/paths.so", [HERE / "paths.c"], "-shared", "-fPIC", f"-I{work}", "-ldl")
+    for name in (*(name for name, _ in found.commands), *build_inside.MPIRUN) if found else ():
+        (folder / name).symlink_to("bollard-inside")
+    (out / "python/bollard/runtime/host_slurm.py").write_text(build_inside.module(found, prefix))
+
+
 def search_path(prefix: str) -> list[str]:
     """The interpreter's whole sys.path: the standard library, its extension modules, ours."""
     return [sysconfig.get_path("stdlib"), sysconfig.get_config_var("DESTSHARED"), f"{prefix}/python"]
@@ -183,7 +200,7 @@ def copy_python(out: Path) -> None:
     for name in PACKAGES:
         for source in sorted((TOP / name).rglob("*.py")):
             target = packages / source.relative_to(TOP)
-            if "_root" in source.parts or source.name == "linux_build.py" or source == Path(__file__).resolve():
+            if "_root" in source.parts or source.name == "linux_build.py" or source.parent == HERE and source.name in BUILD:
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
@@ -210,11 +227,12 @@ def install(out: Path, prefix: Path, destdir: Path) -> None:
     old = target.with_name(target.name + ".old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    shutil.copytree(out, fresh)
+    shutil.copytree(out, fresh, symlinks=True)
     for path in [fresh, *fresh.rglob("*")]:
-        path.chmod(MODES.get(path.name, 0o755 if path.is_dir() else 0o644))
+        if not path.is_symlink():
+            path.chmod(MODES.get(path.name, 0o755 if path.is_dir() else 0o644))
         if os.geteuid() == 0:
-            os.chown(path, 0, 0)
+            os.chown(path, 0, 0, follow_symlinks=False)
     if target.exists():
         target.rename(old)
     fresh.rename(target)
@@ -266,6 +284,7 @@ def main() -> None:
         copy_python(out)
         build_shim(out, work, given.prefix)
         build_launcher(out)
+        build_tools(out, work, given.prefix, given.slurm_conf)
         copy_server(out)
         build_runtime(out, work, given.prefix)
         build_syscalls(out / "python/bollard/runtime", work)

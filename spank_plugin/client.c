@@ -26,6 +26,7 @@ typedef int option_reset_fn(void *opt, const char *name);
 static struct {
 	char *own;                       /* --container, where Slurm has no such option */
 	char *values[OPTION_COUNT];      /* of the options registered here */
+	char *here;                      /* options of the container this process is in, for a step like it */
 } given;
 
 static int fail(const char *text)
@@ -65,6 +66,10 @@ int client_init(spank_t spank)
 	struct spank_option container = { "container", "IMAGE", "run each task in the container IMAGE", 1, -1,
 					  on_option };
 
+	/* mpirun in a container (inside.c): its ranks belong in a container like that. */
+	if (getenv("BOLLARD_AS_HERE") && getenv("BOLLARD_OPTIONS"))
+		keep_value(&given.here, getenv("BOLLARD_OPTIONS"));
+	unsetenv("BOLLARD_AS_HERE");
 	/* Inherited from a job around this one: Slurm's rule is that steps do not inherit a container. */
 	unsetenv("SLURM_CONTAINER");
 	unsetenv(ENV_SPEC);
@@ -201,6 +206,14 @@ static char *make_spec(const char *container, const char *cwd, int multi_prog)
 		plain = 0;
 	if (multi_prog)
 		add(&spec, "multi-prog", "1");
+	if (given.here) {  /* finished spec text of the container around this process: spec.py, options */
+		char *grown = realloc(spec.at, spec.size + strlen(given.here) + 2);
+
+		if (!grown)
+			fail("out of memory");
+		spec.at = grown;
+		spec.size += (size_t) sprintf(spec.at + spec.size, " %s", given.here);
+	}
 	for (int i = 0; i < OPTION_COUNT; i++)  /* verbose is the last row of the table: see stepd_init() */
 		if (given.values[i]) {
 			add(&spec, OPTIONS[i].name, given.values[i]);
