@@ -21,6 +21,7 @@ enum kind {
 	MCA,        /* NAME VALUE: a parameter, which is a variable too */
 	BIND,
 	MAP,
+	SPREAD,     /* as MAP node */
 	RANK,
 	VALUE,      /* srun has the same: its words, then the value */
 	FLAG,       /* srun has the same */
@@ -46,8 +47,8 @@ static const struct rule {
 	{ "bind-to", BIND, NULL }, { "binding", BIND, NULL },
 	{ "bind-to-core", FLAG, "--cpu-bind=cores" }, { "bind-to-socket", FLAG, "--cpu-bind=sockets" },
 	{ "bind-to-none", FLAG, "--cpu-bind=none" },
-	{ "map-by", MAP, NULL }, { "rank-by", RANK, NULL },
-	{ "bynode", FLAG, "--distribution=cyclic" }, { "byslot", FLAG, "--distribution=block" },
+	{ "map-by", MAP, NULL }, { "rank-by", RANK, NULL }, { "bynode", SPREAD, NULL },
+	{ "byslot", FLAG, "--distribution=block" },
 	{ "cpus-per-proc", VALUE, "--cpus-per-task=" }, { "cpus-per-rank", VALUE, "--cpus-per-task=" },
 	{ "wdir", VALUE, "--chdir=" }, { "wd", VALUE, "--chdir=" }, { "working-dir", VALUE, "--chdir=" },
 	{ "stdin", VALUE, "--input=" }, { "s", VALUE, "--input=" },
@@ -78,6 +79,7 @@ struct state {
 	struct launch result;
 	size_t used, room;
 	long ranks, per_node;
+	int spread;       /* over all nodes, however few ranks */
 	struct { char *name; long slots; } *hosts;
 	size_t host_count;
 };
@@ -262,6 +264,7 @@ static void map_by(struct state *state, const char *asked)
 		state->per_node = count;
 	} else if (is_word(at, size, "node")) {
 		add(state, "--distribution=cyclic");
+		state->spread = 1;
 	} else if (is_word(at, size, "slot") || is_word(at, size, "core") || is_word(at, size, "hwthread")) {
 		add(state, "--distribution=block:block");
 	} else if (is_word(at, size, "socket") || is_word(at, size, "package") || is_word(at, size, "numa")) {
@@ -294,6 +297,7 @@ static int value_count(const struct rule *rule)
 {
 	switch (rule->kind) {
 	case FLAG:
+	case SPREAD:
 	case NATIVE:
 		return 0;
 	case SETTING:
@@ -339,6 +343,9 @@ static void apply(struct state *state, const struct rule *rule, const char *opti
 		break;
 	case MAP:
 		map_by(state, values[0]);
+		break;
+	case SPREAD:
+		map_by(state, "node");
 		break;
 	case RANK:
 		if (strcasecmp(values[0], "slot") != 0 && strcasecmp(values[0], "fill") != 0)
@@ -436,7 +443,7 @@ static void place(struct state *state)
 		add(state, "--nodes=%ld", (state->ranks + state->per_node - 1) / state->per_node);
 	else if (state->per_node && nodes)
 		state->ranks = state->per_node * nodes;
-	else if (state->ranks && (nodes = nodes_for(state->ranks)) > 0)
+	else if (state->ranks && !state->spread && (nodes = nodes_for(state->ranks)) > 0)
 		add(state, "--nodes=%ld", nodes);
 	if (state->per_node)
 		add(state, "--ntasks-per-node=%ld", state->per_node);

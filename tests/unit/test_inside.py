@@ -132,6 +132,8 @@ def test_lines_of_mpirun(view, line, result):
 )
 def test_ranks_fill_one_node_after_the_other(view, layout, ranks, nodes):
     words = srun(view, "mpirun", "-n", str(ranks), "./app", env={"SLURM_TASKS_PER_NODE": layout})
+    spread = srun(view, "mpirun", "-bynode", "-n", str(ranks), "./app", env={"SLURM_TASKS_PER_NODE": layout})
+    assert spread[: spread.index("--")] == ["--distribution=cyclic", f"--ntasks={ranks}"]
     assert words[: words.index("--")] == [*([f"--nodes={nodes}"] if nodes else []), f"--ntasks={ranks}"]
 
 
