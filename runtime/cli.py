@@ -75,7 +75,7 @@ def _overview() -> str:
 
 def _values(given: list[tuple[str, str]], words: list[str]) -> list[tuple[str, str]]:
     """The (name, value) pairs of a spec, with what the shim's client would add."""
-    from bollard.runtime import cli_options, client
+    from bollard.runtime import cli_options, client, installed, site
 
     if not words:
         raise BollardError("no image named", "name a SIF file, a squashfs file or a directory")
@@ -87,7 +87,7 @@ def _values(given: list[tuple[str, str]], words: list[str]) -> list[tuple[str, s
     values += client.resolve([*given, *cli_options.variables(os.environ)])
     if os.environ.get("BOLLARD_LOG") == "debug":
         values.append(("verbose", "1"))
-    return values
+    return site.completed(values, site.load(installed.PREFIX))
 
 
 def _home() -> str:
@@ -140,6 +140,53 @@ def _build(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     return 0
 
 
+def _site(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import cli_site
+
+    return cli_site.run(words)
+
+
+def _job(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import job, running
+
+    if len(words) != 1:
+        raise BollardError(f"job takes one number, not {len(words)} words", "write `bollard job JOBID`")
+    options = {option for option, _ in given}
+    found = job.look(running.parse(words[0])[0])
+    if "verify" in options:
+        print("\n".join(job.verify(found)))
+    elif "json" in options:
+        import json
+
+        print(json.dumps(found, indent=2))
+    else:
+        print("\n".join(job.lines(found)))
+    return 0
+
+
+def _ps(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import running
+
+    if words:
+        raise BollardError(f"{words[0]}: ps takes no words", "write `bollard ps`")
+    found = running.containers()
+    if any(option == "json" for option, _ in given):
+        import json
+
+        print(json.dumps([item.plain() for item in found], indent=2))
+    else:
+        print("\n".join(running.lines(found)))
+    return 0
+
+
+def _attach(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import running
+
+    if not words:
+        raise BollardError("no job named", "write `bollard attach JOB` or JOB.STEP, see `bollard ps`")
+    running.attach(words[0], words[1:])
+
+
 COMMANDS: dict[str, Command] = {
     "exec": ("[OPTION...] IMAGE PROGRAM [ARGUMENT...]", "run a program in a container", {}, True, _start),
     "run": ("[OPTION...] IMAGE [ARGUMENT...]", "run what the image was made for, its runscript", {}, True, _start),
@@ -158,11 +205,33 @@ COMMANDS: dict[str, Command] = {
         True,
         _plan,
     ),
+    "ps": ("[--json]", "show the containers that run on this node", {"json": ("", "for programs")}, False, _ps),
+    "attach": (
+        "JOB[.STEP] [PROGRAM [ARGUMENT...]]",
+        "start a program, or a shell, in a running container of a job on this node",
+        {},
+        False,
+        _attach,
+    ),
+    "job": (
+        "[--json] JOB",
+        "show what is on record of a job: images, nodes, tasks that entered",
+        {"json": ("", "for programs"), "verify": ("", "read the images again, and compare")},
+        False,
+        _job,
+    ),
     "build": (
         "[OPTION...] TARGET SOURCE",
         "make the image TARGET (a SIF file) from the directory SOURCE",
         {"force": ("", "replace TARGET if it exists")},
         False,
         _build,
+    ),
+    "site": (
+        "install|configure|check|uninstall [OPTION...]",
+        "for administrators: install the Slurm plugin, look whether all is well",
+        {},
+        False,
+        _site,
     ),
 }

@@ -12,6 +12,7 @@ For one name the first of these that has it wins:
     3. --env, BOLLARDENV_X, APPTAINERENV_X, SINGULARITYENV_X
     4. the image's scripts
     5. the task's variables, but not PATH and LD_LIBRARY_PATH; with --cleanenv TERM and proxies alone
+    6. the site's, of bollard.yaml
 
 All names and values are bytes. Runs on the node path: no import but its siblings.
 """
@@ -106,6 +107,31 @@ def of_image(
     }
 
 
+def entrypoint_script(entrypoint: str, cwd: bytes, log: bool) -> bytes:
+    """The sh script by which an image's entrypoint starts a command that writes the environment it is given to the
+    script's standard output. What the entrypoint itself prints goes to stderr, or nowhere without `log`."""
+    lines = [
+        b"exec 3>&1 >&2",
+        b"cd " + _quoted(cwd) + b" 2>/dev/null",
+        b"" if log else b"exec >/dev/null 2>&1",
+        b"exec " + _quoted(entrypoint.encode()) + b" /bin/sh -c " + _quoted(b"exec " + PRINTER + b" >&3"),
+    ]
+    return b"\n".join(lines) + b"\n"
+
+
+def changes(before: list[bytes], answer: bytes) -> dict[bytes, bytes]:
+    """What `answer`, an environment as a program wrote it, has otherwise than `before`; what wires up MPI left out."""
+    known = set(before)
+    found = _parsed(answer)
+    return {n: v for n, v in found.items() if n + b"=" + v not in known and not wireup.is_guarded(n)}
+
+
+def changed(env: list[bytes], found: dict[bytes, bytes]) -> list[bytes]:
+    """`env` with the values of `found` in it."""
+    kept = [entry for entry in env if entry.partition(b"=")[0] not in found]
+    return kept + [name + b"=" + value for name, value in found.items()]
+
+
 def completed(path: bytes) -> bytes:
     """`path` with the standard directories it lacks at its end."""
     parts = path.split(b":") if path else []
@@ -167,13 +193,15 @@ def of_task(
     command: bytes = b"exec",
     binds: bytes = b"",
     cwd: bytes = b"",
+    defaults: tuple[tuple[bytes, bytes], ...] = (),
     tools: bytes = b"",
 ) -> list[bytes]:
     """The environment of one task, as NAME=VALUE.
 
     `command` is the action (exec, run, shell, test), `binds` the user's own (spec.bind_text), `cwd` the directory
-    it starts in ("" leaves PWD alone), `tools` the directory of the host's Slurm commands, which comes first in
-    PATH: those of an image are of another release as a rule, and cannot talk to this Slurm.
+    it starts in ("" leaves PWD alone), `defaults` what the site wants where nobody else says anything,
+    `tools` the directory of the host's Slurm commands, which comes first in PATH: those of an image are of another
+    release as a rule, and cannot talk to this Slurm.
     """
     clean = spec.cleanenv
     home = spec.home.encode("utf-8", "surrogateescape")
@@ -192,17 +220,19 @@ def of_task(
                 if rank <= ranks.get(rest, rank):
                     ranks[rest] = rank
                     asked[rest] = value
-        elif name in _NOT_FROM_HOST:
+        elif name in _NOT_FROM_HOST and name not in spec.keep_env:
             if name == b"HOME":
                 home = home or value  # --no-home takes the directory away, not its name
         elif equals and (not clean or name in _CLEAN_KEEPS):
             env[name] = value
+    held = {name: env[name] for name in spec.keep_env if name in env} if spec.keep_env else {}
     for name, image_value in image_env.items():
         # Apptainer also takes out what the image sets to nothing, where the host has the name.
         if image_value is None or (not image_value and name in env):
             env.pop(name, None)
         else:
             env[name] = image_value
+    env.update(held)
     if home and b"HOME" not in image_env:
         env[b"HOME"] = home
     if tools:
@@ -213,6 +243,8 @@ def of_task(
     _describe(env, image_env, spec, command, binds)
     if cwd:
         env[b"PWD"] = cwd
+    for name, value in defaults:
+        env.setdefault(name, value)
     env.update(kept)
     for mark, name, default in wireup.DEFAULTS:
         if mark in kept:

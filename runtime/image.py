@@ -91,6 +91,10 @@ class Image:
         """
         return sif.metadata(self.fd, self._sif) if self._sif else None
 
+    def digest(self) -> str:
+        """The SHA-256 that the image says its filesystem has, "" when it says none."""
+        return sif.digest(self.fd, self._sif) if self._sif else ""
+
     def close(self) -> None:
         os.close(self.fd)
 

@@ -33,6 +33,7 @@ MAX_METADATA: Final = 16 << 20
 DEFFILE: Final = 0x4001
 PARTITION: Final = 0x4004
 GENERIC_JSON: Final = 0x4006
+GENERIC: Final = 0x4007
 OCI_ROOT_INDEX: Final = 0x400A
 
 FS_SQUASHFS: Final = 1
@@ -44,6 +45,9 @@ PART_PRIMARY: Final = 2
 
 GROUP_BIT: Final = 0xF0000000  # set in every group number; alone it means "in no group"
 METADATA_NAME: Final = "inspect-metadata.json"
+# `bollard build` writes it: the SHA-256 of the primary partition's bytes, as 64 hexadecimal digits.
+DIGEST_NAME: Final = "partition.sha256"
+DIGEST_SIZE: Final = 64
 
 # Code in the file, Go's name (which Apptainer prints), and what `uname -m` says.
 _ARCHES: Final = (
@@ -235,6 +239,15 @@ def metadata(fd: int, sif: Sif) -> bytes | None:
                 raise _damaged(sif.name, f"its metadata has {item.size} bytes, {MAX_METADATA} are allowed")
             return pread(fd, item.size, item.offset, sif.name)
     return None
+
+
+def digest(fd: int, sif: Sif) -> str:
+    """The SHA-256 that the file says its primary partition has, "" when it says none. Nobody has compared."""
+    for item in sif.descriptors:
+        if item.datatype == GENERIC and item.name == DIGEST_NAME and item.size == DIGEST_SIZE:
+            text = pread(fd, DIGEST_SIZE, item.offset, sif.name)
+            return text.decode() if all(byte in b"0123456789abcdef" for byte in text) else ""
+    return ""
 
 
 def pread(fd: int, count: int, offset: int, name: str) -> bytes:

@@ -31,6 +31,7 @@ LAUNCH: Final = b"#!/usr/bin/env run-singularity\n"
 PARTITION_ALIGN: Final = 4096
 DEFAULT_GROUP: Final = 1
 MODE: Final = 0o755
+_READ_SIZE: Final = 4 << 20
 _GO_ZERO_TIME: Final = -62135596800
 _DATA_OFFSET: Final = sif.TABLE_OFFSET + sif.DEFAULT_DESCRIPTORS * sif.DESCRIPTOR_SIZE
 
@@ -110,7 +111,8 @@ class Writer:
             end = file.seek(0, os.SEEK_END)
             if end <= self.offset:
                 raise BollardError(f"{self.target}: its filesystem was not written", "build it again")
-            table, data = self._tables(end)
+            digest = sha256(file.fileno(), self.offset, end)
+            table, data = self._tables(end, digest)
             file.seek(0)
             file.write(header(table, self._arch, end - _DATA_OFFSET))
             file.write(bytes(sif.TABLE_OFFSET - sif.HEADER_SIZE))
@@ -134,8 +136,8 @@ class Writer:
         os.replace(self.path, self.target)
         self.path = ""
 
-    def _tables(self, end: int) -> tuple[list[bytes], bytes]:
-        """The descriptors, and the bytes of the small objects up to the partition."""
+    def _tables(self, end: int, digest: str) -> tuple[list[bytes], bytes]:
+        """The descriptors, and the bytes of the small objects up to the partition, which has that digest."""
         now = timestamp()
         table: list[bytes] = []
         at = _DATA_OFFSET
@@ -147,8 +149,19 @@ class Writer:
         number = len(table) + 1
         padded = end - at
         table.append(descriptor(sif.PARTITION, number, self.offset, size, padded, now, "", extra))
-        data = b"".join(item.data for item in self._objects)
+        data = b"".join(digest.encode() if item.name == sif.DIGEST_NAME else item.data for item in self._objects)
         return table, data.ljust(self.offset - _DATA_OFFSET, b"\0")
+
+
+def sha256(fd: int, begin: int, end: int) -> str:
+    """Of the bytes from `begin` up to `end` of a file, in hexadecimal digits."""
+    import hashlib
+
+    summed = hashlib.sha256()
+    while begin < end and (part := os.pread(fd, min(end - begin, _READ_SIZE), begin)):
+        summed.update(part)
+        begin += len(part)
+    return summed.hexdigest()
 
 
 def header(table: Sequence[bytes], arch: bytes, data_size: int) -> bytes:

@@ -21,6 +21,9 @@ COMMANDS = (
     "sdiag", "sprio", "sreport", "sshare", "sstat", "strigger", "scrontab",
 )  # fmt: skip
 
+# All of these are this one program.
+PROGRAM = "bollard-inside"
+
 # What the image's own are called; bollard-inside answers for them too.
 MPIRUN = (
     "mpirun", "mpiexec", "mpirun.openmpi", "mpiexec.openmpi", "orterun", "prterun", "mpirun.mpich", "mpiexec.mpich",

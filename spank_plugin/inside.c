@@ -60,7 +60,7 @@ static int start_host(const char *path, char **argv)
 	memcpy(full + at, argv + 1, (size_t) argc * sizeof(*full));
 	for (const char *const *name = names; *name; name++)
 		hide(*name);
-	setenv("LD_PRELOAD", BOLLARD_VIEW BOLLARD_PREFIX "/inside/paths.so", 1);
+	setenv("LD_PRELOAD", BOLLARD_VIEW "/bin/paths.so", 1);
 	execv(full[0], full);
 	return fail(argv[0], "the host's command cannot be started here: ", strerror(errno),
 		    "was something bound over " BOLLARD_VIEW "?");

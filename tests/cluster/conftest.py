@@ -39,6 +39,9 @@ def leftovers(cluster: Cluster) -> Iterator[None]:
     for job in cluster.jobs:
         cluster.exec(["scancel", "-Q", str(job)], user="root")
     cluster.jobs.clear()
+    for terminal in cluster.terminals:
+        terminal.close()
+    cluster.terminals.clear()
     end = time.monotonic() + 30
     while (left := before.news()) and time.monotonic() < end:
         time.sleep(0.1)

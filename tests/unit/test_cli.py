@@ -91,7 +91,7 @@ def test_options_end_at_the_image(argv, found, rest):
         (["--bnd", "x"], "--bnd: no such option", "did you mean --bind?"),
         (["--zzz=1"], "--zzz=1: no such option", "see `bollard plan --help`"),
         (["-Z"], "-Z: no such option", "see `bollard plan --help`"),
-        (["--bind"], "--bind needs a value", "write --bind=SRC[:DST[:ro|rw]]"),
+        (["--bind"], "--bind needs a value", "write --bind=SRC[:DST[:FLAGS]]"),
         (["--cleanenv=1"], "--cleanenv takes no value", "write --cleanenv alone"),
     ],
 )

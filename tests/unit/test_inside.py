@@ -84,7 +84,7 @@ def test_a_command_is_the_hosts_by_the_hosts_loader(view):
     started = start(view, "sinfo", "-N", "a b", "", env={"LD_LIBRARY_PATH": "/image", "LD_PRELOAD": "/image/x.so"})
     assert started.words == ["--library-path", f"{view}/l", f"{view}/opt/s/sinfo", "-N", "a b", ""]
     assert started.env["LD_LIBRARY_PATH"] == "/image", "for what the command starts"
-    assert started.env["LD_PRELOAD"] == f"{view}/usr/lib/bollard/inside/paths.so"
+    assert started.env["LD_PRELOAD"] == f"{view}/bin/paths.so"
     assert started.env["_BOLLARD_HIDDEN_LD_PRELOAD"] == "/image/x.so"
 
 

@@ -14,7 +14,11 @@ def targets(spool="", prefix="", **wishes) -> list[str]:
 
 
 def test_the_standard_plan():
-    made = plan.make(Spec("/i.sif", cwd="/scratch/job", home="/home/u"), "/var/spool/slurmd", "/usr/lib/bollard")
+    made = plan.make(
+        Spec("/i.sif", cwd="/scratch/job", home="/home/u", home_source="/home/u"),
+        "/var/spool/slurmd",
+        "/usr/lib/bollard",
+    )
 
     assert [(source, target) for source, target, _ in made] == [
         ("/proc", "/proc"),
