@@ -85,7 +85,9 @@ def test_a_job_from_inside(cluster: Cluster, images: Images, work: Work) -> None
     command = f"cd {work.path} && COLOUR=red sbatch --wait -Q -o job.out job.sh"
     good(cluster.srun(f"--container={images.small}", "sh", "-c", command))
     assert work.read("job.out") == f"outside\n{work.path}\nred\n"
-    good(cluster.srun(f"--container={images.small}", "sh", "-c", command.replace("-Q", f"-Q --container={images.small}")))
+    good(
+        cluster.srun(f"--container={images.small}", "sh", "-c", command.replace("-Q", f"-Q --container={images.small}"))
+    )
     assert work.read("job.out") == f"inside\n{work.path}\nred\n"
 
 

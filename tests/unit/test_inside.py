@@ -13,8 +13,9 @@ import threading
 from typing import NamedTuple
 
 import pytest
-from bollard.spank_plugin import build_inside
 from compiled import FOLDER
+
+from bollard.spank_plugin import build_inside
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "BOLLARD_CONTAINER": "/i/a b.sif"}
 
@@ -47,7 +48,9 @@ class Started(NamedTuple):
 def view(tmp_path_factory):
     """/run/bollard of a container, with a loader that tells what it was asked."""
     folder = tmp_path_factory.mktemp("view")
-    host = build_inside.HostSlurm((("srun", "/usr/bin/srun"), ("sinfo", "/opt/s/sinfo")), "/loader", ("/l",), (), (), "/e")
+    host = build_inside.HostSlurm(
+        (("srun", "/usr/bin/srun"), ("sinfo", "/opt/s/sinfo")), "/loader", ("/l",), (), (), "/e"
+    )
     text = build_inside.header(host, "/usr/lib/bollard").replace('"/run/bollard', f'"{folder}')
     (folder / "host_slurm.h").write_text(text)
     (folder / "loader.c").write_text(LOADER)
@@ -64,7 +67,9 @@ def view(tmp_path_factory):
 
 def start(view, *words, env=None):
     done = subprocess.run(
-        [view / "bin" / words[0], *words[1:]], env={"PATH": f"{view}/bin:/usr/bin:/bin", **(env or {})}, capture_output=True
+        [view / "bin" / words[0], *words[1:]],
+        env={"PATH": f"{view}/bin:/usr/bin:/bin", **(env or {})},
+        capture_output=True,
     )
     told, _, rest = done.stdout.decode().partition("--end--\0")
     env = dict(entry.split("=", 1) for entry in rest.split("\0") if entry)
@@ -221,7 +226,9 @@ def test_the_images_own_mpirun(view, tmp_path, env, words):
     ],
 )  # fmt: skip
 def test_the_wire_up_is_what_the_program_was_linked_with(view, tmp_path, library, mpi):
-    subprocess.run(["cc", "-shared", "-x", "c", "/dev/null", f"-Wl,-soname,{library}", "-o", tmp_path / library], check=True)
+    subprocess.run(
+        ["cc", "-shared", "-x", "c", "/dev/null", f"-Wl,-soname,{library}", "-o", tmp_path / library], check=True
+    )
     source = tmp_path / "main.c"
     source.write_text("int main(void) { return 0; }\n")
     link = ["cc", source, "-Wl,--no-as-needed", tmp_path / library, "-o", tmp_path / "app"]
@@ -234,9 +241,7 @@ def test_the_wire_up_is_what_the_program_was_linked_with(view, tmp_path, library
         assert start(view, "mpirun", str(tmp_path / "app"), env=JOB).rc == 0
 
 
-@pytest.mark.parametrize(
-    ("own", "mpi"), [("openmpi", "pmix"), ("mpich", "pmi2"), ("hydra", "pmi2"), ("nothing", "")]
-)
+@pytest.mark.parametrize(("own", "mpi"), [("openmpi", "pmix"), ("mpich", "pmi2"), ("hydra", "pmi2"), ("nothing", "")])
 def test_the_wire_up_of_a_script_is_that_of_the_images_mpirun(view, tmp_path, own, mpi):
     (tmp_path / "bin").mkdir()
     target = tmp_path / f"mpirun.{own}"
@@ -254,7 +259,10 @@ def test_the_name_tells_the_wire_up_too(view):
 
 def test_what_it_becomes_can_be_seen(view):
     done = subprocess.run(
-        [view / "bin/mpirun", "-n", "2", "./app"], env={**JOB, "BOLLARD_SHOW_MPIRUN": "1"}, capture_output=True, text=True
+        [view / "bin/mpirun", "-n", "2", "./app"],
+        env={**JOB, "BOLLARD_SHOW_MPIRUN": "1"},
+        capture_output=True,
+        text=True,
     )
     assert done.stdout == "srun --container=/i/a b.sif --export=ALL --ntasks=2 -- ./app\n"
 
