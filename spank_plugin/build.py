@@ -117,16 +117,16 @@ def slurm_include() -> Path | None:
 
 def slurm_version() -> str:
     """The release whose headers are compiled in, as "22.05.8"; "" when they do not tell."""
-    folder = slurm_include()
-    try:
-        text = (folder / "slurm/slurm_version.h").read_text() if folder else ""
-    except OSError:
-        return ""
-    for line in text.splitlines():
-        words = line.split()
-        if words[:2] == ["#define", "SLURM_VERSION_NUMBER"]:
-            number = int(words[2], 16)
-            return f"{number >> 16}.{number >> 8 & 0xFF:02}.{number & 0xFF}"
+    folder = slurm_include() or Path("/usr/include")
+    for name in ("slurm_version.h", "slurm.h"):  # in slurm.h before 21.08
+        try:
+            lines = (folder / "slurm" / name).read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        for words in map(str.split, lines):
+            if words[:2] == ["#define", "SLURM_VERSION_NUMBER"]:
+                number = int(words[2], 16)
+                return f"{number >> 16}.{number >> 8 & 0xFF:02}.{number & 0xFF}"
     return ""
 
 
@@ -148,7 +148,8 @@ def require() -> None:
             debian.append(deb)
             el.append(rpm)
     if missing:
-        hint = f"install {' '.join(dict.fromkeys(debian))} (Debian) or {' '.join(dict.fromkeys(el))} (EL)"
+        packages = " ".join(dict.fromkeys(debian)), " ".join(dict.fromkeys(el))
+        hint = f"install {packages[0]}" + (f" (Debian) or {packages[1]} (EL)" if len(set(packages)) > 1 else "")
         if not slurm_include():
             hint += ", or set SLURM_INCLUDE_DIR to the directory that holds slurm/spank.h's folder"
         raise BollardError(f"cannot build, missing here: {', '.join(missing)}", hint)

@@ -151,7 +151,7 @@ def _existing(paths: Iterable[str]) -> list[str]:
 def _refuse(faults: list[owners.Fault]) -> None:
     if faults:
         more = f" (and {len(faults) - 1} more: see `bollard site check`)" if len(faults) > 1 else ""
-        raise BollardError(f"root would run what is not root's alone: {faults[0].text}{more}", f"run {faults[0].fix}")
+        raise BollardError(f"root would run what is not root's alone: {faults[0].text}{more}", faults[0].fix)
 
 
 def _described(out: Path) -> dict[str, Any]:
@@ -376,6 +376,7 @@ def uninstall(where: Where, say: Say) -> None:
         left.append(f"{where.config}: yours")
     for line in left:
         say(f"left {line}")
+    say("--container is Slurm's own from here on: without an oci.conf it runs such jobs on the host, silently")
 
 
 def _names(folder: str) -> list[str]:
