@@ -144,3 +144,8 @@ def use_capabilities(on: bool) -> None:
 def drop_capabilities() -> None:
     """Give up every capability, also those over our own namespaces."""
     _check(lib.b_drop_capabilities(), "capset")
+
+
+def be_no_root() -> None:
+    """The programs that this process becomes get no capability for their user being 0 in our namespace."""
+    _check(lib.b_prctl(lib.PR_SET_SECUREBITS, lib.SECBIT_NOROOT), "prctl(PR_SET_SECUREBITS)")

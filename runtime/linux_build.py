@@ -27,6 +27,8 @@ ffi.cdef("""
 #define PR_SET_DUMPABLE ...
 #define PR_SET_NAME ...
 #define PR_SET_PDEATHSIG ...
+#define PR_SET_SECUREBITS ...
+#define SECBIT_NOROOT ...
 
 int unshare(int flags);
 int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data);
@@ -50,6 +52,7 @@ ffi.set_source(
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/securebits.h>
 #include <sched.h>
 #include <stdint.h>
 #include <string.h>

@@ -88,7 +88,7 @@ def test_a_shell_is_told_where_it_is(cluster: Cluster, images: Images) -> None:
 
 
 def test_slurms_variables_are_the_tasks(cluster: Cluster, images: Images) -> None:
-    look = ["bash", "-c", "env | grep ^SLURM_ | grep -vE '_(ID|JOBID|PORT|PID|TIME)=|CLUSTER=' | sort"]
+    look = ["bash", "-c", "env | grep ^SLURM_ | grep -vE '_(ID|JOBID|SLUID|PORT|PID|TIME)=|CLUSTER=' | sort"]
     inside = cluster.srun("-w", "n1", "-n2", "--label", f"--container={images.small}", *look)
     outside = cluster.srun("-w", "n1", "-n2", "--label", *look)
     assert inside.lines() == outside.lines() and len(inside.lines()) > 40

@@ -77,3 +77,13 @@ def test_the_keeper_is_the_user(cluster: Cluster, images: Images, user: str) -> 
             assert process.status("Gid").split() == [uid] * 4, process
             assert process.status("NoNewPrivs") == "1", process
             assert process.status("Groups").split() == {"alice": ["1000", "2001", "2002"], "bob": ["1001"]}[user]
+
+
+@pytest.mark.parametrize("option", [[], ["--container-remap-root"]], ids=["user", "root"])
+def test_the_file_server_has_no_capabilities(cluster: Cluster, images: Images, option: list[str]) -> None:
+    """It reads what anybody wrote, and root in the container is no reason to give it any."""
+    words = ["srun", "-Q", "-w", "n1", f"--container={images.small}", *option, "tail", "-f", "/dev/null"]
+    with cluster.start(words):
+        until(lambda: cluster.named("n1", "tail"), "the task")
+        (server,) = cluster.named("n1", *SERVERS)
+        assert int(server.status("CapPrm"), 16) == int(server.status("CapEff"), 16) == 0

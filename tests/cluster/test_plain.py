@@ -12,8 +12,9 @@ from cluster import Cluster, Images, Work, good, until
 
 # Different from one run to the next by themselves: numbers of jobs, ports and processes.
 VARYING = re.compile(
-    r"^(SLURM_(JOB_ID|JOBID|STEP_LAUNCHER_PORT|SRUN_COMM_PORT|TASK_PID|WORKING_CLUSTER|JOB_START_TIME|JOB_END_TIME)"
-    r"|SLURMD_TRES_BIND|PMIX?_\w+|SLURM_PMIX?\w*|TMPDIR|OMPI_MCA_\w+|_)=.*$",
+    r"^(SLURM_(JOB_ID|JOBID|JOB_SLUID|STEP_LAUNCHER_PORT|SRUN_COMM_PORT|TASK_PID|WORKING_CLUSTER|JOB_START_TIME|JOB_END_TIME)"
+    r"|SLURMD_TRES_BIND|PMIX?_\w+|SLURM_PMIX?\w*|TMPDIR|OMPI_MCA_\w+|_)=.*$"
+    r"|^\[[-0-9T:.]+\] ",  # before slurmstepd's own errors since 25.05
     re.MULTILINE,
 )
 

@@ -36,7 +36,7 @@ def test_a_shell_on_a_terminal(cluster: Cluster, images: Images) -> None:
     terminal.setwinsize(30, 90)
     terminal.sendline("while [ \"$(stty size)\" != '30 90' ]; do sleep 0.1; done; echo resized")
     terminal.expect_exact("resized\r\n")
-    terminal.sendline("echo begin; sleep 100; echo not reached")
+    terminal.sendline("sh -c 'echo begin; exec sleep 100'; echo not reached")  # begin: the shell has let go
     terminal.expect_exact("begin\r\n")
     terminal.sendintr()
     terminal.sendline("echo after $?")
