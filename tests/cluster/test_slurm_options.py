@@ -126,8 +126,8 @@ def test_heterogeneous_steps_have_one_container(cluster: Cluster, images: Images
 def test_heterogeneous_batch_jobs(cluster: Cluster, images: Images, work: Work) -> None:
     script = (
         "#!/bin/bash\n#SBATCH -n1\n#SBATCH hetjob\n#SBATCH -n2\n"
-        f"{WHERE}\nsrun --het-group=0,1 --container={images.small} sh -c '{WHERE}'\n"
-        f"srun --het-group=1 sh -c '{WHERE}'\n"
+        f"{WHERE}\nsrun -Q --het-group=0,1 --container={images.small} sh -c '{WHERE}'\n"
+        f"srun -Q --het-group=1 sh -c '{WHERE}'\n"
     )
     assert cluster.batch(script, work)[:2] == (0, "outside\n" + "inside\n" * 3 + "outside\n" * 2)
 
@@ -135,7 +135,7 @@ def test_heterogeneous_batch_jobs(cluster: Cluster, images: Images, work: Work) 
 def test_heterogeneous_batch_jobs_in_a_container(cluster: Cluster, images: Images, work: Work) -> None:
     script = (
         f"#!/bin/bash\n#SBATCH -n1\n#SBATCH --container={images.mpi}\n#SBATCH hetjob\n#SBATCH -n1\n"
-        f"{WHERE}\nsrun --het-group=0,1 --container={images.small} sh -c '{WHERE}'\n"
+        f"{WHERE}\nsrun -Q --het-group=0,1 --container={images.small} sh -c '{WHERE}'\n"
     )
     assert cluster.batch(script, work)[:2] == (0, "inside\n" * 3)
 
