@@ -259,6 +259,33 @@ def test_a_source_that_fails_leaves_nothing(path, tmp_path):
     os.close(source)
 
 
+def test_the_digest_of_a_partition_goes_with_it(tmp_path):
+    objects = [sif_write.Object(sif.GENERIC, sif.DIGEST_NAME, bytes(sif.DIGEST_SIZE))]
+    path = str(tmp_path / "img.sif")
+
+    def digest():
+        fd, found = image.open_sif(path)
+        try:
+            return sif.digest(fd, found)
+        finally:
+            os.close(fd)
+
+    sif_files.write(path, objects, b"hsqs" + b"x" * 5000, "x86_64")
+    said = hashlib.sha256(b"hsqs" + b"x" * 5000).hexdigest()
+    assert digest() == said
+    add(path, b"hsqs" * 99, sif.PARTITION, partition(1))
+    sif_edit.set_primary(path, 3)
+    assert digest() == ""
+    sif_edit.set_primary(path, 2)
+    assert digest() == said
+    sif_edit.delete(path, 2)
+    assert [d.id for d in look(path).descriptors] == [3]
+    assert number(path, 80) == 47
+    assert add(path, b"other") == 1
+    assert add(path, b"hsqs" * 9, sif.PARTITION, partition(2)) == 2
+    assert digest() == ""
+
+
 def interrupted(change, step):
     """Run `change` in a process that dies before its write or truncation number `step`; whether it came to that."""
     child = os.fork()
