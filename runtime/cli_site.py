@@ -106,7 +106,9 @@ def _check(where: Where, as_json: bool) -> int:
 
     if as_json:
         found = list(check.findings(where))
-        print(json.dumps(check.as_json(found, getattr(bollard, "__version__", "")), indent=2))
+        # One line for each node, for srun mixes the lines of many.
+        shown = check.as_json(found, getattr(bollard, "__version__", ""))
+        print(json.dumps(shown, indent=2 if sys.stdout.isatty() else None))
     else:
         found = _shown(check.findings(where))
     return 1 if check.status(found) == check.FAILURE else 0

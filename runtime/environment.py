@@ -198,11 +198,14 @@ def of_task(
     binds: bytes = b"",
     cwd: bytes = b"",
     defaults: tuple[tuple[bytes, bytes], ...] = (),
+    tools: bytes = b"",
 ) -> list[bytes]:
     """The environment of one task, as NAME=VALUE.
 
     `command` is the action (exec, run, shell, test), `binds` the user's own (spec.bind_text), `cwd` the directory
-    it starts in ("" leaves PWD alone), `defaults` what the site wants where nobody else says anything.
+    it starts in ("" leaves PWD alone), `defaults` what the site wants where nobody else says anything,
+    `tools` the directory of the host's Slurm commands, which comes first in PATH: those of an image are of another
+    release as a rule, and cannot talk to this Slurm.
     """
     clean = spec.cleanenv
     home = spec.home.encode("utf-8", "surrogateescape")
@@ -236,6 +239,8 @@ def of_task(
     env.update(held)
     if home and b"HOME" not in image_env:
         env[b"HOME"] = home
+    if tools:
+        env[b"PATH"] = tools + b":" + env.get(b"PATH", DEFAULT_PATH)
     asked.update(spec.env)
     if asked:
         _override(env, asked, kept)
@@ -290,6 +295,10 @@ def _describe(env: dict[bytes, bytes], image_env: ImageEnvironment, spec: Spec, 
     env[b"APPTAINER_ENVIRONMENT"] = env[b"SINGULARITY_ENVIRONMENT"] = place
     env[b"BOLLARD_CONTAINER"] = image
     env[b"BOLLARD_IMAGE"] = spec.asked.encode("utf-8", "surrogateescape")
+    if spec.options:
+        env[b"BOLLARD_OPTIONS"] = spec.options
+    if spec.no_mpirun:
+        env[b"BOLLARD_NO_MPIRUN"] = b"1"
     prompt = env.get(b"PS1") or PROMPT
     env[b"PS1"] = prompt
     # bash reads its files after the environment, and they set a prompt that looks like the host's.

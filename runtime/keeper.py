@@ -20,6 +20,7 @@ from bollard.runtime import (
     environment,
     fuse,
     guard,
+    host_slurm,
     identity,
     image,
     layers,
@@ -74,6 +75,7 @@ class Container:
         "spec",
         "steps",
         "told",
+        "tools",
         "ways_in",
     )
 
@@ -95,6 +97,7 @@ class Container:
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
         self.record = record.Record(opened)
         self.told = False  # --container-verbose has been answered
+        self.tools = b""  # where the host's Slurm commands are, in the container
         # Descriptors of the namespaces to join, in that order.
         self.ways_in = tuple(
             os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("user", "mnt", *spec.unshare)
@@ -196,7 +199,7 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     # any more once this process stands in the image.
     from bollard.runtime import shellenv  # noqa: F401
 
-    ops = plan.make(asked, spool, PREFIX, here)
+    ops = plan.make(asked, spool, PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES)
     files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf")}
     for path in files.values():
         _write(path, b"")
@@ -227,6 +230,8 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
         )
     container = Container(asked, opened, ops, server, clock, here)
     container.saver = saver
+    if os.path.isdir(plan.TOOLS):
+        container.tools = os.fsencode(plan.TOOLS)
     container.scripts = _scripts()
     try:
         container.define_environment(_no_shell_here)

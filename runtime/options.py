@@ -154,6 +154,8 @@ TABLE: tuple[Row, ...] = (
     ("hostname", "NAME", ("BOLLARD_HOSTNAME",), "", "the host's name in the container; with an own UTS namespace"),
     ("pid", "", ("BOLLARD_PID",), "", "an own process namespace"),
     ("dns", "IP[,IP]", ("BOLLARD_DNS",), "", "name servers in /etc/resolv.conf"),
+    ("no-slurm", "", ("BOLLARD_NO_SLURM",), "", "leave srun, sbatch, ... and mpirun to the image"),
+    ("no-mpirun", "", ("BOLLARD_NO_MPIRUN",), "", "leave mpirun and mpiexec to the image"),
     (
         "opts",
         "OPTIONS",

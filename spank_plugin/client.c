@@ -29,6 +29,7 @@ typedef int option_set_fn(void *opt, const char *name, const char *value, bool e
 static struct {
 	char *own;                       /* --container, where Slurm has no such option */
 	char *values[OPTION_COUNT];      /* of the options registered here */
+	char *here;                      /* options of the container this process is in, for a step like it */
 	char *around;                    /* the spec of the salloc that started this srun as its shell, or NULL */
 } given;
 
@@ -140,6 +141,10 @@ int client_init(spank_t spank)
 	struct spank_option container = { "container", "IMAGE", "run each task in the container IMAGE", 1, -1,
 					  on_option };
 
+	/* mpirun in a container (inside.c): its ranks belong in a container like that. */
+	if (getenv("BOLLARD_AS_HERE") && getenv("BOLLARD_OPTIONS") && !(given.here = strdup(getenv("BOLLARD_OPTIONS"))))
+		fail("out of memory");
+	unsetenv("BOLLARD_AS_HERE");
 	/* Inherited from a job around this one: Slurm's rule is that steps do not inherit a container. */
 	unsetenv("SLURM_CONTAINER");
 	if (getenv(ENV_SPEC) && !(given.around = strdup(getenv(ENV_SPEC))))
@@ -306,6 +311,15 @@ static char *make_spec(const char *container, const char *cwd, int multi_prog)
 		plain = 0;
 	if (multi_prog)
 		add(&spec, "multi-prog", "1");
+	if (given.here) {  /* finished spec text: spec.py, options */
+		char *grown = realloc(spec.at, spec.size + strlen(given.here) + 2);
+
+		if (!grown)
+			fail("out of memory");
+		spec.at = grown;
+		spec.size += (size_t) sprintf(spec.at + spec.size, " %s", given.here);
+		plain = 0;
+	}
 	for (int i = 0; i < OPTION_COUNT; i++)  /* verbose is the last row of the table: see stepd_init() */
 		if (given.values[i] && i != OPTION_IMAGE) {
 			add(&spec, OPTIONS[i].name, given.values[i]);

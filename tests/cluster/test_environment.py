@@ -71,13 +71,14 @@ def test_variables_reach_the_task(cluster: Cluster, images: Images) -> None:
 
 
 def test_variables_of_the_images(cluster: Cluster, images: Images) -> None:
-    """PATH is the image's and LD_LIBRARY_PATH not the host's, as with Apptainer; HOME is the user's."""
+    """PATH is the image's, after Slurm's commands, and LD_LIBRARY_PATH not the host's, as with Apptainer; HOME is the
+    user's."""
     given = {"PATH": "/home/alice/bin:/usr/bin", "LD_LIBRARY_PATH": "/host/lib", "HOME": "/home/alice"}
     done = cluster.srun(
         f"--container={images.small}", "sh", "-c", "echo $PATH; echo $LD_LIBRARY_PATH; echo $HOME", env=given
     )
     path, library, home = good(done).splitlines()
-    assert path == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert path == "/run/bollard/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     assert "/host/lib" not in library
     assert home == "/home/alice"
 

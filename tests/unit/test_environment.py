@@ -317,3 +317,10 @@ def test_the_node_path_imports_nothing_else():
 
     assert {name for name in done.stdout.split() if not name.startswith("bollard")} <= {"__future__"}
     assert "bollard.runtime.shellenv" not in done.stdout
+
+
+def test_the_hosts_commands_come_first_in_path():
+    assert task_env(tools=b"/run/tools")[b"PATH"] == b"/run/tools:" + DEFAULT_PATH
+    assert task_env(host=[b"BOLLARDENV_PREPEND_PATH=/mine"], tools=b"/t")[b"PATH"] == b"/mine:/t:" + DEFAULT_PATH
+    assert task_env(host=[b"BOLLARDENV_PATH=/mine"], tools=b"/run/tools")[b"PATH"] == b"/mine"
+    assert task_env(host=[b"BOLLARDENV_PATH=/mine:$PATH"], tools=b"/t")[b"PATH"] == b"/mine:/t:" + DEFAULT_PATH
