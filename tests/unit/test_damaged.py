@@ -75,7 +75,10 @@ CASES = {
     "cut in the header": (cut(100), "truncated: 100 bytes, 128 expected" + AGAIN),
     "cut in the table": (cut(9000), f"truncated: 9000 bytes, {DATA} expected" + AGAIN),
     "cut in the data": (cut(32770), "truncated: 32770 bytes, 36864 expected" + AGAIN),
-    "other magic": (put(32, b"SIF_MAGIX\0"), 'not a SIF or squashfs image (first bytes: "#!/u"); it was a SIF file' + AGAIN),
+    "other magic": (
+        put(32, b"SIF_MAGIX\0"),
+        'not a SIF or squashfs image (first bytes: "#!/u"); it was a SIF file' + AGAIN,
+    ),
     "other version": (put(42, b"99\0"), "SIF version '99' is not supported; only version 01 is; build the image again"),
     "no table": (put(88, number(0)), "damaged: it claims 0 descriptors, 1 to 4096 are allowed" + AGAIN),
     "a huge table": (
