@@ -96,7 +96,9 @@ def test_export(cluster: Cluster, images: Images, export: str) -> None:
 
 
 def test_export_of_batch_jobs(cluster: Cluster, images: Images, work: Work) -> None:
-    script = f"#!/bin/bash\n{WHERE}; echo $ONE-$TWO\nsrun -Q --container={images.small} sh -c '{WHERE}; echo $ONE-$TWO'\n"
+    script = (
+        f"#!/bin/bash\n{WHERE}; echo $ONE-$TWO\nsrun -Q --container={images.small} sh -c '{WHERE}; echo $ONE-$TWO'\n"
+    )
     given = {"ONE": "1", "TWO": "2"}
     done = cluster.batch(script, work, f"--container={images.mpi}", "--export=ONE", env=given)
     assert done[:2] == (0, "inside\n1-\ninside\n1-\n")
