@@ -29,6 +29,7 @@ typedef int option_set_fn(void *opt, const char *name, const char *value, bool e
 static struct {
 	char *own;                       /* --container, where Slurm has no such option */
 	char *values[OPTION_COUNT];      /* of the options registered here */
+	char *here;                      /* options of the container this process is in, for a step like it */
 	char *around;                    /* the spec of the salloc that started this srun as its shell, or NULL */
 } given;
 
@@ -94,6 +95,22 @@ static void forget_options_around(void)
 	}
 }
 
+/* SRUN_CONTAINER and its like, which Slurm >= 21.08 knows by itself. Put where Slurm looks for options of plugins, so
+ * that they count more than an #SBATCH line and less than the command line, as with Slurm's own. */
+static void offer_environment_form(void)
+{
+	void *opt = dlsym(RTLD_DEFAULT, "opt");
+	option_get_fn *get = (option_get_fn *) dlsym(RTLD_DEFAULT, "slurm_option_get");
+	const char *variable = "SRUN_CONTAINER", *salloc;
+
+	if (spank_context() == S_CTX_ALLOCATOR) {
+		salloc = opt && get ? get(opt, "no-shell") : NULL;  /* which salloc alone has */
+		variable = salloc && strcmp(salloc, "invalid-context") != 0 ? "SALLOC_CONTAINER" : "SBATCH_CONTAINER";
+	}
+	if (getenv(variable) && setenv("SLURM_SPANK__SLURM_SPANK_OPTION_bollard_container", getenv(variable), 1) < 0)
+		fail("out of memory");
+}
+
 static int look_for_pyxis(struct dl_phdr_info *info, size_t size, void *found)
 {
 	(void) size;
@@ -124,6 +141,10 @@ int client_init(spank_t spank)
 	struct spank_option container = { "container", "IMAGE", "run each task in the container IMAGE", 1, -1,
 					  on_option };
 
+	/* mpirun in a container (inside.c): its ranks belong in a container like that. */
+	if (getenv("BOLLARD_AS_HERE") && getenv("BOLLARD_OPTIONS") && !(given.here = strdup(getenv("BOLLARD_OPTIONS"))))
+		fail("out of memory");
+	unsetenv("BOLLARD_AS_HERE");
 	/* Inherited from a job around this one: Slurm's rule is that steps do not inherit a container. */
 	unsetenv("SLURM_CONTAINER");
 	if (getenv(ENV_SPEC) && !(given.around = strdup(getenv(ENV_SPEC))))
@@ -132,8 +153,11 @@ int client_init(spank_t spank)
 	unsetenv(ENV_ARGV0);
 	forget_options_around();
 	/* Slurm >= 21.08 owns --container, and drops a second option of that name with a message. */
-	if (slurm_version(spank) < 2108 && spank_option_register(spank, &container) != ESPANK_SUCCESS)
-		return -1;
+	if (slurm_version(spank) < 2108) {
+		if (spank_option_register(spank, &container) != ESPANK_SUCCESS)
+			return -1;
+		offer_environment_form();
+	}
 	/* Where pyxis is loaded too, its options stay its own. */
 	for (int i = 0; i < OPTION_COUNT; i++)
 		if ((OPTIONS[i].ours || !pyxis_is_loaded()) &&
@@ -222,6 +246,19 @@ static int add_variables(struct text *spec)
 	return any;
 }
 
+/* Whether the site limits where images lie: the runtime knows (site.py). */
+static int site_limits_images(void)
+{
+	int fd = open(BOLLARD_PREFIX "/site.conf", O_RDONLY | O_CLOEXEC);
+	char text[65536];
+	ssize_t size = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1);
+
+	if (fd >= 0)
+		close(fd);
+	text[size > 0 ? size : 0] = '\0';
+	return strstr(text, "\nimages-") || size == (ssize_t) sizeof(text) - 1;  /* a long one: ask */
+}
+
 static void add_identity(struct text *spec, const struct stat *st)
 {
 	char text[80];
@@ -267,13 +304,22 @@ static char *make_spec(const char *container, const char *cwd, int multi_prog)
 	}
 	add(&spec, "cwd", cwd);
 	add(&spec, "userhome", home ? home : "");
-	plain = image && image[0] == '/' && plain_image(image, &st);
+	plain = image && image[0] == '/' && plain_image(image, &st) && !site_limits_images();
 	if (plain)
 		add_identity(&spec, &st);
 	if (add_variables(&spec))
 		plain = 0;
 	if (multi_prog)
 		add(&spec, "multi-prog", "2");  /* see client_local_user_init() */
+	if (given.here) {  /* finished spec text: spec.py, options */
+		char *grown = realloc(spec.at, spec.size + strlen(given.here) + 2);
+
+		if (!grown)
+			fail("out of memory");
+		spec.at = grown;
+		spec.size += (size_t) sprintf(spec.at + spec.size, " %s", given.here);
+		plain = 0;
+	}
 	for (int i = 0; i < OPTION_COUNT; i++)  /* verbose is the last row of the table: see stepd_init() */
 		if (given.values[i] && i != OPTION_IMAGE) {
 			add(&spec, OPTIONS[i].name, given.values[i]);
@@ -482,6 +528,8 @@ int client_post_opt(spank_t spank)
 	}
 	free(here);
 	free(spec);
+	free(given.own);
+	given.own = NULL;  /* the next component has its own */
 	return 0;
 }
 

@@ -462,12 +462,15 @@ static int put_launcher_first(spank_t spank)
 		first = first_argument(spank, step.program);
 		return first && spank_setenv(spank, ENV_ARGV0, first, 1) == ESPANK_SUCCESS ? 0 : -1;
 	}
-	if (prepend)
-		return prepend(spank, 1, (const char **) launcher) == ESPANK_SUCCESS ? 0 : -1;
-	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1)
+	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1 ||
+	    !(first = first_argument(spank, argv[0])))
 		return -1;
-	first = first_argument(spank, argv[0]);
-	if (!first || spank_setenv(spank, ENV_ARGV0, first, 1) != ESPANK_SUCCESS) {
+	if (prepend) {
+		if (strcmp(first, argv[0]) != 0)  /* slurmstepd itself would look at the launcher's name */
+			argv[0] = first;
+		return prepend(spank, 1, (const char **) launcher) == ESPANK_SUCCESS ? 0 : -1;
+	}
+	if (spank_setenv(spank, ENV_ARGV0, first, 1) != ESPANK_SUCCESS) {
 		free(first);
 		return -1;
 	}

@@ -80,6 +80,26 @@ def test_nothing_is_inherited(cluster: Cluster, images: Images, work: Work) -> N
     assert work.read("child.out") == "outside\n"
 
 
+def test_no_option_is_inherited(cluster: Cluster, images: Images, work: Work) -> None:
+    """Slurm hands the options of plugins on to nested steps; ours end with the command that they were given to."""
+    step = f"srun --container={images.small} true"
+    script = f"#!/bin/bash\n#SBATCH --container={images.mpi} --container-verbose\n{step} 2> {work.path}/nested\n"
+    done = cluster.batch(script, work)
+    assert done.rc == 0 and "bollard" in done.out, done
+    assert work.read("nested") == ""
+    done = cluster.exec(["salloc", "-Q", "--container-verbose", "bash", "-c", step])
+    assert good(done) == ""
+
+
+def test_environment_forms_of_the_others(cluster: Cluster, images: Images, work: Work) -> None:
+    """The variable wins over an #SBATCH line, the command line over both, as with Slurm's own options."""
+    script = f"#!/bin/sh\n#SBATCH --container=/no/such.sif\n{WHERE}\n"
+    assert cluster.batch(script, work, env={"SBATCH_CONTAINER": images.small})[:2] == (0, "inside\n")
+    wrong = {"SBATCH_CONTAINER": "/no/such.sif", "SRUN_CONTAINER": "/no/such.sif"}
+    assert cluster.batch(script, work, f"--container={images.small}", env=wrong)[:2] == (0, "inside\n")
+    assert good(cluster.srun(f"--container={images.small}", "sh", "-c", WHERE, env=wrong)) == "inside\n"
+
+
 def test_salloc_starts_containers(cluster: Cluster, images: Images) -> None:
     done = cluster.exec(["salloc", "-Q", "-N2", "srun", f"--container={images.small}", "sh", "-c", WHERE])
     assert good(done) == "inside\ninside\n"

@@ -10,9 +10,8 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
-from cluster import WHERE, Cluster, Images, Process, Running, Work, until
+from cluster import SERVERS, WHERE, Cluster, Images, Process, Running, Work, until
 
-SERVERS = ("squashfuse_ll", "squashfuse")
 # Alive for as long as the image answers: a shell loop whose program is read from the image again and again.
 TASK = "echo > {work}/ready.$SLURM_PROCID; while test -d {work}; do ls /usr/bin > /dev/null; sleep 0.1; done"
 

@@ -22,7 +22,9 @@ VARYING = re.compile(
 def look(cluster: Cluster, work: Work) -> dict[str, str]:
     """What plain jobs look like, everything that varies by itself left out."""
     script = (
-        "#!/bin/bash\nenv | sort; srun env | sort; srun bash -c 'ulimit -a; umask; id; pwd; ls /proc/self/fd | wc -l'\n"
+        # Quietly: a second step may find the first one's CPUs still taken, and srun would tell.
+        "#!/bin/bash\nenv | sort; srun -Q env | sort\n"
+        "srun -Q bash -c 'ulimit -a; umask; id; pwd; ls /proc/self/fd | wc -l'\n"
     )
     seen = {
         "srun": cluster.srun("-w", "n1", "env"),

@@ -120,7 +120,7 @@ def test_heterogeneous_steps(cluster: Cluster, images: Images) -> None:
 def test_heterogeneous_steps_of_programs(cluster: Cluster, images: Images, work: Work) -> None:
     """Each component has its own command, with its own argument 0, in the container."""
     look = "tr '\\0' ' ' < /proc/$$/cmdline; echo; " + WHERE
-    words = [[f"--container={images.small}", "sh", "-c", look], [f"--container={images.small}", "/bin/bash", "-c", look]]
+    words = [[f"--container={images.small}", shell, "-c", look] for shell in ("sh", "/bin/bash")]
     done = cluster.srun("-n1", *words[0], ":", "-n2", *words[1], ":", "-n1", *words[0])
     lines = sorted(line.split(" ")[0] for line in good(done).splitlines())
     assert lines == ["/bin/bash", "/bin/bash", "inside", "inside", "inside", "inside", "sh", "sh"], done

@@ -39,13 +39,14 @@ def text(file: str, name: str) -> str:
 
 def test_the_letters_of_the_wire():
     python = (Path(entry.__file__)).read_text()
-    names = ("LIFELINE", "QUESTION", "TASK", "OK", "ERROR", "SCRIPT")
+    names = ("LIFELINE", "QUESTION", "TASK", "DONE", "OK", "ERROR", "SCRIPT")
     said = {letter(f"WIRE_{name}") for name in names}
 
-    assert said == {b"L", b"Q", b"T", b"+", b"-", b"S"}
+    assert said == {b"L", b"Q", b"T", b"D", b"+", b"-", b"S"}
     # A task's own letter is the one that needs no mention: whoever holds no lifeline and asks nothing is a task.
     for mark in said - {letter("WIRE_TASK")}:
         assert f'b"{mark.decode()}"' in python
+    assert letter("WIRE_DONE") == entry.DONE
     assert f'kind == b"{letter("WIRE_LIFELINE").decode()}"' in python
 
 
