@@ -44,7 +44,8 @@ def test_arguments_of_a_script(cluster: Cluster, images: Images, work: Work) -> 
 
 
 def test_a_script_on_the_host_starts_containers(cluster: Cluster, images: Images, work: Work) -> None:
-    script = f"#!/bin/bash\n{WHERE}\nsrun -Q -n2 -N2 --container={images.small} sh -c '{WHERE}'\nsrun -Q -n1 -N1 sh -c '{WHERE}'\n"
+    inside = f"srun -Q -n2 -N2 --container={images.small} sh -c '{WHERE}'"
+    script = f"#!/bin/bash\n{WHERE}\n{inside}\nsrun -Q -n1 -N1 sh -c '{WHERE}'\n"
     assert cluster.batch(script, work, "-N2")[:2] == (0, "outside\ninside\ninside\noutside\n")
 
 

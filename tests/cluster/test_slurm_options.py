@@ -119,6 +119,24 @@ def test_heterogeneous_steps(cluster: Cluster, images: Images) -> None:
     assert sorted(good(done).split()) == ["0", "1", "2", "inside", "inside", "inside"]
 
 
+def test_heterogeneous_steps_of_programs(cluster: Cluster, images: Images, work: Work) -> None:
+    """Each component has its own command, with its own argument 0, in the container."""
+    look = "tr '\\0' ' ' < /proc/$$/cmdline; echo; " + WHERE
+    words = [[f"--container={images.small}", shell, "-c", look] for shell in ("sh", "/bin/bash")]
+    done = cluster.srun("-n1", *words[0], ":", "-n2", *words[1], ":", "-n1", *words[0])
+    lines = sorted(line.split(" ")[0] for line in good(done).splitlines())
+    assert lines == ["/bin/bash", "/bin/bash", "inside", "inside", "inside", "inside", "sh", "sh"], done
+
+
+def test_multi_prog_does_not_go_with_components(cluster: Cluster, images: Images, work: Work) -> None:
+    programs = work.write("programs", "0 true\n")
+    words = ["-n1", "--multi-prog", f"--container={images.small}", programs]
+    done = cluster.srun(*words, ":", *words)
+    assert done.rc == 255 and done.complaints() == [
+        "bollard: --multi-prog in a container does not go with components; start each with an srun of its own"
+    ]
+
+
 def test_heterogeneous_steps_have_one_container(cluster: Cluster, images: Images) -> None:
     for line in (["hostname", ":", f"--container={images.small}"], [f"--container={images.small}", "hostname", ":"]):
         done = cluster.srun(*line, "hostname")
