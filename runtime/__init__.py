@@ -19,6 +19,7 @@ Beside the road:
 | the image's environment scripts, without a shell | shellenv.py, shellsyntax.py |
 | ``bollard build``: an image of a directory tree | build.py, sif_write.py |
 | what the site has decided, and ``bollard site`` | site.py, site_config.py, cli_site.py, owners.py |
+| what this node's Slurm needs in containers | host_slurm.py |
 | where the installation lies; what users read; the system calls, in C | installed.py, errors.py, linux_build.py |
 
 No code here: the node path would pay for it.
