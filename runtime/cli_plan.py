@@ -38,7 +38,11 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
     finally:
         opened.close()
     of_image = environment.of_image(
-        scripts or [], os.fsencode(asked.home), os.fsencode(asked.image), lambda script, env: None
+        scripts or [],
+        os.fsencode(asked.home),
+        os.fsencode(asked.image),
+        lambda script, env: None,
+        os.fsencode(asked.app),
     )
     env = [name + b"=" + value for name, value in os.environb.items()]
     binds = os.fsencode(spec.bind_text(asked.binds))

@@ -60,11 +60,13 @@ def of_image(
     home: bytes,
     image: bytes,
     shell: Callable[[bytes, list[bytes]], bytes | None],
+    app: bytes = b"",
 ) -> ImageEnvironment:
     """What the image's own scripts set, starting from nothing of the host's.
 
     `scripts` are (file name, text) of /.singularity.d/env/*.sh sorted by name, or ("environment", text) of the
-    /environment that images older than that have, or nothing. `image` is the path of the image.
+    /environment that images older than that have, or nothing. `image` is the path of the image, `app` the one of
+    its apps to be started, which its own scripts then prepare for.
 
     `shell(script, env)` is called when a script needs a real shell: it shall run the image's
     `/bin/sh -c script` in the container with exactly the environment `env` and give what that writes to its
@@ -73,6 +75,8 @@ def of_image(
     """
     values = {b"HOME": home} if home else {}
     values.update(_names(image))
+    if app:
+        values[b"SINGULARITY_APPNAME"] = app
     start = dict(values)
     exported = set(values)
     if scripts:
@@ -285,6 +289,8 @@ def _describe(env: dict[bytes, bytes], image_env: ImageEnvironment, spec: Spec, 
     env.update(_names(image))
     env[b"APPTAINER_BIND"] = env[b"SINGULARITY_BIND"] = binds
     env[b"APPTAINER_COMMAND"] = command
+    if spec.app:
+        env[b"APPTAINER_APPNAME"] = env[b"SINGULARITY_APPNAME"] = spec.app.encode("utf-8", "surrogateescape")
     place = image_env.get(b"APPTAINER_ENVIRONMENT") or b"/.singularity.d/env/91-environment.sh"
     env[b"APPTAINER_ENVIRONMENT"] = env[b"SINGULARITY_ENVIRONMENT"] = place
     env[b"BOLLARD_CONTAINER"] = image

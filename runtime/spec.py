@@ -85,6 +85,7 @@ class Spec:
     save: str = ""
     unshare: tuple[str, ...] = ()
     hostname: str = ""
+    app: str = ""  # one of the image's apps, /scif/apps/NAME
     dns: tuple[str, ...] = ()
     no_slurm: bool = False
     no_mpirun: bool = False
@@ -272,6 +273,12 @@ def _inside(option: str, path: str) -> str:
     return path
 
 
+def _app(name: str) -> str:
+    if "/" in name or name in (".", ".."):
+        raise BollardError(f"app {name!r} is not the name of an app", "see `bollard inspect --list-apps IMAGE`")
+    return name
+
+
 def _overlay(text: str, cwd: str, home: str) -> tuple[str, bool]:
     path, _, mode = text.rpartition(":") if text.endswith((":ro", ":rw")) else (text, "", "")
     return absolute(path, cwd, home), mode == "ro"
@@ -361,6 +368,7 @@ def make(values: list[tuple[str, str]]) -> Spec:
         save=absolute(last("save"), cwd, host_home) if last("save") else "",
         unshare=_unshare(given, _list(given.get("unshare", [])), contain_all),
         hostname=last("hostname"),
+        app=_app(last("app")),
         dns=_list(given.get("dns", [])),
         no_slurm=on("no-slurm"),
         no_mpirun=on("no-mpirun"),

@@ -15,6 +15,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from cluster import Cluster, Images, Work  # noqa: E402
 from leftovers import Snapshot  # noqa: E402
 
+# What meets Slurm, and so is run on every release (`-m every_release`, `make releases-test`): whole files, or
+# functions of them. Each release has about four minutes.
+EVERY_RELEASE: dict[str, tuple[str, ...]] = {
+    "test_batch.py": (),
+    "test_container_options.py": (),
+    "test_identity.py": (),
+    "test_inside.py": (),
+    "test_mpi.py": ("test_images_of_other_releases",),
+    "test_plain.py": (),
+    "test_releases.py": (),
+    "test_slurm_options.py": (),
+    "test_taskprolog.py": (),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        functions = EVERY_RELEASE.get(item.path.name)
+        if functions is not None and (not functions or getattr(item, "originalname", item.name) in functions):
+            item.add_marker("every_release")
+
 
 @pytest.fixture(scope="session")
 def cluster(pytestconfig: pytest.Config) -> Cluster:

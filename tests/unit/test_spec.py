@@ -144,12 +144,18 @@ def test_the_last_word_counts():
     assert make(("cleanenv", "1"), ("cleanenv", "0")).cleanenv is False
 
 
+@pytest.mark.parametrize("name", ["a/b", "/", "..", "."])
+def test_an_app_is_a_name(name):
+    assert refused(("app", name)) == f"app {name!r} is not the name of an app"
+    assert make(("app", "foo-2")).app == "foo-2"
+
+
 def test_what_nobody_asked_for():
     made = make()
 
     assert (made.image, made.asked, made.cwd, made.pwd) == ("/i.sif", "/i.sif", "/data/dir", "")
     assert (made.env, made.binds) == ((), ())
-    assert (made.cleanenv, made.verbose) == (False, False)
+    assert (made.cleanenv, made.verbose, made.app) == (False, False, "")
 
 
 def test_no_image():
