@@ -48,6 +48,20 @@ TABLE: tuple[Row, ...] = (
     ),
     ("env", "NAME=VALUE", (), "", "set a variable in the container, over the image's own value"),
     (
+        "env-file",
+        "FILE",
+        ("BOLLARD_ENV_FILE",),
+        "",
+        "set the variables that FILE assigns as a shell script would; --env wins over it",
+    ),
+    (
+        "app",
+        "NAME",
+        ("BOLLARD_APP", "BOLLARD_APPNAME"),
+        "",
+        "of the apps in the image, start this one, or in its environment",
+    ),
+    (
         "keep-env",
         "NAME[,NAME]",
         ("BOLLARD_CONTAINER_ENV", "PYXIS_CONTAINER_ENV"),
@@ -142,6 +156,8 @@ TABLE: tuple[Row, ...] = (
     ("no-umask", "", ("BOLLARD_NO_UMASK",), "", "start with umask 0022 instead of yours"),
     ("no-eval", "", ("BOLLARD_NO_EVAL",), "", "take the values of --env and its variables as they are"),
     ("dns", "IP[,IP]", ("BOLLARD_DNS",), "", "name servers in /etc/resolv.conf"),
+    ("no-slurm", "", ("BOLLARD_NO_SLURM",), "", "leave srun, sbatch, ... and mpirun to the image"),
+    ("no-mpirun", "", ("BOLLARD_NO_MPIRUN",), "", "leave mpirun and mpiexec to the image"),
     (
         "opts",
         "OPTIONS",
@@ -195,8 +211,8 @@ REFUSED = {
 
 # Given more than once, these add up, with this between; of any other the last one counts.
 JOINED = {
-    "bind": ",", "mounts": ",", "env": "", "mount": "", "keep-env": ",", "no-mount": ",", "scratch": ",",
-    "overlay": "", "unshare": ",", "dns": ",", "opts": " ",
+    "bind": ",", "mounts": ",", "env": "", "env-file": ",", "mount": "", "keep-env": ",", "no-mount": ",",
+    "scratch": ",", "overlay": "", "unshare": ",", "dns": ",", "opts": " ",
 }  # fmt: skip
 
 # The names for srun that pyxis does not have.
