@@ -37,9 +37,12 @@ def arguments(own: Own, container: bool) -> dict[str, str]:
     known = {name: argument for name, (argument, _) in (*own.items(), *COMMON.items())}
     if container:
         known.update((row[0], row[1]) for row in options.TABLE)
-        known.update((name, argument) for name, (argument, _) in options.REFUSED.items())
-        known.update(options.WITHOUT_EFFECT)
     return known
+
+
+def _others() -> dict[str, str]:
+    """As `arguments`, for Apptainer's options that are known and not offered."""
+    return {**options.WITHOUT_EFFECT, **{name: argument for name, (argument, _) in options.REFUSED.items()}}
 
 
 def letters(command: str) -> dict[str, str]:
@@ -50,7 +53,8 @@ def letters(command: str) -> dict[str, str]:
 def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tuple[list[tuple[str, str]], list[str]]:
     """The options as (name, value), "1" for a switch, and the other words. Options end at the first word that is none,
     for what follows may be a program's; but not in the commands that run none (MIXED)."""
-    known = arguments(own, container)
+    offered = arguments(own, container)
+    known = {**_others(), **offered} if container else offered
     short = letters(command)
     found: list[tuple[str, str]] = []
     words: list[str] = []
@@ -75,7 +79,7 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
             elif given is not None:
                 given = given.removeprefix("=")
         if name not in known:
-            raise BollardError(f"{word}: no such option", _similar(name, known, command))
+            raise BollardError(f"{word}: no such option", _similar(name, offered, command))
         if known[name] == "":
             if (given or "1").lower() not in _BOOLEANS:
                 raise BollardError(f"--{name}={given}: a switch takes no value", f"write --{name} alone")
@@ -84,10 +88,10 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
             if not rest:
                 raise BollardError(f"--{name} needs a value", f"write --{name}={known[name]}")
             given = rest.pop(0)
-        if container and name in options.REFUSED and given != "0":
-            raise BollardError(f"--{name} cannot be had: {options.REFUSED[name][1]}", "leave it out")
-        if not container or name not in options.WITHOUT_EFFECT:
+        if name in offered:
             found.append((name, given))
+        elif name in options.REFUSED and given != "0":
+            raise BollardError(f"--{name} cannot be had: {options.REFUSED[name][1]}", "leave it out")
     return found, words + rest
 
 

@@ -94,13 +94,6 @@ class Image:
         """
         return sif.metadata(self.fd, self._sif) if self._sif else None
 
-    def overlays(self) -> list[tuple[int, int]]:
-        """(offset, size) of the ext3 layers that a SIF file brings."""
-        if not self._sif:
-            return []
-        parts = [part for part in self._sif.descriptors if part.datatype == sif.PARTITION]
-        return [(part.offset, part.size) for part in parts if (part.parttype, part.fstype) == (4, 2)]
-
     def digest(self) -> str:
         """The SHA-256 that the image says its filesystem has, "" when it says none."""
         return sif.digest(self.fd, self._sif) if self._sif else ""

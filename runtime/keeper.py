@@ -179,7 +179,7 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     linux.use_capabilities(False)
     opened = image.open_image(asked.image, os.uname().machine)
     site.refuse_image(here, opened.fd, asked.asked)
-    if asked.writable and opened.kind != image.DIRECTORY and not opened.overlays():
+    if asked.writable and opened.kind != image.DIRECTORY and not opened.overlays:
         raise BollardError(f"{asked.asked}: a file, and --writable writes into a directory", "use --writable-tmpfs")
     own_layers = layers.opened(asked, opened)
     if asked.workdir and not os.path.isdir(asked.workdir):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bollard.runtime.spec import Spec
 
 _EXT_MAGIC = (0x438, b"\x53\xef")
+_SIF_EXT3 = 2
 # Another container may be about to end that has the file open.
 _LOCK_TRIES = 100
 _LOCK_PAUSE = 0.1
@@ -79,9 +80,11 @@ def is_writable(asked: Spec) -> bool:
 def opened(asked: Spec, image: Image) -> list[Layer]:
     """The layers of the image and the user, lowest first; to be opened without any capability."""
     found = []
-    for offset, _ in image.overlays():
+    for part in image.overlays:
+        if part.fstype != _SIF_EXT3:
+            continue
         fd = _open(asked.asked, asked.image, not asked.writable)
-        found.append(Layer(asked.asked, fd, not asked.writable, True, offset))
+        found.append(Layer(asked.asked, fd, not asked.writable, True, part.offset))
     for path, read_only in asked.overlays:
         try:
             fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
