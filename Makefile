@@ -20,7 +20,7 @@ PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv py
 	squashfs-tools:/usr/bin/mksquashfs squashfuse:/usr/bin/squashfuse git:/usr/bin/git
 TOOLS := pytest hypothesis pexpect cffi ruff mypy PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
-.PHONY: help packages dev demo test unit cluster-test releases-test bench lint format clean
+.PHONY: help packages dev demo test unit cluster-test releases-test peers bench lint format clean
 
 help:
 	@echo 'make demo          bring a Slurm cluster up on this machine and run MPI in a container on it'
@@ -28,6 +28,7 @@ help:
 	@echo 'make unit          tests that need no cluster (seconds)'
 	@echo 'make cluster-test  tests on the cluster; SUITE=trixie for another Slurm'
 	@echo 'make releases-test what meets Slurm, on the other releases: $(RELEASES)'
+	@echo 'make peers         bollard and Apptainer run the same lines, and are compared'
 	@echo 'make bench         what a container costs, as a table and as JSON'
 	@echo 'make lint          ruff and mypy'
 	@echo 'make format        let ruff format what it formats'
@@ -63,6 +64,11 @@ releases-test: dev
 	    $(PYTHON) -m pytest -q --suite $$suite -m every_release tests/cluster || status=$$?; \
 	    $(CLUSTER) down --suite $$suite || status=$$?; \
 	done; exit $$status
+
+# Beside Debian's Apptainer, in a tree of its own (tests/peers/tree.py); needs root and debootstrap.
+peers: dev
+	$(SYSTEM) tests/peers/tree.py
+	$(PYTHON) -m pytest -q tests/peers --apptainer-tree=$${BOLLARD_PEERS:-/var/cache/bollard-peers}
 
 # Both even when the first fails, and then a failure.
 test: dev

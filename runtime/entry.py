@@ -186,12 +186,17 @@ def _run_there(peer: socket, ways_in: tuple[int, ...], script: bytes, env: list[
 
 
 def note(container: Container, verbose: bytes, begin: int) -> bytes:
-    """What --container-verbose prints through the first task of a step on this node.
+    """What the first task of a step on this node tells the user: cards it has not, --container-verbose.
 
     `verbose` is when its client began (ns since 1970), "" when the user did not ask; `begin` when this task came.
     """
+    lacking = "".join(
+        f"bollard: --{kind}: {os.uname().nodename} has no driver for it; the container starts without\n"
+        for kind in container.lacking
+    )
+    container.lacking = []
     if not verbose:
-        return b""
+        return lacking.encode()
     if container.told:
         lines = [f"image {container.spec.image}, container of an earlier step of this job"]
     else:
@@ -200,7 +205,8 @@ def note(container: Container, verbose: bytes, begin: int) -> bytes:
         lines += container.clock.lines(int(verbose) if verbose.isdigit() and len(verbose) < 20 else 0)
         container.told = True
     lines.append(f"{'entry':<15} {(time.monotonic_ns() - begin) / 1e6:8.2f} ms")
-    return "".join(f"bollard: {os.uname().nodename}: {line}\n" for line in lines).encode("utf-8", "replace")
+    text = lacking + "".join(f"bollard: {os.uname().nodename}: {line}\n" for line in lines)
+    return text.encode("utf-8", "replace")
 
 
 class Server:

@@ -59,14 +59,16 @@ def start(
     name = server.rsplit("/", 1)[1]
     if not os.path.exists(server):
         raise BollardError(
-            f"{name} is missing on this machine", "install it (with libfuse 3), and then bollard again; or use a directory"
+            f"{name} is missing on this machine",
+            "install it (with libfuse 3), and then bollard again; or use a directory",
         )
     device = _mount(name, target, linux.MS_RDONLY if read_only else 0)
     log = os.memfd_create(name, os.MFD_CLOEXEC)
     parent, pid = os.getpid(), os.fork()
     if pid == 0:
         command = [server, "-f", "-o", options, *words, f"/dev/fd/{device}"]
-        _serve(parent, command, (device, *inherited), log, {"PATH": "/usr/bin:/bin"}, _SIGKILL if read_only else _SIGTERM)
+        end = _SIGKILL if read_only else _SIGTERM
+        _serve(parent, command, (device, *inherited), log, {"PATH": "/usr/bin:/bin"}, end)
     os.close(device)
     try:
         os.close(os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))  # waits for its first answer

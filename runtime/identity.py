@@ -10,7 +10,6 @@ import grp
 import os
 import pwd
 
-
 # The user's groups, read before a user namespace of his own hides them.
 _groups: list[int] = []
 

@@ -66,6 +66,7 @@ class Container:
         "entrypoint",
         "environment",
         "image",
+        "lacking",
         "ops",
         "record",
         "saver",
@@ -103,6 +104,7 @@ class Container:
         self.binds = os.fsencode(bind_text(spec.binds))
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
         self.record = record.Record(opened)
+        self.lacking: list[str] = []  # cards that were asked for and are not there; until the first task tells so
         self.told = False  # --container-verbose has been answered
         self.ways_in = ways_in  # descriptors of the namespaces to join, in that order
         self.tools = b""  # where the host's Slurm commands are, in the container
@@ -206,6 +208,12 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     from bollard.runtime import shellenv  # noqa: F401
 
     ops = plan.make(asked, spool, PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES)
+    lacking: list[str] = []
+    if asked.cards:
+        from bollard.runtime import gpu
+
+        cards, lacking = gpu.make(asked.cards, asked.contain)
+        ops += cards
     files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf", "hostname")}
     for path in files.values():
         _write(path, b"")
@@ -243,6 +251,7 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
         )
     container = Container(asked, opened, ops, server, clock, here, ways_in)
     container.saver = saver
+    container.lacking = lacking
     if os.path.isdir(plan.TOOLS):
         container.tools = os.fsencode(plan.TOOLS)
     container.scripts = _scripts()

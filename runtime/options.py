@@ -153,6 +153,8 @@ TABLE: tuple[Row, ...] = (
     ("uts", "", ("BOLLARD_UTS",), "", "an own UTS namespace"),
     ("hostname", "NAME", ("BOLLARD_HOSTNAME",), "", "the host's name in the container; with an own UTS namespace"),
     ("pid", "", ("BOLLARD_PID",), "", "an own process namespace"),
+    ("nv", "", ("BOLLARD_NV",), "", "show the host's NVIDIA driver: its libraries and programs"),
+    ("rocm", "", ("BOLLARD_ROCM",), "", "the same of AMD's"),
     ("no-umask", "", ("BOLLARD_NO_UMASK",), "", "start with umask 0022 instead of yours"),
     ("no-eval", "", ("BOLLARD_NO_EVAL",), "", "take the values of --env and its variables as they are"),
     ("dns", "IP[,IP]", ("BOLLARD_DNS",), "", "name servers in /etc/resolv.conf"),
@@ -177,8 +179,9 @@ TABLE: tuple[Row, ...] = (
 # Apptainer's options for which there is nothing to do here: name -> the word that stands for its value.
 WITHOUT_EFFECT = {
     **dict.fromkeys(
-        ("userns", "unsquash", "underlay", "no-init", "no-pid", "no-privs", "sharens", "no-nv", "no-rocm", "no-https", "disable-cache",
-         "ignore-fakeroot-command", "ignore-subuid", "ignore-userns", "docker-login", "passphrase", "oom-kill-disable"),
+        ("userns", "unsquash", "underlay", "no-init", "no-pid", "no-privs", "sharens", "no-nv", "no-rocm", "no-https",
+         "disable-cache", "ignore-fakeroot-command", "ignore-subuid", "ignore-userns", "docker-login", "passphrase",
+         "oom-kill-disable"),
         "",
     ),
     "authfile": "FILE", "docker-host": "ADDRESS", "pem-path": "FILE", "tmpdir": "DIR", "runscript-timeout": "TIME",

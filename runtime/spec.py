@@ -87,6 +87,7 @@ class Spec:
     hostname: str = ""
     app: str = ""  # one of the image's apps, /scif/apps/NAME
     dns: tuple[str, ...] = ()
+    cards: tuple[str, ...] = ()  # nv, rocm
     no_umask: bool = False
     no_eval: bool = False
     no_slurm: bool = False
@@ -401,6 +402,7 @@ def make(values: list[tuple[str, str]]) -> Spec:
         unshare=_unshare(given, _list(given.get("unshare", [])), contain_all),
         hostname=last("hostname"),
         dns=_servers(_list(given.get("dns", []))),
+        cards=tuple(name for name in ("nv", "rocm") if on(name)),
         no_umask=compat or on("no-umask"),
         no_eval=compat or on("no-eval"),
         app=_app(last("app")),

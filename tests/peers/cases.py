@@ -7,6 +7,7 @@ purpose names the reason, a row of the table in docs/from-apptainer.md.
 
 from __future__ import annotations
 
+# ruff: noqa: E501
 from typing import NamedTuple
 
 
@@ -136,7 +137,7 @@ ENVIRONMENT = (
     Case("env 'A-B=1' 'BASH_FUNC_f%%=() { echo f; }' BOX exec $I/plain.sif env | grep -E '^(A-B|BASH_FUNC)' || true"),
     Case(f"BOX exec $I/oci-both.sif sh -c \"{ENV}\""),
     Case(f"BOX exec $I/old sh -c \"{ENV}\""),
-    Case(f"BOX run --cleanenv $I/plain.sif"),
+    Case("BOX run --cleanenv $I/plain.sif"),
     plain("", "bash -c 'echo $BASH_VERSION | cut -c1; f=1; echo $- | grep -c i'"),
 )
 

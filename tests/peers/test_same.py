@@ -30,7 +30,7 @@ def outcome(machine: Machine, case: Case, program: str) -> dict[str, object]:
     done = machine.run(_FRESH + case.line.replace("BOX", program), env=env)
     stderr = re.sub(r"\x1b\[\d+m", "", done.stderr.decode("utf-8", "replace")).splitlines()
     if program == "apptainer":
-        said = [line for line in stderr if re.match(r"(FATAL|ERROR|WARNING|INFO|DEBUG|VERBOSE):|Error for command|  --help|Usage:", line)]
+        said = [line for line in stderr if re.match(r"(FATAL|ERROR|WARNING|INFO|DEBUG):|Error for command", line)]
         gave_up = any(line.startswith(("FATAL", "ERROR", "Error for")) for line in said)
     else:
         said = [line for line in stderr if line.startswith("bollard: ")]

@@ -74,8 +74,8 @@ class Machine:
     """The tree, entered: an init process that reaps, and commands beside it."""
 
     def __init__(self, root: Path = ROOT) -> None:
-        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--uts", "--ipc",
-                   "--kill-child", "sh", "-c", _ENTER, "sh", str(root)]  # fmt: skip
+        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "--pid",
+                   "--fork", "--uts", "--ipc", "--kill-child", "sh", "-c", _ENTER, "sh", str(root)]  # fmt: skip
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         if self.process.stdout.readline() != "ready\n":
@@ -101,7 +101,7 @@ class Machine:
     def left(self) -> list[str]:
         """Processes there besides the first."""
         found = self.run("ps -eo pid=,args= --no-headers", root=True).stdout.decode().splitlines()
-        return [line for line in found if not line.split(None, 1)[0] == "1" and "ps -eo" not in line]
+        return [line for line in found if line.split(None, 1)[0] != "1" and "ps -eo" not in line]
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGKILL)
