@@ -253,7 +253,7 @@ def test_the_path_of_exec_imports_little():
         (["-cip"], [("contain", "1"), ("ipc", "1"), ("pid", "1")]),
         (["-fB/a:/b"], [("fakeroot", "1"), ("bind", "/a:/b")]),
         (["-B=/a:/b"], [("bind", "/a:/b")]),
-        (["-W", "/w", "-S", "/s", "-o", "/o", "-H/h"], [("workdir", "/w"), ("scratch", "/s"), ("overlay", "/o"), ("home", "/h")]),
+        (["-W", "/w", "-S/s", "-o", "/o"], [("workdir", "/w"), ("scratch", "/s"), ("overlay", "/o")]),
         (["--contain=false", "--pid=TRUE", "-w=t"], [("contain", "0"), ("pid", "1"), ("writable", "1")]),
         (["-u", "--unsquash", "--no-init", "--authfile", "x", "--tmpdir=y"], []),
         (["--keep-privs=false"], []),
