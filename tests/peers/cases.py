@@ -138,6 +138,12 @@ ENVIRONMENT = (
     Case(f"BOX exec $I/oci-both.sif sh -c \"{ENV}\""),
     Case(f"BOX exec $I/old sh -c \"{ENV}\""),
     Case("BOX run --cleanenv $I/plain.sif"),
+    Case("BOX run $I/clever.sif"),
+    Case("BOX run --pid $I/clever.sif"),
+    Case("BOX run --compat $I/clever.sif"),
+    Case("BOX run --fakeroot $I/clever.sif"),
+    Case("BOX run --no-mount proc $I/clever.sif", "scripts-without-proc"),
+    Case("BOX exec $I/clever.sif sh -c 'echo $LIST'", env="LIST=mine"),
     plain("", "bash -c 'echo $BASH_VERSION | cut -c1; f=1; echo $- | grep -c i'"),
 )
 
