@@ -403,6 +403,54 @@ NAMESPACES = (
     Case("BOX --nocolor exec $I/plain.sif true"),
 )
 
+FORMS = (
+    plain("", "sh -c 'touch /opt/x; ls /opt'", env="APPTAINER_OVERLAY=/home/peer/w/o"),
+    Case("mkdir o; BOX exec $I/plain.sif sh -c 'touch /opt/x; ls /opt'", env="APPTAINER_OVERLAY=/home/peer/w/o"),
+    Case("mkdir o; BOX exec $I/plain.sif sh -c 'touch /opt/x; ls /opt'", env="APPTAINER_OVERLAYIMAGE=/home/peer/w/o"),
+    plain("", "sh -c 'touch /scr/x; ls /scr'", env="APPTAINER_SCRATCH=/scr"),
+    plain("", "sh -c 'touch /scr/x; ls /scr'", env="APPTAINER_SCRATCHDIR=/scr"),
+    plain("", "pwd", env="APPTAINER_TARGET_PWD=/srv"),
+    plain("", "pwd", env="SINGULARITY_PWD=/srv"),
+    plain("", "cat /mnt/file", env="APPTAINER_MOUNT=type=bind,src=/home/peer/w/data,dst=/mnt"),
+    plain("", "ls /mnt/file /opt/file", env="APPTAINER_MOUNT=type=bind,src=/home/peer/w/data,dst=/mnt\ntype=bind,src=/home/peer/w/data,dst=/opt"),
+    plain("", "cat /etc/resolv.conf", env="APPTAINER_DNS=192.0.2.1"),
+    plain("", "id -u", env="APPTAINER_FAKEROOT=1"),
+    plain("", "sh -c 'test $$ -lt 100 && echo own'", env="APPTAINER_PID=1"),
+    plain("", "sh -c 'test $$ -lt 100 && echo own'", env="SINGULARITY_PID=1"),
+    plain("", "sh -c 'test $(readlink /proc/self/ns/ipc) != '$(readlink /proc/self/ns/ipc)' && echo own'", env="APPTAINER_IPC=1"),
+    plain("", "sh -c 'test $(readlink /proc/self/ns/uts) != '$(readlink /proc/self/ns/uts)' && echo own'", env="APPTAINER_UTS=1"),
+    plain("", "sh -c 'tail -n +3 /proc/net/dev | wc -l'", env="APPTAINER_NETWORK=none"),
+    plain("", "sh -c 'tail -n +3 /proc/net/dev | wc -l'", env="APPTAINER_NET=1|APPTAINER_NETWORK=none"),
+    plain("", "sh -c 'pwd; touch /opt/x && echo written'", env="APPTAINER_COMPAT=1"),
+    plain("", "sh -c 'ls ~; echo $HOME'", env="APPTAINER_NO_HOME=1"),
+    plain("", "sh -c 'ls ~; echo $HOME'", env="SINGULARITY_HOME=/home/peer/w/data"),
+    Case("umask 077; BOX exec $I/plain.sif sh -c umask", env="APPTAINER_NO_UMASK=1"),
+    Case("cp -r $I/sandbox s; BOX exec s touch /opt/x; ls s/opt", env="APPTAINER_WRITABLE=1"),
+    plain("", "true", env="APPTAINER_NV=1|APPTAINER_ROCM=1"),
+    plain("", "true", env="APPTAINER_USERNS=1|APPTAINER_UNSQUASH=1|APPTAINER_NO_INIT=1|APPTAINER_UNDERLAY=0"),
+    plain("", "sh -c 'echo $A'", env="APPTAINER_ENV=A=1"),
+    plain("--env 'A=$HOME'", "sh -c 'echo $A'", env="APPTAINER_NO_EVAL=1"),
+    plain("--bind data:/mnt", "ls /mnt/file /opt", env="APPTAINER_BIND=/srv:/opt|SINGULARITY_BIND=/etc:/opt"),
+    plain("", "pwd", env="APPTAINER_CWD=/srv|SINGULARITY_CWD=/opt"),
+    plain("--contain=0", "sh -c 'pwd'", env="APPTAINER_CONTAIN=1"),
+    Case("BOX exec -o $I/layer.img:ro $I/sandbox cat /srv/full/file"),
+    Case("mkdir o; BOX exec -o o $I/sandbox sh -c 'echo x > /srv/full/file'; BOX exec -o o $I/sandbox cat /srv/full/file; cat $I/sandbox/srv/full/file"),
+    Case("BOX exec --bind /:/mnt $I/plain.sif ls /mnt/peers/plain.sif"),
+    Case("BOX exec --bind /etc:/mnt:ro --bind data:/mnt/apt $I/plain.sif ls /mnt/apt"),
+    Case("ln -s data l; BOX exec --bind l:/mnt $I/plain.sif ls /mnt"),
+    Case("ln -s nowhere l; BOX exec --bind l:/mnt $I/plain.sif ls /mnt"),
+    Case("touch f; BOX exec --bind f:/opt/a/b/c $I/plain.sif stat -c %F /opt/a/b/c"),
+    Case("BOX exec --bind /dev/null:/opt/null $I/plain.sif sh -c 'echo x > /opt/null'"),
+    Case("BOX exec --contain --bind /dev/null:/dev/other $I/plain.sif stat -c %F /dev/other", "own-dev"),
+    Case("BOX exec -B data:/mnt $I/plain.sif sh -c 'ln -s /mnt/file /mnt/l; cat /mnt/l'; ls data"),
+    Case("BOX exec $I/plain.sif sh -c 'df /tmp >/dev/null && echo x > /tmp/y'; cat /tmp/y"),
+    Case("BOX exec --no-home --bind $HOME $I/plain.sif ls ~/w"),
+    Case("BOX exec --home /nowhere:/home/peer $I/plain.sif pwd", "missing-home"),
+    Case("HOME=/srv BOX exec $I/plain.sif sh -c 'echo $HOME'", "home-variable"),
+    Case("HOME= BOX exec $I/plain.sif sh -c 'echo $HOME'"),
+    Case("unset USER LOGNAME; BOX exec $I/plain.sif sh -c 'echo [$USER]'"),
+)
+
 ENDING = (
     plain("", "sh -c 'kill -9 $$'"),
     plain("", "sh -c 'kill -15 $$'"),
@@ -431,4 +479,4 @@ ENDING = (
     Case("BOX exec $I/plain.sif BOX 2>/dev/null"),
 )
 
-CASES = ACTIONS + ENVIRONMENT + MOUNTS + CONTAIN + WRITABLE + NAMESPACES + ENDING
+CASES = ACTIONS + ENVIRONMENT + MOUNTS + CONTAIN + WRITABLE + NAMESPACES + FORMS + ENDING
