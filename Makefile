@@ -16,7 +16,7 @@ CLUSTER := $(SYSTEM) slurm-test-cluster/cluster
 PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv python3-dev:/usr/bin/python3-config \
 	python3-cffi:/usr/share/doc/python3-cffi gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
 	squashfs-tools:/usr/bin/mksquashfs squashfuse:/usr/bin/squashfuse git:/usr/bin/git
-TOOLS := pytest hypothesis pexpect cffi ruff mypy types-cffi types-pexpect types-setuptools
+TOOLS := pytest hypothesis pexpect cffi ruff mypy psutil types-psutil types-cffi types-pexpect types-setuptools
 
 .PHONY: help packages dev demo test unit cluster-test bench lint format clean
 

@@ -35,7 +35,7 @@ setup(
     package_dir=package_dir,
     cffi_modules=["runtime/linux_build.py:ffi"],
     setup_requires=[],
-    install_requires=["cffi>=1.15"],
+    install_requires=["cffi>=1.15", "psutil>=5.8"],
     python_requires=">=3.9",
     entry_points={"console_scripts": ["bollard = bollard.runtime.cli:main"]},
 )

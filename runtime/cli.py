@@ -54,23 +54,41 @@ def _main(argv: list[str]) -> int:
 
         print(f"bollard {bollard.__version__}")
         return 0
+    rest = argv[1:]
+    if rest and f"{name} {rest[0]}" in COMMANDS:
+        name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
-        raise BollardError(f"{name}: no such command", "see `bollard --help`")
+        return _family(name, rest)
     from bollard.runtime import cli_options
 
     usage, what, own, container, run = COMMANDS[name]
-    given, words = cli_options.parse(argv[1:], name, own, container)
+    given, words = cli_options.parse(rest, name, own, container)
     if any(option == "help" for option, _ in given):
-        sys.stdout.write(cli_options.help_text(f"bollard {name} {usage}", what, own, container))
+        sys.stdout.write(cli_options.help_text(name, f"bollard {name} {usage}", what, own, container))
         return 0
     return run(name, given, words)
+
+
+def _family(name: str, rest: list[str]) -> int:
+    """`bollard instance` alone: the commands that begin so."""
+    found = [command for command in COMMANDS if command.startswith(name + " ")]
+    if not found:
+        raise BollardError(f"{name}: no such command", "see `bollard --help`")
+    if rest and rest[0] not in ("-h", "--help", "help"):
+        raise BollardError(f"{name} {rest[0]}: no such command", f"see `bollard {name} --help`")
+    sys.stdout.write("\n".join([f"usage: bollard {name} COMMAND ...", "", *_rows(found), ""]))
+    return 0
 
 
 def _overview() -> str:
     lines = ["usage: bollard COMMAND ...", ""]
     lines += ["Containers by hand; under Slurm: srun --container=IMAGE PROGRAM ...", ""]
-    lines += [f"  {name:<8}{command[1]}" for name, command in COMMANDS.items()]
-    return "\n".join([*lines, "", "`bollard COMMAND --help` tells more.", ""])
+    return "\n".join([*lines, *_rows(list(COMMANDS)), "", "`bollard COMMAND --help` tells more.", ""])
+
+
+def _rows(names: list[str]) -> list[str]:
+    width = max(map(len, names)) + 2
+    return [f"  {name:<{width}}{COMMANDS[name][1]}" for name in names]
 
 
 def _values(given: list[tuple[str, str]], words: list[str]) -> list[tuple[str, str]]:
@@ -109,6 +127,10 @@ def _start(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     values = _values(given, words)
     shells = [value for option, value in given if option == "shell"]
     shells += [os.environ[form] for form in _SHELL_FORMS if os.environ.get(form)]
+    if words[0].startswith("instance://"):
+        from bollard.runtime import cli_instance
+
+        return cli_instance.join(name, given, words, values, shells[0] if shells else "")
     asked = spec.make(values)
     # Here, where the name is as it was typed; the keeper opens it again by its full path.
     image.open_image(words[0] if "~" not in words[0] else asked.image, os.uname().machine).close()
@@ -140,6 +162,21 @@ def _build(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     return 0
 
 
+def _instance(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import cli_instance
+
+    return cli_instance.run(name.split()[1], given, words)
+
+
+def _instance_start(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import cli_instance
+
+    return cli_instance.start(name.split()[1], given, words, _values(given, words))
+
+
+_PID_FILE = {"pid-file": ("FILE", "write the process id of the instance to FILE [BOLLARD_PID_FILE]")}
+_USER = {"user": ("NAME", "another user's; for root alone")}
+
 COMMANDS: dict[str, Command] = {
     "exec": ("[OPTION...] IMAGE PROGRAM [ARGUMENT...]", "run a program in a container", {}, True, _start),
     "run": ("[OPTION...] IMAGE [ARGUMENT...]", "run what the image was made for, its runscript", {}, True, _start),
@@ -164,5 +201,51 @@ COMMANDS: dict[str, Command] = {
         {"force": ("", "replace TARGET if it exists")},
         False,
         _build,
+    ),
+    "instance start": (
+        "[OPTION...] IMAGE NAME [ARGUMENT...]",
+        "start a container that stays in the background, and its startscript",
+        _PID_FILE,
+        True,
+        _instance_start,
+    ),
+    "instance run": (
+        "[OPTION...] IMAGE NAME [ARGUMENT...]",
+        "the same with the image's runscript",
+        _PID_FILE,
+        True,
+        _instance_start,
+    ),
+    "instance list": (
+        "[OPTION...] [PATTERN]",
+        "list the instances on this machine",
+        {
+            "json": ("", "for programs"),
+            "logs": ("", "show where their output is"),
+            "all": ("", "accepted for Apptainer's sake"),
+            **_USER,
+        },
+        False,
+        _instance,
+    ),
+    "instance stop": (
+        "[OPTION...] [PATTERN]",
+        "stop instances",
+        {
+            "all": ("", "all of yours"),
+            "force": ("", "kill at once"),
+            "signal": ("SIGNAL", "what the script is sent; SIGINT without this"),
+            "timeout": ("SECONDS", "how long to wait before what is left is killed; 10 without this"),
+            **_USER,
+        },
+        False,
+        _instance,
+    ),
+    "instance stats": (
+        "[OPTION...] NAME",
+        "show what an instance uses, again and again",
+        {"json": ("", "for programs; once"), "no-stream": ("", "once"), **_USER},
+        False,
+        _instance,
     ),
 }

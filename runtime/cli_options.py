@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 SHORT = {
     "B": "bind", "e": "cleanenv", "H": "home", "h": "help", "s": "shell", "d": "verbose", "v": "verbose", "F": "force",
 }  # fmt: skip
+# Letters that mean something else in one command than in the rest, Apptainer's.
+LETTERS = {
+    "instance list": {"j": "json", "l": "logs", "u": "user", "a": "all"},
+    "instance stop": {"a": "all", "s": "signal", "t": "timeout", "u": "user"},
+    "instance stats": {"j": "json", "u": "user"},
+}
 ALIASES = {"cwd": "pwd", "debug": "verbose"}
 
 # A command's own options: name -> (the word that stands for its value, or "" for a switch; help).
@@ -35,20 +41,33 @@ def arguments(own: Own, container: bool) -> dict[str, str]:
     return known
 
 
+def letters(command: str) -> dict[str, str]:
+    """Letter -> name of the options that have one in `command`."""
+    return {**SHORT, **LETTERS.get(command, {})}
+
+
 def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tuple[list[tuple[str, str]], list[str]]:
-    """The options in front as (name, value), "1" for a switch, and the words from the first that is none."""
+    """The options as (name, value), "1" for a switch, and the other words. Those of a container end at the first
+    word that is none, for what follows is the program's."""
     known = arguments(own, container)
+    short = letters(command)
     found: list[tuple[str, str]] = []
+    words: list[str] = []
     rest = list(argv)
-    while rest and rest[0].startswith("-") and rest[0] != "-":
+    while rest:
         word = rest.pop(0)
+        if not word.startswith("-") or word == "-":
+            words.append(word)
+            if container:
+                break
+            continue
         if word == "--":
             break
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             name, given = ALIASES.get(name, name), value if equals else None
         else:
-            name, given = SHORT.get(word[1], word[1]), word[2:] or None
+            name, given = short.get(word[1], word[1]), word[2:] or None
             if given is not None and known.get(name) == "":  # -eF is -e -F
                 rest.insert(0, "-" + given)
                 given = None
@@ -63,7 +82,7 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
                 raise BollardError(f"--{name} needs a value", f"write --{name}={known[name]}")
             given = rest.pop(0)
         found.append((name, given))
-    return found, rest
+    return found, words + rest
 
 
 def _similar(name: str, known: Mapping[str, str], command: str) -> str:
@@ -78,9 +97,9 @@ def variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(form, environ[form]) for row in options.TABLE for form in options.variables(row) if environ.get(form)]
 
 
-def help_text(usage: str, what: str, own: Own, container: bool = True) -> str:
+def help_text(command: str, usage: str, what: str, own: Own, container: bool = True) -> str:
     """The help of one command."""
-    short = {name: letter for letter, name in SHORT.items()}
+    short = {name: letter for letter, name in letters(command).items()}
     rows = [(name, argument, text, forms) for name, argument, forms, _, text in options.TABLE if container]
     rows += [(name, argument, text, ()) for name, (argument, text) in (*own.items(), *COMMON.items())]
     lines = [f"usage: {usage}", "", what, "", "options:"]

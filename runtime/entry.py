@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 FRAME_MAX = 16 << 20
 # spank_plugin/wire.h: ENV_SPEC
 SPEC_VARIABLE = b"SLURM_BOLLARD_SPEC="
+# What a task of an instance was started by, for APPTAINER_COMMAND; elsewhere one word holds for all (instance.py).
+COMMAND_VARIABLE = b"SLURM_BOLLARD_COMMAND="
 # A launcher with this mode waits for its program, sends DONE, and ends when it is answered (enter.c).
 SAVE = b"save"
 DONE = b"D"
@@ -114,6 +116,7 @@ def admit(container: Container, peer: socket) -> None:
     begin = time.monotonic_ns()
     argv, env, cwd, verbose = parse_request(_receive(peer, size))
     asked = step_spec(container, env)
+    command = taken(env, COMMAND_VARIABLE) or container.command
     cwd = working_directory(asked, cwd)
 
     def shell(script: bytes, start: list[bytes]) -> bytes | None:
@@ -122,22 +125,27 @@ def admit(container: Container, peer: socket) -> None:
     image_env = container.environment
     if image_env is None:
         image_env = container.define_environment(shell)
-    env = environment.of_task(image_env, env, asked, container.command, container.binds, cwd)
+    env = environment.of_task(image_env, env, asked, command, container.binds, cwd)
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if container.saver else b""
     _send(peer, b"+", reply(argv, env, cwd, note(container, verbose, begin), mode), container.ways_in)
 
 
+def taken(env: list[bytes], name: bytes) -> bytes:
+    """The value of the variable `name` (with its "="), which is taken out of `env`; "" where there is none."""
+    found = [entry for entry in env if entry.startswith(name)]
+    for entry in found:
+        env.remove(entry)
+    return found[0][len(name) :] if found else b""
+
+
 def step_spec(container: Container, env: list[bytes]) -> Spec:
     """What this task's step asked; of a container with a name that may be another than made it. Its spec is taken
     out of `env`."""
-    texts = [entry for entry in env if entry.startswith(SPEC_VARIABLE)]
-    if not texts:
+    text = taken(env, SPEC_VARIABLE)
+    if not text:
         return container.spec
-    for entry in texts:
-        env.remove(entry)
-    text = texts[0][len(SPEC_VARIABLE) :]
     asked = container.steps.get(text)
     if asked is None:
         asked = spec.make(spec.pairs(text))
@@ -245,7 +253,9 @@ class Server:
                     self.poll.unregister(fd)
                     self.lifelines.pop(fd).close()
         if self.tasks:
-            self._end("slurmstepd")
+            self._end(f"the instance {self.container.instance}" if self.container.instance else "slurmstepd")
+        if self.container.instance:
+            guard.end_members()
 
     def _done(self, fd: int) -> None:
         """A task has ended: the last one on the node waits until the container is saved."""
