@@ -42,6 +42,7 @@ OF_TASKS = ("env", "env-file", "no-env", "keep-env", "cleanenv", "pwd", "verbose
 ANSWER_SECONDS = 20.0
 _REQUEST_MAX = 64
 _PEER_SECONDS = 2.0
+_QUEUE_SECONDS = 0.5
 _PASSED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -53,6 +54,7 @@ class Record(NamedTuple):
     pid: int  # the init
     keeper: int
     address: str  # the keeper's
+    place: str  # the init's own
     uid: int
     image: str
     out: str  # log files
@@ -110,7 +112,7 @@ def _open_log(path: str) -> int:
 def _connect(address: str, uid: int) -> tuple[socket, int] | None:
     """A connection to a listener of `uid`, and its process id; None where there is none, or somebody else's."""
     peer = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
-    deadline = time.monotonic() + _PEER_SECONDS
+    deadline = time.monotonic() + _QUEUE_SECONDS
     while True:
         peer.setblocking(False)  # its queue may be full, and it may be anybody's
         try:
@@ -166,9 +168,7 @@ def running(uid: int, pattern: str = "*") -> list[Record]:
     import fnmatch
 
     found = [
-        _ask(address, uid, "info")
-        for address in _addresses(uid)
-        if fnmatch.fnmatchcase(address.split("/")[2], pattern)
+        _ask(address, uid, "info") for address in _addresses(uid) if fnmatch.fnmatchcase(address.split("/")[2], pattern)
     ]
     return sorted(record for record in found if record is not None)
 
@@ -248,11 +248,11 @@ def stop(records: list[Record], number: int, seconds: float) -> list[Record]:
     are returned. None of them is there any more afterwards."""
     ends = {record: [fd for fd in map(_handle, (record.pid, record.keeper)) if fd >= 0] for record in records}
     for record in records:
-        _ask(_address_of(record), record.uid, "kill" if number == signal.SIGKILL else f"stop {number}")
+        _ask(record.place, record.uid, "kill" if number == signal.SIGKILL else f"stop {number}")
     left = _wait([fd for handles in ends.values() for fd in handles], seconds)
     late = [record for record, handles in ends.items() if set(handles) & set(left)]
     for record in late:
-        _ask(_address_of(record), record.uid, "kill")
+        _ask(record.place, record.uid, "kill")
     for fd in _wait(left, ANSWER_SECONDS):  # it cannot even do that
         signal.pidfd_send_signal(fd, signal.SIGKILL)
     _wait(left, ANSWER_SECONDS)
@@ -260,10 +260,6 @@ def stop(records: list[Record], number: int, seconds: float) -> list[Record]:
         for fd in handles:
             os.close(fd)
     return late
-
-
-def _address_of(record: Record) -> str:
-    return next((a for a in _addresses(record.uid) if a.split("/")[2] == record.name), "")
 
 
 def _handle(pid: int) -> int:
@@ -321,7 +317,7 @@ def _begin(asked: Spec, name: str, action: str, argv: list[str], config: str, wr
         linux.name_process("bollard-init")
         byhand.close_others((writer,))
         step, handle = _slurmstepd()
-        listener = _claim(name)
+        listener, place = _claim(name)
         paths = log_paths(name, config)
         logs = tuple(_open_log(path) for path in paths)
         ours, pipe = os.pipe()
@@ -330,7 +326,7 @@ def _begin(asked: Spec, name: str, action: str, argv: list[str], config: str, wr
         lifeline = _lifeline(address)
         linux.adopt_orphans()
         record = Record(
-            name, os.getpid(), keeper, address, os.getuid(), asked.image, *paths, step, int(time.time()), ""
+            name, os.getpid(), keeper, address, place, os.getuid(), asked.image, *paths, step, int(time.time()), ""
         )
         init = _Init(record, listener, lifeline, pipe, handle)
         if command:
@@ -348,15 +344,16 @@ def _begin(asked: Spec, name: str, action: str, argv: list[str], config: str, wr
     init.serve()
 
 
-def _claim(name: str) -> socket:
-    """The listener by which the instance is known; `BollardError` where the user has one of that name."""
+def _claim(name: str) -> tuple[socket, str]:
+    """The listener by which the instance is known, and its address; `BollardError` where its name is taken."""
     address = f"{_ADDRESS}/{os.getuid()}/{name}"
     listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+    listener.setblocking(False)
     for place in (address, f"{address}/{os.urandom(4).hex()}"):  # the first may be bound by somebody else
         try:
             listener.bind("\0" + place)
             listener.listen(64)
-            break
+            return listener, place
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
@@ -367,8 +364,7 @@ def _claim(name: str) -> socket:
                 raise BollardError(
                     f"the instance {name} exists already", "stop it first, or choose another name"
                 ) from None
-    listener.setblocking(False)
-    return listener
+    raise BollardError("no address for the instance is free", "try again")
 
 
 def _lifeline(address: str) -> socket:

@@ -102,7 +102,7 @@ class User:
     def bollard(self, *words, env=None):
         return subprocess.run(
             self.command(*words), cwd=self.place / "home", env={**self.env, **(env or {})}, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE,
         )  # fmt: skip
 
     def good(self, *words):
@@ -124,8 +124,10 @@ class User:
         return self.records()[name]
 
     def log(self, name, end="out"):
-        return Path(instance.log_paths(name, self.env["BOLLARD_CONFIGDIR"])[0]).parents[1].joinpath(
-            instance.user_name(UID), f"{name}.{end}"
+        return (
+            Path(instance.log_paths(name, self.env["BOLLARD_CONFIGDIR"])[0])
+            .parents[1]
+            .joinpath(instance.user_name(UID), f"{name}.{end}")
         )
 
 
@@ -211,9 +213,8 @@ def test_exec_joins(user):
 
     assert user.good("exec", "instance://web", "sh", "-c", marker).stdout == "exec web image\n"
     assert user.good("shell", "instance://web", "-c", marker).stdout == "shell web image\n"
-    assert user.good("exec", "--env", "A=b c", "--pwd", "/etc", "instance://web", "sh", "-c", "echo $A $PWD").stdout == (
-        "b c /etc\n"
-    )
+    joined = user.good("exec", "--env", "A=b c", "--pwd", "/etc", "instance://web", "sh", "-c", "echo $A $PWD")
+    assert joined.stdout == "b c /etc\n"
     inside = user.good("exec", "instance://web", "sh", "-c", "echo /proc/self/ns/*; exec env").stdout
     assert "SLURM_BOLLARD" not in inside
     assert user.bollard("exec", "instance://web", "sh", "-c", "exit 7").returncode == 7
@@ -337,7 +338,7 @@ def test_all_processes_of_the_script_end(user, script, words):
     count = 3 if script == "many" else 1
     until(lambda: [name for _, name in ours()].count("sleep") == count, "the script's processes")
 
-    user.instance("stop", *words)
+    user.instance("stop", "-t", "1", *words)  # what `&` starts does not hear SIGINT
 
     assert [name for _, name in ours()] == []
 
@@ -345,13 +346,18 @@ def test_all_processes_of_the_script_end(user, script, words):
 def test_who_joined_ends_with_the_instance(user):
     user.start("web", "stay")
     command = user.command("exec", "instance://web", "sh", "-c", "setsid sleep 999 & echo in; exec sleep 1000")
-    with subprocess.Popen(command, env=user.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as popen:
-        assert popen.stdout.readline() == "in\n"
+    said = user.place / "home/said"
+    with said.open("w") as errors:  # a file of the user's: the keeper writes to it
+        os.chown(said, UID, -1)
+        with subprocess.Popen(command, env=user.env, stdout=subprocess.PIPE, stderr=errors, text=True) as popen:
+            assert popen.stdout.readline() == "in\n"
 
-        user.instance("stop", "web")
+            user.instance("stop", "web")
 
-        assert "the instance web on" in popen.stderr.read()
-        assert popen.wait(PATIENCE) == -signal.SIGKILL
+            assert popen.wait(PATIENCE) == -signal.SIGKILL
+    assert re.fullmatch(
+        r"bollard: the instance web on \S+ ended; the task in its container is ended too\n", said.read_text()
+    )
     assert [name for _, name in ours()] == []
 
 
@@ -377,6 +383,33 @@ def test_a_signal_to_the_pid_is_the_scripts(user):
     assert user.log("web").read_text().endswith("got TERM\n")
 
 
+def test_it_ends_with_the_step_that_started_it(user):
+    """slurmstepd is known by its name alone, so a process of that name will do."""
+    program = (
+        "import subprocess, sys\n"
+        "open('/proc/self/comm', 'w').write('slurmstepd')\n"
+        "subprocess.run(sys.argv[1:], check=True)\n"
+        "sys.stdin.read()\n"
+    )
+    command = user.command("instance", "start", user.image, "web", "daemon")
+    env = {**user.env, "SLURM_JOB_ID": "12", "SLURM_STEP_ID": "3"}
+    with subprocess.Popen([sys.executable, "-c", program, *command], env=env, stdin=subprocess.PIPE) as step:
+        until(lambda: "web" in user.records(), "the instance")
+        until(lambda: "sleep" in [name for _, name in ours()], "its service")
+        assert user.record("web").job == "12.3"
+        assert json.loads(user.instance("list", "--json").stdout)["instances"][0]["job"] == "12.3"
+        step.stdin.close()
+
+    until(lambda: ours() == [], "the end of all")
+    assert user.records() == {}
+
+
+def test_a_job_of_the_environment_alone_is_none(user):
+    done = user.bollard("instance", "start", user.image, "web", env={"SLURM_JOB_ID": "12"})
+    assert done.returncode == 0
+    assert user.record("web").job == ""
+
+
 def test_several_side_by_side(user):
     records = [user.start(f"n{number}", "stay") for number in range(4)]
 
@@ -391,7 +424,8 @@ def test_stats(user):
     until(lambda: [name for _, name in ours()].count("sleep") == 3, "the script's processes")
 
     header, row = user.instance("stats", "--no-stream", "web").stdout.splitlines()
-    assert re.split(r" {4,}", header) == ["INSTANCE NAME", "CPU USAGE", "MEM USAGE / LIMIT", "MEM %", "BLOCK I/O", "PIDS"]
+    names = ["INSTANCE NAME", "CPU USAGE", "MEM USAGE / LIMIT", "MEM %", "BLOCK I/O", "PIDS"]
+    assert re.split(r" {4,}", header) == names
     cells = re.split(r" {4,}", row)
     assert (cells[0], cells[-1]) == ("web", "4")
     assert re.fullmatch(r"[\d.]+%", cells[1])
@@ -434,14 +468,16 @@ def test_somebody_elses_listener_is_no_instance(user):
 def test_an_instance_answers_its_user_and_root_alone(user):
     user.start("web", "stay")
     address = instance._addresses(UID)[0]
-    program = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect('\\0{address}'); s.sendall(b'kill\\n'); print(s.recv(99))"
+    program = (
+        "import socket; s = socket.socket(socket.AF_UNIX); "
+        f"s.connect('\\0{address}'); s.sendall(b'kill\\n'); print(s.recv(99))"
+    )
     done = subprocess.run(
         ["setpriv", f"--reuid={UID + 1}", f"--regid={UID + 1}", "--clear-groups", sys.executable, "-c", program],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout in ("b''\n", ""), done
     assert list(user.records()) == ["web"]
-    assert "web" in user.records()
     denied = user.bollard("instance", "list", "--user", "root")
     assert denied.stderr.startswith("bollard: --user is for root; you can list your own instances")
 
