@@ -294,6 +294,7 @@ def start(asked: Spec, name: str, action: str, argv: list[str], config: str) -> 
     """Make the instance `name` and start its script in the background; the process id of its init. Its logs are
     kept below the directory `config`."""
     check_name(name)
+    step = _slurmstepd()  # the init descends from nobody
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -302,7 +303,7 @@ def start(asked: Spec, name: str, action: str, argv: list[str], config: str) -> 
             os.setsid()
             if os.fork() == 0:
                 os.close(reader)
-                _begin(asked, name, action, argv, config, writer)
+                _begin(asked, name, action, argv, config, step, writer)
             code = 0
         finally:
             os._exit(code)
@@ -311,12 +312,14 @@ def start(asked: Spec, name: str, action: str, argv: list[str], config: str) -> 
     return int(byhand.answer(reader)[0])
 
 
-def _begin(asked: Spec, name: str, action: str, argv: list[str], config: str, writer: int) -> None:
+def _begin(
+    asked: Spec, name: str, action: str, argv: list[str], config: str, slurm: tuple[str, int], writer: int
+) -> None:
     """Be the init, until its end; tells through `writer` when it is ready, or why not."""
     try:
         linux.name_process("bollard-init")
-        byhand.close_others((writer,))
-        step, handle = _slurmstepd()
+        step, handle = slurm
+        byhand.close_others((writer, handle))
         listener, place = _claim(name)
         paths = log_paths(name, config)
         logs = tuple(_open_log(path) for path in paths)
