@@ -103,7 +103,7 @@ def working_directory(asked: Spec, cwd: bytes) -> bytes:
             raise BollardError(f"--pwd {asked.pwd}: no such directory in the container", "make it, or bind one there")
         return os.fsencode(asked.pwd)
     for path in (cwd, os.fsencode(asked.home)):
-        if path and os.path.isdir(path):
+        if path and os.path.isdir(path) and os.access(path, os.X_OK):
             return path
     return b"/"
 

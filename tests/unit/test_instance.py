@@ -247,6 +247,16 @@ def test_options_that_come_too_late_are_told(user):
     assert user.bollard("exec", "instance://web", "sh", "-c", ":", env={"APPTAINER_BIND": "/usr"}).stderr == ""
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="root may enter what the user may not")
+def test_a_directory_that_the_user_may_not_enter(user, tmp_path):
+    """The working directory is inherited from whoever became this user."""
+    tmp_path.chmod(0o700)
+    user.start("web", "stay")
+    command = user.command("exec", "instance://web", "sh", "-c", "pwd")
+    done = subprocess.run(command, cwd=tmp_path, env=user.env, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (user.env["HOME"] + "\n", "")
+
+
 def test_instance_run(user):
     user.instance("run", user.image, "web", "x", "y")
 
@@ -349,7 +359,9 @@ def test_who_joined_ends_with_the_instance(user):
     said = user.place / "home/said"
     with said.open("w") as errors:  # a file of the user's: the keeper writes to it
         os.chown(said, UID, -1)
-        with subprocess.Popen(command, env=user.env, stdout=subprocess.PIPE, stderr=errors, text=True) as popen:
+        with subprocess.Popen(
+            command, env=user.env, cwd="/", stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as popen:
             assert popen.stdout.readline() == "in\n"
 
             user.instance("stop", "web")
