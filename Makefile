@@ -6,6 +6,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 SUITE ?= bookworm
+# Where `make releases-test` runs what meets Slurm, one after the other; tests/cluster/conftest.py says what that is.
+RELEASES ?= bullseye trixie sid
 
 SYSTEM := /usr/bin/python3
 PYTHON := .venv/bin/python
@@ -14,17 +16,18 @@ CLUSTER := $(SYSTEM) slurm-test-cluster/cluster
 
 # A file that is there when the package is.
 PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv python3-dev:/usr/bin/python3-config \
-	python3-cffi:/usr/share/doc/python3-cffi gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
+	python3-cffi:/usr/share/doc/python3-cffi python3-yaml:/usr/share/doc/python3-yaml gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
 	squashfs-tools:/usr/bin/mksquashfs squashfuse:/usr/bin/squashfuse git:/usr/bin/git
-TOOLS := pytest hypothesis pexpect cffi ruff mypy psutil types-psutil types-cffi types-pexpect types-setuptools
+TOOLS := pytest hypothesis pexpect cffi ruff mypy psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
-.PHONY: help packages dev demo test unit cluster-test bench lint format clean
+.PHONY: help packages dev demo test unit cluster-test releases-test bench lint format clean
 
 help:
 	@echo 'make demo          bring a Slurm cluster up on this machine and run MPI in a container on it'
 	@echo 'make test          every test: unit, then cluster'
 	@echo 'make unit          tests that need no cluster (seconds)'
 	@echo 'make cluster-test  tests on the cluster; SUITE=trixie for another Slurm'
+	@echo 'make releases-test what meets Slurm, on the other releases: $(RELEASES)'
 	@echo 'make bench         what a container costs, as a table and as JSON'
 	@echo 'make lint          ruff and mypy'
 	@echo 'make format        let ruff format what it formats'
@@ -53,6 +56,13 @@ unit: dev
 
 cluster-test: dev
 	$(PYTHON) -m pytest -q --suite $(SUITE) tests/cluster
+
+releases-test: dev
+	@status=0; for suite in $(RELEASES); do \
+	    echo "== $$suite"; \
+	    $(PYTHON) -m pytest -q --suite $$suite -m every_release tests/cluster || status=$$?; \
+	    $(CLUSTER) down --suite $$suite || status=$$?; \
+	done; exit $$status
 
 # Both even when the first fails, and then a failure.
 test: dev

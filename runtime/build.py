@@ -170,6 +170,7 @@ def build(target: str, source: str, *, force: bool = False) -> None:
     objects = (
         sif_write.Object(sif.DEFFILE, "", deffile.encode("utf-8", "surrogateescape")),
         sif_write.Object(sif.GENERIC_JSON, sif.METADATA_NAME, inspect_metadata(source, labels, deffile)),
+        sif_write.Object(sif.GENERIC, sif.DIGEST_NAME, bytes(sif.DIGEST_SIZE)),  # the writer fills it in
     )
     with sif_write.Writer(target, arch, objects, force=force) as writer:
         squash(source, writer.path, writer.offset, additions(source, labels, deffile))

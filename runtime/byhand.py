@@ -16,7 +16,7 @@ import time
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 
 from bollard.runtime.errors import BollardError, one_line
-from bollard.runtime.installed import LAUNCHER
+from bollard.runtime.installed import LAUNCHER, PREFIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,14 +123,14 @@ def _keep(
     """Be the keeper; tells through `writer` when it is ready, or why not, as "status NUL text"."""
     try:
         from bollard.runtime import action as actions
-        from bollard.runtime import clock, keeper, linux  # now, for none can be imported inside
+        from bollard.runtime import clock, keeper, linux, site  # now, for none can be imported inside
 
         linux.name_process("bollard-keeper")
         times = clock.Clock()
         spool = os.path.dirname(os.environ.get("PMIX_SERVER_TMPDIR", ""))
-        _new_user_namespace(asked.fakeroot)
-        container = keeper.enter(asked, times, spool, argv[0] if argv else "sh")
-        command = actions.inside(action, argv, _is_program, shell)
+        new_user_namespace(asked.fakeroot)
+        container = keeper.enter(asked, times, spool, argv[0] if argv else "sh", site.load(PREFIX))
+        command = actions.inside(action, argv, _is_program, shell, asked.app)
     except BaseException as error:  # noqa: BLE001 - it becomes the one line the user sees
         tell_failure(writer, error)
         return
@@ -171,7 +171,8 @@ def close_others(keep: tuple[int, ...]) -> None:
                 pass  # the one that read the directory
 
 
-def _new_user_namespace(as_root: bool) -> None:
+def new_user_namespace(as_root: bool) -> None:
+    """identity.new_namespace, with a word to the user where the machine refuses."""
     from bollard.runtime import identity
 
     try:

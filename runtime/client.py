@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 import time
 
-from bollard.runtime import image, options, spec
+from bollard.runtime import image, options, site, spec
 from bollard.runtime.errors import BollardError
+from bollard.runtime.installed import PREFIX
 
 # Not a part of the container; stepd.c cuts it off.
 LAST = ("verbose",)
@@ -19,7 +20,7 @@ def resolve(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """`values` with environment forms replaced by the options they stand for, and "opts" by what it holds.
 
     An option given by name wins over its forms; among those BOLLARD_ wins over APPTAINER_ over SINGULARITY_ over
-    PYXIS_; two forms of one prefix (BIND and BINDPATH) add up.
+    PYXIS_; two forms of one prefix (BIND and BINDPATH) add up. Files of variables become the `env` they stand for.
     """
     present = dict(values)
     forms = {form.lstrip("!") for row in options.TABLE for form in options.variables(row)}
@@ -28,7 +29,8 @@ def resolve(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
         if row[0] not in present:
             result += [(row[0], value) for value in _from_environment(row, present)]
     switches = {row[0] for row in options.TABLE if not row[1]}
-    return [(name, str(int(spec.switch([value]))) if name in switches else value) for name, value in _with_opts(result)]
+    result = _with_files(_with_opts(result))
+    return [(name, str(int(spec.switch([value]))) if name in switches else value) for name, value in result]
 
 
 def _from_environment(row: options.Row, present: dict[str, str]) -> list[str]:
@@ -67,6 +69,16 @@ def _with_opts(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [pair for pair in values if pair[0] != "opts"] + found
 
 
+def _with_files(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """--env-file: what the files set, before what was given by --env, which so wins."""
+    files = [value for name, value in values if name == "env-file"]
+    if not files:
+        return values
+    from bollard.runtime import envfile
+
+    return envfile.pairs(files) + [pair for pair in values if pair[0] != "env-file"]
+
+
 def check(text: bytes, out: int) -> None:
     """Write the settled form of the spec `text` to `out`; BollardError for what cannot work."""
     values = resolve(spec.pairs(text))
@@ -74,6 +86,7 @@ def check(text: bytes, out: int) -> None:
     image.refuse_uri(asked.asked, image.shown(asked.asked))
     if asked.image and not any(name == "id" for name, _ in values) and not _on_nodes_only(asked.image):
         opened = image.open_image(asked.image, os.uname().machine)
+        site.refuse_image(site.load(PREFIX), opened.fd, asked.asked)
         values.append(("id", ".".join(map(str, opened.identity))))
     values = [(name, asked.image if name == "image" else value) for name, value in values if name not in LAST]
     if asked.verbose:

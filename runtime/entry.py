@@ -14,7 +14,7 @@ import time
 from _socket import SCM_RIGHTS, SO_PEERCRED, SOL_SOCKET, socket
 from sys import byteorder
 
-from bollard.runtime import environment, guard, plan, spec
+from bollard.runtime import environment, guard, plan, record, spec
 from bollard.runtime.errors import BollardError, one_line
 
 TYPE_CHECKING = False
@@ -108,15 +108,20 @@ def working_directory(asked: Spec, cwd: bytes) -> bytes:
     return b"/"
 
 
-def admit(container: Container, peer: socket) -> None:
-    """Answer one task with the way in."""
+def admit(container: Container, peer: socket) -> str:
+    """Answer one task with the way in; the step it is of."""
     size = int.from_bytes(_receive(peer, 4), byteorder)
     if not 0 < size <= FRAME_MAX:
         raise ValueError(f"a frame of {size} bytes")
     begin = time.monotonic_ns()
     argv, env, cwd, verbose = parse_request(_receive(peer, size))
+    step = record.step_of(env)
     asked = step_spec(container, env)
     command = taken(env, COMMAND_VARIABLE) or container.command
+    if container.spec.fakeroot and any(entry.startswith(b"PMIX_NAMESPACE=") for entry in env):
+        # Refused by PMIx's server, whose library then waits for itself (libpmix 4.2.2): the step would never end.
+        reason = "root in a container does not go with PMIx, which compares user ids"
+        raise BollardError(reason, "use --mpi=pmi2 or --mpi=none")
     cwd = working_directory(asked, cwd)
 
     def shell(script: bytes, start: list[bytes]) -> bytes | None:
@@ -125,11 +130,13 @@ def admit(container: Container, peer: socket) -> None:
     image_env = container.environment
     if image_env is None:
         image_env = container.define_environment(shell)
-    env = environment.of_task(image_env, env, asked, command, container.binds, cwd)
+    defaults = container.site.environment
+    env = environment.of_task(image_env, env, asked, command, container.binds, cwd, defaults, container.tools)
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if container.saver else b""
     _send(peer, b"+", reply(argv, env, cwd, note(container, verbose, begin), mode), container.ways_in)
+    return step
 
 
 def taken(env: list[bytes], name: bytes) -> bytes:
@@ -214,6 +221,7 @@ class Server:
         self.server = guard.task_handle(container.server) if container.server else -1
         self.lifelines: dict[int, socket] = {}
         self.tasks: dict[int, int] = {}  # pidfd: pid
+        self.steps: dict[int, str] = {}  # pid: step
         self.finished: set[int] = set()  # pids of tasks that have told so
         self.savers: dict[int, tuple[socket, int]] = {}  # tasks that will tell of their end: connection, its pid
         self.begun = False
@@ -229,6 +237,7 @@ class Server:
             self._loop()
         except Exception as error:
             self._end(f"the container's keeper failed ({type(error).__name__}: {error}) and")
+        self.container.record.end()
         self.watcher.dismiss()
 
     def _loop(self) -> None:
@@ -246,7 +255,7 @@ class Server:
                 elif fd in self.tasks:
                     self.poll.unregister(fd)
                     os.close(fd)
-                    del self.tasks[fd]
+                    self.steps.pop(self.tasks.pop(fd), None)
                 elif fd in self.savers:
                     self._done(fd)
                 else:
@@ -291,15 +300,22 @@ class Server:
             pid, uid = _credentials(peer)
             if uid != os.getuid():
                 return
-            if _receive(peer, 1) == b"L":
+            kind = _receive(peer, 1)
+            if kind == b"Q":
+                _send(peer, b"+", self.state())
+                return  # no task: nobody waits for its end
+            if kind == b"L":
                 # Its end may have come already: poll tells, and that too ends this container.
                 self.lifelines[number] = peer
                 self.poll.register(number, select.POLLIN)
                 self.begun = self.by_slurm = True
                 peer.sendall(b"+")
                 return
-            self._watch(pid)
-            admit(self.container, peer)
+            watched = self._watch(pid)
+            step = admit(self.container, peer)
+            if watched:
+                self.steps[pid] = step
+            self.container.record.entered(step)
             self.begun = True
             if self.container.saver:
                 self.savers[number] = (peer, pid)
@@ -310,7 +326,13 @@ class Server:
             if number not in self.lifelines and number not in self.savers:
                 peer.close()
 
-    def _watch(self, pid: int) -> None:
+    def state(self) -> bytes:
+        """The record, and the tasks that are there now: for `bollard ps`."""
+        there = ",".join(f"{pid}:{self.steps[pid]}" for pid in self.tasks.values() if pid in self.steps)
+        return spec.text([*self.container.record.values(), ("there", there)]) + b"\0"
+
+    def _watch(self, pid: int) -> bool:
+        """Whether that task is there."""
         handle = guard.task_handle(pid)
         if handle >= 0:
             self.tasks[handle] = pid
@@ -322,3 +344,4 @@ class Server:
                 self.watcher = guard.start(self.job, self.container.private(self.listener.fileno()))
                 for task in self.tasks.values():
                     self.watcher.watch(task)
+        return handle >= 0

@@ -192,7 +192,7 @@ def join(record: Record, action: str, argv: list[str], shell: str, values: list[
     from bollard.runtime import action as actions
 
     asked = spec.make(values)
-    command = actions.inside(action, argv, _looker(record), shell)
+    command = actions.inside(action, argv, _looker(record), shell, asked.app)
     if not command:
         return
     environ = byhand.variables(asked.verbose, {**actions.variables(action, command), **_variables(record.name)})

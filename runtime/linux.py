@@ -107,6 +107,11 @@ def open_in_root(root: int, path: str, flags: int = os.O_PATH) -> int:
     return _check(lib.b_openat2(root, os.fsencode(path), flags | os.O_CLOEXEC, resolve), path)
 
 
+def exchange(one: str, other: str) -> None:
+    """Give two files or directories each other's name, at one moment (renameat2(2))."""
+    _check(lib.b_exchange(os.fsencode(one), os.fsencode(other)), f"exchange of {one} and {other}")
+
+
 def change_root(new_root: str) -> None:
     """Make the mount at `new_root` the root of this mount namespace and let go of the old one."""
     os.chdir(new_root)
@@ -117,6 +122,11 @@ def change_root(new_root: str) -> None:
 
 def name_process(name: str) -> None:
     _check(lib.b_prctl_text(lib.PR_SET_NAME, name.encode()), "prctl(PR_SET_NAME)")
+
+
+def own_proc_files() -> None:
+    """Make /proc/self ours again, which the kernel gives to root when a process changes its user."""
+    _check(lib.b_prctl(lib.PR_SET_DUMPABLE, 1), "prctl(PR_SET_DUMPABLE)")
 
 
 def die_with_parent(signal: int, parent: int) -> None:
@@ -140,3 +150,8 @@ def use_capabilities(on: bool) -> None:
 def drop_capabilities() -> None:
     """Give up every capability, also those over our own namespaces."""
     _check(lib.b_drop_capabilities(), "capset")
+
+
+def be_no_root() -> None:
+    """The programs that this process becomes get no capability for their user being 0 in our namespace."""
+    _check(lib.b_prctl(lib.PR_SET_SECUREBITS, lib.SECBIT_NOROOT), "prctl(PR_SET_SECUREBITS)")

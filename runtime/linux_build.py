@@ -24,8 +24,11 @@ ffi.cdef("""
 #define MS_SLAVE ...
 #define MS_REMOUNT ...
 #define MNT_DETACH ...
+#define PR_SET_DUMPABLE ...
 #define PR_SET_NAME ...
 #define PR_SET_PDEATHSIG ...
+#define PR_SET_SECUREBITS ...
+#define SECBIT_NOROOT ...
 
 int unshare(int flags);
 int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data);
@@ -38,6 +41,7 @@ int b_open_tree(int dir, const char *path, unsigned int flags);
 int b_move_mount(int from, int to);
 int b_mount_setattr(int dir, unsigned int flags, unsigned long long set);
 int b_openat2(int dir, const char *path, unsigned long long flags, unsigned long long resolve);
+int b_exchange(const char *one, const char *other);
 int b_drop_capabilities(void);
 int b_use_capabilities(int on);
 """)
@@ -48,6 +52,7 @@ ffi.set_source(
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/securebits.h>
 #include <sched.h>
 #include <stdint.h>
 #include <string.h>
@@ -98,6 +103,12 @@ static int b_openat2(int dir, const char *path, unsigned long long flags, unsign
 {
     struct b_open_how how = { flags, 0, resolve };
     return (int) syscall(SYS_openat2, dir, path, &how, sizeof(how));
+}
+
+/* RENAME_EXCHANGE of linux/fs.h; both relative to AT_FDCWD. */
+static int b_exchange(const char *one, const char *other)
+{
+    return (int) syscall(SYS_renameat2, AT_FDCWD, one, AT_FDCWD, other, 2u);
 }
 
 static int b_use_capabilities(int on)

@@ -8,13 +8,14 @@ An operation is a tuple (source, target, flags), carried out in order by `mounts
     target  absolute path in the container
     flags   the sum of the constants below and of those in spec.py
 
-Order and rules are Apptainer's (its container_linux.go, `create`): kernel filesystems, /dev, site files, home,
-/tmp and /var/tmp, working directory, user binds, identity, name resolution.
+Order and rules are Apptainer's (its container_linux.go, `create`): kernel filesystems, /dev, site files and mounts,
+home, /tmp and /var/tmp, working directory, user binds, identity, name resolution.
 """
 
 from __future__ import annotations
 
-from bollard.runtime.spec import NOEXEC, OPTIONAL, READ_ONLY, TMPFS, UMOUNT
+from bollard.runtime.site import Site
+from bollard.runtime.spec import NOEXEC, OPTIONAL, READ_ONLY, SHALLOW, TMPFS, UMOUNT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,17 +46,31 @@ NO_CWD_BELOW = ("/sys", "/proc", "/dev")
 SLURM_MARK = "/etc/slurm"
 SLURM_FILES = ("/etc/slurm", "/run/munge")
 
+# Where a container has the host's Slurm: each place of the host at VIEW + its path, and the commands.
+VIEW = "/run/bollard"
+TOOLS = VIEW + "/bin"
+
+DEFAULTS = Site()
+
 
 def below(path: str, parent: str) -> bool:
     """Whether `path` is `parent` or lies in it, by components."""
     return path == parent or path.startswith(parent.rstrip("/") + "/")
 
 
-def make(spec: Spec, spool: str = "", prefix: str = "") -> list[Op]:
+def make(
+    spec: Spec,
+    spool: str = "",
+    prefix: str = "",
+    here: Site = DEFAULTS,
+    tools: str = "",
+    places: tuple[str, ...] = (),
+) -> list[Op]:
     """The operations for `spec`. `spool`: SlurmdSpoolDir, where batch scripts and PMIx files lie; `prefix`:
-    the installation, which Slurm's commands in the image load the plugin from."""
+    the installation, which Slurm's commands in the image load the plugin from; `here`: what the site wants;
+    `tools`, `places`: what host_slurm.py says."""
     out = spec.no_mount
-    ops = _kernel(spec) + _site_files(spec) + _home(spec) + _tmp(spec)
+    ops = _kernel(spec) + _site_files(spec) + _site_mounts(spec, here) + _home(spec) + _tmp(spec)
     ops += [("mode=0755", path, TMPFS) for path in spec.scratch if not spec.workdir]
     ops += [(f"{spec.workdir}/scratch{path}", path, 0) for path in spec.scratch if spec.workdir]
     if spool:
@@ -68,16 +83,19 @@ def make(spec: Spec, spool: str = "", prefix: str = "") -> list[Op]:
         else:
             ops.append((source, target, flags))
     ops += [
-        ("passwd", "/etc/passwd", READ_ONLY | IF_IN_IMAGE),
-        ("group", "/etc/group", READ_ONLY | IF_IN_IMAGE),
+        ("passwd", "/etc/passwd", READ_ONLY | OPTIONAL),
+        ("group", "/etc/group", READ_ONLY | OPTIONAL),
     ]
     if spec.dns:
         ops.append(("resolv.conf", "/etc/resolv.conf", READ_ONLY))
     elif "resolv.conf" not in out:
-        ops.append(("/etc/resolv.conf", "/etc/resolv.conf", READ_ONLY | OPTIONAL | IF_IN_IMAGE))
+        ops.append(("/etc/resolv.conf", "/etc/resolv.conf", READ_ONLY | OPTIONAL))
     ops += [(path, path, READ_ONLY | OPTIONAL | IF_SLURM) for path in SLURM_FILES]
     if prefix:
-        ops.append((prefix, prefix, READ_ONLY | OPTIONAL | IF_SLURM))
+        ops.append((prefix, here.prefix or prefix, READ_ONLY | OPTIONAL | SHALLOW | IF_SLURM))
+    if tools and not spec.no_slurm:
+        ops += [(place, VIEW + place, READ_ONLY | OPTIONAL | SHALLOW) for place in places]
+        ops.append((tools, TOOLS, READ_ONLY | OPTIONAL | SHALLOW))
     return [op for op in ops if op[1] not in out]
 
 
@@ -101,12 +119,20 @@ def _kernel(spec: Spec) -> list[Op]:
 
 
 def _site_files(spec: Spec) -> list[Op]:
-    wanted = [("localtime", "/etc/localtime"), ("hosts", "/etc/hosts")]
+    # Without a file of hosts Slurm's controller is not found: an image that has none gets one.
+    wanted = [("localtime", "/etc/localtime", IF_IN_IMAGE), ("hosts", "/etc/hosts", 0)]
     return [
-        (path, path, READ_ONLY | OPTIONAL | IF_IN_IMAGE)
-        for name, path in wanted
+        (path, path, READ_ONLY | OPTIONAL | flag)
+        for name, path, flag in wanted
         if name not in spec.no_mount and "bind-paths" not in spec.no_mount
     ]
+
+
+def _site_mounts(spec: Spec, here: Site) -> list[Op]:
+    """Not with --contain, as with Apptainer's `bind path`."""
+    if spec.contain or "bind-paths" in spec.no_mount:
+        return []
+    return [(source, target, OPTIONAL | flags) for source, target, flags in here.mounts]
 
 
 def _home(spec: Spec) -> list[Op]:
@@ -146,12 +172,14 @@ def _binds_cwd(cwd: str, ops: list[Op], binds: tuple[tuple[str, str, int], ...])
     return not any(below(cwd, target) for _, target, *_ in (*ops, *binds))
 
 
-def spool_directory(site: str, host: str) -> str:
-    """`spool=` of the plugstack.conf arguments, its %h and %n replaced by this node's name."""
-    for word in site.split(" "):
-        if word.startswith("spool="):
-            return word[6:].replace("%h", host).replace("%n", host)
-    return ""
+def spool_directory(arguments: str, host: str, here: Site = DEFAULTS) -> str:
+    """SlurmdSpoolDir: the site's word, else `spool=` of the plugstack.conf arguments; its %h and %n replaced by this
+    node's name."""
+    found = here.spool
+    for word in arguments.split(" "):
+        if word.startswith("spool=") and not found:
+            found = word[6:]
+    return found.replace("%h", host).replace("%n", host)
 
 
 def describe(ops: list[Op]) -> list[str]:

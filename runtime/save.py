@@ -42,12 +42,14 @@ def start(root: str, target: str, keep: tuple[int, ...] = ()) -> Saver:
     if os.fork():
         os.close(ask_read)
         os.close(answer_write)
+        os.read(answer_read, 1)  # pivot_root would take along whoever is in our mount namespace still
         return Saver(ask_write, answer_read)
     try:
         linux.die_with_parent(_SIGKILL, parent)
         linux.name_process("bollard-saver")
         _close_others((ask_read, answer_write, *keep))
         linux.new_mount_namespace()
+        os.write(answer_write, b"+")
         if os.read(ask_read, 1) == _GO:
             os.write(answer_write, b"=" + write(root, target).encode("utf-8", "replace")[:4000])
     finally:

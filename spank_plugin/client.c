@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <link.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,10 +24,12 @@
  * (src/common/slurm_opt.h). The calls live in libslurmfull. */
 typedef char *option_get_fn(void *opt, const char *name);
 typedef int option_reset_fn(void *opt, const char *name);
+typedef int option_set_fn(void *opt, const char *name, const char *value, bool early);
 
 static struct {
 	char *own;                       /* --container, where Slurm has no such option */
 	char *values[OPTION_COUNT];      /* of the options registered here */
+	char *here;                      /* options of the container this process is in, for a step like it */
 	char *around;                    /* the spec of the salloc that started this srun as its shell, or NULL */
 } given;
 
@@ -92,6 +95,22 @@ static void forget_options_around(void)
 	}
 }
 
+/* SRUN_CONTAINER and its like, which Slurm >= 21.08 knows by itself. Put where Slurm looks for options of plugins, so
+ * that they count more than an #SBATCH line and less than the command line, as with Slurm's own. */
+static void offer_environment_form(void)
+{
+	void *opt = dlsym(RTLD_DEFAULT, "opt");
+	option_get_fn *get = (option_get_fn *) dlsym(RTLD_DEFAULT, "slurm_option_get");
+	const char *variable = "SRUN_CONTAINER", *salloc;
+
+	if (spank_context() == S_CTX_ALLOCATOR) {
+		salloc = opt && get ? get(opt, "no-shell") : NULL;  /* which salloc alone has */
+		variable = salloc && strcmp(salloc, "invalid-context") != 0 ? "SALLOC_CONTAINER" : "SBATCH_CONTAINER";
+	}
+	if (getenv(variable) && setenv("SLURM_SPANK__SLURM_SPANK_OPTION_bollard_container", getenv(variable), 1) < 0)
+		fail("out of memory");
+}
+
 static int look_for_pyxis(struct dl_phdr_info *info, size_t size, void *found)
 {
 	(void) size;
@@ -122,15 +141,23 @@ int client_init(spank_t spank)
 	struct spank_option container = { "container", "IMAGE", "run each task in the container IMAGE", 1, -1,
 					  on_option };
 
+	/* mpirun in a container (inside.c): its ranks belong in a container like that. */
+	if (getenv("BOLLARD_AS_HERE") && getenv("BOLLARD_OPTIONS") && !(given.here = strdup(getenv("BOLLARD_OPTIONS"))))
+		fail("out of memory");
+	unsetenv("BOLLARD_AS_HERE");
 	/* Inherited from a job around this one: Slurm's rule is that steps do not inherit a container. */
 	unsetenv("SLURM_CONTAINER");
 	if (getenv(ENV_SPEC) && !(given.around = strdup(getenv(ENV_SPEC))))
 		fail("out of memory");
 	unsetenv(ENV_SPEC);
+	unsetenv(ENV_ARGV0);
 	forget_options_around();
 	/* Slurm >= 21.08 owns --container, and drops a second option of that name with a message. */
-	if (slurm_version(spank) < 2108 && spank_option_register(spank, &container) != ESPANK_SUCCESS)
-		return -1;
+	if (slurm_version(spank) < 2108) {
+		if (spank_option_register(spank, &container) != ESPANK_SUCCESS)
+			return -1;
+		offer_environment_form();
+	}
 	/* Where pyxis is loaded too, its options stay its own. */
 	for (int i = 0; i < OPTION_COUNT; i++)
 		if ((OPTIONS[i].ours || !pyxis_is_loaded()) &&
@@ -219,6 +246,19 @@ static int add_variables(struct text *spec)
 	return any;
 }
 
+/* Whether the site limits where images lie: the runtime knows (site.py). */
+static int site_limits_images(void)
+{
+	int fd = open(BOLLARD_PREFIX "/site.conf", O_RDONLY | O_CLOEXEC);
+	char text[65536];
+	ssize_t size = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1);
+
+	if (fd >= 0)
+		close(fd);
+	text[size > 0 ? size : 0] = '\0';
+	return strstr(text, "\nimages-") || size == (ssize_t) sizeof(text) - 1;  /* a long one: ask */
+}
+
 static void add_identity(struct text *spec, const struct stat *st)
 {
 	char text[80];
@@ -264,13 +304,22 @@ static char *make_spec(const char *container, const char *cwd, int multi_prog)
 	}
 	add(&spec, "cwd", cwd);
 	add(&spec, "userhome", home ? home : "");
-	plain = image && image[0] == '/' && plain_image(image, &st);
+	plain = image && image[0] == '/' && plain_image(image, &st) && !site_limits_images();
 	if (plain)
 		add_identity(&spec, &st);
 	if (add_variables(&spec))
 		plain = 0;
 	if (multi_prog)
-		add(&spec, "multi-prog", "1");
+		add(&spec, "multi-prog", "2");  /* see client_local_user_init() */
+	if (given.here) {  /* finished spec text: spec.py, options */
+		char *grown = realloc(spec.at, spec.size + strlen(given.here) + 2);
+
+		if (!grown)
+			fail("out of memory");
+		spec.at = grown;
+		spec.size += (size_t) sprintf(spec.at + spec.size, " %s", given.here);
+		plain = 0;
+	}
 	for (int i = 0; i < OPTION_COUNT; i++)  /* verbose is the last row of the table: see stepd_init() */
 		if (given.values[i] && i != OPTION_IMAGE) {
 			add(&spec, OPTIONS[i].name, given.values[i]);
@@ -309,6 +358,9 @@ static const char *take_over(void *opt, option_get_fn *get)
 	if (!reset)
 		fail("this Slurm does not let a plugin take --container over; "
 		     "ask the site's administrator to run its tests");
+	container = strdup(container);
+	if (!container)
+		fail("out of memory");
 	reset(opt, "container");
 	unsetenv("SLURM_CONTAINER");
 	return container;
@@ -320,6 +372,39 @@ static int is_set(const char *value)
 	return value && strcmp(value, "unset") != 0 && strcmp(value, "invalid-context") != 0;
 }
 
+/* Whether this srun starts several components: parted by a colon, or those of a heterogeneous job. */
+static int heterogeneous(void *opt, option_get_fn *get)
+{
+	const char *groups = get(opt, "het-group");
+	static char line[1 << 16];
+	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+	ssize_t size = fd < 0 ? -1 : read(fd, line, sizeof(line));
+
+	if (fd >= 0)
+		close(fd);
+	return (is_set(groups) && strpbrk(groups, ",-")) || size < 0 || size == sizeof(line) || memmem(line, (size_t) size, "\0:\0", 3) != NULL;
+}
+
+/* Slurm's own records (squeue, sacct) shall name the image. srun sends its option to slurmctld after this hook,
+ * and to the nodes only after client_local_user_init(), which takes it away again; but in a heterogeneous step each
+ * component has a copy. sbatch's goes to the node as well, where Slurm ignores it when there is no oci.conf, but
+ * gives the job up when the working directory is missing. */
+static void show_container(void *opt, option_get_fn *get, const char *spec, const char *cwd)
+{
+	option_set_fn *set = (option_set_fn *) dlsym(RTLD_DEFAULT, "slurm_option_set");
+	const char *image = spec + strlen("image="), *end = strchrnul(spec, ' ');
+	char *path;
+
+	if (strncmp(spec, "image=/", strlen("image=/")) != 0)
+		return;  /* a container's name alone */
+	if (spank_context() == S_CTX_LOCAL ? heterogeneous(opt, get) : slurm_has_oci_conf() || access(cwd, X_OK) < 0)
+		return;
+	path = strndup(image, (size_t) (end - image));
+	if (set && path && !strchr(path, '%'))
+		set(opt, "container", path, false);
+	free(path);
+}
+
 /* Whether two specs, or none, are the same but for --container-verbose, which stands last. */
 static int same_container(const char *a, const char *b)
 {
@@ -328,6 +413,23 @@ static int same_container(const char *a, const char *b)
 	size_t size_b = end_b ? (size_t) (end_b - b) : b ? strlen(b) : 0;
 
 	return !a == !b && size_a == size_b && (!a || memcmp(a, b, size_a) == 0);
+}
+
+/* No plugin can put the launcher before a batch script in sbatch, and a node without this plugin would run the
+ * script on the host. So the script's standard input is named by a path that is there only where the plugin has
+ * made it, and is the same file: without it slurmstepd ends the job before the script starts. */
+static void guard_script(void *opt, option_get_fn *get)
+{
+	option_set_fn *set = (option_set_fn *) dlsym(RTLD_DEFAULT, "slurm_option_set");
+	const char *input = get(opt, "input");
+	char *guarded;
+
+	if (!is_set(input) || input[0] != '/')  /* salloc has no such option; sbatch has made it absolute */
+		return;
+	if (!set || asprintf(&guarded, GATE "%s", input) < 0 || set(opt, "input", guarded, false) < 0)
+		fail("this Slurm does not let a plugin guard the batch script; "
+		     "ask the site's administrator to run bollard's tests");
+	free(guarded);
 }
 
 /* The image that was asked for by --container-image or a variable, where --container was not given. */
@@ -414,30 +516,110 @@ int client_post_opt(spank_t spank)
 			fail("what is asked of the container is longer than Linux lets a variable be; use fewer binds");
 		if (spec && setenv(ENV_SPEC, spec, 1) < 0)
 			fail("out of memory");
+		if (spec && opt && get && spank_context() == S_CTX_ALLOCATOR)
+			guard_script(opt, get);
+		if (spec && opt && get && spank_context() == S_CTX_LOCAL && is_set(multi_prog) && heterogeneous(opt, get))
+			fail("--multi-prog in a container does not go with components; start each with an srun of its own");
+		if (spec && opt && get && !given.own)
+			show_container(opt, get, spec, chdir_to ? chdir_to : "/");
 	} else if ((spec || spank_context() == S_CTX_LOCAL) && !same_container(spec, first)) {
 		fail("the components of one job step must all have the same --container; "
 		     "start those that differ with an srun of their own");
 	}
 	free(here);
 	free(spec);
+	free(given.own);
+	given.own = NULL;  /* the next component has its own */
 	return 0;
 }
 
-/* Before Slurm 23.11 no plugin can reach the argv of a --multi-prog task on the node, but srun shows
- * the configuration's text here, just before it is sent: put the launcher before each program. */
+/* Where srun keeps a component's argv: word `at` of its options, or of their part `part`. */
+struct place {
+	void *argv;
+	int found, part, at;
+};
+
+static void **words_of(void *options, int part)
+{
+	return part < 0 ? options : ((void **) options)[part];
+}
+
+/* Slurm's own slurm_opt_t (src/common/slurm_opt.h): four parts, of which a command has one, then the common
+ * options. argv is among the first words of the part for srun up to 22.05, of the common ones since. */
+static int look_for_argv(void *options, void *wanted)
+{
+	struct place *place = wanted;
+
+	for (int part = -1; part < 4 && !place->found; part++)
+		for (int at = 0; words_of(options, part) && at < (part < 0 ? 16 : 8) && !place->found; at++)
+			if (words_of(options, part)[at] == place->argv)
+				*place = (struct place) { place->argv, 1, part, at };
+	return 0;
+}
+
+/* No program has such a name, for the launcher is no directory: only stepd.c can make a command of it. */
+static int name_below_launcher(void *options, void *known)
+{
+	struct place *place = known;
+	char **argv = words_of(options, place->part) ? words_of(options, place->part)[place->at] : NULL, *name;
+
+	if (argv && argv != place->argv && argv[0] && asprintf(&name, BOLLARD_PREFIX "/bollard-enter/%s", argv[0]) >= 0)
+		argv[0] = name;
+	return 0;
+}
+
+/* Of a heterogeneous step only the first component comes to the hook below. */
+static void guard_components(char **argv)
+{
+	typedef int each_fn(void *list, int (*function)(void *item, void *arg), void *arg);
+	void **list = dlsym(RTLD_DEFAULT, "opt_list");
+	each_fn *each = (each_fn *) dlsym(RTLD_DEFAULT, "slurm_list_for_each");
+	struct place place = { argv, 0, 0, 0 };
+
+	if (!list || !*list)
+		return;
+	if (each)
+		each(*list, look_for_argv, &place);
+	if (!place.found)
+		fail("this Slurm hides the commands of a heterogeneous step; start each component with an srun of its own");
+	each(*list, name_below_launcher, &place);
+}
+
+/* Put the launcher before each program here, just before the step is sent: a node without this plugin then ends
+ * the task with a reason, or with "No such file", and never runs the program on the host. */
 int client_local_user_init(spank_t spank)
 {
+	static char launcher[] = BOLLARD_PREFIX "/bollard-enter";
 	const char *spec = getenv(ENV_SPEC);
+	void *opt = dlsym(RTLD_DEFAULT, "opt");
+	option_get_fn *get = (option_get_fn *) dlsym(RTLD_DEFAULT, "slurm_option_get");
+	option_set_fn *set = (option_set_fn *) dlsym(RTLD_DEFAULT, "slurm_option_set");
+	option_reset_fn *reset = (option_reset_fn *) dlsym(RTLD_DEFAULT, "slurm_option_reset");
 	char **argv = NULL, *text;
+	const char *copy;
 	int argc = 0;
 
-	if (!spec || !strstr(spec, " multi-prog=") || slurm_version(spank) >= 2311)
+	if (!spec)
 		return 0;
-	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 2)
-		fail("Slurm hides the --multi-prog configuration; name the container's programs in separate steps");
-	text = with_launcher(argv[1], BOLLARD_PREFIX "/bollard-enter");
-	if (!text)
+	if (opt && reset)
+		reset(opt, "container");
+	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1)
+		fail("Slurm hides the step's command from plugins; ask the site's administrator to run bollard's tests");
+	if (strstr(spec, " multi-prog=")) {
+		text = argc < 2 ? NULL : with_launcher(argv[1], launcher);
+		if (!text)
+			fail("Slurm hides the --multi-prog configuration; name the container's programs in separate steps");
+		argv[1] = text;  /* srun's from here on, until it ends */
+		return 0;
+	}
+	guard_components(argv);
+	/* The file that --bcast has copied becomes the program after this hook (23.02.4 and later). */
+	copy = opt && get && slurm_version(spank) >= 2302 ? get(opt, "bcast") : NULL;
+	if (setenv(ENV_ARGV0, is_set(copy) ? copy : argv[0], 1) < 0)
 		fail("out of memory");
-	argv[1] = text;  /* srun's from here on, until it ends */
+	if (!is_set(copy))
+		argv[0] = launcher;
+	else if (!set || set(opt, "bcast", launcher, false) < 0)
+		unsetenv(ENV_ARGV0);  /* the node puts the launcher first */
 	return 0;
 }

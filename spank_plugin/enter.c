@@ -469,6 +469,9 @@ int main(int argc, char **argv)
 		return fuse_socket ? be_fusermount(fuse_socket, fuse_device) : 0;
 	if (!name && argc == 2 && strcmp(argv[1], "--print-environment") == 0)
 		return print_environment();
+	if (!name && getenv(ENV_SPEC))
+		return fail("Slurm on this node has not loaded the bollard plugin, so there is no container; "
+			    "the site's administrator should see its plugstack.conf");
 	if (!name)
 		return fail("bollard-enter is started by Slurm or by the bollard command, not by hand; "
 			    "try: bollard exec IMAGE COMMAND");

@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Headers older than Linux 5.9 and glibc 2.34 lack it; the number is the same on every architecture. */
@@ -55,6 +56,28 @@ int owned_by_root(const char *path)
 			return 0;
 		*slash = '\0';
 	}
+}
+
+int open_record(const char *folder, uint32_t job, const struct identity *id, unsigned long long mark)
+{
+	struct timespec now;
+	char path[4096];
+	int fd;
+
+	if ((mkdir(folder, 0755) < 0 && errno != EEXIST) || owned_by_root(folder) < 0 ||
+	    clock_gettime(CLOCK_REALTIME, &now) < 0)
+		return -1;
+	if (snprintf(path, sizeof(path), "%s/%u.%u.%016llx.%lld%09ld", folder, job, id->uid, mark,
+		     (long long) now.tv_sec, now.tv_nsec) >= (int) sizeof(path)) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd >= 0 && (fchown(fd, 0, id->gid) < 0 || fchmod(fd, 0640) < 0)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
 }
 
 int connect_as(uid_t uid, int fd, const struct sockaddr *addr, socklen_t size)
