@@ -44,7 +44,7 @@ int b_openat2(int dir, const char *path, unsigned long long flags, unsigned long
 int b_exchange(const char *one, const char *other);
 int b_drop_capabilities(void);
 int b_use_capabilities(int on);
-int b_start_init(const char *proc, int ready);
+int b_start_first(const char *proc, int ready);
 """)
 
 ffi.set_source(
@@ -113,7 +113,7 @@ static int b_openat2(int dir, const char *path, unsigned long long flags, unsign
 /* A child that is the first process of a PID namespace. It mounts the namespace's /proc on `proc`, tells through
  * `ready` (a NUL byte, or errno), and from then on only is there: orphans go to it and are reaped by the kernel.
  * All of it is C, for no fork of Python's makes a namespace for one child alone. */
-static int b_start_init(const char *proc, int ready)
+static int b_start_first(const char *proc, int ready)
 {
     long pid = syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, 0, 0, 0, 0);
     char failed;
@@ -121,7 +121,7 @@ static int b_start_init(const char *proc, int ready)
     if (pid != 0)
         return (int) pid;
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-    prctl(PR_SET_NAME, "bollard-init", 0, 0, 0);
+    prctl(PR_SET_NAME, "bollard-first", 0, 0, 0);
     signal(SIGCHLD, SIG_IGN);
     failed = mount("proc", proc, "proc", MS_NOSUID | MS_NODEV, 0) < 0 ? (char) errno : 0;
     if (dup2(ready, 0) < 0 || syscall(SYS_close_range, 1, ~0u, 0) < 0 || write(0, &failed, 1) != 1 || failed)

@@ -82,7 +82,13 @@ TABLE: tuple[Row, ...] = (
     ("containall", "", ("BOLLARD_CONTAINALL",), "", "the same, with own process and IPC namespaces and --cleanenv"),
     ("compat", "", ("BOLLARD_COMPAT",), "", "as docker would: --containall --no-init --no-umask --writable-tmpfs"),
     ("workdir", "DIR", ("BOLLARD_WORKDIR",), "", "where /tmp, /var/tmp and scratch directories lie with --contain"),
-    ("scratch", "DIR", ("BOLLARD_SCRATCH", "BOLLARD_SCRATCHDIR"), "", "an empty directory in the container that ends with it"),
+    (
+        "scratch",
+        "DIR",
+        ("BOLLARD_SCRATCH", "BOLLARD_SCRATCHDIR"),
+        "",
+        "an empty directory in the container that ends with it",
+    ),
     (
         "pwd",
         "DIR",
@@ -104,7 +110,13 @@ TABLE: tuple[Row, ...] = (
         "let the container be written to; what is written is kept in memory and ends with it",
     ),
     ("writable", "", ("BOLLARD_WRITABLE",), "", "write into the image itself, which must be a directory"),
-    ("overlay", "PATH[:ro]", ("BOLLARD_OVERLAY", "BOLLARD_OVERLAYIMAGE"), "", "a directory or ext3 image that keeps what is written"),
+    (
+        "overlay",
+        "PATH[:ro]",
+        ("BOLLARD_OVERLAY", "BOLLARD_OVERLAYIMAGE"),
+        "",
+        "a directory or ext3 image that keeps what is written",
+    ),
     (
         "fakeroot",
         "",
