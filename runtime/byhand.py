@@ -5,7 +5,8 @@
        └── waits for that, then becomes bollard-enter, which becomes the program ◄┘
 
 The program is the process that the user started: signals, terminal, standard streams and exit status are its
-own. The keeper holds a pidfd of it and ends with it, and with what it left in the background. An instance's keeper is made here too (instance.py).
+own. The keeper holds a pidfd of it and ends with it, and with what it left in the background.
+An instance's keeper is made here too (instance.py).
 """
 
 from __future__ import annotations
