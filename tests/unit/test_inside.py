@@ -109,6 +109,8 @@ def test_a_command_the_host_lacks(view):
         ("-n 4 --bind-to core ./app -n 9", "--cpu-bind=cores --ntasks=4"),
         ("--bind-to=hwthread:overload-allowed ./app", "--cpu-bind=threads"),
         ("-bind-to none ./app", "--cpu-bind=none"),
+        ("--report-bindings -bind-to-core ./app", "--cpu-bind=verbose,cores"),
+        ("--report-bindings ./app", "--cpu-bind=verbose"),
         ("-H n1,n2 ./app", "--nodes=2 --nodelist=n1,n2 --ntasks=2"),
         ("--host n1:2,n2:2 -n 3 ./app", "--nodes=2 --ntasks-per-node=2 --nodelist=n1,n2 --ntasks=3"),
         ("-host n1:2,n2:2 -n 2 ./app", "--nodes=1 --ntasks-per-node=2 --nodelist=n1 --ntasks=2"),
