@@ -208,6 +208,17 @@ def test_the_images_own_mpirun(cluster: Cluster, images: Images, work: Work) -> 
     assert good(done) == f"{TOOLS}/mpirun\n{own}1\n"
 
 
+@pytest.mark.parametrize("library", ["ompi", "mpich"])
+def test_the_images_own_mpirun_over_two_nodes(cluster: Cluster, images: Images, work: Work, library: str) -> None:
+    """What it starts on other nodes, by srun, is in the container as well."""
+    name = {"ompi": "openmpi", "mpich": "mpich"}[library]
+    script = f"#!/bin/sh\nmpirun.{name} -n 2 /opt/mpi/{library}_ring\n"
+    options = ["-w", "n1,n2", "-N2", "--ntasks-per-node=1", f"--container={images.mpi}"]
+    done = cluster.batch(script, work, *options, env={"BOLLARD_NO_MPIRUN": "1"})
+    lines = [line for line in ring(done.out) if line.startswith(("rank", "sum"))]
+    assert lines == ["rank 0 of 2 on n1", "rank 1 of 2 on n2", "sum ok"], done
+
+
 def test_what_mpirun_cannot_pass_on(cluster: Cluster, images: Images) -> None:
     done = cluster.srun(f"--container={images.mpi}", "mpirun", "--tune", "x", "true")
     assert done.rc == 255 and len(done.complaints()) == 1 and "BOLLARD_NO_MPIRUN=1" in done.err, done

@@ -211,11 +211,12 @@ def test_what_srun_cannot_do_is_said_in_one_line(view, line, word):
 )
 def test_the_images_own_mpirun(view, tmp_path, env, words):
     own = tmp_path / "mpirun"
-    own.write_text('#!/bin/sh\necho own "$@"\n')
+    own.write_text('#!/bin/sh\necho own "$SRUN_CONTAINER" "$@"\n')
     own.chmod(0o755)
     env = {**env, "PATH": f"{view}/bin:{tmp_path}:/usr/bin"}
     done = subprocess.run([view / "bin/mpirun", *words], env=env, capture_output=True, text=True)
-    assert done.stdout == f"own {' '.join(words)}\n"
+    container = env["BOLLARD_CONTAINER"] if "SLURM_JOB_ID" in env else ""
+    assert done.stdout == f"own {container} {' '.join(words)}\n", "what it starts by srun belongs in the container"
     env["PATH"] = f"{view}/bin:/nowhere"
     done = subprocess.run([view / "bin/mpirun", *words], env=env, capture_output=True, text=True)
     assert done.returncode == 255 and done.stderr.startswith("bollard: mpirun: the image has none;")
