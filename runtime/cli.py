@@ -171,7 +171,13 @@ def _job(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     if len(words) != 1:
         raise BollardError(f"job takes one number, not {len(words)} words", "write `bollard job JOBID`")
     options = {option for option, _ in given}
-    found = job.look(running.parse(words[0])[0])
+    number = running.parse(words[0])[0]
+    if "here" in options:
+        import json
+
+        print(json.dumps(job.records(number)))
+        return 0
+    found = job.look(number, collect="collect" in options)
     if "verify" in options:
         print("\n".join(job.verify(found)))
     elif "json" in options:
@@ -270,9 +276,14 @@ COMMANDS: dict[str, Command] = {
         _attach,
     ),
     "job": (
-        "[--json] JOB",
+        "[OPTION...] JOB",
         "show what is on record of a job: images, nodes, tasks that entered",
-        {"json": ("", "for programs"), "verify": ("", "read the images again, and compare")},
+        {
+            "json": ("", "for programs"),
+            "collect": ("", "fetch the records of all its nodes, by a small job on them"),
+            "here": ("", "this node's records alone, as JSON"),
+            "verify": ("", "read the images again, and compare"),
+        },
         False,
         _job,
     ),

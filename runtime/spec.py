@@ -10,7 +10,7 @@ rows of `options.TABLE` and:
     cwd          the directory the tasks start in
     userhome     $HOME of the client
     id           inode.size.mtime of the image file, so that a rebuilt image is another container
-    multi-prog   1 under srun --multi-prog
+    multi-prog   under srun --multi-prog: 2, for srun puts the launcher before each program itself
     verbose      when the client began, in ns since 1970; last, and cut off on the node: it makes no other container
 
 Runs on the node path: no import but errors.

@@ -116,5 +116,6 @@ def test_verbose_is_the_last_option():
 
 def test_the_key_of_multi_prog():
     """spec.py names it; client.c writes it as its last word before the options."""
-    assert 'add(&spec, "multi-prog", "1")' in (C / "client.c").read_text()
+    assert 'add(&spec, "multi-prog", "2")' in (C / "client.c").read_text()
+    assert '" multi-prog=2"' in (C / "stepd.c").read_text()
     assert "multi-prog" not in [row[0] for row in options.TABLE]
