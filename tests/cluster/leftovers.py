@@ -74,4 +74,5 @@ def _is_daemon(process: Process) -> bool:
     if process.name == "sleep":
         with contextlib.suppress(OSError):
             return open(f"/proc/{process.pid}/cmdline").read() == "sleep\0infinity\0"
-    return process.name in ("slurmd", "slurmctld", "munged", "slurmscriptd", "tini")
+    # `scontrol reconfigure` starts the daemons anew from 23.11 on, under the names that Debian's links lead to.
+    return process.name.removesuffix("-wlm") in ("slurmd", "slurmctld", "munged", "slurmscriptd", "tini")
