@@ -74,5 +74,5 @@ def _is_daemon(process: Process) -> bool:
     if process.name == "sleep":
         with contextlib.suppress(OSError):
             return open(f"/proc/{process.pid}/cmdline").read() == "sleep\0infinity\0"
-    # `scontrol reconfigure` starts the daemons anew from 23.11 on, under the names that Debian's links lead to.
-    return process.name.removesuffix("-wlm") in ("slurmd", "slurmctld", "munged", "slurmscriptd", "tini")
+    name = process.name.removesuffix("-wlm")  # Debian's file behind the name, which a reconfigured daemon starts again
+    return name in ("slurmd", "slurmctld", "slurmdbd", "mariadbd", "munged", "slurmscriptd", "tini")

@@ -100,8 +100,7 @@ def test_slurmd_is_started_again(cluster: Cluster, images: Images, work: Work) -
     with running(cluster, images, work) as job:
         slurmd = next(process for process in cluster.named("n1", "slurmd", "slurmd-wlm"))
         command, environ = words_of(slurmd, "cmdline"), words_of(slurmd, "environ")
-        # One that `scontrol reconfigure` has started anew (23.11 on) was handed descriptors, which end with it.
-        environ = [entry for entry in environ if not entry.startswith("SLURMD_RECONF")]
+        environ = [word for word in environ if not word.startswith("SLURMD_RECONF")]  # of an earlier reconfigure
         slurmd.kill(15)
         until(lambda: not slurmd.alive(), "the end of slurmd")
         started = cluster.exec(["env", "-i", *environ, "setsid", *command], node="n1", user="root")
