@@ -132,13 +132,25 @@ def _plan(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
 
 
 def _build(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
-    if len(words) != 2:
-        raise BollardError(f"build takes two names, not {len(words)}", "write `bollard build TARGET SOURCE`")
-    from bollard.runtime import build
+    from bollard.runtime import cli_build
 
-    build.build(words[0], words[1], force=any(option == "force" for option, _ in given))
-    return 0
+    return cli_build.run(name, given, words)
 
+
+BUILD_OPTIONS = {
+    "sandbox": ("", "make a directory instead of a SIF file"),
+    "force": ("", "replace TARGET if it exists; labels and help of the definition win over the base image's"),
+    "update": ("", "run the definition on the sandbox TARGET instead of its Bootstrap"),
+    "section": ("NAMES", "only these sections: setup, post, files, environment, test, labels, none, ..."),
+    "notest": ("", "do not run %test"),
+    "build-arg": ("KEY=VALUE", "a value for {{ KEY }}"),
+    "build-arg-file": ("FILE", "lines of KEY=VALUE"),
+    "warn-unused-build-args": ("", "a build argument that nothing uses is no error"),
+    "bind": ("SRC[:DST[:ro]],...", "make host paths visible to %post and %test"),
+    "reproducible": ("", "equal trees give equal images [SOURCE_DATE_EPOCH]"),
+    "fakeroot": ("", "accepted: a build without root is always one"),
+    "ignore-subuid": ("", "do without the ids of /etc/subuid"),
+}
 
 COMMANDS: dict[str, Command] = {
     "exec": ("[OPTION...] IMAGE PROGRAM [ARGUMENT...]", "run a program in a container", {}, True, _start),
@@ -160,8 +172,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "build": (
         "[OPTION...] TARGET SOURCE",
-        "make the image TARGET (a SIF file) from the directory SOURCE",
-        {"force": ("", "replace TARGET if it exists")},
+        "make the image TARGET from a definition file, an image, an archive or a directory",
+        BUILD_OPTIONS,
         False,
         _build,
     ),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SHORT = {
     "B": "bind", "e": "cleanenv", "H": "home", "h": "help", "s": "shell", "d": "verbose", "v": "verbose", "F": "force",
 }  # fmt: skip
+# What they mean to one command.
+OWN_SHORT = {"build": {"s": "sandbox", "u": "update", "f": "fakeroot", "T": "notest"}}
 ALIASES = {"cwd": "pwd", "debug": "verbose"}
 
 # A command's own options: name -> (the word that stands for its value, or "" for a switch; help).
@@ -38,6 +40,7 @@ def arguments(own: Own, container: bool) -> dict[str, str]:
 def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tuple[list[tuple[str, str]], list[str]]:
     """The options in front as (name, value), "1" for a switch, and the words from the first that is none."""
     known = arguments(own, container)
+    short = {**SHORT, **OWN_SHORT.get(command, {})}
     found: list[tuple[str, str]] = []
     rest = list(argv)
     while rest and rest[0].startswith("-") and rest[0] != "-":
@@ -48,7 +51,7 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
             name, equals, value = word[2:].partition("=")
             name, given = ALIASES.get(name, name), value if equals else None
         else:
-            name, given = SHORT.get(word[1], word[1]), word[2:] or None
+            name, given = short.get(word[1], word[1]), word[2:] or None
             if given is not None and known.get(name) == "":  # -eF is -e -F
                 rest.insert(0, "-" + given)
                 given = None
@@ -80,7 +83,8 @@ def variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
 
 def help_text(usage: str, what: str, own: Own, container: bool = True) -> str:
     """The help of one command."""
-    short = {name: letter for letter, name in SHORT.items()}
+    command = usage.split(" ")[1]
+    short = {name: letter for letter, name in {**SHORT, **OWN_SHORT.get(command, {})}.items()}
     rows = [(name, argument, text, forms) for name, argument, forms, _, text in options.TABLE if container]
     rows += [(name, argument, text, ()) for name, (argument, text) in (*own.items(), *COMMON.items())]
     lines = [f"usage: {usage}", "", what, "", "options:"]
