@@ -6,6 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 SUITE ?= bookworm
+SECONDS ?= 60
 
 SYSTEM := /usr/bin/python3
 PYTHON := .venv/bin/python
@@ -18,13 +19,14 @@ PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv py
 	squashfs-tools:/usr/bin/mksquashfs squashfuse:/usr/bin/squashfuse git:/usr/bin/git
 TOOLS := pytest hypothesis pexpect cffi ruff mypy types-cffi types-pexpect types-setuptools
 
-.PHONY: help packages dev demo test unit cluster-test bench lint format clean
+.PHONY: help packages dev demo test unit cluster-test fuzz bench lint format clean
 
 help:
 	@echo 'make demo          bring a Slurm cluster up on this machine and run MPI in a container on it'
 	@echo 'make test          every test: unit, then cluster'
 	@echo 'make unit          tests that need no cluster (seconds)'
 	@echo 'make cluster-test  tests on the cluster; SUITE=trixie for another Slurm'
+	@echo 'make fuzz          damaged input for the readers of definitions and images; SECONDS=60'
 	@echo 'make bench         what a container costs, as a table and as JSON'
 	@echo 'make lint          ruff and mypy'
 	@echo 'make format        let ruff format what it formats'
@@ -59,6 +61,9 @@ test: dev
 	@status=0; $(MAKE) --no-print-directory unit || status=$$?; \
 	$(MAKE) --no-print-directory cluster-test || status=$$?; exit $$status
 
+fuzz: dev
+	$(PYTHON) tests/fuzz/run.py --seconds $(SECONDS)
+
 bench: packages
 	$(SYSTEM) bench/run.py
 
@@ -68,6 +73,7 @@ lint: dev
 	cd slurm-test-cluster && $(MYPY) *.py && $(MYPY) --scripts-are-modules cluster && $(MYPY) --scripts-are-modules images
 	cd tests && $(MYPY) conftest.py dev_tree.py
 	cd tests/cluster && $(MYPY) .
+	cd tests/fuzz && $(MYPY) .
 
 format: dev
 	.venv/bin/ruff check --fix-only --quiet .

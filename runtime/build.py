@@ -184,17 +184,18 @@ def inspect_metadata(source: str, labels: Mapping[str, str], deffile: str) -> by
 
     def text(name: str) -> str:
         path = f".singularity.d/{name}"
-        return _read(source, path) if own else OWN_SCRIPTS.get(path, "")
+        return (_read(source, path) if own else OWN_SCRIPTS.get(path, "")).rstrip("\n")
 
     names = ["90-environment.sh"]
     if own:
         place = os.path.join(source, ".singularity.d/env")
         names = sorted(os.listdir(place)) if os.path.isdir(place) else []
-    # Only what users and sources write; 01-base and 94 to 99 are the fixed frame around it.
-    shown = [n for n in names if n.endswith(".sh") and n[:2].isdigit() and 10 <= int(n[:2]) <= 90]
+    # Only what users and sources write; 01-base and 94 to 99 are the fixed frame around it. Without the newlines at
+    # the end, as Apptainer gives them.
+    shown = [n for n in names if n.endswith(".sh") and n[:2].isdigit() and 10 <= int(n[:2]) <= 91]
     attributes: dict[str, object] = {
         "apps": _apps(source),
-        "deffile": deffile,
+        "deffile": deffile.rstrip("\n"),
         "environment": {f"/.singularity.d/env/{name}": text(f"env/{name}") for name in shown},
         "helpfile": text("runscript.help"),
         "labels": dict(sorted(labels.items())),
@@ -218,7 +219,7 @@ def _apps(source: str) -> dict[str, object]:
         inside = f"scif/apps/{name}/scif"
 
         def text(file: str, inside: str = inside) -> str:
-            return _read(source, f"{inside}/{file}")
+            return _read(source, f"{inside}/{file}").rstrip("\n")
 
         try:
             labels = json.loads(text("labels.json") or "{}")

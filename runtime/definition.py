@@ -325,7 +325,8 @@ def _assemble(header: dict[str, str], sections: list[_Section], name: str, line:
                 args[title] = rest
         else:
             hint = _similar(title, (*SECTIONS, *APP_SECTIONS))
-            raise _error(name, section.line, f"%{_shown(title)}: no such section", hint)
+            shown = _shown(section.title.split(" ")[0])
+            raise _error(name, section.line, f"%{shown}: no such section", hint)
     scripts = {key: Script("".join(text), args.get(key, ""), tuple(numbers[key])) for key, text in texts.items()}
     return Stage(
         header,

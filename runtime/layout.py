@@ -93,7 +93,7 @@ APPS_SCRIPT: Final = """\
 if [ -n "${SINGULARITY_APPNAME:-}" ]; then
     export SINGULARITY_APPNAME
     if [ ! -d "/scif/apps/$SINGULARITY_APPNAME" ]; then
-        echo "$SINGULARITY_APPNAME: this image has no such app" >&2
+        echo "$SINGULARITY_APPNAME: this image has no such app"
         exit 1
     fi
     SCIF_APPS=/scif/apps
@@ -101,11 +101,11 @@ if [ -n "${SINGULARITY_APPNAME:-}" ]; then
     PATH="$SCIF_APPROOT/bin:$SCIF_APPROOT:$PATH"
     LD_LIBRARY_PATH="$SCIF_APPROOT/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
     export SCIF_APPS SCIF_APPROOT PATH LD_LIBRARY_PATH
-    for scif_script in "$SCIF_APPROOT/scif/env/01-base.sh" "$SCIF_APPROOT/scif/env/90-environment.sh"; do
-        if [ -f "$scif_script" ]; then
-            . "$scif_script"
-        fi
-    done
-    unset scif_script
+    if [ -f "$SCIF_APPROOT/scif/env/01-base.sh" ]; then
+        . "$SCIF_APPROOT/scif/env/01-base.sh"
+    fi
+    if [ -f "$SCIF_APPROOT/scif/env/90-environment.sh" ]; then
+        . "$SCIF_APPROOT/scif/env/90-environment.sh"
+    fi
 fi
 """

@@ -57,8 +57,9 @@ def files(app: App) -> list[File]:
     ):
         text = app.sections.get(section, "")
         if text:
-            front = "" if text.lstrip().startswith("#!") else front
-            found.append(File(f"{meta}/{file}", mode, _bytes(front + text if front else text.lstrip())))
+            if front and text.lstrip().startswith("#!"):
+                front, text = "", text.lstrip()
+            found.append(File(f"{meta}/{file}", mode, _bytes(front + text)))
     return found
 
 
