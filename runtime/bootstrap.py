@@ -196,7 +196,10 @@ def _debootstrap(source: Source) -> None:
         raise BollardError(f"{name} {suite} failed: {_last_line(log)}", "check OSVersion, MirrorURL and the network")
     for name in source.tree.names("/dev"):
         source.tree.remove(f"/dev/{name}")
-    shutil.rmtree(f"{target}/debootstrap", ignore_errors=True)
+    source.tree.remove("/debootstrap")
+    for name in source.tree.names("/var/cache/apt/archives"):
+        if name.endswith(".deb"):
+            source.tree.remove(f"/var/cache/apt/archives/{name}")
     dress.base(source.tree, overwrite=True)
 
 

@@ -213,7 +213,8 @@ def inspect_metadata(source: str, labels: Mapping[str, str], deffile: str) -> by
 def _apps(source: str) -> dict[str, object]:
     """What `inspect` tells of each SCIF app of the tree."""
     place = os.path.join(source, "scif/apps")
-    names = sorted(os.listdir(place)) if os.path.isdir(place) and not os.path.islink(place) else []
+    linked = os.path.islink(place) or os.path.islink(os.path.dirname(place))
+    names = sorted(os.listdir(place)) if os.path.isdir(place) and not linked else []
     found: dict[str, object] = {}
     for name in names:
         inside = f"scif/apps/{name}/scif"

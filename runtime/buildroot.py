@@ -95,7 +95,7 @@ def run(
     read_only: bool = False,
 ) -> Result:
     """Run `argv` in `tree` and wait; `scratch` is a directory of ours outside of it."""
-    made = [] if read_only else _places(tree, binds)
+    made = _places(tree, binds)
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -58,7 +58,8 @@ class Tree:
     def makedirs(self, path: str, mode: int = 0o755) -> None:
         os.close(self._directory(path, mode))
 
-    def _directory(self, path: str, mode: int = 0o755) -> int:
+    def _directory(self, path: str, mode: int = 0o755, links: int = 40) -> int:
+        """A descriptor of the directory `path`, made if it is missing, and where a link to nothing points."""
         try:
             return linux.open_in_root(self.fd, "/" + path, _DIRECTORY)
         except FileNotFoundError:
@@ -66,11 +67,16 @@ class Tree:
         head, _, name = path.strip("/").rpartition("/")
         if name == "..":
             raise BollardError(f"{path}: does not exist in the image", "name it without ..")
-        above = self._directory(head)
+        above = self._directory(head, links=links)
         try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, mode, dir_fd=above)
-                os.chmod(name, mode, dir_fd=above)  # whatever the umask
+            os.mkdir(name, mode, dir_fd=above)
+            os.chmod(name, mode, dir_fd=above)  # whatever the umask
+        except FileExistsError:
+            if not links or not stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+                raise BollardError(f"/{path.strip('/')} of the image is no directory", "name another place") from None
+            place = os.readlink(f"/proc/self/fd/{above}")[len(os.path.realpath(self.path)) :]
+            target = os.path.normpath(os.path.join("/", place, os.readlink(name, dir_fd=above)))
+            return self._directory(target.lstrip("/"), mode, links - 1)
         finally:
             os.close(above)
         return linux.open_in_root(self.fd, "/" + path, _DIRECTORY)

@@ -10,7 +10,23 @@ import tempfile
 
 from bollard.runtime import image, sif, sif_write
 
-_EDGES = (0, 1, 2, 47, 48, 584, 585, 4096, 32176, 1 << 31, (1 << 32) - 1, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
+_EDGES = (
+    0,
+    1,
+    2,
+    47,
+    48,
+    584,
+    585,
+    4096,
+    32176,
+    1 << 31,
+    (1 << 32) - 1,
+    1 << 62,
+    (1 << 63) - 1,
+    1 << 63,
+    (1 << 64) - 1,
+)
 
 
 def _superblock() -> bytes:
@@ -52,7 +68,9 @@ def make(chance: random.Random) -> bytes:
             struct.pack_into("<Q", raw, slot + 17 + 8 * chance.randrange(7), chance.choice(_EDGES))
         elif what == 2:
             slot = _TABLE + sif.DESCRIPTOR_SIZE * chance.randrange(5)
-            struct.pack_into("<I", raw, slot + chance.choice((0, 5, 9, 13, 201, 205)), chance.choice(_EDGES) & 0xFFFFFFFF)
+            struct.pack_into(
+                "<I", raw, slot + chance.choice((0, 5, 9, 13, 201, 205)), chance.choice(_EDGES) & 0xFFFFFFFF
+            )
         elif what == 3:
             start = chance.choice((0, _TABLE, len(raw) - 4096))
             raw[min(start + chance.randrange(700), len(raw) - 1)] = chance.randrange(256)

@@ -32,6 +32,7 @@ sys.path.insert(0, str(dev_tree.make()))
 
 import definitions  # noqa: E402
 import images  # noqa: E402
+
 from bollard.runtime.errors import BollardError  # noqa: E402
 
 MEMORY = 768 << 20  # bytes of address space

@@ -98,7 +98,9 @@ def test_files_with_quotes_globs_and_one_word():
 
 
 def test_files_from_stages():
-    found = parse("Bootstrap: scratch\nStage: one\n%files\nx\nbootstrap: scratch\n%files from one # y\n/a\n%files\n/b\n")
+    found = parse(
+        "Bootstrap: scratch\nStage: one\n%files\nx\nbootstrap: scratch\n%files from one # y\n/a\n%files\n/b\n"
+    )
     assert [stage.header.get("stage") for stage in found.stages] == ["one", None]
     assert [files.stage for files in found.stages[1].files] == ["one", ""]
 
@@ -127,7 +129,9 @@ class TestArguments:
         assert stage(self.text, V="4").header["from"] == "a-4"
 
     def test_comments_are_left_alone(self):
-        found = stage(HEAD + "%post\n# {{ no }}\necho # {{ no }}\n#{{ no }} {{ A }}\n#!{{ A }} {{ A }}\n", A="x", no="y")
+        found = stage(
+            HEAD + "%post\n# {{ no }}\necho # {{ no }}\n#{{ no }} {{ A }}\n#!{{ A }} {{ A }}\n", A="x", no="y"
+        )
         assert found.script("post").text == "# {{ no }}\necho # {{ no }}\n#y x\n#!x x\n"
 
     def test_without_a_value(self):
@@ -137,7 +141,9 @@ class TestArguments:
         assert parse(self.text, V="1", X="2").unused == ("X",)
 
     def test_defaults_are_of_their_stage(self):
-        assert "img.def:5: {{ A }}" in refused("Bootstrap: scratch\n%arguments\nA=1\nBootstrap: scratch\nFrom: {{ A }}\n")
+        assert "img.def:5: {{ A }}" in refused(
+            "Bootstrap: scratch\n%arguments\nA=1\nBootstrap: scratch\nFrom: {{ A }}\n"
+        )
 
     def test_what_is_no_pair_is_warned_of(self):
         assert parse(HEAD + "%arguments\nA\n").warnings == ("img.def:3: `A` in %arguments is not KEY=VALUE; left out",)
