@@ -19,12 +19,13 @@ PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv py
 	squashfs-tools:/usr/bin/mksquashfs squashfuse:/usr/bin/squashfuse git:/usr/bin/git
 TOOLS := pytest hypothesis pexpect cffi ruff mypy types-cffi types-pexpect types-setuptools
 
-.PHONY: help packages dev demo test unit cluster-test fuzz bench lint format clean
+.PHONY: help packages dev demo test unit build-test cluster-test fuzz bench lint format clean
 
 help:
 	@echo 'make demo          bring a Slurm cluster up on this machine and run MPI in a container on it'
 	@echo 'make test          every test: unit, then cluster'
 	@echo 'make unit          tests that need no cluster (seconds)'
+	@echo 'make build-test    definition files built without root (minutes; Debian mirror, PyPI)'
 	@echo 'make cluster-test  tests on the cluster; SUITE=trixie for another Slurm'
 	@echo 'make fuzz          damaged input for the readers of definitions and images; SECONDS=60'
 	@echo 'make bench         what a container costs, as a table and as JSON'
@@ -53,12 +54,18 @@ dev: packages .venv/.done
 unit: dev
 	$(PYTHON) -m pytest -q tests/unit
 
+build-test: PACKAGES += debootstrap:/usr/sbin/debootstrap
+build-test: dev
+	$(PYTHON) -m pytest -q tests/builds
+
 cluster-test: dev
 	$(PYTHON) -m pytest -q --suite $(SUITE) tests/cluster
 
-# Both even when the first fails, and then a failure.
+# All even when one fails, and then a failure.
 test: dev
 	@status=0; $(MAKE) --no-print-directory unit || status=$$?; \
+	$(MAKE) --no-print-directory build-test || status=$$?; \
+	$(MAKE) --no-print-directory fuzz || status=$$?; \
 	$(MAKE) --no-print-directory cluster-test || status=$$?; exit $$status
 
 fuzz: dev
@@ -74,6 +81,7 @@ lint: dev
 	cd tests && $(MYPY) conftest.py dev_tree.py
 	cd tests/cluster && $(MYPY) .
 	cd tests/fuzz && $(MYPY) .
+	cd tests/builds && MYPYPATH=.. $(MYPY) .
 
 format: dev
 	.venv/bin/ruff check --fix-only --quiet .

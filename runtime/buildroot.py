@@ -136,7 +136,7 @@ def mount_devices(target: str, links: bool = True) -> None:
         os.close(place)
         os.close(tree)
     os.mkdir(f"{target}/shm")
-    os.chmod(f"{target}/shm", 0o1777)
+    linux.mount("tmpfs", f"{target}/shm", "mode=1777", linux.MS_NOSUID | linux.MS_NODEV)
     os.mkdir(f"{target}/pts")
     try:
         linux.mount("devpts", f"{target}/pts", "newinstance,ptmxmode=0666,mode=620")
@@ -161,7 +161,7 @@ def _places(tree: Tree, binds: tuple[Bind, ...]) -> list[str]:
         if tree.exists(target):
             continue
         top = target
-        while not tree.exists(os.path.dirname(top)):
+        while not (tree.exists(os.path.dirname(top)) or tree.is_link(os.path.dirname(top))):
             top = os.path.dirname(top)
         if os.path.isdir(source):
             tree.makedirs(target)

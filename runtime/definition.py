@@ -425,4 +425,4 @@ def _similar(word: str, known: Iterable[str]) -> str:
     import difflib
 
     close = difflib.get_close_matches(word[:100], list(known), 1)
-    return f"did you mean {close[0]}?" if close else "known are " + ", ".join(sorted(known))
+    return f"did you mean {_shown(close[0])}?" if close else "known are " + ", ".join(map(_shown, sorted(known)))
