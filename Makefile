@@ -80,7 +80,7 @@ lint: dev
 	cd slurm-test-cluster && $(MYPY) *.py && $(MYPY) --scripts-are-modules cluster && $(MYPY) --scripts-are-modules images
 	cd tests && $(MYPY) conftest.py dev_tree.py
 	cd tests/cluster && $(MYPY) .
-	cd tests/fuzz && $(MYPY) .
+	cd tests/fuzz && MYPYPATH=.. $(MYPY) .
 	cd tests/builds && MYPYPATH=.. $(MYPY) .
 
 format: dev

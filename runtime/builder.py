@@ -61,8 +61,17 @@ class Request(NamedTuple):
 
 def run(request: Request) -> None:
     """Build `request.target`; BollardError for everything that went wrong."""
+    way = rootless.choose(request.ignore_subuid)
     if _is_plain(request):
-        build.build(request.target, request.source, force=request.force)
+
+        def plain() -> None:
+            build.build(request.target, request.source, force=request.force)
+
+        # A sandbox may have files of subordinate ids, which only their namespace can read.
+        if way.kind == rootless.SUBIDS:
+            rootless.run(way, plain)
+        else:
+            plain()
         return
     found = load(request.source, request.arguments)
     for warning in found.warnings:
@@ -76,7 +85,6 @@ def run(request: Request) -> None:
         bootstrap.check(stage.header)
     _check_target(request)
     build.schema_labels("")  # a SOURCE_DATE_EPOCH that is none
-    way = rootless.choose(request.ignore_subuid)
     place = workspace.make(workspace.parent(os.environ, request.target if request.sandbox else ""))
     try:
         rootless.run(way, lambda: _carry_out(request, found, place, os.getcwd()))

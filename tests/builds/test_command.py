@@ -96,7 +96,8 @@ def test_force_replaces_a_sandbox(builder: Builder, sandbox: Path, place: Path) 
 
 
 def test_update_goes_on_with_the_sandbox(builder: Builder, sandbox: Path, place: Path) -> None:
-    more = "Bootstrap: docker\nFrom: nothing\n%post\n    cat /made\n    echo two > /more\n%labels\n    Colour red\n    Size 2\n"
+    more = "Bootstrap: docker\nFrom: nothing\n%post\n    cat /made\n    echo two > /more\n"
+    more += "%labels\n    Colour red\n    Size 2\n"
     assert "one" in builder.build("--update", sandbox, write(place, more, "more.def"))
     assert (sandbox / "more").read_text() == "two\n"
     found = labels(sandbox)
@@ -200,7 +201,8 @@ def test_binds(builder: Builder, place: Path, shell: str) -> None:
     (place / "data").mkdir()
     (place / "data/file").write_text("from the host\n")
     owned(place)
-    text = "%post\n    cat /new/place/file > /copy\n    if touch /new/place/other; then exit 9; fi\n%test\n    cat /new/place/file\n"
+    text = "%post\n    cat /new/place/file > /copy\n    if touch /new/place/other; then exit 9; fi\n"
+    text += "%test\n    cat /new/place/file\n"
     write(place, shell + text)
     builder.build("-B", f"{place}/data:/new/place:ro", "--sandbox", place / "box", place / "img.def")
     assert (place / "box/copy").read_text() == "from the host\n"
