@@ -32,6 +32,7 @@ _MAX_LAYERS = 1024
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _VARIABLE = re.compile(r"[A-Za-z_][0-9A-Za-z_]*")
+_SKOPEO_SAYS = re.compile(r'msg="((?:[^"\\]|\\.)*)"')  # its log line
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 
 
@@ -136,7 +137,9 @@ def _skopeo(source: str, target: str) -> None:
     )
     if done.returncode:
         lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-        raise BollardError(f"{source}: skopeo: {lines[-1] if lines else 'failed'}", "check the name and the network")
+        said = _SKOPEO_SAYS.search(lines[-1]) if lines else None
+        reason = said[1].replace('\\"', '"') if said else (lines or ["failed"])[-1]
+        raise BollardError(f"{source}: skopeo: {reason}", "check the name, the login and the network")
 
 
 def _split(agent: str, reference: str) -> tuple[str, str]:
@@ -174,7 +177,9 @@ def _from_layout(layout: str, tag: str, name: str) -> Layers:
 
 def _from_docker(layout: str, tag: str, name: str) -> Layers:
     entries = [item for item in _json_list(f"{layout}/manifest.json", name) if isinstance(item, dict)]
-    named = [item for item in entries if tag in _strings(item.get("RepoTags"))] if tag else entries
+    # Programs differ in whether they write the registry's name in front.
+    named = [item for item in entries if any(f"/{one}".endswith(f"/{tag}") for one in _strings(item.get("RepoTags")))]
+    named = named if tag else entries
     if len(named) != 1:
         raise BollardError(f"{name}: {len(named)} images of that name", "add :NAME:TAG to name one")
     config = _json(_inside(layout, str(named[0].get("Config")), name), name)
