@@ -54,7 +54,7 @@ dev: packages .venv/.done
 unit: dev
 	$(PYTHON) -m pytest -q tests/unit
 
-build-test: PACKAGES += debootstrap:/usr/sbin/debootstrap
+build-test: PACKAGES += debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot uidmap:/usr/bin/newuidmap
 build-test: dev
 	$(PYTHON) -m pytest -q tests/builds
 

@@ -57,11 +57,12 @@ class Request(NamedTuple):
     allow_unused: bool = False
     binds: tuple[Bind, ...] = ()
     ignore_subuid: bool = False
+    ignore_seccomp: bool = False
 
 
 def run(request: Request) -> None:
     """Build `request.target`; BollardError for everything that went wrong."""
-    way = rootless.choose(request.ignore_subuid)
+    way = rootless.choose(request.ignore_subuid, request.ignore_seccomp)
     if _is_plain(request):
 
         def plain() -> None:
@@ -87,7 +88,7 @@ def run(request: Request) -> None:
     build.schema_labels("")  # a SOURCE_DATE_EPOCH that is none
     place = workspace.make(workspace.parent(os.environ, request.target if request.sandbox else ""))
     try:
-        rootless.run(way, lambda: _carry_out(request, found, place, os.getcwd()))
+        rootless.run(way, lambda: _carry_out(request, found, place, os.getcwd(), way))
     except rootless.Interrupted as interrupted:
         workspace.remove(place, way)
         _end_by(interrupted.number)
@@ -142,7 +143,7 @@ def _check_target(request: Request) -> None:
         raise BollardError(f"{target}: is a directory", "remove it, choose another name, or add --sandbox")
 
 
-def _carry_out(request: Request, found: Definition, place: str, cwd: str) -> None:
+def _carry_out(request: Request, found: Definition, place: str, cwd: str, way: rootless.Way) -> None:
     """The work, as process 1 of the namespace."""
     mask = os.umask(0o022)
     built: dict[str, Tree] = {}
@@ -152,7 +153,7 @@ def _carry_out(request: Request, found: Definition, place: str, cwd: str) -> Non
         scratch, root = f"{place}/scratch{number}", f"{place}/root{number}"
         os.mkdir(scratch, 0o700)
         os.mkdir(root, 0o755)
-        step = _Step(request, found, stage, Tree(root), scratch, cwd)
+        step = _Step(request, found, stage, Tree(root), scratch, cwd, way)
         documents = _make_stage(step, built, update=request.update and not request.force and number == last)
         if stage.header.get("stage"):
             built.setdefault(stage.header["stage"], step.tree)
@@ -183,6 +184,14 @@ class _Step(NamedTuple):
     tree: Tree
     scratch: str
     cwd: str
+    way: rootless.Way
+
+    def run(self, argv: list[str], env: Mapping[str, str], *, read_only: bool = False) -> buildroot.Result:
+        """Run a program in the tree."""
+        binds = self.request.binds
+        if self.way.kind == rootless.PRELOADED:
+            argv, binds = buildroot.preloaded(argv, binds)
+        return buildroot.run(self.tree, argv, env, self.scratch, binds=binds, read_only=read_only)
 
     def wants(self, section: str) -> bool:
         return section in self.request.sections
@@ -254,7 +263,7 @@ def _post(step: _Step) -> None:
     step.tree.write(_POST, text.encode("utf-8", "surrogateescape"), 0o755)
     argv = buildroot.command(_command(step, "post", _POST), _POST)
     env = buildroot.environment(os.environ, _variables())
-    result = buildroot.run(step.tree, argv, env, step.scratch, binds=step.request.binds)
+    result = step.run(argv, env)
     step.tree.remove(_POST)
     _check(step, "post", script, result)
 
@@ -266,7 +275,7 @@ def _test(step: _Step) -> None:
     progress.say("%test")
     argv = buildroot.command(["/.singularity.d/test"], "")
     env = buildroot.environment(os.environ, {})
-    result = buildroot.run(step.tree, argv, env, step.scratch, binds=step.request.binds, read_only=True)
+    result = step.run(argv, env, read_only=True)
     _check(step, "test", script, result)
 
 

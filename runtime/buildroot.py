@@ -11,13 +11,14 @@ Its environment is empty but for PATH, HOME, the terminal, proxies and what the 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import stat
 import subprocess
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, NoReturn
 
-from bollard.runtime import linux
+from bollard.runtime import linux, rootless
 from bollard.runtime.environment import DEFAULT_PATH
 from bollard.runtime.errors import BollardError
 from bollard.runtime.tree import Tree
@@ -43,6 +44,7 @@ _SOURCE = 'for script in /.singularity.d/env/*.sh; do if [ -f "$script" ]; then 
 _MARK = "\x1e"  # begins a traced command; ASCII's record separator
 _TRACE = f"PS4='{_MARK}$LINENO:+ '; set -x; . \"$0\""
 _MAX_LINE = 65536
+_DESCRIPTORS = 65536
 
 
 class Trace(NamedTuple):
@@ -62,6 +64,16 @@ def command(argv: list[str], script: str) -> list[str]:
     return ["/bin/sh", "-c", _SOURCE, "sh", *traced(argv, script)]
 
 
+def preloaded(argv: list[str], binds: tuple[Bind, ...]) -> tuple[list[str], tuple[Bind, ...]]:
+    """`argv` and `binds` so that the program runs under the host's fakeroot (rootless.PRELOADED)."""
+    found = rootless.fakeroot_files()
+    assert found  # rootless.choose saw it
+    places = [f"/.singularity.d/libs/{os.path.basename(path)}" for path in found]
+    script, daemon, library = places
+    binds += tuple((source, target, True) for source, target in zip(found, places))
+    return [script, "-f", daemon, "-l", library, "--", *argv], binds
+
+
 def traced(argv: list[str], script: str) -> list[str]:
     """`argv`, which runs `script`, so that a failure can be told with its line where it is a plain `sh -ex`."""
     return ["/bin/sh", "-ec", _TRACE, script] if argv == ["/bin/sh", "-ex", script] else argv
@@ -78,7 +90,13 @@ def run_on_host(argv: list[str], env: Mapping[str, str], cwd: str) -> Result:
 
 def environment(host: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
     """What the program gets: little of the host's, and `own`."""
-    found = {"PATH": DEFAULT_PATH.decode(), "HOME": "/root", "LANG": "C", "APT_CONFIG": _APT}
+    found = {
+        "PATH": DEFAULT_PATH.decode(),
+        "HOME": "/root",
+        "LANG": "C",
+        "APT_CONFIG": _APT,
+        "FAKEROOTDONTTRYCHOWN": "1",
+    }
     for name in ("TERM", *_PROXIES, *(proxy.upper() for proxy in _PROXIES)):
         if name in host:
             found[name] = host[name]
@@ -235,6 +253,10 @@ def _become(argv: list[str], env: Mapping[str, str]) -> None:
     for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     os.closerange(3, 1024)
+    # rpm, fakeroot and others close every descriptor that might be open: a limit of 10**9 makes that minutes.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if not 0 <= soft <= _DESCRIPTORS:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, hard))
     try:
         os.execve(argv[0], argv, env)
     except OSError as error:

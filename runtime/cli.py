@@ -150,6 +150,7 @@ BUILD_OPTIONS = {
     "reproducible": ("", "equal trees give equal images [SOURCE_DATE_EPOCH]"),
     "fakeroot": ("", "accepted: a build without root is always one"),
     "ignore-subuid": ("", "do without the ids of /etc/subuid"),
+    "ignore-seccomp": ("", "do without a seccomp filter: with the host's fakeroot"),
 }
 
 COMMANDS: dict[str, Command] = {

@@ -43,6 +43,7 @@ def request(given: list[tuple[str, str]], words: list[str]) -> builder.Request:
             bind for option, value in given if option == "bind" for bind in parse_binds(value, os.getcwd(), home)
         ),
         ignore_subuid="ignore-subuid" in switches,
+        ignore_seccomp="ignore-seccomp" in switches,
     )
 
 

@@ -58,6 +58,11 @@ def fake_ownership(devices_only: bool = False) -> None:
     _check(lib.b_fake_ownership(devices_only), "prctl(PR_SET_SECCOMP)")
 
 
+def can_fake_ownership() -> bool:
+    """Whether the kernel has seccomp filters, and this program one for the machine."""
+    return bool(lib.b_can_fake_ownership())
+
+
 def mount(kind: str, target: str, options: str, flags: int = 0) -> None:
     """A new filesystem of type `kind` on the directory `target`."""
     fs = kind.encode()

@@ -40,6 +40,7 @@ int b_openat2(int dir, const char *path, unsigned long long flags, unsigned long
 int b_drop_capabilities(void);
 int b_use_capabilities(int on);
 int b_fake_ownership(int devices_only);
+int b_can_fake_ownership(void);
 """)
 
 ffi.set_source(
@@ -184,6 +185,16 @@ static void b_add_mknod(struct sock_filter *code, int *count, unsigned int numbe
     b_add(code, count, BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO);
 }
 #endif
+
+/* A filter that cannot be read: with filters the kernel finds that out (EFAULT), without them it knows no such call. */
+static int b_can_fake_ownership(void)
+{
+#ifdef B_ARCH
+    return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, NULL, 0, 0) < 0 && errno == EFAULT;
+#else
+    return 0;
+#endif
+}
 
 static int b_fake_ownership(int devices_only)
 {

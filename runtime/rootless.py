@@ -3,8 +3,11 @@
 
     root      root of the machine: nothing to do
     subids    a user namespace with the ids of /etc/subuid and /etc/subgid, mapped by newuidmap and newgidmap
-    mapped    a user namespace where root is the user and there is no one else; a seccomp filter lets chown, setuid
-              and mknod succeed without doing anything
+    mapped,   a user namespace where root is the user and there is no one else; a seccomp filter lets chown, setuid
+    preloaded and mknod succeed without doing anything; without filters, the fakeroot command does that
+
+Where there is no seccomp filter, the host's fakeroot command takes its place: its library is preloaded, which helps
+programs that use the C library of an image that is not much older than the host's.
 
 The work is done in a child, process 1 of a process namespace: whatever it started is gone when it ends.
 
@@ -13,6 +16,7 @@ The work is done in a child, process 1 of a process namespace: whatever it start
 
 from __future__ import annotations
 
+import glob
 import os
 import pwd
 import shutil
@@ -25,7 +29,7 @@ from typing import NamedTuple, NoReturn
 from bollard.runtime import linux
 from bollard.runtime.errors import BollardError, one_line
 
-ROOT, SUBIDS, MAPPED = "root", "subids", "mapped"
+ROOT, SUBIDS, MAPPED, PRELOADED = "root", "subids", "mapped", "preloaded"
 # Fewer subordinate ids than a distribution uses are as good as none.
 _ENOUGH = 65536
 
@@ -36,24 +40,33 @@ class Way(NamedTuple):
     gids: tuple[int, int] = (0, 0)
 
 
-def choose(ignore_subuid: bool = False) -> Way:
+def choose(ignore_subuid: bool = False, ignore_seccomp: bool = False) -> Way:
     """The way for this user on this machine."""
-    if os.geteuid() == 0:
-        # Root of a namespace made by somebody else, with one id, is no root.
-        return Way(ROOT if _mapped_ids() >= _ENOUGH else MAPPED)
+    if os.geteuid() == 0 and _mapped_ids() >= _ENOUGH:
+        return Way(ROOT)  # root of somebody else's namespace with one id is no root
     if not ignore_subuid and shutil.which("newuidmap") and shutil.which("newgidmap"):
         uids, gids = _subordinate("/etc/subuid"), _subordinate("/etc/subgid")
         if uids[1] >= _ENOUGH and gids[1] >= _ENOUGH:
             return Way(SUBIDS, uids, gids)
-    return Way(MAPPED)
+    if not ignore_seccomp and linux.can_fake_ownership():
+        return Way(MAPPED)
+    if not fakeroot_files():
+        raise BollardError(
+            "this machine has neither subordinate ids for you nor seccomp filters", "install the package fakeroot"
+        )
+    return Way(PRELOADED)
 
 
-def describe(way: Way) -> str:
-    return {
-        ROOT: "as root",
-        SUBIDS: "as root of a user namespace, with the ids of /etc/subuid",
-        MAPPED: "as root of a user namespace with one id; chown and setuid do nothing",
-    }[way.kind]
+def fakeroot_files() -> tuple[str, str, str] | None:
+    """The host's fakeroot: its script, its daemon, its library."""
+    for kind in ("sysv", "tcp"):
+        script = shutil.which(f"fakeroot-{kind}") or shutil.which("fakeroot")
+        daemon = shutil.which(f"faked-{kind}")
+        places = ("/usr/lib/*/libfakeroot", "/usr/lib64/libfakeroot", "/usr/lib/libfakeroot")
+        libraries = [path for place in places for path in sorted(glob.glob(f"{place}/libfakeroot-{kind}.so"))]
+        if script and daemon and libraries:
+            return os.path.realpath(script), os.path.realpath(daemon), libraries[0]
+    return None
 
 
 def run(way: Way, work: Callable[[], None]) -> None:
@@ -157,6 +170,8 @@ def fake(way: Way) -> None:
     if way.kind == ROOT:
         return
     linux.no_new_privileges()
+    if way.kind == PRELOADED:
+        return
     linux.fake_ownership(devices_only=way.kind == SUBIDS)
 
 

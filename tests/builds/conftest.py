@@ -29,13 +29,15 @@ class Builder(NamedTuple):
     work: Path
     temporary: Path
     binds: tuple[str, ...]
+    prefix: tuple[str, ...] = ()  # what starts the build, as root
 
     def start(self, *words: object, **env: str) -> subprocess.Popen[str]:
         argv = [sys.executable, "-c", _PROGRAM, *map(str, words)]
         if os.geteuid() == 0:
             argv = [shutil.which("setpriv") or "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *argv]
+        argv = [*self.prefix, *argv]
         environment = {
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
             "HOME": str(self.work),
             "BOLLARD_TMPDIR": str(self.temporary),
             "PYTHONPATH": str(self.work.parent / "lib"),
@@ -61,10 +63,13 @@ class Builder(NamedTuple):
 
     def build(self, *words: object, **env: str) -> str:
         """Build with this machine's settings; what was printed. A failure of the build is one of the test."""
-        binds = [word for bind in self.binds for word in ("--bind", bind)]
-        status, out, err = self.run("build", *binds, *words, **env)
+        status, out, err = self.run("build", *self.options(), *words, **env)
         assert status == 0, f"bollard build {words}: {status}\n{out[-3000:]}\n{err[-3000:]}"
         return out + err
+
+    def options(self) -> list[str]:
+        """--bind of this machine's settings."""
+        return [word for bind in self.binds for word in ("--bind", bind)]
 
     def refused(self, *words: object, **env: str) -> str:
         """The last line on stderr of a build that fails; it leaves nothing."""

@@ -268,8 +268,8 @@ class TestHostileImages:
         write(place, "x", "file")
         text = f"Bootstrap: localimage\nFrom: {place}/evil.tar\n%files\n    {place}/file /opt/file\n"
         text += f"    {place}/file /up/file\n    {place}/file /etc/hosts\n%appinstall a\n    true\n"
-        text += shell.partition("%files\n")[2]
-        status, _, err = builder.run("build", "--sandbox", place / "box", write(place, text))
+        text += "%files\n" + shell.partition("%files\n")[2]
+        status, _, err = builder.run("build", "--section=files", "--sandbox", place / "box", write(place, text))
         assert status == 0, err
         self.check(victim)
         # Inside the tree, where the links lead from the tree's root.
