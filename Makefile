@@ -7,6 +7,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 SUITE ?= bookworm
 SECONDS ?= 60
+# Where `make releases-test` runs what meets Slurm, one after the other; tests/cluster/conftest.py says what that is.
+RELEASES ?= bullseye trixie sid
 
 SYSTEM := /usr/bin/python3
 PYTHON := .venv/bin/python
@@ -15,11 +17,12 @@ CLUSTER := $(SYSTEM) slurm-test-cluster/cluster
 
 # A file that is there when the package is.
 PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv python3-dev:/usr/bin/python3-config \
-	python3-cffi:/usr/share/doc/python3-cffi gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
-	squashfs-tools:/usr/bin/mksquashfs squashfuse:/usr/bin/squashfuse git:/usr/bin/git
-TOOLS := pytest hypothesis pexpect cffi ruff mypy types-cffi types-pexpect types-setuptools
+	python3-cffi:/usr/share/doc/python3-cffi python3-yaml:/usr/share/doc/python3-yaml gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
+	squashfs-tools:/usr/bin/mksquashfs squashfuse:/usr/bin/squashfuse git:/usr/bin/git \
+	e2fsprogs:/sbin/mkfs.ext3 groff-base:/usr/bin/groff
+TOOLS := pytest hypothesis pexpect cffi ruff mypy PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
-.PHONY: help packages dev demo test unit build-test cluster-test fuzz bench lint format clean
+.PHONY: help packages dev demo test unit build-test cluster-test releases-test fuzz bench lint format clean
 
 help:
 	@echo 'make demo          bring a Slurm cluster up on this machine and run MPI in a container on it'
@@ -27,6 +30,7 @@ help:
 	@echo 'make unit          tests that need no cluster (seconds)'
 	@echo 'make build-test    definition files built without root (minutes; Debian mirror, PyPI)'
 	@echo 'make cluster-test  tests on the cluster; SUITE=trixie for another Slurm'
+	@echo 'make releases-test what meets Slurm, on the other releases: $(RELEASES)'
 	@echo 'make fuzz          damaged input for the readers of definitions and images; SECONDS=60'
 	@echo 'make bench         what a container costs, as a table and as JSON'
 	@echo 'make lint          ruff and mypy'
@@ -60,6 +64,13 @@ build-test: dev
 
 cluster-test: dev
 	$(PYTHON) -m pytest -q --suite $(SUITE) tests/cluster
+
+releases-test: dev
+	@status=0; for suite in $(RELEASES); do \
+	    echo "== $$suite"; \
+	    $(PYTHON) -m pytest -q --suite $$suite -m every_release tests/cluster || status=$$?; \
+	    $(CLUSTER) down --suite $$suite || status=$$?; \
+	done; exit $$status
 
 # All even when one fails, and then a failure.
 test: dev

@@ -114,6 +114,7 @@ def pack(
     texts = {sif.METADATA_NAME: inspect_metadata(source, labels, deffile), **documents}
     objects = [sif_write.Object(sif.DEFFILE, "", deffile.encode("utf-8", "surrogateescape"))]
     objects += [sif_write.Object(sif.GENERIC_JSON, name, texts[name]) for name in sorted(texts)]
+    objects.append(sif_write.Object(sif.GENERIC, sif.DIGEST_NAME, bytes(sif.DIGEST_SIZE)))  # the writer fills it in
     with sif_write.Writer(target, arch, objects, force=force) as writer:
         squash(source, writer.path, writer.offset, additions(source, labels, deffile), progress=progress)
         writer.finish()

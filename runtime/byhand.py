@@ -16,7 +16,7 @@ import time
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 
 from bollard.runtime.errors import BollardError, one_line
-from bollard.runtime.installed import LAUNCHER
+from bollard.runtime.installed import LAUNCHER, PREFIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,14 +102,14 @@ def _keep(asked: Spec, action: str, argv: list[str], shell: str, listener: int, 
     """Be the keeper; tells through `writer` when it is ready, or why not, as "status NUL text"."""
     try:
         from bollard.runtime import action as actions
-        from bollard.runtime import clock, keeper, linux  # now, for none can be imported inside
+        from bollard.runtime import clock, keeper, linux, site  # now, for none can be imported inside
 
         linux.name_process("bollard-keeper")
         times = clock.Clock()
         spool = os.path.dirname(os.environ.get("PMIX_SERVER_TMPDIR", ""))
-        _new_user_namespace()
-        container = keeper.enter(asked, times, spool, argv[0] if argv else "sh")
-        command = actions.inside(action, argv, _is_program, shell)
+        new_user_namespace(asked.fakeroot)
+        container = keeper.enter(asked, times, spool, argv[0] if argv else "sh", site.load(PREFIX))
+        command = actions.inside(action, argv, _is_program, shell, asked.app)
     except BaseException as error:  # noqa: BLE001 - it becomes the one line the user sees
         _tell(writer, str(error.code if isinstance(error, BollardError) else 255), one_line(error))
         return
@@ -145,27 +145,15 @@ def _close_others(keep: tuple[int, ...]) -> None:
                 pass  # the one that read the directory
 
 
-def _new_user_namespace() -> None:
-    """Our own ids mapped to themselves, all that the kernel allows a user without help."""
-    from bollard.runtime import linux
+def new_user_namespace(as_root: bool) -> None:
+    """identity.new_namespace, with a word to the user where the machine refuses."""
+    from bollard.runtime import identity
 
-    uid, gid = os.getuid(), os.getgid()
     try:
-        linux.new_user_namespace()
-        _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/uid_map", f"{uid} {uid} 1\n")
-        _write("/proc/self/gid_map", f"{gid} {gid} 1\n")
+        identity.new_namespace(as_root)
     except OSError as error:
         raise BollardError(
             f"this machine does not let users make namespaces ({error.strerror})",
             "its administrator should look at sysctl user.max_user_namespaces, "
             "kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns",
         ) from None
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
+from bollard.runtime import cli_tables
 from bollard.runtime.errors import BollardError
 
 TYPE_CHECKING = False
@@ -54,28 +55,46 @@ def _main(argv: list[str]) -> int:
 
         print(f"bollard {bollard.__version__}")
         return 0
+    rest = argv[1:]
+    if rest and f"{name} {rest[0]}" in COMMANDS:
+        name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
-        raise BollardError(f"{name}: no such command", "see `bollard --help`")
+        return _family(name, rest)
     from bollard.runtime import cli_options
 
     usage, what, own, container, run = COMMANDS[name]
-    given, words = cli_options.parse(argv[1:], name, own, container)
+    given, words = cli_options.parse(rest, name, own, container)
     if any(option == "help" for option, _ in given):
-        sys.stdout.write(cli_options.help_text(f"bollard {name} {usage}", what, own, container))
+        sys.stdout.write(cli_options.help_text(name, f"bollard {name} {usage}", what, own, container))
         return 0
     return run(name, given, words)
+
+
+def _family(name: str, rest: list[str]) -> int:
+    """`bollard sif` alone: the commands that begin so."""
+    found = [command for command in COMMANDS if command.startswith(name + " ")]
+    if not found:
+        raise BollardError(f"{name}: no such command", "see `bollard --help`")
+    if rest and rest[0] not in ("-h", "--help", "help"):
+        raise BollardError(f"{name} {rest[0]}: no such command", f"see `bollard {name} --help`")
+    sys.stdout.write("\n".join([f"usage: bollard {name} COMMAND ...", "", *_rows(found), ""]))
+    return 0
 
 
 def _overview() -> str:
     lines = ["usage: bollard COMMAND ...", ""]
     lines += ["Containers by hand; under Slurm: srun --container=IMAGE PROGRAM ...", ""]
-    lines += [f"  {name:<8}{command[1]}" for name, command in COMMANDS.items()]
-    return "\n".join([*lines, "", "`bollard COMMAND --help` tells more.", ""])
+    return "\n".join([*lines, *_rows(list(COMMANDS)), "", "`bollard COMMAND --help` tells more.", ""])
+
+
+def _rows(names: list[str]) -> list[str]:
+    width = max(map(len, names)) + 2
+    return [f"  {name:<{width}}{COMMANDS[name][1]}" for name in names]
 
 
 def _values(given: list[tuple[str, str]], words: list[str]) -> list[tuple[str, str]]:
     """The (name, value) pairs of a spec, with what the shim's client would add."""
-    from bollard.runtime import cli_options, client
+    from bollard.runtime import cli_options, client, installed, site
 
     if not words:
         raise BollardError("no image named", "name a SIF file, a squashfs file or a directory")
@@ -87,7 +106,7 @@ def _values(given: list[tuple[str, str]], words: list[str]) -> list[tuple[str, s
     values += client.resolve([*given, *cli_options.variables(os.environ)])
     if os.environ.get("BOLLARD_LOG") == "debug":
         values.append(("verbose", "1"))
-    return values
+    return site.completed(values, site.load(installed.PREFIX))
 
 
 def _home() -> str:
@@ -137,21 +156,95 @@ def _build(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     return cli_build.run(name, given, words)
 
 
-BUILD_OPTIONS = {
-    "sandbox": ("", "make a directory instead of a SIF file"),
-    "force": ("", "replace TARGET if it exists; labels and help of the definition win over the base image's"),
-    "update": ("", "run the definition on the sandbox TARGET instead of its Bootstrap"),
-    "section": ("NAMES", "only these sections: setup, post, files, environment, test, labels, none, ..."),
-    "notest": ("", "do not run %test"),
-    "build-arg": ("KEY=VALUE", "a value for {{ KEY }}"),
-    "build-arg-file": ("FILE", "lines of KEY=VALUE"),
-    "warn-unused-build-args": ("", "a build argument that nothing uses is no error"),
-    "bind": ("SRC[:DST[:ro]],...", "make host paths visible to %post and %test"),
-    "reproducible": ("", "equal trees give equal images [SOURCE_DATE_EPOCH]"),
-    "fakeroot": ("", "accepted: a build without root is always one"),
-    "ignore-subuid": ("", "do without the ids of /etc/subuid"),
-    "ignore-seccomp": ("", "do without a seccomp filter: with the host's fakeroot"),
-}
+def _site(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import cli_site
+
+    return cli_site.run(words)
+
+
+def _job(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import job, running
+
+    if len(words) != 1:
+        raise BollardError(f"job takes one number, not {len(words)} words", "write `bollard job JOBID`")
+    options = {option for option, _ in given}
+    number = running.parse(words[0])[0]
+    if "here" in options:
+        import json
+
+        print(json.dumps(job.records(number)))
+        return 0
+    found = job.look(number, collect="collect" in options)
+    if "verify" in options:
+        print("\n".join(job.verify(found)))
+    elif "json" in options:
+        import json
+
+        print(json.dumps(found, indent=2))
+    else:
+        print("\n".join(job.lines(found)))
+    return 0
+
+
+def _ps(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import running
+
+    if words:
+        raise BollardError(f"{words[0]}: ps takes no words", "write `bollard ps`")
+    found = running.containers()
+    if any(option == "json" for option, _ in given):
+        import json
+
+        print(json.dumps([item.plain() for item in found], indent=2))
+    else:
+        print("\n".join(running.lines(found)))
+    return 0
+
+
+def _attach(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import running
+
+    if not words:
+        raise BollardError("no job named", "write `bollard attach JOB` or JOB.STEP, see `bollard ps`")
+    running.attach(words[0], words[1:])
+
+
+def _inspect(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import cli_inspect
+
+    return cli_inspect.run(name, given, words)
+
+
+def _sif(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import cli_sif
+
+    return cli_sif.run(name, given, words)
+
+
+def _overlay(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import overlay_create
+
+    return overlay_create.run(given, words)
+
+
+def _completion(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import completion
+
+    if len(words) != 1:
+        raise BollardError("completion takes the name of a shell", "write `bollard completion bash`")
+    sys.stdout.write(completion.script(words[0]))
+    return 0
+
+
+def with_verbs() -> dict[str, Command]:
+    """COMMANDS with the verbs of `site` as commands of their own."""
+    from bollard.runtime import cli_site
+
+    found = {name: row for name, row in COMMANDS.items() if name != "site"}
+    for verb, (what, own) in cli_site.VERBS.items():
+        found[f"site {verb}"] = ("[OPTION...]", what, own, False, _site)
+    return found
+
 
 COMMANDS: dict[str, Command] = {
     "exec": ("[OPTION...] IMAGE PROGRAM [ARGUMENT...]", "run a program in a container", {}, True, _start),
@@ -171,11 +264,68 @@ COMMANDS: dict[str, Command] = {
         True,
         _plan,
     ),
+    "ps": ("[--json]", "show the containers that run on this node", {"json": ("", "for programs")}, False, _ps),
+    "attach": (
+        "JOB[.STEP] [PROGRAM [ARGUMENT...]]",
+        "start a program, or a shell, in a running container of a job on this node",
+        {},
+        False,
+        _attach,
+    ),
+    "job": (
+        "[OPTION...] JOB",
+        "show what is on record of a job: images, nodes, tasks that entered",
+        {
+            "json": ("", "for programs"),
+            "collect": ("", "fetch the records of all its nodes, by a small job on them"),
+            "here": ("", "this node's records alone, as JSON"),
+            "verify": ("", "read the images again, and compare"),
+        },
+        False,
+        _job,
+    ),
     "build": (
         "[OPTION...] TARGET SOURCE",
         "make the image TARGET from a definition file, an image, an archive or a directory",
-        BUILD_OPTIONS,
+        cli_tables.BUILD,
         False,
         _build,
     ),
+    "site": (
+        "install|configure|check|uninstall [OPTION...]",
+        "for administrators: install the Slurm plugin, look whether all is well",
+        {},
+        False,
+        _site,
+    ),
+    "inspect": (
+        "[OPTION...] IMAGE",
+        "show what an image says of itself: labels, scripts, how it was made",
+        cli_tables.INSPECT,
+        False,
+        _inspect,
+    ),
+    "run-help": (
+        "[OPTION...] IMAGE",
+        "show the help that an image's author wrote",
+        cli_tables.RUN_HELP,
+        False,
+        _inspect,
+    ),
+    "sif list": ("IMAGE", "list the objects in a SIF file", {}, False, _sif),
+    "sif header": ("IMAGE", "show the header of a SIF file", {}, False, _sif),
+    "sif info": ("ID IMAGE", "show all about one object in a SIF file", {}, False, _sif),
+    "sif dump": ("ID IMAGE", "write one object of a SIF file to standard output", {}, False, _sif),
+    "sif new": ("IMAGE", "make an empty SIF file", {"force": ("", "replace IMAGE if it exists")}, False, _sif),
+    "sif add": ("[OPTION...] IMAGE FILE", "add FILE to a SIF file as an object", cli_tables.SIF_ADD, False, _sif),
+    "sif del": ("ID IMAGE", "delete one object of a SIF file", {}, False, _sif),
+    "sif setprim": ("ID IMAGE", "choose the partition that a container starts from", {}, False, _sif),
+    "overlay create": (
+        "[OPTION...] IMAGE",
+        "make a writable overlay: in the SIF file IMAGE, or as the file IMAGE",
+        cli_tables.OVERLAY_CREATE,
+        False,
+        _overlay,
+    ),
+    "completion": ("bash|zsh|fish", "write what makes a shell complete these commands", {}, False, _completion),
 }

@@ -12,11 +12,6 @@ from bollard.runtime.spec import parse_binds
 
 
 def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
-    from bollard.runtime import cli, cli_options
-
-    while len(words) > 2 and words[2].startswith("-"):  # options may follow the names
-        more, rest = cli_options.parse(words[2:], name, cli.BUILD_OPTIONS, False)
-        given, words = given + more, [*words[:2], *rest]
     if len(words) != 2:
         raise BollardError(f"build takes two names, not {len(words)}", "write `bollard build TARGET SOURCE`")
     builder.run(request(given, words))

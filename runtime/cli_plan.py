@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from bollard.runtime import environment, image, installed, plan, spec
+from bollard.runtime import environment, host_slurm, image, installed, plan, site, spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +21,10 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
     `mounts` are (source, target, flags) in their order, `environment` what a program started from this process
     would find; `image.scripts` is false where the image's own variables can only be known once it is mounted.
     """
+    here = site.load(installed.PREFIX)
     opened = image.open_image(asked.image, os.uname().machine)
     try:
+        site.refuse_image(here, opened.fd, asked.asked)
         scripts = _scripts(opened)
         described = {
             "path": opened.path,
@@ -36,15 +38,22 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
     finally:
         opened.close()
     of_image = environment.of_image(
-        scripts or [], os.fsencode(asked.home), os.fsencode(asked.image), lambda script, env: None
+        scripts or [],
+        os.fsencode(asked.home),
+        os.fsencode(asked.image),
+        lambda script, env: None,
+        os.fsencode(asked.app),
     )
     env = [name + b"=" + value for name, value in os.environb.items()]
-    env = environment.of_task(of_image, env, asked, b"exec", os.fsencode(spec.bind_text(asked.binds)))
+    binds = os.fsencode(spec.bind_text(asked.binds))
+    tools = b"" if asked.no_slurm or not host_slurm.TOOLS else plan.TOOLS.encode()
+    env = environment.of_task(of_image, env, asked, b"exec", binds, defaults=here.environment, tools=tools)
     pairs = [entry.partition(b"=") for entry in sorted(env)]
+    ops = plan.make(asked, "", installed.PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES)
     return {
-        "spec": {name: _plain(getattr(asked, name)) for name in asked.__slots__},
+        "spec": {name: _plain(value) for name, value in sorted(vars(asked).items())},
         "image": described,
-        "mounts": [list(op) for op in plan.make(asked, "", installed.PREFIX)],
+        "mounts": [list(op) for op in ops],
         "environment": {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs},
         "command": command,
     }

@@ -6,7 +6,9 @@ from __future__ import annotations
 import os
 import time
 
-from bollard.runtime import image, options, spec
+from bollard.runtime import image, options, site, spec
+from bollard.runtime.errors import BollardError
+from bollard.runtime.installed import PREFIX
 
 # Not a part of the container; stepd.c cuts it off.
 LAST = ("verbose",)
@@ -15,23 +17,66 @@ NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def resolve(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """`values` with environment forms replaced by the options they stand for.
+    """`values` with environment forms replaced by the options they stand for, and "opts" by what it holds.
 
-    An option given by name wins over its forms; among those BOLLARD_ wins over APPTAINER_ over SINGULARITY_;
-    two forms of one prefix (BIND and BINDPATH) add up.
+    An option given by name wins over its forms; among those BOLLARD_ wins over APPTAINER_ over SINGULARITY_ over
+    PYXIS_; two forms of one prefix (BIND and BINDPATH) add up. Files of variables become the `env` they stand for.
     """
     present = dict(values)
-    forms = {form for row in options.TABLE for form in options.variables(row)}
+    forms = {form.lstrip("!") for row in options.TABLE for form in options.variables(row)}
     result = [(name, value) for name, value in values if name not in forms]
     for row in options.TABLE:
-        if row[0] in present:
-            continue
-        for prefix in options.PREFIXES:
-            found = [present[form] for form in options.variables(row) if form.startswith(prefix) and form in present]
-            if found:
-                result += [(row[0], value) for value in found]
-                break
-    return result
+        if row[0] not in present:
+            result += [(row[0], value) for value in _from_environment(row, present)]
+    switches = {row[0] for row in options.TABLE if not row[1]}
+    result = _with_files(_with_opts(result))
+    return [(name, str(int(spec.switch([value]))) if name in switches else value) for name, value in result]
+
+
+def _from_environment(row: options.Row, present: dict[str, str]) -> list[str]:
+    """The values of `row` in the first group of its forms that has any."""
+    groups: dict[str, list[str]] = {}
+    for form in options.variables(row):
+        name = form.lstrip("!")
+        if name in present:
+            value = present[name]
+            if form != name:
+                value = "0" if spec.switch([value]) else "1"
+            groups.setdefault(name[: name.index("_")], []).append(value)
+    for found in groups.values():
+        return found if row[0] in options.JOINED else found[:1]
+    return []
+
+
+def _with_opts(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """--container-opts: what `bollard exec` would understand, before what was given by name."""
+    words = [value for name, value in values if name == "opts"]
+    if not words:
+        return values
+    import shlex
+
+    from bollard.runtime import cli_options
+
+    try:
+        split = shlex.split(" ".join(words))
+    except ValueError as error:
+        raise BollardError(f"container-opts {' '.join(words)!r}: {error}", "close every quotation mark") from None
+    found, rest = cli_options.parse(split, "exec", {})
+    if rest:
+        raise BollardError(f"container-opts: {rest[0]!r} is no option", "an option's value may need an = before it")
+    given = {name for name, _ in values}
+    found = [(name, value) for name, value in found if name in options.JOINED or name not in given]
+    return [pair for pair in values if pair[0] != "opts"] + found
+
+
+def _with_files(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """--env-file: what the files set, before what was given by --env, which so wins."""
+    files = [value for name, value in values if name == "env-file"]
+    if not files:
+        return values
+    from bollard.runtime import envfile
+
+    return envfile.pairs(files) + [pair for pair in values if pair[0] != "env-file"]
 
 
 def check(text: bytes, out: int) -> None:
@@ -39,8 +84,9 @@ def check(text: bytes, out: int) -> None:
     values = resolve(spec.pairs(text))
     asked = spec.make(values)
     image.refuse_uri(asked.asked, image.shown(asked.asked))
-    if not any(name == "id" for name, _ in values) and not _on_nodes_only(asked.image):
+    if asked.image and not any(name == "id" for name, _ in values) and not _on_nodes_only(asked.image):
         opened = image.open_image(asked.image, os.uname().machine)
+        site.refuse_image(site.load(PREFIX), opened.fd, asked.asked)
         values.append(("id", ".".join(map(str, opened.identity))))
     values = [(name, asked.image if name == "image" else value) for name, value in values if name not in LAST]
     if asked.verbose:

@@ -14,14 +14,23 @@ import time
 from _socket import SCM_RIGHTS, SO_PEERCRED, SOL_SOCKET, socket
 from sys import byteorder
 
-from bollard.runtime import environment, guard, plan
+from bollard.runtime import environment, guard, plan, record, spec
 from bollard.runtime.errors import BollardError, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bollard.runtime.keeper import Container
+    from bollard.runtime.spec import Spec
 
 FRAME_MAX = 16 << 20
+# spank_plugin/wire.h: ENV_SPEC
+SPEC_VARIABLE = b"SLURM_BOLLARD_SPEC="
+# A launcher with this mode waits for its program, sends DONE, and ends when it is answered (enter.c).
+SAVE = b"save"
+DONE = b"D"
+ENTRYPOINT = "/.singularity.d/runscript"
 # A launcher says what it has to say at once; the image's environment scripts may take a minute (Apptainer's rule).
 PEER_SECONDS = 10.0
 SCRIPT_SECONDS = 65.0
@@ -48,9 +57,9 @@ def _list(parts: list[bytes], at: int) -> tuple[list[bytes], int]:
     return parts[at + 1 : at + 1 + count], at + 1 + count
 
 
-def reply(argv: list[bytes], env: list[bytes], cwd: bytes, note: bytes = b"") -> bytes:
-    """The frame of a yes; `note` goes to the task's stderr."""
-    return b"\0".join([b"%d" % len(argv), *argv, b"%d" % len(env), *env, cwd, note, b""])
+def reply(argv: list[bytes], env: list[bytes], cwd: bytes, note: bytes = b"", mode: bytes = b"") -> bytes:
+    """The frame of a yes; `note` goes to the task's stderr; `mode` is "" or how to run the program (enter.c)."""
+    return b"\0".join([b"%d" % len(argv), *argv, b"%d" % len(env), *env, cwd, note, mode, b""])
 
 
 def _receive(peer: socket, size: int) -> bytes:
@@ -85,36 +94,85 @@ def _credentials(peer: socket) -> tuple[int, int]:
     return int.from_bytes(raw[:4], byteorder), int.from_bytes(raw[4:8], byteorder)
 
 
-def working_directory(container: Container, cwd: bytes) -> bytes:
+def working_directory(asked: Spec, cwd: bytes) -> bytes:
     """Where the task starts: --pwd, its own directory, the home, or "/"."""
-    asked = container.spec.pwd
-    if asked:
-        if not os.path.isdir(asked):
-            raise BollardError(f"--pwd {asked}: no such directory in the container", "make it, or bind one there")
-        return os.fsencode(asked)
-    for path in (cwd, os.fsencode(container.spec.home)):
+    if asked.pwd:
+        if not os.path.isdir(asked.pwd):
+            raise BollardError(f"--pwd {asked.pwd}: no such directory in the container", "make it, or bind one there")
+        return os.fsencode(asked.pwd)
+    for path in (cwd, os.fsencode(asked.home)):
         if path and os.path.isdir(path):
             return path
     return b"/"
 
 
-def admit(container: Container, peer: socket) -> None:
-    """Answer one task with the way in."""
+def admit(container: Container, peer: socket) -> str:
+    """Answer one task with the way in; the step it is of."""
     size = int.from_bytes(_receive(peer, 4), byteorder)
     if not 0 < size <= FRAME_MAX:
         raise ValueError(f"a frame of {size} bytes")
     begin = time.monotonic_ns()
     argv, env, cwd, verbose = parse_request(_receive(peer, size))
-    cwd = working_directory(container, cwd)
-    ways_in = (container.user_namespace, container.mount_namespace)
+    step = record.step_of(env)
+    asked = step_spec(container, env)
+    if container.spec.fakeroot and any(entry.startswith(b"PMIX_NAMESPACE=") for entry in env):
+        # Refused by PMIx's server, whose library then waits for itself (libpmix 4.2.2): the step would never end.
+        reason = "root in a container does not go with PMIx, which compares user ids"
+        raise BollardError(reason, "use --mpi=pmi2 or --mpi=none")
+    cwd = working_directory(asked, cwd)
+
+    def shell(script: bytes, start: list[bytes]) -> bytes | None:
+        return _run_there(peer, container.ways_in, script, start)
+
     image_env = container.environment
     if image_env is None:
-        image_env = container.define_environment(lambda script, start: _run_there(peer, ways_in, script, start))
-    env = environment.of_task(image_env, env, container.spec, container.command, container.binds, cwd)
-    _send(peer, b"+", reply(argv, env, cwd, note(container, verbose, begin)), ways_in)
+        image_env = container.define_environment(shell)
+    defaults = container.site.environment
+    env = environment.of_task(image_env, env, asked, container.command, container.binds, cwd, defaults, container.tools)
+    if asked.entrypoint:
+        env = _through_entrypoint(container, asked, env, cwd, shell)
+    mode = SAVE if container.saver else b""
+    _send(peer, b"+", reply(argv, env, cwd, note(container, verbose, begin), mode), container.ways_in)
+    return step
 
 
-def _run_there(peer: socket, ways_in: tuple[int, int], script: bytes, env: list[bytes]) -> bytes | None:
+def step_spec(container: Container, env: list[bytes]) -> Spec:
+    """What this task's step asked; of a container with a name that may be another than made it. Its spec is taken
+    out of `env`."""
+    texts = [entry for entry in env if entry.startswith(SPEC_VARIABLE)]
+    if not texts:
+        return container.spec
+    for entry in texts:
+        env.remove(entry)
+    text = texts[0][len(SPEC_VARIABLE) :]
+    asked = container.steps.get(text)
+    if asked is None:
+        asked = spec.make(spec.pairs(text))
+        made = container.spec
+        if asked.image and asked.image != made.image:
+            raise BollardError(
+                f"the container {made.name} of this job is of {made.asked}, not of {asked.asked}", "use another name"
+            )
+        asked.image, asked.asked, asked.home = made.image, made.asked, made.home
+        container.steps[text] = asked
+    return asked
+
+
+def _through_entrypoint(
+    container: Container, asked: Spec, env: list[bytes], cwd: bytes, shell: Callable[[bytes, list[bytes]], bytes | None]
+) -> list[bytes]:
+    """`env` with what the image's entrypoint changes in it. That runs once per container, in its first task."""
+    if container.entrypoint is None and os.access(ENTRYPOINT, os.X_OK):
+        answer = shell(environment.entrypoint_script(ENTRYPOINT, cwd, asked.entrypoint_log), env)
+        if answer is None:
+            raise BollardError(
+                "the image's entrypoint did not go on to the command it was given", "use --no-container-entrypoint"
+            )
+        container.entrypoint = environment.changes(env, answer)
+    return environment.changed(env, container.entrypoint or {})
+
+
+def _run_there(peer: socket, ways_in: tuple[int, ...], script: bytes, env: list[bytes]) -> bytes | None:
     """What the image's shell prints when this task's launcher runs `script` with exactly `env`; None without
     a shell. It is the image's code, so it must run within the task's limits."""
     peer.settimeout(SCRIPT_SECONDS)
@@ -155,6 +213,9 @@ class Server:
         self.server = guard.task_handle(container.server) if container.server else -1
         self.lifelines: dict[int, socket] = {}
         self.tasks: dict[int, int] = {}  # pidfd: pid
+        self.steps: dict[int, str] = {}  # pid: step
+        self.finished: set[int] = set()  # pids of tasks that have told so
+        self.savers: dict[int, tuple[socket, int]] = {}  # tasks that will tell of their end: connection, its pid
         self.begun = False
         self.by_slurm = False  # a lifeline came: slurmstepd decides when it is over
         self.poll = select.poll()
@@ -168,6 +229,7 @@ class Server:
             self._loop()
         except Exception as error:
             self._end(f"the container's keeper failed ({type(error).__name__}: {error}) and")
+        self.container.record.end()
         self.watcher.dismiss()
 
     def _loop(self) -> None:
@@ -185,12 +247,33 @@ class Server:
                 elif fd in self.tasks:
                     self.poll.unregister(fd)
                     os.close(fd)
-                    del self.tasks[fd]
+                    self.steps.pop(self.tasks.pop(fd), None)
+                elif fd in self.savers:
+                    self._done(fd)
                 else:
                     self.poll.unregister(fd)
                     self.lifelines.pop(fd).close()
         if self.tasks:
             self._end("slurmstepd")
+
+    def _done(self, fd: int) -> None:
+        """A task has ended: the last one on the node waits until the container is saved."""
+        self.poll.unregister(fd)
+        peer, pid = self.savers.pop(fd)
+        saver = self.container.saver
+        try:
+            if peer.recv(1) == DONE:
+                last = not any(other != pid for other in self.tasks.values() if other not in self.finished)
+                self.finished.add(pid)
+                text = ""
+                if last and saver:
+                    saver.start()
+                    text = saver.result()
+                _send(peer, b"-" if text else b"+", text.encode("utf-8", "replace") + b"\0")
+        except OSError:
+            pass  # it was ended; so nothing is saved
+        finally:
+            peer.close()
 
     def _end(self, who: str) -> None:
         reason = f"{who} on {os.uname().nodename} ended; the task in its container is ended too"
@@ -207,23 +290,39 @@ class Server:
             pid, uid = _credentials(peer)
             if uid != os.getuid():
                 return
-            if _receive(peer, 1) == b"L":
+            kind = _receive(peer, 1)
+            if kind == b"Q":
+                _send(peer, b"+", self.state())
+                return  # no task: nobody waits for its end
+            if kind == b"L":
                 # Its end may have come already: poll tells, and that too ends this container.
                 self.lifelines[number] = peer
                 self.poll.register(number, select.POLLIN)
                 self.begun = self.by_slurm = True
                 peer.sendall(b"+")
                 return
-            self._watch(pid)
-            admit(self.container, peer)
+            watched = self._watch(pid)
+            step = admit(self.container, peer)
+            if watched:
+                self.steps[pid] = step
+            self.container.record.entered(step)
             self.begun = True
+            if self.container.saver:
+                self.savers[number] = (peer, pid)
+                self.poll.register(number, select.POLLIN)
         except Exception as error:  # whatever one peer says or does, the others' container stays
             _refuse(peer, error)
         finally:
-            if number not in self.lifelines:
+            if number not in self.lifelines and number not in self.savers:
                 peer.close()
 
-    def _watch(self, pid: int) -> None:
+    def state(self) -> bytes:
+        """The record, and the tasks that are there now: for `bollard ps`."""
+        there = ",".join(f"{pid}:{self.steps[pid]}" for pid in self.tasks.values() if pid in self.steps)
+        return spec.text([*self.container.record.values(), ("there", there)]) + b"\0"
+
+    def _watch(self, pid: int) -> bool:
+        """Whether that task is there."""
         handle = guard.task_handle(pid)
         if handle >= 0:
             self.tasks[handle] = pid
@@ -235,3 +334,4 @@ class Server:
                 self.watcher = guard.start(self.job, self.container.private(self.listener.fileno()))
                 for task in self.tasks.values():
                     self.watcher.watch(task)
+        return handle >= 0

@@ -12,6 +12,7 @@ For one name the first of these that has it wins:
     3. --env, BOLLARDENV_X, APPTAINERENV_X, SINGULARITYENV_X
     4. the image's scripts
     5. the task's variables, but not PATH and LD_LIBRARY_PATH; with --cleanenv TERM and proxies alone
+    6. the site's, of bollard.yaml
 
 All names and values are bytes. Runs on the node path: no import but its siblings.
 """
@@ -59,11 +60,13 @@ def of_image(
     home: bytes,
     image: bytes,
     shell: Callable[[bytes, list[bytes]], bytes | None],
+    app: bytes = b"",
 ) -> ImageEnvironment:
     """What the image's own scripts set, starting from nothing of the host's.
 
     `scripts` are (file name, text) of /.singularity.d/env/*.sh sorted by name, or ("environment", text) of the
-    /environment that images older than that have, or nothing. `image` is the path of the image.
+    /environment that images older than that have, or nothing. `image` is the path of the image, `app` the one of
+    its apps to be started, which its own scripts then prepare for.
 
     `shell(script, env)` is called when a script needs a real shell: it shall run the image's
     `/bin/sh -c script` in the container with exactly the environment `env` and give what that writes to its
@@ -72,6 +75,8 @@ def of_image(
     """
     values = {b"HOME": home} if home else {}
     values.update(_names(image))
+    if app:
+        values[b"SINGULARITY_APPNAME"] = app
     start = dict(values)
     exported = set(values)
     if scripts:
@@ -104,6 +109,31 @@ def of_image(
         for name, value in values.items()
         if start.get(name) != value and not wireup.is_guarded(name)
     }
+
+
+def entrypoint_script(entrypoint: str, cwd: bytes, log: bool) -> bytes:
+    """The sh script by which an image's entrypoint starts a command that writes the environment it is given to the
+    script's standard output. What the entrypoint itself prints goes to stderr, or nowhere without `log`."""
+    lines = [
+        b"exec 3>&1 >&2",
+        b"cd " + _quoted(cwd) + b" 2>/dev/null",
+        b"" if log else b"exec >/dev/null 2>&1",
+        b"exec " + _quoted(entrypoint.encode()) + b" /bin/sh -c " + _quoted(b"exec " + PRINTER + b" >&3"),
+    ]
+    return b"\n".join(lines) + b"\n"
+
+
+def changes(before: list[bytes], answer: bytes) -> dict[bytes, bytes]:
+    """What `answer`, an environment as a program wrote it, has otherwise than `before`; what wires up MPI left out."""
+    known = set(before)
+    found = _parsed(answer)
+    return {n: v for n, v in found.items() if n + b"=" + v not in known and not wireup.is_guarded(n)}
+
+
+def changed(env: list[bytes], found: dict[bytes, bytes]) -> list[bytes]:
+    """`env` with the values of `found` in it."""
+    kept = [entry for entry in env if entry.partition(b"=")[0] not in found]
+    return kept + [name + b"=" + value for name, value in found.items()]
 
 
 def completed(path: bytes) -> bytes:
@@ -167,11 +197,15 @@ def of_task(
     command: bytes = b"exec",
     binds: bytes = b"",
     cwd: bytes = b"",
+    defaults: tuple[tuple[bytes, bytes], ...] = (),
+    tools: bytes = b"",
 ) -> list[bytes]:
     """The environment of one task, as NAME=VALUE.
 
     `command` is the action (exec, run, shell, test), `binds` the user's own (spec.bind_text), `cwd` the directory
-    it starts in ("" leaves PWD alone).
+    it starts in ("" leaves PWD alone), `defaults` what the site wants where nobody else says anything,
+    `tools` the directory of the host's Slurm commands, which comes first in PATH: those of an image are of another
+    release as a rule, and cannot talk to this Slurm.
     """
     clean = spec.cleanenv
     home = spec.home.encode("utf-8", "surrogateescape")
@@ -190,25 +224,31 @@ def of_task(
                 if rank <= ranks.get(rest, rank):
                     ranks[rest] = rank
                     asked[rest] = value
-        elif name in _NOT_FROM_HOST:
+        elif name in _NOT_FROM_HOST and name not in spec.keep_env:
             if name == b"HOME":
                 home = home or value  # --no-home takes the directory away, not its name
         elif equals and (not clean or name in _CLEAN_KEEPS):
             env[name] = value
+    held = {name: env[name] for name in spec.keep_env if name in env} if spec.keep_env else {}
     for name, image_value in image_env.items():
         # Apptainer also takes out what the image sets to nothing, where the host has the name.
         if image_value is None or (not image_value and name in env):
             env.pop(name, None)
         else:
             env[name] = image_value
+    env.update(held)
     if home and b"HOME" not in image_env:
         env[b"HOME"] = home
+    if tools and b"PATH" not in held:
+        env[b"PATH"] = tools + b":" + env.get(b"PATH", DEFAULT_PATH)
     asked.update(spec.env)
     if asked:
         _override(env, asked, kept)
     _describe(env, image_env, spec, command, binds)
     if cwd:
         env[b"PWD"] = cwd
+    for name, value in defaults:
+        env.setdefault(name, value)
     env.update(kept)
     for mark, name, default in wireup.DEFAULTS:
         if mark in kept:
@@ -249,10 +289,16 @@ def _describe(env: dict[bytes, bytes], image_env: ImageEnvironment, spec: Spec, 
     env.update(_names(image))
     env[b"APPTAINER_BIND"] = env[b"SINGULARITY_BIND"] = binds
     env[b"APPTAINER_COMMAND"] = command
+    if spec.app:
+        env[b"APPTAINER_APPNAME"] = env[b"SINGULARITY_APPNAME"] = spec.app.encode("utf-8", "surrogateescape")
     place = image_env.get(b"APPTAINER_ENVIRONMENT") or b"/.singularity.d/env/91-environment.sh"
     env[b"APPTAINER_ENVIRONMENT"] = env[b"SINGULARITY_ENVIRONMENT"] = place
     env[b"BOLLARD_CONTAINER"] = image
     env[b"BOLLARD_IMAGE"] = spec.asked.encode("utf-8", "surrogateescape")
+    if spec.options:
+        env[b"BOLLARD_OPTIONS"] = spec.options
+    if spec.no_mpirun:
+        env[b"BOLLARD_NO_MPIRUN"] = b"1"
     prompt = env.get(b"PS1") or PROMPT
     env[b"PS1"] = prompt
     # bash reads its files after the environment, and they set a prompt that looks like the host's.

@@ -12,7 +12,7 @@ import os
 
 from bollard.runtime import linux
 from bollard.runtime.errors import BollardError
-from bollard.runtime.installed import LAUNCHER, SERVER, SERVER_2
+from bollard.runtime.installed import LAUNCHER, SERVER, SERVER_2, SERVER_OWNER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 _SIGKILL = 9
 
 
-def mount(image: Image, target: str, scratch: str) -> tuple[int, int]:
+def mount(image: Image, target: str, scratch: str, own: bool = False) -> tuple[int, int]:
     """Mount `image` on the directory `target`: the server's process id, and a descriptor of what it says.
 
-    `scratch` is an empty directory of ours.
+    `scratch` is an empty directory of ours. With `own` every file is shown as this process's user's: most in an
+    image are root's, whom the namespace does not know.
     """
     try:
         device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
@@ -47,10 +48,14 @@ def mount(image: Image, target: str, scratch: str) -> tuple[int, int]:
     parent, pid = os.getpid(), os.fork()
     if pid == 0:
         options = f"ro,offset={image.offset}"
+        server = SERVER
+        if own:
+            options += f",uid={os.getuid()},gid={os.getgid()}"
+            server = SERVER_OWNER if os.path.exists(SERVER_OWNER) else SERVER
         if old:
             command = [SERVER_2, "-f", "-o", options, f"/proc/self/fd/{image.fd}", f"{scratch}/unused"]
         else:
-            command = [SERVER, "-f", "-o", options, f"/proc/self/fd/{image.fd}", f"/dev/fd/{device}"]
+            command = [server, "-f", "-o", options, f"/proc/self/fd/{image.fd}", f"/dev/fd/{device}"]
         _serve(parent, command, (device, image.fd), words, {"PATH": scratch, "BOLLARD_FUSE_FD": str(device)})
     os.close(device)
     return pid, words
@@ -79,6 +84,8 @@ def _serve(parent: int, command: list[str], inherited: tuple[int, ...], words: i
     """In the child: become the server."""
     try:
         linux.die_with_parent(_SIGKILL, parent)
+        if os.getuid() == 0:  # it reads what anybody wrote; and libfuse 2 would mount by itself, where it can
+            linux.be_no_root()
         os.dup2(words, 2)
         for fd in inherited:
             os.set_inheritable(fd, True)

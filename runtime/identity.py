@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The user's lines in the container's /etc/passwd and /etc/group: the image's files, with who is running.
+"""Who one is in the container: the user namespace, and the lines in /etc/passwd and /etc/group.
 
 The host's name services are asked once per node and container, not once per task.
 """
@@ -11,9 +11,32 @@ import os
 import pwd
 
 
+def new_namespace(as_root: bool) -> None:
+    """A user namespace in which our own ids are themselves, or root's: all that the kernel allows a user without
+    help. OSError where it does not allow that much."""
+    from bollard.runtime import linux
+
+    uid, gid = os.getuid(), os.getgid()
+    linux.new_user_namespace()
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"{0 if as_root else uid} {uid} 1\n")
+    _write("/proc/self/gid_map", f"{0 if as_root else gid} {gid} 1\n")
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
 def lines(home: str) -> dict[str, list[bytes]]:
     """{"passwd": [line], "group": [lines]} for this process's user; `home` "" means the host's word."""
     uid, gid = os.getuid(), os.getgid()
+    if uid == 0:
+        root = f"root:x:0:{gid}:root:{home or '/root'}:/bin/sh"
+        return {"passwd": [os.fsencode(root)], "group": [os.fsencode(f"root:x:{gid}:")]}
     try:
         user = pwd.getpwuid(uid)
         name, gecos, shell = user.pw_name, user.pw_gecos, user.pw_shell

@@ -11,3 +11,5 @@ SESSION = f"{PREFIX}/session"
 # A copy of the FUSE server: built with libfuse 3, or with libfuse 2.
 SERVER = f"{PREFIX}/squashfuse"
 SERVER_2 = f"{PREFIX}/squashfuse2"
+# One that can show every file as the user's own, where the first cannot.
+SERVER_OWNER = f"{PREFIX}/squashfuse-owner"

@@ -13,9 +13,25 @@ from __future__ import annotations
 
 import os
 from _signal import SIG_IGN, SIGCHLD, signal
-from errno import ENOSPC, ENOSYS
+from errno import EIO, ENOSPC, ENOSYS
 
-from bollard.runtime import entry, environment, fuse, guard, identity, image, linux, mounts, plan, spec, warm
+from bollard.runtime import (
+    entry,
+    environment,
+    fuse,
+    guard,
+    host_slurm,
+    identity,
+    image,
+    layers,
+    linux,
+    mounts,
+    plan,
+    record,
+    site,
+    spec,
+    warm,
+)
 from bollard.runtime.clock import Clock
 from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import PREFIX, SESSION
@@ -26,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bollard.runtime.image import Image
+    from bollard.runtime.save import Saver
     from bollard.runtime.spec import Spec
 
 # The image's own environment scripts, and how many at most.
@@ -46,44 +63,60 @@ class Container:
         "binds",
         "clock",
         "command",
+        "entrypoint",
         "environment",
         "image",
-        "mount_namespace",
         "ops",
+        "record",
+        "saver",
         "scripts",
         "server",
+        "site",
         "spec",
+        "steps",
         "told",
-        "user_namespace",
+        "tools",
+        "ways_in",
     )
 
-    def __init__(self, spec: Spec, opened: Image, ops: list[plan.Op], server: int, clock: Clock) -> None:
+    def __init__(
+        self, spec: Spec, opened: Image, ops: list[plan.Op], server: int, clock: Clock, here: site.Site
+    ) -> None:
         self.spec = spec
+        self.site = here
         self.image = opened
         self.ops = ops
         self.server = server  # process id of the FUSE server, 0 for a directory
         self.clock = clock
         self.scripts: list[tuple[str, bytes]] = []  # the image's own, for its environment
         self.environment: environment.ImageEnvironment | None = None  # what they set, once that is known
+        self.entrypoint: dict[bytes, bytes] | None = None  # what the entrypoint changed, once it has run
+        self.saver: Saver | None = None
+        self.steps: dict[bytes, Spec] = {}  # spec text of a step that named this container: what it asked
         self.binds = os.fsencode(bind_text(spec.binds))
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
+        self.record = record.Record(opened)
         self.told = False  # --container-verbose has been answered
-        self.user_namespace = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        self.mount_namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        self.tools = b""  # where the host's Slurm commands are, in the container
+        # Descriptors of the namespaces to join, in that order.
+        self.ways_in = tuple(
+            os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("user", "mnt", *spec.unshare)
+        )
 
     def private(self, listener: int) -> tuple[int, ...]:
         """The descriptors that are the keeper's alone."""
-        return (listener, self.image.fd, self.user_namespace, self.mount_namespace)
+        saver = (self.saver.ask, self.saver.answer) if self.saver else ()
+        return (listener, self.image.fd, *self.ways_in, self.record.fd, *saver)
 
     def define_environment(self, shell: Callable[[bytes, list[bytes]], bytes | None]) -> environment.ImageEnvironment:
         """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
         home, path = os.fsencode(self.spec.home), os.fsencode(self.spec.image)
-        self.environment = environment.of_image(self.scripts, home, path, shell)
+        self.environment = environment.of_image(self.scripts, home, path, shell, os.fsencode(self.spec.app))
         return self.environment
 
 
 def _write(path: str, data: bytes) -> str:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     os.write(fd, data)
     os.close(fd)
     return path
@@ -108,13 +141,15 @@ def _read_in(root: int, path: str) -> bytes:
         os.close(fd)
 
 
-def enter(asked: Spec, clock: Clock, spool: str = "", program: str = "") -> Container:
+def enter(
+    asked: Spec, clock: Clock, spool: str = "", program: str = "", here: site.Site = plan.DEFAULTS
+) -> Container:
     """Make the container and move this process into it. Must be in a user namespace already.
 
-    `spool` is SlurmdSpoolDir, `program` what the first task will most likely start.
+    `spool` is SlurmdSpoolDir, `program` what the first task will most likely start, `here` what the site wants.
     """
     try:
-        return _enter(asked, clock, spool, program)
+        return _enter(asked, clock, spool, program, here)
     except OSError as error:
         raise _explained(asked, error) from error
 
@@ -126,52 +161,77 @@ def _explained(asked: Spec, error: OSError) -> BollardError:
         return BollardError(f"{what}: the kernel {os.uname().release} lacks it", "bollard needs Linux 5.12 or newer")
     if error.errno == ENOSPC and what.startswith("unshare"):
         return BollardError(f"{what}: too many namespaces on this node", "see /proc/sys/user/max_mnt_namespaces")
+    if error.errno == EIO and what.startswith(SESSION):
+        return BollardError(f"{asked.asked}: damaged: its filesystem cannot be read", "copy or build it again")
     return BollardError(
         f"{asked.asked}: cannot be made a root filesystem: {what}: {reason}",
         "look at that path in the image, and at the binds",
     )
 
 
-def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
+def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site) -> Container:
     signal(SIGCHLD, SIG_IGN)  # children are watched by their pidfd; none waits to be reaped
     linux.new_mount_namespace()  # first, for a directory can be bound only by the namespace it was opened in
     linux.use_capabilities(False)
     opened = image.open_image(asked.image, os.uname().machine)
+    site.refuse_image(here, opened.fd, asked.asked)
+    if asked.writable and opened.kind != image.DIRECTORY:
+        raise BollardError(f"{asked.asked}: a file, and --writable writes into a directory", "use --writable-tmpfs")
+    own_layers = layers.directories(asked)
+    for path in plan.workdirs(asked):
+        os.makedirs(path, exist_ok=True)
     linux.use_capabilities(True)
     clock.mark("image")
+    _unshare(asked)
     linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
     base = f"{SESSION}/image"
     os.mkdir(base, 0o755)
     server, words = 0, -1
     if opened.kind == image.DIRECTORY:
-        mounts.bind_directory(opened.fd, base)
+        mounts.bind_directory(opened.fd, base, asked.writable)
     else:
         scratch = f"{SESSION}/scratch"
         os.mkdir(scratch, 0o755)
-        server, words = fuse.mount(opened, base, scratch)
+        own = asked.fakeroot or bool(asked.save) or layers.is_writable(asked)
+        server, words = fuse.mount(opened, base, scratch, own)
     clock.mark("fuse")
     # All that needs no answer of the server comes first: it is starting meanwhile. Nothing can be imported
     # any more once this process stands in the image.
     from bollard.runtime import shellenv  # noqa: F401
 
-    ops = plan.make(asked, spool, PREFIX)
-    files = {name: f"{SESSION}/{name}" for name in ("passwd", "group")}
+    ops = plan.make(asked, spool, PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES)
+    files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf")}
     for path in files.values():
         _write(path, b"")
+    if asked.dns:
+        _write(files["resolv.conf"], "".join(f"nameserver {server}\n" for server in asked.dns).encode())
     lines = identity.lines(asked.home)
-    places = mounts.clone_sources(ops, files)
+    places = mounts.clone_sources(ops, files, SESSION, {})
     clock.mark("sources")
     root = _first_look(asked, base, words)
     if server:
         warm.start(root, program)
-    for name, path in files.items():
-        _write(path, identity.merged(_read_in(root, f"/etc/{name}"), lines[name]))
+    for name, ours in lines.items():
+        _write(files[name], identity.merged(_read_in(root, f"/etc/{name}"), ours))
     os.close(root)
     clock.mark("server")
-    new_root = mounts.make_root(base, SESSION, places)
+    base = layers.mount(asked, base, SESSION, own_layers)
+    saver = None
+    if asked.save:
+        from bollard.runtime import save
+
+        saver = save.start(base, asked.save)
+    new_root = mounts.make_root(base, SESSION, places, layers.is_writable(asked))
     linux.change_root(new_root)
     clock.mark("mounts")
-    container = Container(asked, opened, ops, server, clock)
+    if asked.app and not os.path.isdir(f"/scif/apps/{asked.app}"):
+        raise BollardError(
+            f"{asked.asked}: has no app {asked.app}", f"see `bollard inspect --list-apps {asked.asked}`", 1
+        )
+    container = Container(asked, opened, ops, server, clock, here)
+    container.saver = saver
+    if os.path.isdir(plan.TOOLS):
+        container.tools = os.fsencode(plan.TOOLS)
     container.scripts = _scripts()
     try:
         container.define_environment(_no_shell_here)
@@ -179,6 +239,19 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str) -> Container:
         pass  # user code, so a task runs it: entry.admit
     clock.mark("environment")
     return container
+
+
+def _unshare(asked: Spec) -> None:
+    """The namespaces asked for besides those that every container has."""
+    if "pid" in asked.unshare:
+        raise BollardError("an own process namespace cannot be had yet", "leave --pid and --containall out")
+    linux.new_namespaces(asked.unshare)
+    if asked.hostname:
+        from _socket import sethostname
+
+        sethostname(asked.hostname)
+    if "net" in asked.unshare:
+        linux.bring_up("lo")
 
 
 class _NeedsShell(Exception):
@@ -229,9 +302,10 @@ def serve(container: Container, listener: int, job: int) -> None:
     entry.Server(container, listener, job, watcher).run()
 
 
-def main(spec_text: bytes, site: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
+def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
     """Be a step's keeper. Raises what went wrong; the caller then tells it to every task.
 
+    `arguments`: of the plugin's line in plugstack.conf;
     `times`: when the shim forked, and when the child had given root up (CLOCK_MONOTONIC, ns).
     """
     clock = Clock(times[0])
@@ -242,6 +316,15 @@ def main(spec_text: bytes, site: bytes, program: bytes, listener: int, job: int,
         from bollard.runtime import client
 
         values = client.resolve(values)
-    asked = spec.make(values)
-    spool = plan.spool_directory(site.decode("utf-8", "surrogateescape"), os.uname().nodename.split(".")[0])
-    serve(enter(asked, clock, spool, os.fsdecode(program)), listener, job)
+    here = site.load(PREFIX)
+    asked = spec.make(site.completed(values, here))
+    if asked.fakeroot and os.getuid() != 0:  # privilege.c makes the namespace, and reads no variables
+        raise BollardError(
+            "to be root in a container is asked for by a variable, inside a container", "use --container-remap-root"
+        )
+    words = os.fsdecode(arguments)
+    spool = plan.spool_directory(words, os.uname().nodename.split(".")[0], here)
+    container = enter(asked, clock, spool, os.fsdecode(program), here)
+    container.record.fd = record.descriptor(words)
+    container.record.write()
+    serve(container, listener, job)

@@ -7,6 +7,7 @@ A failure is an `OSError` that carries errno and the path or the call. Needs Lin
 from __future__ import annotations
 
 import os
+import sys
 
 from bollard.runtime._linux import ffi, lib
 
@@ -17,11 +18,13 @@ AT_RECURSIVE = 0x8000
 MOUNT_ATTR_RDONLY = 0x01
 MOUNT_ATTR_NOSUID = 0x02
 MOUNT_ATTR_NODEV = 0x04
+MOUNT_ATTR_NOEXEC = 0x08
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
 
 MS_NOSUID: int = lib.MS_NOSUID
 MS_NODEV: int = lib.MS_NODEV
+MS_NOEXEC: int = lib.MS_NOEXEC
 MS_RDONLY: int = lib.MS_RDONLY
 MS_REMOUNT: int = lib.MS_REMOUNT
 
@@ -34,6 +37,27 @@ def _check(result: int, what: str) -> int:
 
 def new_user_namespace() -> None:
     _check(lib.unshare(lib.CLONE_NEWUSER), "unshare(CLONE_NEWUSER)")
+
+
+def new_namespaces(names: tuple[str, ...]) -> None:
+    """Namespaces of our own besides the mount namespace: "net", "ipc", "uts"."""
+    flags = {"net": lib.CLONE_NEWNET, "ipc": lib.CLONE_NEWIPC, "uts": lib.CLONE_NEWUTS}
+    for name in names:
+        _check(lib.unshare(flags[name]), f"unshare(CLONE_NEW{name.upper()})")
+
+
+def bring_up(interface: str) -> None:
+    """Set a network interface of our own network namespace up (netdevice(7))."""
+    from _socket import AF_INET, SOCK_DGRAM, socket
+    from fcntl import ioctl
+
+    up, get_flags, set_flags = 0x1, 0x8913, 0x8914
+    handle = socket(AF_INET, SOCK_DGRAM)
+    request = interface.encode().ljust(16, b"\0")
+    now = ioctl(handle.fileno(), get_flags, request + bytes(24))
+    flags = int.from_bytes(now[16:18], sys.byteorder) | up
+    ioctl(handle.fileno(), set_flags, request + flags.to_bytes(2, sys.byteorder) + bytes(22))
+    handle.close()
 
 
 def new_mount_namespace() -> None:
@@ -103,6 +127,11 @@ def open_in_root(root: int, path: str, flags: int = os.O_PATH) -> int:
     return _check(lib.b_openat2(root, os.fsencode(path), flags | os.O_CLOEXEC, resolve), path)
 
 
+def exchange(one: str, other: str) -> None:
+    """Give two files or directories each other's name, at one moment (renameat2(2))."""
+    _check(lib.b_exchange(os.fsencode(one), os.fsencode(other)), f"exchange of {one} and {other}")
+
+
 def change_root(new_root: str) -> None:
     """Make the mount at `new_root` the root of this mount namespace and let go of the old one."""
     os.chdir(new_root)
@@ -113,6 +142,11 @@ def change_root(new_root: str) -> None:
 
 def name_process(name: str) -> None:
     _check(lib.b_prctl_text(lib.PR_SET_NAME, name.encode()), "prctl(PR_SET_NAME)")
+
+
+def own_proc_files() -> None:
+    """Make /proc/self ours again, which the kernel gives to root when a process changes its user."""
+    _check(lib.b_prctl(lib.PR_SET_DUMPABLE, 1), "prctl(PR_SET_DUMPABLE)")
 
 
 def die_with_parent(signal: int, parent: int) -> None:
@@ -131,3 +165,8 @@ def use_capabilities(on: bool) -> None:
 def drop_capabilities() -> None:
     """Give up every capability, also those over our own namespaces."""
     _check(lib.b_drop_capabilities(), "capset")
+
+
+def be_no_root() -> None:
+    """The programs that this process becomes get no capability for their user being 0 in our namespace."""
+    _check(lib.b_prctl(lib.PR_SET_SECUREBITS, lib.SECBIT_NOROOT), "prctl(PR_SET_SECUREBITS)")

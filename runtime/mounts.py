@@ -15,9 +15,11 @@ container's root, whatever symlinks the image holds.
 from __future__ import annotations
 
 import os
+from errno import EINVAL
 
 from bollard.runtime import linux, plan
 from bollard.runtime.errors import BollardError
+from bollard.runtime.spec import NOEXEC, OPTIONAL, READ_ONLY, SHALLOW, TMPFS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,47 +32,100 @@ _IS_LINK = 0o120000
 class Place:
     """Where a tree goes."""
 
-    __slots__ = ("directory", "flags", "source", "target", "tree")
+    __slots__ = ("directory", "flags", "folder", "source", "target", "tree")
 
     def __init__(self, source: str, target: str, flags: int, tree: int, directory: bool) -> None:
         self.source = source
         self.target = target
         self.flags = flags
-        self.tree = tree  # detached copy of the source's mounts
+        self.tree = tree  # detached copy of the source's mounts; -1 for a link
         self.directory = directory
+        self.folder = ""  # where a filesystem of the container's own can be filled
 
 
 def _is_directory(fd: int) -> bool:
     return os.fstat(fd).st_mode & 0o170000 == _IS_DIRECTORY
 
 
-def clone_sources(ops: list[Op], files: dict[str, str]) -> list[Place]:
-    """Detach a copy of every source of the host. `files` names those the keeper wrote itself."""
-    places = []
+def clone_sources(ops: list[Op], files: dict[str, str], session: str, ready: dict[int, int]) -> list[Place]:
+    """Detach a copy of every source of the host, and make what has none. `files` names those the keeper wrote
+    itself, `ready` has trees {flag of plan.SETS: descriptor} that only it can make."""
+    places: list[Place] = []
     for source, target, flags in ops:
-        path = files.get(source, source)
-        if not path:
-            continue
-        try:
-            tree = linux.clone_tree(path)
-        except OSError as error:
-            if flags & plan.OPTIONAL:
-                continue
-            raise BollardError(
-                f"bind {source}: {error.strerror}", "does it exist on this node, and may you read it?"
-            ) from None
-        attributes = linux.MOUNT_ATTR_NOSUID
-        attributes |= 0 if flags & plan.DEVICES else linux.MOUNT_ATTR_NODEV
-        attributes |= linux.MOUNT_ATTR_RDONLY if flags & plan.READ_ONLY else 0
-        linux.set_mount_flags(tree, attributes)
-        places.append(Place(source, target, flags, tree, _is_directory(tree)))
+        if flags & plan.LINK:
+            places.append(Place(source, target, flags, -1, False))
+        elif flags & plan.SETS:
+            tree = ready.get(flags & plan.SETS, -1)
+            place = Place(source, target, flags, tree, True)
+            if tree < 0:
+                _make_filesystem(place, f"{session}/own{len(places)}")
+            places.append(place)
+        elif files.get(source, source):
+            try:
+                tree = _clone(files.get(source, source), flags)
+            except OSError as error:
+                if flags & OPTIONAL:
+                    continue
+                raise BollardError(
+                    f"bind {source}: {error.strerror}", "does it exist on this node, and may you read it?"
+                ) from None
+            linux.set_mount_flags(tree, _attributes(flags))
+            places.append(Place(source, target, flags, tree, _is_directory(tree)))
+    for number, place in enumerate(places):
+        _make_place_in_own(place, places[:number])
     return places
 
 
-def bind_directory(fd: int, target: str) -> None:
-    """Put the directory open at `fd` on `target`, read-only: a sandbox as image."""
+def _clone(path: str, flags: int) -> int:
+    if flags & SHALLOW:
+        try:
+            return linux.clone_tree(path, recursive=False)
+        except OSError as error:
+            if error.errno != EINVAL:  # mounts below it that came with the host's namespace cannot be left behind
+                raise
+    return linux.clone_tree(path)
+
+
+def _attributes(flags: int) -> int:
+    attributes = linux.MOUNT_ATTR_NOSUID
+    attributes |= 0 if flags & plan.DEVICES else linux.MOUNT_ATTR_NODEV
+    attributes |= linux.MOUNT_ATTR_RDONLY if flags & READ_ONLY else 0
+    attributes |= linux.MOUNT_ATTR_NOEXEC if flags & NOEXEC else 0
+    return attributes
+
+
+def _make_filesystem(place: Place, folder: str) -> None:
+    """A tmpfs, or terminals, of the container's own; it stays mounted at `folder` too, to be filled."""
+    os.mkdir(folder, 0o755)
+    flags = linux.MS_NOSUID | (linux.MS_NOEXEC if place.flags & (NOEXEC | plan.DEVPTS) else 0)
+    if place.flags & plan.DEVPTS:
+        linux.mount("devpts", folder, "newinstance,ptmxmode=0666,mode=0620", flags)
+    else:
+        try:
+            linux.mount("tmpfs", folder, place.source, flags | linux.MS_NODEV)
+        except OSError as error:
+            raise BollardError(f"tmpfs {place.target}: {place.source}: {error.strerror}", "look at its flags") from None
+    place.tree = linux.clone_tree(folder)
+    place.folder = folder
+
+
+def _make_place_in_own(place: Place, earlier: list[Place]) -> None:
+    """A mount point, or a link, in a tmpfs of the container's own: the last one that holds its target."""
+    around = [other for other in earlier if plan.below(place.target, other.target) and place.target != other.target]
+    if not around or not around[-1].folder or not around[-1].flags & TMPFS:
+        return
+    parts = [part for part in place.target[len(around[-1].target) :].split("/") if part]
+    if place.flags & plan.LINK:
+        _make(around[-1].folder, [(parts[:-1], True)] if parts[:-1] else [])
+        os.symlink(place.source, f"{around[-1].folder}/{'/'.join(parts)}")
+    else:
+        _make(around[-1].folder, [(parts, place.directory)])
+
+
+def bind_directory(fd: int, target: str, writable: bool = False) -> None:
+    """Put the directory open at `fd` on `target`: a sandbox as image."""
     tree = linux.clone_tree_at(fd)
-    linux.set_mount_flags(tree, linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOSUID)
+    linux.set_mount_flags(tree, _attributes(0 if writable else READ_ONLY))
     place = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     linux.attach(tree, place)
     os.close(place)
@@ -92,7 +147,7 @@ def _wanted(root: int, places: list[Place]) -> list[Place]:
         if (place.flags & plan.IF_IN_IMAGE and not _exists(root, place.target)) or (
             place.flags & plan.IF_SLURM and not slurm
         ):
-            os.close(place.tree)
+            os.close(place.tree)  # such a one has a source
         else:
             wanted.append(place)
     return wanted
@@ -125,18 +180,21 @@ def _missing(root: int, places: list[Place]) -> dict[str, list[tuple[list[str], 
 
 
 def _make(base: str, wanted: list[tuple[list[str], bool]]) -> None:
-    """Make the `wanted` entries, (components, last is a directory), in a directory of ours."""
+    """Make the `wanted` entries, (components, last is a directory), in the directory `base`; no link in it counts."""
     for parts, directory in wanted:
-        path = base
-        for part in parts[:-1]:
-            path += "/" + part
-            if not os.path.isdir(path):
-                os.mkdir(path, 0o755)
-        path += "/" + parts[-1]
-        if directory and not os.path.isdir(path):
-            os.mkdir(path, 0o755)
-        elif not directory:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        fd = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        for part in parts if directory else parts[:-1]:
+            try:
+                os.mkdir(part, 0o755, dir_fd=fd)
+            except FileExistsError:
+                pass
+            deeper = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            os.close(fd)
+            fd = deeper
+        if not directory:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(parts[-1], flags, 0o644, dir_fd=fd))
+        os.close(fd)
 
 
 def _fd_path(fd: int) -> str:
@@ -196,15 +254,44 @@ class Shadows:
         return folder
 
 
-def make_root(image: str, session: str, places: list[Place]) -> str:
-    """Make every mount of the plan on top of the image mounted at `image`; returns the path of the root.
+def make_root(image: str, session: str, places: list[Place], writable: bool = False) -> str:
+    """Make every mount of the plan on top of the root mounted at `image`; returns the path of the root.
 
     `session` is a directory on a tmpfs of ours. What the image lacks is decided before anything is covered,
-    parents before children, so no cover hides an earlier mount.
+    parents before children, so no cover hides an earlier mount. A `writable` root gets its mount points itself.
     """
     root = os.open(image, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    places = _wanted(root, places)
+    places = _wanted(root, [place for place in places if place.tree >= 0])
     missing = _missing(root, places)
+    path = image
+    if writable:
+        _make_in(root, missing)
+    elif missing:
+        path = _cover(image, session, root, missing)
+        os.close(root)
+        root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for place in places:
+        _attach(root, place)
+    os.close(root)
+    if path != image:
+        linux.remount_readonly(path, linux.MS_NOSUID | linux.MS_NODEV)
+    return path
+
+
+def _make_in(root: int, missing: dict[str, list[tuple[list[str], bool]]]) -> None:
+    """Make mount points in a root that takes writes; one that cannot be made is missed when it is used."""
+    for parent, wanted in missing.items():
+        for parts, directory in wanted:
+            try:
+                fd = linux.open_in_root(root, parent, os.O_PATH | os.O_DIRECTORY)
+                _make(_fd_path(fd), [(parts, directory)])
+                os.close(fd)
+            except OSError:
+                continue
+
+
+def _cover(image: str, session: str, root: int, missing: dict[str, list[tuple[list[str], bool]]]) -> str:
+    """Cover the directories of the read-only `image` that lack something; returns the path of the root."""
     shadows = Shadows(session)
     path = image
     at_top = missing.pop("/", None)
@@ -221,15 +308,11 @@ def make_root(image: str, session: str, places: list[Place]) -> str:
             linux.attach(bound, target)
             os.close(bound)
             os.close(target)
-        os.close(root)
         root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     for parent in sorted(missing, key=len):
         shadows.cover(root, parent, missing[parent])
-    for place in places:
-        _attach(root, place)
-    os.close(root)
     if at_top:
-        linux.remount_readonly(path, linux.MS_NOSUID | linux.MS_NODEV)
+        os.close(root)
     return path
 
 
@@ -245,7 +328,7 @@ def _attach(root: int, place: Place) -> None:
         linux.attach(place.tree, target)
         os.close(target)
     except (OSError, BollardError) as error:
-        if not place.flags & plan.OPTIONAL:
+        if not place.flags & OPTIONAL:
             if isinstance(error, BollardError):
                 raise
             raise BollardError(

@@ -10,7 +10,7 @@ rows of `options.TABLE` and:
     cwd          the directory the tasks start in
     userhome     $HOME of the client
     id           inode.size.mtime of the image file, so that a rebuilt image is another container
-    multi-prog   1 under srun --multi-prog
+    multi-prog   under srun --multi-prog: 2, for srun puts the launcher before each program itself
     verbose      when the client began, in ns since 1970; last, and cut off on the node: it makes no other container
 
 Runs on the node path: no import but errors.
@@ -22,38 +22,83 @@ from bollard.runtime.errors import BollardError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    # source, destination, read-only
-    Bind = tuple[str, str, bool]
+    # source, destination, sum of the flags below; for a tmpfs the source is its mount options
+    Bind = tuple[str, str, int]
+
+# What a mount is to be; plan.py has more, for its own.
+READ_ONLY = 1
+OPTIONAL = 4  # no error where the source, or a place for it, is missing
+NOEXEC = 32
+SHALLOW = 64  # the source's own mount alone, not those below it
+TMPFS = 128  # an empty directory in memory
+UMOUNT = 256  # take away what would be mounted there
+
+# Words after SRC:DST: that users of mount(8), Apptainer and enroot know. What is so anyway is 0.
+_FLAGS = {
+    "ro": READ_ONLY, "noexec": NOEXEC, "bind": SHALLOW, "nofail": OPTIONAL,
+    **dict.fromkeys(
+        ("rw", "rbind", "exec", "nosuid", "nodev", "slave", "rslave", "private", "rprivate", "atime", "noatime",
+         "relatime", "diratime", "nodiratime", "x-create=auto", "x-create=dir", "x-create=file", "x-detach", "silent"),
+        0,
+    ),
+}  # fmt: skip
+_NO_FLAGS = {
+    "suid": "set-user-id programs gain nothing in a container",
+    "dev": "device files are usable below /dev alone",
+    "shared": "mounts made in a container stay in it",
+    "rshared": "mounts made in a container stay in it",
+    "unbindable": "mounts made in a container stay in it",
+}
+_TMPFS_SETTINGS = ("size", "mode", "nr_inodes")
+
+NAME_MODES = ("auto", "create", "exec", "no_exec")
+NAMESPACES = ("net", "ipc", "uts", "pid")
+_NAME_MAX = 64
+_NAME_MARKS = "_.-"
 
 
 class Spec:
     """What one container is to be. Paths are absolute; nothing was looked up on any disk."""
 
-    __slots__ = ("asked", "binds", "cleanenv", "cwd", "env", "home", "home_source", "image", "pwd", "verbose")
+    image: str = ""  # "" only for a container that another step has named
+    asked: str = ""  # the words the user typed
+    cwd: str = "/"
+    home: str = ""  # where it appears in the container; "" for no home
+    home_source: str = ""  # "" for an empty one of the container's own
+    binds: tuple[Bind, ...] = ()
+    env: tuple[tuple[bytes, bytes], ...] = ()
+    keep_env: tuple[bytes, ...] = ()
+    cleanenv: bool = False
+    no_mount: tuple[str, ...] = ()
+    contain: bool = False
+    workdir: str = ""
+    scratch: tuple[str, ...] = ()
+    pwd: str = ""
+    writable_tmpfs: bool = False
+    writable: bool = False
+    overlays: tuple[tuple[str, bool], ...] = ()  # path, read-only
+    fakeroot: bool = False
+    entrypoint: bool = False
+    entrypoint_log: bool = False
+    name: str = ""
+    name_mode: str = "auto"
+    save: str = ""
+    unshare: tuple[str, ...] = ()
+    hostname: str = ""
+    app: str = ""  # one of the image's apps, /scif/apps/NAME
+    dns: tuple[str, ...] = ()
+    no_slurm: bool = False
+    no_mpirun: bool = False
+    options: bytes = b""  # spec text of the options alone, for another container like this one
+    verbose: bool = False
 
-    def __init__(
-        self,
-        image: str,
-        asked: str = "",
-        cwd: str = "/",
-        home: str = "",
-        home_source: str = "",
-        binds: tuple[Bind, ...] = (),
-        env: tuple[tuple[bytes, bytes], ...] = (),
-        cleanenv: bool = False,
-        pwd: str = "",
-        verbose: bool = False,
-    ) -> None:
+    def __init__(self, image: str = "", **fields: object) -> None:
         self.image = image
-        self.asked = asked or image
-        self.cwd = cwd
-        self.home = home  # where it appears in the container; "" for no home
-        self.home_source = home_source or home
-        self.binds = binds
-        self.env = env
-        self.cleanenv = cleanenv
-        self.pwd = pwd
-        self.verbose = verbose
+        for field in fields:
+            if not hasattr(Spec, field):
+                raise TypeError(f"a spec has no field {field}")
+        self.__dict__.update(fields)
+        self.asked = self.asked or self.image
 
 
 def quote(text: str) -> str:
@@ -102,28 +147,81 @@ def absolute(path: str, cwd: str, home: str) -> str:
     return path if path.startswith("/") else f"{cwd.rstrip('/')}/{path}"
 
 
-def parse_bind(text: str, cwd: str, home: str) -> Bind:
-    """One SRC[:DST[:ro|rw]]; a backslash keeps a colon or comma in a path."""
+def parse_bind(text: str, cwd: str, home: str, what: str = "bind") -> Bind:
+    """One SRC[:DST[:FLAGS]], with + or , between flags; a backslash keeps a colon or comma in a path.
+
+    SRC may be the word tmpfs or umount where `what` is "container-mounts" (pyxis's rule).
+    """
     parts = _split(text, ":")
     if len(parts) > 3 or not parts[0]:
-        raise BollardError(f"bind {text!r} is not SRC[:DST[:ro|rw]]", r"write a colon in a path as \:")
-    mode = parts[2] if len(parts) == 3 else "rw"
-    if mode not in ("ro", "rw"):
-        raise BollardError(f"bind {text!r}: {mode!r} is neither ro nor rw", "use SRC:DST:ro or SRC:DST:rw")
-    source = absolute(parts[0], cwd, home)
-    target = parts[1] if len(parts) > 1 and parts[1] else source
+        raise BollardError(f"{what} {text!r} is not SRC[:DST[:FLAGS]]", r"write a colon in a path as \:")
+    words = parts[2].replace("+", ",").split(",") if len(parts) == 3 else []
+    special = parts[0] if what == "container-mounts" and parts[0] in ("tmpfs", "umount") else ""
+    source = "" if special else absolute(parts[0], cwd, home)
+    target = parts[1] if len(parts) > 1 else ""
+    if special and not target:
+        raise BollardError(f"{what} {text!r}: where?", f"write {special}:DIR")
+    if target.startswith("./") and what == "container-mounts":
+        target = target[1:]  # enroot counts it from the container's root
+    return _bind(what, text, source, target or source, words, special)
+
+
+def _bind(what: str, text: str, source: str, target: str, words: list[str], special: str = "") -> Bind:
     if not target.startswith("/"):
-        raise BollardError(f"bind {text!r}: {target!r} must begin with /", "name the place in the container in full")
+        raise BollardError(f"{what} {text!r}: {target!r} must begin with /", "name the place in the container in full")
     if not target.strip("/"):
-        raise BollardError(f"bind {text!r}: the container's root cannot be replaced", "name a directory below it")
+        raise BollardError(f"{what} {text!r}: the container's root cannot be replaced", "name a directory below it")
     if ".." in target.split("/"):
-        raise BollardError(f"bind {text!r}: {target!r} has a .. in it", "name the place in the container in full")
-    return source, target, mode == "ro"
+        raise BollardError(f"{what} {text!r}: {target!r} has a .. in it", "name the place in the container in full")
+    flags = {"tmpfs": TMPFS, "umount": UMOUNT}.get(special, 0)
+    settings = []
+    for word in words:
+        if word in _NO_FLAGS:
+            raise BollardError(f"{what} {text!r}: {word!r} cannot be had: {_NO_FLAGS[word]}", "leave it out")
+        if special == "tmpfs" and word.partition("=")[0] in _TMPFS_SETTINGS and word.partition("=")[2].isalnum():
+            settings.append(word)
+        elif word in _FLAGS:
+            flags |= _FLAGS[word]
+        elif word:
+            raise BollardError(f"{what} {text!r}: {word!r} is no flag of a mount", "use ro, rw, noexec or nofail")
+    return ",".join(settings) if special else source, target, flags
 
 
-def parse_binds(text: str, cwd: str, home: str) -> tuple[Bind, ...]:
+def parse_binds(text: str, cwd: str, home: str, what: str = "bind") -> tuple[Bind, ...]:
     """Several, with commas between them."""
-    return tuple(parse_bind(part, cwd, home) for part in _split(text, ",", keep_escapes=True) if part)
+    return tuple(parse_bind(part, cwd, home, what) for part in _split(text, ",", keep_escapes=True) if part)
+
+
+def parse_mount(text: str, cwd: str, home: str) -> Bind:
+    """One type=bind,src=SRC,dst=DST[,ro], where double quotes keep a comma (docker's and Apptainer's --mount)."""
+    import csv
+
+    rows = list(csv.reader([text]))
+    keys: dict[str, str] = {}
+    for word in rows[0] if rows else []:
+        key, _, value = word.strip().partition("=")
+        keys[{"src": "source", "dst": "destination", "target": "destination", "readonly": "ro"}.get(key, key)] = value
+    unknown = sorted(set(keys) - {"type", "source", "destination", "ro", "bind-propagation"})
+    if unknown:
+        raise BollardError(f"mount {text!r}: {unknown[0]!r} is no key of it", "use type, src, dst and ro")
+    if keys.get("type", "bind") != "bind":
+        raise BollardError(f"mount {text!r}: {keys['type']!r} is no type of mount here", "use type=bind")
+    if not keys.get("source") or not keys.get("destination"):
+        raise BollardError(f"mount {text!r} lacks src or dst", "write type=bind,src=SRC,dst=DST")
+    words = ["ro"] if "ro" in keys and keys["ro"].lower() not in ("0", "false") else []
+    return _bind("mount", text, absolute(keys["source"], cwd, home), keys["destination"], words)
+
+
+def parse_name(text: str) -> tuple[str, str]:
+    """NAME[:MODE] of a container."""
+    name, _, mode = text.partition(":")
+    if not name or len(name) > _NAME_MAX or not all(c.isascii() and (c.isalnum() or c in _NAME_MARKS) for c in name):
+        raise BollardError(
+            f"container name {name!r} cannot be one", f"use up to {_NAME_MAX} letters, digits and {_NAME_MARKS}"
+        )
+    if (mode or "auto") not in NAME_MODES:
+        raise BollardError(f"container name {text!r}: {mode!r} is no way to use it", f"use {', '.join(NAME_MODES)}")
+    return name, mode or "auto"
 
 
 def bind_text(binds: tuple[Bind, ...]) -> str:
@@ -149,7 +247,74 @@ def _split(text: str, mark: str, keep_escapes: bool = False) -> list[str]:
 
 def switch(values: list[str]) -> bool:
     """Whether the last of a switch's values means yes."""
-    return bool(values) and values[-1].lower() not in ("", "0", "no", "false", "off", "info", "warning", "error")
+    return bool(values) and values[-1].lower() not in ("", "0", "n", "no", "false", "off", "info", "warning", "error")
+
+
+def _list(values: list[str]) -> tuple[str, ...]:
+    return tuple(word.strip() for value in values for word in value.split(",") if word.strip())
+
+
+def _unshare(given: dict[str, list[str]], words: tuple[str, ...], everything: bool) -> tuple[str, ...]:
+    for word in words:
+        if word not in NAMESPACES[:3]:
+            raise BollardError(f"unshare {word!r}: no namespace that can be asked for", "use net, ipc or uts")
+    asked = set(words) | {name for name in NAMESPACES if switch(given.get(name, []))}
+    if everything:
+        asked |= {"pid", "ipc"}
+    if given.get("hostname", [""])[-1]:
+        asked.add("uts")
+    return tuple(name for name in NAMESPACES if name in asked)
+
+
+def _inside(option: str, path: str) -> str:
+    """A directory in the container that an option names."""
+    if not path.startswith("/") or ".." in path.split("/"):
+        raise BollardError(f"{option} {path!r} must begin with /", "name the directory in the container in full")
+    return path
+
+
+def _app(name: str) -> str:
+    if "/" in name or name in (".", ".."):
+        raise BollardError(f"app {name!r} is not the name of an app", "see `bollard inspect --list-apps IMAGE`")
+    return name
+
+
+def _overlay(text: str, cwd: str, home: str) -> tuple[str, bool]:
+    path, _, mode = text.rpartition(":") if text.endswith((":ro", ":rw")) else (text, "", "")
+    return absolute(path, cwd, home), mode == "ro"
+
+
+def _assignment(pair: str) -> tuple[bytes, bytes]:
+    name, equals, value = pair.partition("=")
+    if not equals or not name:
+        raise BollardError(f"env {pair!r} is not NAME=VALUE", "give the name, an equals sign and the value")
+    return name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")
+
+
+def _homes(given: dict[str, list[str]], cwd: str, host_home: str, contain: bool) -> tuple[str, str]:
+    """(source, target) of the home; no source for an empty one of the container's own."""
+    source = target = host_home if host_home.startswith("/") and host_home.strip("/") else ""
+    asked = given.get("home", [""])[-1]
+    if asked.strip("/"):
+        source, target, _ = parse_bind(source + asked if asked.startswith(":") else asked, cwd, host_home)
+    elif asked:
+        source = target = ""  # "/" is nobody's home
+    elif contain:
+        source = ""
+    if target and not asked and switch(given.get("fakeroot", [])):
+        target = "/root"  # Apptainer's rule
+    return ("", "") if switch(given.get("no-home", [])) else (source, target)
+
+
+def _binds(given: dict[str, list[str]], cwd: str, home: str) -> tuple[Bind, ...]:
+    binds: tuple[Bind, ...] = ()
+    for value in given.get("bind", []):
+        binds += parse_binds(value, cwd, home)
+    for value in given.get("mounts", []):
+        binds += parse_binds(value, cwd, home, "container-mounts")
+    for value in given.get("mount", []):
+        binds += tuple(parse_mount(line, cwd, home) for line in value.split("\n") if line.strip())
+    return binds
 
 
 def make(values: list[tuple[str, str]]) -> Spec:
@@ -161,38 +326,88 @@ def make(values: list[tuple[str, str]]) -> Spec:
     def last(name: str) -> str:
         return given.get(name, [""])[-1]
 
+    def on(name: str) -> bool:
+        return switch(given.get(name, []))
+
     cwd = last("cwd") or "/"
     host_home = last("userhome")
-    if not last("image"):
+    name, mode = parse_name(last("name")) if last("name") else ("", "auto")
+    if not last("image") and (not name or mode == "create"):
         raise BollardError("no image named", "use --container=IMAGE")
-    source = target = host_home if host_home.startswith("/") and host_home.strip("/") else ""
-    if last("home").strip("/"):
-        asked = last("home")
-        source, target, _ = parse_bind(source + asked if asked.startswith(":") else asked, cwd, host_home)
-    elif last("home"):
-        source = target = ""  # "/" is nobody's home
-    if switch(given.get("no-home", [])):
-        source = target = ""
-    if last("pwd") and not last("pwd").startswith("/"):
-        raise BollardError(f"pwd {last('pwd')!r} must begin with /", "name the directory in the container in full")
-    env = []
-    for pair in given.get("env", []):
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise BollardError(f"env {pair!r} is not NAME=VALUE", "give the name, an equals sign and the value")
-        env.append((name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")))
-    binds: tuple[Bind, ...] = ()
-    for value in given.get("bind", []):
-        binds += parse_binds(value, cwd, host_home)
-    return Spec(
-        image=absolute(last("image"), cwd, host_home),
-        asked=last("asked"),
+    compat = on("compat")
+    contain_all = compat or on("containall")
+    contain = contain_all or on("contain")
+    source, target = _homes(given, cwd, host_home, contain)
+    if last("network") not in ("", "none"):
+        raise BollardError(f"network {last('network')!r} cannot be had without root", "use --network=none, or no --net")
+    if on("writable") and (on("writable-tmpfs") or last("overlay")):
+        raise BollardError("writable does not go with writable-tmpfs or an overlay", "choose one of them")
+    made = Spec(
+        image=absolute(last("image"), cwd, host_home) if last("image") else "",
+        asked=last("asked") or last("image") or name,
         cwd=cwd,
         home=target,
         home_source=source,
-        binds=binds,
-        env=tuple(env),
-        cleanenv=switch(given.get("cleanenv", [])),
-        pwd=last("pwd"),
-        verbose=switch(given.get("verbose", [])),
+        binds=_binds(given, cwd, host_home),
+        env=tuple(_assignment(pair) for pair in given.get("env", [])),
+        keep_env=tuple(word.encode("utf-8", "surrogateescape") for word in _list(given.get("keep-env", []))),
+        cleanenv=contain_all or on("cleanenv"),
+        no_mount=_list(given.get("no-mount", [])),
+        contain=contain,
+        workdir=absolute(last("workdir"), cwd, host_home) if last("workdir") else "",
+        scratch=tuple(_inside("scratch", path) for path in _list(given.get("scratch", []))),
+        pwd=_inside("pwd", last("pwd")) if last("pwd") else "",
+        writable_tmpfs=compat or on("writable-tmpfs"),
+        writable=on("writable"),
+        overlays=tuple(_overlay(word, cwd, host_home) for word in _list(given.get("overlay", []))),
+        fakeroot=on("fakeroot"),
+        entrypoint=on("entrypoint"),
+        entrypoint_log=on("entrypoint-log"),
+        name=name,
+        name_mode=mode,
+        save=absolute(last("save"), cwd, host_home) if last("save") else "",
+        unshare=_unshare(given, _list(given.get("unshare", [])), contain_all),
+        hostname=last("hostname"),
+        app=_app(last("app")),
+        dns=_list(given.get("dns", [])),
+        no_slurm=on("no-slurm"),
+        no_mpirun=on("no-mpirun"),
+        verbose=on("verbose"),
     )
+    made.options = _options(values, made)
+    return made
+
+
+# Keys that say which container, and not what it is to be like; and those whose paths are told as they were resolved.
+_NOT_OPTIONS = frozenset(("image", "asked", "cwd", "userhome", "id", "multi-prog", "verbose", "save"))
+_WITH_PATHS = frozenset(("bind", "mounts", "mount", "home", "workdir", "overlay"))
+
+
+def _options(values: list[tuple[str, str]], made: Spec) -> bytes:
+    """The options among `values` as spec text that means the same in any directory."""
+    found = [(name, value) for name, value in values if name not in _NOT_OPTIONS and name not in _WITH_PATHS]
+    names = {name for name, _ in values}
+    if made.binds:
+        found.append(("mounts", ",".join(_bind_words(bind) for bind in made.binds)))
+    if "home" in names and made.home:
+        found.append(("home", f"{_escaped(made.home_source)}:{_escaped(made.home)}"))
+    if made.workdir:
+        found.append(("workdir", made.workdir))
+    found += [("overlay", path + (":ro" if read_only else "")) for path, read_only in made.overlays]
+    return text(found) if found else b""
+
+
+def _bind_words(bind: Bind) -> str:
+    """What parse_bind makes this of, as --container-mounts has it."""
+    source, target, flags = bind
+    if flags & (TMPFS | UMOUNT):
+        words = [word for word in source.split(",") if word]
+        source = "tmpfs" if flags & TMPFS else "umount"
+    else:
+        words, source = [], _escaped(source)
+    words += [word for word, flag in _FLAGS.items() if flag & flags]
+    return ":".join([source, _escaped(target), "+".join(words)] if words else [source, _escaped(target)])
+
+
+def _escaped(path: str) -> str:
+    return "".join("\\" + c if c in ":,\\" else c for c in path)

@@ -14,7 +14,8 @@ from state import CACHE, CONTROLLER, SHARED, SWITCH, Cluster, ClusterError, know
 # Imported where they are used: `exec` must start at once and needs none of them.
 
 
-def up(cluster: Cluster, nodes: int, with_plugin: bool | None) -> None:
+def up(cluster: Cluster, nodes: int, with_plugin: bool | None, accounting: bool = False) -> None:
+    import accounting as database
     import daemons
     import namespaces
     import network
@@ -32,6 +33,12 @@ def up(cluster: Cluster, nodes: int, with_plugin: bool | None) -> None:
                     f"suite '{cluster.suite}' is up with {settings['nodes']} nodes, not {nodes}: run "
                     f"`cluster down --suite {cluster.suite}` first"
                 )
+            if accounting and not settings.get("accounting"):
+                raise ClusterError(
+                    f"suite '{cluster.suite}' is up without accounting: run "
+                    f"`cluster down --suite {cluster.suite}` first"
+                )
+            accounting = bool(settings.get("accounting"))
             missing = [node for node in cluster.nodes() if cluster.process(node) is None]
             changed = bool(settings["plugin"]) != wanted
             if not missing and not changed:
@@ -43,29 +50,40 @@ def up(cluster: Cluster, nodes: int, with_plugin: bool | None) -> None:
             clear(cluster)
             suites.install_tools()
             suites.ensure_tree(cluster)
+            if accounting:
+                database.ensure_layer(cluster)
             missing, changed = node_names(nodes), wanted
         if changed and wanted:
             plugin.build(cluster)
         suites.prepare_shared(cluster)
         plugin.source_directory(cluster)
-        slurm_conf.write(cluster, nodes)
-        cluster.save_settings(nodes, wanted)
+        slurm_conf.write(cluster, nodes, database.slurm_conf(cluster, CONTROLLER) if accounting else "")
+        cluster.save_settings(nodes, wanted, accounting)
         network.start_switch(cluster)
         for node in missing:
             namespaces.end(cluster, node)
-            namespaces.spawn(cluster, node)
+            namespaces.spawn(cluster, node, tree_of(cluster, node))
         for node in missing:
             network.plug(cluster, node, namespaces.settle(cluster, node))
         for node in cluster.nodes():
             spread(cluster, node, wanted)
         since = time.time()
         for node in missing:
-            daemons.start(node, cluster.init(node))
+            daemons.start(cluster, node, cluster.init(node))
         daemons.wait_idle(cluster, [node for node in missing if node != CONTROLLER], since)
         print(
             f"up: suite {cluster.suite}, {nodes} nodes idle, {'with' if wanted else 'no'} plugin; try: "
             f"cluster exec --suite {cluster.suite} --user alice -- srun -N{nodes} hostname"
         )
+
+
+def tree_of(cluster: Cluster, node: str) -> str:
+    """What the node's disk lies above; "" for the suite's tree."""
+    if node != CONTROLLER or not (cluster.settings() or {}).get("accounting"):
+        return ""
+    import accounting
+
+    return accounting.tree(cluster)
 
 
 def spread(cluster: Cluster, node: str, wanted: bool) -> None:
@@ -84,7 +102,8 @@ def update_plugin(cluster: Cluster) -> None:
     with cluster.lock():
         cluster.init(CONTROLLER)
         plugin.build(cluster)
-        cluster.save_settings(len(cluster.nodes()) - 1, True)
+        accounting = bool((cluster.settings() or {}).get("accounting"))
+        cluster.save_settings(len(cluster.nodes()) - 1, True, accounting)
         for node in running(cluster):
             spread(cluster, node, True)
         print(f"plugin installed on {' '.join(running(cluster))}")
@@ -105,12 +124,12 @@ def start(cluster: Cluster, node: str) -> None:
             return
         check_name(cluster, node)
         namespaces.end(cluster, node)
-        namespaces.spawn(cluster, node)
+        namespaces.spawn(cluster, node, tree_of(cluster, node))
         pid = namespaces.settle(cluster, node)
         network.plug(cluster, node, pid)
         spread(cluster, node, bool((cluster.settings() or {}).get("plugin")))
         since = time.time()
-        daemons.start(node, pid)
+        daemons.start(cluster, node, pid)
         if node == CONTROLLER:  # a fresh one: it knows the compute nodes when they have registered again
             daemons.wait_idle(cluster, running(cluster)[1:], 0)
         else:
@@ -230,6 +249,9 @@ def parser() -> argparse.ArgumentParser:
         "--plugin", action="store_true", default=None, help="build and install this checkout's plugin"
     )
     choice.add_argument("--no-plugin", dest="plugin", action="store_false", help="plain Slurm")
+    made.add_argument(
+        "--accounting", action="store_true", help="with slurmdbd on MariaDB, on the controller: sacct works"
+    )
     command("plugin", "build the checkout anew and install it on the running nodes")
     made = command("exec", "run a command on a node; its exit status is passed through (128+n for signal n)")
     made.add_argument("--node", default=CONTROLLER, help="n1, n2, ... or ctl (default: ctl)")
@@ -280,7 +302,7 @@ def dispatch(options: argparse.Namespace, rest: list[str] | None) -> int:
     if options.command == "up":
         if options.nodes < 1 or options.nodes > 99:
             raise ClusterError(f"--nodes {options.nodes}: give a number from 1 to 99")
-        up(cluster, options.nodes, options.plugin)
+        up(cluster, options.nodes, options.plugin, options.accounting)
     elif options.command == "plugin":
         update_plugin(cluster)
     elif options.command == "start":

@@ -26,12 +26,19 @@ install -d -o munge -g munge -m 700 /var/log/munge /var/lib/munge
 install -d -o slurm -g slurm -m 755 /run/slurm /var/log/slurm /var/lib/slurm /var/lib/slurm/slurmctld
 install -d -m 755 /var/spool/slurmd
 setpriv --reuid=munge --regid=munge --clear-groups munged
+sh -euc "$1"
+shift
 exec env "$@"
 """
 
 
-def start(node: str, pid: int) -> None:
+def start(cluster: Cluster, node: str, pid: int) -> None:
     """Everything that a node of its kind runs."""
+    first = ""
+    if node == CONTROLLER and (cluster.settings() or {}).get("accounting"):
+        import accounting
+
+        first = accounting.start_script(node, cluster.suite)
     daemon = "slurmctld" if node == CONTROLLER else "slurmd"
     settings = (
         []
@@ -50,6 +57,7 @@ def start(node: str, pid: int) -> None:
                 "-c",
                 BOOT,
                 "boot",
+                first,
                 *settings,
                 daemon,
             ],

@@ -69,8 +69,8 @@ def removed(path: str) -> bool:
     return True
 
 
-def spawn(cluster: Cluster, node: str) -> None:
-    """Start a node's namespaces and its init; `settle` waits for it."""
+def spawn(cluster: Cluster, node: str, tree: str = "") -> None:
+    """Start a node's namespaces and its init, above `tree` or the suite's own; `settle` waits for it."""
     run = cluster.run / node
     for name in ("disk", "log"):
         (run / name).mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def spawn(cluster: Cluster, node: str) -> None:
                 cluster.suite,
                 node,
                 str(run),
-                str(cluster.tree),
+                tree or str(cluster.tree),
                 str(cluster.shared),
                 str(cluster.cache / "source"),
                 " ".join(cgroup_controllers()),

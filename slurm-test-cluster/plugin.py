@@ -23,7 +23,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 BUILD = Path("spank_plugin/build.py")
 INSTALLED = ("usr", "etc")  # what a build may put on a node
 
-# The tree stays as it is: what the build writes lands in the upper directory of an overlay.
+# The tree stays as it is: what the build writes lands in the upper directory of an overlay. As plain files, like a
+# package's, for a link in the prefix's place could not be exchanged for what nodes have.
 RECIPE = r"""
 set -eu
 tree=$1 layer=$2 source=$3
@@ -35,7 +36,7 @@ mount -t proc proc proc
 mount --bind /dev dev
 mount -t tmpfs tmp tmp
 exec chroot . env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONDONTWRITEBYTECODE=1 \
-    sh -euc 'cd /usr/src/bollard && exec python3 spank_plugin/build.py --prefix /usr/lib/bollard'
+    sh -euc 'cd /usr/src/bollard && exec python3 spank_plugin/build.py --prefix /usr/lib/bollard --destdir /'
 """
 
 

@@ -84,7 +84,7 @@ echo "export SITE_TASK_PROLOG=ran-on-$name"
 """
 
 
-def write(cluster: Cluster, nodes: int) -> None:
+def write(cluster: Cluster, nodes: int, more: str = "") -> None:
     """Into the run directory; every node copies it when it starts."""
     etc = cluster.run / "etc"
     slurm = etc / "slurm"
@@ -99,6 +99,7 @@ def write(cluster: Cluster, nodes: int) -> None:
             memory=MEMORY,
             tracking=WITH_CGROUP if tracked else WITHOUT_CGROUP,
         )
+        + more
     )
     plugin = "CgroupPlugin=cgroup/v1\n" if SUITES[cluster.suite].cgroup_plugin else ""
     slurm.joinpath("cgroup.conf").write_text(CGROUP.format(plugin=plugin))

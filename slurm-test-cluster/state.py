@@ -79,16 +79,16 @@ class Cluster:
         self.tree = self.cache / "base"
 
     def settings(self) -> dict[str, int] | None:
-        """What `up` was asked for (nodes, plugin), or None when the cluster was never brought up."""
+        """What `up` was asked for (nodes, plugin, accounting), or None when the cluster was never brought up."""
         try:
             found: dict[str, int] = json.loads((self.run / "cluster.json").read_text())
         except (FileNotFoundError, ValueError):
             return None
         return found
 
-    def save_settings(self, nodes: int, plugin: bool) -> None:
+    def save_settings(self, nodes: int, plugin: bool, accounting: bool) -> None:
         temporary = self.run / "cluster.json.new"
-        temporary.write_text(json.dumps({"nodes": nodes, "plugin": int(plugin)}))
+        temporary.write_text(json.dumps({"nodes": nodes, "plugin": int(plugin), "accounting": int(accounting)}))
         temporary.rename(self.run / "cluster.json")
 
     def nodes(self) -> list[str]:

@@ -81,6 +81,24 @@ ln -s /srv/bollard "$tree/usr/src/bollard"
 ln -sf /proc/self/mounts "$tree/etc/mtab"
 """
 
+# Packages in a layer above the tree; what they install starts nothing, for the tree has a policy-rc.d.
+LAYER_RECIPE = r"""
+set -eu
+tree=$1 layer=$2 archives=$3 prepare=$4 argument=$5; shift 5
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin
+mkdir -p "$layer/upper" "$layer/work" "$layer/root"
+mount -t overlay -o "lowerdir=$tree,upperdir=$layer/upper,workdir=$layer/work" layer "$layer/root"
+root=$layer/root
+mount --bind "$archives" "$root/var/cache/apt/archives"
+mount -t proc proc "$root/proc"
+mount --bind /dev "$root/dev"
+mount -t tmpfs tmp "$root/tmp"
+chroot "$root" apt-get -q update
+chroot "$root" apt-get -q -y --no-install-recommends install "$@"
+chroot "$root" sh -euc "$prepare" prepare "$argument"
+rm -rf "$root/var/lib/apt/lists"
+"""
+
 TOOLS = {"debootstrap": "debootstrap", "ip": "iproute2", "unshare": "util-linux", "mount": "mount"}
 
 
@@ -155,6 +173,16 @@ def ensure_tree(cluster: Cluster) -> None:
     (building / ".stamp").write_text(stamp(cluster.suite))
     remove_tree(cluster.tree)
     building.rename(cluster.tree)
+
+
+def install_packages(
+    cluster: Cluster, layer: Path, log: Path, prepare: str, arguments: list[str], packages: tuple[str, ...]
+) -> None:
+    """Make `layer`/upper: these packages above the suite's tree, then the shell script `prepare` in it."""
+    archives = CACHE / "debs" / cluster.suite
+    archives.joinpath("partial").mkdir(parents=True, exist_ok=True)
+    words = [str(cluster.tree), str(layer), str(archives), prepare, *arguments, *packages]
+    logged(["unshare", "--mount", "--propagation", "private", "sh", "-c", LAYER_RECIPE, "recipe", *words], log)
 
 
 def read(path: Path) -> str:

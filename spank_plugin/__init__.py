@@ -10,5 +10,6 @@ forked child that is the user already), `bollard-enter` (static launcher in fron
 | privilege.c | every line that needs to be root |
 | wire.c, enter.c | a task's way into the container |
 | python.c, start.c, callbacks.py | from C to Python |
-| build.py | compiles and installs all of it |
+| build.py, install.py, plugstack.py | compile all of it, put it in place, tell Slurm |
+| check.py, probes.py | whether it can work on a node |
 """

@@ -1,44 +1,51 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Compile the plugin for the Slurm and the Python of this machine, and install it under one prefix.
+"""Compile the plugin for the Slurm and the Python of this machine: `bollard site install` puts it in place.
 
-    spank_plugin/build.py [--prefix /usr/lib/bollard] [--slurm-conf DIR] [--destdir DIR]
+    spank_plugin/build.py [OPTION...]      `bollard site install` from a checkout, before there is a `bollard`
 
-Needs a C compiler, Slurm's headers, Python's headers and cffi. What is installed, all of it root's:
+Needs a C compiler, Slurm's headers, Python's headers and cffi. What it makes, to lie under one prefix:
 
-    PREFIX/spank_bollard.so   the shim; plugstack.conf names it
-    PREFIX/_bollard.so        the embedded runtime
-    PREFIX/bollard-enter      the launcher, static
-    PREFIX/squashfuse[2]      a copy of the FUSE server, unreadable for users; 2: built with libfuse 2
-    PREFIX/python/bollard/    the Python packages, compiled
-    PREFIX/session/           a keeper covers it, in its own mount namespace
-    /usr/bin/bollard          the command
-    DIR/plugstack.conf.d/bollard.conf
+    spank_bollard.so   the shim; plugstack.conf names it
+    _bollard.so        the embedded runtime
+    bollard-enter      the launcher, static
+    squashfuse[2]      a copy of the FUSE server, unreadable for users; 2: built with libfuse 2
+    squashfuse-owner   the like, for files that shall be the user's, where the other has no uid=
+    check.sqfs         an image for `bollard site check`, where squashfs-tools are there to make it
+    python/bollard/    the Python packages, compiled, and the C they were built with, to build them again
+    inside/bin/        what starts the host's Slurm commands from containers
+    session/           a keeper covers it, in its own mount namespace
 """
 
 from __future__ import annotations
 
-import argparse
 import compileall
+import contextlib
+import io
 import os
 import py_compile
 import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
+import types
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent
 PACKAGES = ("runtime", "mpi", "spank_plugin")
 
-sys.path.insert(0, str(TOP / "runtime"))
-import options  # noqa: E402
+if not __package__:  # a checkout, where the packages go by the names of their folders
+    sys.dont_write_bytecode = True
+    sys.modules["bollard"] = types.ModuleType("bollard")
+    sys.modules["bollard"].__path__ = [str(TOP)]
+
+from bollard.runtime import options  # noqa: E402
+from bollard.runtime.errors import BollardError  # noqa: E402
+from bollard.spank_plugin import build_inside  # noqa: E402
 
 WARNINGS = ["-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
-
-MODES = {"bollard-enter": 0o755, "squashfuse": 0o711, "squashfuse2": 0o711}
 
 # extern "Python": start.c calls these, callbacks.py defines them.
 CALLBACKS = """
@@ -54,18 +61,35 @@ def c_string(text: str) -> str:
 
 def options_header() -> str:
     """The option table and its environment forms as C."""
+
+    def text(value: str | None) -> str:
+        return c_string(value) if value else "NULL"
+
     rows, variables = [], []
-    for row in options.TABLE:
+    for number, row in enumerate(options.TABLE):
         name, argument, _, slurm, help_text = row
-        arg = c_string(argument) if argument else "NULL"
-        rows.append(f"\t{{ {c_string(name)}, {c_string(slurm) if slurm else 'NULL'}, {arg}, {c_string(help_text)} }},")
-        variables += [f"\t{{ {c_string(v)}, {len(rows) - 1} }}," for v in options.variables(row)]
+        positive, _, opposite = slurm.partition("|")
+        between = options.JOINED.get(name)
+        ours = int(positive in options.OURS_ALONE)
+        against = f"the opposite of --{positive}" if opposite else ""
+        words = [c_string(name), text(positive), text(opposite), text(argument), c_string(help_text), text(against)]
+        rows.append(f"\t{{ {', '.join(words)}, {text(between)}, {ours} }},")
+        variables += [f"\t{{ {c_string(v.lstrip('!'))}, {number} }}," for v in options.variables(row)]
+    places = {name: number for number, (name, *_) in enumerate(options.TABLE)}
+    marks = ", ".join(f"OPTION_{name.upper()} = {places[name]}" for name in ("image", "name", "verbose"))
     return "\n".join(
         [
             "/* Rendered from runtime/options.py by build.py. */",
             "#include <stddef.h>",
-            f"enum {{ OPTION_COUNT = {len(rows)}, VARIABLE_COUNT = {len(variables)} }};",
-            "static const struct { const char *name; char *slurm, *argument, *help; } OPTIONS[] = {",
+            f"enum {{ OPTION_COUNT = {len(rows)}, VARIABLE_COUNT = {len(variables)}, {marks} }};",
+            "/* slurm, opposite: names for srun; between: what parts several values, NULL where the last counts; */",
+            "/* ours: no name of pyxis's. */",
+            "static const struct {",
+            "\tconst char *name;",
+            "\tchar *slurm, *opposite, *argument, *help, *against;",
+            "\tconst char *between;",
+            "\tint ours;",
+            "} OPTIONS[] = {",
             *rows,
             "};",
             "static const struct { const char *name; int option; } VARIABLES[] = {",
@@ -77,21 +101,103 @@ def options_header() -> str:
 
 
 def compile_c(output: Path, sources: list[Path], *flags: str) -> None:
-    command = [os.environ.get("CC", "cc"), *WARNINGS, "-o", str(output), *map(str, sources), *flags]
+    command = [compiler(), *WARNINGS, "-o", str(output), *map(str, sources), *flags]
     done = subprocess.run(command, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
-        sys.exit(f"bollard: {output.name} did not compile; the command was: {' '.join(command)}")
+        raise BollardError(f"{output.name} did not compile", f"the command was: {' '.join(command)}")
 
 
-def slurm_include() -> Path:
+def slurm_include() -> Path | None:
     """Where <slurm/spank.h> is."""
     for folder in (os.environ.get("SLURM_INCLUDE_DIR", ""), "/usr/include", "/usr/local/include", "/opt/slurm/include"):
         if folder and (Path(folder) / "slurm/spank.h").exists():
             return Path(folder)
-    sys.exit(
-        "bollard: slurm/spank.h not found; install Slurm's development package (Debian: libslurm-dev) "
-        "or set SLURM_INCLUDE_DIR"
-    )
+    return None
+
+
+def slurm_version() -> str:
+    """The release whose headers are compiled in, as "22.05.8"; "" when they do not tell."""
+    folder = slurm_include() or Path("/usr/include")
+    for name in ("slurm_version.h", "slurm.h"):  # in slurm.h before 21.08
+        try:
+            lines = (folder / "slurm" / name).read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        for words in map(str.split, lines):
+            if words[:2] == ["#define", "SLURM_VERSION_NUMBER"]:
+                number = int(words[2], 16)
+                return f"{number >> 16}.{number >> 8 & 0xFF:02}.{number & 0xFF}"
+    return ""
+
+
+def require() -> None:
+    """BollardError naming everything that is missing to build, and the packages that have it."""
+    missing, debian, el = [], [], []
+    for there, what, deb, rpm in (
+        (shutil.which(compiler()), f"a C compiler ({compiler()})", "gcc", "gcc"),
+        (Path("/usr/include/stdio.h").exists(), "the C library's headers", "libc6-dev", "glibc-devel"),
+        (slurm_include(), "slurm/spank.h", "libslurm-dev", "slurm-devel"),
+        (python_header().exists(), str(python_header()), "python3-dev", "python3-devel"),
+        (python_library(), f"lib{python_name()}.so", "python3-dev", "python3-devel"),
+        (_has_cffi(), "the Python module cffi", "python3-cffi", "python3-cffi"),
+        (server(), "squashfuse", "squashfuse", "squashfuse"),
+        (_links_statically(), "the C library for static programs", "libc6-dev", "glibc-static"),
+    ):
+        if not there:
+            missing.append(what)
+            debian.append(deb)
+            el.append(rpm)
+    if missing:
+        packages = " ".join(dict.fromkeys(debian)), " ".join(dict.fromkeys(el))
+        hint = f"install {packages[0]}" + (f" (Debian) or {packages[1]} (EL)" if len(set(packages)) > 1 else "")
+        if not slurm_include():
+            hint += ", or set SLURM_INCLUDE_DIR to the directory that holds slurm/spank.h's folder"
+        raise BollardError(f"cannot build, missing here: {', '.join(missing)}", hint)
+
+
+def compiler() -> str:
+    return os.environ.get("CC", "cc")
+
+
+def python_header() -> Path:
+    return Path(sysconfig.get_path("include")) / "Python.h"
+
+
+def python_name() -> str:
+    return f"python{sysconfig.get_config_var('LDVERSION')}"
+
+
+def python_library() -> bool:
+    folders = (sysconfig.get_config_var("LIBDIR") or "", sysconfig.get_config_var("LIBPL") or "")
+    return any((Path(folder) / f"lib{python_name()}.so").exists() for folder in folders if folder)
+
+
+def server() -> str | None:
+    """The FUSE server of this machine; the threaded one where there is a choice."""
+    return shutil.which("squashfuse_ll") or shutil.which("squashfuse")
+
+
+def _has_cffi() -> bool:
+    try:
+        import cffi
+    except ImportError:
+        return False
+    return bool(cffi)
+
+
+def _links_statically() -> bool:
+    """Whether the linker finds libc.a; true where there is no compiler to ask."""
+    try:
+        done = subprocess.run([compiler(), "-print-file-name=libc.a"], stdout=subprocess.PIPE, text=True, check=False)
+    except OSError:
+        return True
+    return "/" in done.stdout
+
+
+def emit(ffi: Any, source: Path) -> None:
+    """cffi's C text, without cffi's word that it is writing it."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        ffi.emit_c_code(str(source))
 
 
 def build_shim(out: Path, work: Path, prefix: str) -> None:
@@ -99,15 +205,17 @@ def build_shim(out: Path, work: Path, prefix: str) -> None:
     compile_c(
         out / "spank_bollard.so",
         [
-            HERE / name
-            for name in ("shim.c", "client.c", "plain.c", "multiprog.c", "stepd.c", "privilege.c", "wire.c", "python.c")
+            HERE / f"{name}.c"
+            for name in (
+                "shim", "client", "plain", "multiprog", "stepd", "account", "privilege", "wire", "python",
+            )
         ],
         "-shared",
         "-fPIC",
         f"-I{work}",
-        f"-I{slurm_include()}",
+        f"-I{slurm_include() or '/usr/include'}",
         f'-DBOLLARD_PREFIX="{prefix}"',
-        f'-DBOLLARD_STDLIB="{search_path(prefix)[0]}"',
+        f'-DBOLLARD_STDLIB="{search_path()[0]}"',
         "-Wl,-z,nodelete,-z,now,-z,relro",
         f"-Wl,--version-script={HERE / 'export.map'}",
         "-ldl",
@@ -118,9 +226,23 @@ def build_launcher(out: Path) -> None:
     compile_c(out / "bollard-enter", [HERE / "enter.c", HERE / "wire.c"], "-static")
 
 
-def search_path(prefix: str) -> list[str]:
-    """The interpreter's whole sys.path: the standard library, its extension modules, ours."""
-    return [sysconfig.get_path("stdlib"), sysconfig.get_config_var("DESTSHARED"), f"{prefix}/python"]
+def build_tools(out: Path, work: Path, prefix: str, slurm_conf: str) -> None:
+    """What starts this node's Slurm commands from a container: one program under all their names, one library."""
+    found = build_inside.find(Path(slurm_conf), prefix)
+    (work / "host_slurm.h").write_text(build_inside.header(found, prefix))
+    folder = out / "inside/bin"
+    folder.mkdir(parents=True)
+    sources = [HERE / name for name in ("inside.c", "mpirun.c", "program.c")]
+    compile_c(folder / build_inside.PROGRAM, sources, "-static", f"-I{work}")
+    compile_c(folder / "paths.so", [HERE / "paths.c"], "-shared", "-fPIC", f"-I{work}", "-ldl")
+    for name in (*(name for name, _ in found.commands), *build_inside.MPIRUN) if found else ():
+        (folder / name).symlink_to(build_inside.PROGRAM)
+    (out / "python/bollard/runtime/host_slurm.py").write_text(build_inside.module(found, prefix))
+
+
+def search_path() -> list[str]:
+    """The interpreter's sys.path: the standard library, its extension modules; start.c adds the packages."""
+    return [sysconfig.get_path("stdlib"), sysconfig.get_config_var("DESTSHARED")]
 
 
 def build_runtime(out: Path, work: Path, prefix: str) -> None:
@@ -132,9 +254,8 @@ def build_runtime(out: Path, work: Path, prefix: str) -> None:
     ffi.embedding_init_code("import bollard.spank_plugin.callbacks")
     ffi.set_source("_bollard", (HERE / "start.c").read_text())
     source = work / "_bollard.c"
-    ffi.emit_c_code(str(source))
-    wide = ", ".join("L" + c_string(folder) for folder in search_path(prefix))
-    version = sysconfig.get_config_var("LDVERSION")
+    emit(ffi, source)
+    wide = ", ".join("L" + c_string(folder) for folder in search_path())
     compile_c(
         out / "_bollard.so",
         [source],
@@ -151,17 +272,16 @@ def build_runtime(out: Path, work: Path, prefix: str) -> None:
         f'-DBOLLARD_HOME=L"{sys.prefix}"',
         f'-DBOLLARD_PREFIX="{prefix}"',
         f"-L{sysconfig.get_config_var('LIBDIR')}",
-        f"-lpython{version}",
+        f"-l{python_name()}",
         "-ldl",
     )
 
 
 def build_syscalls(folder: Path, work: Path) -> None:
-    sys.path.insert(0, str(TOP / "runtime"))
-    import linux_build
+    from bollard.runtime import linux_build
 
     source = work / "_linux.c"
-    linux_build.ffi.emit_c_code(str(source))
+    emit(linux_build.ffi, source)
     compile_c(
         folder / ("_linux" + sysconfig.get_config_var("EXT_SUFFIX")),
         [source],
@@ -174,19 +294,20 @@ def build_syscalls(folder: Path, work: Path) -> None:
 
 
 def copy_python(out: Path) -> None:
-    """The packages, and the one extension module cffi needs, where the interpreter looks for them."""
+    """The packages with the C that belongs to them, and the one extension module cffi needs, where the interpreter
+    looks for them."""
     import _cffi_backend
 
     packages = out / "python/bollard"
     packages.mkdir(parents=True)
-    shutil.copy(TOP / "runtime/_root/__init__.py", packages)
+    root = TOP / "runtime/_root/__init__.py"
+    shutil.copy(root if root.exists() else TOP / "__init__.py", packages)
     for name in PACKAGES:
-        for source in sorted((TOP / name).rglob("*.py")):
-            target = packages / source.relative_to(TOP)
-            if "_root" in source.parts or source.name == "linux_build.py" or source == Path(__file__).resolve():
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, target)
+        for source in sorted((TOP / name).rglob("*")):
+            if source.suffix in (".py", ".c", ".h", ".map") and "_root" not in source.parts:
+                target = packages / source.relative_to(TOP)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target)
     shutil.copy(_cffi_backend.__file__, out / "python")
 
 
@@ -194,91 +315,50 @@ def copy_server(out: Path) -> None:
     """A copy of the FUSE server that nobody but root can read: the kernel then lets no user trace it, and so
     nobody put code of his own into a process that is outside his job's control groups (ptrace(2),
     PR_SET_DUMPABLE in prctl(2))."""
-    program = shutil.which("squashfuse_ll") or shutil.which("squashfuse")
-    if not program:
-        sys.exit("bollard: squashfuse is not installed; install it first (Debian, EPEL: squashfuse)")
+    program = server() or ""
     libraries = subprocess.run(["ldd", program], stdout=subprocess.PIPE, text=True, check=True).stdout
     shutil.copy(program, out / ("squashfuse2" if "libfuse.so.2" in libraries else "squashfuse"))
+    # squashfuse_ll learnt uid= after 0.1.105; with squashfuse it is an option of libfuse itself.
+    simple = shutil.which("squashfuse")
+    if simple and simple != program and b"uid=%d" not in Path(program).read_bytes():
+        shutil.copy(simple, out / "squashfuse-owner")
 
 
-def install(out: Path, prefix: Path, destdir: Path) -> None:
-    """Put the new tree beside the old one, then exchange the names: two renames, with a moment between them in
-    which a job cannot start. Files in use live on until their last user ends."""
-    target = destdir / prefix.relative_to("/")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(target.name + ".new")
-    old = target.with_name(target.name + ".old")
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    shutil.copytree(out, fresh)
-    for path in [fresh, *fresh.rglob("*")]:
-        path.chmod(MODES.get(path.name, 0o755 if path.is_dir() else 0o644))
-        if os.geteuid() == 0:
-            os.chown(path, 0, 0)
-    if target.exists():
-        target.rename(old)
-    fresh.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+def make_check_image(out: Path, work: Path) -> None:
+    """The smallest image there is: the launcher, which can print its environment."""
+    tree = work / "check"
+    (tree / "bin").mkdir(parents=True)
+    for name in ("dev", "etc", "proc", "sys", "tmp"):
+        (tree / name).mkdir()
+    shutil.copy(out / "bollard-enter", tree / "bin/probe")
+    program = shutil.which("mksquashfs")
+    if program:
+        command = [program, str(tree), str(out / "check.sqfs"), "-all-root", "-no-progress", "-noappend"]
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
 
 
-def write_command(prefix: str, destdir: Path) -> None:
-    command = destdir / "usr/bin/bollard"
-    command.parent.mkdir(parents=True, exist_ok=True)
-    command.write_text(
-        f"#!{sys.executable} -ISXutf8\n"
-        f"import sys\nsys.path.append({prefix + '/python'!r})\n"
-        "from bollard.runtime.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+def make(out: Path, work: Path, prefix: str, slurm_conf: str = "/etc/slurm") -> None:
+    """Everything that is to lie under `prefix`, into the empty directory `out`."""
+    require()
+    (out / "session").mkdir()
+    (out / "session/README").write_text("A keeper covers this directory, in its own mount namespace alone.\n")
+    copy_python(out)
+    build_shim(out, work, prefix)
+    build_launcher(out)
+    build_tools(out, work, prefix, slurm_conf)
+    copy_server(out)
+    build_runtime(out, work, prefix)
+    build_syscalls(out / "python/bollard/runtime", work)
+    make_check_image(out, work)
+    compileall.compile_dir(
+        str(out / "python"),
+        quiet=1,
+        ddir=f"{prefix}/python",
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
     )
-    command.chmod(0o755)
-
-
-def spool_directory(conf: Path) -> str:
-    """SlurmdSpoolDir, as slurm.conf writes it; %h and %n are replaced on each node."""
-    try:
-        lines = (conf / "slurm.conf").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        key, _, value = line.partition("=")
-        if key.strip().lower() == "slurmdspooldir":
-            return value.split("#")[0].strip()
-    return "/var/spool/slurmd"
-
-
-def write_plugstack(conf: Path, prefix: str, destdir: Path) -> None:
-    folder = destdir / conf.relative_to("/") / "plugstack.conf.d"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bollard.conf").write_text(f"required {prefix}/spank_bollard.so spool={spool_directory(conf)}\n")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="compile and install the Slurm plugin and its runtime")
-    parser.add_argument("--prefix", default="/usr/lib/bollard", help="default: %(default)s")
-    parser.add_argument("--slurm-conf", default="/etc/slurm", type=Path, help="default: %(default)s")
-    parser.add_argument("--destdir", default="/", type=Path, help="install below this directory instead of /")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bollard-build-") as scratch:
-        work, out = Path(scratch, "work"), Path(scratch, "out")
-        work.mkdir()
-        out.mkdir()
-        (out / "session").mkdir()
-        (out / "session/README").write_text("A keeper covers this directory, in its own mount namespace alone.\n")
-        copy_python(out)
-        build_shim(out, work, given.prefix)
-        build_launcher(out)
-        copy_server(out)
-        build_runtime(out, work, given.prefix)
-        build_syscalls(out / "python/bollard/runtime", work)
-        compileall.compile_dir(
-            str(out / "python"),
-            quiet=1,
-            ddir=f"{given.prefix}/python",
-            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-        )
-        install(out, Path(given.prefix), given.destdir)
-    write_command(given.prefix, given.destdir)
-    write_plugstack(given.slurm_conf, given.prefix, given.destdir)
 
 
 if __name__ == "__main__":
-    main()
+    from bollard.runtime import cli
+
+    sys.exit(cli.main(["site", "install", *sys.argv[1:]]))

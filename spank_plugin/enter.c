@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -25,6 +26,14 @@
 
 static const char DEFAULT_PATH[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/* A container's namespaces: the user namespace first, the mount namespace second. */
+#define WAYS_MAX 6
+
+struct ways {
+	int fds[WAYS_MAX];
+	int count;
+};
+
 /* What the keeper answered: where this task goes. */
 struct entry {
 	char *frame;  /* owns the strings below; lives until the program takes over */
@@ -32,6 +41,7 @@ struct entry {
 	char **envp;
 	const char *cwd;
 	const char *note;  /* for the user's stderr, may be empty */
+	const char *mode;  /* "", or how to run the program: see supervise() */
 };
 
 static int fail(const char *text)
@@ -90,17 +100,17 @@ static int send_request(int fd, char **argv, char **envp, const char *cwd, const
 	return rc;
 }
 
-/* Status byte with up to two descriptors attached, then one frame. */
-static int read_reply(int fd, char *status, int fds[2], char **frame, uint32_t *size)
+/* Status byte with descriptors attached, then one frame. */
+static int read_reply(int fd, char *status, struct ways *ways, char **frame, uint32_t *size)
 {
-	union { struct cmsghdr head; char space[CMSG_SPACE(2 * sizeof(int))]; } control;
+	union { struct cmsghdr head; char space[CMSG_SPACE(WAYS_MAX * sizeof(int))]; } control;
 	struct iovec part = { .iov_base = status, .iov_len = 1 };
 	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1,
 				  .msg_control = &control, .msg_controllen = sizeof(control) };
 	struct cmsghdr *rights;
 	ssize_t n;
 
-	fds[0] = fds[1] = -1;
+	ways->count = 0;
 	do
 		n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
 	while (n < 0 && errno == EINTR);
@@ -109,9 +119,10 @@ static int read_reply(int fd, char *status, int fds[2], char **frame, uint32_t *
 	if (n <= 0)
 		return -1;
 	rights = CMSG_FIRSTHDR(&message);
-	if (rights && rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS &&
-	    rights->cmsg_len == CMSG_LEN(2 * sizeof(int)))
-		memcpy(fds, CMSG_DATA(rights), 2 * sizeof(int));
+	if (rights && rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS) {
+		ways->count = (int) ((rights->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(ways->fds, CMSG_DATA(rights), (size_t) ways->count * sizeof(int));
+	}
 	if (wire_read(fd, size, sizeof(*size)) < 0)
 		return -1;
 	if (*size == 0 || *size > WIRE_FRAME_MAX) {
@@ -165,29 +176,33 @@ static int parse(struct entry *entry, uint32_t size)
 	entry->envp = entry->argv ? next_list(&at, end) : NULL;
 	entry->cwd = entry->envp ? next(&at, end) : NULL;
 	entry->note = entry->cwd ? next(&at, end) : NULL;
-	if (entry->note && entry->argv[0])
+	entry->mode = entry->note ? next(&at, end) : NULL;
+	if (entry->mode && entry->argv[0])
 		return 0;
 	errno = EPROTO;
 	return -1;
 }
 
 /* Joining needs no privilege; and no set-user-id program of the image may give more than the user has. */
-static int join(const int fds[2])
+static int join(const struct ways *ways)
 {
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || setns(fds[0], CLONE_NEWUSER) < 0)
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -1;
-	return setns(fds[1], CLONE_NEWNS);
+	for (int i = 0; i < ways->count; i++)
+		if (setns(ways->fds[i], 0) < 0)
+			return -1;
+	return 0;
 }
 
 /* In a child: the image's shell with the frame's environment and script, its output to `out`. */
-static void be_shell(const int fds[2], char *frame, uint32_t size, int out)
+static void be_shell(const struct ways *ways, char *frame, uint32_t size, int out)
 {
 	char *at = frame, **envp = next_list(&at, frame + size), *script = envp ? next(&at, frame + size) : NULL;
 	char *argv[] = { "sh", "-c", script, NULL };
 	int self = open("/proc/self/exe", O_RDONLY), null = open("/dev/null", O_RDWR);
 
 	/* Joined first: any of these descriptors may have the printer's number. */
-	if (script && self >= 0 && null >= 0 && join(fds) == 0 && dup2(null, 0) == 0 && dup2(out, 1) == 1 &&
+	if (script && self >= 0 && null >= 0 && join(ways) == 0 && dup2(null, 0) == 0 && dup2(out, 1) == 1 &&
 	    (self == PRINTER_FD ? fcntl(self, F_SETFD, 0) == 0 : dup2(self, PRINTER_FD) == PRINTER_FD) &&
 	    chdir("/") == 0)
 		execve("/bin/sh", argv, envp);
@@ -204,7 +219,7 @@ static long long now_ms(void)
 
 /* Environment scripts of the image that need a real shell are user code: they run here, in the task's
  * own control group and limits, and the keeper gets what they export. One empty frame means no shell. */
-static int run_script(int fd, const int fds[2], char *frame, uint32_t size)
+static int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
 {
 	static char output[OUTPUT_MAX];
 	struct pollfd more = { .events = POLLIN };
@@ -216,7 +231,7 @@ static int run_script(int fd, const int fds[2], char *frame, uint32_t size)
 	if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0 || (pid = fork()) < 0)
 		return -1;
 	if (pid == 0)
-		be_shell(fds, frame, size, ends[1]);
+		be_shell(ways, frame, size, ends[1]);
 	close(ends[1]);
 	more.fd = ends[0];
 	/* Until the shell has ended, not until the pipe has: a script may leave something running. */
@@ -245,31 +260,34 @@ static int run_script(int fd, const int fds[2], char *frame, uint32_t size)
 	return wire_write(fd, output, used);
 }
 
-static int ask(int fd, char **argv, const char *verbose, struct entry *entry, int fds[2], uint32_t *size, char *status)
+static int ask(int fd, char **argv, const char *verbose, struct entry *entry, struct ways *ways, uint32_t *size, char *status)
 {
 	static char here[1 << 16];
 
 	if (!getcwd(here, sizeof(here)))
 		strcpy(here, "/");
-	if (send_request(fd, argv, environ, here, verbose) < 0 || read_reply(fd, status, fds, &entry->frame, size) < 0)
+	if (send_request(fd, argv, environ, here, verbose) < 0 || read_reply(fd, status, ways, &entry->frame, size) < 0)
 		return -1;
-	if (*status != WIRE_SCRIPT)
-		return 0;
-	if (run_script(fd, fds, entry->frame, *size) < 0)
-		return -1;
-	close(fds[0]);
-	close(fds[1]);
-	free(entry->frame);
-	entry->frame = NULL;
-	return read_reply(fd, status, fds, &entry->frame, size);
+	while (*status == WIRE_SCRIPT) {
+		if (run_script(fd, ways, entry->frame, *size) < 0)
+			return -1;
+		for (int i = 0; i < ways->count; i++)
+			close(ways->fds[i]);
+		free(entry->frame);
+		entry->frame = NULL;
+		if (read_reply(fd, status, ways, &entry->frame, size) < 0)
+			return -1;
+	}
+	return 0;
 }
 
 /* Ask the keeper at `name` for entry of the command `argv` and join its namespaces.
  * 0, or -1 after the reason was put into `why`. */
-static int enter(const char *name, char **argv, const char *verbose, struct entry *entry,
+static int enter(const char *name, char **argv, const char *verbose, struct entry *entry, int *keeper,
 		 char *why, size_t size)
 {
-	int fd, fds[2] = { -1, -1 };
+	struct ways ways = { .count = 0 };
+	int fd;
 	uint32_t length = 0;
 	char status = 0;
 
@@ -282,21 +300,81 @@ static int enter(const char *name, char **argv, const char *verbose, struct entr
 		return -1;
 	}
 	/* Whatever fails below ends this process: descriptors and memory go with it. */
-	if (ask(fd, argv, verbose, entry, fds, &length, &status) < 0)
+	if (ask(fd, argv, verbose, entry, &ways, &length, &status) < 0)
 		snprintf(why, size, "the container's keeper on this node ended before it let the task in (%s); "
 			 "submit again, and tell the site's administrator if it comes back", strerror(errno));
 	else if (status != WIRE_OK)
 		snprintf(why, size, "%s", entry->frame);
-	else if (fds[0] < 0 || fds[1] < 0 || parse(entry, length) < 0)
+	else if (ways.count < 2 || parse(entry, length) < 0)
 		snprintf(why, size, "the container's keeper gave an answer this launcher cannot read; "
 			 "are both of one bollard version?");
-	else if (join(fds) < 0)
+	else if (join(&ways) < 0)
 		snprintf(why, size, "cannot join the container's namespaces: %s", strerror(errno));
-	else if (chdir(entry->cwd) < 0)
+	else if ((*keeper = fd, chdir(entry->cwd)) < 0)
 		snprintf(why, size, "cannot change to %s in the container: %s", entry->cwd, strerror(errno));
 	else
 		return 0;
 	return -1;
+}
+
+static pid_t program;  /* of supervise() */
+
+/* What reaches this process goes to the program; what a terminal sends has reached it already. */
+static void pass_on(int number, siginfo_t *info, void *context)
+{
+	(void) context;
+	if (info->si_code <= 0 && info->si_pid != program)
+		kill(program, number);
+}
+
+/* End as the program did, so that whoever waits for this process learns the same. */
+static void end_alike(int status)
+{
+	if (WIFSIGNALED(status)) {
+		setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });  /* the program's own core is there */
+		signal(WTERMSIG(status), SIG_DFL);
+		raise(WTERMSIG(status));
+	}
+	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_BOLLARD);
+}
+
+/* The program runs as a child; this process waits for it, tells the keeper, waits for its answer (the container
+ * is being saved) and ends as the program did. Returns in the child alone. */
+static void supervise(int keeper)
+{
+	static const int passed[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM, SIGCONT, SIGWINCH };
+	struct sigaction action = { .sa_sigaction = pass_on, .sa_flags = SA_SIGINFO | SA_RESTART };
+	sigset_t all, before;
+	int status = 0;
+	uint32_t size = 0;
+	char byte = WIRE_DONE, text[4096] = "";
+
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &before);  /* until `program` is known */
+	program = fork();
+	if (program < 0) {
+		fail("cannot start the program: too many processes; end some, and try again");
+		_exit(EXIT_BOLLARD);
+	}
+	if (program == 0) {
+		sigprocmask(SIG_SETMASK, &before, NULL);
+		return;
+	}
+	for (size_t i = 0; i < sizeof(passed) / sizeof(*passed); i++)
+		sigaction(passed[i], &action, NULL);
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	while (waitpid(program, &status, 0) < 0 && errno == EINTR)
+		;
+	if (wire_write(keeper, &byte, 1) < 0 || wire_read(keeper, &byte, 1) < 0 ||
+	    wire_read(keeper, &size, sizeof(size)) < 0 || size == 0 || size > sizeof(text) ||
+	    wire_read(keeper, text, size) < 0)
+		strcpy(text, "the container was not saved: its keeper ended");
+	text[sizeof(text) - 1] = '\0';
+	if (text[0]) {
+		fail(text);
+		status = status ? status : EXIT_BOLLARD << 8;
+	}
+	end_alike(status);
 }
 
 static const char *variable(char **envp, const char *name)
@@ -385,12 +463,15 @@ int main(int argc, char **argv)
 	const char *local = getenv("SLURM_LOCALID"), *verbose = getenv(ENV_VERBOSE);
 	char *address, why[4096];
 	struct entry entry = { 0 };
-	int reason;
+	int reason, keeper = -1;
 
 	if (fuse_device)  /* without a socket it is asked to unmount, which our end does */
 		return fuse_socket ? be_fusermount(fuse_socket, fuse_device) : 0;
 	if (!name && argc == 2 && strcmp(argv[1], "--print-environment") == 0)
 		return print_environment();
+	if (!name && getenv(ENV_SPEC))
+		return fail("Slurm on this node has not loaded the bollard plugin, so there is no container; "
+			    "the site's administrator should see its plugstack.conf");
 	if (!name)
 		return fail("bollard-enter is started by Slurm or by the bollard command, not by hand; "
 			    "try: bollard exec IMAGE COMMAND");
@@ -405,13 +486,14 @@ int main(int argc, char **argv)
 		return fail("no command given; name a program of the image");
 	unsetenv(ENV_ENTRY);
 	unsetenv(ENV_ARGV0);
-	unsetenv(ENV_SPEC);
 	/* One task of the node tells. */
 	verbose = verbose && (!local || strcmp(local, "0") == 0) ? strdup(verbose) : "";
 	unsetenv(ENV_VERBOSE);
-	if (enter(address, argv, verbose ? verbose : "", &entry, why, sizeof(why)) < 0)
+	if (enter(address, argv, verbose ? verbose : "", &entry, &keeper, why, sizeof(why)) < 0)
 		return fail(why);
 	fputs(entry.note, stderr);
+	if (entry.mode[0])
+		supervise(keeper);
 	reason = become(entry.argv, entry.envp);
 	image = variable(entry.envp, "BOLLARD_IMAGE");
 	snprintf(why, sizeof(why), "%s: %s in the container %s; %s", entry.argv[0],

@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Headers older than Linux 5.9 and glibc 2.34 lack it; the number is the same on every architecture. */
@@ -57,6 +58,28 @@ int owned_by_root(const char *path)
 	}
 }
 
+int open_record(const char *folder, uint32_t job, const struct identity *id, unsigned long long mark)
+{
+	struct timespec now;
+	char path[4096];
+	int fd;
+
+	if ((mkdir(folder, 0755) < 0 && errno != EEXIST) || owned_by_root(folder) < 0 ||
+	    clock_gettime(CLOCK_REALTIME, &now) < 0)
+		return -1;
+	if (snprintf(path, sizeof(path), "%s/%u.%u.%016llx.%lld%09ld", folder, job, id->uid, mark,
+		     (long long) now.tv_sec, now.tv_nsec) >= (int) sizeof(path)) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd >= 0 && (fchown(fd, 0, id->gid) < 0 || fchmod(fd, 0640) < 0)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
 int connect_as(uid_t uid, int fd, const struct sockaddr *addr, socklen_t size)
 {
 	int rc, saved;
@@ -85,13 +108,13 @@ static int write_file(const char *path, const char *text)
 	return n == (ssize_t) size ? 0 : -1;
 }
 
-/* One line "id id 1" for each distinct id. */
-static int map_text(char *text, size_t size, gid_t first, const gid_t *more, int count)
+/* One line "inside outside 1" for each distinct id: each is itself inside, and the first may be 0 there. */
+static int map_text(char *text, size_t size, int as_root, gid_t first, const gid_t *more, int count)
 {
-	int at = snprintf(text, size, "%u %u 1\n", first, first), lines = 1;
+	int at = snprintf(text, size, "%u %u 1\n", as_root ? 0 : first, first), lines = 1;
 
 	for (int i = 0; i < count && lines < MAP_LINES_MAX; i++) {
-		int known = more[i] == first;
+		int known = more[i] == first || (as_root && more[i] == 0);
 
 		for (int j = 0; j < i && !known; j++)
 			known = more[j] == more[i];
@@ -116,10 +139,10 @@ static int write_maps(pid_t pid, const struct identity *id)
 	if (write_file(path, "deny") < 0)
 		return -1;
 	snprintf(path, sizeof(path), "/proc/%d/gid_map", (int) pid);
-	if (map_text(text, sizeof(text), id->gid, id->groups, id->ngroups) < 0 || write_file(path, text) < 0)
+	if (map_text(text, sizeof(text), id->as_root, id->gid, id->groups, id->ngroups) < 0 || write_file(path, text) < 0)
 		return -1;
 	snprintf(path, sizeof(path), "/proc/%d/uid_map", (int) pid);
-	if (map_text(text, sizeof(text), id->uid, NULL, 0) < 0)
+	if (map_text(text, sizeof(text), id->as_root, id->uid, NULL, 0) < 0)
 		return -1;
 	return write_file(path, text);
 }

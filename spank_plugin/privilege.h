@@ -3,6 +3,7 @@
 #define BOLLARD_PRIVILEGE_H
 
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
@@ -12,6 +13,7 @@ struct identity {
 	gid_t gid;
 	const gid_t *groups;
 	int ngroups;
+	int as_root;  /* the namespace shows uid and gid as 0 */
 };
 
 /* Fork a process that is `id` for good, in a user namespace which maps `id`'s own ids and nothing
@@ -28,6 +30,10 @@ int connect_as(uid_t uid, int fd, const struct sockaddr *addr, socklen_t size);
  * still the user it was. One that runs ends by itself, and not before its last step has: the extern step
  * ends at scancel's SIGTERM, while tasks may still be saving their work. */
 void kill_senders(int fd);
+
+/* A new file folder/JOB.UID.MARK.TIME to write to, root's, readable by `id`'s group; the folder is made if it is
+ * missing. The descriptor, or -1 with errno. */
+int open_record(const char *folder, uint32_t job, const struct identity *id, unsigned long long mark);
 
 /* 0 when `path` and its parents belong to root and nobody else can write them, else -1 with errno. */
 int owned_by_root(const char *path);

@@ -61,9 +61,9 @@ int slurm_spank_user_init(spank_t spank, int argc, char **argv)
 
 int slurm_spank_exit(spank_t spank, int argc, char **argv)
 {
-	(void) spank, (void) argc, (void) argv;
+	(void) argc, (void) argv;
 	if (spank_context() == S_CTX_REMOTE)
-		stepd_exit();
+		stepd_exit(spank);
 	return 0;
 }
 

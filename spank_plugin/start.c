@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Part of _bollard.so, after cffi's own text: start Python with nothing of the user's in it, call the
  * runtime, say no until it has said yes. BOLLARD_* come from build.py. */
+#include <dlfcn.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -10,8 +12,23 @@ static void check(char *spec, int out, char *why, int size, int *verdict);
 
 static wchar_t *const search_path[] = { BOLLARD_SEARCH_PATH };
 
+/* The packages beside this very library: its prefix may lead to another tree by now. */
+static wchar_t *packages(void)
+{
+	char path[PATH_MAX];
+	const char *slash;
+	Dl_info here;
+
+	if (!dladdr(&search_path, &here) || !here.dli_fname || !(slash = strrchr(here.dli_fname, '/')) ||
+	    (size_t) snprintf(path, sizeof(path), "%.*s/python", (int) (slash - here.dli_fname), here.dli_fname) >=
+	    sizeof(path))
+		return NULL;
+	return Py_DecodeLocale(path, NULL);
+}
+
 static PyStatus start(void)
 {
+	wchar_t *own = NULL;
 	PyPreConfig before;
 	PyConfig config;
 	PyStatus status;
@@ -33,6 +50,11 @@ static PyStatus start(void)
 		if (PyStatus_Exception(status))
 			goto done;
 	}
+	own = packages();
+	status = own ? PyWideStringList_Append(&config.module_search_paths, own) : PyStatus_NoMemory();
+	PyMem_RawFree(own);
+	if (PyStatus_Exception(status))
+		goto done;
 	status = PyConfig_SetString(&config, &config.executable, BOLLARD_EXECUTABLE);
 	if (!PyStatus_Exception(status))
 		status = PyConfig_SetString(&config, &config.home, BOLLARD_HOME);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* slurmstepd's side: start the keeper, put the launcher in front of each task. */
 #define _GNU_SOURCE
+#include "account.h"
 #include "privilege.h"
 #include "shim.h"
 #include "wire.h"
@@ -21,25 +22,35 @@
 #include <unistd.h>
 
 #define EXTERN_STEP 0xfffffffcu  /* SLURM_EXTERN_CONT, slurm.h */
+#define BATCH_STEP 0xfffffffbu   /* SLURM_BATCH_SCRIPT */
+#define RECORDS "/var/log/bollard"  /* runtime/record.py */
+#define LAUNCHER BOLLARD_PREFIX "/bollard-enter"
 
 /* Longer than privilege.c gives the keeper to give root up. */
 #define HELPER_MS 10000
 
+/* How long a keeper that may be starting can take to answer. Of an unnamed container a second one does no harm. */
+#define WARM_MS 1000
+#define NAMED_MS 10000
+
 /* What this step knows; a task forked by slurmstepd inherits it. */
 static struct {
 	int asked;              /* for a container; the rest counts only then */
+	int named;              /* steps of the job share it by its name */
 	char spec[SPEC_MAX];
 	char *verbose;          /* when the client began, for --container-verbose; or NULL */
 	char *site;
 	const char *program;    /* argument 0 of the tasks */
+	int launched;           /* srun has put the launcher first already */
 	char address[100];      /* of the keeper's socket */
 	char why[512];          /* not empty: no keeper, and the reason */
 	int listener, job;      /* descriptors for the keeper to be */
 	int leash;              /* keepers send a byte to it; at exit they are ended; or -1 */
+	int record;             /* of the keeper that this step has started, for the accounting; or -1 */
 	int lifeline;           /* held open until slurmstepd ends */
 	pid_t helper;           /* to be reaped, or 0 */
 	long long times[2];     /* of the fork, and of the end of root in the child: CLOCK_MONOTONIC, ns */
-} step = { .listener = -1, .job = -1, .leash = -1, .lifeline = -1 };
+} step = { .listener = -1, .job = -1, .leash = -1, .record = -1, .lifeline = -1 };
 
 __attribute__((format(printf, 1, 2)))
 static void refuse(const char *format, ...)
@@ -60,7 +71,7 @@ static long long now(void)
 }
 
 /* Whether the keeper at step.address promises to stay for as long as this process lives. */
-static int take_lifeline(uid_t uid)
+static int take_lifeline(uid_t uid, int wait_ms)
 {
 	struct pollfd answer = { .events = POLLIN };
 	char byte = WIRE_LIFELINE;
@@ -69,7 +80,7 @@ static int take_lifeline(uid_t uid)
 	if (fd < 0)
 		return 0;
 	answer.fd = fd;
-	if (wire_write(fd, &byte, 1) == 0 && poll(&answer, 1, 1000) == 1 &&
+	if (wire_write(fd, &byte, 1) == 0 && poll(&answer, 1, wait_ms) == 1 &&
 	    recv(fd, &byte, 1, MSG_DONTWAIT) == 1 && byte == WIRE_OK) {
 		step.lifeline = fd;
 		return 1;
@@ -164,12 +175,59 @@ static void hold_leash(char *name, size_t size)
 	}
 }
 
+/* The keeper's to write to; it learns the number among the words of the site. Without one, on a full disk for
+ * example, containers go on. */
+static int hold_record(const struct identity *id, uint32_t job_id)
+{
+	int fd = strstr(step.site, "record=no ") ? -1 : open_record(RECORDS, job_id, id, hash(step.spec));
+	char *words = NULL;
+
+	if (fd >= 0 && asprintf(&words, "%srecord-fd=%d ", step.site, fd) >= 0)
+		step.site = words;  /* until slurmstepd ends */
+	return fd;
+}
+
+static int first_node(spank_t spank)
+{
+	uint32_t node = 1;
+
+	return spank_get_item(spank, S_JOB_NODEID, &node) == ESPANK_SUCCESS && node == 0;
+}
+
+/* "name=NAME" of the spec for a container that has one; whether it has. */
+static int name_in(const char *spec, char *name, size_t size)
+{
+	const char *at = strstr(spec, " name=");
+	size_t length = at ? strcspn(at + 1, " :") : 0;
+
+	step.named = at && length < size;
+	if (step.named)
+		snprintf(name, size, "%.*s", (int) length, at + 1);
+	return step.named;
+}
+
+/* Whether an earlier step of the job left this container; refuses where a named one should, or should not, be there. */
+static int found_running(uid_t uid)
+{
+	const char *name = step.named ? strstr(step.spec, " name=") + strlen(" name=") : "";
+	const char *mode = name + strcspn(name, " :");
+	int length = (int) (mode - name), here = take_lifeline(uid, step.named ? NAMED_MS : WARM_MS);
+
+	if (step.named && here && strncmp(mode, ":create", strlen(":create")) == 0)
+		refuse("this job has a container %.*s on this node already; use %.*s:exec, or another name", length, name,
+		       length, name);
+	else if (step.named && !here && (strncmp(mode, ":exec", strlen(":exec")) == 0 || !strstr(step.spec, "image=")))
+		refuse("this job has no container %.*s on this node; make it first with --container=IMAGE "
+		       "--container-name=%.*s", length, name, length, name);
+	return here || step.why[0];
+}
+
 static void start_keeper(spank_t spank, uint32_t job_id, uint32_t step_id, const char *program)
 {
 	struct identity id = { 0 };
 	gid_t *groups = NULL;
 	char name[100];
-	int keep_open[2];
+	int keep_open[3], record;
 
 	if (spank_get_item(spank, S_JOB_UID, &id.uid) != ESPANK_SUCCESS ||
 	    spank_get_item(spank, S_JOB_GID, &id.gid) != ESPANK_SUCCESS ||
@@ -178,11 +236,13 @@ static void start_keeper(spank_t spank, uint32_t job_id, uint32_t step_id, const
 		return;
 	}
 	id.groups = groups;
+	id.as_root = strstr(step.spec, " fakeroot=1") != NULL;
 	step.program = program;
-	snprintf(step.address, sizeof(step.address), "bollard/%u/%u/%016llx", id.uid, job_id, hash(step.spec));
-	if (take_lifeline(id.uid))
-		return;  /* an earlier step of the job left its container warm */
-	if (owned_by_root(BOLLARD_PREFIX "/_bollard.so") < 0 || owned_by_root(BOLLARD_PREFIX "/bollard-enter") < 0 ||
+	snprintf(step.address, sizeof(step.address), "bollard/%u/%u/%016llx", id.uid, job_id,
+		 name_in(step.spec, name, sizeof(name)) ? hash(name) : hash(step.spec));
+	if (found_running(id.uid))
+		return;
+	if (owned_by_root(BOLLARD_PREFIX "/_bollard.so") < 0 || owned_by_root(LAUNCHER) < 0 ||
 	    owned_by_root(BOLLARD_PREFIX "/python/bollard/runtime") < 0 || owned_by_root(BOLLARD_STDLIB) < 0) {
 		refuse("the installation in " BOLLARD_PREFIX " or " BOLLARD_STDLIB " is not root's alone (%s); "
 		       "the site's administrator should install it again", strerror(errno));
@@ -190,6 +250,13 @@ static void start_keeper(spank_t spank, uint32_t job_id, uint32_t step_id, const
 	}
 	memcpy(name, step.address, sizeof(name));
 	step.listener = wire_listen(name, step.address, sizeof(step.address));
+	if (step.listener >= 0 && step.named && strcmp(name, step.address) != 0) {
+		close(step.listener);  /* another step of the job makes this very container */
+		memcpy(step.address, name, sizeof(name));
+		if (!found_running(id.uid) && !step.why[0])
+			refuse("somebody else holds the address of the container on this node; use another name");
+		return;
+	}
 	if (step.listener < 0) {
 		refuse("cannot open the keeper's socket: %s; submit again", strerror(errno));
 		return;
@@ -210,8 +277,9 @@ static void start_keeper(spank_t spank, uint32_t job_id, uint32_t step_id, const
 	}
 	keep_open[0] = step.listener;
 	keep_open[1] = step.job;
+	keep_open[2] = record = hold_record(&id, job_id);
 	step.times[0] = now();
-	if (become_and_run(&id, keep_open, 2, step.job, keep, NULL, &step.helper) < 0)
+	if (become_and_run(&id, keep_open, record < 0 ? 2 : 3, step.job, keep, NULL, &step.helper) < 0)
 		refuse("cannot start the keeper: %s; submit again", strerror(errno));
 	/* Connects to the backlog at once; the keeper answers when it is there to read it. */
 	else if ((step.lifeline = wire_connect(step.address, id.uid, connect_as)) < 0 ||
@@ -219,6 +287,11 @@ static void start_keeper(spank_t spank, uint32_t job_id, uint32_t step_id, const
 		refuse("cannot reach the keeper: %s; submit again", strerror(errno));
 	close(step.listener);
 	close(step.job);
+	/* One node speaks for the job: the comment is one text, and the last to set it wins. */
+	if (record >= 0 && strstr(step.site, "account=yes ") && first_node(spank))
+		step.record = record;
+	else if (record >= 0)
+		close(record);
 }
 
 static char *joined(int argc, char **argv)
@@ -234,6 +307,40 @@ static char *joined(int argc, char **argv)
 	return text;
 }
 
+/* What the tasks start, as far as one can tell; it is read ahead. */
+static const char *program_of(spank_t spank)
+{
+	static char first[4096];
+	char **argv = NULL;
+	int argc = 0;
+
+	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1)
+		return "";
+	if (strncmp(argv[0], LAUNCHER "/", strlen(LAUNCHER "/")) == 0 && strlen(argv[0]) < sizeof(first)) {
+		strcpy(first, argv[0] + strlen(LAUNCHER "/"));
+		argv[0][strlen(LAUNCHER)] = '\0';  /* in place, for Slurm frees it */
+		step.launched = 1;
+		return first;
+	}
+	step.launched = strcmp(argv[0], LAUNCHER) == 0;
+	if (!step.launched)
+		spank_unsetenv(spank, ENV_ARGV0);  /* another component's */
+	else if (spank_getenv(spank, ENV_ARGV0, first, sizeof(first)) != ESPANK_SUCCESS)
+		step.launched = 0;  /* longer than a path can be; the task will say so */
+	return step.launched ? first : argv[0];
+}
+
+/* The path by which the client has named the script's standard input; Slurm opens it after this hook. */
+static void open_gate(void)
+{
+	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), gate = root < 0 ? -1 : fcntl(root, F_DUPFD_CLOEXEC, GATE_FD);
+
+	if (gate >= 0 && gate != GATE_FD)
+		close(gate);
+	if (root >= 0)
+		close(root);
+}
+
 /* A client without this plugin leaves --container to Slurm, which without oci.conf ignores it. */
 static int slurm_ignored_container(spank_t spank)
 {
@@ -246,8 +353,7 @@ static int slurm_ignored_container(spank_t spank)
 void stepd_init(spank_t spank, int argc, char **argv)
 {
 	uint32_t job_id = 0, step_id = 0;
-	char **task_argv = NULL;
-	int task_argc = 0;
+	const char *program;
 	spank_err_t rc;
 
 	if (spank_get_item(spank, S_JOB_ID, &job_id) != ESPANK_SUCCESS ||
@@ -274,6 +380,9 @@ void stepd_init(spank_t spank, int argc, char **argv)
 		step.verbose += strlen(" verbose=");
 	}
 	step.site = joined(argc, argv);
+	program = program_of(spank);
+	if (step_id == BATCH_STEP)
+		open_gate();
 	if (rc == ESPANK_ENV_NOEXIST)
 		refuse("this job asks for a container, but was submitted where bollard is not installed; "
 		       "submit it from another host, or without --container");
@@ -281,10 +390,8 @@ void stepd_init(spank_t spank, int argc, char **argv)
 		refuse("Slurm cannot hand over what was asked of the container: %s; ask for less", spank_strerror(rc));
 	else if (!step.site)
 		refuse("out of memory");
-	else if (spank_get_item(spank, S_JOB_ARGV, &task_argc, &task_argv) == ESPANK_SUCCESS && task_argc > 0)
-		start_keeper(spank, job_id, step_id, task_argv[0]);
 	else
-		start_keeper(spank, job_id, step_id, "");
+		start_keeper(spank, job_id, step_id, program);
 }
 
 void stepd_user_init(void)
@@ -308,8 +415,12 @@ void stepd_user_init(void)
 	step.helper = 0;
 }
 
-void stepd_exit(void)
+void stepd_exit(spank_t spank)
 {
+	uint32_t job_id;
+
+	if (step.record >= 0 && spank_get_item(spank, S_JOB_ID, &job_id) == ESPANK_SUCCESS)
+		tell_accounting(job_id, step.record);
 	for (int count = 0; step.leash >= 0 && count < SOMAXCONN; count++) {
 		int fd = accept4(step.leash, NULL, NULL, SOCK_CLOEXEC);
 
@@ -336,22 +447,30 @@ static char *first_argument(spank_t spank, const char *argv0)
 
 static int put_launcher_first(spank_t spank)
 {
-	static char *launcher[] = { BOLLARD_PREFIX "/bollard-enter" };
+	static char *launcher[] = { LAUNCHER };
 	spank_err_t (*prepend)(spank_t, int, const char **) = dlsym(RTLD_DEFAULT, "spank_prepend_task_argv");
 	char **argv = NULL, *first;
 	int argc = 0;
 
 	if (spank_setenv(spank, ENV_ENTRY, step.address, 1) != ESPANK_SUCCESS ||
+	    (step.named && spank_setenv(spank, ENV_SPEC, step.spec, 1) != ESPANK_SUCCESS) ||
 	    (step.verbose && spank_setenv(spank, ENV_VERBOSE, step.verbose, 1) != ESPANK_SUCCESS))
 		return -1;
-	if (prepend)
-		return prepend(spank, 1, (const char **) launcher) == ESPANK_SUCCESS ? 0 : -1;
-	if (strstr(step.spec, " multi-prog="))
-		return 0;  /* srun has put the launcher there: client_local_user_init() */
-	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1)
+	if (strstr(step.spec, " multi-prog=2") || (!prepend && strstr(step.spec, " multi-prog=")))
+		return 0;
+	if (step.launched) {
+		first = first_argument(spank, step.program);
+		return first && spank_setenv(spank, ENV_ARGV0, first, 1) == ESPANK_SUCCESS ? 0 : -1;
+	}
+	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1 ||
+	    !(first = first_argument(spank, argv[0])))
 		return -1;
-	first = first_argument(spank, argv[0]);
-	if (!first || spank_setenv(spank, ENV_ARGV0, first, 1) != ESPANK_SUCCESS) {
+	if (prepend) {
+		if (strcmp(first, argv[0]) != 0)  /* slurmstepd itself would look at the launcher's name */
+			argv[0] = first;
+		return prepend(spank, 1, (const char **) launcher) == ESPANK_SUCCESS ? 0 : -1;
+	}
+	if (spank_setenv(spank, ENV_ARGV0, first, 1) != ESPANK_SUCCESS) {
 		free(first);
 		return -1;
 	}

@@ -9,7 +9,10 @@
 #include <sys/types.h>
 
 /* First byte a peer sends to the keeper. */
-enum { WIRE_LIFELINE = 'L', WIRE_TASK = 'T' };
+enum { WIRE_LIFELINE = 'L', WIRE_QUESTION = 'Q', WIRE_TASK = 'T' };
+
+/* What a launcher that waits for its program sends when that has ended; the keeper answers when it may end too. */
+enum { WIRE_DONE = 'D' };
 
 /* First byte the keeper answers. WIRE_SCRIPT: run this in the container first and say what it prints. */
 enum { WIRE_OK = '+', WIRE_ERROR = '-', WIRE_SCRIPT = 'S' };
@@ -25,6 +28,10 @@ enum { WIRE_OK = '+', WIRE_ERROR = '-', WIRE_SCRIPT = 'S' };
 #define ENV_ENTRY "SLURM_BOLLARD_ENTRY"
 #define ENV_ARGV0 "SLURM_BOLLARD_ARGV0"
 #define ENV_VERBOSE "SLURM_BOLLARD_VERBOSE"
+
+/* A descriptor of "/" that the plugin opens in the slurmstepd of a batch script: client.c, guard_script(). */
+#define GATE_FD 943
+#define GATE "/proc/self/fd/943"
 
 /* Exit status of every failure of ours; Apptainer's own. */
 #define EXIT_BOLLARD 255

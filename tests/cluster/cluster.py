@@ -8,6 +8,7 @@ mounts, sockets, files) is read through /proc of the node's init, so that asking
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -28,6 +29,9 @@ COMMAND = ["/usr/bin/python3", str(TOP / "slurm-test-cluster/cluster")]
 IMAGES_COMMAND = ["/usr/bin/python3", str(TOP / "slurm-test-cluster/images")]
 CONTROLLER = "ctl"
 PREFIX = "/usr/lib/bollard"
+# The second where only libfuse 2 is to be had: 20.11's Debian; the third, its name as long as the kernel keeps it,
+# for files that are to be the user's.
+SERVERS = ("squashfuse", "squashfuse2", "squashfuse-owne")
 # Long enough for a loaded machine; a test that waits this long has failed.
 PATIENCE = 60.0
 
@@ -143,7 +147,16 @@ class Cluster:
     def __init__(self, suite: str) -> None:
         self.suite = suite
         self.inits: dict[str, int] = {}
-        self.jobs: list[int] = []  # submitted by sbatch, to be ended by whoever gives up on them
+        # What a test that gives up leaves for others to end: jobs of sbatch, and what runs on terminals.
+        self.jobs: list[int] = []
+        self.terminals: list[pexpect.spawn[str]] = []
+
+    @functools.cached_property
+    def release(self) -> tuple[int, int]:
+        """Slurm's, as (20, 11): what a test expects where releases differ is written with it."""
+        words = good(self.exec(["sinfo", "--version"])).split()  # "slurm-wlm 20.11.4"
+        major, minor = words[-1].split(".")[:2]
+        return int(major), int(minor)
 
     # Commands of the cluster itself.
 
@@ -220,9 +233,13 @@ class Cluster:
 
     def terminal(self, command: str, user: str = "alice", cwd: str | None = None) -> pexpect.spawn[str]:
         """A command of bash's on a terminal of its own, 24 rows by 80 columns."""
+        if self.release < (21, 8) and command.startswith(("srun", "salloc")):
+            # srun --pty leaves the terminal's own output processing on there: lines would end in \r\r\n.
+            command = f"stty -onlcr; {command}"
         program, *words = self.command(command, user=user, cwd=cwd)
         child = pexpect.spawn(program, words, timeout=PATIENCE, encoding="utf-8", dimensions=(24, 80))
         child.delaybeforesend = None
+        self.terminals.append(child)
         return child
 
     def sbatch(self, script: str, work: Work, *options: str, env: dict[str, str] | None = None) -> int:

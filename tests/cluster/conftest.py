@@ -15,6 +15,33 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from cluster import Cluster, Images, Work  # noqa: E402
 from leftovers import Snapshot  # noqa: E402
 
+# What meets Slurm, and so is run on every release (`-m every_release`, `make releases-test`): whole files, or
+# functions of them. Each release has about four minutes.
+EVERY_RELEASE: dict[str, tuple[str, ...]] = {
+    "test_batch.py": (),
+    "test_container_options.py": (),
+    "test_identity.py": (),
+    "test_inside.py": (),
+    "test_mpi.py": ("test_images_of_other_releases",),
+    "test_plain.py": (),
+    "test_releases.py": (),
+    "test_slurm_inside.py": (
+        "test_commands_in_an_image_of_any_release",
+        "test_commands_in_an_image_without_a_c_library",
+        "test_a_step_from_inside_in_another_container",
+        "test_mpirun_is_srun",
+    ),
+    "test_slurm_options.py": (),
+    "test_taskprolog.py": (),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        functions = EVERY_RELEASE.get(item.path.name)
+        if functions is not None and (not functions or getattr(item, "originalname", item.name) in functions):
+            item.add_marker("every_release")
+
 
 @pytest.fixture(scope="session")
 def cluster(pytestconfig: pytest.Config) -> Cluster:
@@ -39,6 +66,9 @@ def leftovers(cluster: Cluster) -> Iterator[None]:
     for job in cluster.jobs:
         cluster.exec(["scancel", "-Q", str(job)], user="root")
     cluster.jobs.clear()
+    for terminal in cluster.terminals:
+        terminal.close()
+    cluster.terminals.clear()
     end = time.monotonic() + 30
     while (left := before.news()) and time.monotonic() < end:
         time.sleep(0.1)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from cluster import Cluster, Images, Work, good, until
+from cluster import SERVERS, Cluster, Images, Work, good, until
 
 
 @pytest.mark.parametrize("user", ["alice", "bob"])
@@ -70,10 +70,20 @@ def test_the_keeper_is_the_user(cluster: Cluster, images: Images, user: str) -> 
     uid = {"alice": "1000", "bob": "1001"}[user]
     with cluster.start(["srun", "-Q", "-w", "n1", f"--container={images.small}", "tail", "-f", "/dev/null"], user=user):
         until(lambda: cluster.named("n1", "tail"), "the task")
-        found = cluster.named("n1", "bollard-keeper", "bollard-guard", "squashfuse_ll", "squashfuse")
+        found = cluster.named("n1", "bollard-keeper", "bollard-guard", *SERVERS)
         assert len(found) == 3, found
         for process in found:
             assert process.status("Uid").split() == [uid] * 4, process
             assert process.status("Gid").split() == [uid] * 4, process
             assert process.status("NoNewPrivs") == "1", process
             assert process.status("Groups").split() == {"alice": ["1000", "2001", "2002"], "bob": ["1001"]}[user]
+
+
+@pytest.mark.parametrize("option", [[], ["--container-remap-root"]], ids=["user", "root"])
+def test_the_file_server_has_no_capabilities(cluster: Cluster, images: Images, option: list[str]) -> None:
+    """It reads what anybody wrote, and root in the container is no reason to give it any."""
+    words = ["srun", "-Q", "-w", "n1", f"--container={images.small}", *option, "tail", "-f", "/dev/null"]
+    with cluster.start(words):
+        until(lambda: cluster.named("n1", "tail"), "the task")
+        (server,) = cluster.named("n1", *SERVERS)
+        assert int(server.status("CapPrm"), 16) == int(server.status("CapEff"), 16) == 0

@@ -75,7 +75,7 @@ def test_metadata_and_labels(tmp_path, tree):
     build(str(tmp_path / "img.sif"), str(tree))
     image = open_image(str(tmp_path / "img.sif"), "x86_64")
     found = sif.read(image.fd, os.fstat(image.fd).st_size)
-    assert [d.datatype for d in found.descriptors] == [sif.DEFFILE, sif.GENERIC_JSON, sif.PARTITION]
+    assert [d.datatype for d in found.descriptors] == [sif.DEFFILE, sif.GENERIC_JSON, sif.GENERIC, sif.PARTITION]
     document = json.loads(image.metadata())
     image.close()
     assert image.arch == "amd64"

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Whether what root runs is root's alone: owner and mode of a path, of all its parents, and of links on the way.
+
+The plugin asks the same at each step (`owned_by_root` in spank_plugin/privilege.c); this says what to do about it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+# path_resolution(7)
+_LINKS_MAX = 40
+
+
+class Fault(NamedTuple):
+    """A path that somebody else could change, and what ends this: mostly a command."""
+
+    path: str
+    text: str
+    fix: str
+
+
+def faults(paths: Iterable[str], owner: int = 0, top: str = "/") -> list[Fault]:
+    """What is wrong with `paths` and everything that leads to them from `top` on, each fault once."""
+    found: dict[str, Fault] = {}
+    looked: set[str] = set()
+    for path in paths:
+        for part in way(path, top):
+            if part not in looked:
+                looked.add(part)
+                fault = _fault(part, owner)
+                if fault:
+                    found[part] = fault
+    return list(found.values())
+
+
+def tree(top: str) -> Iterator[str]:
+    """Everything below the directory `top`, and itself; links are not followed."""
+    yield top
+    for folder, folders, files in os.walk(top):
+        for name in sorted((*folders, *files)):
+            yield f"{folder}/{name}"
+
+
+def way(path: str, top: str = "/") -> Iterator[str]:
+    """Every directory, link and file that the kernel passes from `top` to `path`, in its order."""
+    yield top
+    done, rest, links = top.rstrip("/"), [part for part in os.path.relpath(path, top).split("/") if part != "."], 0
+    while rest:
+        part = rest.pop(0)
+        if part == "..":
+            done = os.path.dirname(done)
+            continue
+        step = f"{done}/{part}"
+        yield step
+        try:
+            target = os.readlink(step)
+        except OSError:
+            done = step
+            continue
+        links += 1
+        if links > _LINKS_MAX:
+            return
+        if target.startswith("/"):
+            done = ""
+        rest = [part for part in target.split("/") if part not in ("", ".")] + rest
+
+
+def _fault(path: str, owner: int) -> Fault | None:
+    try:
+        info = os.lstat(path)
+    except OSError as error:
+        return Fault(path, f"{path}: {error.strerror}", "bollard site install")
+    if info.st_uid != owner:
+        who = "root" if owner == 0 else str(owner)
+        return Fault(path, f"{path} belongs to {_name(info.st_uid)}", f"chown -h {who} {path}")
+    if not stat.S_ISLNK(info.st_mode) and info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        whom = "everybody" if info.st_mode & stat.S_IWOTH else f"group {_group(info.st_gid)}"
+        mode = stat.S_IMODE(info.st_mode)
+        shared = mode & stat.S_IWOTH and mode & stat.S_ISVTX  # /tmp is meant to be so
+        fix = f"keep what root runs out of {path}" if shared else f"chmod go-w {path}"
+        return Fault(path, f"{path} can be written by {whom} (mode {mode:04o})", fix)
+    return None
+
+
+def _name(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def _group(gid: int) -> str:
+    import grp
+
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)

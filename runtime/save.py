@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""--container-save: write a container's filesystem to an image file.
+
+The keeper itself lives in the container. So a child of it, forked before it goes in, keeps the host's view and the
+container's root without the mounts above it, and waits: it saves when the last task on the node has ended.
+"""
+
+from __future__ import annotations
+
+import os
+
+from bollard.runtime import linux
+
+_SIGKILL = 9
+_GO = b"G"
+
+
+class Saver:
+    """The keeper's side: a descriptor to ask by and to hear the answer from."""
+
+    __slots__ = ("ask", "answer")
+
+    def __init__(self, ask: int, answer: int) -> None:
+        self.ask = ask
+        self.answer = answer  # readable when the work is done or has failed
+
+    def start(self) -> None:
+        os.write(self.ask, _GO)
+
+    def result(self) -> str:
+        """ "" for a file that has been written, else one line for the user."""
+        text = os.read(self.answer, 4096)
+        return text[1:].decode("utf-8", "replace") if text else "the process that writes the container ended"
+
+
+def start(root: str, target: str, keep: tuple[int, ...] = ()) -> Saver:
+    """Fork the process that waits. `root`: the container's root directory, `target`: the file to write,
+    `keep`: descriptors it must leave open."""
+    ask_read, ask_write = os.pipe()
+    answer_read, answer_write = os.pipe()
+    parent = os.getpid()
+    if os.fork():
+        os.close(ask_read)
+        os.close(answer_write)
+        os.read(answer_read, 1)  # pivot_root would take along whoever is in our mount namespace still
+        return Saver(ask_write, answer_read)
+    try:
+        linux.die_with_parent(_SIGKILL, parent)
+        linux.name_process("bollard-saver")
+        _close_others((ask_read, answer_write, *keep))
+        linux.new_mount_namespace()
+        os.write(answer_write, b"+")
+        if os.read(ask_read, 1) == _GO:
+            os.write(answer_write, b"=" + write(root, target).encode("utf-8", "replace")[:4000])
+    finally:
+        os._exit(0)
+
+
+def write(root: str, target: str) -> str:
+    """Write the tree `root` to `target`: SIF where its name ends so, else bare squashfs. "" or what went wrong."""
+    from _signal import SIG_DFL, SIGCHLD, signal
+
+    from bollard.runtime.errors import one_line
+
+    signal(SIGCHLD, SIG_DFL)  # the keeper's is another: it reaps nobody
+    try:
+        linux.drop_capabilities()
+        if target.endswith(".sif"):
+            from bollard.runtime import build
+
+            build.build(target, root, force=True)
+        else:
+            _squashfs(root, target)
+        return ""
+    except Exception as error:  # the task that waits for it hears every reason
+        return one_line(error)
+
+
+def _squashfs(root: str, target: str) -> None:
+    import subprocess
+
+    from bollard.runtime.errors import BollardError
+
+    folder, name = os.path.split(target)
+    fresh = os.path.join(folder, f".{name}.{os.getpid()}")
+    command = ["mksquashfs", root, fresh, "-comp", "zstd", "-Xcompression-level", "3", "-all-root", "-noappend",
+               "-no-progress", "-quiet"]  # fmt: skip
+    env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=env)
+        if done.returncode:
+            words = done.stderr.decode("utf-8", "replace").strip().splitlines()
+            raise BollardError(
+                f"container-save {target}: {words[-1] if words else 'mksquashfs failed'}",
+                "is there room, and may you write?",
+            )
+        os.rename(fresh, target)
+    except FileNotFoundError:
+        raise BollardError(
+            "container-save: mksquashfs is missing on this node", "its administrator should install squashfs-tools"
+        ) from None
+    finally:
+        if os.path.exists(fresh):
+            os.unlink(fresh)
+
+
+def _close_others(keep: tuple[int, ...]) -> None:
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if fd > 2 and fd not in keep:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the one that read the directory

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""slurmdbd on MariaDB, on the controller, for a cluster that was brought up with --accounting.
+
+The packages are in a layer above the suite's tree that only the controller sees; the data is on its disk in memory
+and is gone with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+
+from state import Cluster
+from suites import install_packages, read, remove_tree, say
+
+PACKAGES = ("slurmdbd", "mariadb-server", "mariadb-client")
+
+SLURM_CONF = """
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost={controller}
+{comments}
+"""
+
+SLURMDBD_CONF = """\
+AuthType=auth/munge
+DbdHost={controller}
+SlurmUser=slurm
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StorageUser=slurm
+StoragePass=slurm
+StorageLoc=slurm_acct_db
+LogFile=/var/log/slurm/slurmdbd.log
+PidFile=/run/slurm/slurmdbd.pid
+"""
+
+# As little memory and disk as it takes. Debian's own paths are not the same in each suite.
+CONF = "/etc/mysql/test-cluster.cnf"
+MARIADB_CONF = """\
+[client]
+socket=/run/test-cluster-db/socket
+[mariadbd]
+socket=/run/test-cluster-db/socket
+datadir=/var/lib/test-cluster-db
+pid-file=/run/test-cluster-db/pid
+bind-address=127.0.0.1
+skip-log-bin
+skip-name-resolve
+performance_schema=OFF
+innodb_buffer_pool_size=32M
+innodb_log_file_size=8M
+innodb_data_file_path=ibdata1:8M:autoextend
+innodb_flush_log_at_trx_commit=0
+innodb_lock_wait_timeout=900
+max_allowed_packet=16M
+key_buffer_size=1M
+aria_pagecache_buffer_size=1M
+"""
+
+# In the layer, after the packages: tables in files of the sizes above.
+PREPARE = rf"""
+printf '%s' "$1" > {CONF}
+rm -rf /var/lib/mysql /var/lib/mariadb
+install -d -o mysql -g mysql -m 755 /var/lib/test-cluster-db /run/test-cluster-db
+mariadb-install-db --defaults-file={CONF} --user=mysql --skip-test-db > /dev/null
+"""
+
+START = rf"""
+install -d -o mysql -g mysql -m 755 /run/test-cluster-db
+install -d -o slurm -g slurm -m 755 /run/slurm /var/log/slurm
+printf '%s' "$1" > /etc/slurm/slurmdbd.conf
+chown slurm:slurm /etc/slurm/slurmdbd.conf
+chmod 600 /etc/slurm/slurmdbd.conf
+cd /
+setsid mariadbd --defaults-file={CONF} --user=mysql < /dev/null > /var/log/slurm/mariadb.log 2>&1 &
+tries=0
+until mariadb-admin --defaults-file={CONF} --silent ping > /dev/null 2>&1; do
+    tries=$((tries + 1)); [ $tries -lt 300 ]; sleep 0.1
+done
+mariadb --defaults-file={CONF} -e "CREATE DATABASE IF NOT EXISTS slurm_acct_db;
+    CREATE USER IF NOT EXISTS slurm@127.0.0.1 IDENTIFIED BY 'slurm';
+    GRANT ALL ON slurm_acct_db.* TO slurm@127.0.0.1"
+slurmdbd
+tries=0
+until sacctmgr -n list cluster > /dev/null 2>&1; do
+    tries=$((tries + 1)); [ $tries -lt 300 ]; sleep 0.1
+done
+sacctmgr -n list cluster format=cluster | grep -qw "$2" || sacctmgr -Qi add cluster "$2" > /dev/null
+"""
+
+
+def stamp(cluster: Cluster) -> str:
+    parts = [read(cluster.tree / ".stamp"), MARIADB_CONF, PREPARE, *PACKAGES]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def ensure_layer(cluster: Cluster) -> None:
+    """Make sure that the layer with the packages is there."""
+    layer = cluster.cache / "accounting"
+    if read(layer / ".stamp") == stamp(cluster):
+        return
+    building, log = cluster.cache / "accounting.new", cluster.cache / "accounting.log"
+    remove_tree(building)
+    log.unlink(missing_ok=True)
+    say(f"installing {' '.join(PACKAGES)} for the controller (log: {log})")
+    install_packages(cluster, building, log, PREPARE, [MARIADB_CONF], PACKAGES)
+    (building / ".stamp").write_text(stamp(cluster))
+    remove_tree(layer)
+    building.rename(layer)
+
+
+def tree(cluster: Cluster) -> str:
+    """The controller's lower directories."""
+    return f"{cluster.cache / 'accounting' / 'upper'}:{cluster.tree}"
+
+
+def slurm_conf(cluster: Cluster, controller: str) -> str:
+    comments = "AccountingStoreJobComment=YES" if cluster.suite == "bullseye" else "AccountingStoreFlags=job_comment"
+    return SLURM_CONF.format(controller=controller, comments=comments)
+
+
+def start_script(controller: str, name: str) -> str:
+    """Shell that starts the database and slurmdbd, for slurmctld asks for them; munged is there."""
+    return f"set -- {shlex.quote(SLURMDBD_CONF.format(controller=controller))} {shlex.quote(name)}\n{START}"

@@ -1,0 +1,444 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`bollard site check`: whether containers can work on this node, each thing found out by trying it.
+
+A check yields findings: ok, warning, or failure with what mends it. Nothing is changed; any user may run it, under
+srun for many nodes at once. What only users can tell (namespaces, mounts, a container) root tries as nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bollard.mpi.errors import WireupError
+from bollard.mpi.library import open_library
+from bollard.runtime import options, owners, site, site_config
+from bollard.runtime.errors import BollardError
+from bollard.spank_plugin import build, install, plugstack, probes
+from bollard.spank_plugin.install import Where
+
+OK, WARNING, FAILURE = "ok", "warning", "failure"
+
+# mount_setattr(2)
+KERNEL = (5, 12)
+_SECONDS = 30
+HERE = Where()
+_AGAIN = "bollard site install"
+_NAMESPACES = (
+    "user.max_user_namespaces",
+    "user.max_mnt_namespaces",
+    "kernel.unprivileged_userns_clone",
+    "kernel.apparmor_restrict_unprivileged_userns",
+)
+
+
+class Finding(NamedTuple):
+    """The result of one check; `fix` is a command, or what to do, for all that is not ok."""
+
+    check: str
+    state: str
+    text: str
+    fix: str = ""
+
+
+Found = Iterator[Finding]
+
+
+def findings(where: Where) -> Found:
+    """Every finding on this node, in the order in which they matter."""
+    there = os.path.exists(f"{where.prefix}/{install.MANIFEST}")
+    for check in CHECKS:
+        if not there and check in OF_INSTALLATION[1:]:
+            continue  # the first of them says so
+        try:
+            yield from check(where)
+        except (BollardError, OSError, subprocess.SubprocessError, ValueError) as error:
+            text = " ".join(str(error).split())
+            yield Finding(check.__name__.strip("_").replace("_", " "), FAILURE, f"cannot be checked: {text}", _AGAIN)
+
+
+def status(found: list[Finding]) -> str:
+    """The worst of all."""
+    states = {finding.state for finding in found}
+    return next((state for state in (FAILURE, WARNING) if state in states), OK)
+
+
+def _said(*command: str, where: Where = HERE, seconds: float = _SECONDS) -> tuple[int, str]:
+    """A command's exit status and all it printed, Slurm's with the site's slurm.conf; 127 when there is none of that
+    name."""
+    conf = f"{where.slurm_conf}/slurm.conf"
+    environment = {**os.environ, "SLURM_CONF": conf} if os.path.exists(conf) else None
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+            timeout=seconds, errors="replace", env=environment,
+        )  # fmt: skip
+    except FileNotFoundError:
+        return 127, f"{command[0]} is not installed"
+    except subprocess.TimeoutExpired:
+        return 124, f"{command[0]} gave no answer within {seconds:.0f} s"
+    return done.returncode, done.stdout
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """22.05.8 of any text that has such a thing."""
+    found = re.search(r"\d+(?:\.\d+)+", text)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+# The node.
+
+
+def _kernel(where: Where) -> Found:
+    release = os.uname().release
+    if _numbers(release)[:2] < KERNEL:
+        yield Finding("kernel", FAILURE, f"Linux {release}", f"run Linux {KERNEL[0]}.{KERNEL[1]} or later")
+    else:
+        yield Finding("kernel", OK, f"Linux {release}")
+
+
+def _attempt(what: str, probe: Callable[[], str], fix: str) -> Found:
+    worked, text = probes.attempt(probe)
+    yield Finding(what, OK if worked else FAILURE, text, "" if worked else fix)
+
+
+def _user_namespaces(where: Where) -> Found:
+    settings = []
+    for name in _NAMESPACES:
+        path = Path("/proc/sys", *name.split("."))
+        if path.exists():
+            settings.append(f"{name}={path.read_text().strip()}")
+    worked, text = probes.attempt(probes.user_namespace)
+    if worked:
+        yield Finding("user namespaces", OK, text)
+        return
+    yield Finding(
+        "user namespaces",
+        FAILURE,
+        f"{text} ({', '.join(settings)})",
+        "sysctl -w user.max_user_namespaces=65536, kernel.unprivileged_userns_clone=1 or "
+        "kernel.apparmor_restrict_unprivileged_userns=0, whichever this kernel has",
+    )
+
+
+def _mounts(where: Where) -> Found:
+    yield from _attempt("mounts", probes.mount_calls, f"run Linux {KERNEL[0]}.{KERNEL[1]} or later, and see above")
+    yield from _attempt("FUSE", probes.fuse, "modprobe fuse; chmod 666 /dev/fuse")
+    yield from _attempt("overlay", probes.overlay, "modprobe overlay; run Linux 5.11 or later")
+
+
+def _c_library(where: Where) -> Found:
+    try:
+        yield Finding("C library", OK, os.confstr("CS_GNU_LIBC_VERSION") or "unknown")
+    except ValueError:
+        yield Finding("C library", WARNING, "not glibc", "nothing: but nobody has tested this one")
+
+
+def _cgroups(where: Where) -> Found:
+    top = Path("/sys/fs/cgroup")
+    if (top / "cgroup.controllers").exists():
+        yield Finding("cgroups", OK, "version 2")
+    elif top.is_dir() and (found := sorted(path.name for path in top.iterdir())):
+        yield Finding("cgroups", OK, f"version 1 ({', '.join(found)})")
+    else:
+        yield Finding("cgroups", WARNING, "none are mounted", "mount them, so that Slurm can end all of a job")
+
+
+# The installation.
+
+
+def _installation(where: Where) -> Found:
+    manifest = install.read_manifest(where.prefix)
+    wrong = []
+    for name, wanted in manifest["digests"].items():
+        path = Path(where.prefix, name)
+        if not path.exists():
+            wrong.append(f"{name} is missing")
+        elif name != site.NAME and os.access(path, os.R_OK) and install.digest(str(path)) != wanted:
+            wrong.append(f"{name} is another file")
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        yield Finding("installation", FAILURE, f"{where.prefix}: {', '.join(wrong[:3])}{more}", _AGAIN)
+    else:
+        yield Finding("installation", OK, f"{len(manifest['digests'])} files in {os.path.realpath(where.prefix)}")
+
+
+def _owners(where: Where) -> Found:
+    paths = [
+        where.prefix,
+        *owners.tree(os.path.realpath(where.prefix)),
+        *build.search_path(),
+        sys.executable,
+        where.command,
+        install.plugstack_file(where.slurm_conf),
+        *(line.file for line in _lines(where)),
+    ]
+    found = owners.faults(path for path in paths if os.path.lexists(path))
+    for fault in found:
+        yield Finding("owners", FAILURE, fault.text, fault.fix)
+    if not found:
+        yield Finding("owners", OK, f"what root runs is root's alone ({len(paths)} paths with their parents)")
+
+
+def _squashfuse(where: Where) -> Found:
+    servers = [path for path in (f"{where.prefix}/squashfuse", f"{where.prefix}/squashfuse2") if os.path.exists(path)]
+    if not servers:
+        yield Finding("squashfuse", FAILURE, f"no copy in {where.prefix}", _AGAIN)
+        return
+    said = _said(servers[0])[1]
+    found = re.search(r"squashfuse\S* (\d\S*)", said)
+    if "error while loading" in said or not found:
+        yield Finding("squashfuse", FAILURE, said.strip().partition("\n")[0], "install its libraries: " + _AGAIN)
+        return
+    origin, wanted = install.read_manifest(where.prefix)["squashfuse"]
+    text = f"{found[1]}, {servers[0]}, a copy of {origin}"
+    if os.access(origin, os.R_OK) and install.digest(origin) != wanted:
+        yield Finding("squashfuse", WARNING, f"{text}, which has changed since", _AGAIN)
+    else:
+        yield Finding("squashfuse", OK, text)
+
+
+def _python(where: Where) -> Found:
+    manifest = install.read_manifest(where.prefix)
+    load = "import sys, _cffi_backend as c; c.load_library(sys.argv[1], 2)"
+    program = f"import sys; sys.path.append({where.prefix + '/python'!r}); {load}"
+    status, said = _said(sys.executable, "-ISc", program, f"{where.prefix}/_bollard.so")
+    if status != 0:
+        reason = said.strip().splitlines()[-1] if said.strip() else f"exit status {status}"
+        yield Finding("Python", FAILURE, f"the runtime cannot be loaded: {reason}", _AGAIN)
+        return
+    text = f"lib{manifest['library']}, built with {manifest['python']}"
+    if _numbers(manifest["python"])[:2] != sys.version_info[:2]:
+        yield Finding("Python", FAILURE, f"{text}, but this is {sys.version.split()[0]}", _AGAIN)
+    else:
+        yield Finding("Python", OK, text)
+
+
+def _settings(where: Where) -> Found:
+    try:
+        settings = site_config.load(where.config)
+    except BollardError as error:
+        yield Finding("bollard.yaml", FAILURE, error.message, error.hint)
+        return
+    lines = Path(where.prefix, site.NAME).read_text().splitlines()
+    site.load(where.prefix)
+    compiled = next((line[7:] for line in lines if line.startswith("digest=")), "")
+    if compiled != settings.digest:
+        yield Finding("bollard.yaml", WARNING, f"{where.config} is not what nodes follow", "bollard site configure")
+    elif settings.digest:
+        yield Finding("bollard.yaml", OK, f"{where.config} is compiled: {', '.join(settings.values) or 'nothing set'}")
+    else:
+        yield Finding("bollard.yaml", OK, f"no {where.config}: the defaults hold")
+
+
+# Slurm.
+
+
+def _lines(where: Where) -> list[plugstack.Line]:
+    try:
+        return plugstack.effective(install.plugstack_file(where.slurm_conf))
+    except OSError:
+        return []
+
+
+def _slurm(where: Where) -> Found:
+    built = install.read_manifest(where.prefix)["slurm"]
+    status, said = _said("srun", "--version", where=where)
+    if status == 127:
+        yield Finding("Slurm", FAILURE, said.strip(), "install Slurm's commands on this node")
+    elif status != 0:
+        yield Finding("Slurm", FAILURE, said.strip().partition("\n")[0], "mend slurm.conf first")
+    elif _numbers(said)[:2] != _numbers(built)[:2]:
+        yield Finding("Slurm", FAILURE, f"{said.strip()}, but the plugin is built for {built}", _AGAIN)
+    else:
+        yield Finding("Slurm", OK, f"{said.strip()}, the plugin is built for {built}")
+
+
+def _plugstack(where: Where) -> Found:
+    file = install.plugstack_file(where.slurm_conf)
+    try:
+        lines = plugstack.effective(file)
+    except OSError as error:
+        yield Finding("plugstack.conf", FAILURE, f"{error.filename}: {error.strerror}", _AGAIN)
+        return
+    own = [line for line in lines if os.path.basename(line.plugin) == "spank_bollard.so"]
+    wanted = f"{where.prefix}/spank_bollard.so"
+    places = ", ".join(f"{line.file}:{line.number}" for line in own)
+    if not own:
+        yield Finding("plugstack.conf", FAILURE, f"{file} and what it includes do not name the plugin", _AGAIN)
+    elif len(own) > 1:
+        yield Finding("plugstack.conf", FAILURE, f"the plugin is named more than once: {places}", "keep one line")
+    elif own[0].plugin != wanted:
+        yield Finding("plugstack.conf", FAILURE, f"{places} names {own[0].plugin}", f"name {wanted}")
+    elif not own[0].required:
+        text = f"{places} says optional: where it cannot be loaded, jobs would run on the host"
+        yield Finding("plugstack.conf", FAILURE, text, "write required instead")
+    else:
+        yield Finding("plugstack.conf", OK, f"{places}: required, {' '.join(own[0].arguments) or 'no arguments'}")
+    if any(os.path.basename(line.plugin).startswith("spank_pyxis") for line in lines):
+        text = "pyxis is loaded too, and has options of the same names"
+        yield Finding("plugstack.conf", WARNING, text, "remove one of the two")
+
+
+def _plugin(where: Where) -> Found:
+    option = next(row[3] for row in options.TABLE if row[3])
+    status, said = _said("srun", "--help", where=where)
+    if status == 127:
+        return
+    if f"--{option}" in said:
+        yield Finding("plugin", OK, "srun has loaded it")
+    else:
+        why = next((line.strip() for line in said.splitlines() if "error" in line), "srun does not show its options")
+        yield Finding("plugin", FAILURE, why, "see plugstack.conf above, and `srun -vvv --help`")
+
+
+def _slurm_settings(where: Where) -> Found:
+    status, said = _said("scontrol", "show", "config", where=where)
+    if status != 0:
+        reason = said.strip().partition("\n")[0]
+        yield Finding("Slurm's settings", WARNING, f"not known: {reason}", "is slurmctld up?")
+        return
+    pairs = (line.partition("=") for line in said.splitlines())
+    config = {name.strip(): value.strip() for name, equals, value in pairs if equals}
+    contain = "contain" in config.get("PrologFlags", "").lower()
+    interactive = "use_interactive_step" in config.get("LaunchParameters", "")
+    if not contain:
+        text = "PrologFlags lacks Contain: every step makes its container anew"
+        yield Finding("Slurm's settings", WARNING, text, "PrologFlags=Contain in slurm.conf")
+    if not interactive and _numbers(_said("srun", "--version", where=where)[1])[:2] >= (21, 8):
+        text = "LaunchParameters lacks use_interactive_step: salloc refuses --container"
+        yield Finding("Slurm's settings", WARNING, text, "LaunchParameters=use_interactive_step in slurm.conf")
+    if contain and interactive:
+        yield Finding("Slurm's settings", OK, "PrologFlags=Contain, LaunchParameters=use_interactive_step")
+
+
+def _pmi(where: Where) -> Found:
+    status, said = _said("srun", "--mpi=list", where=where)
+    if status == 127:
+        return
+    found = sorted(set(re.findall(r"\b(pmix(?:_v\d+)?|pmi2|cray_shasta)\b", said)))
+    if found:
+        yield Finding("MPI plugins", OK, ", ".join(found))
+    else:
+        yield Finding("MPI plugins", WARNING, "srun --mpi=list names none", "install Slurm's mpi_pmix or mpi_pmi2")
+    if not any(name.startswith("pmix") for name in found):
+        return
+    places = ("libpmix.so.2", "/usr/lib/*/libpmix.so.2", "/usr/lib*/libpmix.so.2", "/usr/lib/*/pmix2/lib/libpmix.so.2")
+    try:
+        ffi, library = open_library("libpmix.so", "const char *PMIx_Get_version(void);", places, WireupError, "")
+        text = bytes(ffi.string(library.PMIx_Get_version())).decode(errors="replace")
+        yield Finding("PMIx library", OK, ".".join(map(str, _numbers(text))) or text)
+    except WireupError:
+        yield Finding(
+            "PMIx library", FAILURE, "no libpmix.so.2, which mpi/pmix needs", "install libpmix2 (Debian), pmix"
+        )
+
+
+def _munge(where: Where) -> Found:
+    kind = install.slurm_setting(where.slurm_conf, "AuthType") or "auth/munge"
+    if kind != "auth/munge":
+        yield Finding("munge", OK, f"not used: {kind}")
+        return
+    path = "/run/munge/munge.socket.2"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(_SECONDS)
+        try:
+            client.connect(path)
+        except OSError as error:
+            yield Finding("munge", FAILURE, f"{path}: {error.strerror}", "systemctl start munge")
+            return
+    yield Finding("munge", OK, f"{path} answers")
+
+
+# A container.
+
+
+def _container(where: Where) -> Found:
+    image = f"{where.prefix}/check.sqfs"
+    with tempfile.TemporaryDirectory(prefix="bollard-check-") as scratch:
+        os.chmod(scratch, 0o755)
+        if not os.path.exists(image):
+            text = "no image to try FUSE with: squashfs-tools were missing when bollard was installed"
+            yield Finding("container", WARNING, text, f"install squashfs-tools, then {_AGAIN}")
+            image = f"{scratch}/image"
+            for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
+                os.makedirs(f"{image}/{name}")
+            shutil.copy(f"{where.prefix}/bollard-enter", f"{image}/bin/probe")
+        yield from _run(where, image)
+
+
+def _run(where: Where, image: str) -> Found:
+    """Start the tiny program of `image` as `bollard exec` would; it prints the environment it finds."""
+    program = (
+        f"import os, sys; sys.path.append(os.path.realpath({where.prefix!r}) + '/python'); "
+        "from bollard.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [
+        sys.executable,
+        "-ISXutf8",
+        "-c",
+        program,
+        "exec",
+        "--no-home",
+        image,
+        "/bin/probe",
+        "--print-environment",
+    ]
+
+    def run() -> str:
+        os.chdir("/")
+        environment = {"PATH": "/usr/bin:/bin", "HOME": "/"}
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, check=False,
+            timeout=_SECONDS, env=environment,
+        )  # fmt: skip
+        if done.returncode != 0 or f"BOLLARD_CONTAINER={image}".encode() not in done.stdout.split(b"\0"):
+            said = done.stderr.decode(errors="replace").strip().replace("bollard: ", "")
+            raise BollardError(said.partition("\n")[0] or f"exit status {done.returncode}, and no word of a reason")
+        return f"a program ran in {os.path.basename(image)}"
+
+    worked, text = probes.attempt(run, 2 * _SECONDS)
+    fix = f"see what failed above; bollard exec {image} /bin/probe --print-environment"
+    yield Finding("container", OK if worked else FAILURE, text, "" if worked else fix)
+
+
+OF_INSTALLATION: tuple[Callable[[Where], Found], ...] = (
+    _installation,
+    _owners,
+    _squashfuse,
+    _python,
+    _settings,
+    _slurm,
+    _plugstack,
+    _plugin,
+    _container,
+)
+CHECKS: tuple[Callable[[Where], Found], ...] = (
+    _kernel,
+    _user_namespaces,
+    _mounts,
+    _c_library,
+    _cgroups,
+    *OF_INSTALLATION[:-1],
+    _slurm_settings,
+    _pmi,
+    _munge,
+    _container,
+)
+
+
+def as_json(found: list[Finding], version: str) -> dict[str, Any]:
+    return {
+        "node": os.uname().nodename,
+        "bollard": version,
+        "status": status(found),
+        "checks": [finding._asdict() for finding in found],
+    }

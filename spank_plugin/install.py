@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Put a built plugin in place, exchange it under running jobs, take it away again.
+
+    PREFIX ──► PREFIX-1a2b3c4d/   the tree in use, with manifest.json and site.conf in it
+               PREFIX-5e6f7a8b/   the one before, for what started in the moment of the exchange
+
+PREFIX is a link, so an exchange is one rename(2), and whoever resolved it before stays in the old tree to the end.
+With a destdir PREFIX is a plain directory: a package manager replaces its files itself.
+
+The manifest holds what was made outside of the tree, and what the tree was built from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bollard.runtime import owners, site, site_config
+from bollard.runtime.errors import BollardError
+from bollard.spank_plugin import build, build_inside, plugstack
+
+MANIFEST = "manifest.json"
+MODES = {
+    "bollard-enter": 0o755, build_inside.PROGRAM: 0o755, "squashfuse": 0o711, "squashfuse2": 0o711,
+    "squashfuse-owner": 0o711,
+}  # fmt: skip
+
+Say = Callable[[str], None]
+
+
+class Where(NamedTuple):
+    """The places of one installation, as the nodes will see them."""
+
+    prefix: str = "/usr/lib/bollard"
+    slurm_conf: str = "/etc/slurm"  # the directory
+    bin: str = "/usr/bin"
+    config: str = site_config.PATH
+    destdir: str = ""  # "": install here; else for a package, below this directory
+
+    @property
+    def command(self) -> str:
+        return f"{self.bin}/bollard"
+
+    @property
+    def line_file(self) -> str:
+        return f"{self.slurm_conf}/plugstack.conf.d/bollard.conf"
+
+    @property
+    def include(self) -> str:
+        return f"{self.slurm_conf}/plugstack.conf.d/*.conf"
+
+    def at(self, path: str) -> Path:
+        """Where `path` is while we install."""
+        return Path(self.destdir or "/") / path.lstrip("/")
+
+
+def slurm_setting(conf: str, name: str) -> str:
+    """A setting of slurm.conf(5) in the directory `conf`, as it is written there; "" when it is not."""
+    try:
+        lines = Path(conf, "slurm.conf").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        key, equals, value = line.split("#")[0].partition("=")
+        if equals and key.strip().lower() == name.lower():
+            return value.strip()
+    return ""
+
+
+def plugstack_file(conf: str) -> str:
+    return slurm_setting(conf, "PlugStackConfig") or f"{conf}/plugstack.conf"
+
+
+def plugstack_line(where: Where) -> str:
+    """The line for Slurm. The spool directory is SlurmdSpoolDir; nodes replace its %h and %n."""
+    spool = slurm_setting(where.slurm_conf, "SlurmdSpoolDir") or "/var/spool/slurmd"
+    return f"required {where.prefix}/spank_bollard.so spool={spool}\n"
+
+
+def command_text(prefix: str) -> str:
+    return (
+        f"#!{sys.executable} -ISXutf8\n"
+        f"import os\nimport sys\nsys.path.append(os.path.realpath({prefix!r}) + '/python')\n"
+        "from bollard.runtime.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+    )
+
+
+def install(where: Where, say: Say) -> None:
+    """Build, put in place, tell Slurm. Everything that can be refused is refused before anything is changed."""
+    settings = site_config.load(where.config)
+    if not where.destdir:
+        _require_root("install")
+        _refuse(owners.faults(_existing([*_outside(where), *_interpreter()])))
+    with tempfile.TemporaryDirectory(prefix="bollard-build-") as scratch:
+        work, out = Path(scratch, "work"), Path(scratch, "out")
+        work.mkdir()
+        out.mkdir()
+        build.make(out, work, where.prefix, where.slurm_conf)
+        (out / site.NAME).write_bytes(site_config.compiled(settings, where.prefix))
+        manifest = _described(out)
+        manifest["where"] = {"slurm_conf": where.slurm_conf, "bin": where.bin, "config": where.config}
+        if where.destdir:
+            _pack(where, out, manifest, say)
+        else:
+            _put(where, out, manifest, say)
+            made = read_manifest(where.prefix)
+            _refuse(owners.faults([*owners.tree(os.path.realpath(where.prefix)), *made["files"], *_outside(where)]))
+
+
+def _require_root(verb: str) -> None:
+    if os.geteuid() != 0:
+        hint = "use sudo" + (", or --destdir DIR to make a package" if verb == "install" else "")
+        raise BollardError(f"site {verb} needs root", hint)
+
+
+def _interpreter() -> list[str]:
+    """What root runs besides our own: the interpreter of the command, and what it loads."""
+    return [sys.executable, *build.search_path()]
+
+
+def _outside(where: Where) -> list[str]:
+    """Paths that lead to what Slurm and root load."""
+    return [
+        os.path.dirname(where.prefix),
+        where.bin,
+        where.slurm_conf,
+        os.path.dirname(where.line_file),
+        plugstack_file(where.slurm_conf),
+    ]
+
+
+def _existing(paths: Iterable[str]) -> list[str]:
+    """Each path, or its deepest parent that is there."""
+    found = []
+    for path in paths:
+        while not os.path.lexists(path):
+            path = os.path.dirname(path)
+        found.append(path)
+    return found
+
+
+def _refuse(faults: list[owners.Fault]) -> None:
+    if faults:
+        more = f" (and {len(faults) - 1} more: see `bollard site check`)" if len(faults) > 1 else ""
+        raise BollardError(f"root would run what is not root's alone: {faults[0].text}{more}", faults[0].fix)
+
+
+def _described(out: Path) -> dict[str, Any]:
+    """The manifest of a tree that has not been put in place."""
+    server = build.server() or ""
+    return {
+        "slurm": build.slurm_version(),
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "library": build.python_name(),
+        "squashfuse": [server, digest(server)],
+        "digests": {str(path.relative_to(out)): digest(str(path)) for path in sorted(out.rglob("*")) if path.is_file()},
+        "package": False,
+        "trees": [],
+        "files": {},  # path: digest of the text we wrote
+        "directories": [],
+        "include": "",  # the plugstack.conf that got an include line
+    }
+
+
+def digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def read_manifest(prefix: str) -> dict[str, Any]:
+    """The manifest of the installation at `prefix`; BollardError where there is none."""
+    try:
+        found: dict[str, Any] = json.loads(Path(prefix, MANIFEST).read_text())
+    except FileNotFoundError:
+        raise BollardError(f"{prefix}: nothing was installed here", "is --prefix the right one?") from None
+    except (OSError, ValueError) as error:
+        raise BollardError(f"{prefix}/{MANIFEST} cannot be read ({error})", "run `bollard site install`") from None
+    return found
+
+
+def _copy_tree(out: Path, target: Path, manifest: dict[str, Any]) -> None:
+    (out / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    shutil.copytree(out, target, symlinks=True)
+    for path in [target, *target.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(MODES.get(path.name, 0o755 if path.is_dir() else 0o644))
+        if os.geteuid() == 0:
+            os.chown(path, 0, 0, follow_symlinks=False)
+
+
+def _pack(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
+    """Plain files below the destdir."""
+    target = where.at(where.prefix)
+    shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _copy_tree(out, target, {**manifest, "package": True})
+    for path, text, mode in _texts(where):
+        where.at(path).parent.mkdir(parents=True, exist_ok=True)
+        _write(where.at(path), text, mode)
+    say(f"made {target}, {where.at(where.command)} and {where.at(where.line_file)}")
+    say(f"plugstack.conf of the nodes must have: include {where.include}")
+
+
+def _texts(where: Where) -> list[tuple[str, str, int]]:
+    """(path, text, mode) of what lies outside of the prefix; Slurm's configuration last, for it names the rest."""
+    return [
+        (where.command, command_text(where.prefix), 0o755),
+        (where.line_file, plugstack_line(where), 0o644),
+    ]
+
+
+def _write(path: Path, text: str | bytes, mode: int) -> None:
+    """Whole or not at all."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    data = text.encode() if isinstance(text, str) else text
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with open(fd, "wb") as file:
+        os.fchmod(fd, mode)
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
+    fresh.rename(path)
+
+
+def _put(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
+    """The new tree beside the old one, the switch, and the few files outside."""
+    try:
+        before = read_manifest(where.prefix)
+    except BollardError:
+        before = {"trees": [], "files": {}, "directories": [], "include": ""}
+    prefix = Path(where.prefix)
+    directories = list(before["directories"])
+    for path in (where.prefix, where.command, where.line_file):
+        directories += _make_directories(os.path.dirname(path))
+    tree = f"{prefix}-{secrets.token_hex(4)}"
+    old = os.path.realpath(prefix) if prefix.is_symlink() else ""
+    aside = f"{prefix}-{secrets.token_hex(4)}" if prefix.is_dir() and not old else ""
+    manifest.update(
+        trees=[path for path in (tree, old or aside) if path],
+        directories=directories,
+        files={path: hashlib.sha256(text.encode()).hexdigest() for path, text, _ in _texts(where)},
+        include=before["include"],
+    )
+    stack = plugstack_file(where.slurm_conf)
+    text = _text_of(stack)
+    if not plugstack.includes_file(text, stack, where.line_file):
+        manifest["include"] = stack
+        if not os.path.lexists(stack):
+            manifest["files"][stack] = hashlib.sha256(plugstack.with_include(text, where.include).encode()).hexdigest()
+    elif stack in before["files"]:
+        manifest["files"][stack] = before["files"][stack]
+    _copy_tree(out, Path(tree), manifest)
+    _switch(prefix, tree, aside, out)
+    for leftover in before["trees"]:
+        if leftover not in manifest["trees"]:
+            shutil.rmtree(leftover, ignore_errors=True)
+    say(f"{'exchanged' if old or aside else 'installed'} {prefix}: it is {tree}")
+    for path, content, mode in _texts(where):
+        if _text_of(path) != content:
+            say(f"{'changed' if os.path.lexists(path) else 'wrote'} {path}")
+            _write(Path(path), content, mode)
+    for path in set(before["files"]) - set(manifest["files"]):
+        if os.path.lexists(path) and digest(path) == before["files"][path]:
+            os.unlink(path)
+            say(f"removed {path}")
+    if manifest["include"] and manifest["include"] != before["include"]:
+        mode = os.stat(stack).st_mode & 0o777 if os.path.lexists(stack) else 0o644
+        _write(Path(stack), plugstack.with_include(text, where.include), mode)
+        say(f"added to {stack}: include {where.include}")
+    if site_config.load(where.config).digest:
+        say(f"compiled {where.config}")
+    say("no daemon need be restarted: the next step uses it; `bollard site check` tells whether all is well")
+
+
+def _text_of(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def _make_directories(path: str) -> list[str]:
+    """Make `path` with its parents; those that were not there, the deepest first."""
+    made = []
+    parent = path
+    while not os.path.lexists(parent):
+        made.append(parent)
+        parent = os.path.dirname(parent)
+    for folder in reversed(made):
+        os.mkdir(folder, 0o755)
+        os.chmod(folder, 0o755)
+    return made
+
+
+def _switch(prefix: Path, tree: str, aside: str, out: Path) -> None:
+    """Let `prefix` lead to `tree`, at one moment. A plain directory that is there moves to `aside`."""
+    link = Path(f"{prefix}.{secrets.token_hex(4)}")
+    link.symlink_to(os.path.basename(tree))
+    if not aside:
+        link.rename(prefix)
+        return
+    import bollard.runtime
+
+    bollard.runtime.__path__.append(str(out / "python/bollard/runtime"))  # a checkout has no compiled module
+    from bollard.runtime import linux
+
+    try:
+        linux.exchange(str(link), str(prefix))
+        link.rename(aside)
+    except OSError:  # a filesystem that cannot: NFS, say. Once only, as `prefix` is a link from here on.
+        prefix.rename(aside)
+        link.rename(prefix)
+
+
+def configure(where: Where, say: Say) -> None:
+    """Compile bollard.yaml into the installation that is there."""
+    settings = site_config.load(where.config)
+    _require_root("configure")
+    read_manifest(where.prefix)
+    compiled = site_config.compiled(settings, where.prefix)
+    _write(Path(where.prefix, site.NAME), compiled, 0o644)
+    if settings.digest:
+        say(f"compiled {where.config}; the next step follows it")
+    else:
+        say(f"{where.config} is not there: the defaults hold from the next step on")
+
+
+def uninstall(where: Where, say: Say) -> None:
+    """Remove what `install` made and nothing else; tells what stays. Slurm's configuration goes first."""
+    _require_root("uninstall")
+    manifest = read_manifest(where.prefix)
+    if manifest["package"]:
+        raise BollardError(f"{where.prefix} belongs to a package", "remove it with the package manager")
+    left = []
+    include = manifest["include"]
+    alone = not [name for name in _names(os.path.dirname(where.line_file)) if name != "bollard.conf"]
+    for path in sorted(manifest["files"], key=lambda path: not path.startswith(where.slurm_conf)):
+        if not os.path.lexists(path):
+            continue
+        if digest(path) != manifest["files"][path]:
+            left.append(f"{path}: changed since it was installed")
+        elif path == include and not alone:
+            continue
+        else:
+            os.unlink(path)
+            say(f"removed {path}")
+    if include and os.path.lexists(include):
+        text = _text_of(include)
+        if not alone:
+            left.append(f"{include}: its include line serves other files of {os.path.dirname(where.line_file)}")
+        elif plugstack.without_include(text, where.include) != text:
+            mode = os.stat(include).st_mode & 0o777
+            _write(Path(include), plugstack.without_include(text, where.include), mode)
+            say(f"removed from {include}: include {where.include}")
+    os.unlink(where.prefix)
+    for tree in manifest["trees"]:
+        shutil.rmtree(tree, ignore_errors=True)
+    say(f"removed {where.prefix} and {' '.join(manifest['trees'])}")
+    for folder in sorted(manifest["directories"], key=len, reverse=True):
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                os.rmdir(folder)
+                say(f"removed {folder}")
+            except OSError:
+                left.append(f"{folder}: not empty")
+    if os.path.lexists(where.config):
+        left.append(f"{where.config}: yours")
+    for line in left:
+        say(f"left {line}")
+    say("--container is Slurm's own from here on: without an oci.conf it runs such jobs on the host, silently")
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,372 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""--container-mounts and its kin: pyxis's options by pyxis's names, on srun, sbatch and salloc, and from variables."""
+
+from __future__ import annotations
+
+import pytest
+from cluster import WHERE, Cluster, Images, Result, Work, good
+
+
+def srun(cluster: Cluster, images: Images, *words: str, env: dict[str, str] | None = None, cwd: str = "") -> Result:
+    return cluster.srun("-N1", "-n1", f"--container={images.small}", *words, env=env, cwd=cwd or None)
+
+
+def refusal(done: Result) -> str:
+    """The one line of a step that must not have run."""
+    assert (done.rc, done.out, len(done.complaints())) == (255, "", 1), done
+    return done.complaints()[0]
+
+
+# Ways to ask.
+
+
+def test_another_name_for_the_image(cluster: Cluster, images: Images) -> None:
+    assert good(cluster.srun(f"--container-image={images.small}", "sh", "-c", WHERE)) == "inside\n"
+
+
+@pytest.mark.parametrize("name", ["PYXIS_CONTAINER_IMAGE", "BOLLARD_CONTAINER_IMAGE"])
+def test_the_image_from_a_variable(cluster: Cluster, images: Images, name: str) -> None:
+    assert good(cluster.srun("sh", "-c", WHERE, env={name: images.small})) == "inside\n"
+    other = cluster.srun(f"--container={images.small}", "sh", "-c", WHERE, env={name: "/no/such.sif"})
+    assert good(other) == "inside\n"
+
+
+def test_two_images(cluster: Cluster, images: Images) -> None:
+    done = cluster.srun(f"--container={images.small}", "--container-image=/other.sif", "true")
+    assert "name two images" in refusal(done)
+
+
+def test_options_of_no_container(cluster: Cluster) -> None:
+    assert "--container-mounts without a container" in refusal(cluster.srun("--container-mounts=/a:/b", "true"))
+    assert "--container-readonly without a container" in refusal(cluster.srun("--container-readonly", "true"))
+
+
+def test_variables_of_no_container_do_nothing(cluster: Cluster) -> None:
+    env = {"PYXIS_CONTAINER_MOUNTS": "/a:/b", "PYXIS_CONTAINER_WRITABLE": "1"}
+    assert good(cluster.srun("sh", "-c", WHERE, env=env)) == "outside\n"
+
+
+def test_the_command_line_wins_over_a_variable(cluster: Cluster, images: Images) -> None:
+    write = ["sh", "-c", "if touch /opt/x 2>/dev/null; then echo written; else echo refused; fi"]
+    assert good(srun(cluster, images, *write, env={"PYXIS_CONTAINER_WRITABLE": "yes"})) == "written\n"
+    assert good(srun(cluster, images, *write, env={"PYXIS_CONTAINER_READONLY": "0"})) == "written\n"
+    assert good(srun(cluster, images, *write, env={"PYXIS_CONTAINER_READONLY": "1"})) == "refused\n"
+    done = srun(cluster, images, "--container-readonly", *write, env={"PYXIS_CONTAINER_WRITABLE": "1"})
+    assert good(done) == "refused\n"
+
+
+def test_lines_of_a_batch_script(cluster: Cluster, images: Images, work: Work) -> None:
+    work.write("there", "seen\n")
+    script = (
+        f"#!/bin/sh\n#SBATCH --container-image={images.small}\n#SBATCH --container-mounts=./there:/srv/there:ro\n"
+        "#SBATCH --container-workdir=/srv\npwd; cat there; if echo > there; then echo written; fi 2>/dev/null\n"
+    )
+    work.write("job.sh", script)
+    done = cluster.exec(
+        ["sbatch", "--wait", "-Q", f"--output={work.path}/out", "job.sh"],
+        cwd=work.path,
+        env={"PYXIS_CONTAINER_WRITABLE": "1"},
+    )
+    assert done.rc == 0, done
+    assert work.read("out") == "/srv\nseen\n"
+
+
+def test_a_script_does_not_hand_its_options_down(cluster: Cluster, images: Images, work: Work) -> None:
+    script = f"#!/bin/sh\n{WHERE}\nsrun -Q sh -c '{WHERE}; test -e /srv/t || echo none'\n"
+    options = [f"--container={images.mpi}", "--container-mounts=/tmp:/srv/t"]
+    assert cluster.batch(script, work, *options)[:2] == (0, "inside\noutside\nnone\n")
+
+
+def test_a_shell_of_salloc_has_the_options(cluster: Cluster, images: Images) -> None:
+    terminal = cluster.terminal(
+        f"salloc -Q --container={images.small} --container-mounts=/etc:/srv/etc --container-writable"
+    )
+    terminal.sendline(f"PS1=; {WHERE}; test -e /srv/etc/passwd && touch /opt/x && echo fine")
+    terminal.expect_exact("inside\r\nfine\r\n")
+    terminal.sendline("exit")
+    terminal.expect("exit")
+    terminal.wait()
+
+
+# What they do.
+
+
+def test_mounts(cluster: Cluster, images: Images, work: Work) -> None:
+    work.write("a", "of a\n")
+    work.write("b,c", "of b\n")
+    (work.here / "dir").mkdir()
+    mounts = r"./a:/new/place/a,./b\,c:/srv/b:ro+nosuid,tmpfs:/scratch:size=2m,../:/up"
+    script = (
+        "cat /new/place/a /srv/b; test -e /srv/b && echo > /srv/b || echo no; "
+        "df --output=size /scratch | tail -1; ls /up | wc -l"
+    )
+    done = srun(cluster, images, f"--container-mounts={mounts}", "sh", "-c", script, cwd=work.path)
+    assert done.out.split() == ["of", "a", "of", "b", "no", "2048", done.out.split()[-1]], done
+    assert int(done.out.split()[-1]) > 0
+
+
+def test_mounts_of_two_words(cluster: Cluster, images: Images) -> None:
+    words = ["--container-mounts=/etc:/srv/one", "--container-mounts=/usr:/srv/two"]
+    assert good(srun(cluster, images, *words, "sh", "-c", "ls -d /srv/one/passwd /srv/two/bin")).count("\n") == 2
+
+
+def test_nothing_mounted(cluster: Cluster, images: Images, work: Work) -> None:
+    done = srun(
+        cluster, images, "--container-mounts=umount:/tmp,umount:/home/alice", "sh", "-c", "ls -A /tmp; pwd", cwd="/tmp"
+    )
+    assert good(done).splitlines()[-1] in ("/tmp", "/")
+    gone = srun(cluster, images, "--container-mounts=umount:/home/alice", "ls", "/home/alice", cwd="/")
+    assert gone.rc == 2 and "No such file" in gone.err, gone
+
+
+@pytest.mark.parametrize(
+    ("mounts", "words"),
+    [
+        ("/nope/nope:/x", "bind /nope/nope: No such file"),
+        ("/etc:/x:suid", "'suid' cannot be had"),
+        ("/etc:/x:wrong", "'wrong' is no flag"),
+        ("/etc:x", "must begin with /"),
+        ("/etc:/", "root cannot be replaced"),
+        ("tmpfs", "where?"),
+        ("/etc:/a:ro:more", "is not SRC[:DST[:FLAGS]]"),
+    ],
+)
+def test_mounts_that_cannot_be(cluster: Cluster, images: Images, mounts: str, words: str) -> None:
+    assert words in refusal(srun(cluster, images, f"--container-mounts={mounts}", "true"))
+
+
+def test_home_or_not(cluster: Cluster, images: Images, work: Work) -> None:
+    look = ["sh", "-c", f"echo $HOME; test -d {work.path} && echo there; true"]
+    assert good(srun(cluster, images, "--no-container-mount-home", *look, cwd="/")) == "/home/alice\n"
+    assert good(srun(cluster, images, *look, cwd="/", env={"PYXIS_CONTAINER_MOUNT_HOME": "0"})) == "/home/alice\n"
+    both = srun(cluster, images, "--container-mount-home", *look, cwd="/", env={"BOLLARD_NO_HOME": "1"})
+    assert good(both) == "/home/alice\nthere\n"
+
+
+def test_a_working_directory(cluster: Cluster, images: Images) -> None:
+    assert good(srun(cluster, images, "--container-workdir=/usr/bin", "pwd")) == "/usr/bin\n"
+    assert "no such directory" in refusal(srun(cluster, images, "--container-workdir=/nope", "true"))
+    assert "must begin with /" in refusal(srun(cluster, images, "--container-workdir=nope", "true"))
+
+
+def test_what_is_written_ends_with_the_step(cluster: Cluster, images: Images) -> None:
+    script = (
+        "rm /usr/bin/touch; mkdir -p /opt/a/b && echo x > /opt/a/b/c && mv /opt/a /opt/d && cat /opt/d/b/c; "
+        "ls /usr/bin/touch"
+    )
+    done = srun(cluster, images, "--container-writable", "sh", "-c", script)
+    assert done.out == "x\n" and "No such file" in done.err, done
+    assert "No such file" in srun(cluster, images, "--container-writable", "ls", "/opt/d").err
+    assert "Read-only" in srun(cluster, images, "touch", "/opt/d").err
+
+
+def test_ranks_share_what_is_written(cluster: Cluster, images: Images) -> None:
+    script = "echo $SLURM_PROCID > /opt/$SLURM_PROCID; while [ $(ls /opt | wc -l) != 3 ]; do sleep 0.1; done; ls /opt"
+    done = cluster.srun("-N1", "-n3", f"--container={images.small}", "--container-writable", "bash", "-c", script)
+    assert done.lines() == ["0"] * 3 + ["1"] * 3 + ["2"] * 3, done
+
+
+def test_root_in_the_container(cluster: Cluster, images: Images, work: Work) -> None:
+    script = (
+        f"id -u; id -g; echo $HOME; stat -c %u /usr {work.path}; touch {work.path}/made; chown root {work.path}/made"
+    )
+    done = srun(cluster, images, "--container-remap-root", "sh", "-c", script)
+    assert good(done) == "0\n0\n/root\n0\n0\n"
+    assert (work.here / "made").stat().st_uid == work.here.stat().st_uid
+    assert good(srun(cluster, images, "--no-container-remap-root", "id", "-un")) == "alice\n"
+    assert good(srun(cluster, images, "id", "-u", env={"PYXIS_CONTAINER_REMAP_ROOT": "true"})) == "0\n"
+
+
+def test_root_in_the_container_is_no_root_of_the_host(cluster: Cluster, images: Images) -> None:
+    for command in ("cat /proc/1/environ", "kill -CONT 1", "echo x > /proc/sys/kernel/hostname", "cat /etc/shadow"):
+        done = srun(
+            cluster, images, "--container-remap-root", "--container-mounts=/etc/shadow:/etc/shadow", "sh", "-c", command
+        )
+        assert done.rc != 0 and done.out == "", (command, done)
+
+
+def test_root_in_the_container_and_mpi(cluster: Cluster, images: Images) -> None:
+    """PMIx's server knows the host's user ids; a refused task made its slurmstepd wait for ever."""
+    words = ["-N1", "-n2", f"--container={images.mpi}", "--container-remap-root"]
+    done = cluster.srun(*words, "--mpi=pmi2", "/opt/mpi/mpich_ring")
+    assert done.rc == 0 and "sum ok" in done.out, done
+    known = cluster.exec(["srun", "--mpi=list"])
+    if "pmix" in known.out + known.err:  # Debian's newest has none
+        refused = cluster.srun(*words, "--mpi=pmix", "/opt/mpi/ompi_ring")
+        assert refused.rc == 255 and refused.out == "" and "PMIx" in refused.complaints()[0], refused
+
+
+def test_own_namespaces(cluster: Cluster, images: Images) -> None:
+    look = ["sh", "-c", "readlink /proc/self/ns/net /proc/self/ns/ipc /proc/self/ns/uts; grep -c : /proc/net/dev"]
+    outside = good(cluster.srun("-w", "n1", *look)).split()
+    inside = good(srun(cluster, images, "-w", "n1", "--container-unshare=net,uts", *look)).split()
+    assert inside[0] != outside[0] and inside[1] == outside[1] and inside[2] != outside[2] and inside[3] == "1"
+    assert "unshare 'pid'" in refusal(srun(cluster, images, "--container-unshare=pid", "true"))
+
+
+def test_own_values_over_the_images(cluster: Cluster, images: Images) -> None:
+    show = ["sh", "-c", "echo $PATH"]
+    assert "/mine" not in good(srun(cluster, images, *show, env={"PATH": "/usr/bin:/bin:/mine"}))
+    kept = srun(cluster, images, "--container-env=NONE,PATH", *show, env={"PATH": "/usr/bin:/bin:/mine"})
+    assert good(kept) == "/usr/bin:/bin:/mine\n"
+
+
+def test_any_option_of_the_command(cluster: Cluster, images: Images) -> None:
+    words = "--contain --hostname there --env 'A=b c' --env=C=d --bind /etc:/srv/etc"
+    done = srun(
+        cluster,
+        images,
+        f"--container-opts={words}",
+        "sh",
+        "-c",
+        "hostname; echo $A $C; ls /tmp ~; cat /srv/etc/hostname",
+        cwd="/",
+    )
+    assert good(done).splitlines()[:3] == ["there", "b c d", "/home/alice:"]
+    assert "no such option" in refusal(srun(cluster, images, "--container-opts=--nope", "true"))
+    assert "is no option" in refusal(srun(cluster, images, "--container-opts=word", "true"))
+    assert "quotation" in refusal(srun(cluster, images, "--container-opts='", "true"))
+
+
+# Containers with a name.
+
+
+def in_one_job(cluster: Cluster, *steps: str, nodes: int = 1) -> Result:
+    return cluster.exec(["salloc", "-Q", f"-N{nodes}", "bash", "-c", "\n".join(steps)])
+
+
+def test_a_later_step_by_name(cluster: Cluster, images: Images) -> None:
+    done = in_one_job(
+        cluster,
+        f"srun -Q --container={images.small} --container-name=lab --container-writable sh -c 'echo made > /opt/made'",
+        "srun -Q --container-name=lab cat /opt/made",
+        "srun -Q --container-name=lab:exec --container-workdir=/opt --export=ALL,WORD=x sh -c 'pwd; echo $WORD'",
+        "PYXIS_CONTAINER_NAME=lab srun -Q ls /opt",
+    )
+    assert good(done) == "made\n/opt\nx\nmade\n"
+
+
+def test_a_name_on_two_nodes(cluster: Cluster, images: Images) -> None:
+    done = in_one_job(
+        cluster,
+        f"srun -Q --container={images.small} --container-name=lab --container-writable sh -c 'hostname > /opt/made'",
+        "srun -Q --container-name=lab sh -c 'test $(cat /opt/made) = $(hostname) && echo same'",
+        nodes=2,
+    )
+    assert good(done) == "same\nsame\n"
+
+
+def test_steps_at_the_same_time_share_one(cluster: Cluster, images: Images, work: Work) -> None:
+    step = (
+        f"srun -Q --overlap --container={images.small} --container-name=lab --container-writable "
+        f"bash -c 'echo > /opt/$0; while [ $(ls /opt | wc -l) != 4 ]; do sleep 0.1; done; echo all' "
+    )
+    done = in_one_job(cluster, *(f"{step} {number} &" for number in range(4)), "wait")
+    assert good(done) == "all\n" * 4
+
+
+def test_names_that_cannot_be(cluster: Cluster, images: Images) -> None:
+    make = f"srun -Q -N1 --container={images.small} --container-name=lab"
+    done = in_one_job(
+        cluster,
+        "srun -Q -N1 --container-name=lab true",
+        f"srun -Q -N1 --container={images.small} --container-name=lab:exec true",
+        f"{make} true",
+        f"{make}:create true",
+        f"srun -Q -N1 --container={images.mpi} --container-name=lab true",
+        "srun -Q -N1 --container-name=lab:create true",
+        "srun -Q -N1 --container-name=a/b true",
+        "srun -Q -N1 --container-name=lab:wrong true",
+    )
+    lines = done.complaints()
+    wanted = (
+        "no container lab on",
+        "no container lab on",
+        "has a container lab",
+        f"is of {images.small}, not of",
+        "no image named",
+        "'a/b' cannot be",
+        "'wrong' is no way",
+    )
+    assert len(lines) == len(wanted) and all(part in line for part, line in zip(wanted, lines)), lines
+
+
+def test_a_name_is_the_jobs_own(cluster: Cluster, images: Images) -> None:
+    make = f"srun -Q -w n1 --container={images.small} --container-name=lab --container-writable"
+    inner = "salloc -Q -w n1 -n1 --overcommit srun -Q --container-name=lab true"
+    done = cluster.exec(
+        ["salloc", "-Q", "-w", "n1", "-n1", "bash", "-c", f"{make} true; env -u SLURM_JOB_ID -u SLURM_JOBID {inner}"]
+    )
+    assert "no container lab" in done.err, done
+
+
+# Saved.
+
+
+def test_saved_and_used_again(cluster: Cluster, images: Images, work: Work) -> None:
+    for name in ("saved.sqsh", "saved.sif"):
+        script = "echo $SLURM_PROCID > /opt/$SLURM_PROCID; mkdir -p /srv/kept"
+        words = ["-N1", "-n2", f"--container={images.small}", "--container-writable", f"--container-save={name}"]
+        done = cluster.srun(*words, "sh", "-c", script, cwd=work.path)
+        assert good(done) == ""
+        assert (
+            good(cluster.srun(f"--container={work.path}/{name}", "ls", "-d", "/opt/0", "/opt/1", "/srv/kept")).count(
+                "\n"
+            )
+            == 3
+        )
+    assert sorted(path.name for path in work.here.iterdir()) == ["saved.sif", "saved.sqsh"]
+
+
+def test_a_save_that_fails_is_told(cluster: Cluster, images: Images) -> None:
+    done = srun(cluster, images, "--container-save=/proc/no/file", "sh", "-c", "echo done")
+    assert (done.rc, done.out, len(done.complaints())) == (255, "done\n", 1), done
+    failed = srun(cluster, images, "--container-save=/proc/no/file", "sh", "-c", "exit 3")
+    assert failed.rc == 3 and len(failed.complaints()) == 1, failed
+
+
+def test_signals_and_status_of_a_task_that_is_saved(cluster: Cluster, images: Images, work: Work) -> None:
+    save = f"--container-save={work.path}/s.sqsh"
+    assert srun(cluster, images, save, "sh", "-c", "exit 7").rc == 7
+    assert srun(cluster, images, save, "sh", "-c", "kill -SEGV $$").rc == 139
+    words = ["srun", "-Q", f"--job-name={work.path[-8:]}", f"--container={images.small}", save]
+    trap = f"trap 'echo got; exit 5' USR1; {work.pause('ready')}"
+    with cluster.start([*words, "bash", "-c", trap]) as step:
+        work.wait_for("ready")
+        good(cluster.exec(["scancel", "-s", "USR1", f"--name={work.path[-8:]}"]))
+        done = step.result()
+    assert (done.rc, done.out) == (5, "got\n"), done
+
+
+# The image's entrypoint.
+
+
+@pytest.fixture
+def with_entrypoint(cluster: Cluster, images: Images, work: Work) -> str:
+    """An image whose runscript exports something, says so, and goes on to its arguments."""
+    script = work.write(
+        "make.sh", "printf '#!/bin/sh\\necho hello\\nexport MADE=here\\nexec \"$@\"\\n' > /.singularity.d/runscript"
+    )
+    path = f"{work.path}/entry.sif"
+    good(cluster.srun(f"--container={images.small}", "--container-writable", f"--container-save={path}", "sh", script))
+    return path
+
+
+def test_an_entrypoint(cluster: Cluster, with_entrypoint: str) -> None:
+    words = ["-N1", "-n2", f"--container={with_entrypoint}"]
+    show = ["sh", "-c", "echo made $MADE"]
+    assert good(cluster.srun(*words, *show)) == "made\nmade\n"
+    assert good(cluster.srun(*words, "--container-entrypoint", *show)) == "made here\nmade here\n"
+    assert good(cluster.srun(*words, *show, env={"PYXIS_CONTAINER_ENTRYPOINT": "1"})) == "made here\nmade here\n"
+    logged = cluster.srun(*words, "--container-entrypoint", "--container-entrypoint-log", *show)
+    assert (logged.rc, logged.out, logged.err) == (0, "made here\nmade here\n", "hello\n")
+    off = cluster.srun(*words, "--no-container-entrypoint", *show, env={"PYXIS_CONTAINER_ENTRYPOINT": "1"})
+    assert good(off) == "made\nmade\n"
+
+
+def test_an_entrypoint_that_does_not_go_on(cluster: Cluster, images: Images, work: Work) -> None:
+    path = f"{work.path}/entry.sif"
+    script = work.write("make.sh", "printf '#!/bin/sh\\nexit 0\\n' > /.singularity.d/runscript")
+    good(cluster.srun(f"--container={images.small}", "--container-writable", f"--container-save={path}", "sh", script))
+    done = cluster.srun(f"--container={path}", "--container-entrypoint", "true")
+    assert "--no-container-entrypoint" in refusal(done)

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What is on record of a container: Slurm's own field, and the file of the node's root."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from cluster import Cluster, Images, Work, good, until
+
+RECORDS = "/var/log/bollard"
+
+
+def shown(cluster: Cluster, job: int) -> str:
+    """Slurm's own Container field of a job."""
+    text = good(cluster.exec(["scontrol", "show", "job", "--oneliner", str(job)]))
+    return next((word[10:] for word in text.split() if word.startswith("Container=")), "")
+
+
+def record(cluster: Cluster, job: int, node: str = "n1") -> dict[str, str]:
+    """The one record of a job on a node, once its keeper has ended."""
+
+    def look() -> str:
+        text = cluster.exec(f"cat {RECORDS}/{job}.*", node, "root").out
+        return text if " ended=" in text else ""
+
+    return dict(word.split("=", 1) for word in until(look, f"the record of job {job}").split())
+
+
+def test_slurm_names_the_image_of_a_batch_job(cluster: Cluster, images: Images, work: Work) -> None:
+    job = cluster.sbatch("#!/bin/sh\ntrue\n", work, f"--container={images.small}")
+    cluster.ended(job)
+    assert shown(cluster, job) == ("" if cluster.suite == "bullseye" else images.small)
+
+
+def test_slurm_names_the_image_of_a_step(cluster: Cluster, images: Images, work: Work) -> None:
+    """By its full path. slurmstepd is not told: its OCI code would take the file for a bundle."""
+    work.write("a.sif", cluster.path("ctl", images.small).read_bytes(), 0o644)
+    words = ["srun", "-Q", "-w", "n1", "--container=a.sif", "sh", "-c", f"{work.pause('ready')}; env"]
+    with cluster.start(words, cwd=work.path) as step:
+        work.wait_for("ready")
+        steps = good(cluster.exec("scontrol show step -o; squeue -h -o %i")).split()
+        work.go_on("ready")
+        done = step.result()
+    expected = set() if cluster.suite == "bullseye" else {f"Container={work.path}/a.sif"}
+    assert {word for word in steps if word.startswith("Container=") and word[10:] != "(null)"} == expected
+    assert (done.rc, done.err) == (0, "") and "SLURM_CONTAINER" not in done.out
+
+
+def test_the_nodes_record(cluster: Cluster, images: Images, work: Work) -> None:
+    """Root's file, which the user can read and not write; it counts the tasks of every step that entered."""
+    image = images.small
+    script = f"srun -Q -n2 --container={image} true; srun -Q -n3 --container={image} true; echo $SLURM_JOB_ID"
+    job = int(good(cluster.exec(["salloc", "-Q", "-w", "n1", "-n3", "bash", "-c", script])))
+    found = record(cluster, job)
+    assert (found["node"], found["image"], found["tasks"], found["steps"]) == ("n1", image, "5", "0:2,1:3")
+    assert float(found["made"]) <= float(found["first"]) <= float(found["last"]) <= float(found["ended"])
+    mode = good(cluster.exec(f"stat -c '%a %u %G' {RECORDS}/{job}.*; stat -c '%a %u' {RECORDS}", "n1"))
+    assert mode == "640 0 alice\n755 0\n"
+    refused = cluster.exec(f"echo tasks=99 >> $(ls {RECORDS}/{job}.*); rm -f {RECORDS}/{job}.*", "n1")
+    assert refused.rc != 0 and record(cluster, job)["tasks"] == "5", refused
+    assert cluster.exec(f"cat {RECORDS}/{job}.*", "n1", "bob").rc != 0
+
+
+def test_the_record_is_there_when_the_keeper_was_killed(cluster: Cluster, images: Images, work: Work) -> None:
+    words = ["srun", "-Q", "-w", "n1", "-n2", f"--container={images.small}"]
+    with cluster.start([*words, "sh", "-c", f"echo $SLURM_JOB_ID > {work.path}/job; {work.pause('ready')}"]) as step:
+        work.wait_for("ready")
+        until(lambda: work.exists("job"), "its number")
+        job = int(work.read("job"))
+        text = good(cluster.exec(f"cat {RECORDS}/{job}.*", "n1"))
+        for process in cluster.named("n1", "bollard-keeper"):
+            process.kill()
+        assert step.result().rc != 0
+    after = good(cluster.exec(f"cat {RECORDS}/{job}.*", "n1"))
+    assert " tasks=2 steps=0:2" in after and " ended=" not in after and after.startswith(text.split(" last=")[0])
+
+
+def test_no_descriptor_of_it_reaches_a_task(cluster: Cluster, images: Images) -> None:
+    done = cluster.srun("-w", "n1", f"--container={images.small}", "ls", "-l", "/proc/self/fd")
+    assert done.rc == 0 and RECORDS not in done.out, done
+
+
+def test_bollard_job(cluster: Cluster, work: Work) -> None:
+    image = f"{work.path}/a b.sif"
+    made = "mkdir -p tree/bin && cp /usr/lib/bollard/bollard-enter tree/bin/show && bollard build 'a b.sif' tree"
+    good(cluster.exec(made, cwd=work.path))
+    shown = cluster.srun("-w", "n1", f"--container={image}", "show", "--print-environment")
+    job = next(int(item[13:]) for item in good(shown).split("\0") if item.startswith("SLURM_JOB_ID="))
+    record(cluster, job)
+    there = json.loads(good(cluster.exec(["bollard", "job", "--json", str(job)], "n1")))
+    assert [(entry["image"], entry["steps"], entry["tasks"]) for entry in there["here"]] == [(image, {"0": 1}, 1)]
+    assert len(there["here"][0]["digest"]) == 64
+    assert good(cluster.exec(["bollard", "job", "--verify", str(job)], "n1")) == f"{image}: is what is on record\n"
+    elsewhere = json.loads(good(cluster.exec(["bollard", "job", "--json", str(job)])))
+    assert elsewhere["here"] == [] and elsewhere["slurm"][0]["nodelist"] == "n1"
+    other = cluster.exec(["bollard", "job", "--json", str(job)], "n1", "bob")
+    assert json.loads(good(other))["here"] == []
+
+
+@pytest.mark.parametrize("where", ["ctl", "n3"])
+def test_records_of_all_nodes(cluster: Cluster, images: Images, where: str) -> None:
+    """From a login host, or any node, of a job that has ended, and of one that runs."""
+    ask = "bollard job --json --collect"
+    script = f"srun -Q --container={images.small} true; {ask} $SLURM_JOB_ID > /dev/null; echo $? $SLURM_JOB_ID"
+    done = good(cluster.exec(["salloc", "-Q", "-w", "n1,n2", "-n3", "bash", "-c", script])).split()
+    assert done[0] == "0"
+    record(cluster, int(done[1]), "n2")
+    found = json.loads(good(cluster.exec(f"{ask} {done[1]}", where)))
+    assert sorted((entry["node"], entry["tasks"]) for entry in found["here"]) in (
+        [("n1", 1), ("n2", 2)], [("n1", 2), ("n2", 1)]
+    )  # fmt: skip
+    assert {entry["image"] for entry in found["here"]} == {images.small}
+
+
+def test_the_accounting_names_the_image(cluster: Cluster, images: Images, work: Work) -> None:
+    """Where the cluster was brought up with --accounting; else Slurm says that there is none."""
+    job = cluster.sbatch("#!/bin/sh\ntrue\n", work, f"--container={images.small}")
+    cluster.ended(job)
+    words = ["sacct", "-nP", "-j", str(job), "-o", "JobID,Container"]
+    done = cluster.exec(words)
+    if "accounting storage is disabled" in done.err:
+        return
+    until(lambda: cluster.exec(words).out.count(images.small) == 2, "the job and its script in the accounting")
+
+
+def test_bollard_job_of_no_job(cluster: Cluster) -> None:
+    done = cluster.exec(["bollard", "job", "99999999"])
+    assert done == (255, "", "bollard: 99999999: neither this node nor Slurm knows of such a job; check the number "
+                    "with squeue or sacct\n")  # fmt: skip
+    done = cluster.exec(["bollard", "job", "x;y"])
+    assert done == (255, "", "bollard: x;y: not a job; write JOB or JOB.STEP, as squeue does\n")
+
+
+@pytest.fixture
+def accounting(cluster: Cluster) -> Iterator[None]:
+    """n1 tells the accounting; only on a cluster that was brought up with it."""
+    line = "/etc/slurm/plugstack.conf.d/bollard.conf"
+    good(cluster.exec(f"cp {line} /root/line; sed -i 's/$/ account=yes/' {line}", "n1", "root"))
+    yield
+    good(cluster.exec(f"mv /root/line {line}", "n1", "root"))
+
+
+def test_root_tells_the_accounting(cluster: Cluster, images: Images, work: Work, accounting: None) -> None:
+    """AdminComment, which the user cannot set; and he cannot forge the record by setting his own comment."""
+    job = cluster.sbatch("#!/bin/sh\ntrue\n", work, "-w", "n1", f"--container={images.small}")
+    cluster.ended(job)
+    text = good(cluster.exec(["scontrol", "show", "job", "--oneliner", str(job)]))
+    assert "AdminComment=bollard=" in text and f" image={images.small} " in text and " tasks=1 steps=batch:1" in text
+    assert cluster.exec(["scontrol", "update", f"JobId={job}", "AdminComment=x"]).rc != 0

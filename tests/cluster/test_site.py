@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The administrator's side: `bollard site check` on every node, settings, and an installation's whole life.
+
+What is installed here lies below its own prefix on one node, beside the plugin that the other tests use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+
+import pytest
+from cluster import PREFIX, Cluster, Images, Result, Work, good, until
+
+NODE = "n4"
+OWN = "/opt/test-site"
+TREE = f"{OWN}/lib/bollard"
+COMMAND = f"{OWN}/bin/bollard"
+PLACES = f"--prefix {TREE} --slurm-conf {OWN}/etc --config {OWN}/bollard.yaml"
+BUILD = f"python3 -B /usr/src/bollard/spank_plugin/build.py {PLACES} --bin {OWN}/bin"
+PROBE = f"{COMMAND} exec {TREE}/check.sqfs /bin/probe --print-environment"
+
+
+def checks(done: Result) -> dict[str, list[dict[str, str]]]:
+    """Findings by the name of their check."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for finding in json.loads(done.out)["checks"]:
+        found.setdefault(finding["check"], []).append(finding)
+    return found
+
+
+@contextlib.contextmanager
+def changed(cluster: Cluster, command: str, undo: str, *nodes: str) -> Iterator[None]:
+    try:
+        for node in nodes:
+            good(cluster.exec(command, node=node, user="root"))
+        yield
+    finally:
+        for node in nodes:
+            good(cluster.exec(undo, node=node, user="root"))
+
+
+@pytest.mark.parametrize("user", ["alice", "root"])
+def test_every_node_is_fit(cluster: Cluster, user: str) -> None:
+    for node in cluster.nodes():
+        done = cluster.exec(["bollard", "site", "check", "--json"], node=node, user=user)
+        found = checks(done)
+        assert done.rc == 0, [row for rows in found.values() for row in rows if row["state"] == "failure"]
+        for name in ("user namespaces", "mounts", "FUSE", "overlay", "container", "owners", "plugstack.conf", "Slurm"):
+            assert [row["state"] for row in found[name]] == ["ok"], found[name]
+        assert json.loads(done.out)["node"] == node
+
+
+def test_many_nodes_at_once(cluster: Cluster) -> None:
+    done = cluster.srun("-N2", "-w", "n1,n2", "bollard", "site", "check")
+    lines = good(done).splitlines()
+    for node in ("n1", "n2"):
+        assert any(line.startswith(f"{node}: ok: container: ") for line in lines), lines
+    assert not [line for line in lines if ": failure: " in line]
+
+
+def test_on_a_terminal(cluster: Cluster) -> None:
+    child = cluster.terminal("bollard site check; echo status $?")
+    child.expect(r"ok +\S*kernel +Linux ")
+    child.expect("status 0")
+    child.close()
+
+
+@pytest.mark.parametrize(
+    ("check", "spoil", "undo", "said", "fix"),
+    [
+        ("owners", f"chmod o+w {PREFIX}/python", "", "can be written by everybody", f"chmod go-w {PREFIX}/python"),
+        ("owners", "chown alice /etc/slurm", "", "/etc/slurm belongs to alice", "chown -h root /etc/slurm"),
+        ("FUSE", "mv /dev/fuse /dev/fuse.off", "mv /dev/fuse.off /dev/fuse", "/dev/fuse", "modprobe fuse"),
+        (
+            "installation",
+            f"mv {PREFIX}/bollard-enter {PREFIX}/enter.off",
+            f"mv {PREFIX}/enter.off {PREFIX}/bollard-enter",
+            "bollard-enter is missing",
+            "bollard site install",
+        ),
+        (
+            "plugstack.conf",
+            "sed -i s/^required/optional/ /etc/slurm/plugstack.conf.d/bollard.conf",
+            "sed -i s/^optional/required/ /etc/slurm/plugstack.conf.d/bollard.conf",
+            "says optional",
+            "write required",
+        ),
+        (
+            "plugstack.conf",
+            "mv /etc/slurm/plugstack.conf.d/bollard.conf /etc/slurm/plugstack.conf.d/bollard.off",
+            "mv /etc/slurm/plugstack.conf.d/bollard.off /etc/slurm/plugstack.conf.d/bollard.conf",
+            "do not name the plugin",
+            "bollard site install",
+        ),
+        (
+            "bollard.yaml",
+            "mkdir /etc/bollard && printf 'home: no\\nmount: [a]\\n' > /etc/bollard/bollard.yaml",
+            "rm -r /etc/bollard",
+            '/etc/bollard/bollard.yaml:2: no key is called "mount"',
+            "did you mean mounts?",
+        ),
+    ],
+)
+def test_what_is_wrong_is_found(cluster: Cluster, check: str, spoil: str, undo: str, said: str, fix: str) -> None:
+    """And what the finding says to do, where that is a command, mends it."""
+    with changed(cluster, spoil, undo or fix, "n1"):
+        done = cluster.exec(["bollard", "site", "check", "--json"], node="n1")
+        (finding,) = [row for row in checks(done)[check] if row["state"] == "failure"]
+        assert done.rc == 1 and said in finding["text"] and fix in finding["fix"], finding
+    done = cluster.exec(["bollard", "site", "check", "--json"], node="n1")
+    assert done.rc == 0 and {row["state"] for row in checks(done)[check]} == {"ok"}, done
+
+
+YAML = """\
+mounts: [/opt/test-data:/site/data:ro, /nowhere]
+home: no
+environment: {SITE_SAYS: hello}
+images-forbidden: [/opt/test-data]
+"""
+
+
+def test_settings_hold_on_the_nodes(cluster: Cluster, images: Images, work: Work) -> None:
+    """On the node that runs the step, and for images on the submit host too, before anything is queued."""
+    write = f"mkdir /opt/test-data /etc/bollard; echo data > /opt/test-data/file; printf '%s' '{YAML}'"
+    write += f" > /etc/bollard/bollard.yaml; cp {images.small} /opt/test-data/a.sif; bollard site configure"
+    undo = "rm -r /opt/test-data /etc/bollard; bollard site configure"
+    with changed(cluster, write, undo, "ctl", "n1"):
+        command = "cat /site/data/file; echo $SITE_SAYS; test ! -e ~ && echo no home; test -e /nowhere"
+        done = cluster.srun("-w", "n1", f"--container={images.small}", "sh", "-c", command, cwd="/")
+        assert done.out.splitlines() == ["data", "hello", "no home"], done
+        done = cluster.srun("-w", "n1", f"--container={images.small}", "sh", "-c", "echo x > /site/data/y", cwd="/")
+        assert done.rc != 0 and "Read-only" in done.err, done
+        done = cluster.exec(["bollard", "exec", images.small, "cat", "/site/data/file"], node="n1", cwd="/")
+        assert good(done) == "data\n"
+        done = cluster.exec(["srun", "-w", "n1", "--container=/opt/test-data/a.sif", "true"])
+        assert done.rc == 255 and len(done.complaints()) == 1 and "queued" not in done.err, done
+        assert "this site runs no image from /opt/test-data" in done.err, done
+        link = f"{work.path}/a.sif"
+        good(cluster.exec(["ln", "-s", "/opt/test-data/a.sif", link]))
+        done = cluster.exec(["bollard", "exec", link, "true"], node="n1")
+        assert done.rc == 255 and "this site runs no image from /opt/test-data" in done.err, done
+    done = cluster.srun("-w", "n1", f"--container={images.small}", "sh", "-c", "test -e ~; echo $? $SITE_SAYS")
+    assert good(done) == "0\n"
+
+
+@pytest.fixture
+def own(cluster: Cluster) -> Iterator[str]:
+    """An installation of its own on a node; what installing it said."""
+    conf = f"mkdir -p {OWN}/etc; sed 's#^PlugStackConfig=.*#PlugStackConfig={OWN}/etc/plugstack.conf#'"
+    good(cluster.exec(f"{conf} /etc/slurm/slurm.conf > {OWN}/etc/slurm.conf", node=NODE, user="root"))
+    try:
+        yield good(cluster.exec(BUILD, node=NODE, user="root"))
+    finally:
+        cluster.exec(["rm", "-rf", OWN], node=NODE, user="root")
+
+
+def listing(cluster: Cluster) -> list[str]:
+    return good(cluster.exec(f"cd {OWN}; find . | sort", node=NODE, user="root")).splitlines()
+
+
+def test_the_life_of_an_installation(cluster: Cluster, own: str) -> None:
+    assert f"added to {OWN}/etc/plugstack.conf: include {OWN}/etc/plugstack.conf.d/*.conf" in own
+    line = good(cluster.exec(["cat", f"{OWN}/etc/plugstack.conf.d/bollard.conf"], node=NODE))
+    assert line == f"required {TREE}/spank_bollard.so spool=/var/spool/slurmd\n"
+    found = checks(cluster.exec([COMMAND, "site", "check", "--json"], node=NODE))
+    for name in ("installation", "owners", "Python", "plugstack.conf", "plugin", "container"):
+        assert [row["state"] for row in found[name]] == ["ok"], found[name]
+    # Again, from what is installed: it can build itself, changes nothing outside, keeps one tree before.
+    first = good(cluster.exec(["readlink", TREE], node=NODE))
+    for _ in range(2):
+        said = good(cluster.exec([COMMAND, "site", "install"], node=NODE, user="root"))
+        assert said.startswith(f"exchanged {TREE}") and "wrote" not in said and "added" not in said
+    assert good(cluster.exec(["readlink", TREE], node=NODE)) != first
+    trees = good(cluster.exec(f"ls -d {TREE}-*", node=NODE)).splitlines()
+    assert len(trees) == 2 and not any(tree.endswith(first.strip()) for tree in trees)
+    good(cluster.exec(f"echo 'home: yes' > {OWN}/bollard.yaml; {COMMAND} site configure", node=NODE, user="root"))
+    assert "OMPI" not in good(cluster.exec(PROBE, node=NODE))
+    said = good(cluster.exec([COMMAND, "site", "uninstall"], node=NODE, user="root"))
+    assert f"left {OWN}/bollard.yaml: yours" in said
+    assert listing(cluster) == [".", "./bollard.yaml", "./etc", "./etc/slurm.conf"]
+
+
+def test_what_others_changed_is_left(cluster: Cluster, own: str) -> None:
+    change = f"echo '# mine' >> {OWN}/etc/plugstack.conf.d/bollard.conf; echo 'include /x' >> {OWN}/etc/plugstack.conf"
+    good(cluster.exec(change, node=NODE, user="root"))
+    said = good(cluster.exec([COMMAND, "site", "uninstall"], node=NODE, user="root"))
+    assert f"left {OWN}/etc/plugstack.conf.d/bollard.conf: changed since it was installed" in said
+    assert f"left {OWN}/etc/plugstack.conf.d: not empty" in said
+    assert good(cluster.exec(["cat", f"{OWN}/etc/plugstack.conf"], node=NODE)) == "include /x\n"
+
+
+def test_an_upgrade_under_running_jobs(cluster: Cluster, own: str, work: Work) -> None:
+    """The prefix leads from one tree to the other all the time, and everything that starts meanwhile starts."""
+    other = good(cluster.exec(f"cp -a {TREE}/. {TREE}-other && readlink {TREE}", node=NODE, user="root")).strip()
+    flip = f"""
+    while test -d {work.path} -a ! -e {work.path}/done; do
+        for tree in bollard-other {other}; do ln -s $tree {TREE}.new && mv -T {TREE}.new {TREE}; done
+    done; echo flipped"""
+    with cluster.start(flip, node=NODE, user="root") as flipping:
+        start = f"for i in $(seq 40); do {PROBE} > /dev/null || echo failed $i; done; touch {work.path}/done"
+        assert good(cluster.exec(start, node=NODE)) == ""
+        assert until(lambda: flipping.popen.poll() is not None, "the end of flipping")
+
+
+def test_an_upgrade_under_starting_steps(cluster: Cluster, images: Images, work: Work) -> None:
+    """The same with the installation that Slurm loads."""
+    spread = f"cp -a {PREFIX} {PREFIX}-one && mv {PREFIX} {PREFIX}-two && ln -s bollard-two {PREFIX}"
+    back = f"rm {PREFIX} && mv {PREFIX}-two {PREFIX} && rm -r {PREFIX}-one"
+    flip = f"""
+    while test -d {work.path} -a ! -e {work.path}/done; do
+        for tree in bollard-one bollard-two; do ln -s $tree {PREFIX}.new && mv -T {PREFIX}.new {PREFIX}; done
+    done"""
+    with changed(cluster, spread, back, "n1"), cluster.start(flip, node="n1", user="root") as flipping:
+        for number in range(15):
+            done = cluster.srun("-w", "n1", f"--container={images.small}", f"--container-name=x{number}", "true")
+            assert good(done) == ""
+        work.write("done", "")
+        assert until(lambda: flipping.popen.poll() is not None, "the end of flipping")
+
+
+def test_an_installation_in_the_old_form_is_exchanged(cluster: Cluster, own: str) -> None:
+    """A plain directory, as a package has it, becomes a link at one moment."""
+    good(cluster.exec(f"rm {TREE} && mv {TREE}-* {TREE}", node=NODE, user="root"))
+    said = good(cluster.exec(BUILD, node=NODE, user="root"))
+    assert said.startswith(f"exchanged {TREE}"), said
+    assert good(cluster.exec(f"test -L {TREE} && ls -d {TREE}-* | wc -l", node=NODE)) == "2\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (f"{BUILD} --prefix /tmp/test-site/bollard", "/tmp can be written by everybody"),
+        (f"chmod g+w {OWN}; {BUILD}", f"{OWN} can be written by group root"),
+        (f"CC=/no/cc {BUILD}", "missing here: a C compiler (/no/cc); install gcc"),
+        (f"printf 'home: 1\\nspool: x\\n' > {OWN}/bollard.yaml; {BUILD}", f'{OWN}/bollard.yaml:1: home: "1"'),
+    ],
+)
+def test_nothing_is_changed_when_it_is_refused(cluster: Cluster, command: str, said: str) -> None:
+    with changed(cluster, f"mkdir -p {OWN}/etc", f"rm -rf {OWN}", NODE):
+        done = cluster.exec(command, node=NODE, user="root")
+        assert done.rc == 255 and said in done.err and done.err.startswith("bollard: "), done
+        assert set(listing(cluster)) <= {".", "./etc", "./bollard.yaml"}
+
+
+@pytest.mark.parametrize("verb", ["install", "configure", "uninstall"])
+def test_users_cannot(cluster: Cluster, verb: str) -> None:
+    done = cluster.exec(["bollard", "site", verb], node=NODE)
+    assert done.rc == 255 and f"site {verb} needs root" in done.err and len(done.complaints()) == 1, done
+
+
+def test_a_package(cluster: Cluster) -> None:
+    with changed(cluster, f"mkdir -p {OWN}", f"rm -rf {OWN}", NODE):
+        good(cluster.exec(f"chown alice {OWN}", node=NODE, user="root"))
+        good(cluster.exec(f"{BUILD.replace('--prefix ' + TREE, '')} --destdir {OWN}/stage", node=NODE))
+        found = good(cluster.exec(f"cd {OWN}/stage; find . -maxdepth 4 -type d -o -type l | sort", node=NODE))
+        assert "./usr/lib/bollard\n" in found and "bollard-" not in found
+        done = cluster.exec([COMMAND, "site", "uninstall", "--prefix", "/usr/lib/bollard"], node=NODE, user="root")
+        assert done.rc != 0
+    done = cluster.exec(["bollard", "site", "uninstall"], node=NODE, user="root")
+    assert done.rc == 255 and "belongs to a package" in done.err, done
