@@ -170,7 +170,7 @@ def _debootstrap(source: Source) -> None:
         name = "debootstrap"
     elif shutil.which("mmdebstrap", path=_path()):
         argv = ["mmdebstrap", "--mode=root", "--variant=minbase", f"--include={include}", f"--arch={arch}"]
-        argv += ["--skip=check/empty", suite, target]
+        argv += ["--skip=check/empty,chroot/mount/dev", suite, target]
         name = "mmdebstrap"
     else:
         raise BollardError("Bootstrap: debootstrap needs that program", "install the package debootstrap")
@@ -182,7 +182,7 @@ def _debootstrap(source: Source) -> None:
     with open(log, "wb") as file:
 
         def work() -> None:
-            buildroot.mount_devices(f"{target}/dev", links=False)
+            buildroot.mount_devices(f"{target}/dev", links=name == "mmdebstrap")
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
             os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
@@ -194,12 +194,12 @@ def _debootstrap(source: Source) -> None:
         details = f"{target}/debootstrap/debootstrap.log"
         log = details if os.path.exists(details) and os.path.getsize(details) else log
         raise BollardError(f"{name} {suite} failed: {_last_line(log)}", "check OSVersion, MirrorURL and the network")
-    for name in source.tree.names("/dev"):
-        source.tree.remove(f"/dev/{name}")
+    for left in source.tree.names("/dev"):
+        source.tree.remove(f"/dev/{left}")
     source.tree.remove("/debootstrap")
-    for name in source.tree.names("/var/cache/apt/archives"):
-        if name.endswith(".deb"):
-            source.tree.remove(f"/var/cache/apt/archives/{name}")
+    for left in source.tree.names("/var/cache/apt/archives"):
+        if left.endswith(".deb"):
+            source.tree.remove(f"/var/cache/apt/archives/{left}")
     dress.base(source.tree, overwrite=True)
 
 

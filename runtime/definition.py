@@ -137,7 +137,7 @@ def build_arguments(words: Iterable[str], file: str = "", file_name: str = "") -
     found: dict[str, str] = {}
     warnings = []
     for number, line in enumerate(file.split("\n"), 1):
-        pair = _pair(line.removesuffix("\r") if hasattr(str, "removesuffix") else line)
+        pair = _pair(line)
         if pair:
             found[pair[0]] = pair[1]
         elif line.strip(_SPACE):
