@@ -116,15 +116,16 @@ def slurm_include() -> Path | None:
 def slurm_version() -> str:
     """The release whose headers are compiled in, as "22.05.8"; "" when they do not tell."""
     folder = slurm_include()
-    try:
-        text = (folder / "slurm/slurm_version.h").read_text() if folder else ""
-    except OSError:
-        return ""
-    for line in text.splitlines():
-        words = line.split()
-        if words[:2] == ["#define", "SLURM_VERSION_NUMBER"]:
-            number = int(words[2], 16)
-            return f"{number >> 16}.{number >> 8 & 0xFF:02}.{number & 0xFF}"
+    for name in ("slurm_version.h", "slurm.h"):  # the second before 21.08
+        try:
+            text = (folder / "slurm" / name).read_text() if folder else ""
+        except OSError:
+            continue
+        for line in text.splitlines():
+            words = line.split()
+            if words[:2] == ["#define", "SLURM_VERSION_NUMBER"]:
+                number = int(words[2], 16)
+                return f"{number >> 16}.{number >> 8 & 0xFF:02}.{number & 0xFF}"
     return ""
 
 
