@@ -24,7 +24,7 @@ EVERY_RELEASE: dict[str, tuple[str, ...]] = {
     "test_inside.py": (),
     "test_mpi.py": ("test_images_of_other_releases",),
     "test_plain.py": (),
-    "test_releases.py": (),
+    "test_sites.py": (),
     "test_slurm_options.py": (),
     "test_taskprolog.py": (),
 }
