@@ -103,7 +103,9 @@ CHOICES = {
     "job_container/tmpfs": Choice(
         (21, 8), (25, 5), "JobContainerType=job_container/tmpfs\n", "job_container.conf", PRIVATE
     ),
-    "namespace/tmpfs": Choice((25, 11), lines="NamespaceType=namespace/tmpfs\n", file="job_container.conf", text=PRIVATE),
+    "namespace/tmpfs": Choice(
+        (25, 11), lines="NamespaceType=namespace/tmpfs\n", file="job_container.conf", text=PRIVATE
+    ),
     "namespace/linux": Choice(
         (25, 11),
         lines="NamespaceType=namespace/linux\n",

@@ -108,6 +108,10 @@ class Cluster:
         settings = self.settings()
         return settings is not None and settings["accounting"]
 
+    def has_private_tmp(self) -> bool:
+        settings = self.settings()
+        return settings is not None and any("/" in word for word in settings["site"])
+
     def nodes(self) -> list[str]:
         """The controller first, then the compute nodes."""
         settings = self.settings()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Sites that are set up in other ways: a private /tmp for each job, SPANK hooks in a process of their own, no extern step.
+"""Sites set up in other ways: a private /tmp for each job, SPANK hooks in a process of their own, no extern step.
 
 The cluster is brought up anew for each, and as it was at the end.
 """
@@ -56,13 +56,13 @@ def test_the_jobs_own_tmp_is_the_containers(cluster: Cluster, images: Images, wo
     step = f"srun --container={images.small}"
     script = (
         "#!/bin/bash\ntest -e /tmp/of-the-node && echo not private\necho outside > /tmp/here\n"
-        f"{step} sh -c 'cat /tmp/here; echo inside > /tmp/here; test -e /tmp/of-the-node && echo not private; {WHERE}'\n"
+        f"{step} sh -c 'cat /tmp/here; echo inside > /tmp/here; ls /tmp; {WHERE}'\n"
         f"cat /tmp/here\n{step} cat /tmp/here\n"
     )
     good(cluster.exec("touch /tmp/of-the-node", "n1", "root"))
     try:
         done = cluster.batch(script, work, "-w", "n1")
-        assert done[:2] == (0, "outside\ninside\ninside\ninside\n"), done
+        assert done[:2] == (0, "outside\nhere\ninside\ninside\ninside\n"), done
         first = cluster.srun("-w", "n1", f"--container={images.small}", "ls", "/tmp")
         assert good(first) == "", "the first step of a job, which finds no other"
     finally:
@@ -85,11 +85,12 @@ def test_containers_and_mistakes(cluster: Cluster, images: Images, work: Work, s
     assert good(done) == "inside\nalice\n" * 2
     done = cluster.srun("-n2", "-N2", f"--container={images.small}", "sh", "-c", f"{WHERE}; exit 3")
     assert done.rc == 3 and done.out == "inside\ninside\n", done
-    good(cluster.exec("mkdir /srv/test; echo hello > /srv/test/image.sif", "n1", "root"))
+    bad = "/var/tmp/test-image.sif"  # of which only the node can know
+    good(cluster.exec(f"echo hello > {bad}", "n1", "root"))
     try:
-        done = cluster.srun("-w", "n1", "--container=/srv/test/image.sif", "touch", f"{work.path}/marker")
+        done = cluster.srun("-w", "n1", f"--container={bad}", "touch", f"{work.path}/marker")
         assert done.rc == 255 and len(done.complaints()) == 1 and "not a SIF" in done.err, done
-        job = cluster.batch(f"#!/bin/sh\ntouch {work.path}/marker\n", work, "-w", "n1", "--container=/srv/test/image.sif")
+        job = cluster.batch(f"#!/bin/sh\ntouch {work.path}/marker\n", work, "-w", "n1", f"--container={bad}")
         assert job.rc == 255 and job.out.count("bollard: ") == 1 and not work.exists("marker"), job
     finally:
-        cluster.exec("rm -r /srv/test", "n1", "root")
+        cluster.exec(f"rm {bad}", "n1", "root")
