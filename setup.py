@@ -2,7 +2,7 @@
 """Build bollard: runtime/, mpi/ and spank_plugin/ become bollard.runtime, bollard.mpi and bollard.spank_plugin.
 
 This is the command and the libraries, for laptops and for images. The Slurm plugin is compiled for one Slurm and
-one Python, and installed as root's own: `spank_plugin/build.py` does that.
+one Python, and installed as root's own: `bollard site install` does that.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ setup(
     license="BSD-3-Clause",
     packages=packages,
     package_dir=package_dir,
+    package_data={"bollard.spank_plugin": ["*.c", "*.h", "*.map"]},  # `bollard site install` compiles them
     cffi_modules=["runtime/linux_build.py:ffi"],
     setup_requires=[],
     install_requires=["cffi>=1.15"],
+    extras_require={"site": ["PyYAML>=5.4"]},
     python_requires=">=3.9",
     entry_points={"console_scripts": ["bollard = bollard.runtime.cli:main"]},
 )

@@ -23,11 +23,11 @@ _SCRIPTS = {
 _SHELLS = (("/bin/bash", "--norc"), ("/bin/sh",))
 
 
-def inside(action: str, argv: list[str], has: Callable[[str], bool], shell: str = "") -> list[str]:
+def inside(action: str, argv: list[str], has: Callable[[str], bool], shell: str = "", app: str = "") -> list[str]:
     """The command to start for `action` with the user's `argv`; [] where there is nothing to do.
 
     `has(path)` tells whether the container has an executable file there; `shell` is the shell the user asked
-    for, or "". `BollardError` when the image cannot do it.
+    for, or ""; `app` the one of the image's apps to run or test. `BollardError` when the image cannot do it.
     """
     if action == "exec":
         if not argv:
@@ -35,6 +35,12 @@ def inside(action: str, argv: list[str], has: Callable[[str], bool], shell: str 
         return argv
     if action == "shell":
         return [*_shell(has, shell), *argv]
+    if app:
+        what = "runscript" if action == "run" else "test"
+        path = f"/scif/apps/{app}/scif/{what}"
+        if not has(path):
+            raise BollardError(f"the app {app} has no {what}", "see what it has with `bollard inspect --app`", 1)
+        return [path, *argv]
     for path in _SCRIPTS[action]:
         if has(path):
             return [path, *argv]

@@ -107,9 +107,9 @@ def _keep(asked: Spec, action: str, argv: list[str], shell: str, listener: int, 
         linux.name_process("bollard-keeper")
         times = clock.Clock()
         spool = os.path.dirname(os.environ.get("PMIX_SERVER_TMPDIR", ""))
-        _new_user_namespace(asked.fakeroot)
+        new_user_namespace(asked.fakeroot)
         container = keeper.enter(asked, times, spool, argv[0] if argv else "sh", site.load(PREFIX))
-        command = actions.inside(action, argv, _is_program, shell)
+        command = actions.inside(action, argv, _is_program, shell, asked.app)
     except BaseException as error:  # noqa: BLE001 - it becomes the one line the user sees
         _tell(writer, str(error.code if isinstance(error, BollardError) else 255), one_line(error))
         return
@@ -145,7 +145,8 @@ def _close_others(keep: tuple[int, ...]) -> None:
                 pass  # the one that read the directory
 
 
-def _new_user_namespace(as_root: bool) -> None:
+def new_user_namespace(as_root: bool) -> None:
+    """identity.new_namespace, with a word to the user where the machine refuses."""
     from bollard.runtime import identity
 
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
+from bollard.runtime import cli_tables
 from bollard.runtime.errors import BollardError
 
 TYPE_CHECKING = False
@@ -54,23 +55,41 @@ def _main(argv: list[str]) -> int:
 
         print(f"bollard {bollard.__version__}")
         return 0
+    rest = argv[1:]
+    if rest and f"{name} {rest[0]}" in COMMANDS:
+        name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
-        raise BollardError(f"{name}: no such command", "see `bollard --help`")
+        return _family(name, rest)
     from bollard.runtime import cli_options
 
     usage, what, own, container, run = COMMANDS[name]
-    given, words = cli_options.parse(argv[1:], name, own, container)
+    given, words = cli_options.parse(rest, name, own, container)
     if any(option == "help" for option, _ in given):
-        sys.stdout.write(cli_options.help_text(f"bollard {name} {usage}", what, own, container))
+        sys.stdout.write(cli_options.help_text(name, f"bollard {name} {usage}", what, own, container))
         return 0
     return run(name, given, words)
+
+
+def _family(name: str, rest: list[str]) -> int:
+    """`bollard sif` alone: the commands that begin so."""
+    found = [command for command in COMMANDS if command.startswith(name + " ")]
+    if not found:
+        raise BollardError(f"{name}: no such command", "see `bollard --help`")
+    if rest and rest[0] not in ("-h", "--help", "help"):
+        raise BollardError(f"{name} {rest[0]}: no such command", f"see `bollard {name} --help`")
+    sys.stdout.write("\n".join([f"usage: bollard {name} COMMAND ...", "", *_rows(found), ""]))
+    return 0
 
 
 def _overview() -> str:
     lines = ["usage: bollard COMMAND ...", ""]
     lines += ["Containers by hand; under Slurm: srun --container=IMAGE PROGRAM ...", ""]
-    lines += [f"  {name:<8}{command[1]}" for name, command in COMMANDS.items()]
-    return "\n".join([*lines, "", "`bollard COMMAND --help` tells more.", ""])
+    return "\n".join([*lines, *_rows(list(COMMANDS)), "", "`bollard COMMAND --help` tells more.", ""])
+
+
+def _rows(names: list[str]) -> list[str]:
+    width = max(map(len, names)) + 2
+    return [f"  {name:<{width}}{COMMANDS[name][1]}" for name in names]
 
 
 def _values(given: list[tuple[str, str]], words: list[str]) -> list[tuple[str, str]]:
@@ -152,7 +171,13 @@ def _job(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     if len(words) != 1:
         raise BollardError(f"job takes one number, not {len(words)} words", "write `bollard job JOBID`")
     options = {option for option, _ in given}
-    found = job.look(running.parse(words[0])[0])
+    number = running.parse(words[0])[0]
+    if "here" in options:
+        import json
+
+        print(json.dumps(job.records(number)))
+        return 0
+    found = job.look(number, collect="collect" in options)
     if "verify" in options:
         print("\n".join(job.verify(found)))
     elif "json" in options:
@@ -187,6 +212,43 @@ def _attach(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     running.attach(words[0], words[1:])
 
 
+def _inspect(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import cli_inspect
+
+    return cli_inspect.run(name, given, words)
+
+
+def _sif(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import cli_sif
+
+    return cli_sif.run(name, given, words)
+
+
+def _overlay(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import overlay_create
+
+    return overlay_create.run(given, words)
+
+
+def _completion(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import completion
+
+    if len(words) != 1:
+        raise BollardError("completion takes the name of a shell", "write `bollard completion bash`")
+    sys.stdout.write(completion.script(words[0]))
+    return 0
+
+
+def with_verbs() -> dict[str, Command]:
+    """COMMANDS with the verbs of `site` as commands of their own."""
+    from bollard.runtime import cli_site
+
+    found = {name: row for name, row in COMMANDS.items() if name != "site"}
+    for verb, (what, own) in cli_site.VERBS.items():
+        found[f"site {verb}"] = ("[OPTION...]", what, own, False, _site)
+    return found
+
+
 COMMANDS: dict[str, Command] = {
     "exec": ("[OPTION...] IMAGE PROGRAM [ARGUMENT...]", "run a program in a container", {}, True, _start),
     "run": ("[OPTION...] IMAGE [ARGUMENT...]", "run what the image was made for, its runscript", {}, True, _start),
@@ -214,9 +276,14 @@ COMMANDS: dict[str, Command] = {
         _attach,
     ),
     "job": (
-        "[--json] JOB",
+        "[OPTION...] JOB",
         "show what is on record of a job: images, nodes, tasks that entered",
-        {"json": ("", "for programs"), "verify": ("", "read the images again, and compare")},
+        {
+            "json": ("", "for programs"),
+            "collect": ("", "fetch the records of all its nodes, by a small job on them"),
+            "here": ("", "this node's records alone, as JSON"),
+            "verify": ("", "read the images again, and compare"),
+        },
         False,
         _job,
     ),
@@ -234,4 +301,34 @@ COMMANDS: dict[str, Command] = {
         False,
         _site,
     ),
+    "inspect": (
+        "[OPTION...] IMAGE",
+        "show what an image says of itself: labels, scripts, how it was made",
+        cli_tables.INSPECT,
+        False,
+        _inspect,
+    ),
+    "run-help": (
+        "[OPTION...] IMAGE",
+        "show the help that an image's author wrote",
+        cli_tables.RUN_HELP,
+        False,
+        _inspect,
+    ),
+    "sif list": ("IMAGE", "list the objects in a SIF file", {}, False, _sif),
+    "sif header": ("IMAGE", "show the header of a SIF file", {}, False, _sif),
+    "sif info": ("ID IMAGE", "show all about one object in a SIF file", {}, False, _sif),
+    "sif dump": ("ID IMAGE", "write one object of a SIF file to standard output", {}, False, _sif),
+    "sif new": ("IMAGE", "make an empty SIF file", {"force": ("", "replace IMAGE if it exists")}, False, _sif),
+    "sif add": ("[OPTION...] IMAGE FILE", "add FILE to a SIF file as an object", cli_tables.SIF_ADD, False, _sif),
+    "sif del": ("ID IMAGE", "delete one object of a SIF file", {}, False, _sif),
+    "sif setprim": ("ID IMAGE", "choose the partition that a container starts from", {}, False, _sif),
+    "overlay create": (
+        "[OPTION...] IMAGE",
+        "make a writable overlay: in the SIF file IMAGE, or as the file IMAGE",
+        cli_tables.OVERLAY_CREATE,
+        False,
+        _overlay,
+    ),
+    "completion": ("bash|zsh|fish", "write what makes a shell complete these commands", {}, False, _completion),
 }

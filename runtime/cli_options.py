@@ -7,7 +7,7 @@ and knows no "options end at the image's name".
 
 from __future__ import annotations
 
-from bollard.runtime import options
+from bollard.runtime import cli_tables, options
 from bollard.runtime.errors import BollardError
 
 TYPE_CHECKING = False
@@ -35,20 +35,33 @@ def arguments(own: Own, container: bool) -> dict[str, str]:
     return known
 
 
+def letters(command: str) -> dict[str, str]:
+    """Letter -> name of the options that have one in `command`."""
+    return {**SHORT, **cli_tables.SHORT.get(command, {})}
+
+
 def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tuple[list[tuple[str, str]], list[str]]:
-    """The options in front as (name, value), "1" for a switch, and the words from the first that is none."""
+    """The options as (name, value), "1" for a switch, and the other words. Options end at the first word that is none,
+    for what follows may be a program's; but not in the commands that run none (MIXED)."""
     known = arguments(own, container)
+    short = letters(command)
     found: list[tuple[str, str]] = []
+    words: list[str] = []
     rest = list(argv)
-    while rest and rest[0].startswith("-") and rest[0] != "-":
+    while rest:
         word = rest.pop(0)
+        if not word.startswith("-") or word == "-":
+            words.append(word)
+            if command not in cli_tables.MIXED:
+                break
+            continue
         if word == "--":
             break
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             name, given = ALIASES.get(name, name), value if equals else None
         else:
-            name, given = SHORT.get(word[1], word[1]), word[2:] or None
+            name, given = short.get(word[1], word[1]), word[2:] or None
             if given is not None and known.get(name) == "":  # -eF is -e -F
                 rest.insert(0, "-" + given)
                 given = None
@@ -63,7 +76,7 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
                 raise BollardError(f"--{name} needs a value", f"write --{name}={known[name]}")
             given = rest.pop(0)
         found.append((name, given))
-    return found, rest
+    return found, words + rest
 
 
 def _similar(name: str, known: Mapping[str, str], command: str) -> str:
@@ -78,11 +91,16 @@ def variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(form, environ[form]) for row in options.TABLE for form in options.variables(row) if environ.get(form)]
 
 
-def help_text(usage: str, what: str, own: Own, container: bool = True) -> str:
-    """The help of one command."""
-    short = {name: letter for letter, name in SHORT.items()}
+def rows_of(own: Own, container: bool) -> list[tuple[str, str, str, tuple[str, ...]]]:
+    """The options of a command as (name, argument, help, environment forms)."""
     rows = [(name, argument, text, forms) for name, argument, forms, _, text in options.TABLE if container]
-    rows += [(name, argument, text, ()) for name, (argument, text) in (*own.items(), *COMMON.items())]
+    return rows + [(name, argument, text, ()) for name, (argument, text) in (*own.items(), *COMMON.items())]
+
+
+def help_text(command: str, usage: str, what: str, own: Own, container: bool = True) -> str:
+    """The help of one command."""
+    short = {name: letter for letter, name in letters(command).items()}
+    rows = rows_of(own, container)
     lines = [f"usage: {usage}", "", what, "", "options:"]
     for name, argument, text, forms in rows:
         head = f"  -{short[name]}, --{name}" if name in short else f"      --{name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from bollard.runtime import environment, image, installed, plan, site, spec
+from bollard.runtime import environment, host_slurm, image, installed, plan, site, spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,16 +38,22 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
     finally:
         opened.close()
     of_image = environment.of_image(
-        scripts or [], os.fsencode(asked.home), os.fsencode(asked.image), lambda script, env: None
+        scripts or [],
+        os.fsencode(asked.home),
+        os.fsencode(asked.image),
+        lambda script, env: None,
+        os.fsencode(asked.app),
     )
     env = [name + b"=" + value for name, value in os.environb.items()]
     binds = os.fsencode(spec.bind_text(asked.binds))
-    env = environment.of_task(of_image, env, asked, b"exec", binds, defaults=here.environment)
+    tools = b"" if asked.no_slurm or not host_slurm.TOOLS else plan.TOOLS.encode()
+    env = environment.of_task(of_image, env, asked, b"exec", binds, defaults=here.environment, tools=tools)
     pairs = [entry.partition(b"=") for entry in sorted(env)]
+    ops = plan.make(asked, "", installed.PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES)
     return {
         "spec": {name: _plain(value) for name, value in sorted(vars(asked).items())},
         "image": described,
-        "mounts": [list(op) for op in plan.make(asked, "", installed.PREFIX, here)],
+        "mounts": [list(op) for op in ops],
         "environment": {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs},
         "command": command,
     }

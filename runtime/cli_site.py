@@ -55,7 +55,8 @@ def run(words: list[str]) -> int:
     what, own = VERBS[verb]
     given, rest = cli_options.parse(words[1:], f"site {verb}", own, container=False)
     if any(name == "help" for name, _ in given):
-        sys.stdout.write(cli_options.help_text(f"bollard site {verb} [OPTION...]", what, own, container=False))
+        usage = f"bollard site {verb} [OPTION...]"
+        sys.stdout.write(cli_options.help_text(f"site {verb}", usage, what, own, container=False))
         return 0
     if rest:
         raise BollardError(f"site {verb}: {rest[0]!r} is too much", f"see `bollard site {verb} --help`")
@@ -106,7 +107,9 @@ def _check(where: Where, as_json: bool) -> int:
 
     if as_json:
         found = list(check.findings(where))
-        print(json.dumps(check.as_json(found, getattr(bollard, "__version__", "")), indent=2))
+        # One line for each node, for srun mixes the lines of many.
+        shown = check.as_json(found, getattr(bollard, "__version__", ""))
+        print(json.dumps(shown, indent=2 if sys.stdout.isatty() else None))
     else:
         found = _shown(check.findings(where))
     return 1 if check.status(found) == check.FAILURE else 0

@@ -20,7 +20,7 @@ def resolve(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """`values` with environment forms replaced by the options they stand for, and "opts" by what it holds.
 
     An option given by name wins over its forms; among those BOLLARD_ wins over APPTAINER_ over SINGULARITY_ over
-    PYXIS_; two forms of one prefix (BIND and BINDPATH) add up.
+    PYXIS_; two forms of one prefix (BIND and BINDPATH) add up. Files of variables become the `env` they stand for.
     """
     present = dict(values)
     forms = {form.lstrip("!") for row in options.TABLE for form in options.variables(row)}
@@ -29,7 +29,8 @@ def resolve(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
         if row[0] not in present:
             result += [(row[0], value) for value in _from_environment(row, present)]
     switches = {row[0] for row in options.TABLE if not row[1]}
-    return [(name, str(int(spec.switch([value]))) if name in switches else value) for name, value in _with_opts(result)]
+    result = _with_files(_with_opts(result))
+    return [(name, str(int(spec.switch([value]))) if name in switches else value) for name, value in result]
 
 
 def _from_environment(row: options.Row, present: dict[str, str]) -> list[str]:
@@ -66,6 +67,16 @@ def _with_opts(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
     given = {name for name, _ in values}
     found = [(name, value) for name, value in found if name in options.JOINED or name not in given]
     return [pair for pair in values if pair[0] != "opts"] + found
+
+
+def _with_files(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """--env-file: what the files set, before what was given by --env, which so wins."""
+    files = [value for name, value in values if name == "env-file"]
+    if not files:
+        return values
+    from bollard.runtime import envfile
+
+    return envfile.pairs(files) + [pair for pair in values if pair[0] != "env-file"]
 
 
 def check(text: bytes, out: int) -> None:

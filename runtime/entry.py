@@ -115,6 +115,10 @@ def admit(container: Container, peer: socket) -> str:
     argv, env, cwd, verbose = parse_request(_receive(peer, size))
     step = record.step_of(env)
     asked = step_spec(container, env)
+    if container.spec.fakeroot and any(entry.startswith(b"PMIX_NAMESPACE=") for entry in env):
+        # Refused by PMIx's server, whose library then waits for itself (libpmix 4.2.2): the step would never end.
+        reason = "root in a container does not go with PMIx, which compares user ids"
+        raise BollardError(reason, "use --mpi=pmi2 or --mpi=none")
     cwd = working_directory(asked, cwd)
 
     def shell(script: bytes, start: list[bytes]) -> bytes | None:
@@ -124,7 +128,7 @@ def admit(container: Container, peer: socket) -> str:
     if image_env is None:
         image_env = container.define_environment(shell)
     defaults = container.site.environment
-    env = environment.of_task(image_env, env, asked, container.command, container.binds, cwd, defaults)
+    env = environment.of_task(image_env, env, asked, container.command, container.binds, cwd, defaults, container.tools)
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if container.saver else b""

@@ -60,11 +60,13 @@ def of_image(
     home: bytes,
     image: bytes,
     shell: Callable[[bytes, list[bytes]], bytes | None],
+    app: bytes = b"",
 ) -> ImageEnvironment:
     """What the image's own scripts set, starting from nothing of the host's.
 
     `scripts` are (file name, text) of /.singularity.d/env/*.sh sorted by name, or ("environment", text) of the
-    /environment that images older than that have, or nothing. `image` is the path of the image.
+    /environment that images older than that have, or nothing. `image` is the path of the image, `app` the one of
+    its apps to be started, which its own scripts then prepare for.
 
     `shell(script, env)` is called when a script needs a real shell: it shall run the image's
     `/bin/sh -c script` in the container with exactly the environment `env` and give what that writes to its
@@ -73,6 +75,8 @@ def of_image(
     """
     values = {b"HOME": home} if home else {}
     values.update(_names(image))
+    if app:
+        values[b"SINGULARITY_APPNAME"] = app
     start = dict(values)
     exported = set(values)
     if scripts:
@@ -194,11 +198,14 @@ def of_task(
     binds: bytes = b"",
     cwd: bytes = b"",
     defaults: tuple[tuple[bytes, bytes], ...] = (),
+    tools: bytes = b"",
 ) -> list[bytes]:
     """The environment of one task, as NAME=VALUE.
 
     `command` is the action (exec, run, shell, test), `binds` the user's own (spec.bind_text), `cwd` the directory
-    it starts in ("" leaves PWD alone), `defaults` what the site wants where nobody else says anything.
+    it starts in ("" leaves PWD alone), `defaults` what the site wants where nobody else says anything,
+    `tools` the directory of the host's Slurm commands, which comes first in PATH: those of an image are of another
+    release as a rule, and cannot talk to this Slurm.
     """
     clean = spec.cleanenv
     home = spec.home.encode("utf-8", "surrogateescape")
@@ -232,6 +239,8 @@ def of_task(
     env.update(held)
     if home and b"HOME" not in image_env:
         env[b"HOME"] = home
+    if tools and b"PATH" not in held:
+        env[b"PATH"] = tools + b":" + env.get(b"PATH", DEFAULT_PATH)
     asked.update(spec.env)
     if asked:
         _override(env, asked, kept)
@@ -280,10 +289,16 @@ def _describe(env: dict[bytes, bytes], image_env: ImageEnvironment, spec: Spec, 
     env.update(_names(image))
     env[b"APPTAINER_BIND"] = env[b"SINGULARITY_BIND"] = binds
     env[b"APPTAINER_COMMAND"] = command
+    if spec.app:
+        env[b"APPTAINER_APPNAME"] = env[b"SINGULARITY_APPNAME"] = spec.app.encode("utf-8", "surrogateescape")
     place = image_env.get(b"APPTAINER_ENVIRONMENT") or b"/.singularity.d/env/91-environment.sh"
     env[b"APPTAINER_ENVIRONMENT"] = env[b"SINGULARITY_ENVIRONMENT"] = place
     env[b"BOLLARD_CONTAINER"] = image
     env[b"BOLLARD_IMAGE"] = spec.asked.encode("utf-8", "surrogateescape")
+    if spec.options:
+        env[b"BOLLARD_OPTIONS"] = spec.options
+    if spec.no_mpirun:
+        env[b"BOLLARD_NO_MPIRUN"] = b"1"
     prompt = env.get(b"PS1") or PROMPT
     env[b"PS1"] = prompt
     # bash reads its files after the environment, and they set a prompt that looks like the host's.

@@ -27,6 +27,7 @@ _COMPRESSIONS: Final = {1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "z
 _SNIFF_SIZE: Final = 2048  # reaches ext3's magic number at 1080
 
 _FILE_KINDS: Final = {
+    stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a pipe",
     stat.S_IFCHR: "a character device",
     stat.S_IFBLK: "a block device",
@@ -43,6 +44,7 @@ _TRANSPORTS: Final = ("docker-archive", "docker-daemon", "oci", "oci-archive", "
 # Offset, bytes there, and the hint for a file that is no image. The first match wins.
 _LOOKS_LIKE: Final = (
     (31, b"hsqs", "is it a Singularity 2 image? build it again as a SIF file"),
+    (0, b"#!/usr/bin/env run-singularity", "it was a SIF file; copy or build it again"),
     (0, b"#!", "is it a script?"),
     (0, b"\x7fELF", "is it a program? name the image first, then the program"),
     (0, b"sqsh", "is it a big-endian squashfs of the 2000s? build it again"),
@@ -68,11 +70,11 @@ class Image:
     `fd` is open for reading and close-on-exec; the owner of the Image closes it. `kind` is SQUASHFS or
     DIRECTORY. `offset` and `size` say where in the file the squashfs is, in bytes (0 for a directory),
     `compression` how it is packed ("" for a directory). `arch` is Go's name ("amd64") or None where the image
-    does not say. `identity` is (st_ino, st_size, st_mtime_ns): equal on all nodes that see the same shared
-    file.
+    does not say. `overlays` are the partitions that a SIF file wants laid over it. `identity` is
+    (st_ino, st_size, st_mtime_ns): equal on all nodes that see the same shared file.
     """
 
-    __slots__ = ("_sif", "arch", "compression", "fd", "identity", "kind", "offset", "path", "size")
+    __slots__ = ("_sif", "arch", "compression", "fd", "identity", "kind", "offset", "overlays", "path", "size")
 
     def __init__(self, path: str, fd: int, kind: str, identity: tuple[int, int, int]) -> None:
         self.path = path
@@ -83,6 +85,7 @@ class Image:
         self.size = 0
         self.compression = ""
         self.arch: str | None = None
+        self.overlays: list[sif.Descriptor] = []
         self._sif: sif.Sif | None = None
 
     def metadata(self) -> bytes | None:
@@ -104,17 +107,42 @@ def open_image(path: str, machine: str = "") -> Image:
     architecture).
     """
     name = shown(path)
-    refuse_uri(path, name)
-    try:
-        # O_NONBLOCK: a pipe in the place of an image must not hang the job.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-    except OSError as error:
-        raise _open_error(path, name, error) from error
+    fd = _open(path, name, os.O_RDONLY)
     try:
         return _identify(path, name, fd, machine)
     except BaseException:
         os.close(fd)
         raise
+
+
+def open_sif(path: str, writable: bool = False) -> tuple[int, sif.Sif]:
+    """Open the SIF file at `path`, whatever it holds and for which machine: its descriptor and its table."""
+    name = shown(path)
+    if writable and os.access(path, os.R_OK) and not os.access(path, os.W_OK):
+        raise BollardError(f"{name}: you may read it, but not change it", "copy it to a place of your own")
+    fd = _open(path, name, os.O_RDWR if writable else os.O_RDONLY)
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            what = _FILE_KINDS.get(stat.S_IFMT(info.st_mode), "not a regular file")
+            raise BollardError(f"{name}: is {what}", "name a SIF file")
+        first = sif.pread(fd, min(info.st_size, _SNIFF_SIZE), 0, name)
+        if not sif.is_sif(first):
+            hint = "it is squashfs without SIF" if first.startswith(_SQUASHFS_MAGIC) else _guess(first)
+            raise BollardError(f"{name}: not a SIF image", hint)
+        return fd, sif.read(fd, info.st_size, name)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _open(path: str, name: str, flags: int) -> int:
+    refuse_uri(path, name)
+    try:
+        # O_NONBLOCK: a pipe in the place of an image must not hang the job.
+        return os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError as error:
+        raise _open_error(path, name, error) from error
 
 
 def shown(path: str) -> str:
@@ -141,6 +169,7 @@ def _identify(path: str, name: str, fd: int, machine: str) -> Image:
         image._sif = sif.read(fd, info.st_size, name)
         part = sif.primary(image._sif)
         image.offset, image.size = part.offset, part.size
+        image.overlays = sif.overlays(image._sif)
         image.arch = part.arch or image._sif.header.arch
         _check_arch(name, image.arch, machine)
     elif first.startswith(_SQUASHFS_MAGIC):
@@ -240,6 +269,8 @@ def _open_error(path: str, name: str, error: OSError) -> BollardError:
         return _missing(path, name)
     if error.errno in (errno.EACCES, errno.EPERM):
         return _forbidden(path, name)
+    if error.errno == errno.EISDIR:
+        return BollardError(f"{name}: is a directory", "name a SIF file")
     if error.errno == errno.ENOTDIR:
         return BollardError(f"{name}: a part of this path is not a directory", "check the path")
     if error.errno == errno.ELOOP:

@@ -9,6 +9,7 @@ slurm     sacct, or scontrol where there is no accounting: what was asked, where
 from __future__ import annotations
 
 import os
+import itertools
 import subprocess
 
 from bollard.runtime import record, spec
@@ -23,8 +24,9 @@ _FIELDS = ("JobID", "State", "ExitCode", "NTasks", "NodeList", "Start", "End", "
 _RECORD_MAX = 64 << 10
 
 
-def look(job: int, folder: str = record.RECORDS) -> dict[str, Any]:
-    """All that is known here, as plain data: the keys `job`, `node`, `here`, `slurm`."""
+def look(job: int, folder: str = record.RECORDS, collect: bool = False) -> dict[str, Any]:
+    """All that is known here, as plain data: the keys `job`, `node`, `here`, `slurm`. With `collect` the records of
+    the job's other nodes are fetched by a small job on them."""
     steps = _sacct(job) or _scontrol(job)
     found: dict[str, Any] = {
         "job": job,
@@ -32,6 +34,8 @@ def look(job: int, folder: str = record.RECORDS) -> dict[str, Any]:
         "here": list(records(job, folder)),
         "slurm": steps,
     }
+    if collect and steps:
+        found["here"] = _collected(job, steps[0])
     if not found["here"] and not steps:
         raise BollardError(
             f"{job}: neither this node nor Slurm knows of such a job", "check the number with squeue or sacct"
@@ -74,6 +78,26 @@ def decode(line: bytes) -> dict[str, Any]:
     return found
 
 
+def _collected(job: int, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each node of the job answers to `bollard job --here`: a step of the job while that runs, else a job."""
+    import json
+
+    nodes = _run(["scontrol", "show", "hostnames", row.get("nodelist", "")]).split()
+    if not nodes:
+        raise BollardError(f"{job}: Slurm does not tell its nodes", "ask on them: bollard job JOB")
+    count = str(len(nodes))
+    running = row.get("state") == "RUNNING"
+    where = [f"--jobid={job}", "--overlap"] if running else ["-t1", "-w", ",".join(nodes)]
+    command = ["bollard", "job", "--json", "--here", str(job)]
+    text = _run(["srun", "-Q", "-N", count, "-n", count, "--mpi=none", "--chdir=/", *where, *command])
+    answers = [json.loads(line) for line in text.splitlines() if line.startswith("[")]
+    if len(answers) != len(nodes):
+        raise BollardError(
+            f"{job}: {len(answers)} of its {count} nodes answered", "are they up? see sinfo; leave --collect out"
+        )
+    return [entry for answer in answers for entry in answer]
+
+
 def _run(argv: list[str]) -> str:
     try:
         done = subprocess.run(
@@ -109,6 +133,7 @@ def _row(fields: list[str], values: list[str]) -> dict[str, Any]:
     return row
 
 
+_COMMENT = "AdminComment="
 _SHOWN = {
     "JobId": "jobid", "JobState": "state", "ExitCode": "exitcode", "NumTasks": "ntasks", "NodeList": "nodelist",
     "StartTime": "start", "EndTime": "end", "Container": "container",
@@ -119,7 +144,12 @@ def _scontrol(job: int) -> list[dict[str, Any]]:
     """The job alone, while slurmctld remembers it."""
     words = _run(["scontrol", "show", "job", "--oneliner", str(job)]).split()
     pairs = dict(word.split("=", 1) for word in words if "=" in word)
-    row = {ours: pairs[slurms] for slurms, ours in _SHOWN.items() if slurms in pairs}
+    row: dict[str, Any] = {ours: pairs[slurms] for slurms, ours in _SHOWN.items() if slurms in pairs}
+    mark = next((number for number, word in enumerate(words) if word.startswith(_COMMENT + "bollard=")), -1)
+    if row and mark >= 0:
+        # Slurm's own names begin with capitals, and a record's do not.
+        more = itertools.takewhile(lambda word: word[0].islower(), words[mark + 1 :])
+        row.update(_row(["AdminComment"], [" ".join([words[mark][len(_COMMENT) :], *more])]))
     return [row] if row else []
 
 
@@ -134,11 +164,11 @@ def lines(found: dict[str, Any]) -> list[str]:
         if row.get("entered"):
             text += [f"  {line}" for line in _entered(row["entered"])]
     if found["here"]:
-        text.append(f"on record of {found['node']}:")
+        text.append("on record:")
         text += [f"  {line}" for entry in found["here"] for line in _entered(entry)]
     else:
         nodes = sorted({row["nodelist"] for row in found["slurm"] if row.get("nodelist")})
-        where = f"; ask there: {', '.join(nodes)}" if nodes else ""
+        where = f"; use --collect, or ask there: {', '.join(nodes)}" if nodes else ""
         text.append(f"{found['node']} has no record of it that you may read{where}")
     return text
 

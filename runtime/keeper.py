@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import os
 from _signal import SIG_IGN, SIGCHLD, signal
-from errno import ENOSPC, ENOSYS
+from errno import EIO, ENOSPC, ENOSYS
 
 from bollard.runtime import (
     entry,
     environment,
     fuse,
     guard,
+    host_slurm,
     identity,
     image,
     layers,
@@ -74,6 +75,7 @@ class Container:
         "spec",
         "steps",
         "told",
+        "tools",
         "ways_in",
     )
 
@@ -95,6 +97,7 @@ class Container:
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
         self.record = record.Record(opened)
         self.told = False  # --container-verbose has been answered
+        self.tools = b""  # where the host's Slurm commands are, in the container
         # Descriptors of the namespaces to join, in that order.
         self.ways_in = tuple(
             os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("user", "mnt", *spec.unshare)
@@ -108,7 +111,7 @@ class Container:
     def define_environment(self, shell: Callable[[bytes, list[bytes]], bytes | None]) -> environment.ImageEnvironment:
         """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
         home, path = os.fsencode(self.spec.home), os.fsencode(self.spec.image)
-        self.environment = environment.of_image(self.scripts, home, path, shell)
+        self.environment = environment.of_image(self.scripts, home, path, shell, os.fsencode(self.spec.app))
         return self.environment
 
 
@@ -158,6 +161,8 @@ def _explained(asked: Spec, error: OSError) -> BollardError:
         return BollardError(f"{what}: the kernel {os.uname().release} lacks it", "bollard needs Linux 5.12 or newer")
     if error.errno == ENOSPC and what.startswith("unshare"):
         return BollardError(f"{what}: too many namespaces on this node", "see /proc/sys/user/max_mnt_namespaces")
+    if error.errno == EIO and what.startswith(SESSION):
+        return BollardError(f"{asked.asked}: damaged: its filesystem cannot be read", "copy or build it again")
     return BollardError(
         f"{asked.asked}: cannot be made a root filesystem: {what}: {reason}",
         "look at that path in the image, and at the binds",
@@ -194,7 +199,7 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     # any more once this process stands in the image.
     from bollard.runtime import shellenv  # noqa: F401
 
-    ops = plan.make(asked, spool, PREFIX, here)
+    ops = plan.make(asked, spool, PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES)
     files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf")}
     for path in files.values():
         _write(path, b"")
@@ -219,8 +224,14 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     new_root = mounts.make_root(base, SESSION, places, layers.is_writable(asked))
     linux.change_root(new_root)
     clock.mark("mounts")
+    if asked.app and not os.path.isdir(f"/scif/apps/{asked.app}"):
+        raise BollardError(
+            f"{asked.asked}: has no app {asked.app}", f"see `bollard inspect --list-apps {asked.asked}`", 1
+        )
     container = Container(asked, opened, ops, server, clock, here)
     container.saver = saver
+    if os.path.isdir(plan.TOOLS):
+        container.tools = os.fsencode(plan.TOOLS)
     container.scripts = _scripts()
     try:
         container.define_environment(_no_shell_here)

@@ -15,6 +15,7 @@ container's root, whatever symlinks the image holds.
 from __future__ import annotations
 
 import os
+from errno import EINVAL
 
 from bollard.runtime import linux, plan
 from bollard.runtime.errors import BollardError
@@ -61,7 +62,7 @@ def clone_sources(ops: list[Op], files: dict[str, str], session: str, ready: dic
             places.append(place)
         elif files.get(source, source):
             try:
-                tree = linux.clone_tree(files.get(source, source), not flags & SHALLOW)
+                tree = _clone(files.get(source, source), flags)
             except OSError as error:
                 if flags & OPTIONAL:
                     continue
@@ -73,6 +74,16 @@ def clone_sources(ops: list[Op], files: dict[str, str], session: str, ready: dic
     for number, place in enumerate(places):
         _make_place_in_own(place, places[:number])
     return places
+
+
+def _clone(path: str, flags: int) -> int:
+    if flags & SHALLOW:
+        try:
+            return linux.clone_tree(path, recursive=False)
+        except OSError as error:
+            if error.errno != EINVAL:  # mounts below it that came with the host's namespace cannot be left behind
+                raise
+    return linux.clone_tree(path)
 
 
 def _attributes(flags: int) -> int:

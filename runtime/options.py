@@ -48,6 +48,20 @@ TABLE: tuple[Row, ...] = (
     ),
     ("env", "NAME=VALUE", (), "", "set a variable in the container, over the image's own value"),
     (
+        "env-file",
+        "FILE",
+        ("BOLLARD_ENV_FILE",),
+        "",
+        "set the variables that FILE assigns as a shell script would; --env wins over it",
+    ),
+    (
+        "app",
+        "NAME",
+        ("BOLLARD_APP", "BOLLARD_APPNAME"),
+        "",
+        "of the apps in the image, start this one, or in its environment",
+    ),
+    (
         "keep-env",
         "NAME[,NAME]",
         ("BOLLARD_CONTAINER_ENV", "PYXIS_CONTAINER_ENV"),
@@ -140,6 +154,8 @@ TABLE: tuple[Row, ...] = (
     ("hostname", "NAME", ("BOLLARD_HOSTNAME",), "", "the host's name in the container; with an own UTS namespace"),
     ("pid", "", ("BOLLARD_PID",), "", "an own process namespace"),
     ("dns", "IP[,IP]", ("BOLLARD_DNS",), "", "name servers in /etc/resolv.conf"),
+    ("no-slurm", "", ("BOLLARD_NO_SLURM",), "", "leave srun, sbatch, ... and mpirun to the image"),
+    ("no-mpirun", "", ("BOLLARD_NO_MPIRUN",), "", "leave mpirun and mpiexec to the image"),
     (
         "opts",
         "OPTIONS",
@@ -158,8 +174,8 @@ TABLE: tuple[Row, ...] = (
 
 # Given more than once, these add up, with this between; of any other the last one counts.
 JOINED = {
-    "bind": ",", "mounts": ",", "env": "", "mount": "", "keep-env": ",", "no-mount": ",", "scratch": ",",
-    "overlay": "", "unshare": ",", "dns": ",", "opts": " ",
+    "bind": ",", "mounts": ",", "env": "", "env-file": ",", "mount": "", "keep-env": ",", "no-mount": ",",
+    "scratch": ",", "overlay": "", "unshare": ",", "dns": ",", "opts": " ",
 }  # fmt: skip
 
 # The names for srun that pyxis does not have.

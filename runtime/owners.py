@@ -16,7 +16,7 @@ _LINKS_MAX = 40
 
 
 class Fault(NamedTuple):
-    """A path that somebody else could change, and the command that ends this."""
+    """A path that somebody else could change, and what ends this: mostly a command."""
 
     path: str
     text: str
@@ -80,7 +80,9 @@ def _fault(path: str, owner: int) -> Fault | None:
     if not stat.S_ISLNK(info.st_mode) and info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         whom = "everybody" if info.st_mode & stat.S_IWOTH else f"group {_group(info.st_gid)}"
         mode = stat.S_IMODE(info.st_mode)
-        return Fault(path, f"{path} can be written by {whom} (mode {mode:04o})", f"chmod go-w {path}")
+        shared = mode & stat.S_IWOTH and mode & stat.S_ISVTX  # /tmp is meant to be so
+        fix = f"keep what root runs out of {path}" if shared else f"chmod go-w {path}"
+        return Fault(path, f"{path} can be written by {whom} (mode {mode:04o})", fix)
     return None
 
 

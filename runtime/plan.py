@@ -15,7 +15,7 @@ home, /tmp and /var/tmp, working directory, user binds, identity, name resolutio
 from __future__ import annotations
 
 from bollard.runtime.site import Site
-from bollard.runtime.spec import NOEXEC, OPTIONAL, READ_ONLY, TMPFS, UMOUNT
+from bollard.runtime.spec import NOEXEC, OPTIONAL, READ_ONLY, SHALLOW, TMPFS, UMOUNT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +46,10 @@ NO_CWD_BELOW = ("/sys", "/proc", "/dev")
 SLURM_MARK = "/etc/slurm"
 SLURM_FILES = ("/etc/slurm", "/run/munge")
 
+# Where a container has the host's Slurm: each place of the host at VIEW + its path, and the commands.
+VIEW = "/run/bollard"
+TOOLS = VIEW + "/bin"
+
 DEFAULTS = Site()
 
 
@@ -54,9 +58,17 @@ def below(path: str, parent: str) -> bool:
     return path == parent or path.startswith(parent.rstrip("/") + "/")
 
 
-def make(spec: Spec, spool: str = "", prefix: str = "", here: Site = DEFAULTS) -> list[Op]:
+def make(
+    spec: Spec,
+    spool: str = "",
+    prefix: str = "",
+    here: Site = DEFAULTS,
+    tools: str = "",
+    places: tuple[str, ...] = (),
+) -> list[Op]:
     """The operations for `spec`. `spool`: SlurmdSpoolDir, where batch scripts and PMIx files lie; `prefix`:
-    the installation, which Slurm's commands in the image load the plugin from; `here`: what the site wants."""
+    the installation, which Slurm's commands in the image load the plugin from; `here`: what the site wants;
+    `tools`, `places`: what host_slurm.py says."""
     out = spec.no_mount
     ops = _kernel(spec) + _site_files(spec) + _site_mounts(spec, here) + _home(spec) + _tmp(spec)
     ops += [("mode=0755", path, TMPFS) for path in spec.scratch if not spec.workdir]
@@ -71,16 +83,19 @@ def make(spec: Spec, spool: str = "", prefix: str = "", here: Site = DEFAULTS) -
         else:
             ops.append((source, target, flags))
     ops += [
-        ("passwd", "/etc/passwd", READ_ONLY | IF_IN_IMAGE),
-        ("group", "/etc/group", READ_ONLY | IF_IN_IMAGE),
+        ("passwd", "/etc/passwd", READ_ONLY | OPTIONAL),
+        ("group", "/etc/group", READ_ONLY | OPTIONAL),
     ]
     if spec.dns:
         ops.append(("resolv.conf", "/etc/resolv.conf", READ_ONLY))
     elif "resolv.conf" not in out:
-        ops.append(("/etc/resolv.conf", "/etc/resolv.conf", READ_ONLY | OPTIONAL | IF_IN_IMAGE))
+        ops.append(("/etc/resolv.conf", "/etc/resolv.conf", READ_ONLY | OPTIONAL))
     ops += [(path, path, READ_ONLY | OPTIONAL | IF_SLURM) for path in SLURM_FILES]
     if prefix:
-        ops.append((prefix, here.prefix or prefix, READ_ONLY | OPTIONAL | IF_SLURM))
+        ops.append((prefix, here.prefix or prefix, READ_ONLY | OPTIONAL | SHALLOW | IF_SLURM))
+    if tools and not spec.no_slurm:
+        ops += [(place, VIEW + place, READ_ONLY | OPTIONAL | SHALLOW) for place in places]
+        ops.append((tools, TOOLS, READ_ONLY | OPTIONAL | SHALLOW))
     return [op for op in ops if op[1] not in out]
 
 
@@ -104,10 +119,11 @@ def _kernel(spec: Spec) -> list[Op]:
 
 
 def _site_files(spec: Spec) -> list[Op]:
-    wanted = [("localtime", "/etc/localtime"), ("hosts", "/etc/hosts")]
+    # Without a file of hosts Slurm's controller is not found: an image that has none gets one.
+    wanted = [("localtime", "/etc/localtime", IF_IN_IMAGE), ("hosts", "/etc/hosts", 0)]
     return [
-        (path, path, READ_ONLY | OPTIONAL | IF_IN_IMAGE)
-        for name, path in wanted
+        (path, path, READ_ONLY | OPTIONAL | flag)
+        for name, path, flag in wanted
         if name not in spec.no_mount and "bind-paths" not in spec.no_mount
     ]
 

@@ -32,19 +32,26 @@ MAX_METADATA: Final = 16 << 20
 
 DEFFILE: Final = 0x4001
 PARTITION: Final = 0x4004
+SIGNATURE: Final = 0x4005
 GENERIC_JSON: Final = 0x4006
 GENERIC: Final = 0x4007
+CRYPTO_MESSAGE: Final = 0x4008
+SBOM: Final = 0x4009
 OCI_ROOT_INDEX: Final = 0x400A
+OCI_BLOB: Final = 0x400B
 
 FS_SQUASHFS: Final = 1
 FS_EXT3: Final = 2
 FS_ENCRYPTED: Final = (5, 6)  # LUKS2 and gocryptfs
-_FS_NAMES: Final = {FS_EXT3: "ext3", 3: "archive", 4: "raw"}
+_FS_NAMES: Final = {FS_EXT3: "ext3", 3: "archive", 4: "raw", 5: "encrypted", 6: "encrypted"}
 
+PART_SYSTEM: Final = 1
 PART_PRIMARY: Final = 2
+PART_OVERLAY: Final = 4
 
 GROUP_BIT: Final = 0xF0000000  # set in every group number; alone it means "in no group"
 METADATA_NAME: Final = "inspect-metadata.json"
+NO_TIME: Final = -62135596800  # Go's zero time, in images without random parts
 # `bollard build` writes it: the SHA-256 of the primary partition's bytes, as 64 hexadecimal digits.
 DIGEST_NAME: Final = "partition.sha256"
 DIGEST_SIZE: Final = 64
@@ -96,11 +103,15 @@ def _arch_of(code: bytes) -> str | None:
 
 
 class Header:
-    """The global header. Offsets and sizes in bytes; `arch` is Go's name or None, as the primary partition's."""
+    """The global header. Offsets and sizes in bytes; `arch` is Go's name or None, as the primary partition's.
 
-    __slots__ = ("arch", "data_offset", "table_offset", "table_size", "total")
+    `raw` holds the 128 bytes, for those who show or change the rest of them.
+    """
+
+    __slots__ = ("arch", "data_offset", "raw", "table_offset", "table_size", "total")
 
     def __init__(self, raw: bytes) -> None:
+        self.raw = raw
         self.arch = _arch_of(raw[45:48])
         self.total = _i64(raw, 88)
         self.table_offset = _i64(raw, 96)
@@ -112,18 +123,36 @@ class Descriptor:
     """One used slot of the table.
 
     `id` is its number, `offset` and `size` are the object's place in the file in bytes, `extra` holds 384 bytes
-    whose meaning depends on `datatype`.
+    whose meaning depends on `datatype`; `raw` is the slot itself, and `slot` counts them from 0.
     """
 
-    __slots__ = ("datatype", "extra", "id", "name", "offset", "size")
+    __slots__ = ("datatype", "extra", "id", "name", "offset", "raw", "size", "slot")
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: bytes, slot: int = 0) -> None:
+        self.raw = raw
+        self.slot = slot
         self.datatype = _u32(raw, 0)
         self.id = _u32(raw, 5)
         self.offset = _i64(raw, 17)
         self.size = _i64(raw, 25)
         self.name = _text(raw[73:201])
         self.extra = raw[201:DESCRIPTOR_SIZE]
+
+    @property
+    def group(self) -> int:
+        """Number of its group, 0 for none."""
+        return _u32(self.raw, 9) & ~GROUP_BIT
+
+    @property
+    def link(self) -> tuple[int, bool]:
+        """What it is about: the number of an object or, when the second is true, of a group; 0 for nothing."""
+        number = _u32(self.raw, 13)
+        return number & ~GROUP_BIT, number & GROUP_BIT == GROUP_BIT
+
+    @property
+    def times(self) -> tuple[int, int]:
+        """When it was made and changed, in seconds since 1970; NO_TIME where the image does not say."""
+        return _i64(self.raw, 41), _i64(self.raw, 49)
 
     @property
     def fstype(self) -> int:
@@ -193,7 +222,7 @@ def read(fd: int, size: int, name: str = "image") -> Sif:
     for start in range(0, header.table_size, DESCRIPTOR_SIZE):
         if not table[start + 4]:
             continue
-        item = Descriptor(table[start : start + DESCRIPTOR_SIZE])
+        item = Descriptor(table[start : start + DESCRIPTOR_SIZE], start // DESCRIPTOR_SIZE)
         if item.offset < header.data_offset or item.size < 0:
             raise _damaged(name, f"object {item.id} overlaps the header or has a negative size")
         if item.id == 0 or item.id in ids:
@@ -204,6 +233,11 @@ def read(fd: int, size: int, name: str = "image") -> Sif:
     end = max([item.offset + item.size for item in used], default=0)
     if end > size:
         raise truncated(name, size, end)
+    before = None
+    for item in sorted([item for item in used if item.size], key=lambda item: item.offset):
+        if before and before.offset + before.size > item.offset:
+            raise _damaged(name, f"objects {before.id} and {item.id} overlap")
+        before = item
     return Sif(name, header, used)
 
 
@@ -229,6 +263,22 @@ def primary(sif: Sif) -> Descriptor:
     return part
 
 
+def overlays(sif: Sif) -> list[Descriptor]:
+    """The partitions to be laid over the primary one, in table order: those of its group, as Apptainer takes them."""
+    group = primary(sif).group
+    found = [d for d in sif.descriptors if d.datatype == PARTITION and d.parttype == PART_OVERLAY]
+    if group:
+        found = [d for d in found if d.group == group]
+    for item in found:
+        if item.fstype not in (FS_SQUASHFS, FS_EXT3):
+            what = _FS_NAMES.get(item.fstype, f"number {item.fstype}")
+            raise BollardError(
+                f"{sif.name}: its overlay, object {item.id}, has the filesystem {what}, neither squashfs nor ext3",
+                f"take it out with `bollard sif del {item.id} {sif.name}`",
+            )
+    return found
+
+
 def metadata(fd: int, sif: Sif) -> bytes | None:
     """The JSON text Apptainer's `inspect` prints (labels, environment, runscript), None when the image has
     none.
@@ -243,7 +293,10 @@ def metadata(fd: int, sif: Sif) -> bytes | None:
 
 def digest(fd: int, sif: Sif) -> str:
     """The SHA-256 that the file says its primary partition has, "" when it says none. Nobody has compared."""
+    primaries = [(d.id, False) for d in sif.descriptors if d.datatype == PARTITION and d.parttype == PART_PRIMARY]
     for item in sif.descriptors:
+        if item.link not in primaries:
+            continue  # of a partition that is not the primary one any more
         if item.datatype == GENERIC and item.name == DIGEST_NAME and item.size == DIGEST_SIZE:
             text = pread(fd, DIGEST_SIZE, item.offset, sif.name)
             return text.decode() if all(byte in b"0123456789abcdef" for byte in text) else ""

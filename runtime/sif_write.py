@@ -32,7 +32,6 @@ PARTITION_ALIGN: Final = 4096
 DEFAULT_GROUP: Final = 1
 MODE: Final = 0o755
 _READ_SIZE: Final = 4 << 20
-_GO_ZERO_TIME: Final = -62135596800
 _DATA_OFFSET: Final = sif.TABLE_OFFSET + sif.DEFAULT_DESCRIPTORS * sif.DESCRIPTOR_SIZE
 
 
@@ -142,8 +141,10 @@ class Writer:
         table: list[bytes] = []
         at = _DATA_OFFSET
         for item in self._objects:
-            table.append(descriptor(item.datatype, len(table) + 1, at, len(item.data), len(item.data), now, item.name))
-            at += len(item.data)
+            size = len(item.data)
+            link = len(self._objects) + 1 if item.name == sif.DIGEST_NAME else 0  # to the partition
+            table.append(descriptor(item.datatype, len(table) + 1, at, size, size, now, item.name, link=link))
+            at += size
         size = end - self.offset
         extra = _le(sif.FS_SQUASHFS, 4) + _le(sif.PART_PRIMARY, 4) + self._arch
         number = len(table) + 1
@@ -193,10 +194,12 @@ def descriptor(
     time: int,
     name: str,
     extra: bytes = b"",
+    group: int = DEFAULT_GROUP,
+    link: int = 0,
 ) -> bytes:
-    """One used slot of the table, 585 bytes, in the default group; `number` counts from 1."""
+    """One used slot of the table, 585 bytes; `number` counts from 1, `group` 0 is none."""
     text = name.encode("utf-8", "surrogateescape")[:128]
-    front = (_le(datatype, 4), b"\1", _le(number, 4), _le(sif.GROUP_BIT | DEFAULT_GROUP, 4), _le(0, 4))
+    front = (_le(datatype, 4), b"\1", _le(number, 4), _le(sif.GROUP_BIT | group, 4), _le(link, 4))
     numbers = (offset, size, padded_size, time, time, 0, 0)
     return b"".join((*front, *(_le(n, 8) for n in numbers), text.ljust(128, b"\0"), extra.ljust(384, b"\0")))
 
@@ -210,7 +213,7 @@ def timestamp() -> int:
     """The time to write into the image: now, or Go's zero time in a reproducible one."""
     import time
 
-    return _GO_ZERO_TIME if reproducible() else int(time.time())
+    return sif.NO_TIME if reproducible() else int(time.time())
 
 
 def exists(target: str) -> BollardError:

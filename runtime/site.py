@@ -120,6 +120,8 @@ def completed(values: list[tuple[str, str]], here: Site) -> list[tuple[str, str]
         answers.append(("no-mount", "cwd"))
     if here.writable and not asked & {"writable", "writable-tmpfs", "overlay", "compat"}:
         answers.append(("writable-tmpfs", "1"))
+    if not here.mpirun and "no-mpirun" not in asked:
+        answers.append(("no-mpirun", "1"))
     return [*values, *answers]
 
 

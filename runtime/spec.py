@@ -10,7 +10,7 @@ rows of `options.TABLE` and:
     cwd          the directory the tasks start in
     userhome     $HOME of the client
     id           inode.size.mtime of the image file, so that a rebuilt image is another container
-    multi-prog   1 under srun --multi-prog
+    multi-prog   under srun --multi-prog: 2, for srun puts the launcher before each program itself
     verbose      when the client began, in ns since 1970; last, and cut off on the node: it makes no other container
 
 Runs on the node path: no import but errors.
@@ -85,7 +85,11 @@ class Spec:
     save: str = ""
     unshare: tuple[str, ...] = ()
     hostname: str = ""
+    app: str = ""  # one of the image's apps, /scif/apps/NAME
     dns: tuple[str, ...] = ()
+    no_slurm: bool = False
+    no_mpirun: bool = False
+    options: bytes = b""  # spec text of the options alone, for another container like this one
     verbose: bool = False
 
     def __init__(self, image: str = "", **fields: object) -> None:
@@ -269,6 +273,12 @@ def _inside(option: str, path: str) -> str:
     return path
 
 
+def _app(name: str) -> str:
+    if "/" in name or name in (".", ".."):
+        raise BollardError(f"app {name!r} is not the name of an app", "see `bollard inspect --list-apps IMAGE`")
+    return name
+
+
 def _overlay(text: str, cwd: str, home: str) -> tuple[str, bool]:
     path, _, mode = text.rpartition(":") if text.endswith((":ro", ":rw")) else (text, "", "")
     return absolute(path, cwd, home), mode == "ro"
@@ -332,7 +342,7 @@ def make(values: list[tuple[str, str]]) -> Spec:
         raise BollardError(f"network {last('network')!r} cannot be had without root", "use --network=none, or no --net")
     if on("writable") and (on("writable-tmpfs") or last("overlay")):
         raise BollardError("writable does not go with writable-tmpfs or an overlay", "choose one of them")
-    return Spec(
+    made = Spec(
         image=absolute(last("image"), cwd, host_home) if last("image") else "",
         asked=last("asked") or last("image") or name,
         cwd=cwd,
@@ -358,6 +368,46 @@ def make(values: list[tuple[str, str]]) -> Spec:
         save=absolute(last("save"), cwd, host_home) if last("save") else "",
         unshare=_unshare(given, _list(given.get("unshare", [])), contain_all),
         hostname=last("hostname"),
+        app=_app(last("app")),
         dns=_list(given.get("dns", [])),
+        no_slurm=on("no-slurm"),
+        no_mpirun=on("no-mpirun"),
         verbose=on("verbose"),
     )
+    made.options = _options(values, made)
+    return made
+
+
+# Keys that say which container, and not what it is to be like; and those whose paths are told as they were resolved.
+_NOT_OPTIONS = frozenset(("image", "asked", "cwd", "userhome", "id", "multi-prog", "verbose", "save"))
+_WITH_PATHS = frozenset(("bind", "mounts", "mount", "home", "workdir", "overlay"))
+
+
+def _options(values: list[tuple[str, str]], made: Spec) -> bytes:
+    """The options among `values` as spec text that means the same in any directory."""
+    found = [(name, value) for name, value in values if name not in _NOT_OPTIONS and name not in _WITH_PATHS]
+    names = {name for name, _ in values}
+    if made.binds:
+        found.append(("mounts", ",".join(_bind_words(bind) for bind in made.binds)))
+    if "home" in names and made.home:
+        found.append(("home", f"{_escaped(made.home_source)}:{_escaped(made.home)}"))
+    if made.workdir:
+        found.append(("workdir", made.workdir))
+    found += [("overlay", path + (":ro" if read_only else "")) for path, read_only in made.overlays]
+    return text(found) if found else b""
+
+
+def _bind_words(bind: Bind) -> str:
+    """What parse_bind makes this of, as --container-mounts has it."""
+    source, target, flags = bind
+    if flags & (TMPFS | UMOUNT):
+        words = [word for word in source.split(",") if word]
+        source = "tmpfs" if flags & TMPFS else "umount"
+    else:
+        words, source = [], _escaped(source)
+    words += [word for word, flag in _FLAGS.items() if flag & flags]
+    return ":".join([source, _escaped(target), "+".join(words)] if words else [source, _escaped(target)])
+
+
+def _escaped(path: str) -> str:
+    return "".join("\\" + c if c in ":,\\" else c for c in path)

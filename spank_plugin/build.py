@@ -13,6 +13,7 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. What it makes, t
     squashfuse-owner   the like, for files that shall be the user's, where the other has no uid=
     check.sqfs         an image for `bollard site check`, where squashfs-tools are there to make it
     python/bollard/    the Python packages, compiled, and the C they were built with, to build them again
+    inside/bin/        what starts the host's Slurm commands from containers
     session/           a keeper covers it, in its own mount namespace
 """
 
@@ -42,6 +43,7 @@ if not __package__:  # a checkout, where the packages go by the names of their f
 
 from bollard.runtime import options  # noqa: E402
 from bollard.runtime.errors import BollardError  # noqa: E402
+from bollard.spank_plugin import build_inside  # noqa: E402
 
 WARNINGS = ["-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
 
@@ -115,14 +117,13 @@ def slurm_include() -> Path | None:
 
 def slurm_version() -> str:
     """The release whose headers are compiled in, as "22.05.8"; "" when they do not tell."""
-    folder = slurm_include()
-    for name in ("slurm_version.h", "slurm.h"):  # the second before 21.08
+    folder = slurm_include() or Path("/usr/include")
+    for name in ("slurm_version.h", "slurm.h"):  # in slurm.h before 21.08
         try:
-            text = (folder / "slurm" / name).read_text() if folder else ""
+            lines = (folder / "slurm" / name).read_text(errors="replace").splitlines()
         except OSError:
             continue
-        for line in text.splitlines():
-            words = line.split()
+        for words in map(str.split, lines):
             if words[:2] == ["#define", "SLURM_VERSION_NUMBER"]:
                 number = int(words[2], 16)
                 return f"{number >> 16}.{number >> 8 & 0xFF:02}.{number & 0xFF}"
@@ -147,7 +148,8 @@ def require() -> None:
             debian.append(deb)
             el.append(rpm)
     if missing:
-        hint = f"install {' '.join(dict.fromkeys(debian))} (Debian) or {' '.join(dict.fromkeys(el))} (EL)"
+        packages = " ".join(dict.fromkeys(debian)), " ".join(dict.fromkeys(el))
+        hint = f"install {packages[0]}" + (f" (Debian) or {packages[1]} (EL)" if len(set(packages)) > 1 else "")
         if not slurm_include():
             hint += ", or set SLURM_INCLUDE_DIR to the directory that holds slurm/spank.h's folder"
         raise BollardError(f"cannot build, missing here: {', '.join(missing)}", hint)
@@ -222,6 +224,20 @@ def build_shim(out: Path, work: Path, prefix: str) -> None:
 
 def build_launcher(out: Path) -> None:
     compile_c(out / "bollard-enter", [HERE / "enter.c", HERE / "wire.c"], "-static")
+
+
+def build_tools(out: Path, work: Path, prefix: str, slurm_conf: str) -> None:
+    """What starts this node's Slurm commands from a container: one program under all their names, one library."""
+    found = build_inside.find(Path(slurm_conf), prefix)
+    (work / "host_slurm.h").write_text(build_inside.header(found, prefix))
+    folder = out / "inside/bin"
+    folder.mkdir(parents=True)
+    sources = [HERE / name for name in ("inside.c", "mpirun.c", "program.c")]
+    compile_c(folder / build_inside.PROGRAM, sources, "-static", f"-I{work}")
+    compile_c(folder / "paths.so", [HERE / "paths.c"], "-shared", "-fPIC", f"-I{work}", "-ldl")
+    for name in (*(name for name, _ in found.commands), *build_inside.MPIRUN) if found else ():
+        (folder / name).symlink_to(build_inside.PROGRAM)
+    (out / "python/bollard/runtime/host_slurm.py").write_text(build_inside.module(found, prefix))
 
 
 def search_path() -> list[str]:
@@ -321,7 +337,7 @@ def make_check_image(out: Path, work: Path) -> None:
         subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
 
 
-def make(out: Path, work: Path, prefix: str) -> None:
+def make(out: Path, work: Path, prefix: str, slurm_conf: str = "/etc/slurm") -> None:
     """Everything that is to lie under `prefix`, into the empty directory `out`."""
     require()
     (out / "session").mkdir()
@@ -329,6 +345,7 @@ def make(out: Path, work: Path, prefix: str) -> None:
     copy_python(out)
     build_shim(out, work, prefix)
     build_launcher(out)
+    build_tools(out, work, prefix, slurm_conf)
     copy_server(out)
     build_runtime(out, work, prefix)
     build_syscalls(out / "python/bollard/runtime", work)

@@ -54,7 +54,10 @@ Found = Iterator[Finding]
 
 def findings(where: Where) -> Found:
     """Every finding on this node, in the order in which they matter."""
+    there = os.path.exists(f"{where.prefix}/{install.MANIFEST}")
     for check in CHECKS:
+        if not there and check in OF_INSTALLATION[1:]:
+            continue  # the first of them says so
         try:
             yield from check(where)
         except (BollardError, OSError, subprocess.SubprocessError, ValueError) as error:
@@ -407,12 +410,7 @@ def _run(where: Where, image: str) -> Found:
     yield Finding("container", OK if worked else FAILURE, text, "" if worked else fix)
 
 
-CHECKS: tuple[Callable[[Where], Found], ...] = (
-    _kernel,
-    _user_namespaces,
-    _mounts,
-    _c_library,
-    _cgroups,
+OF_INSTALLATION: tuple[Callable[[Where], Found], ...] = (
     _installation,
     _owners,
     _squashfuse,
@@ -421,6 +419,15 @@ CHECKS: tuple[Callable[[Where], Found], ...] = (
     _slurm,
     _plugstack,
     _plugin,
+    _container,
+)
+CHECKS: tuple[Callable[[Where], Found], ...] = (
+    _kernel,
+    _user_namespaces,
+    _mounts,
+    _c_library,
+    _cgroups,
+    *OF_INSTALLATION[:-1],
     _slurm_settings,
     _pmi,
     _munge,

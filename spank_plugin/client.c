@@ -29,6 +29,7 @@ typedef int option_set_fn(void *opt, const char *name, const char *value, bool e
 static struct {
 	char *own;                       /* --container, where Slurm has no such option */
 	char *values[OPTION_COUNT];      /* of the options registered here */
+	char *here;                      /* options of the container this process is in, for a step like it */
 	char *around;                    /* the spec of the salloc that started this srun as its shell, or NULL */
 } given;
 
@@ -140,6 +141,10 @@ int client_init(spank_t spank)
 	struct spank_option container = { "container", "IMAGE", "run each task in the container IMAGE", 1, -1,
 					  on_option };
 
+	/* mpirun in a container (inside.c): its ranks belong in a container like that. */
+	if (getenv("BOLLARD_AS_HERE") && getenv("BOLLARD_OPTIONS") && !(given.here = strdup(getenv("BOLLARD_OPTIONS"))))
+		fail("out of memory");
+	unsetenv("BOLLARD_AS_HERE");
 	/* Inherited from a job around this one: Slurm's rule is that steps do not inherit a container. */
 	unsetenv("SLURM_CONTAINER");
 	if (getenv(ENV_SPEC) && !(given.around = strdup(getenv(ENV_SPEC))))
@@ -305,7 +310,16 @@ static char *make_spec(const char *container, const char *cwd, int multi_prog)
 	if (add_variables(&spec))
 		plain = 0;
 	if (multi_prog)
-		add(&spec, "multi-prog", "1");
+		add(&spec, "multi-prog", "2");  /* see client_local_user_init() */
+	if (given.here) {  /* finished spec text: spec.py, options */
+		char *grown = realloc(spec.at, spec.size + strlen(given.here) + 2);
+
+		if (!grown)
+			fail("out of memory");
+		spec.at = grown;
+		spec.size += (size_t) sprintf(spec.at + spec.size, " %s", given.here);
+		plain = 0;
+	}
 	for (int i = 0; i < OPTION_COUNT; i++)  /* verbose is the last row of the table: see stepd_init() */
 		if (given.values[i] && i != OPTION_IMAGE) {
 			add(&spec, OPTIONS[i].name, given.values[i]);
@@ -352,23 +366,30 @@ static const char *take_over(void *opt, option_get_fn *get)
 	return container;
 }
 
-/* Whether this command line has several components, parted by a colon. */
-static int heterogeneous(void)
+/* slurm_option_get() has words for "not given" and "not for this command". */
+static int is_set(const char *value)
 {
+	return value && strcmp(value, "unset") != 0 && strcmp(value, "invalid-context") != 0;
+}
+
+/* Whether this srun starts several components: parted by a colon, or those of a heterogeneous job. */
+static int heterogeneous(void *opt, option_get_fn *get)
+{
+	const char *groups = get(opt, "het-group");
 	static char line[1 << 16];
 	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
 	ssize_t size = fd < 0 ? -1 : read(fd, line, sizeof(line));
 
 	if (fd >= 0)
 		close(fd);
-	return size < 0 || size == sizeof(line) || memmem(line, (size_t) size, "\0:\0", 3) != NULL;
+	return (is_set(groups) && strpbrk(groups, ",-")) || size < 0 || size == sizeof(line) || memmem(line, (size_t) size, "\0:\0", 3) != NULL;
 }
 
 /* Slurm's own records (squeue, sacct) shall name the image. srun sends its option to slurmctld after this hook,
  * and to the nodes only after client_local_user_init(), which takes it away again; but in a heterogeneous step each
  * component has a copy. sbatch's goes to the node as well, where Slurm ignores it when there is no oci.conf, but
  * gives the job up when the working directory is missing. */
-static void show_container(void *opt, const char *spec, const char *cwd)
+static void show_container(void *opt, option_get_fn *get, const char *spec, const char *cwd)
 {
 	option_set_fn *set = (option_set_fn *) dlsym(RTLD_DEFAULT, "slurm_option_set");
 	const char *image = spec + strlen("image="), *end = strchrnul(spec, ' ');
@@ -376,18 +397,12 @@ static void show_container(void *opt, const char *spec, const char *cwd)
 
 	if (strncmp(spec, "image=/", strlen("image=/")) != 0)
 		return;  /* a container's name alone */
-	if (spank_context() == S_CTX_LOCAL ? heterogeneous() : slurm_has_oci_conf() || access(cwd, X_OK) < 0)
+	if (spank_context() == S_CTX_LOCAL ? heterogeneous(opt, get) : slurm_has_oci_conf() || access(cwd, X_OK) < 0)
 		return;
 	path = strndup(image, (size_t) (end - image));
 	if (set && path && !strchr(path, '%'))
 		set(opt, "container", path, false);
 	free(path);
-}
-
-/* slurm_option_get() has words for "not given" and "not for this command". */
-static int is_set(const char *value)
-{
-	return value && strcmp(value, "unset") != 0 && strcmp(value, "invalid-context") != 0;
 }
 
 /* Whether two specs, or none, are the same but for --container-verbose, which stands last. */
@@ -503,8 +518,10 @@ int client_post_opt(spank_t spank)
 			fail("out of memory");
 		if (spec && opt && get && spank_context() == S_CTX_ALLOCATOR)
 			guard_script(opt, get);
-		if (spec && opt && !given.own)
-			show_container(opt, spec, chdir_to ? chdir_to : "/");
+		if (spec && opt && get && spank_context() == S_CTX_LOCAL && is_set(multi_prog) && heterogeneous(opt, get))
+			fail("--multi-prog in a container does not go with components; start each with an srun of its own");
+		if (spec && opt && get && !given.own)
+			show_container(opt, get, spec, chdir_to ? chdir_to : "/");
 	} else if ((spec || spank_context() == S_CTX_LOCAL) && !same_container(spec, first)) {
 		fail("the components of one job step must all have the same --container; "
 		     "start those that differ with an srun of their own");
@@ -516,9 +533,60 @@ int client_post_opt(spank_t spank)
 	return 0;
 }
 
+/* Where srun keeps a component's argv: word `at` of its options, or of their part `part`. */
+struct place {
+	void *argv;
+	int found, part, at;
+};
+
+static void **words_of(void *options, int part)
+{
+	return part < 0 ? options : ((void **) options)[part];
+}
+
+/* Slurm's own slurm_opt_t (src/common/slurm_opt.h): four parts, of which a command has one, then the common
+ * options. argv is among the first words of the part for srun up to 22.05, of the common ones since. */
+static int look_for_argv(void *options, void *wanted)
+{
+	struct place *place = wanted;
+
+	for (int part = -1; part < 4 && !place->found; part++)
+		for (int at = 0; words_of(options, part) && at < (part < 0 ? 16 : 8) && !place->found; at++)
+			if (words_of(options, part)[at] == place->argv)
+				*place = (struct place) { place->argv, 1, part, at };
+	return 0;
+}
+
+/* No program has such a name, for the launcher is no directory: only stepd.c can make a command of it. */
+static int name_below_launcher(void *options, void *known)
+{
+	struct place *place = known;
+	char **argv = words_of(options, place->part) ? words_of(options, place->part)[place->at] : NULL, *name;
+
+	if (argv && argv != place->argv && argv[0] && asprintf(&name, BOLLARD_PREFIX "/bollard-enter/%s", argv[0]) >= 0)
+		argv[0] = name;
+	return 0;
+}
+
+/* Of a heterogeneous step only the first component comes to the hook below. */
+static void guard_components(char **argv)
+{
+	typedef int each_fn(void *list, int (*function)(void *item, void *arg), void *arg);
+	void **list = dlsym(RTLD_DEFAULT, "opt_list");
+	each_fn *each = (each_fn *) dlsym(RTLD_DEFAULT, "slurm_list_for_each");
+	struct place place = { argv, 0, 0, 0 };
+
+	if (!list || !*list)
+		return;
+	if (each)
+		each(*list, look_for_argv, &place);
+	if (!place.found)
+		fail("this Slurm hides the commands of a heterogeneous step; start each component with an srun of its own");
+	each(*list, name_below_launcher, &place);
+}
+
 /* Put the launcher before each program here, just before the step is sent: a node without this plugin then ends
- * the task with a reason, or with "No such file", and never runs the program on the host. Of a heterogeneous step
- * only the first component comes here: for the others the node puts the launcher first. */
+ * the task with a reason, or with "No such file", and never runs the program on the host. */
 int client_local_user_init(spank_t spank)
 {
 	static char launcher[] = BOLLARD_PREFIX "/bollard-enter";
@@ -544,6 +612,7 @@ int client_local_user_init(spank_t spank)
 		argv[1] = text;  /* srun's from here on, until it ends */
 		return 0;
 	}
+	guard_components(argv);
 	/* The file that --bcast has copied becomes the program after this hook (23.02.4 and later). */
 	copy = opt && get && slurm_version(spank) >= 2302 ? get(opt, "bcast") : NULL;
 	if (setenv(ENV_ARGV0, is_set(copy) ? copy : argv[0], 1) < 0)

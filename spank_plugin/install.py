@@ -26,10 +26,13 @@ from typing import Any, NamedTuple
 
 from bollard.runtime import owners, site, site_config
 from bollard.runtime.errors import BollardError
-from bollard.spank_plugin import build, plugstack
+from bollard.spank_plugin import build, build_inside, plugstack
 
 MANIFEST = "manifest.json"
-MODES = {"bollard-enter": 0o755, "squashfuse": 0o711, "squashfuse2": 0o711, "squashfuse-owner": 0o711}
+MODES = {
+    "bollard-enter": 0o755, build_inside.PROGRAM: 0o755, "squashfuse": 0o711, "squashfuse2": 0o711,
+    "squashfuse-owner": 0o711,
+}  # fmt: skip
 
 Say = Callable[[str], None]
 
@@ -101,7 +104,7 @@ def install(where: Where, say: Say) -> None:
         work, out = Path(scratch, "work"), Path(scratch, "out")
         work.mkdir()
         out.mkdir()
-        build.make(out, work, where.prefix)
+        build.make(out, work, where.prefix, where.slurm_conf)
         (out / site.NAME).write_bytes(site_config.compiled(settings, where.prefix))
         manifest = _described(out)
         manifest["where"] = {"slurm_conf": where.slurm_conf, "bin": where.bin, "config": where.config}
@@ -148,7 +151,7 @@ def _existing(paths: Iterable[str]) -> list[str]:
 def _refuse(faults: list[owners.Fault]) -> None:
     if faults:
         more = f" (and {len(faults) - 1} more: see `bollard site check`)" if len(faults) > 1 else ""
-        raise BollardError(f"root would run what is not root's alone: {faults[0].text}{more}", f"run {faults[0].fix}")
+        raise BollardError(f"root would run what is not root's alone: {faults[0].text}{more}", faults[0].fix)
 
 
 def _described(out: Path) -> dict[str, Any]:
@@ -186,11 +189,12 @@ def read_manifest(prefix: str) -> dict[str, Any]:
 
 def _copy_tree(out: Path, target: Path, manifest: dict[str, Any]) -> None:
     (out / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    shutil.copytree(out, target)
+    shutil.copytree(out, target, symlinks=True)
     for path in [target, *target.rglob("*")]:
-        path.chmod(MODES.get(path.name, 0o755 if path.is_dir() else 0o644))
+        if not path.is_symlink():
+            path.chmod(MODES.get(path.name, 0o755 if path.is_dir() else 0o644))
         if os.geteuid() == 0:
-            os.chown(path, 0, 0)
+            os.chown(path, 0, 0, follow_symlinks=False)
 
 
 def _pack(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
@@ -372,6 +376,7 @@ def uninstall(where: Where, say: Say) -> None:
         left.append(f"{where.config}: yours")
     for line in left:
         say(f"left {line}")
+    say("--container is Slurm's own from here on: without an oci.conf it runs such jobs on the host, silently")
 
 
 def _names(folder: str) -> list[str]:

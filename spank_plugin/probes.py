@@ -28,10 +28,7 @@ def attempt(probe: Callable[[], str], seconds: float = _SECONDS) -> tuple[bool, 
             become_user()
             os.write(writer, b"+" + probe().encode())
         except BaseException as error:  # noqa: BLE001 - it is the result
-            text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else one_line(error)
-            if isinstance(error, BollardError):
-                text = error.message  # what to do is the check's to say
-            os.write(writer, b"-" + text.encode("utf-8", "replace"))
+            os.write(writer, b"-" + _words(error).encode("utf-8", "replace"))
         finally:
             os._exit(0)
     os.close(writer)
@@ -44,6 +41,12 @@ def attempt(probe: Callable[[], str], seconds: float = _SECONDS) -> tuple[bool, 
     if not said:
         return False, f"no answer within {seconds:.0f} s" if not ready else "the attempt was killed"
     return said[0] == "+", said[1:]
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or 'system call'}: {error.strerror}"
+    return error.message if isinstance(error, BollardError) else one_line(error)  # the hint is the check's to give
 
 
 def become_user() -> None:

@@ -319,6 +319,12 @@ static const char *program_of(spank_t spank)
 
 	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1)
 		return "";
+	if (strncmp(argv[0], LAUNCHER "/", strlen(LAUNCHER "/")) == 0 && strlen(argv[0]) < sizeof(first)) {
+		strcpy(first, argv[0] + strlen(LAUNCHER "/"));
+		argv[0][strlen(LAUNCHER)] = '\0';  /* in place, for Slurm frees it */
+		step.launched = 1;
+		return first;
+	}
 	step.launched = strcmp(argv[0], LAUNCHER) == 0;
 	if (!step.launched)
 		spank_unsetenv(spank, ENV_ARGV0);  /* another component's */
@@ -453,7 +459,7 @@ static int put_launcher_first(spank_t spank)
 	    (step.named && spank_setenv(spank, ENV_SPEC, step.spec, 1) != ESPANK_SUCCESS) ||
 	    (step.verbose && spank_setenv(spank, ENV_VERBOSE, step.verbose, 1) != ESPANK_SUCCESS))
 		return -1;
-	if (strstr(step.spec, " multi-prog="))
+	if (strstr(step.spec, " multi-prog=2") || (!prepend && strstr(step.spec, " multi-prog=")))
 		return 0;
 	if (step.launched) {
 		first = first_argument(spank, step.program);

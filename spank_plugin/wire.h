@@ -9,7 +9,7 @@
 #include <sys/types.h>
 
 /* First byte a peer sends to the keeper. */
-enum { WIRE_LIFELINE = 'L', WIRE_TASK = 'T' };
+enum { WIRE_LIFELINE = 'L', WIRE_QUESTION = 'Q', WIRE_TASK = 'T' };
 
 /* What a launcher that waits for its program sends when that has ended; the keeper answers when it may end too. */
 enum { WIRE_DONE = 'D' };

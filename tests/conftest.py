@@ -28,3 +28,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="test the plugin that is on the nodes; without it, this checkout is installed there first",
     )
+    parser.getgroup("peers", "Apptainer").addoption("--apptainer-tree", help="file tree with apptainer (tests/peers)")

@@ -185,6 +185,17 @@ def test_root_in_the_container_is_no_root_of_the_host(cluster: Cluster, images: 
         assert done.rc != 0 and done.out == "", (command, done)
 
 
+def test_root_in_the_container_and_mpi(cluster: Cluster, images: Images) -> None:
+    """PMIx's server knows the host's user ids; a refused task made its slurmstepd wait for ever."""
+    words = ["-N1", "-n2", f"--container={images.mpi}", "--container-remap-root"]
+    done = cluster.srun(*words, "--mpi=pmi2", "/opt/mpi/mpich_ring")
+    assert done.rc == 0 and "sum ok" in done.out, done
+    known = cluster.exec(["srun", "--mpi=list"])
+    if "pmix" in known.out + known.err:  # Debian's newest has none
+        refused = cluster.srun(*words, "--mpi=pmix", "/opt/mpi/ompi_ring")
+        assert refused.rc == 255 and refused.out == "" and "PMIx" in refused.complaints()[0], refused
+
+
 def test_own_namespaces(cluster: Cluster, images: Images) -> None:
     look = ["sh", "-c", "readlink /proc/self/ns/net /proc/self/ns/ipc /proc/self/ns/uts; grep -c : /proc/net/dev"]
     outside = good(cluster.srun("-w", "n1", *look)).split()

@@ -71,13 +71,14 @@ def test_variables_reach_the_task(cluster: Cluster, images: Images) -> None:
 
 
 def test_variables_of_the_images(cluster: Cluster, images: Images) -> None:
-    """PATH is the image's and LD_LIBRARY_PATH not the host's, as with Apptainer; HOME is the user's."""
+    """PATH is the image's, after Slurm's commands, and LD_LIBRARY_PATH not the host's, as with Apptainer; HOME is the
+    user's."""
     given = {"PATH": "/home/alice/bin:/usr/bin", "LD_LIBRARY_PATH": "/host/lib", "HOME": "/home/alice"}
     done = cluster.srun(
         f"--container={images.small}", "sh", "-c", "echo $PATH; echo $LD_LIBRARY_PATH; echo $HOME", env=given
     )
     path, library, home = good(done).splitlines()
-    assert path == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert path == "/run/bollard/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     assert "/host/lib" not in library
     assert home == "/home/alice"
 
@@ -88,7 +89,7 @@ def test_a_shell_is_told_where_it_is(cluster: Cluster, images: Images) -> None:
 
 
 def test_slurms_variables_are_the_tasks(cluster: Cluster, images: Images) -> None:
-    look = ["bash", "-c", "env | grep ^SLURM_ | grep -vE '_(ID|JOBID|PORT|PID|TIME)=|CLUSTER=' | sort"]
+    look = ["bash", "-c", "env | grep ^SLURM_ | grep -vE '_(ID|JOBID|SLUID|PORT|PID|TIME)=|CLUSTER=' | sort"]
     inside = cluster.srun("-w", "n1", "-n2", "--label", f"--container={images.small}", *look)
     outside = cluster.srun("-w", "n1", "-n2", "--label", *look)
     assert inside.lines() == outside.lines() and len(inside.lines()) > 40

@@ -18,6 +18,19 @@ SETTINGS = {"OMPI_MCA_mpi_yield_when_idle": "1"}
 SETTINGS_6 = {**SETTINGS, "OMPI_MCA_btl_tcp_if_include": "lo,eth0"}
 
 
+# Debian's Slurm 26.05 comes without the plugin for PMIx: srun itself refuses, before any container.
+WITHOUT_PMIX = ("sid",)
+NO_PMIX = "srun: error: Invalid MPI type 'pmix', --mpi=list for acceptable types\n"
+
+
+def lacks(cluster: Cluster, mpi: str, done: Result) -> bool:
+    """Whether this release lacks that wire-up; then the step must have been refused by Slurm, and by nobody else."""
+    if mpi != "pmix" or cluster.suite not in WITHOUT_PMIX:
+        return False
+    assert done.rc != 0 and NO_PMIX in done.out + done.err and not done.complaints() and "rank " not in done.out, done
+    return True
+
+
 def world(done: Result) -> dict[int, str]:
     """Which rank was on which node; everything else about the run must be right."""
     lines = done.out.splitlines()
@@ -36,12 +49,14 @@ def block(nodes: int, tasks: int) -> dict[int, str]:
 @pytest.mark.parametrize("tasks", [1, 4])
 def test_one_node(cluster: Cluster, images: Images, library: str, tasks: int) -> None:
     options = ["-N1", f"-n{tasks}", f"--mpi={FLAVOURS[library]}", f"--container={images.mpi}"]
-    assert world(cluster.srun(*options, f"/opt/mpi/{library}_ring", env=SETTINGS)) == block(1, tasks)
+    done = cluster.srun(*options, f"/opt/mpi/{library}_ring", env=SETTINGS)
+    assert lacks(cluster, FLAVOURS[library], done) or world(done) == block(1, tasks)
 
 
 def test_open_mpi_four_ranks_on_two_nodes(cluster: Cluster, images: Images) -> None:
     done = cluster.srun("-N2", "-n4", "--mpi=pmix", f"--container={images.mpi}", "/opt/mpi/ompi_ring", env=SETTINGS)
-    assert set(world(done).values()) == {"n1", "n2"} and len(world(done)) == 4
+    if not lacks(cluster, "pmix", done):
+        assert set(world(done).values()) == {"n1", "n2"} and len(world(done)) == 4
 
 
 # On several nodes, Debian 12's MPICH 4.0.2 often hangs in MPI_Finalize, on the host as well: see the test below.
@@ -55,7 +70,7 @@ def test_sixteen_ranks_on_four_nodes(cluster: Cluster, images: Images, library: 
     image = images.sif(suite, "mpi")
     options = ["-N4", "--ntasks-per-node=4", f"--mpi={FLAVOURS[library]}", f"--container={image}"]
     done = cluster.srun(*options, f"/opt/mpi/{library}_ring", env=SETTINGS, seconds=120)
-    assert world(done) == block(4, 16)
+    assert lacks(cluster, FLAVOURS[library], done) or world(done) == block(4, 16)
 
 
 MATRIX = [
@@ -73,7 +88,8 @@ def test_images_of_other_releases(cluster: Cluster, images: Images, library: str
     image = images.sif(suite, "mpi")
     options = [f"-N{nodes}", f"--ntasks-per-node={2 // nodes}", f"--mpi={FLAVOURS[library]}", f"--container={image}"]
     settings = SETTINGS_6 if suite == "sid" else SETTINGS
-    assert world(cluster.srun(*options, f"/opt/mpi/{library}_ring", env=settings)) == block(nodes, 2)
+    done = cluster.srun(*options, f"/opt/mpi/{library}_ring", env=settings)
+    assert lacks(cluster, FLAVOURS[library], done) or world(done) == block(nodes, 2)
 
 
 def test_mpich_that_may_hang_at_its_end(cluster: Cluster, images: Images, work: Work) -> None:
@@ -94,7 +110,7 @@ def test_cross_memory_attach(cluster: Cluster, images: Images, library: str) -> 
     done = cluster.srun(
         "-N1", "-n4", f"--mpi={FLAVOURS[library]}", f"--container={images.mpi}", f"/opt/mpi/{library}_cma", env=SETTINGS
     )
-    assert done.rc == 0 and done.out.count("cma ok\n") == 4, done
+    assert lacks(cluster, FLAVOURS[library], done) or (done.rc == 0 and done.out.count("cma ok\n") == 4), done
 
 
 @pytest.mark.parametrize("flavour", ["pmix", "pmi2"])
@@ -106,6 +122,8 @@ def test_hello_joins_without_mpi(cluster: Cluster, images: Images, flavour: str,
         f"-N{nodes}", "-n4", f"--mpi={flavour}", f"--container={image}", "python3", "-m", "bollard.mpi.hello",
         env={"BOLLARD_BIND": "/usr/lib/bollard/python:/opt/bollard", "PYTHONPATH": "/opt/bollard"},
     )  # fmt: skip
+    if lacks(cluster, flavour, done):
+        return
     assert done.rc == 0 and len(done.lines()) == 4, done
     assert all(line.endswith(" says ok") for line in done.lines()), done
 
@@ -114,10 +132,12 @@ def test_an_mpi_step_after_another(cluster: Cluster, images: Images) -> None:
     """The keeper of the first step is used again: the wire-up of the second is its own."""
     step = f"srun -Q -n4 --mpi=pmix --container={images.mpi} /opt/mpi/ompi_ring"
     done = cluster.exec(["salloc", "-Q", "-N2", "-n4", "bash", "-c", f"{step} && {step}"], env=SETTINGS)
-    assert done.rc == 0 and done.out.count("sum ok\n") == 2 and done.out.count("of 4 on") == 8, done
+    if not lacks(cluster, "pmix", done):
+        assert done.rc == 0 and done.out.count("sum ok\n") == 2 and done.out.count("of 4 on") == 8, done
 
 
 def test_mpi_from_a_script_in_a_container(cluster: Cluster, images: Images, work: Work) -> None:
     """srun of the image, inside; its step is in a container of its own."""
     script = f"#!/bin/sh\nexec srun --mpi=pmix --container={images.mpi} /opt/mpi/ompi_ring\n"
-    assert len(world(cluster.batch(script, work, "-N2", "-n4", f"--container={images.mpi}", env=SETTINGS))) == 4
+    done = cluster.batch(script, work, "-N2", "-n4", f"--container={images.mpi}", env=SETTINGS)
+    assert lacks(cluster, "pmix", done) or len(world(done)) == 4

@@ -75,6 +75,17 @@ def test_multi_prog(cluster: Cluster, images: Images, work: Work, lacking: str) 
     assert not work.exists("marker.0") and not work.exists("marker.1")
 
 
+def test_heterogeneous_steps(cluster: Cluster, images: Images, work: Work, lacking: str) -> None:
+    """Every component is guarded, the first and the last."""
+    for nodes in (("n1", NODE), (NODE, "n1")):
+        words = [["-w", node, "-n1", f"--container={images.small}", "touch", f"{work.path}/{node}"] for node in nodes]
+        done = cluster.srun(*words[0], ":", *words[1])
+        assert done.rc != 0 and not work.exists(NODE), done
+        assert refused(done.err, lacking) or f"{PREFIX}/bollard-enter/touch: Not a directory" in done.err or (
+            f"{PREFIX}/bollard-enter/touch: No such file or directory" in done.err
+        ), done
+
+
 @pytest.mark.parametrize("place", ["/tmp/copied", "/tmp/"])
 def test_bcast(cluster: Cluster, images: Images, work: Work, lacking: str, place: str) -> None:
     work.write("program", f"#!/bin/sh\ntouch {work.path}/marker\n")

@@ -12,8 +12,9 @@ from cluster import Cluster, Images, Work, good, until
 
 # Different from one run to the next by themselves: numbers of jobs, ports and processes.
 VARYING = re.compile(
-    r"^(SLURM_(JOB_ID|JOBID|STEP_LAUNCHER_PORT|SRUN_COMM_PORT|TASK_PID|WORKING_CLUSTER|JOB_START_TIME|JOB_END_TIME)"
-    r"|SLURMD_TRES_BIND|PMIX?_\w+|SLURM_PMIX?\w*|TMPDIR|OMPI_MCA_\w+|_)=.*$",
+    r"^(SLURM_(JOB_ID|JOBID|JOB_SLUID|STEP_LAUNCHER_PORT|SRUN_COMM_PORT|TASK_PID|WORKING_CLUSTER|JOB_START_TIME|JOB_END_TIME)"
+    r"|SLURMD_TRES_BIND|PMIX?_\w+|SLURM_PMIX?\w*|TMPDIR|OMPI_MCA_\w+|_)=.*$"
+    r"|^\[[-0-9T:.]+\] ",  # before slurmstepd's own errors since 25.05
     re.MULTILINE,
 )
 
@@ -65,7 +66,7 @@ def test_no_variable_of_ours(cluster: Cluster, images: Images, work: Work) -> No
     good(cluster.srun(container, "bash", "-c", look))
     good(cluster.srun("-n1", container, "bash", "-c", f"srun --overlap bash -c '{look}'"))
     good(cluster.srun("-n1", container, "bash", "-c", f"srun --overlap {container} bash -c '{look}'"))
-    script = f"#!/bin/bash\nset -e\n{look}\nsrun bash -c '{look}'\nsrun {container} bash -c '{look}'\n"
+    script = f"#!/bin/bash\nset -e\n{look}\nsrun -Q bash -c '{look}'\nsrun -Q {container} bash -c '{look}'\n"
     assert cluster.batch(script, work)[:2] == (0, "")
     assert cluster.batch(script, work, container)[:2] == (0, "")
 

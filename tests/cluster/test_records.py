@@ -99,6 +99,32 @@ def test_bollard_job(cluster: Cluster, work: Work) -> None:
     assert json.loads(good(other))["here"] == []
 
 
+@pytest.mark.parametrize("where", ["ctl", "n3"])
+def test_records_of_all_nodes(cluster: Cluster, images: Images, where: str) -> None:
+    """From a login host, or any node, of a job that has ended, and of one that runs."""
+    ask = "bollard job --json --collect"
+    script = f"srun -Q --container={images.small} true; {ask} $SLURM_JOB_ID > /dev/null; echo $? $SLURM_JOB_ID"
+    done = good(cluster.exec(["salloc", "-Q", "-w", "n1,n2", "-n3", "bash", "-c", script])).split()
+    assert done[0] == "0"
+    record(cluster, int(done[1]), "n2")
+    found = json.loads(good(cluster.exec(f"{ask} {done[1]}", where)))
+    assert sorted((entry["node"], entry["tasks"]) for entry in found["here"]) in (
+        [("n1", 1), ("n2", 2)], [("n1", 2), ("n2", 1)]
+    )  # fmt: skip
+    assert {entry["image"] for entry in found["here"]} == {images.small}
+
+
+def test_the_accounting_names_the_image(cluster: Cluster, images: Images, work: Work) -> None:
+    """Where the cluster was brought up with --accounting; else Slurm says that there is none."""
+    job = cluster.sbatch("#!/bin/sh\ntrue\n", work, f"--container={images.small}")
+    cluster.ended(job)
+    words = ["sacct", "-nP", "-j", str(job), "-o", "JobID,Container"]
+    done = cluster.exec(words)
+    if "accounting storage is disabled" in done.err:
+        return
+    until(lambda: cluster.exec(words).out.count(images.small) == 2, "the job and its script in the accounting")
+
+
 def test_bollard_job_of_no_job(cluster: Cluster) -> None:
     done = cluster.exec(["bollard", "job", "99999999"])
     assert done == (255, "", "bollard: 99999999: neither this node nor Slurm knows of such a job; check the number "

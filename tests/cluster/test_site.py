@@ -204,6 +204,22 @@ def test_an_upgrade_under_running_jobs(cluster: Cluster, own: str, work: Work) -
         assert until(lambda: flipping.popen.poll() is not None, "the end of flipping")
 
 
+def test_an_upgrade_under_starting_steps(cluster: Cluster, images: Images, work: Work) -> None:
+    """The same with the installation that Slurm loads."""
+    spread = f"cp -a {PREFIX} {PREFIX}-one && mv {PREFIX} {PREFIX}-two && ln -s bollard-two {PREFIX}"
+    back = f"rm {PREFIX} && mv {PREFIX}-two {PREFIX} && rm -r {PREFIX}-one"
+    flip = f"""
+    while test -d {work.path} -a ! -e {work.path}/done; do
+        for tree in bollard-one bollard-two; do ln -s $tree {PREFIX}.new && mv -T {PREFIX}.new {PREFIX}; done
+    done"""
+    with changed(cluster, spread, back, "n1"), cluster.start(flip, node="n1", user="root") as flipping:
+        for number in range(15):
+            done = cluster.srun("-w", "n1", f"--container={images.small}", f"--container-name=x{number}", "true")
+            assert good(done) == ""
+        work.write("done", "")
+        assert until(lambda: flipping.popen.poll() is not None, "the end of flipping")
+
+
 def test_an_installation_in_the_old_form_is_exchanged(cluster: Cluster, own: str) -> None:
     """A plain directory, as a package has it, becomes a link at one moment."""
     good(cluster.exec(f"rm {TREE} && mv {TREE}-* {TREE}", node=NODE, user="root"))

@@ -36,7 +36,7 @@ def test_a_shell_on_a_terminal(cluster: Cluster, images: Images) -> None:
     terminal.setwinsize(30, 90)
     terminal.sendline("while [ \"$(stty size)\" != '30 90' ]; do sleep 0.1; done; echo resized")
     terminal.expect_exact("resized\r\n")
-    terminal.sendline("echo begin; sleep 100; echo not reached")
+    terminal.sendline("sh -c 'echo begin; exec sleep 100'; echo not reached")  # begin: the shell has let go
     terminal.expect_exact("begin\r\n")
     terminal.sendintr()
     terminal.sendline("echo after $?")
@@ -96,7 +96,9 @@ def test_export(cluster: Cluster, images: Images, export: str) -> None:
 
 
 def test_export_of_batch_jobs(cluster: Cluster, images: Images, work: Work) -> None:
-    script = f"#!/bin/bash\n{WHERE}; echo $ONE-$TWO\nsrun --container={images.small} sh -c '{WHERE}; echo $ONE-$TWO'\n"
+    script = (
+        f"#!/bin/bash\n{WHERE}; echo $ONE-$TWO\nsrun -Q --container={images.small} sh -c '{WHERE}; echo $ONE-$TWO'\n"
+    )
     given = {"ONE": "1", "TWO": "2"}
     done = cluster.batch(script, work, f"--container={images.mpi}", "--export=ONE", env=given)
     assert done[:2] == (0, "inside\n1-\ninside\n1-\n")
@@ -117,6 +119,24 @@ def test_heterogeneous_steps(cluster: Cluster, images: Images) -> None:
     assert sorted(good(done).split()) == ["0", "1", "2", "inside", "inside", "inside"]
 
 
+def test_heterogeneous_steps_of_programs(cluster: Cluster, images: Images, work: Work) -> None:
+    """Each component has its own command, with its own argument 0, in the container."""
+    look = "tr '\\0' ' ' < /proc/$$/cmdline; echo; " + WHERE
+    words = [[f"--container={images.small}", shell, "-c", look] for shell in ("sh", "/bin/bash")]
+    done = cluster.srun("-n1", *words[0], ":", "-n2", *words[1], ":", "-n1", *words[0])
+    lines = sorted(line.split(" ")[0] for line in good(done).splitlines())
+    assert lines == ["/bin/bash", "/bin/bash", "inside", "inside", "inside", "inside", "sh", "sh"], done
+
+
+def test_multi_prog_does_not_go_with_components(cluster: Cluster, images: Images, work: Work) -> None:
+    programs = work.write("programs", "0 true\n")
+    words = ["-n1", "--multi-prog", f"--container={images.small}", programs]
+    done = cluster.srun(*words, ":", *words)
+    assert done.rc == 255 and done.complaints() == [
+        "bollard: --multi-prog in a container does not go with components; start each with an srun of its own"
+    ]
+
+
 def test_heterogeneous_steps_have_one_container(cluster: Cluster, images: Images) -> None:
     for line in (["hostname", ":", f"--container={images.small}"], [f"--container={images.small}", "hostname", ":"]):
         done = cluster.srun(*line, "hostname")
@@ -126,8 +146,8 @@ def test_heterogeneous_steps_have_one_container(cluster: Cluster, images: Images
 def test_heterogeneous_batch_jobs(cluster: Cluster, images: Images, work: Work) -> None:
     script = (
         "#!/bin/bash\n#SBATCH -n1\n#SBATCH hetjob\n#SBATCH -n2\n"
-        f"{WHERE}\nsrun --het-group=0,1 --container={images.small} sh -c '{WHERE}'\n"
-        f"srun --het-group=1 sh -c '{WHERE}'\n"
+        f"{WHERE}\nsrun -Q --het-group=0,1 --container={images.small} sh -c '{WHERE}'\n"
+        f"srun -Q --het-group=1 sh -c '{WHERE}'\n"
     )
     assert cluster.batch(script, work)[:2] == (0, "outside\n" + "inside\n" * 3 + "outside\n" * 2)
 
@@ -135,7 +155,7 @@ def test_heterogeneous_batch_jobs(cluster: Cluster, images: Images, work: Work) 
 def test_heterogeneous_batch_jobs_in_a_container(cluster: Cluster, images: Images, work: Work) -> None:
     script = (
         f"#!/bin/bash\n#SBATCH -n1\n#SBATCH --container={images.mpi}\n#SBATCH hetjob\n#SBATCH -n1\n"
-        f"{WHERE}\nsrun --het-group=0,1 --container={images.small} sh -c '{WHERE}'\n"
+        f"{WHERE}\nsrun -Q --het-group=0,1 --container={images.small} sh -c '{WHERE}'\n"
     )
     assert cluster.batch(script, work)[:2] == (0, "inside\n" * 3)
 
@@ -165,7 +185,7 @@ def test_scancel_reaches_a_trap(cluster: Cluster, images: Images, work: Work, co
 def test_scancel_ends_steps(cluster: Cluster, images: Images, work: Work) -> None:
     script = f"trap 'echo caught > {work.path}/caught' TERM; echo > {work.path}/ready; while :; do sleep 0.1; done"
     job = cluster.sbatch(
-        f"#!/bin/bash\nsrun --container={images.small} bash -c '{script.replace(chr(39), chr(34))}'\n", work
+        f"#!/bin/bash\nsrun -Q --container={images.small} bash -c '{script.replace(chr(39), chr(34))}'\n", work
     )
     work.wait_for("ready")
     good(cluster.exec(["scancel", str(job)]))

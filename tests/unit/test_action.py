@@ -59,3 +59,18 @@ def test_only_the_images_shell_is_named_in_the_environment():
     assert variables("shell", [SH]) == {"SHELL": SH}
     assert variables("shell", ["/bin/zsh"]) == {}
     assert variables("run", [SH]) == {}
+
+
+@pytest.mark.parametrize(
+    ("action", "script"), [("run", "/scif/apps/foo/scif/runscript"), ("test", "/scif/apps/foo/scif/test")]
+)
+def test_an_app(action, script):
+    assert inside(action, ["a"], image(script, RUNSCRIPT, TEST, SH), app="foo") == [script, "a"]
+    with pytest.raises(BollardError, match="the app foo has no") as caught:
+        inside(action, ["a"], image(RUNSCRIPT, TEST, SH), app="foo")
+    assert caught.value.code == 1
+
+
+def test_an_app_changes_nothing_for_exec_and_shell():
+    assert inside("exec", ["x"], image(), app="foo") == ["x"]
+    assert inside("shell", [], image(SH), app="foo") == [SH]

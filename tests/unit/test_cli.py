@@ -108,6 +108,21 @@ def test_build_takes_no_options_of_a_container():
     assert cli_options.parse(["-F", "a", "b"], "build", {"force": ("", "")}, container=False)[0] == [("force", "1")]
 
 
+@pytest.mark.parametrize("command", ["build", "inspect", "sif add"])
+def test_where_no_program_follows_options_may_stand_anywhere(command):
+    own = {"force": ("", ""), "size": ("N", "")}
+    argv = ["a", "--size", "5", "-", "b", "-F", "--", "--force"]
+    assert cli_options.parse(argv, command, own, container=False) == (
+        [("size", "5"), ("force", "1")],
+        ["a", "-", "b", "--force"],
+    )
+
+
+def test_what_follows_the_job_is_the_programs():
+    assert cli_options.parse(["7", "ls", "-l"], "attach", {}, container=False) == ([], ["7", "ls", "-l"])
+    assert cli_options.parse(["check", "--json"], "site", {}, container=False) == ([], ["check", "--json"])
+
+
 def test_environment_forms():
     environ = {"APPTAINER_BIND": "/a", "BOLLARD_PWD": "", "SINGULARITY_CLEANENV": "1", "BIND": "/x"}
 
@@ -123,8 +138,9 @@ def test_help_names_every_option(name):
     assert done.stdout.startswith(f"usage: bollard {name} ")
     assert max(map(len, done.stdout.splitlines())) <= 120
     for row in options.TABLE:
-        assert (f"--{row[0]}" in done.stdout) == container
+        assert (f"--{row[0]}" in done.stdout.split()) == (container or row[0] in cli.COMMANDS[name][2])
         assert all(form in done.stdout for form in row[2]) or not container
+    assert all(f"--{option}" in done.stdout for option in cli.COMMANDS[name][2])
 
 
 def test_help_and_version():

@@ -39,14 +39,15 @@ def text(file: str, name: str) -> str:
 
 def test_the_letters_of_the_wire():
     python = (Path(entry.__file__)).read_text()
-    names = ("WIRE_LIFELINE", "WIRE_TASK", "WIRE_DONE", "WIRE_OK", "WIRE_ERROR", "WIRE_SCRIPT")
-    said = {letter(name) for name in names}
+    names = ("LIFELINE", "QUESTION", "TASK", "DONE", "OK", "ERROR", "SCRIPT")
+    said = {letter(f"WIRE_{name}") for name in names}
 
-    assert said == {b"L", b"T", b"D", b"+", b"-", b"S"}
-    # A task's own letter is the one that needs no mention: whoever holds no lifeline is a task.
+    assert said == {b"L", b"Q", b"T", b"D", b"+", b"-", b"S"}
+    # A task's own letter is the one that needs no mention: whoever holds no lifeline and asks nothing is a task.
     for mark in said - {letter("WIRE_TASK")}:
         assert f'b"{mark.decode()}"' in python
     assert letter("WIRE_DONE") == entry.DONE
+    assert f'kind == b"{letter("WIRE_LIFELINE").decode()}"' in python
 
 
 def test_limits():
@@ -115,5 +116,6 @@ def test_verbose_is_the_last_option():
 
 def test_the_key_of_multi_prog():
     """spec.py names it; client.c writes it as its last word before the options."""
-    assert 'add(&spec, "multi-prog", "1")' in (C / "client.c").read_text()
+    assert 'add(&spec, "multi-prog", "2")' in (C / "client.c").read_text()
+    assert '" multi-prog=2"' in (C / "stepd.c").read_text()
     assert "multi-prog" not in [row[0] for row in options.TABLE]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -124,6 +125,38 @@ def test_without_a_shell_what_was_found_out_counts():
     scripts = (("10-a.sh", b"export A=1"), ("20-b.sh", b"export B=$(id)"), ("30-c.sh", b"export C=1"))
 
     assert image_env(*scripts, shell=lambda script, env: None) == {b"PATH": DEFAULT_PATH, b"A": b"1"}
+
+
+# As builders write it, for the app that was asked for.
+APPS = (
+    "95-apps.sh",
+    b"""if test -n "${SINGULARITY_APPNAME:-}"; then
+    if test -d "/"; then export SCIF_APPROOT="/scif/apps/$SINGULARITY_APPNAME"; PATH="$SCIF_APPROOT/bin:$PATH"; fi
+fi
+""",
+)
+
+
+def test_without_an_app_its_script_needs_no_shell():
+    assert image_env(FIRST, OWN, APPS)[b"PATH"] == DEFAULT_PATH
+
+
+def test_an_app_prepares_its_environment():
+    def shell(script, env):
+        assert b"SINGULARITY_APPNAME=foo" in env
+        pairs = dict(pair.split(b"=", 1) for pair in env)
+        script = script.replace(PRINTER, b"/bin/cat /proc/self/environ").replace(b"/.singularity.d/env/", place)
+        return subprocess.run(["/bin/sh", "-c", script], env=pairs, stdout=subprocess.PIPE, check=True).stdout
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = os.fsencode(folder) + b"/"
+        with open(os.path.join(folder, APPS[0]), "wb") as file:
+            file.write(APPS[1])
+        found = of_image([OWN, APPS], b"/home/u", IMAGE, shell, b"foo")
+    assert (found[b"SCIF_APPROOT"], found[b"PATH"]) == (b"/scif/apps/foo", b"/scif/apps/foo/bin:" + DEFAULT_PATH)
+    env = task_env(found, spec=Spec("/data/img.sif", home="/home/u", app="foo"))
+    assert env[b"APPTAINER_APPNAME"] == env[b"SINGULARITY_APPNAME"] == b"foo"
+    assert b"SINGULARITY_APPNAME" not in task_env(host=[b"SINGULARITY_APPNAME=host"])
 
 
 # The task's part
@@ -284,3 +317,12 @@ def test_the_node_path_imports_nothing_else():
 
     assert {name for name in done.stdout.split() if not name.startswith("bollard")} <= {"__future__"}
     assert "bollard.runtime.shellenv" not in done.stdout
+
+
+def test_the_hosts_commands_come_first_in_path():
+    assert task_env(tools=b"/run/tools")[b"PATH"] == b"/run/tools:" + DEFAULT_PATH
+    assert task_env(host=[b"BOLLARDENV_PREPEND_PATH=/mine"], tools=b"/t")[b"PATH"] == b"/mine:/t:" + DEFAULT_PATH
+    assert task_env(host=[b"BOLLARDENV_PATH=/mine"], tools=b"/run/tools")[b"PATH"] == b"/mine"
+    kept = Spec("/i.sif", keep_env=(b"PATH",))
+    assert task_env(host=[b"PATH=/host"], spec=kept, tools=b"/t")[b"PATH"] == b"/host"
+    assert task_env(host=[b"BOLLARDENV_PATH=/mine:$PATH"], tools=b"/t")[b"PATH"] == b"/mine:/t:" + DEFAULT_PATH

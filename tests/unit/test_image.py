@@ -14,9 +14,9 @@ import sif_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bollard.runtime import sif, sif_write
+from bollard.runtime import sif, sif_edit, sif_write
 from bollard.runtime.errors import BollardError
-from bollard.runtime.image import DIRECTORY, SQUASHFS, open_image
+from bollard.runtime.image import DIRECTORY, SQUASHFS, open_image, open_sif
 
 NODE_MODULES = {
     "bollard",
@@ -229,13 +229,13 @@ def test_other_directories(tmp_path):
     assert "is an OCI layout" in refused(tmp_path / "rootfs")
 
 
-def as_nobody(path):
+def as_nobody(path, call="open_image(sys.argv[1])"):
     """What the message is for a user without privileges, whoever runs the tests."""
     code = (
         "import os, sys\n"
-        "from bollard.runtime.image import open_image\n"
+        "from bollard.runtime.image import open_image, open_sif\n"
         "if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "try: open_image(sys.argv[1])\n"
+        f"try: {call}\n"
         "except Exception as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, path], stdout=subprocess.PIPE, check=True, text=True)
@@ -273,3 +273,50 @@ def test_any_file_is_opened_or_refused_readably(tmp_path_factory, raw, front):
         open_image(str(path), "x86_64").close()
     except BollardError as error:
         assert str(error).startswith(f"{path}: ")
+
+
+def open_sif_refused(path, writable=False):
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(BollardError) as caught:
+        open_sif(str(path), writable)
+    assert os.listdir("/proc/self/fd") == before
+    return str(caught.value).replace(str(path), "IMAGE")
+
+
+def test_a_sif_file_whatever_it_holds(tmp_path):
+    for path in (make_sif(tmp_path / "1.sif", b"no squashfs", "s390x"), make_sif(tmp_path / "2.sif", superblock())):
+        fd, found = open_sif(path)
+        assert (len(found.descriptors), os.get_inheritable(fd)) == (2, False)
+        os.close(fd)
+    assert "not a SIF image; it is squashfs without SIF" in open_sif_refused(squashfs(tmp_path / "a.sqfs"))
+    assert "IMAGE: is a directory; name a SIF file" in open_sif_refused(tmp_path)
+    assert "IMAGE: is a directory" in open_sif_refused(tmp_path, True)
+    assert "IMAGE: no such file" in open_sif_refused(tmp_path / "no.sif")
+    (tmp_path / "zeros").write_bytes(bytes(5000))
+    assert "IMAGE: not a SIF image; it begins with zeros" in open_sif_refused(tmp_path / "zeros")
+
+
+def test_a_sif_file_that_may_not_be_changed(tmp_path):
+    for place in (tmp_path, *list(tmp_path.parents)[:2]):
+        place.chmod(0o755)
+    path = make_sif(tmp_path / "img.sif")
+    os.chmod(path, 0o444)
+    assert as_nobody(path, "open_sif(sys.argv[1], True)") == (
+        f"{path}: you may read it, but not change it; copy it to a place of your own"
+    )
+
+
+def test_the_overlays_of_a_sif(tmp_path):
+    path = make_sif(tmp_path / "img.sif")
+    image = open_image(path)
+    assert image.overlays == []
+    image.close()
+    source = os.memfd_create("overlay")
+    for fstype in (2, 9):
+        sif_edit.add(path, sif_edit.New(sif.PARTITION, struct.pack("<ii", fstype, 4) + b"02\0"), source)
+        if fstype == 2:
+            image = open_image(path)
+            assert [item.id for item in image.overlays] == [3]
+            image.close()
+    os.close(source)
+    assert "IMAGE: its overlay, object 4, has the filesystem number 9, neither" in refused(path)

@@ -28,6 +28,7 @@ def root(tmp_path):
         (errno.ENOSYS, "mount_setattr", f"the kernel {os.uname().release} lacks it; bollard needs Linux 5.12"),
         (errno.ENOSPC, "unshare(CLONE_NEWNS)", "too many namespaces on this node; see /proc/sys/user"),
         (errno.ENOSPC, "/tmp/x", "img.sif: cannot be made a root filesystem: /tmp/x: No space left on device; look"),
+        (errno.EIO, keeper.SESSION + "/image", "img.sif: damaged: its filesystem cannot be read"),
         (errno.EACCES, b"/scratch/a", "/scratch/a: Permission denied"),
         (errno.EACCES, None, "?: Permission denied"),
     ],

@@ -46,8 +46,9 @@ def test_what_must_be_there_and_what_may_be_written():
     assert not flags["/proc"] & plan.OPTIONAL
     assert flags["/dev"] & plan.DEVICES
     for target in ("/etc/localtime", "/etc/hosts", "/etc/passwd", "/etc/group", "/etc/resolv.conf"):
-        assert flags[target] & plan.READ_ONLY
-        assert flags[target] & plan.IF_IN_IMAGE
+        assert flags[target] & plan.READ_ONLY and flags[target] & plan.OPTIONAL
+    assert flags["/etc/localtime"] & plan.IF_IN_IMAGE
+    assert not flags["/etc/hosts"] & plan.IF_IN_IMAGE, "an image without one could not find Slurm's controller"
     for target in ("/home/u", "/tmp"):
         assert not flags[target] & plan.READ_ONLY
     assert flags["/etc/slurm"] & plan.IF_SLURM
@@ -124,6 +125,20 @@ def test_the_working_directory_beside_home_and_binds(cwd, home, bind, bound):
     assert own == ([cwd] if bound else [])
 
 
+def test_the_hosts_slurm_is_all_in_one_directory():
+    host = {"tools": "/usr/lib/bollard/inside/bin", "places": ("/usr", "/etc", "/run/munge")}
+    made = plan.make(Spec("/i.sif"), **host)
+
+    assert [op[:2] for op in made[-4:]] == [
+        ("/usr", "/run/bollard/usr"),
+        ("/etc", "/run/bollard/etc"),
+        ("/run/munge", "/run/bollard/run/munge"),
+        ("/usr/lib/bollard/inside/bin", "/run/bollard/bin"),
+    ]
+    assert all(op[2] == plan.READ_ONLY | plan.OPTIONAL | plan.SHALLOW for op in made[-4:])
+    assert plan.make(Spec("/i.sif", no_slurm=True), **host) == plan.make(Spec("/i.sif"))
+
+
 @pytest.mark.parametrize(
     ("path", "parent", "result"),
     [("/a/b", "/a", True), ("/a", "/a", True), ("/ab", "/a", False), ("/a", "/", True), ("/a", "/a/b", False)],
@@ -151,4 +166,4 @@ def test_the_description_has_a_line_for_each():
 
     assert len(lines) == len(made)
     assert "/dev  from  /dev  (devices)" in lines
-    assert "/etc/passwd  from  passwd entry of the user  (read-only, if the image has it)" in lines
+    assert "/etc/passwd  from  passwd entry of the user  (read-only, if there)" in lines

@@ -207,6 +207,8 @@ def test_one_missing_byte(image):
         (slot(2, 5), struct.pack("<I", 1), "object number 1 is used twice"),
         (slot(2, 5), struct.pack("<I", 0), "object number 0 is used twice or zero"),
         (slot(2, 4), b"\0", "no primary system partition"),
+        (slot(1, 17), struct.pack("<q", PARTITION_AT), "objects 2 and 3 overlap"),
+        (slot(1, 25), struct.pack("<q", 5000), "objects 2 and 3 overlap"),
         (slot(2, 0), struct.pack("<i", 0x4007), "no primary system partition"),
         (slot(2, 0), struct.pack("<i", 0x400A), "OCI-SIF"),
         (slot(2, 205), struct.pack("<i", 3), "no primary system partition"),
@@ -225,16 +227,66 @@ def test_damaged(image, offset, data, words):
         assert words in refused(image)
 
 
+def add_partition(image, number, fstype, parttype, group, size=100):
+    """One more object: a partition behind the last."""
+    at = 1 << 20
+    extra = struct.pack("<ii3s", fstype, parttype, b"02\0")
+    row = (0x4004, True, number, 0xF0000000 | group, 0, at + number * size, size, size, 0, 0, 0, 0, b"", extra)
+    patch(image, slot(number - 1, 0), DESCRIPTOR.pack(*row))
+    if image.stat().st_size < at + (number + 1) * size:
+        os.truncate(image, at + (number + 1) * size)
+
+
+def test_data_and_overlay_partitions_stand_beside_the_primary_one(image):
+    for number, row in enumerate([(1, 3, 1), (2, 3, 2), (4, 3, 0), (2, 4, 1), (1, 4, 1), (2, 4, 2), (6, 4, 2)], 4):
+        add_partition(image, number, *row)
+    found, part, _ = read(image)
+    assert part.id == 3
+    assert [d.id for d in found.descriptors] == list(range(1, 11))
+    # As in Apptainer, those of another group are laid over something else.
+    assert [(d.id, d.fstype) for d in sif.overlays(found)] == [(7, sif.FS_EXT3), (8, sif.FS_SQUASHFS)]
+
+
+def test_overlays_of_an_image_without_groups(image):
+    for number in range(3):
+        patch(image, slot(number, 9), struct.pack("<I", 0xF0000000))
+    add_partition(image, 4, 2, 4, 3)
+    assert [d.id for d in sif.overlays(read(image)[0])] == [4]
+
+
+@pytest.mark.parametrize(("fstype", "name"), [(3, "archive"), (4, "raw"), (6, "encrypted"), (77, "number 77")])
+def test_an_overlay_that_nobody_can_mount(image, fstype, name):
+    add_partition(image, 4, fstype, 4, 1)
+    with pytest.raises(BollardError) as caught:
+        sif.overlays(read(image)[0])
+    assert str(caught.value) == (
+        f"img.sif: its overlay, object 4, has the filesystem {name}, neither squashfs nor ext3; "
+        "take it out with `bollard sif del 4 img.sif`"
+    )
+
+
+def test_groups_links_and_times(image):
+    patch(image, slot(1, 9), struct.pack("<II", 0xF0000000, 0xF0000001))
+    patch(image, slot(2, 9), struct.pack("<II", 0xF0000007, 1))
+    patch(image, slot(2, 41), struct.pack("<qq", 5, 6))
+    one, two, three = read(image)[0].descriptors
+    assert (one.group, one.link, one.slot) == (1, (0, False), 0)
+    assert (two.group, two.link, two.slot) == (0, (1, True), 1)
+    assert (three.group, three.link, three.slot) == (7, (1, False), 2)
+    assert (one.times, three.times) == ((sif.NO_TIME, sif.NO_TIME), (5, 6))
+
+
 def test_two_primary_partitions(image):
     raw = image.read_bytes()
     patch(image, slot(3, 0), raw[slot(2, 0) : slot(3, 0)])
     patch(image, slot(3, 5), struct.pack("<I", 4))
+    patch(image, slot(3, 25), struct.pack("<q", 0))
     assert "2 primary system partitions" in refused(image)
 
 
 def test_metadata_is_bounded(image):
     os.truncate(image, sif.MAX_METADATA + (1 << 20))
-    patch(image, slot(1, 25), struct.pack("<q", sif.MAX_METADATA + 1))
+    patch(image, slot(1, 17), struct.pack("<qq", 65536, sif.MAX_METADATA + 1))
     assert "its metadata has" in refused(image)
 
 

@@ -191,6 +191,11 @@ def test_the_user_wins_over_the_site(asked, added):
     assert site.completed(asked, site.Site(home=False, cwd=False, writable=True)) == asked + added
 
 
+def test_an_images_own_mpirun():
+    assert site.completed([], site.Site(mpirun=False)) == [("no-mpirun", "1")]
+    assert site.completed([("no-mpirun", "0")], site.Site(mpirun=False)) == [("no-mpirun", "0")]
+
+
 def test_the_defaults_add_nothing():
     assert site.completed([("image", "/i")], site.Site()) == [("image", "/i")]
 

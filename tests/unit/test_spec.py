@@ -144,14 +144,43 @@ def test_the_last_word_counts():
     assert make(("cleanenv", "1"), ("cleanenv", "0")).cleanenv is False
 
 
+@pytest.mark.parametrize("name", ["a/b", "/", "..", "."])
+def test_an_app_is_a_name(name):
+    assert refused(("app", name)) == f"app {name!r} is not the name of an app"
+    assert make(("app", "foo-2")).app == "foo-2"
+
+
 def test_what_nobody_asked_for():
     made = make()
 
     assert (made.image, made.asked, made.cwd, made.pwd) == ("/i.sif", "/i.sif", "/data/dir", "")
     assert (made.env, made.binds) == ((), ())
-    assert (made.cleanenv, made.verbose) == (False, False)
+    assert (made.cleanenv, made.verbose, made.app) == (False, False, "")
 
 
 def test_no_image():
     with pytest.raises(BollardError, match="no image named"):
         spec.make([("cwd", "/")])
+
+
+def test_options_mean_the_same_in_any_directory():
+    """mpirun in a container asks for another one with them, wherever it is called."""
+    given = [
+        ("image", "a.sif"), ("asked", "a.sif"), ("cwd", "/data"), ("userhome", "/home/u"), ("id", "1"),
+        ("verbose", "1"),
+        ("bind", "here:/there:ro,/a\\:b"), ("mounts", "tmpfs:/t:size=1m+noexec,umount:/sys,./x:/y:ro+noexec"),
+        ("mount", "type=bind,src=c,dst=/c"), ("home", "h:/home/u"), ("workdir", "w"), ("overlay", "o:ro"),
+        ("contain", "1"), ("env", "A=b c"), ("pwd", "/p"), ("name", "n"), ("save", "s.sif"), ("no-mpirun", "1"),
+    ]  # fmt: skip
+    made = spec.make(given)
+    again = spec.make([("image", "/data/a.sif"), ("cwd", "/elsewhere"), *spec.pairs(made.options)])
+
+    assert "save" not in dict(spec.pairs(made.options)), "one file, by the container around"
+    other = ("cwd", "asked", "save", "verbose")
+    same = [name for name in vars(spec.Spec) if not name.startswith("_") and name not in other]
+    assert {name: getattr(again, name) for name in same} == {name: getattr(made, name) for name in same}
+    assert again.binds[0] == ("/data/here", "/there", spec.READ_ONLY)
+
+
+def test_a_container_without_options_has_none():
+    assert spec.make([("image", "/a.sif"), ("asked", "a.sif"), ("cwd", "/"), ("userhome", "/home/u")]).options == b""

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The own options of commands that have many, as data: name -> (the word for its value, "" for a switch; help).
+
+It imports nothing, so that it costs `bollard exec` nothing. `MIXED` are the commands whose options may stand behind
+their words, as in Apptainer; `SHORT` has the letters that mean something else in one command than in the rest.
+"""
+
+Own = dict[str, tuple[str, str]]
+
+INSPECT: Own = {
+    "labels": ("", "the labels; what is shown without an option"),
+    "deffile": ("", "the definition file it was built from"),
+    "runscript": ("", "what `bollard run` starts"),
+    "startscript": ("", "what an instance starts"),
+    "test": ("", "what `bollard test` starts"),
+    "environment": ("", "the scripts that set its variables"),
+    "helpfile": ("", "what `bollard run-help` shows"),
+    "list-apps": ("", "the apps in it"),
+    "app": ("NAME", "of one app in it"),
+    "json": ("", "for programs"),
+    "all": ("", "everything, as JSON"),
+}
+RUN_HELP: Own = {"app": ("NAME", "of one app in it")}
+SIF_ADD: Own = {
+    "datatype": (
+        "N",
+        "what is added: 1 definition file, 2 variables, 3 labels, 4 partition, 5 signature, 6 JSON, 7 anything, "
+        "8 encrypted message, 9 SBOM, 10 OCI root index, 11 OCI blob",
+    ),
+    "parttype": ("N", "of a partition: 1 system, 2 primary system, 3 data, 4 overlay"),
+    "partfs": ("N", "of a partition: 1 squashfs, 2 ext3, 3 archive, 4 raw"),
+    "partarch": (
+        "N",
+        "of a partition: 1 386, 2 amd64, 3 arm, 4 arm64, 5 ppc64, 6 ppc64le, 7 mips, 8 mipsle, 9 mips64, "
+        "10 mips64le, 11 s390x, 12 riscv64, 13 loong64",
+    ),
+    "signhash": ("N", "of a signature: 1 SHA256, 2 SHA384, 3 SHA512, 4 BLAKE2s, 5 BLAKE2b"),
+    "signentity": ("HEX", "of a signature: the fingerprint of who signed, 40 digits"),
+    "sbomformat": (
+        "NAME",
+        "of an SBOM: cyclonedx-json, cyclonedx-xml, github-json, spdx-json, spdx-rdf, spdx-tag-value, spdx-yaml, "
+        "syft-json",
+    ),
+    "groupid": ("N", "the group it belongs to; none without this"),
+    "link": ("N", "the object it is about"),
+    "alignment": ("BYTES", "it begins at a multiple of this; 4096 for a partition without this"),
+    "filename": ("NAME", "its name in the file"),
+}
+OVERLAY_CREATE: Own = {
+    "size": ("MIB", "of its filesystem; 64 without this, which is the least"),
+    "sparse": ("", "take disk space only when it is written to"),
+    "create-dir": ("DIR", "a directory to make in it; commas between several"),
+    "fakeroot": ("", "its directories belong to root, for use with --fakeroot"),
+}
+
+MIXED = frozenset(
+    ("build", "inspect", "run-help", "overlay create", "sif list", "sif header", "sif info", "sif dump", "sif new",
+     "sif add", "sif del", "sif setprim")
+)  # fmt: skip
+SHORT = {
+    "inspect": {
+        "l": "labels",
+        "d": "deffile",
+        "r": "runscript",
+        "s": "startscript",
+        "t": "test",
+        "e": "environment",
+        "H": "helpfile",
+        "j": "json",
+    },
+    "overlay create": {"s": "size", "S": "sparse", "f": "fakeroot"},
+}

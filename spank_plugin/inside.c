@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* bollard-inside: what `srun`, `sbatch`, ... and `mpirun` are in a container, static, under all those names.
+ * It becomes the host's command, run by the host's loader with the host's libraries out of BOLLARD_VIEW,
+ * whatever C library the image has, or none. */
+#define _GNU_SOURCE
+#include "host_slurm.h"  /* rendered by build.py */
+#include "inside.h"
+#include "program.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { EXIT_BOLLARD = 255, PATH_SIZE = 1 << 16 };
+
+static int fail(const char *who, const char *text, const char *value, const char *hint)
+{
+	fprintf(stderr, "bollard: %s: %s%s; %s\n", who, text, value, hint);
+	return EXIT_BOLLARD;
+}
+
+static int is_on(const char *variable)
+{
+	const char *value = getenv(variable);
+
+	return value && value[0] && strcmp(value, "0") != 0 && strcasecmp(value, "no") != 0 &&
+	       strcasecmp(value, "false") != 0 && strcasecmp(value, "off") != 0;
+}
+
+static void hide(const char *name)
+{
+	const char *value = getenv(name);
+	char hidden[64];
+
+	snprintf(hidden, sizeof(hidden), HIDDEN "%s", name);
+	if (value)
+		setenv(hidden, value, 1);
+	unsetenv(name);
+}
+
+/* The host's command `path` with `argv`; returns only when it could not be started. */
+static int start_host(const char *path, char **argv)
+{
+	static const char *const names[] = { HIDDEN_NAMES, NULL };
+	char *program = NULL, **full;
+	int argc = 0, at = 0;
+
+	while (argv[argc])
+		argc++;
+	full = calloc((size_t) argc + 5, sizeof(*full));
+	if (!full || asprintf(&program, "%s%s", BOLLARD_VIEW, path) < 0)
+		return fail(argv[0], "out of memory", "", "try again");
+	full[at++] = BOLLARD_VIEW HOST_LOADER;
+	full[at++] = "--library-path";
+	full[at++] = HOST_LIBRARIES;
+	full[at++] = program;
+	memcpy(full + at, argv + 1, (size_t) argc * sizeof(*full));
+	for (const char *const *name = names; *name; name++)
+		hide(*name);
+	setenv("LD_PRELOAD", BOLLARD_VIEW "/bin/paths.so", 1);
+	execv(full[0], full);
+	return fail(argv[0], "the host's command cannot be started here: ", strerror(errno),
+		    "was something bound over " BOLLARD_VIEW "?");
+}
+
+static const char *host_path(const char *name)
+{
+	for (size_t i = 0; HOST_COMMANDS[i].name; i++)
+		if (strcmp(HOST_COMMANDS[i].name, name) == 0)
+			return HOST_COMMANDS[i].path;
+	return NULL;
+}
+
+/* The image's own program `name`, looked up in PATH past this one, to `file`; 0 when there is one. */
+static int find_native(const char *name, char *file, size_t size)
+{
+	const char *path = getenv("PATH"), *at, *colon;
+	struct stat own, other;
+
+	if (stat("/proc/self/exe", &own) < 0)
+		memset(&own, 0, sizeof(own));
+	for (at = path ? path : ""; *at; at = colon + (*colon != '\0')) {
+		colon = strchrnul(at, ':');
+		snprintf(file, size, "%.*s/%s", (int) (colon - at), at, name);
+		if (colon > at && stat(file, &other) == 0 && S_ISREG(other.st_mode) && access(file, X_OK) == 0 &&
+		    (own.st_ino != other.st_ino || own.st_dev != other.st_dev))
+			return 0;
+	}
+	return -1;
+}
+
+/* What `text` must be between double quotes to be itself again (environment.py, _override). */
+static void set_for_container(const char *name)
+{
+	const char *value = getenv(name);
+	char *quoted = value ? malloc(2 * strlen(value) + 1) : NULL, *to = quoted, *full = NULL;
+
+	if (!quoted || asprintf(&full, "BOLLARDENV_%s", name) < 0)
+		return;
+	for (; *value; value++) {
+		if (strchr("$`\\\"", *value))
+			*to++ = '\\';
+		*to++ = *value;
+	}
+	*to = '\0';
+	setenv(full, quoted, 1);
+	free(full);
+	free(quoted);
+}
+
+/* The step that mpirun starts gets this container, and what it was started with, from the plugin. */
+static void set_environment(void)
+{
+	static const char *const of_the_step[] = {
+		"SLURM_CPU_BIND", "SLURM_CPU_BIND_LIST", "SLURM_CPU_BIND_TYPE", "SLURM_CPU_BIND_VERBOSE",
+		"SLURM_MEM_BIND", "SLURM_MEM_BIND_LIST", "SLURM_MEM_BIND_TYPE", "SLURM_MEM_BIND_VERBOSE",
+		"SLURM_DISTRIBUTION", "SLURM_NNODES", "SLURM_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE",
+	};
+
+	set_for_container("PATH");  /* a container begins with its image's: environment.py */
+	set_for_container("LD_LIBRARY_PATH");
+	setenv("BOLLARD_AS_HERE", "1", 1);
+	if (!in_step())
+		return;
+	for (size_t i = 0; i < sizeof(of_the_step) / sizeof(*of_the_step); i++)
+		unsetenv(of_the_step[i]);
+}
+
+/* A step started by srun holds its CPUs: one inside it must share them. A batch script's number is none. */
+int in_step(void)
+{
+	const char *step = getenv("SLURM_STEP_ID");
+
+	return step && step[0] && strlen(step) < 10;
+}
+
+static int mpirun(char **argv, const char *name)
+{
+	const char *container = getenv("BOLLARD_CONTAINER"), *srun = host_path("srun"), *mpi;
+	static char native[PATH_SIZE], program[PATH_SIZE];
+	int argc = 0, have = find_native(name, native, sizeof(native)) == 0, at = 0, last = 0;
+	struct launch launch = { 0 };
+	char **full, *option = NULL;
+
+	while (argv[argc])
+		argc++;
+	if (!is_on("BOLLARD_NO_MPIRUN") && getenv("SLURM_JOB_ID") && container && srun)
+		launch = translate(argc, argv);
+	else
+		launch.native = 1;
+	if (launch.native) {
+		if (have)
+			execv(native, argv);
+		return fail(name, "the image has none", have ? strerror(errno) : "", "name one of its programs");
+	}
+	if (launch.why[0]) {
+		fprintf(stderr, "bollard: %s\n", launch.why);
+		return EXIT_BOLLARD;
+	}
+	while (strcmp(launch.argv[last], "--") != 0)
+		last++;
+	if (strchr(launch.argv[last + 1], '/'))
+		snprintf(program, sizeof(program), "%s", launch.argv[last + 1]);
+	else if (find_native(launch.argv[last + 1], program, sizeof(program)) < 0)
+		program[0] = '\0';
+	mpi = wireup_of(name, program, have ? native : "");
+	full = calloc((size_t) (argc + last) + 80, sizeof(*full));
+	if (!full || asprintf(&option, "--container=%s", container) < 0)
+		return fail(name, "out of memory", "", "try again");
+	full[at++] = "srun";
+	full[at++] = option;
+	full[at++] = "--export=ALL";
+	if (mpi && asprintf(&full[at], "--mpi=%s", mpi) > 0)
+		at++;
+	if (in_step())
+		full[at++] = "--overlap";
+	for (char **word = launch.argv + 1; *word; word++)
+		full[at++] = *word;
+	if (is_on("BOLLARD_SHOW_MPIRUN")) {
+		for (char **word = full; *word; word++)
+			printf("%s%s", word == full ? "" : " ", *word);
+		puts("");
+		return 0;
+	}
+	set_environment();
+	return start_host(srun, full);
+}
+
+int main(int argc, char **argv)
+{
+	const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL, *name = slash ? slash + 1 : argc > 0 ? argv[0] : "";
+	const char *path = host_path(name);
+
+	if (strncmp(name, "mpi", 3) == 0 || strcmp(name, "orterun") == 0 || strcmp(name, "prterun") == 0)
+		return mpirun(argv, name);
+	if (!path)
+		return fail(name, "not a command of Slurm's on this node", "",
+			    "bollard-inside is started as srun, sbatch, ... in a container");
+	return start_host(path, argv);
+}

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`bollard completion`: every command and option is offered; bash, which is on every machine, is asked."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+from test_cli import command, refused
+
+from bollard.runtime import cli, cli_options, completion
+
+
+def offered(*words):
+    """What bash completes the last of `words` to."""
+    quoted = " ".join(completion._single(word) for word in words)
+    lines = [completion.script("bash"), f"COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}", "_bollard"]
+    done = subprocess.run(
+        ["bash", "--norc", "-c", "\n".join([*lines, 'printf "%s\\n" "${COMPREPLY[@]}"'])],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_commands():
+    assert set(offered("bollard", "")) == {name.split()[0] for name in cli.with_verbs()}
+    assert offered("bollard", "she") == ["shell"]
+    assert set(offered("bollard", "sif", "")) == {"list", "header", "info", "dump", "new", "add", "del", "setprim"}
+    assert offered("bollard", "overlay", "c") == ["create"]
+    assert offered("bollard", "completion", "") == ["bash", "zsh", "fish"]
+
+
+@pytest.mark.parametrize("name", cli.with_verbs())
+def test_options(name):
+    _, _, own, container, _ = cli.with_verbs()[name]
+    found = offered("bollard", *name.split(), "-")
+    letters = cli_options.letters(name)
+    known = cli_options.arguments(own, container)
+    assert {word for word in found if word.startswith("--")} == {f"--{option}" for option in known}
+    with_letter = {letters[word[1]] for word in found if word[1] != "-"}
+    assert with_letter == {option for option in letters.values() if option in known}
+
+
+def test_files_are_left_to_bash():
+    assert offered("bollard", "exec", "img") == []
+    assert offered("bollard", "exec", "--bind", "/us") == []
+    assert "complete -o default -F _bollard bollard" in completion.script("bash")
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_the_other_shells_are_told_everything(shell):
+    text = completion.script(shell)
+    for name in cli.with_verbs():
+        _, _, own, container, _ = cli.with_verbs()[name]
+        for option in cli_options.arguments(own, container):
+            assert (f"--{option}[" if shell == "zsh" else f"-l {option} ") in text
+    if shutil.which(shell):
+        done = subprocess.run([shell, "-n"], input=text, capture_output=True, encoding="utf-8", check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_command():
+    assert command("completion", "fish").stdout == completion.script("fish")
+    assert refused("completion", "tcsh") == "tcsh: no completion for this shell; there is one for bash, zsh, fish"
+    assert refused("completion") == "completion takes the name of a shell; write `bollard completion bash`"
