@@ -8,8 +8,8 @@ slurm     sacct, or scontrol where there is no accounting: what was asked, where
 
 from __future__ import annotations
 
-import os
 import itertools
+import os
 import subprocess
 
 from bollard.runtime import record, spec
