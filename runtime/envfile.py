@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from bollard.runtime import shellenv
+from bollard.runtime import shellenv, spec
 from bollard.runtime.errors import BollardError
 from bollard.runtime.shellsyntax import Unsupported
 
@@ -35,7 +35,7 @@ def pairs(paths: list[str]) -> list[tuple[str, str]]:
     found: dict[bytes, bytes] = {}
     for path in [part for value in paths for part in value.split(",") if part]:
         found.update(assigned(path, _read(path), dict(os.environb)))
-    return [("env", os.fsdecode(name + b"=" + value)) for name, value in found.items()]
+    return [("env", spec.one_assignment(os.fsdecode(name + b"=" + value))) for name, value in found.items()]
 
 
 def assigned(path: str, text: bytes, environ: dict[bytes, bytes]) -> dict[bytes, bytes]:

@@ -299,9 +299,7 @@ def _overlay(text: str, cwd: str, home: str) -> tuple[str, bool]:
 def _assignments(text: str) -> list[tuple[bytes, bytes]]:
     """One NAME=VALUE, or several with commas between, where double quotes keep a comma (Apptainer's --env)."""
     pairs = [text]
-    if text.count("=") == 1:
-        pairs = [text.strip('"')]
-    elif "," in text or '"' in text:
+    if text.startswith('"') or ("," in text and text.count("=") > 1):
         import csv
 
         try:
@@ -315,6 +313,11 @@ def _assignments(text: str) -> list[tuple[bytes, bytes]]:
             raise BollardError(f"env {pair!r} is not NAME=VALUE", "give the name, an equals sign and the value")
         found.append((name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")))
     return found
+
+
+def one_assignment(text: str) -> str:
+    """NAME=VALUE so that `_assignments` takes it for one, whatever commas are in the value."""
+    return '"' + text.replace('"', '""') + '"' if "," in text and text.count("=") > 1 else text
 
 
 def _servers(words: tuple[str, ...]) -> tuple[str, ...]:

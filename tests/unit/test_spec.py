@@ -221,3 +221,9 @@ def test_a_network_alone_means_an_own_one():
 
 def test_an_images_path_is_tidy():
     assert spec.make([("image", "./a//b/../c.sif"), ("cwd", "/w")]).image == "/w/a/b/../c.sif"
+
+
+@pytest.mark.parametrize("value", ["1", "a,b", "a=1,b=2", 'say "x", y=z', "a,\nb=c", '"', ""])
+def test_a_variable_of_a_file_is_one(value):
+    asked = spec.make([("image", "/i"), ("env", spec.one_assignment(f"A={value}"))])
+    assert asked.env == ((b"A", value.encode()),)
