@@ -239,7 +239,7 @@ def of_task(
     env.update(held)
     if home and b"HOME" not in image_env:
         env[b"HOME"] = home
-    if tools:
+    if tools and b"PATH" not in held:
         env[b"PATH"] = tools + b":" + env.get(b"PATH", DEFAULT_PATH)
     asked.update(spec.env)
     if asked:

@@ -323,4 +323,6 @@ def test_the_hosts_commands_come_first_in_path():
     assert task_env(tools=b"/run/tools")[b"PATH"] == b"/run/tools:" + DEFAULT_PATH
     assert task_env(host=[b"BOLLARDENV_PREPEND_PATH=/mine"], tools=b"/t")[b"PATH"] == b"/mine:/t:" + DEFAULT_PATH
     assert task_env(host=[b"BOLLARDENV_PATH=/mine"], tools=b"/run/tools")[b"PATH"] == b"/mine"
+    kept = Spec("/i.sif", keep_env=(b"PATH",))
+    assert task_env(host=[b"PATH=/host"], spec=kept, tools=b"/t")[b"PATH"] == b"/host"
     assert task_env(host=[b"BOLLARDENV_PATH=/mine:$PATH"], tools=b"/t")[b"PATH"] == b"/mine:/t:" + DEFAULT_PATH
