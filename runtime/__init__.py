@@ -18,7 +18,11 @@ Beside the road:
 | the keeper's: end tasks, read ahead, time phases, passwd and group | guard.py, warm.py, clock.py, identity.py |
 | the image's environment scripts, without a shell | shellenv.py, shellsyntax.py |
 | ``bollard build``: an image of a directory tree | build.py, sif_write.py |
+| what an image says of itself | metadata.py, cli_inspect.py |
+| changes to an image: its objects, its overlay | sif_edit.py, cli_sif.py, overlay_create.py |
+| completion and manual pages, files of variables | completion.py, manual.py, cli_tables.py, envfile.py |
 | what the site has decided, and ``bollard site`` | site.py, site_config.py, cli_site.py, owners.py |
+| what this node's Slurm needs in containers | host_slurm.py |
 | where the installation lies; what users read; the system calls, in C | installed.py, errors.py, linux_build.py |
 
 No code here: the node path would pay for it.

@@ -55,9 +55,8 @@ def run(words: list[str]) -> int:
     what, own = VERBS[verb]
     given, rest = cli_options.parse(words[1:], f"site {verb}", own, container=False)
     if any(name == "help" for name, _ in given):
-        sys.stdout.write(
-            cli_options.help_text(f"site {verb}", f"bollard site {verb} [OPTION...]", what, own, container=False)
-        )
+        usage = f"bollard site {verb} [OPTION...]"
+        sys.stdout.write(cli_options.help_text(f"site {verb}", usage, what, own, container=False))
         return 0
     if rest:
         raise BollardError(f"site {verb}: {rest[0]!r} is too much", f"see `bollard site {verb} --help`")

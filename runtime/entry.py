@@ -115,7 +115,6 @@ def admit(container: Container, peer: socket) -> str:
     argv, env, cwd, verbose = parse_request(_receive(peer, size))
     step = record.step_of(env)
     asked = step_spec(container, env)
-    asked.no_mpirun = asked.no_mpirun or not container.site.mpirun
     if container.spec.fakeroot and any(entry.startswith(b"PMIX_NAMESPACE=") for entry in env):
         # Refused by PMIx's server, whose library then waits for itself (libpmix 4.2.2): the step would never end.
         reason = "root in a container does not go with PMIx, which compares user ids"

@@ -44,6 +44,7 @@ _TRANSPORTS: Final = ("docker-archive", "docker-daemon", "oci", "oci-archive", "
 # Offset, bytes there, and the hint for a file that is no image. The first match wins.
 _LOOKS_LIKE: Final = (
     (31, b"hsqs", "is it a Singularity 2 image? build it again as a SIF file"),
+    (0, b"#!/usr/bin/env run-singularity", "it was a SIF file; copy or build it again"),
     (0, b"#!", "is it a script?"),
     (0, b"\x7fELF", "is it a program? name the image first, then the program"),
     (0, b"sqsh", "is it a big-endian squashfs of the 2000s? build it again"),

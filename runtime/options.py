@@ -175,8 +175,7 @@ TABLE: tuple[Row, ...] = (
 # Given more than once, these add up, with this between; of any other the last one counts.
 JOINED = {
     "bind": ",", "mounts": ",", "env": "", "env-file": ",", "mount": "", "keep-env": ",", "no-mount": ",",
-    "scratch": ",",
-    "overlay": "", "unshare": ",", "dns": ",", "opts": " ",
+    "scratch": ",", "overlay": "", "unshare": ",", "dns": ",", "opts": " ",
 }  # fmt: skip
 
 # The names for srun that pyxis does not have.

@@ -13,8 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-# Where containers have it all: runtime/plan.py.
-VIEW = "/run/bollard"
+from bollard.runtime.plan import VIEW
 
 COMMANDS = (
     "srun", "sbatch", "salloc", "squeue", "sinfo", "scontrol", "scancel", "sacct", "sacctmgr", "sattach", "sbcast",
@@ -53,6 +52,10 @@ def find(conf: Path, prefix: str) -> HostSlurm | None:
     loader, libraries = needed(found["srun"])
     own = [path for path in libraries if os.path.basename(path).startswith("libslurm")]
     plugins = [os.path.realpath(os.path.dirname(path)) for path in own] + plugin_directories(conf)
+    if not plugins:  # a srun that holds libslurm itself: Slurm's default is LIBDIR/slurm
+        parent = os.path.dirname(os.path.dirname(found["srun"]))
+        usual = (f"{parent}/lib64/slurm", f"{parent}/lib/slurm")
+        plugins = [os.path.realpath(path) for path in usual if os.path.isdir(path)]
     for program in found.values():
         libraries |= needed(program)[1]
     for folder in plugins:

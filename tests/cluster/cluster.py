@@ -29,7 +29,9 @@ COMMAND = ["/usr/bin/python3", str(TOP / "slurm-test-cluster/cluster")]
 IMAGES_COMMAND = ["/usr/bin/python3", str(TOP / "slurm-test-cluster/images")]
 CONTROLLER = "ctl"
 PREFIX = "/usr/lib/bollard"
-SERVERS = ("squashfuse", "squashfuse2")  # the second where only libfuse 2 is to be had: 20.11's Debian
+# The second where only libfuse 2 is to be had: 20.11's Debian; the third, its name as long as the kernel keeps it,
+# for files that are to be the user's.
+SERVERS = ("squashfuse", "squashfuse2", "squashfuse-owne")
 # Long enough for a loaded machine; a test that waits this long has failed.
 PATIENCE = 60.0
 

@@ -44,9 +44,8 @@ def test_arguments_of_a_script(cluster: Cluster, images: Images, work: Work) -> 
 
 
 def test_a_script_on_the_host_starts_containers(cluster: Cluster, images: Images, work: Work) -> None:
-    script = (
-        f"#!/bin/bash\n{WHERE}\nsrun -n2 -N2 --container={images.small} sh -c '{WHERE}'\nsrun -n1 -N1 sh -c '{WHERE}'\n"
-    )
+    inside = f"srun -Q -n2 -N2 --container={images.small} sh -c '{WHERE}'"
+    script = f"#!/bin/bash\n{WHERE}\n{inside}\nsrun -Q -n1 -N1 sh -c '{WHERE}'\n"
     assert cluster.batch(script, work, "-N2")[:2] == (0, "outside\ninside\ninside\noutside\n")
 
 
@@ -54,8 +53,8 @@ def test_srun_within_a_script_in_a_container(cluster: Cluster, images: Images, w
     """The image brings Slurm's commands; its steps are on the host unless they ask for a container."""
     script = (
         f"#!/bin/bash\n#SBATCH --container={images.mpi}\n{WHERE}\n"
-        f"srun -n2 -N2 sh -c '{WHERE}'\n"
-        f"srun -n2 -N2 --container={images.small} sh -c '{WHERE}; cat /etc/debian_version'\n"
+        f"srun -Q -n2 -N2 sh -c '{WHERE}'\n"
+        f"srun -Q -n2 -N2 --container={images.small} sh -c '{WHERE}; cat /etc/debian_version'\n"
     )
     version = (images.small_tree / "etc/debian_version").read_text()
     done = cluster.batch(script, work, "-N2")
@@ -69,7 +68,7 @@ def test_nothing_is_inherited(cluster: Cluster, images: Images, work: Work) -> N
     """Neither by nested steps, nor by jobs that a job submits."""
     script = (
         f"#!/bin/bash\n#SBATCH --container={images.mpi}\n{SPECS}\n"
-        f"srun -n1 bash -c '{WHERE}; {SPECS}'\n"
+        f"srun -Q -n1 bash -c '{WHERE}; {SPECS}'\n"
         f"sbatch --parsable --output={work.path}/child.out --wrap '{WHERE}; {SPECS}' > child.job\n"
     )
     done = cluster.batch(script, work)
@@ -118,7 +117,7 @@ def test_the_interactive_step_of_salloc(cluster: Cluster, images: Images) -> Non
 
 def test_a_plain_step_in_the_interactive_step(cluster: Cluster, images: Images) -> None:
     terminal = cluster.terminal(f"salloc -Q --container={images.mpi}")
-    terminal.sendline(f"PS1=; {WHERE}; srun sh -c '{WHERE}'; echo done $?")
+    terminal.sendline(f"PS1=; {WHERE}; srun -Q sh -c '{WHERE}'; echo done $?")
     terminal.expect("inside\r\noutside\r\ndone 0\r\n")
     terminal.sendline("exit")
     terminal.expect_exact("exit")

@@ -25,7 +25,7 @@ DEMO = "/home/alice/demo"
 PROMPT = re.compile(r"^(\w+)@(\w+)[$#] (.*)$")
 FENCES = {"console", "sh", "text", "c", "yaml"}
 # Told when a step has to wait for the CPUs of the one before, which a busy machine decides.
-WAITING = re.compile(r"srun: (Job (step|\d+ step) creation temporarily disabled|Step created for|job \d+ (queued|has been)).*")
+WAITING = re.compile(r"srun: (Job (\d+ )?step creation temp|Step created for|job \d+ (queued|has been)).*")
 # Set-up, tests and benchmarks would run themselves; the others need an administrator's hand on a real site.
 BELOW = (
     "git clone ",

@@ -66,8 +66,8 @@ def test_the_guard_is_killed(cluster: Cluster, images: Images, work: Work) -> No
 def test_keeper_and_guard_are_killed(cluster: Cluster, images: Images, work: Work) -> None:
     """Nobody is left to end the tasks but Slurm, when it is asked to."""
     with running(cluster, images, work) as step:
-        for process in cluster.named("n1", "bollard-guard", "bollard-keeper"):
-            process.kill()
+        only(cluster.named("n1", "bollard-guard")).kill()
+        only(cluster.named("n1", "bollard-keeper")).kill()
         step.terminate()
         assert step.result().rc != 0
 

@@ -66,7 +66,7 @@ def test_no_variable_of_ours(cluster: Cluster, images: Images, work: Work) -> No
     good(cluster.srun(container, "bash", "-c", look))
     good(cluster.srun("-n1", container, "bash", "-c", f"srun --overlap bash -c '{look}'"))
     good(cluster.srun("-n1", container, "bash", "-c", f"srun --overlap {container} bash -c '{look}'"))
-    script = f"#!/bin/bash\nset -e\n{look}\nsrun bash -c '{look}'\nsrun {container} bash -c '{look}'\n"
+    script = f"#!/bin/bash\nset -e\n{look}\nsrun -Q bash -c '{look}'\nsrun -Q {container} bash -c '{look}'\n"
     assert cluster.batch(script, work)[:2] == (0, "")
     assert cluster.batch(script, work, container)[:2] == (0, "")
 

@@ -96,7 +96,9 @@ def test_export(cluster: Cluster, images: Images, export: str) -> None:
 
 
 def test_export_of_batch_jobs(cluster: Cluster, images: Images, work: Work) -> None:
-    script = f"#!/bin/bash\n{WHERE}; echo $ONE-$TWO\nsrun --container={images.small} sh -c '{WHERE}; echo $ONE-$TWO'\n"
+    script = (
+        f"#!/bin/bash\n{WHERE}; echo $ONE-$TWO\nsrun -Q --container={images.small} sh -c '{WHERE}; echo $ONE-$TWO'\n"
+    )
     given = {"ONE": "1", "TWO": "2"}
     done = cluster.batch(script, work, f"--container={images.mpi}", "--export=ONE", env=given)
     assert done[:2] == (0, "inside\n1-\ninside\n1-\n")
@@ -144,8 +146,8 @@ def test_heterogeneous_steps_have_one_container(cluster: Cluster, images: Images
 def test_heterogeneous_batch_jobs(cluster: Cluster, images: Images, work: Work) -> None:
     script = (
         "#!/bin/bash\n#SBATCH -n1\n#SBATCH hetjob\n#SBATCH -n2\n"
-        f"{WHERE}\nsrun --het-group=0,1 --container={images.small} sh -c '{WHERE}'\n"
-        f"srun --het-group=1 sh -c '{WHERE}'\n"
+        f"{WHERE}\nsrun -Q --het-group=0,1 --container={images.small} sh -c '{WHERE}'\n"
+        f"srun -Q --het-group=1 sh -c '{WHERE}'\n"
     )
     assert cluster.batch(script, work)[:2] == (0, "outside\n" + "inside\n" * 3 + "outside\n" * 2)
 
@@ -153,7 +155,7 @@ def test_heterogeneous_batch_jobs(cluster: Cluster, images: Images, work: Work) 
 def test_heterogeneous_batch_jobs_in_a_container(cluster: Cluster, images: Images, work: Work) -> None:
     script = (
         f"#!/bin/bash\n#SBATCH -n1\n#SBATCH --container={images.mpi}\n#SBATCH hetjob\n#SBATCH -n1\n"
-        f"{WHERE}\nsrun --het-group=0,1 --container={images.small} sh -c '{WHERE}'\n"
+        f"{WHERE}\nsrun -Q --het-group=0,1 --container={images.small} sh -c '{WHERE}'\n"
     )
     assert cluster.batch(script, work)[:2] == (0, "inside\n" * 3)
 
@@ -183,7 +185,7 @@ def test_scancel_reaches_a_trap(cluster: Cluster, images: Images, work: Work, co
 def test_scancel_ends_steps(cluster: Cluster, images: Images, work: Work) -> None:
     script = f"trap 'echo caught > {work.path}/caught' TERM; echo > {work.path}/ready; while :; do sleep 0.1; done"
     job = cluster.sbatch(
-        f"#!/bin/bash\nsrun --container={images.small} bash -c '{script.replace(chr(39), chr(34))}'\n", work
+        f"#!/bin/bash\nsrun -Q --container={images.small} bash -c '{script.replace(chr(39), chr(34))}'\n", work
     )
     work.wait_for("ready")
     good(cluster.exec(["scancel", str(job)]))

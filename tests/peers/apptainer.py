@@ -58,12 +58,9 @@ class Peer:
         return self._run([sys.executable, "-c", code, *argv], env, binary)
 
     def _run(self, command: list[str], env: dict[str, str], binary: bool) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command,
-            cwd=self.folder,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="latin-1" if binary else "utf-8",
-            check=False,
+        done = subprocess.run(
+            command, cwd=self.folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False
         )
+        # Not by run(): it would change the ends of lines.
+        out, err = done.stdout.decode("latin-1" if binary else "utf-8"), done.stderr.decode("utf-8", "replace")
+        return subprocess.CompletedProcess(command, done.returncode, out, err)

@@ -11,6 +11,8 @@ from pathlib import Path
 import apptainer
 import pytest
 
+from bollard.runtime import sif, sif_write
+
 DEFINITION = """\
 Bootstrap: localimage
 From: {root}
@@ -58,6 +60,19 @@ From: {root}
 """
 
 
+def write_plain(path, part):
+    """A SIF file without random parts and without the digest of its partition, which Apptainer does not know."""
+    objects = (
+        sif_write.Object(sif.DEFFILE, "", b"bootstrap: scratch\n"),
+        sif_write.Object(sif.GENERIC_JSON, sif.METADATA_NAME, b'{"data":{"attributes":{}},"type":"container"}'),
+    )
+    with sif_write.Writer(str(path), "x86_64", objects) as writer:
+        with open(writer.path, "r+b") as file:
+            file.seek(writer.offset)
+            file.write(part)
+        writer.finish()
+
+
 @pytest.fixture(scope="session")
 def peer(request, tmp_path_factory):
     tree = request.config.getoption("--apptainer-tree")
@@ -87,6 +102,11 @@ def peer(request, tmp_path_factory):
     assert done.returncode == 0, done.stderr
     part = found.bollard("sif", "dump", "3", "theirs.sif", binary=True).stdout.encode("latin-1")
     (folder / "plain.sqfs").write_bytes(part)
+    os.environ["SOURCE_DATE_EPOCH"] = "1700000000"
+    try:
+        write_plain(folder / "plain.sif", part)
+    finally:
+        del os.environ["SOURCE_DATE_EPOCH"]
     shutil.copy(folder / "theirs.sif", folder / "bare.sif")  # without its JSON object
     assert found.bollard("sif", "del", "2", "bare.sif").returncode == 0
     for path in folder.glob("*.s*"):

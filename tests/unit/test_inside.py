@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import threading
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -323,6 +324,30 @@ def test_what_a_command_starts_has_the_containers_environment(paths):
     told = with_paths(paths, "/usr/bin/env", env=env).splitlines()
     assert sorted(told) == ["LD_LIBRARY_PATH=/image", "LD_PRELOAD=", "PATH=/usr/bin:/bin"]
     assert with_paths(paths, "/usr/bin/env") == "PATH=/usr/bin:/bin\n"
+
+
+def test_this_machines_own(tmp_path, monkeypatch):
+    """Found by its programs: here /bin/true stands for srun."""
+    (tmp_path / "bin").mkdir()
+    shutil.copy("/bin/true", tmp_path / "bin/srun")
+    (tmp_path / "slurm.conf").write_text(f"PluginDir={tmp_path}/a:{tmp_path}/b # ours\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    found = build_inside.find(tmp_path, "/usr/lib/bollard")
+
+    assert dict(found.commands)["srun"] == f"{tmp_path}/bin/srun"
+    assert found.plugins == (f"{tmp_path}/a", f"{tmp_path}/b")
+    assert any((Path(folder) / "libc.so.6").exists() for folder in found.libraries) and Path(found.loader).exists()
+    assert "/usr" in found.trees
+    assert all(any(place.startswith(tree) for tree in found.trees) for place in (found.loader, *found.libraries))
+    assert "PLACES = ('" in build_inside.module(found, "/p") and "TOOLS = '/p/inside/bin'" in build_inside.module(
+        found, "/p"
+    )
+
+
+def test_a_machine_without_slurm(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert build_inside.find(tmp_path, "/p") is None
+    assert "TOOLS = ''" in build_inside.module(None, "/p") and "PLACES = ()" in build_inside.module(None, "/p")
 
 
 @pytest.mark.parametrize(

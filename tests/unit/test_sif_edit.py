@@ -13,6 +13,8 @@ import struct
 
 import pytest
 import sif_files
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bollard.runtime import image, sif, sif_edit, sif_write
 from bollard.runtime.errors import BollardError
@@ -259,6 +261,33 @@ def test_a_source_that_fails_leaves_nothing(path, tmp_path):
     os.close(source)
 
 
+def test_the_digest_of_a_partition_goes_with_it(tmp_path):
+    objects = [sif_write.Object(sif.GENERIC, sif.DIGEST_NAME, bytes(sif.DIGEST_SIZE))]
+    path = str(tmp_path / "img.sif")
+
+    def digest():
+        fd, found = image.open_sif(path)
+        try:
+            return sif.digest(fd, found)
+        finally:
+            os.close(fd)
+
+    sif_files.write(path, objects, b"hsqs" + b"x" * 5000, "x86_64")
+    said = hashlib.sha256(b"hsqs" + b"x" * 5000).hexdigest()
+    assert digest() == said
+    add(path, b"hsqs" * 99, sif.PARTITION, partition(1))
+    sif_edit.set_primary(path, 3)
+    assert digest() == ""
+    sif_edit.set_primary(path, 2)
+    assert digest() == said
+    sif_edit.delete(path, 2)
+    assert [d.id for d in look(path).descriptors] == [3]
+    assert number(path, 80) == 47
+    assert add(path, b"other") == 1
+    assert add(path, b"hsqs" * 9, sif.PARTITION, partition(2)) == 2
+    assert digest() == ""
+
+
 def interrupted(change, step):
     """Run `change` in a process that dies before its write or truncation number `step`; whether it came to that."""
     child = os.fork()
@@ -328,3 +357,39 @@ def test_an_interrupted_choice_of_the_primary_is_completed_by_the_next(path):
         if not came:
             break
     assert not came
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("fuzz") / "img.sif")
+    sif_files.write(path, OBJECTS, b"hsqs" + b"x" * 5000, "x86_64")
+    add(path, b"hsqs", sif.PARTITION, partition(1))
+    return path, open(path, "rb").read()
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_is_refused_or_changed_readably(valid, data):
+    path, whole = valid
+    raw = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.one_of(st.integers(32, 127), st.integers(TABLE, TABLE + 5 * SLOT)))
+        new = data.draw(st.one_of(st.binary(max_size=8), st.sampled_from([b"\xff" * 8, bytes(8), b"\1", b"\0"])))
+        raw[at : at + len(new)] = new
+    with open(path, "wb") as file:
+        file.write(raw)
+    changes = (
+        lambda: add(path, b"new", sif.PARTITION, partition(data.draw(st.sampled_from([1, 2, 4])))),
+        lambda: sif_edit.delete(path, data.draw(st.integers(1, 5))),
+        lambda: sif_edit.set_primary(path, data.draw(st.integers(3, 5))),
+    )
+    for change in data.draw(st.lists(st.sampled_from(changes), max_size=4)):
+        before = open(path, "rb").read()
+        try:
+            change()
+        except BollardError as error:
+            assert str(error).startswith(path) and "\n" not in str(error)
+            assert open(path, "rb").read() == before
+        else:
+            look(path)  # what was readable stays so
+    assert os.path.getsize(path) < 1 << 20
