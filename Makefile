@@ -17,7 +17,8 @@ CLUSTER := $(SYSTEM) slurm-test-cluster/cluster
 # A file that is there when the package is.
 PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv python3-dev:/usr/bin/python3-config \
 	python3-cffi:/usr/share/doc/python3-cffi python3-yaml:/usr/share/doc/python3-yaml gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
-	squashfs-tools:/usr/bin/mksquashfs squashfuse:/usr/bin/squashfuse git:/usr/bin/git
+	squashfs-tools:/usr/bin/mksquashfs squashfuse:/usr/bin/squashfuse git:/usr/bin/git \
+	e2fsprogs:/sbin/mkfs.ext3 groff-base:/usr/bin/groff
 TOOLS := pytest hypothesis pexpect cffi ruff mypy PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
 .PHONY: help packages dev demo test unit cluster-test releases-test bench lint format clean

@@ -218,8 +218,8 @@ def _readable(size: int) -> str:
 def _add(path: str, source: str, given: dict[str, str]) -> None:
     datatype = _number("--datatype", given.get("datatype", "0"))
     if not 1 <= datatype <= 11:
-        what = "is not known" if "datatype" in given else "is missing"
-        raise BollardError(f"--datatype {given.get('datatype', '')} {what}".replace("  ", " "), _HELP.format("1 to 11"))
+        what = f"--datatype {datatype} is not known" if "datatype" in given else "--datatype is missing"
+        raise BollardError(what, _HELP.format("1 to 11"))
     new = sif_edit.New(
         0x4000 + datatype,
         _extra(0x4000 + datatype, given),

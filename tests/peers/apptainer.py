@@ -29,8 +29,8 @@ mount --bind "$folder" "./$folder"
 mknod -m 666 tmp/fuse c 10 229
 mount --bind tmp/fuse dev/fuse
 for name in hosts resolv.conf localtime; do test -e etc/$name || touch etc/$name; done
-cat etc/passwd > tmp/passwd
-echo 'peer:x:{UID}:{UID}::/tmp/home:/bin/sh' >> tmp/passwd
+echo 'peer:x:{UID}:{UID}::/tmp/home:/bin/sh' > tmp/passwd
+cat etc/passwd >> tmp/passwd
 mount --bind tmp/passwd etc/passwd
 chown {UID}:{UID} tmp/home
 pivot_root . tmp/old
@@ -41,12 +41,27 @@ exec setpriv --reuid {UID} --regid {UID} --clear-groups env -i PATH=/usr/sbin:/u
 """
 
 
+# $1: the folder, then the command: on this machine, as the same user, who may open /dev/fuse.
+_BESIDE = f"""
+set -e
+folder=$1
+shift
+mount -t tmpfs tmpfs /mnt
+mknod -m 666 /mnt/fuse c 10 229
+mount --bind /mnt/fuse /dev/fuse
+umount -l /mnt
+cd "$folder"
+exec setpriv --reuid {UID} --regid {UID} --clear-groups env -i PATH=/usr/sbin:/usr/bin HOME=/tmp/home TZ=UTC "$@"
+"""
+
+
 class Peer:
-    """Runs `apptainer` of `tree` and `bollard` of this checkout in `folder`."""
+    """Runs `apptainer` of `tree` and `bollard` of this checkout in `folder`; `prefix` is where that is installed."""
 
     def __init__(self, tree: str, folder: str) -> None:
         self.tree = os.path.abspath(tree)
         self.folder = folder
+        self.prefix = os.path.join(folder, "prefix")
 
     def apptainer(self, *argv: str, binary: bool = False) -> subprocess.CompletedProcess[str]:
         command = ["unshare", "-m", "--propagation", "private", "sh", "-c", _ENTER, "sh", self.tree, self.folder]
@@ -56,6 +71,14 @@ class Peer:
         code = "import sys; from bollard.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
         env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ["PYTHONPATH"], "HOME": "/root", **environ}
         return self._run([sys.executable, "-c", code, *argv], env, binary)
+
+    def bollard_as_user(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        code = (
+            f"import sys; sys.path.append({self.prefix + '/python'!r})\n"
+            "from bollard.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+        )
+        command = ["unshare", "-m", "--propagation", "private", "sh", "-c", _BESIDE, "sh", self.folder]
+        return self._run([*command, sys.executable, "-ISXutf8", "-c", code, *argv], dict(os.environ), False)
 
     def _run(self, command: list[str], env: dict[str, str], binary: bool) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import apptainer
@@ -13,6 +15,7 @@ import pytest
 
 from bollard.runtime import sif, sif_write
 
+TOP = Path(__file__).resolve().parents[2]
 DEFINITION = """\
 Bootstrap: localimage
 From: {root}
@@ -73,14 +76,32 @@ def write_plain(path, part):
         writer.finish()
 
 
+def install(prefix):
+    """Of the installation, what `bollard exec` needs."""
+    sys.path.insert(0, str(TOP / "spank_plugin"))
+    import build
+
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch, "out")
+        (out / "session").mkdir(parents=True)
+        (out / "session/README").touch()
+        build.copy_python(out)
+        build.build_launcher(out)
+        build.copy_server(out)
+        build.build_syscalls(out / "python/bollard/runtime", Path(scratch))
+        shutil.copytree(out, prefix)
+    subprocess.run(["chmod", "-R", "a+rX", prefix], check=True)
+
+
 @pytest.fixture(scope="session")
-def peer(request, tmp_path_factory):
+def peer(request):
     tree = request.config.getoption("--apptainer-tree")
     if not tree:
         pytest.skip(
             "needs --apptainer-tree=DIR, a Debian tree with apptainer and busybox-static; see tests/peers/README.md"
         )
-    folder = tmp_path_factory.mktemp("peers")
+    # Not pytest's directory, which is closed to other users.
+    folder = Path(tempfile.mkdtemp(prefix="bollard-peers-"))
     folder.chmod(0o777)
     root = folder / "root"
     (root / "bin").mkdir(parents=True)
@@ -111,4 +132,6 @@ def peer(request, tmp_path_factory):
     assert found.bollard("sif", "del", "2", "bare.sif").returncode == 0
     for path in folder.glob("*.s*"):
         os.chown(path, apptainer.UID, apptainer.UID)
-    return found
+    install(found.prefix)
+    yield found
+    shutil.rmtree(folder)

@@ -190,3 +190,73 @@ def test_an_overlay_as_a_file(peer):
     for script, text in (("echo kept > /file", ""), ("cat /file", "kept\n")):
         done = peer.apptainer("exec", "--fakeroot", "--overlay", "overlay.img", "theirs.sif", "sh", "-c", script)
         assert (done.returncode, done.stdout) == (0, text), done.stderr
+
+
+VARIABLES = """\
+# comment
+A=1
+export B="two words"
+C='single $HOME'
+D="$HOME/x"
+E="line one
+line two"
+F=${A}3
+G='back\\slash "quoted"'
+H=
+EOL="a\\nb"
+I="\\$HOME"
+PATH=/my/bin:$PATH
+LD_LIBRARY_PATH=/my/lib
+T=~
+if [ -n "$TZ" ]; then J=$TZ; fi
+"""
+# What names the one or the other.
+OWN = ("APPTAINER_APPNAME=\n", "BOLLARD_", "PS1=", "PROMPT_COMMAND=", "USER_PATH=", "LC_CTYPE=")
+
+
+def environment(text):
+    return sorted(line for line in text.splitlines(keepends=True) if not line.startswith(OWN))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["exec", "--app", "foo", "IMAGE", "/bin/env"],
+        ["exec", "--app", "bar-2", "IMAGE", "/bin/env"],
+        ["exec", "IMAGE", "/bin/env"],
+        ["exec", "--env-file", "vars.env", "IMAGE", "/bin/env"],
+        ["exec", "--env-file", "vars.env,more.env", "--env", "B=cli", "IMAGE", "/bin/env"],
+        ["exec", "--env-file", "vars.env", "--env-file", "more.env", "IMAGE", "/bin/env"],
+        ["exec", "--app", "foo", "--env-file", "vars.env", "IMAGE", "/bin/env"],
+        ["exec", "--cleanenv", "--app", "foo", "IMAGE", "/bin/env"],
+    ],
+    ids=" ".join,
+)
+def test_the_environment(peer, argv):
+    Path(peer.folder, "vars.env").write_text(VARIABLES)
+    Path(peer.folder, "more.env").write_text("A=2\nK=second\n")
+    argv = ["theirs.sif" if word == "IMAGE" else word for word in argv]
+    theirs, ours = peer.apptainer(*argv), peer.bollard_as_user(*argv)
+    assert (ours.returncode, theirs.returncode) == (0, 0), ours.stderr + theirs.stderr
+    assert environment(ours.stdout) == environment(theirs.stdout)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["run", "--app", "foo", "IMAGE", "a", "b c"],
+        ["run", "--app", "bar-2", "IMAGE"],
+        ["run", "--app", "missing", "IMAGE"],
+        ["exec", "--app", "missing", "IMAGE", "true"],
+        ["test", "--app", "foo", "IMAGE"],
+        ["test", "--app", "bar-2", "IMAGE"],
+        ["exec", "--app", "foo", "IMAGE", "sh", "-c", "echo $SCIF_APPNAME"],
+        ["exec", "--env-file", "missing.env", "IMAGE", "true"],
+    ],
+    ids=" ".join,
+)
+def test_apps(peer, argv):
+    argv = ["theirs.sif" if word == "IMAGE" else word for word in argv]
+    theirs, ours = peer.apptainer(*argv), peer.bollard_as_user(*argv)
+    lines = [line for line in theirs.stdout.splitlines() if not line.startswith("Could not locate the container app")]
+    assert (ours.returncode, ours.stdout.splitlines()) == (theirs.returncode, lines), ours.stderr + theirs.stderr
