@@ -24,7 +24,6 @@ EVERY_RELEASE: dict[str, tuple[str, ...]] = {
     "test_inside.py": (),
     "test_mpi.py": ("test_images_of_other_releases",),
     "test_plain.py": (),
-    "test_releases.py": (),
     "test_slurm_inside.py": (
         "test_commands_in_an_image_of_any_release",
         "test_commands_in_an_image_without_a_c_library",
