@@ -141,7 +141,8 @@ def test_the_descriptor_of_the_gate():
 def test_the_sites_limits_of_images():
     """client.c sees by the beginning of a line of site.conf that the runtime has to look."""
     begin = found("client.c", r'strstr\(text, "\\n(images-)"\)')
-    assert [key.name for key in site_config.TABLE if key.name.startswith(begin)] == ["images-allowed", "images-forbidden"]
+    names = [key.name for key in site_config.TABLE if key.name.startswith(begin)]
+    assert names == ["images-allowed", "images-forbidden"]
 
 
 def test_the_names_of_mpirun():
