@@ -19,9 +19,9 @@ PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv py
 	python3-cffi:/usr/share/doc/python3-cffi python3-yaml:/usr/share/doc/python3-yaml gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
 	squashfs-tools:/usr/bin/mksquashfs squashfuse:/usr/bin/squashfuse git:/usr/bin/git \
 	e2fsprogs:/sbin/mkfs.ext3 groff-base:/usr/bin/groff
-TOOLS := pytest hypothesis pexpect cffi ruff mypy PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
+TOOLS := pytest hypothesis pexpect cffi ruff mypy psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
-.PHONY: help packages dev demo test unit cluster-test releases-test bench lint format clean
+.PHONY: help packages dev demo test unit cluster-test releases-test stress bench lint format clean
 
 help:
 	@echo 'make demo          bring a Slurm cluster up on this machine and run MPI in a container on it'
@@ -29,6 +29,7 @@ help:
 	@echo 'make unit          tests that need no cluster (seconds)'
 	@echo 'make cluster-test  tests on the cluster; SUITE=trixie for another Slurm'
 	@echo 'make releases-test what meets Slurm, on the other releases: $(RELEASES)'
+	@echo 'make stress        thousands of steps, cancelled at any moment (half an hour); STRESS=--cancels=20 for less'
 	@echo 'make bench         what a container costs, as a table and as JSON'
 	@echo 'make lint          ruff and mypy'
 	@echo 'make format        let ruff format what it formats'
@@ -58,6 +59,10 @@ unit: dev
 cluster-test: dev
 	$(PYTHON) -m pytest -q --suite $(SUITE) tests/cluster
 
+# STRESS='--cancels=20 --crowd=20 --named=10 --seed=1': tests/stress/conftest.py has them all.
+stress: dev
+	$(PYTHON) -m pytest -q -rP --suite $(SUITE) $(STRESS) tests/stress
+
 releases-test: dev
 	@status=0; for suite in $(RELEASES); do \
 	    echo "== $$suite"; \
@@ -79,6 +84,7 @@ lint: dev
 	cd slurm-test-cluster && $(MYPY) *.py && $(MYPY) --scripts-are-modules cluster && $(MYPY) --scripts-are-modules images
 	cd tests && $(MYPY) conftest.py dev_tree.py
 	cd tests/cluster && $(MYPY) .
+	cd tests/stress && MYPYPATH=../cluster $(MYPY) .
 
 format: dev
 	.venv/bin/ruff check --fix-only --quiet .

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What `exec`, `run`, `shell` and `test` start in a container: pure functions of what the image has.
+"""What `exec`, `run`, `shell`, `test` and `instance start` start in a container: pure functions of what the image has.
 
 Order and names are Apptainer's (its action script). Runs in the keeper, which stands in the container, so that
 `has` can look; `exec` asks nothing, and so works in an image without a shell.
@@ -13,12 +13,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ACTIONS = ("exec", "run", "shell", "test")
+ACTIONS = ("exec", "run", "shell", "test", "start")
 
 # The image's own programs for an action, the first that is there.
 _SCRIPTS = {
     "run": ("/.singularity.d/runscript", "/apptainer", "/singularity"),
     "test": ("/.singularity.d/test",),
+    "start": ("/.singularity.d/startscript",),
 }
 _SHELLS = (("/bin/bash", "--norc"), ("/bin/sh",))
 
@@ -36,7 +37,7 @@ def inside(action: str, argv: list[str], has: Callable[[str], bool], shell: str 
     if action == "shell":
         return [*_shell(has, shell), *argv]
     if app:
-        what = "runscript" if action == "run" else "test"
+        what = {"run": "runscript", "start": "startscript"}.get(action, "test")
         path = f"/scif/apps/{app}/scif/{what}"
         if not has(path):
             raise BollardError(f"the app {app} has no {what}", "see what it has with `bollard inspect --app`", 1)
@@ -44,7 +45,7 @@ def inside(action: str, argv: list[str], has: Callable[[str], bool], shell: str 
     for path in _SCRIPTS[action]:
         if has(path):
             return [path, *argv]
-    if action == "test":
+    if action in ("test", "start"):
         return []
     if has("/bin/sh"):
         return ["/bin/sh", *argv]

@@ -5,7 +5,7 @@
        └── waits for that, then becomes bollard-enter, which becomes the program ◄┘
 
 The program is the process that the user started: signals, terminal, standard streams and exit status are its
-own. The keeper holds a pidfd of it and ends with it.
+own. The keeper holds a pidfd of it and ends with it. An instance's keeper is made here too (instance.py).
 """
 
 from __future__ import annotations
@@ -34,6 +34,20 @@ _OWN = "SLURM_BOLLARD_"
 def start(asked: Spec, action: str, argv: list[str], shell: str = "") -> None:
     """Make the container and become the program in it; returns only where there is nothing to start.
     `BollardError` for everything that went wrong, the keeper's failures too."""
+    address, _, command = launch(asked, action, argv, shell, os.pidfd_open(os.getpid()))
+    if command:
+        from bollard.runtime import action as actions
+
+        become(address, command, variables(asked.verbose, actions.variables(action, command)))
+
+
+def launch(
+    asked: Spec, action: str, argv: list[str], shell: str, handle: int, instance: str = ""
+) -> tuple[str, int, list[str]]:
+    """Start a keeper: its address, its process id, and the command to start for `action`.
+
+    It ends when `handle` hangs up; that of an `instance` serves even where there is nothing to start.
+    """
     if not os.access(LAUNCHER, os.X_OK):
         raise BollardError(f"{LAUNCHER} is missing", "install bollard again")
     name = b"bollard-" + os.urandom(16).hex().encode()
@@ -41,31 +55,36 @@ def start(asked: Spec, action: str, argv: list[str], shell: str = "") -> None:
     listener.bind(b"\0" + name)
     listener.listen(8)
     reader, writer = os.pipe()
-    handle = os.pidfd_open(os.getpid())
     child = os.fork()
     if child == 0:
-        _fork_keeper(asked, action, argv, shell, listener.fileno(), writer, handle)
+        _fork_keeper(asked, action, argv, shell, listener.fileno(), writer, handle, instance)
     os.close(writer)
     os.waitpid(child, 0)
-    command = _answer(reader)
-    if not command:
-        return
-    from bollard.runtime import action as actions
+    keeper, *command = answer(reader)
+    listener.close()
+    return name.decode(), int(keeper), command
 
+
+def variables(verbose: bool, container: dict[str, str]) -> dict[str, str]:
+    """Our own environment for the launcher: the user's, and what the program shall find set."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith(_OWN)}
-    environ[_ENTRY] = name.decode()
-    if asked.verbose:
+    if verbose:
         environ[_VERBOSE] = str(time.time_ns())
-    for key, value in actions.variables(action, command).items():
+    for key, value in container.items():
         environ["BOLLARDENV_" + key] = value
+    return environ
+
+
+def become(address: str, command: list[str], environ: dict[str, str]) -> NoReturn:
+    """Become `command` in the container whose keeper listens at `address`."""
     # Python ignores them for itself, and exec would hand that down.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    os.execve(LAUNCHER, ["bollard-enter", *command], environ)
+    os.execve(LAUNCHER, ["bollard-enter", *command], {**environ, _ENTRY: address})
 
 
-def _answer(reader: int) -> list[str]:
-    """What the keeper has to say: the command to start, or its failure, raised."""
+def answer(reader: int) -> list[str]:
+    """What the keeper has to say: its process id and the command to start, or its failure, raised."""
     data = b""
     while True:
         part = os.read(reader, 65536)
@@ -82,23 +101,25 @@ def _answer(reader: int) -> list[str]:
 
 
 def _fork_keeper(
-    asked: Spec, action: str, argv: list[str], shell: str, listener: int, writer: int, handle: int
+    asked: Spec, action: str, argv: list[str], shell: str, listener: int, writer: int, handle: int, instance: str
 ) -> NoReturn:
     """In the first child: a session of its own, no terminal, no child of the program to be."""
     code = 1
     try:
         os.setsid()
         if os.fork() == 0:
-            _close_others((listener, writer, handle))
+            close_others((listener, writer, handle))
             os.umask(0o022)
             os.chdir("/")
-            _keep(asked, action, argv, shell, listener, writer, handle)
+            _keep(asked, action, argv, shell, listener, writer, handle, instance)
         code = 0
     finally:
         os._exit(code)
 
 
-def _keep(asked: Spec, action: str, argv: list[str], shell: str, listener: int, writer: int, handle: int) -> None:
+def _keep(
+    asked: Spec, action: str, argv: list[str], shell: str, listener: int, writer: int, handle: int, instance: str
+) -> None:
     """Be the keeper; tells through `writer` when it is ready, or why not, as "status NUL text"."""
     try:
         from bollard.runtime import action as actions
@@ -111,18 +132,23 @@ def _keep(asked: Spec, action: str, argv: list[str], shell: str, listener: int, 
         container = keeper.enter(asked, times, spool, argv[0] if argv else "sh", site.load(PREFIX))
         command = actions.inside(action, argv, _is_program, shell, asked.app)
     except BaseException as error:  # noqa: BLE001 - it becomes the one line the user sees
-        _tell(writer, str(error.code if isinstance(error, BollardError) else 255), one_line(error))
+        tell_failure(writer, error)
         return
-    if not command:
-        _tell(writer, "+", "")
-        return
-    _tell(writer, "+", "".join(f"{word}\0" for word in command))
+    tell(writer, "+", "".join(f"{word}\0" for word in (str(os.getpid()), *command)))
     os.close(writer)
+    if not command and not instance:
+        return
     container.command = action.encode()
+    container.instance = instance
     keeper.serve(container, listener, handle)  # the program's pidfd in the place of a job's socket
 
 
-def _tell(writer: int, status: str, text: str) -> None:
+def tell_failure(writer: int, error: BaseException) -> None:
+    """What `answer` then raises."""
+    tell(writer, str(error.code if isinstance(error, BollardError) else 255), one_line(error))
+
+
+def tell(writer: int, status: str, text: str) -> None:
     data = os.fsencode(f"{status}\0{text}")
     while data:
         data = data[os.write(writer, data) :]
@@ -132,7 +158,7 @@ def _is_program(path: str) -> bool:
     return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
-def _close_others(keep: tuple[int, ...]) -> None:
+def close_others(keep: tuple[int, ...]) -> None:
     """Standard streams become /dev/null; every other descriptor but `keep` is closed."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in range(3):

@@ -128,6 +128,10 @@ def _start(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     values = _values(given, words)
     shells = [value for option, value in given if option == "shell"]
     shells += [os.environ[form] for form in _SHELL_FORMS if os.environ.get(form)]
+    if words[0].startswith("instance://"):
+        from bollard.runtime import cli_instance
+
+        return cli_instance.join(name, given, words, values, shells[0] if shells else "")
     asked = spec.make(values)
     # Here, where the name is as it was typed; the keeper opens it again by its full path.
     image.open_image(words[0] if "~" not in words[0] else asked.image, os.uname().machine).close()
@@ -157,6 +161,18 @@ def _build(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
 
     build.build(words[0], words[1], force=any(option == "force" for option, _ in given))
     return 0
+
+
+def _instance(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import cli_instance
+
+    return cli_instance.run(name.split()[1], given, words)
+
+
+def _instance_start(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import cli_instance
+
+    return cli_instance.start(name.split()[1], given, words, _values(given, words))
 
 
 def _site(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
@@ -331,4 +347,33 @@ COMMANDS: dict[str, Command] = {
         _overlay,
     ),
     "completion": ("bash|zsh|fish", "write what makes a shell complete these commands", {}, False, _completion),
+    "instance start": (
+        "[OPTION...] IMAGE NAME [ARGUMENT...]",
+        "start a container that stays in the background, and its startscript",
+        cli_tables.INSTANCE_START,
+        True,
+        _instance_start,
+    ),
+    "instance run": (
+        "[OPTION...] IMAGE NAME [ARGUMENT...]",
+        "the same with the image's runscript",
+        cli_tables.INSTANCE_START,
+        True,
+        _instance_start,
+    ),
+    "instance list": (
+        "[OPTION...] [PATTERN]",
+        "list the instances on this machine",
+        cli_tables.INSTANCE_LIST,
+        False,
+        _instance,
+    ),
+    "instance stop": ("[OPTION...] [PATTERN]", "stop instances", cli_tables.INSTANCE_STOP, False, _instance),
+    "instance stats": (
+        "[OPTION...] NAME",
+        "show what an instance uses, again and again",
+        cli_tables.INSTANCE_STATS,
+        False,
+        _instance,
+    ),
 }

@@ -53,9 +53,26 @@ OVERLAY_CREATE: Own = {
     "fakeroot": ("", "its directories belong to root, for use with --fakeroot"),
 }
 
+_USER: Own = {"user": ("NAME", "another user's; for root alone")}
+INSTANCE_START: Own = {"pid-file": ("FILE", "write the process id of the instance to FILE [BOLLARD_PID_FILE]")}
+INSTANCE_LIST: Own = {
+    "json": ("", "for programs"),
+    "logs": ("", "show where their output is"),
+    "all": ("", "accepted for Apptainer's sake"),
+    **_USER,
+}
+INSTANCE_STOP: Own = {
+    "all": ("", "all of yours"),
+    "force": ("", "kill at once"),
+    "signal": ("SIGNAL", "what the script is sent; SIGINT without this"),
+    "timeout": ("SECONDS", "how long to wait before what is left is killed; 10 without this"),
+    **_USER,
+}
+INSTANCE_STATS: Own = {"json": ("", "for programs; once"), "no-stream": ("", "once"), **_USER}
+
 MIXED = frozenset(
     ("build", "inspect", "run-help", "overlay create", "sif list", "sif header", "sif info", "sif dump", "sif new",
-     "sif add", "sif del", "sif setprim")
+     "sif add", "sif del", "sif setprim", "instance list", "instance stop", "instance stats")
 )  # fmt: skip
 SHORT = {
     "inspect": {
@@ -69,4 +86,7 @@ SHORT = {
         "j": "json",
     },
     "overlay create": {"s": "size", "S": "sparse", "f": "fakeroot"},
+    "instance list": {"j": "json", "l": "logs", "u": "user", "a": "all"},
+    "instance stop": {"a": "all", "s": "signal", "t": "timeout", "u": "user"},
+    "instance stats": {"j": "json", "u": "user"},
 }

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 FRAME_MAX = 16 << 20
 # spank_plugin/wire.h: ENV_SPEC
 SPEC_VARIABLE = b"SLURM_BOLLARD_SPEC="
+# What a task of an instance was started by, for APPTAINER_COMMAND; elsewhere one word holds for all (instance.py).
+COMMAND_VARIABLE = b"SLURM_BOLLARD_COMMAND="
 # A launcher with this mode waits for its program, sends DONE, and ends when it is answered (enter.c).
 SAVE = b"save"
 DONE = b"D"
@@ -101,7 +103,7 @@ def working_directory(asked: Spec, cwd: bytes) -> bytes:
             raise BollardError(f"--pwd {asked.pwd}: no such directory in the container", "make it, or bind one there")
         return os.fsencode(asked.pwd)
     for path in (cwd, os.fsencode(asked.home)):
-        if path and os.path.isdir(path):
+        if path and os.path.isdir(path) and os.access(path, os.X_OK):
             return path
     return b"/"
 
@@ -115,6 +117,7 @@ def admit(container: Container, peer: socket) -> str:
     argv, env, cwd, verbose = parse_request(_receive(peer, size))
     step = record.step_of(env)
     asked = step_spec(container, env)
+    command = taken(env, COMMAND_VARIABLE) or container.command
     if container.spec.fakeroot and any(entry.startswith(b"PMIX_NAMESPACE=") for entry in env):
         # Refused by PMIx's server, whose library then waits for itself (libpmix 4.2.2): the step would never end.
         reason = "root in a container does not go with PMIx, which compares user ids"
@@ -128,7 +131,7 @@ def admit(container: Container, peer: socket) -> str:
     if image_env is None:
         image_env = container.define_environment(shell)
     defaults = container.site.environment
-    env = environment.of_task(image_env, env, asked, container.command, container.binds, cwd, defaults, container.tools)
+    env = environment.of_task(image_env, env, asked, command, container.binds, cwd, defaults, container.tools)
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if container.saver else b""
@@ -136,15 +139,20 @@ def admit(container: Container, peer: socket) -> str:
     return step
 
 
+def taken(env: list[bytes], name: bytes) -> bytes:
+    """The value of the variable `name` (with its "="), which is taken out of `env`; "" where there is none."""
+    found = [entry for entry in env if entry.startswith(name)]
+    for entry in found:
+        env.remove(entry)
+    return found[0][len(name) :] if found else b""
+
+
 def step_spec(container: Container, env: list[bytes]) -> Spec:
     """What this task's step asked; of a container with a name that may be another than made it. Its spec is taken
     out of `env`."""
-    texts = [entry for entry in env if entry.startswith(SPEC_VARIABLE)]
-    if not texts:
+    text = taken(env, SPEC_VARIABLE)
+    if not text:
         return container.spec
-    for entry in texts:
-        env.remove(entry)
-    text = texts[0][len(SPEC_VARIABLE) :]
     asked = container.steps.get(text)
     if asked is None:
         asked = spec.make(spec.pairs(text))
@@ -254,7 +262,9 @@ class Server:
                     self.poll.unregister(fd)
                     self.lifelines.pop(fd).close()
         if self.tasks:
-            self._end("slurmstepd")
+            self._end(f"the instance {self.container.instance}" if self.container.instance else "slurmstepd")
+        if self.container.instance:
+            guard.end_members()
 
     def _done(self, fd: int) -> None:
         """A task has ended: the last one on the node waits until the container is saved."""

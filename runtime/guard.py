@@ -41,6 +41,27 @@ def end_tasks(tasks: Iterable[tuple[int, int]], reason: str) -> None:
             pass  # it has ended by itself
 
 
+def end_members() -> None:
+    """Kill every other process in our mount namespace that is not the keeper's own: what tasks of an instance
+    have left running, where nobody else is there to do it."""
+    own = os.getpid()
+    try:
+        here, names = os.stat("/proc/self/ns/mnt").st_ino, os.listdir("/proc")
+    except OSError:
+        return  # the container has no /proc, or one of its own
+    for name in names:
+        try:
+            if name.isdigit() and os.stat(f"/proc/{name}/ns/mnt").st_ino == here and _parent(name) != own != int(name):
+                os.kill(int(name), _SIGKILL)
+        except OSError:
+            pass  # it has ended, or is somebody else's
+
+
+def _parent(pid: str) -> int:
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[1])
+
+
 def _tell(pid: int, line: bytes) -> bool:
     """Write to the stderr of a task, which is a pipe to slurmstepd, a terminal or a file."""
     try:

@@ -8,6 +8,7 @@ slurm     sacct, or scontrol where there is no accounting: what was asked, where
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 
@@ -132,6 +133,7 @@ def _row(fields: list[str], values: list[str]) -> dict[str, Any]:
     return row
 
 
+_COMMENT = "AdminComment="
 _SHOWN = {
     "JobId": "jobid", "JobState": "state", "ExitCode": "exitcode", "NumTasks": "ntasks", "NodeList": "nodelist",
     "StartTime": "start", "EndTime": "end", "Container": "container",
@@ -142,7 +144,12 @@ def _scontrol(job: int) -> list[dict[str, Any]]:
     """The job alone, while slurmctld remembers it."""
     words = _run(["scontrol", "show", "job", "--oneliner", str(job)]).split()
     pairs = dict(word.split("=", 1) for word in words if "=" in word)
-    row = {ours: pairs[slurms] for slurms, ours in _SHOWN.items() if slurms in pairs}
+    row: dict[str, Any] = {ours: pairs[slurms] for slurms, ours in _SHOWN.items() if slurms in pairs}
+    mark = next((number for number, word in enumerate(words) if word.startswith(_COMMENT + "bollard=")), -1)
+    if row and mark >= 0:
+        # Slurm's own names begin with capitals, and a record's do not.
+        more = itertools.takewhile(lambda word: word[0].islower(), words[mark + 1 :])
+        row.update(_row(["AdminComment"], [" ".join([words[mark][len(_COMMENT) :], *more])]))
     return [row] if row else []
 
 

@@ -3,7 +3,7 @@
 and takes everything with it when it ends.
 
     Slurm      shim ── fork, become the user ──► main()              ends with its step, or with the job here
-    by hand    bollard exec ── fork ──► byhand: enter(), serve()     ends with the program
+    by hand    bollard exec ── fork ──► byhand: enter(), serve()     ends with the program, or with its instance
 
 It runs as the user, in a user namespace that maps his own ids. What it makes lives in its mount namespace, so
 nothing has to be cleaned up: when it and its tasks are gone, so are the mounts and the FUSE server.
@@ -66,6 +66,7 @@ class Container:
         "entrypoint",
         "environment",
         "image",
+        "instance",
         "ops",
         "record",
         "saver",
@@ -95,6 +96,7 @@ class Container:
         self.steps: dict[bytes, Spec] = {}  # spec text of a step that named this container: what it asked
         self.binds = os.fsencode(bind_text(spec.binds))
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
+        self.instance = ""  # its name, for an instance: who ends tells the tasks in other words
         self.record = record.Record(opened)
         self.told = False  # --container-verbose has been answered
         self.tools = b""  # where the host's Slurm commands are, in the container

@@ -21,6 +21,7 @@ MOUNT_ATTR_NODEV = 0x04
 MOUNT_ATTR_NOEXEC = 0x08
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 MS_NOSUID: int = lib.MS_NOSUID
 MS_NODEV: int = lib.MS_NODEV
@@ -133,6 +134,11 @@ def die_with_parent(signal: int, parent: int) -> None:
     _check(lib.b_prctl(lib.PR_SET_PDEATHSIG, signal), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:
         os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends (PR_SET_CHILD_SUBREAPER)."""
+    _check(lib.b_prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def use_capabilities(on: bool) -> None:

@@ -13,18 +13,18 @@ from bollard.runtime.errors import BollardError
 
 
 def answered(*told):
-    """What `_answer` makes of the (status, text) that `_tell` wrote before its end of the pipe went."""
+    """What `answer` makes of the (status, text) that `tell` wrote before its end of the pipe went."""
     reader, writer = os.pipe()
 
     def tell():
         for status, text in told:
-            byhand._tell(writer, status, text)
+            byhand.tell(writer, status, text)
         os.close(writer)
 
     keeper = threading.Thread(target=tell)
     keeper.start()
     try:
-        return byhand._answer(reader)
+        return byhand.answer(reader)
     finally:
         keeper.join()
 
@@ -64,7 +64,7 @@ def test_an_answer_in_pieces():
 
     keeper = threading.Thread(target=tell)
     keeper.start()
-    assert byhand._answer(reader) == ["prog", "a"]
+    assert byhand.answer(reader) == ["prog", "a"]
     keeper.join()
     with pytest.raises(OSError):
         os.fstat(reader)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Many at once, and cancelled at any moment: `make stress`. Not a part of `make test`, for it takes half an hour.
+
+What a test starts, it starts from one program on the controller (drive.py), so that thousands of steps cost no
+thousand of commands. Whatever happens at random follows from the seed, which is printed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+CLUSTER_TESTS = HERE.parent / "cluster"
+sys.path.insert(0, str(CLUSTER_TESTS))
+
+from cluster import Cluster  # noqa: E402
+
+# The fixtures of tests/cluster, and with them its promise that nothing is left on any node.
+_spec = importlib.util.spec_from_file_location("cluster_conftest", CLUSTER_TESTS / "conftest.py")
+assert _spec is not None and _spec.loader is not None
+_shared = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_shared)
+images, leftovers, work = _shared.images, _shared.leftovers, _shared.work
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("stress", "how much")
+    group.addoption("--cancels", type=int, default=1000, help="steps that are cancelled (default: %(default)s)")
+    group.addoption("--crowd", type=int, default=200, help="steps at once on a node (default: %(default)s)")
+    group.addoption("--crowd-images", type=int, default=20, help="images of these (default: %(default)s)")
+    group.addoption("--named", type=int, default=50, help="steps in named containers (default: %(default)s)")
+    group.addoption("--names", type=int, default=5, help="names of these (default: %(default)s)")
+    group.addoption("--seed", type=int, default=None, help="of all that is random (default: another each time)")
+
+
+@pytest.fixture(scope="session")
+def cluster(pytestconfig: pytest.Config) -> Cluster:
+    """As in tests/cluster; with --installed nothing is touched of a cluster that is up."""
+    found = Cluster(pytestconfig.getoption("--suite"))
+    if not pytestconfig.getoption("--installed"):
+        found.front("up", "--plugin")
+        found.front("plugin")
+    return found
+
+
+@pytest.fixture(scope="session")
+def seed(pytestconfig: pytest.Config) -> int:
+    given = pytestconfig.getoption("--seed")
+    return random.SystemRandom().randrange(1 << 32) if given is None else int(given)
