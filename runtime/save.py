@@ -46,7 +46,7 @@ def start(root: str, target: str) -> Saver:
     try:
         linux.die_with_parent(_SIGKILL, parent)
         linux.name_process("bollard-saver")
-        _close_others((ask_read, answer_write))
+        linux.close_others((ask_read, answer_write))
         linux.new_mount_namespace()
         os.write(answer_write, b"+")
         if os.read(ask_read, 1) == _GO:
@@ -101,15 +101,3 @@ def _squashfs(root: str, target: str) -> None:
     finally:
         if os.path.exists(fresh):
             os.unlink(fresh)
-
-
-def _close_others(keep: tuple[int, ...]) -> None:
-    null = os.open("/dev/null", os.O_RDWR)
-    for fd in range(3):
-        os.dup2(null, fd)
-    for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
-        if fd > 2 and fd not in keep:
-            try:
-                os.close(fd)
-            except OSError:
-                pass  # the one that read the directory
