@@ -503,6 +503,9 @@ int client_post_opt(spank_t spank)
 	if (asked && opt && get && is_set(get(opt, "export-file")))
 		fail("--container does not go with --export-file, which takes the container's own variable away; "
 		     "use --export=NAME,...");
+	/* Another process sends that step (26.05), so that srun can guard nothing. */
+	if (asked && opt && get && is_set(get(opt, "async")))
+		fail("--container does not go with --async yet; write `srun ... &`");
 	if (interactive)  /* the shell of a salloc: what that has found out counts */
 		spec = strdup(given.around);
 	else if (asked)

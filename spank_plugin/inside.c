@@ -152,8 +152,15 @@ static int mpirun(char **argv, const char *name)
 	else
 		launch.native = 1;
 	if (launch.native) {
-		if (have)
+		/* In a job it starts its helpers on the other nodes by srun: they belong in this container. */
+		if (getenv("SLURM_JOB_ID") && container) {
+			set_environment();
+			setenv("SRUN_CONTAINER", container, 1);
+		}
+		if (have) {
+			argv[0] = native;  /* hydra looks for its parts beside itself */
 			execv(native, argv);
+		}
 		return fail(name, "the image has none", have ? strerror(errno) : "", "name one of its programs");
 	}
 	if (launch.why[0]) {

@@ -20,6 +20,8 @@ enum kind {
 	SETTING,    /* NAME VALUE: a variable */
 	MCA,        /* NAME VALUE: a parameter, which is a variable too */
 	BIND,
+	BOUND,      /* the same without a value */
+	REPORT,     /* show the binding */
 	MAP,
 	SPREAD,     /* as MAP node */
 	RANK,
@@ -45,14 +47,14 @@ static const struct rule {
 	{ "mca", MCA, "OMPI_MCA_" }, { "gmca", MCA, "OMPI_MCA_" }, { "omca", MCA, "OMPI_MCA_" },
 	{ "prtemca", MCA, "PRTE_MCA_" }, { "pmixmca", MCA, "PMIX_MCA_" },
 	{ "bind-to", BIND, NULL }, { "binding", BIND, NULL },
-	{ "bind-to-core", FLAG, "--cpu-bind=cores" }, { "bind-to-socket", FLAG, "--cpu-bind=sockets" },
-	{ "bind-to-none", FLAG, "--cpu-bind=none" },
+	{ "bind-to-core", BOUND, "cores" }, { "bind-to-socket", BOUND, "sockets" }, { "bind-to-none", BOUND, "none" },
+	{ "report-bindings", REPORT, NULL },
 	{ "map-by", MAP, NULL }, { "rank-by", RANK, NULL }, { "bynode", SPREAD, NULL },
 	{ "byslot", FLAG, "--distribution=block" },
 	{ "cpus-per-proc", VALUE, "--cpus-per-task=" }, { "cpus-per-rank", VALUE, "--cpus-per-task=" },
 	{ "wdir", VALUE, "--chdir=" }, { "wd", VALUE, "--chdir=" }, { "working-dir", VALUE, "--chdir=" },
 	{ "stdin", VALUE, "--input=" }, { "s", VALUE, "--input=" },
-	{ "oversubscribe", FLAG, "--overcommit" }, { "report-bindings", FLAG, "--cpu-bind=verbose" },
+	{ "oversubscribe", FLAG, "--overcommit" },
 	{ "tag-output", FLAG, "--label" }, { "l", FLAG, "--label" }, { "prepend-rank", FLAG, "--label" },
 	{ "q", FLAG, "--quiet" }, { "quiet", FLAG, "--quiet" },
 	/* Slurm starts the ranks, gives all of them the whole environment, and ends all when one fails. */
@@ -80,6 +82,8 @@ struct state {
 	size_t used, room;
 	long ranks, per_node;
 	int spread;       /* over all nodes, however few ranks */
+	int report;
+	const char *binding;  /* what --cpu-bind takes, or NULL */
 	struct { char *name; long slots; } *hosts;
 	size_t host_count;
 };
@@ -234,7 +238,7 @@ static void bind_to(struct state *state, const char *asked)
 
 	for (size_t i = 0; i < sizeof(BINDINGS) / sizeof(*BINDINGS); i++)
 		if (strlen(BINDINGS[i][0]) == size && strncasecmp(BINDINGS[i][0], asked, size) == 0) {
-			add(state, "--cpu-bind=%s", BINDINGS[i][1]);
+			state->binding = BINDINGS[i][1];
 			return;
 		}
 	refuse(state, "mpirun --bind-to %s: srun cannot bind so; use core, socket, numa, hwthread or none", asked);
@@ -296,7 +300,9 @@ static const struct rule *find(const char *name, size_t size)
 static int value_count(const struct rule *rule)
 {
 	switch (rule->kind) {
+	case BOUND:
 	case FLAG:
+	case REPORT:
 	case SPREAD:
 	case NATIVE:
 		return 0;
@@ -340,6 +346,12 @@ static void apply(struct state *state, const struct rule *rule, const char *opti
 		break;
 	case BIND:
 		bind_to(state, values[0]);
+		break;
+	case BOUND:
+		state->binding = rule->srun;
+		break;
+	case REPORT:
+		state->report = 1;
 		break;
 	case MAP:
 		map_by(state, values[0]);
@@ -437,6 +449,9 @@ static void place(struct state *state)
 	const char *text = getenv("SLURM_JOB_NUM_NODES");
 	long nodes = text ? number(text) : 0;
 
+	if (state->binding || state->report)  /* one option: srun takes the last */
+		add(state, "--cpu-bind=%s%s%s", state->report ? "verbose" : "",
+		    state->report && state->binding ? "," : "", state->binding ? state->binding : "");
 	if (state->host_count)
 		place_on_hosts(state);
 	else if (state->per_node && state->ranks)

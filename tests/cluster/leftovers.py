@@ -74,4 +74,5 @@ def _is_daemon(process: Process) -> bool:
     if process.name == "sleep":
         with contextlib.suppress(OSError):
             return open(f"/proc/{process.pid}/cmdline").read() == "sleep\0infinity\0"
-    return process.name in ("slurmd", "slurmctld", "munged", "slurmscriptd", "tini")
+    name = process.name.removesuffix("-wlm")  # Debian's file behind the name, which a reconfigured daemon starts again
+    return name in ("slurmd", "slurmctld", "slurmdbd", "mariadbd", "munged", "slurmscriptd", "tini")

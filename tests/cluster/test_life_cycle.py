@@ -98,8 +98,9 @@ def inside(cluster: Cluster, images: Images) -> Result:
 
 def test_slurmd_is_started_again(cluster: Cluster, images: Images, work: Work) -> None:
     with running(cluster, images, work) as job:
-        slurmd = next(process for process in cluster.named("n1", "slurmd"))
+        slurmd = next(process for process in cluster.named("n1", "slurmd", "slurmd-wlm"))
         command, environ = words_of(slurmd, "cmdline"), words_of(slurmd, "environ")
+        environ = [word for word in environ if not word.startswith("SLURMD_RECONF")]  # of an earlier reconfigure
         slurmd.kill(15)
         until(lambda: not slurmd.alive(), "the end of slurmd")
         started = cluster.exec(["env", "-i", *environ, "setsid", *command], node="n1", user="root")

@@ -113,6 +113,15 @@ def test_sbatch(cluster: Cluster, images: Images, work: Work, lacking: str, opti
     assert done["JobState"] == "FAILED" and not work.exists("marker"), done
 
 
+def test_a_step_that_another_process_sends(cluster: Cluster, images: Images, work: Work) -> None:
+    """srun --async, where there is such a thing, cannot be guarded, so it is refused."""
+    options = ["--async", f"--container={images.small}", "touch", f"{work.path}/marker"]
+    done = cluster.exec(["salloc", "-Q", "-w", NODE, "srun", *options])
+    if cluster.suite == "sid":
+        assert done.complaints() == ["bollard: --container does not go with --async yet; write `srun ... &`"], done
+    assert done.rc != 0 and not work.exists("marker"), done
+
+
 def test_without_a_container_nothing_is_different(cluster: Cluster, work: Work, lacking: str) -> None:
     assert cluster.srun("-w", NODE, "sh", "-c", WHERE).out == "outside\n"
 

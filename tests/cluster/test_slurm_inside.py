@@ -168,6 +168,15 @@ def test_mpirun_is_srun(cluster: Cluster, images: Images, work: Work, library: s
     assert done.rc == 0
 
 
+def test_srun_takes_what_mpirun_was_given(cluster: Cluster, images: Images, work: Work) -> None:
+    options = "--bind-to core --oversubscribe --tag-output -wdir /tmp --stdin none --allow-run-as-root"
+    script = f"#!/bin/sh\nmpirun -H n1:2,n2 -n 3 {options} sh -c 'echo $(hostname) $(pwd)'\n"
+    script += "mpirun --map-by node -n 3 -l hostname\nmpirun --map-by slot:PE=1 -np 2 hostname\n"
+    done = cluster.batch(script, work, "-w", "n1,n2", "-N2", "--ntasks-per-node=2", f"--container={images.small}")
+    ranks = ["0: n1 /tmp", "1: n1 /tmp", "2: n2 /tmp"] + ["0: n1", "1: n2", "2: n1"] + ["n1", "n1"]
+    assert sorted(done.out.splitlines()) == sorted(ranks), done
+
+
 def test_ranks_of_mpirun_have_the_containers_options(cluster: Cluster, images: Images, work: Work) -> None:
     """Binds, directory, variables and PATH are those of the container that mpirun was called in."""
     work.write("mark", "")
@@ -197,6 +206,17 @@ def test_the_images_own_mpirun(cluster: Cluster, images: Images, work: Work) -> 
     assert good(cluster.srun(f"--container={images.mpi}", "sh", "-c", look)) == f"{TOOLS}/mpirun\n{own}\n"
     done = cluster.srun(f"--container={images.mpi}", "sh", "-c", look, env={"BOLLARD_NO_MPIRUN": "1"})
     assert good(done) == f"{TOOLS}/mpirun\n{own}1\n"
+
+
+@pytest.mark.parametrize("library", ["ompi", "mpich"])
+def test_the_images_own_mpirun_over_two_nodes(cluster: Cluster, images: Images, work: Work, library: str) -> None:
+    """What it starts on other nodes, by srun, is in the container as well."""
+    name = {"ompi": "openmpi", "mpich": "mpich"}[library]
+    script = f"#!/bin/sh\nmpirun.{name} -n 2 /opt/mpi/{library}_ring\n"
+    options = ["-w", "n1,n2", "-N2", "--ntasks-per-node=1", f"--container={images.mpi}"]
+    done = cluster.batch(script, work, *options, env={"BOLLARD_NO_MPIRUN": "1"})
+    lines = [line for line in ring(done.out) if line.startswith(("rank", "sum"))]
+    assert lines == ["rank 0 of 2 on n1", "rank 1 of 2 on n2", "sum ok"], done
 
 
 def test_what_mpirun_cannot_pass_on(cluster: Cluster, images: Images) -> None:

@@ -109,6 +109,8 @@ def test_a_command_the_host_lacks(view):
         ("-n 4 --bind-to core ./app -n 9", "--cpu-bind=cores --ntasks=4"),
         ("--bind-to=hwthread:overload-allowed ./app", "--cpu-bind=threads"),
         ("-bind-to none ./app", "--cpu-bind=none"),
+        ("--report-bindings -bind-to-core ./app", "--cpu-bind=verbose,cores"),
+        ("--report-bindings ./app", "--cpu-bind=verbose"),
         ("-H n1,n2 ./app", "--nodes=2 --nodelist=n1,n2 --ntasks=2"),
         ("--host n1:2,n2:2 -n 3 ./app", "--nodes=2 --ntasks-per-node=2 --nodelist=n1,n2 --ntasks=3"),
         ("-host n1:2,n2:2 -n 2 ./app", "--nodes=1 --ntasks-per-node=2 --nodelist=n1 --ntasks=2"),
@@ -209,11 +211,12 @@ def test_what_srun_cannot_do_is_said_in_one_line(view, line, word):
 )
 def test_the_images_own_mpirun(view, tmp_path, env, words):
     own = tmp_path / "mpirun"
-    own.write_text('#!/bin/sh\necho own "$@"\n')
+    own.write_text('#!/bin/sh\necho own "$SRUN_CONTAINER" "$@"\n')
     own.chmod(0o755)
     env = {**env, "PATH": f"{view}/bin:{tmp_path}:/usr/bin"}
     done = subprocess.run([view / "bin/mpirun", *words], env=env, capture_output=True, text=True)
-    assert done.stdout == f"own {' '.join(words)}\n"
+    container = env["BOLLARD_CONTAINER"] if "SLURM_JOB_ID" in env else ""
+    assert done.stdout == f"own {container} {' '.join(words)}\n", "what it starts by srun belongs in the container"
     env["PATH"] = f"{view}/bin:/nowhere"
     done = subprocess.run([view / "bin/mpirun", *words], env=env, capture_output=True, text=True)
     assert done.returncode == 255 and done.stderr.startswith("bollard: mpirun: the image has none;")
