@@ -6,6 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 SUITE ?= bookworm
+SECONDS ?= 60
 # Where `make releases-test` runs what meets Slurm, one after the other; tests/cluster/conftest.py says what that is.
 RELEASES ?= bullseye trixie sid
 
@@ -21,14 +22,16 @@ PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv py
 	e2fsprogs:/sbin/mkfs.ext3 groff-base:/usr/bin/groff
 TOOLS := pytest hypothesis pexpect cffi ruff mypy psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
-.PHONY: help packages dev demo test unit cluster-test releases-test stress bench lint format clean
+.PHONY: help packages dev demo test unit build-test cluster-test releases-test fuzz stress bench lint format clean
 
 help:
 	@echo 'make demo          bring a Slurm cluster up on this machine and run MPI in a container on it'
 	@echo 'make test          every test: unit, then cluster'
 	@echo 'make unit          tests that need no cluster (seconds)'
+	@echo 'make build-test    definition files built without root (minutes; Debian mirror, PyPI)'
 	@echo 'make cluster-test  tests on the cluster; SUITE=trixie for another Slurm'
 	@echo 'make releases-test what meets Slurm, on the other releases: $(RELEASES)'
+	@echo 'make fuzz          damaged input for the readers of definitions and images; SECONDS=60'
 	@echo 'make stress        thousands of steps, cancelled at any moment (half an hour); STRESS=--cancels=20 for less'
 	@echo 'make bench         what a container costs, as a table and as JSON'
 	@echo 'make lint          ruff and mypy'
@@ -56,6 +59,10 @@ dev: packages .venv/.done
 unit: dev
 	$(PYTHON) -m pytest -q tests/unit
 
+build-test: PACKAGES += debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot uidmap:/usr/bin/newuidmap
+build-test: dev
+	$(PYTHON) -m pytest -q tests/builds
+
 cluster-test: dev
 	$(PYTHON) -m pytest -q --suite $(SUITE) tests/cluster
 
@@ -70,10 +77,15 @@ releases-test: dev
 	    $(CLUSTER) down --suite $$suite || status=$$?; \
 	done; exit $$status
 
-# Both even when the first fails, and then a failure.
+# All even when one fails, and then a failure.
 test: dev
 	@status=0; $(MAKE) --no-print-directory unit || status=$$?; \
+	$(MAKE) --no-print-directory build-test || status=$$?; \
+	$(MAKE) --no-print-directory fuzz || status=$$?; \
 	$(MAKE) --no-print-directory cluster-test || status=$$?; exit $$status
+
+fuzz: dev
+	$(PYTHON) tests/fuzz/run.py --seconds $(SECONDS)
 
 bench: packages
 	$(SYSTEM) bench/run.py
@@ -84,6 +96,8 @@ lint: dev
 	cd slurm-test-cluster && $(MYPY) *.py && $(MYPY) --scripts-are-modules cluster && $(MYPY) --scripts-are-modules images
 	cd tests && $(MYPY) conftest.py dev_tree.py
 	cd tests/cluster && $(MYPY) .
+	cd tests/fuzz && MYPYPATH=.. $(MYPY) .
+	cd tests/builds && MYPYPATH=.. $(MYPY) .
 	cd tests/stress && MYPYPATH=../cluster $(MYPY) .
 
 format: dev

@@ -19,8 +19,8 @@ import time
 from fnmatch import fnmatchcase
 
 from bollard.runtime import sif, sif_write
-from bollard.runtime.environment import DEFAULT_PATH
 from bollard.runtime.errors import BollardError
+from bollard.runtime.layout import DIRECTORIES, EMPTY_FILES, OWN_DIRECTORIES, OWN_LINKS, OWN_SCRIPTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,80 +28,6 @@ if TYPE_CHECKING:
     from typing import Final
 
 _MAX_TEXT: Final = 1 << 20
-
-_ACTION: Final = """\
-#!/bin/sh
-for script in /.singularity.d/env/*.sh; do
-    if [ -f "$script" ]; then
-        . "$script"
-    fi
-done
-"""
-_RUNSCRIPT: Final = """\
-#!/bin/sh
-if [ $# -gt 0 ]; then
-    exec "$@"
-elif [ -x /bin/bash ]; then
-    exec /bin/bash --norc
-else
-    exec /bin/sh
-fi
-"""
-_BASE: Final = f"""\
-#!/bin/sh
-# What every program in the container may rely on.
-PATH="${{PATH:-{DEFAULT_PATH.decode()}}}"
-export PATH
-"""
-_BASE_LAST: Final = """\
-#!/bin/sh
-# The libraries that the host lends (GPU, network) are found last.
-LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/.singularity.d/libs"
-export LD_LIBRARY_PATH
-"""
-
-_DIRECTORIES: Final = (
-    ("dev", 0o755),
-    ("etc", 0o755),
-    ("home", 0o755),
-    ("proc", 0o755),
-    ("root", 0o700),
-    ("run", 0o755),
-    ("sys", 0o755),
-    ("tmp", 0o1777),
-    ("var", 0o755),
-    ("var/tmp", 0o1777),
-)
-# Targets for what the host binds over them.
-_EMPTY_FILES: Final = ("etc/hosts", "etc/resolv.conf")
-
-_OWN_DIRECTORIES: Final = (
-    ".singularity.d",
-    ".singularity.d/actions",
-    ".singularity.d/env",
-    ".singularity.d/libs",
-)
-_OWN_SCRIPTS: Final = {
-    ".singularity.d/actions/exec": _ACTION + 'exec "$@"\n',
-    ".singularity.d/actions/run": _ACTION + 'exec /.singularity.d/runscript "$@"\n',
-    ".singularity.d/actions/shell": _ACTION + 'exec "${SINGULARITY_SHELL:-/bin/sh}" "$@"\n',
-    ".singularity.d/actions/start": _ACTION + 'exec /.singularity.d/startscript "$@"\n',
-    ".singularity.d/actions/test": _ACTION + 'exec /.singularity.d/test "$@"\n',
-    ".singularity.d/env/01-base.sh": _BASE,
-    ".singularity.d/env/90-environment.sh": "#!/bin/sh\n# Variables of this image, one `export` a line.\n",
-    ".singularity.d/env/99-base.sh": _BASE_LAST,
-    ".singularity.d/runscript": _RUNSCRIPT,
-    ".singularity.d/startscript": "#!/bin/sh\n",
-    ".singularity.d/test": "#!/bin/sh\nexit 0\n",
-}
-_OWN_LINKS: Final = {
-    ".exec": ".singularity.d/actions/exec",
-    ".run": ".singularity.d/actions/run",
-    ".shell": ".singularity.d/actions/shell",
-    ".test": ".singularity.d/actions/test",
-    "environment": ".singularity.d/env/90-environment.sh",
-    "singularity": ".singularity.d/runscript",
-}
 
 # Hot files, the most valuable first: directory pattern, file patterns. `*` also matches `/`.
 _HOT: Final = (
@@ -166,24 +92,44 @@ def build(target: str, source: str, *, force: bool = False) -> None:
     _refuse_places(target, source)
     arch = tree_arch(source)
     deffile = _read(source, ".singularity.d/Singularity") or f"bootstrap: localimage\nfrom: {source}\n"
-    labels = _labels(source, arch)
-    objects = (
-        sif_write.Object(sif.DEFFILE, "", deffile.encode("utf-8", "surrogateescape")),
-        sif_write.Object(sif.GENERIC_JSON, sif.METADATA_NAME, inspect_metadata(source, labels, deffile)),
-        sif_write.Object(sif.GENERIC, sif.DIGEST_NAME, bytes(sif.DIGEST_SIZE)),  # the writer fills it in
-    )
+    labels = tree_labels(source, arch)
+    # Where a tree that is an unpacked image came from stays true.
+    labels.setdefault("org.label-schema.usage.singularity.deffile.bootstrap", "localimage")
+    labels.setdefault("org.label-schema.usage.singularity.deffile.from", source)
+    pack(target, source, arch, labels, deffile, {}, force=force)
+
+
+def pack(
+    target: str,
+    source: str,
+    arch: str,
+    labels: Mapping[str, str],
+    deffile: str,
+    documents: Mapping[str, bytes],
+    *,
+    force: bool,
+    progress: bool = False,
+) -> None:
+    """Write the SIF image of a tree; `documents` are further JSON objects by name."""
+    texts = {sif.METADATA_NAME: inspect_metadata(source, labels, deffile), **documents}
+    objects = [sif_write.Object(sif.DEFFILE, "", deffile.encode("utf-8", "surrogateescape"))]
+    objects += [sif_write.Object(sif.GENERIC_JSON, name, texts[name]) for name in sorted(texts)]
+    objects.append(sif_write.Object(sif.GENERIC, sif.DIGEST_NAME, bytes(sif.DIGEST_SIZE)))  # the writer fills it in
     with sif_write.Writer(target, arch, objects, force=force) as writer:
-        squash(source, writer.path, writer.offset, additions(source, labels, deffile))
+        squash(source, writer.path, writer.offset, additions(source, labels, deffile), progress=progress)
         writer.finish()
 
 
-def squash(source: str, path: str, offset: int, entries: list[Entry]) -> None:
-    """Write the tree and the entries as squashfs into the file `path`, from byte `offset` on (n x 4096)."""
+def squash(source: str, path: str, offset: int, entries: list[Entry], *, progress: bool = False) -> None:
+    """Write the tree and the entries as squashfs into the file `path`, from byte `offset` on (n x 4096).
+
+    `progress` lets mksquashfs draw its bar on stderr.
+    """
     with tempfile.TemporaryDirectory(prefix="bollard-build-") as scratch:
         argv = ["mksquashfs", os.path.abspath(source), os.path.abspath(path)]
         argv += [
             "-noappend",
-            "-no-progress",
+            *(() if progress else ("-no-progress",)),
             "-exit-on-error",
             "-offset",
             str(offset),
@@ -204,9 +150,9 @@ def squash(source: str, path: str, offset: int, entries: list[Entry]) -> None:
             # Not -sort: with it mksquashfs 4.5 reads "f" entries from the tree instead of running `cat`.
             expression = " || ".join(f"pathname({name})" for name in hot)
             argv += ["-action", f"uncompressed@({expression})"]
-        done = _mksquashfs([*argv, "-comp", "zstd", "-Xcompression-level", "3"], scratch)
+        done = _mksquashfs([*argv, "-comp", "zstd", "-Xcompression-level", "3"], scratch, progress)
         if done.returncode and 'Compressor "zstd" is not supported' in done.stderr:
-            done = _mksquashfs([*argv, "-comp", "gzip"], scratch)
+            done = _mksquashfs([*argv, "-comp", "gzip"], scratch, progress)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
         reason = next((line for line in lines if "ermission denied" in line), lines[-1])
@@ -218,16 +164,16 @@ def squash(source: str, path: str, offset: int, entries: list[Entry]) -> None:
 
 def additions(source: str, labels: Mapping[str, str], deffile: str) -> list[Entry]:
     """What the tree lacks, parents before children; an existing `.singularity.d` is kept as it is."""
-    found = [Entry("d", path, mode) for path, mode in _DIRECTORIES if not _present(source, path)]
-    found += [Entry("f", path, 0o644) for path in _EMPTY_FILES if not _present(source, path)]
+    found = [Entry("d", path, mode) for path, mode in DIRECTORIES if not _present(source, path)]
+    found += [Entry("f", path, 0o644) for path in EMPTY_FILES if not _present(source, path)]
     if _present(source, ".singularity.d"):
         return found
     text = json.dumps(labels, indent="\t", sort_keys=True) + "\n"
-    found += [Entry("d", path, 0o755) for path in _OWN_DIRECTORIES]
-    found += [Entry("f", path, 0o755, script.encode()) for path, script in _OWN_SCRIPTS.items()]
+    found += [Entry("d", path, 0o755) for path in OWN_DIRECTORIES]
+    found += [Entry("f", path, 0o755, script.encode()) for path, script in OWN_SCRIPTS.items()]
     found.append(Entry("f", ".singularity.d/Singularity", 0o644, deffile.encode("utf-8", "surrogateescape")))
     found.append(Entry("f", ".singularity.d/labels.json", 0o644, text.encode()))
-    for path, link in _OWN_LINKS.items():
+    for path, link in OWN_LINKS.items():
         if not _present(source, path):
             found.append(Entry("s", path, 0o777, link.encode()))
     return found
@@ -239,16 +185,18 @@ def inspect_metadata(source: str, labels: Mapping[str, str], deffile: str) -> by
 
     def text(name: str) -> str:
         path = f".singularity.d/{name}"
-        return _read(source, path) if own else _OWN_SCRIPTS.get(path, "")
+        return (_read(source, path) if own else OWN_SCRIPTS.get(path, "")).rstrip("\n")
 
     names = ["90-environment.sh"]
     if own:
         place = os.path.join(source, ".singularity.d/env")
         names = sorted(os.listdir(place)) if os.path.isdir(place) else []
-    # Only what users and sources write; 01-base and 94 to 99 are the fixed frame around it.
-    shown = [n for n in names if n.endswith(".sh") and n[:2].isdigit() and 10 <= int(n[:2]) <= 90]
+    # Only what users and sources write; 01-base and 94 to 99 are the fixed frame around it. Without the newlines at
+    # the end, as Apptainer gives them.
+    shown = [n for n in names if n.endswith(".sh") and n[:2].isdigit() and 10 <= int(n[:2]) <= 91]
     attributes: dict[str, object] = {
-        "deffile": deffile,
+        "apps": _apps(source),
+        "deffile": deffile.rstrip("\n"),
         "environment": {f"/.singularity.d/env/{name}": text(f"env/{name}") for name in shown},
         "helpfile": text("runscript.help"),
         "labels": dict(sorted(labels.items())),
@@ -261,6 +209,35 @@ def inspect_metadata(source: str, labels: Mapping[str, str], deffile: str) -> by
         "type": "container",
     }
     return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _apps(source: str) -> dict[str, object]:
+    """What `inspect` tells of each SCIF app of the tree."""
+    place = os.path.join(source, "scif/apps")
+    linked = os.path.islink(place) or os.path.islink(os.path.dirname(place))
+    names = sorted(os.listdir(place)) if os.path.isdir(place) and not linked else []
+    found: dict[str, object] = {}
+    for name in names:
+        inside = f"scif/apps/{name}/scif"
+
+        def text(file: str, inside: str = inside) -> str:
+            return _read(source, f"{inside}/{file}").rstrip("\n")
+
+        try:
+            labels = json.loads(text("labels.json") or "{}")
+        except ValueError:
+            labels = {}
+        environment = text("env/90-environment.sh")
+        attributes: dict[str, object] = {
+            "environment": {f"/{inside}/env/90-environment.sh": environment} if environment else {},
+            "labels": labels if isinstance(labels, dict) else {},
+            "runscript": text("runscript"),
+            "startscript": text("startscript"),
+            "test": text("test"),
+            "helpfile": text("runscript.help"),
+        }
+        found[name] = {key: value for key, value in attributes.items() if value}
+    return found
 
 
 def hot_files(source: str) -> list[str]:
@@ -302,7 +279,7 @@ def tree_arch(source: str) -> str:
     return sif.arch_name(os.uname().machine)
 
 
-def _mksquashfs(argv: list[str], directory: str) -> subprocess.CompletedProcess[str]:
+def _mksquashfs(argv: list[str], directory: str, progress: bool) -> subprocess.CompletedProcess[str]:
     passed = ("PATH", "SOURCE_DATE_EPOCH", "TMPDIR")
     environment = {name: os.environ[name] for name in passed if name in os.environ}
     environment["LC_ALL"] = "C"
@@ -312,7 +289,7 @@ def _mksquashfs(argv: list[str], directory: str) -> subprocess.CompletedProcess[
             cwd=directory,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=2 if progress else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="backslashreplace",
@@ -337,7 +314,7 @@ def _refuse_places(target: str, source: str) -> None:
             raise BollardError(f"{source}: has {name} mounted", "unmount it, or build from a copy of the tree")
 
 
-def _labels(source: str, arch: str) -> dict[str, str]:
+def tree_labels(source: str, arch: str) -> dict[str, str]:
     """The tree's own labels and those of the label schema, which win."""
     labels: dict[str, str] = {}
     text = _read(source, ".singularity.d/labels.json")
@@ -349,19 +326,23 @@ def _labels(source: str, arch: str) -> dict[str, str]:
         if not isinstance(own, dict):
             raise BollardError(f"{source}/.singularity.d/labels.json: not a JSON object", "repair or remove it")
         labels.update((str(name), str(value)) for name, value in own.items())
+    labels.update(schema_labels(arch))
+    return labels
+
+
+def schema_labels(arch: str) -> dict[str, str]:
+    """The labels that every build sets."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     try:
         date = time.gmtime(int(epoch) if epoch is not None else None)
     except (ValueError, OverflowError, OSError):
         raise BollardError(f"SOURCE_DATE_EPOCH={epoch}: not a time", "set it to seconds since 1970") from None
     day = time.strftime("%A_{}_%B_%Y", date).format(date.tm_mday)
-    labels["org.label-schema.build-arch"] = arch
-    labels["org.label-schema.build-date"] = f"{day}_{date.tm_hour}:{date.tm_min}:{date.tm_sec}_UTC"
-    labels["org.label-schema.schema-version"] = "1.0"
-    # Where a tree that is an unpacked image came from stays true.
-    labels.setdefault("org.label-schema.usage.singularity.deffile.bootstrap", "localimage")
-    labels.setdefault("org.label-schema.usage.singularity.deffile.from", source)
-    return labels
+    return {
+        "org.label-schema.build-arch": arch,
+        "org.label-schema.build-date": f"{day}_{date.tm_hour}:{date.tm_min}:{date.tm_sec}_UTC",
+        "org.label-schema.schema-version": "1.0",
+    }
 
 
 def _regular_files(source: str) -> Iterator[tuple[str, str, int]]:

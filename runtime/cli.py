@@ -155,12 +155,9 @@ def _plan(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
 
 
 def _build(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
-    if len(words) != 2:
-        raise BollardError(f"build takes two names, not {len(words)}", "write `bollard build TARGET SOURCE`")
-    from bollard.runtime import build
+    from bollard.runtime import cli_build
 
-    build.build(words[0], words[1], force=any(option == "force" for option, _ in given))
-    return 0
+    return cli_build.run(name, given, words)
 
 
 def _instance(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
@@ -305,8 +302,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "build": (
         "[OPTION...] TARGET SOURCE",
-        "make the image TARGET (a SIF file) from the directory SOURCE",
-        {"force": ("", "replace TARGET if it exists")},
+        "make the image TARGET from a definition file, an image, an archive or a directory",
+        cli_tables.BUILD,
         False,
         _build,
     ),

@@ -53,6 +53,21 @@ OVERLAY_CREATE: Own = {
     "fakeroot": ("", "its directories belong to root, for use with --fakeroot"),
 }
 
+BUILD: Own = {
+    "sandbox": ("", "make a directory instead of a SIF file"),
+    "force": ("", "replace TARGET if it exists; labels and help of the definition win over the base image's"),
+    "update": ("", "run the definition on the sandbox TARGET instead of its Bootstrap"),
+    "section": ("NAMES", "only these sections: setup, post, files, environment, test, labels, none, ..."),
+    "notest": ("", "do not run %test"),
+    "build-arg": ("KEY=VALUE", "a value for {{ KEY }}"),
+    "build-arg-file": ("FILE", "lines of KEY=VALUE"),
+    "warn-unused-build-args": ("", "a build argument that nothing uses is no error"),
+    "bind": ("SRC[:DST[:ro]],...", "make host paths visible to %post and %test"),
+    "reproducible": ("", "equal trees give equal images [SOURCE_DATE_EPOCH]"),
+    "fakeroot": ("", "accepted: a build without root is always one"),
+    "ignore-subuid": ("", "do without the ids of /etc/subuid"),
+    "ignore-seccomp": ("", "do without a seccomp filter: with the host's fakeroot"),
+}
 _USER: Own = {"user": ("NAME", "another user's; for root alone")}
 INSTANCE_START: Own = {"pid-file": ("FILE", "write the process id of the instance to FILE [BOLLARD_PID_FILE]")}
 INSTANCE_LIST: Own = {
@@ -75,6 +90,7 @@ MIXED = frozenset(
      "sif add", "sif del", "sif setprim", "instance list", "instance stop", "instance stats")
 )  # fmt: skip
 SHORT = {
+    "build": {"s": "sandbox", "u": "update", "f": "fakeroot", "T": "notest"},
     "inspect": {
         "l": "labels",
         "d": "deffile",

@@ -67,6 +67,27 @@ def new_mount_namespace() -> None:
     _check(lib.mount(ffi.NULL, b"/", ffi.NULL, lib.MS_REC | lib.MS_SLAVE, ffi.NULL), "mount(MS_SLAVE)")
 
 
+def new_process_namespaces() -> None:
+    """Children of this process get process ids and System V IPC of their own; the first is process 1."""
+    _check(lib.unshare(lib.CLONE_NEWPID | lib.CLONE_NEWIPC), "unshare(CLONE_NEWPID)")
+
+
+def no_new_privileges() -> None:
+    """No program started from here on gains anything by its setuid bit or file capabilities."""
+    _check(lib.b_prctl(lib.PR_SET_NO_NEW_PRIVS, 1), "prctl(PR_SET_NO_NEW_PRIVS)")
+
+
+def fake_ownership(devices_only: bool = False) -> None:
+    """From here on chown, setuid and their kin, and mknod of devices succeed without doing anything: in a
+    namespace that knows one id they would fail. For good, and for every program started from here."""
+    _check(lib.b_fake_ownership(devices_only), "prctl(PR_SET_SECCOMP)")
+
+
+def can_fake_ownership() -> bool:
+    """Whether the kernel has seccomp filters, and this program one for the machine."""
+    return bool(lib.b_can_fake_ownership())
+
+
 def mount(kind: str, target: str, options: str, flags: int = 0) -> None:
     """A new filesystem of type `kind` on the directory `target`."""
     fs = kind.encode()

@@ -14,7 +14,7 @@ from state import CACHE, CONTROLLER, SHARED, SWITCH, Cluster, ClusterError, know
 # Imported where they are used: `exec` must start at once and needs none of them.
 
 
-def up(cluster: Cluster, nodes: int, with_plugin: bool | None, accounting: bool = False) -> None:
+def up(cluster: Cluster, nodes: int, with_plugin: bool | None, accounting: bool, site: list[str] | None) -> None:
     import accounting as database
     import daemons
     import namespaces
@@ -24,6 +24,7 @@ def up(cluster: Cluster, nodes: int, with_plugin: bool | None, accounting: bool 
     import suites
 
     suites.lookup(cluster.suite)
+    slurm_conf.check(cluster, site or [])
     with cluster.lock():
         wanted = plugin.available() if with_plugin is None else with_plugin
         settings = cluster.settings()
@@ -33,12 +34,16 @@ def up(cluster: Cluster, nodes: int, with_plugin: bool | None, accounting: bool 
                     f"suite '{cluster.suite}' is up with {settings['nodes']} nodes, not {nodes}: run "
                     f"`cluster down --suite {cluster.suite}` first"
                 )
-            if accounting and not settings.get("accounting"):
+            if accounting and not settings["accounting"]:
                 raise ClusterError(
                     f"suite '{cluster.suite}' is up without accounting: run "
                     f"`cluster down --suite {cluster.suite}` first"
                 )
-            accounting = bool(settings.get("accounting"))
+            if site is not None and site != settings["site"]:
+                raise ClusterError(
+                    f"suite '{cluster.suite}' is up as another site: run `cluster down --suite {cluster.suite}` first"
+                )
+            accounting, site = settings["accounting"], settings["site"]
             missing = [node for node in cluster.nodes() if cluster.process(node) is None]
             changed = bool(settings["plugin"]) != wanted
             if not missing and not changed:
@@ -53,12 +58,13 @@ def up(cluster: Cluster, nodes: int, with_plugin: bool | None, accounting: bool 
             if accounting:
                 database.ensure_layer(cluster)
             missing, changed = node_names(nodes), wanted
+        site = site or []
         if changed and wanted:
             plugin.build(cluster)
         suites.prepare_shared(cluster)
         plugin.source_directory(cluster)
-        slurm_conf.write(cluster, nodes, database.slurm_conf(cluster, CONTROLLER) if accounting else "")
-        cluster.save_settings(nodes, wanted, accounting)
+        slurm_conf.write(cluster, nodes, site, database.slurm_conf(cluster, CONTROLLER) if accounting else "")
+        cluster.save_settings({"nodes": nodes, "plugin": wanted, "accounting": accounting, "site": site})
         network.start_switch(cluster)
         for node in missing:
             namespaces.end(cluster, node)
@@ -79,7 +85,7 @@ def up(cluster: Cluster, nodes: int, with_plugin: bool | None, accounting: bool 
 
 def tree_of(cluster: Cluster, node: str) -> str:
     """What the node's disk lies above; "" for the suite's tree."""
-    if node != CONTROLLER or not (cluster.settings() or {}).get("accounting"):
+    if node != CONTROLLER or not cluster.has_accounting():
         return ""
     import accounting
 
@@ -102,8 +108,9 @@ def update_plugin(cluster: Cluster) -> None:
     with cluster.lock():
         cluster.init(CONTROLLER)
         plugin.build(cluster)
-        accounting = bool((cluster.settings() or {}).get("accounting"))
-        cluster.save_settings(len(cluster.nodes()) - 1, True, accounting)
+        settings = cluster.settings()
+        if settings is not None:
+            cluster.save_settings({**settings, "plugin": True})
         for node in running(cluster):
             spread(cluster, node, True)
         print(f"plugin installed on {' '.join(running(cluster))}")
@@ -127,7 +134,7 @@ def start(cluster: Cluster, node: str) -> None:
         namespaces.spawn(cluster, node, tree_of(cluster, node))
         pid = namespaces.settle(cluster, node)
         network.plug(cluster, node, pid)
-        spread(cluster, node, bool((cluster.settings() or {}).get("plugin")))
+        spread(cluster, node, cluster.has_plugin())
         since = time.time()
         daemons.start(cluster, node, pid)
         if node == CONTROLLER:  # a fresh one: it knows the compute nodes when they have registered again
@@ -252,6 +259,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--accounting", action="store_true", help="with slurmdbd on MariaDB, on the controller: sacct works"
     )
+    made.add_argument(
+        "--site",
+        metavar="WORD,...",
+        help="how the site is set up: no-contain, contain_spank, job_container/tmpfs, namespace/tmpfs, namespace/linux",
+    )
     command("plugin", "build the checkout anew and install it on the running nodes")
     made = command("exec", "run a command on a node; its exit status is passed through (128+n for signal n)")
     made.add_argument("--node", default=CONTROLLER, help="n1, n2, ... or ctl (default: ctl)")
@@ -302,7 +314,8 @@ def dispatch(options: argparse.Namespace, rest: list[str] | None) -> int:
     if options.command == "up":
         if options.nodes < 1 or options.nodes > 99:
             raise ClusterError(f"--nodes {options.nodes}: give a number from 1 to 99")
-        up(cluster, options.nodes, options.plugin, options.accounting)
+        site = None if options.site is None else [word for word in options.site.split(",") if word]
+        up(cluster, options.nodes, options.plugin, options.accounting, site)
     elif options.command == "plugin":
         update_plugin(cluster)
     elif options.command == "start":

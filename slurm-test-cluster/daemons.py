@@ -35,7 +35,7 @@ exec env "$@"
 def start(cluster: Cluster, node: str, pid: int) -> None:
     """Everything that a node of its kind runs."""
     first = ""
-    if node == CONTROLLER and (cluster.settings() or {}).get("accounting"):
+    if node == CONTROLLER and cluster.has_accounting():
         import accounting
 
         first = accounting.start_script(node, cluster.suite)

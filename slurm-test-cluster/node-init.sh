@@ -4,9 +4,11 @@
 # Started by namespaces.py in fresh mount, UTS, IPC, network, PID and cgroup namespaces, as the first process
 # of the PID namespace. Everything mounted here exists in this mount namespace only and goes away with it.
 set -eu
-suite=$1 name=$2 run=$3 tree=$4 shared=$5 source=$6 controllers=$7
+suite=$1 name=$2 run=$3 tree=$4 shared=$5 source=$6 controllers=$7 cpus=$8
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 
+# The namespaces may have been made on one CPU on purpose; what follows is for all.
+taskset -cp "$cpus" $$ > /dev/null
 echo "$name" > /proc/sys/kernel/hostname
 
 # The node's own disk: what it writes lands in memory, above the tree that all nodes share.

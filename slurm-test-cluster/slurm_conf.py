@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from namespaces import cgroup_controllers
 from network import address
-from state import CONTROLLER, Cluster, node_names
+from state import CONTROLLER, Cluster, ClusterError, node_names
 from suites import SUITES
 
 CPUS = 8  # declared for each node, however many the machine has
@@ -50,7 +51,7 @@ BatchStartTimeout=15
 
 # More CPUs are declared than the machine has: slurmd must believe this file and not the hardware. It also
 # starts with HWLOC_SYNTHETIC, which describes the same CPUs to task/affinity.
-SlurmdParameters=config_overrides
+SlurmdParameters={parameters}
 NodeName=DEFAULT CPUs={cpus} Sockets=1 CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory={memory}
 NodeName=n[1-{nodes}] State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=1:00:00 State=UP OverSubscribe=YES
@@ -59,8 +60,9 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=1:00:00 State=UP OverSubscribe=
 WITH_CGROUP = """\
 # Every node mounts the cgroup v1 hierarchies from its own group downwards, in its own cgroup namespace.
 ProctrackType=proctrack/cgroup
-TaskPlugin=task/affinity,task/cgroup
-PrologFlags=Contain"""
+TaskPlugin=task/affinity,task/cgroup"""
+
+CONTAIN = "PrologFlags=Contain\n"
 
 WITHOUT_CGROUP = """\
 # This machine has no cgroup v1 freezer hierarchy. PrologFlags=Contain needs proctrack/cgroup.
@@ -84,12 +86,61 @@ echo "export SITE_TASK_PROLOG=ran-on-$name"
 """
 
 
-def write(cluster: Cluster, nodes: int, more: str = "") -> None:
+class Choice(NamedTuple):
+    """A way in which sites differ; `up --site` has it by its name."""
+
+    first: tuple[int, int]  # the releases that know it
+    last: tuple[int, int] = (99, 99)
+    lines: str = ""  # in slurm.conf
+    file: str = ""  # another file of /etc/slurm, and what is in it
+    text: str = ""
+
+
+PRIVATE = "AutoBasePath=true\nBasePath=/var/spool/job-tmp\n"
+CHOICES = {
+    "no-contain": Choice((20, 11)),
+    "contain_spank": Choice((24, 5)),
+    "job_container/tmpfs": Choice(
+        (21, 8), (25, 5), "JobContainerType=job_container/tmpfs\n", "job_container.conf", PRIVATE
+    ),
+    "namespace/tmpfs": Choice(
+        (25, 11), lines="NamespaceType=namespace/tmpfs\n", file="job_container.conf", text=PRIVATE
+    ),
+    "namespace/linux": Choice(
+        (25, 11),
+        lines="NamespaceType=namespace/linux\n",
+        file="namespace.yaml",
+        text="defaults:\n  auto_base_path: true\n  base_path: /var/spool/job-tmp\n",
+    ),
+}
+
+
+def check(cluster: Cluster, site: list[str]) -> None:
+    """An error for what this suite's Slurm does not have."""
+    major, minor = map(int, SUITES[cluster.suite].slurm.split("."))
+    for name in site:
+        if name not in CHOICES:
+            raise ClusterError(f"--site {name}: choose from {', '.join(CHOICES)}")
+        if not CHOICES[name].first <= (major, minor) <= CHOICES[name].last:
+            raise ClusterError(f"--site {name}: Slurm {major}.{minor:02} of suite '{cluster.suite}' does not have it")
+        if "no-contain" in site and CHOICES[name].lines:
+            raise ClusterError(f"--site {name} needs PrologFlags=Contain: leave no-contain out")
+    if not cgroup_controllers() and any(CHOICES[name].lines for name in site):
+        raise ClusterError("PrologFlags=Contain needs the cgroup v1 freezer, which this machine does not have")
+
+
+def write(cluster: Cluster, nodes: int, site: list[str], more: str = "") -> None:
     """Into the run directory; every node copies it when it starts."""
     etc = cluster.run / "etc"
     slurm = etc / "slurm"
     slurm.mkdir(parents=True, exist_ok=True)
     tracked = bool(cgroup_controllers())
+    parameters = ["config_overrides", *(["contain_spank"] if "contain_spank" in site else [])]
+    more += CONTAIN if tracked and "no-contain" not in site else ""
+    for choice in map(CHOICES.__getitem__, site):
+        more += choice.lines
+        if choice.file:
+            slurm.joinpath(choice.file).write_text(choice.text)
     slurm.joinpath("slurm.conf").write_text(
         SLURM.format(
             suite=cluster.suite,
@@ -97,6 +148,7 @@ def write(cluster: Cluster, nodes: int, more: str = "") -> None:
             nodes=nodes,
             cpus=CPUS,
             memory=MEMORY,
+            parameters=",".join(parameters),
             tracking=WITH_CGROUP if tracked else WITHOUT_CGROUP,
         )
         + more

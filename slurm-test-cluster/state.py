@@ -17,7 +17,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 CACHE = Path("/var/cache/bollard-test-cluster")
 RUN = Path("/run/bollard-test-cluster")
@@ -68,6 +68,15 @@ class Process(NamedTuple):
             os.close(handle)
 
 
+class Settings(TypedDict):
+    """What a cluster was brought up with."""
+
+    nodes: int
+    plugin: bool
+    accounting: bool
+    site: list[str]
+
+
 class Cluster:
     """The cluster of one suite, as found on disk; nothing is cached between calls."""
 
@@ -78,18 +87,30 @@ class Cluster:
         self.shared = SHARED / suite
         self.tree = self.cache / "base"
 
-    def settings(self) -> dict[str, int] | None:
-        """What `up` was asked for (nodes, plugin, accounting), or None when the cluster was never brought up."""
+    def settings(self) -> Settings | None:
+        """What `up` was asked for, or None when the cluster was never brought up."""
         try:
-            found: dict[str, int] = json.loads((self.run / "cluster.json").read_text())
+            found: Settings = json.loads((self.run / "cluster.json").read_text())
         except (FileNotFoundError, ValueError):
             return None
-        return found
+        return {**Settings(nodes=0, plugin=False, accounting=False, site=[]), **found}
 
-    def save_settings(self, nodes: int, plugin: bool, accounting: bool) -> None:
+    def save_settings(self, settings: Settings) -> None:
         temporary = self.run / "cluster.json.new"
-        temporary.write_text(json.dumps({"nodes": nodes, "plugin": int(plugin), "accounting": int(accounting)}))
+        temporary.write_text(json.dumps(settings))
         temporary.rename(self.run / "cluster.json")
+
+    def has_plugin(self) -> bool:
+        settings = self.settings()
+        return settings is not None and settings["plugin"]
+
+    def has_accounting(self) -> bool:
+        settings = self.settings()
+        return settings is not None and settings["accounting"]
+
+    def has_private_tmp(self) -> bool:
+        settings = self.settings()
+        return settings is not None and any("/" in word for word in settings["site"])
 
     def nodes(self) -> list[str]:
         """The controller first, then the compute nodes."""

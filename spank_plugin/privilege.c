@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <link.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -77,6 +78,58 @@ int open_record(const char *folder, uint32_t job, const struct identity *id, uns
 		close(fd);
 		return -1;
 	}
+	return fd;
+}
+
+static int look_for_private_tmp(struct dl_phdr_info *info, size_t size, void *found)
+{
+	(void) size;
+	*(int *) found |= strstr(info->dlpi_name, "/job_container_tmpfs.so") != NULL ||
+			  strstr(info->dlpi_name, "/namespace_tmpfs.so") != NULL;
+	return 0;
+}
+
+/* A path as /proc/self/mountinfo writes it, \040 for a space. */
+static void unescape(char *text)
+{
+	unsigned int byte;
+	char *to = text;
+
+	for (; *text; text++)
+		if (sscanf(text, "\\%3o", &byte) == 1) {
+			*to++ = (char) byte;
+			text += 3;
+		} else {
+			*to++ = *text;
+		}
+	*to = '\0';
+}
+
+int open_job_place(uint32_t job)
+{
+	char end[32], *line = NULL, *path, *kind;
+	size_t size = 0;
+	int loaded = 0, fd = -1;
+	FILE *mounts;
+
+	dl_iterate_phdr(look_for_private_tmp, &loaded);
+	mounts = loaded ? fopen("/proc/self/mountinfo", "re") : NULL;
+	if (!mounts)
+		return -1;
+	/* Slurm keeps the namespace by a mount of it on BasePath/JOB/.ns: only root can make one of the kind nsfs. */
+	snprintf(end, sizeof(end), "/%u/.ns", job);
+	while (fd < 0 && getline(&line, &size, mounts) > 0) {
+		kind = strstr(line, " - nsfs ");
+		path = kind ? strchr(line, '/') : NULL;  /* "34 25 0:4 mnt:[4026532562] /run/7/.ns rw ..." */
+		if (!path || path > kind)
+			continue;
+		path[strcspn(path, " ")] = '\0';
+		unescape(path);
+		if (strlen(path) > strlen(end) && strcmp(path + strlen(path) - strlen(end), end) == 0)
+			fd = open(path, O_RDONLY | O_CLOEXEC);
+	}
+	free(line);
+	fclose(mounts);
 	return fd;
 }
 
@@ -277,6 +330,9 @@ static int drop(const struct identity *id, int leash, int ready, int mapped)
 	struct rlimit none = { 0, 0 }, files;
 	char byte = 1;
 
+	/* Also makes the root of that namespace ours. */
+	if (id->place >= 0 && setns(id->place, CLONE_NEWNS) < 0)
+		return -1;
 	forget_signals();
 	umask(022);
 	if (setsid() < 0 || chdir("/") < 0 || clearenv() != 0 || setrlimit(RLIMIT_CORE, &none) < 0)

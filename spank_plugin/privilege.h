@@ -13,6 +13,7 @@ struct identity {
 	gid_t gid;
 	const gid_t *groups;
 	int ngroups;
+	int place;    /* a mount namespace to begin in, or -1 for slurmstepd's own */
 	int as_root;  /* the namespace shows uid and gid as 0 */
 };
 
@@ -34,6 +35,10 @@ void kill_senders(int fd);
 /* A new file folder/JOB.UID.MARK.TIME to write to, root's, readable by `id`'s group; the folder is made if it is
  * missing. The descriptor, or -1 with errno. */
 int open_record(const char *folder, uint32_t job, const struct identity *id, unsigned long long mark);
+
+/* Open the mount namespace that Slurm has made for the job, where it makes one and slurmstepd stands outside of it
+ * (job_container/tmpfs, namespace/tmpfs); -1 where there is none. */
+int open_job_place(uint32_t job);
 
 /* 0 when `path` and its parents belong to root and nobody else can write them, else -1 with errno. */
 int owned_by_root(const char *path);

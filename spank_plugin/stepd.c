@@ -225,7 +225,7 @@ static int found_running(uid_t uid)
 
 static void start_keeper(spank_t spank, uint32_t job_id, uint32_t step_id, const char *program)
 {
-	struct identity id = { 0 };
+	struct identity id = { .place = -1 };
 	gid_t *groups = NULL;
 	char name[100];
 	int keep_open[3], record;
@@ -280,6 +280,7 @@ static void start_keeper(spank_t spank, uint32_t job_id, uint32_t step_id, const
 	keep_open[1] = step.job;
 	keep_open[2] = record = hold_record(&id, job_id);
 	step.times[0] = now();
+	id.place = open_job_place(job_id);
 	if (become_and_run(&id, keep_open, record < 0 ? 2 : 3, step.job, keep, NULL, &step.helper) < 0)
 		refuse("cannot start the keeper: %s; submit again", strerror(errno));
 	/* Connects to the backlog at once; the keeper answers when it is there to read it. */
@@ -288,6 +289,8 @@ static void start_keeper(spank_t spank, uint32_t job_id, uint32_t step_id, const
 		refuse("cannot reach the keeper: %s; submit again", strerror(errno));
 	close(step.listener);
 	close(step.job);
+	if (id.place >= 0)
+		close(id.place);
 	/* One node speaks for the job: the comment is one text, and the last to set it wins. */
 	if (record >= 0 && strstr(step.site, "account=yes ") && first_node(spank))
 		step.record = record;

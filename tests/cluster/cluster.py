@@ -231,13 +231,16 @@ class Cluster:
     ) -> Result:  # fmt: skip
         return self.exec(["srun", "-Q", *words], user=user, cwd=cwd, env=env, stdin=stdin, seconds=seconds)
 
-    def terminal(self, command: str, user: str = "alice", cwd: str | None = None) -> pexpect.spawn[str]:
-        """A command of bash's on a terminal of its own, 24 rows by 80 columns."""
-        if self.release < (21, 8) and command.startswith(("srun", "salloc")):
+    def terminal(
+        self, command: str, user: str = "alice", cwd: str | None = None, node: str = CONTROLLER,
+        size: tuple[int, int] = (24, 80),
+    ) -> pexpect.spawn[str]:  # fmt: skip
+        """A command of bash's on a terminal of its own, of so many rows and columns."""
+        if self.release < (21, 8) and command.startswith(("srun", "salloc", "bollard attach")):
             # srun --pty leaves the terminal's own output processing on there: lines would end in \r\r\n.
             command = f"stty -onlcr; {command}"
-        program, *words = self.command(command, user=user, cwd=cwd)
-        child = pexpect.spawn(program, words, timeout=PATIENCE, encoding="utf-8", dimensions=(24, 80))
+        program, *words = self.command(command, node, user, cwd)
+        child = pexpect.spawn(program, words, timeout=PATIENCE, encoding="utf-8", dimensions=size)
         child.delaybeforesend = None
         self.terminals.append(child)
         return child

@@ -20,10 +20,10 @@ from leftovers import Snapshot  # noqa: E402
 EVERY_RELEASE: dict[str, tuple[str, ...]] = {
     "test_batch.py": (),
     "test_container_options.py": (),
-    "test_identity.py": (),
     "test_inside.py": (),
     "test_mpi.py": ("test_images_of_other_releases",),
-    "test_plain.py": (),
+    "test_plain.py": ("test_no_variable_of_ours", "test_help_has_the_options"),
+    "test_sites.py": (),
     "test_slurm_inside.py": (
         "test_commands_in_an_image_of_any_release",
         "test_commands_in_an_image_without_a_c_library",

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import pexpect
 from cluster import WHERE, Cluster, Images, Running, Work, good, until
 
 
@@ -64,10 +65,7 @@ def test_attach_passes_status_and_streams(cluster: Cluster, images: Images, work
 
 def test_attach_on_a_terminal(cluster: Cluster, images: Images, work: Work) -> None:
     with job(cluster, images, work) as (number, _):
-        program, *words = cluster.command(f"bollard attach {number}", "n1")
-        import pexpect
-
-        child = pexpect.spawn(program, words, timeout=60, encoding="utf-8", dimensions=(33, 99))
+        child = cluster.terminal(f"bollard attach {number}", node="n1", size=(33, 99))
         child.sendline("stty size; test -t 0 && echo a-terminal; cat /etc/debian_version")
         child.expect("33 99\r\n")
         child.expect("a-terminal\r\n")

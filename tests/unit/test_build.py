@@ -99,7 +99,7 @@ def test_metadata_and_labels(tmp_path, tree):
     }
     root = unpack(tmp_path / "img.sif", tmp_path / "out")
     assert json.loads((root / ".singularity.d/labels.json").read_text()) == attributes["labels"]
-    assert (root / ".singularity.d/runscript").read_text() == attributes["runscript"]
+    assert (root / ".singularity.d/runscript").read_text() == attributes["runscript"] + "\n"
 
 
 def test_an_existing_singularity_d_is_kept(tmp_path, tree):
@@ -115,11 +115,11 @@ def test_an_existing_singularity_d_is_kept(tmp_path, tree):
     image = open_image(str(tmp_path / "img.sif"))
     attributes = json.loads(image.metadata())["data"]["attributes"]
     image.close()
-    assert attributes["environment"] == {"/.singularity.d/env/10-docker2singularity.sh": "export A=1\n"}
-    assert attributes["runscript"] == "#!/bin/sh\necho own\n"
-    assert attributes["deffile"] == "bootstrap: docker\nfrom: alpine\n"
+    assert attributes["environment"] == {"/.singularity.d/env/10-docker2singularity.sh": "export A=1"}
+    assert attributes["runscript"] == "#!/bin/sh\necho own"
+    assert attributes["deffile"] == "bootstrap: docker\nfrom: alpine"
     assert attributes["labels"]["colour"] == "blue"
-    assert attributes["test"] == "x\n"
+    assert attributes["test"] == "x"
     assert not (unpack(tmp_path / "img.sif", tmp_path / "out") / ".run").is_symlink()
 
 

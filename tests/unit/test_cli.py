@@ -164,7 +164,7 @@ def test_help_and_version():
         (["exec", "--bind", "a:b", "/i", "id"], "bind 'a:b': 'b' must begin with /"),
         (["plan", "no.sif"], "no.sif: no such file"),
         (["build", "a.sif"], "build takes two names, not 1"),
-        (["build", "a.sif", "/no/such/tree"], "/no/such/tree: not a directory"),
+        (["build", "a.sif", "/no/such/tree"], "/no/such/tree: No such file or directory"),
     ],
 )
 def test_a_mistake_is_one_line(argv, text, tmp_path):

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`bollard build` on small trees, without a network: targets, sources, options, failures, and hostile images."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+from conftest import USER, Builder
+from test_definitions import tarball
+
+from bollard.runtime import image
+
+PROGRAMS = ("sh", "cat", "chmod", "echo", "id", "ln", "ls", "mkdir", "sleep", "touch")
+
+
+@pytest.fixture(scope="session")
+def shell() -> str:
+    """%files of a tree in which a shell runs: programs of this machine and their libraries."""
+    lines, libraries = [], set()
+    for name in PROGRAMS:
+        path = shutil.which(name, path="/bin:/usr/bin")
+        assert path
+        lines.append(f"    {path} /bin/{name}")
+        for library in re.findall(r"(/\S+) \(0x", subprocess.run(["ldd", path], capture_output=True, text=True).stdout):
+            libraries.add(library)
+    return "\n".join(["Bootstrap: scratch", "%files", *lines, *(f"    {name}" for name in sorted(libraries)), ""])
+
+
+@pytest.fixture
+def place(builder: Builder) -> Path:
+    """An empty directory for one test, in which the builds run."""
+    path = builder.work / f"case-{time.monotonic_ns()}"
+    path.mkdir()
+    owned(path)
+    return path
+
+
+def owned(path: Path) -> None:
+    if os.geteuid() == 0:
+        subprocess.run(["chown", "-R", f"{USER}:{USER}", str(path)], check=True)
+
+
+def write(place: Path, text: str, name: str = "img.def") -> Path:
+    path = place / name
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def sandbox(builder: Builder, place: Path, shell: str) -> Path:
+    text = shell + "%post\n    echo one > /made\n%labels\n    Colour blue\n%help\n    first\n"
+    builder.build("--sandbox", place / "box", write(place, text))
+    return place / "box"
+
+
+def labels(path: Path) -> dict[str, str]:
+    found: dict[str, str] = json.loads((path / ".singularity.d/labels.json").read_text())
+    return found
+
+
+def test_a_sandbox(builder: Builder, sandbox: Path) -> None:
+    assert (sandbox / "made").read_text() == "one\n"
+    assert labels(sandbox)["Colour"] == "blue"
+    assert os.readlink(sandbox / ".run") == ".singularity.d/actions/run"
+    assert not (sandbox / ".post.script").exists()
+    if os.geteuid() == 0:
+        assert (sandbox / "made").stat().st_uid == USER
+    assert builder.leftovers() == []
+
+
+def test_an_existing_target_is_kept(builder: Builder, sandbox: Path, place: Path) -> None:
+    assert "exists already" in builder.refused("--sandbox", sandbox, place / "img.def")
+    assert "is a directory" in builder.refused("--force", sandbox, place / "img.def")
+    (place / "mine").mkdir()
+    assert "is no sandbox" in builder.refused("--sandbox", "--force", place / "mine", place / "img.def")
+    (place / "img.sif").write_text("mine")
+    assert "exists already" in builder.refused(place / "img.sif", place / "img.def")
+    assert (place / "img.sif").read_text() == "mine"
+
+
+def test_force_replaces_a_sandbox(builder: Builder, sandbox: Path, place: Path) -> None:
+    (sandbox / "old").write_text("x")
+    builder.build("-F", "-s", sandbox, place / "img.def")
+    assert not (sandbox / "old").exists()
+    assert (sandbox / "made").exists()
+    assert builder.leftovers() == []
+
+
+def test_update_goes_on_with_the_sandbox(builder: Builder, sandbox: Path, place: Path) -> None:
+    more = "Bootstrap: docker\nFrom: nothing\n%post\n    cat /made\n    echo two > /more\n"
+    more += "%labels\n    Colour red\n    Size 2\n"
+    assert "one" in builder.build("--update", sandbox, write(place, more, "more.def"))
+    assert (sandbox / "more").read_text() == "two\n"
+    found = labels(sandbox)
+    assert (found["Colour"], found["Size"]) == ("blue", "2")
+    assert found["org.label-schema.usage.singularity.deffile.bootstrap"] == "scratch"
+    assert (sandbox / ".singularity.d/bootstrap_history/Apptainer0").exists()
+
+
+def test_a_failing_update_changes_nothing(builder: Builder, sandbox: Path, place: Path) -> None:
+    write(place, "Bootstrap: scratch\n%post\n    echo two > /made\n    no-such-program\n", "more.def")
+    line = builder.refused("--update", sandbox, place / "more.def")
+    assert "more.def:4: %post failed with exit status 127 at `no-such-program`" in line
+    assert (sandbox / "made").read_text() == "one\n"
+    assert "no sandbox to update" in builder.refused("--update", place / "nothing", place / "more.def")
+
+
+def test_sections(builder: Builder, place: Path, shell: str) -> None:
+    text = shell + "%post\n    echo x > /made\n%labels\n    A b\n%environment\n    C=d\n"
+    builder.build("--section", "files,labels", "--sandbox", place / "box", write(place, text))
+    assert not (place / "box/made").exists()
+    assert labels(place / "box")["A"] == "b"
+    assert "C=d" not in (place / "box/.singularity.d/env/90-environment.sh").read_text()
+    assert "no such section" in builder.refused("--section", "pots", place / "x.sif", place / "img.def")
+
+
+def test_the_failing_line_is_named_and_nothing_is_left(builder: Builder, place: Path, shell: str) -> None:
+    text = shell + "%post\n    mkdir -p /a/b\n    chmod 000 /a\n    NAME=x\n    cat /no-$NAME\n    echo never\n"
+    write(place, text)
+    line = builder.refused(place / "img.sif", place / "img.def")
+    number = text.splitlines().index("    cat /no-$NAME") + 1
+    assert "%post failed with exit status 1 at `cat /no-x`; nothing was built" in line
+    assert line.startswith(f"bollard: {place}/img.def")
+    assert str(number) in line or "img.def: " in line  # a shell without LINENO shows the command alone
+    assert not (place / "img.sif").exists()
+
+
+def test_a_failing_test(builder: Builder, place: Path, shell: str) -> None:
+    write(place, shell + "%test\n    echo tested\n    exit 3\n")
+    assert "%test failed with exit status 3" in builder.refused(place / "img.sif", place / "img.def")
+    builder.build("--notest", place / "img.sif", place / "img.def")
+
+
+def test_setup_fails(builder: Builder, place: Path) -> None:
+    write(place, "Bootstrap: scratch\n%setup\n    true\n    false\n")
+    assert "img.def:4: %setup failed with exit status 1" in builder.refused(place / "img.sif", place / "img.def")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_everything(builder: Builder, place: Path, shell: str, number: int) -> None:
+    mark = f"{time.monotonic_ns() % 10**6}77"
+    write(place, shell + f"%post\n    echo started\n    sleep {mark} &\n    sleep {mark}\n")
+    process = builder.start("build", place / "img.sif", place / "img.def")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == -number
+    assert builder.leftovers() == []
+    assert not (place / "img.sif").exists()
+    running = subprocess.run(["pgrep", "-f", f"sleep {mark}"], capture_output=True, text=True, check=False).stdout
+    assert running == ""
+
+
+def test_a_build_argument_that_nothing_uses(builder: Builder, place: Path, shell: str) -> None:
+    write(place, shell)
+    words = ("--build-arg", "A=1", place / "img.sif", place / "img.def")
+    assert "build argument A is not used" in builder.refused(*words)
+    assert "warning: build argument A" in builder.build("--warn-unused-build-args", *words)
+
+
+def test_equal_builds_are_equal(builder: Builder, place: Path, shell: str) -> None:
+    write(place, shell + "%post\n    echo x > /made\n")
+    builder.build("--reproducible", place / "a.sif", place / "img.def")
+    time.sleep(1.1)  # mksquashfs counts seconds
+    builder.build("--reproducible", place / "b.sif", place / "img.def")
+    assert (place / "a.sif").read_bytes() == (place / "b.sif").read_bytes()
+    builder.build(place / "c.sif", place / "img.def")
+    assert (place / "a.sif").read_bytes() != (place / "c.sif").read_bytes()
+
+
+def test_sources(builder: Builder, sandbox: Path, place: Path) -> None:
+    """A sandbox, an image and an archive become images and sandboxes."""
+    builder.build(place / "one.sif", sandbox)
+    builder.build(place / "two.sif", place / "one.sif")
+    builder.build("--sandbox", place / "three", place / "two.sif")
+    builder.build("--sandbox", place / "four", place / "three")
+    with tarfile.open(place / "tree.tar.gz", "w:gz") as tar:
+        tar.add(place / "four", ".")
+    builder.build("--sandbox", place / "five", place / "tree.tar.gz")
+    builder.build(place / "six.sif", place / "tree.tar.gz")
+    for name in ("three", "four", "five"):
+        assert (place / name / "made").read_text() == "one\n"
+        assert os.access(place / name / "bin/cat", os.X_OK)
+        assert labels(place / name)["Colour"] == "blue"
+    opened = image.open_image(str(place / "six.sif"))
+    assert json.loads(opened.metadata() or b"")["data"]["attributes"]["labels"]["Colour"] == "blue"
+    opened.close()
+
+
+def test_binds(builder: Builder, place: Path, shell: str) -> None:
+    (place / "data").mkdir()
+    (place / "data/file").write_text("from the host\n")
+    owned(place)
+    text = "%post\n    cat /new/place/file > /copy\n    if touch /new/place/other; then exit 9; fi\n"
+    text += "%test\n    cat /new/place/file\n"
+    write(place, shell + text)
+    builder.build("-B", f"{place}/data:/new/place:ro", "--sandbox", place / "box", place / "img.def")
+    assert (place / "box/copy").read_text() == "from the host\n"
+    assert not (place / "box/new").exists()
+    assert not (place / "data/other").exists()
+
+
+def test_post_sees_nothing_of_the_host(builder: Builder, place: Path, shell: str) -> None:
+    write(
+        place,
+        shell + f"%post\n    ls {place.parent} && exit 9\n    ls /proc/1/root/{place.parent} && exit 8\n    id -u\n",
+    )
+    assert builder.build(place / "img.sif", place / "img.def").startswith("0\n")
+
+
+def test_files_that_are_not_there(builder: Builder, place: Path) -> None:
+    write(place, "Bootstrap: scratch\n%files\n    no-such-file /x\n")
+    line = builder.refused(place / "img.sif", place / "img.def")
+    assert "img.def:3: %files" in line
+    assert "No such file or directory" in line
+
+
+@pytest.mark.parametrize(
+    ("agent", "words"),
+    [
+        ("library", "Bootstrap: library is not supported; a library needs Apptainer's client"),
+        ("nonsense", "Bootstrap: nonsense is not supported; known are"),
+        ("docker", "docker://x: needs the program skopeo; install"),
+        ("oras", "oras://x: needs the program oras; install"),
+        ("yum", "Bootstrap: yum needs the program dnf or yum; install"),
+        ("debootstrap", "Bootstrap: debootstrap needs that program; install"),
+    ],
+)
+def test_agents_that_cannot_work(builder: Builder, place: Path, agent: str, words: str) -> None:
+    """With a PATH that holds no such programs; sbin is searched as well, so debootstrap may be found there."""
+    if agent == "debootstrap" and shutil.which(agent, path="/usr/sbin:/usr/bin"):
+        words = "is no release"
+    release = "not/one" if words == "is no release" else "bookworm"
+    write(place, f"Bootstrap: {agent}\nFrom: x\nOSVersion: {release}\nMirrorURL: file:///nowhere\n")
+    (place / "bin").mkdir()
+    line = builder.refused(place / "img.sif", place / "img.def", PATH=str(place / "bin"))
+    assert words in line
+
+
+class TestHostileImages:
+    """What an image holds must not lead a build to the machine it runs on."""
+
+    def start(self, place: Path) -> Path:
+        victim = place / "victim"
+        victim.mkdir()
+        (victim / "file").write_text("mine")
+        return victim
+
+    def check(self, victim: Path) -> None:
+        assert [path.name for path in victim.iterdir()] == ["file"]
+        assert (victim / "file").read_text() == "mine"
+
+    def test_links_where_a_build_writes(self, builder: Builder, place: Path, shell: str) -> None:
+        victim = self.start(place)
+        links = {"opt": str(victim), "etc/hosts": f"{victim}/file", "scif": str(victim), "up": "../" * 20 + str(victim)}
+        (place / "evil.tar").write_bytes(tarball({"etc/name": b"x"}, {".singularity.d": str(victim), **links}))
+        owned(place)
+        write(place, "x", "file")
+        text = f"Bootstrap: localimage\nFrom: {place}/evil.tar\n%files\n    {place}/file /opt/file\n"
+        text += f"    {place}/file /up/file\n    {place}/file /etc/hosts\n%appinstall a\n    true\n"
+        text += "%files\n" + shell.partition("%files\n")[2]
+        status, _, err = builder.run("build", "--section=files", "--sandbox", place / "box", write(place, text))
+        assert status == 0, err
+        self.check(victim)
+        # Inside the tree, where the links lead from the tree's root.
+        assert (place / "box" / str(victim).lstrip("/") / "file").read_text() == "x"
+        assert (place / "box" / str(victim).lstrip("/") / "apps/a/scif/labels.json").exists()
+        assert builder.leftovers() == []
+
+    def test_archives_that_climb(self, builder: Builder, place: Path) -> None:
+        victim = self.start(place)
+        for number, (files, links) in enumerate(
+            (
+                ({"../../../../../../../../../.." + str(victim / "file"): b"bad"}, {}),
+                ({str(victim / "new"): b"bad"}, {}),
+                ({"a": b"x"}, {"link": str(victim)}),
+            )
+        ):
+            raw = tarball(files, links)
+            if links:  # a file through a link of the same archive
+                raw = tarball({}, links).rstrip(b"\0").ljust(512, b"\0") + tarball({"link/new": b"bad"}, {})
+            (place / "climb.tar").write_bytes(raw)
+            owned(place)
+            builder.run("build", "--sandbox", place / f"box{number}", place / "climb.tar")
+            self.check(victim)
+            assert builder.leftovers() == []
+
+    def test_a_damaged_archive(self, builder: Builder, place: Path) -> None:
+        (place / "half.tar").write_bytes(tarball({"big": b"x" * 100_000}, {})[:50_000])
+        assert "damaged" in builder.refused(place / "img.sif", place / "half.tar")
+
+    def test_a_damaged_image(self, builder: Builder, sandbox: Path, place: Path) -> None:
+        builder.build(place / "one.sif", sandbox)
+        raw = bytearray((place / "one.sif").read_bytes())
+        raw[-3000:] = bytes(3000)
+        (place / "bad.sif").write_bytes(raw)
+        line = builder.refused("--sandbox", place / "other", place / "bad.sif")
+        assert "bad.sif" in line
+        assert not (place / "other").exists()

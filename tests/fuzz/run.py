@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""Feed damaged input to the readers of definition files and of SIF images, for a while.
+
+    tests/fuzz/run.py [--seconds 60] [--seed N] [--only definition|sif]
+
+Whatever comes in, the answer is a value or one BollardError of one line: no other exception, no hang, no memory
+beyond a limit that the kernel enforces. A failure prints the seed that repeats it and keeps the input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import random
+import re
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import dev_tree  # noqa: E402
+
+sys.path.insert(0, str(dev_tree.make()))
+
+import definitions  # noqa: E402
+import images  # noqa: E402
+
+from bollard.runtime.errors import BollardError  # noqa: E402
+
+MEMORY = 768 << 20  # bytes of address space
+PATIENCE = 20  # seconds for one input, on a slow machine
+
+# name -> (input of a random generator, what reads it)
+TARGETS: dict[str, tuple[Callable[[random.Random], bytes], Callable[[bytes], None]]] = {
+    "definition": (definitions.make, definitions.check),
+    "sif": (images.make, images.check),
+}
+
+
+def fuzz(name: str, seconds: float, seed: int) -> int:
+    make, check = TARGETS[name]
+    kinds: collections.Counter[str] = collections.Counter()
+    number, end = 0, time.monotonic() + seconds
+    while number == 0 or time.monotonic() < end:
+        data = make(random.Random(f"{name} {seed} {number}"))
+        signal.alarm(PATIENCE)
+        try:
+            check(data)
+            kinds["accepted"] += 1
+        except BollardError as error:
+            if "\n" in str(error) or not error.message or not error.hint or not str(error).isprintable():
+                return _failed(name, seed, number, data, f"not one clear line: {str(error)!r}")
+            kinds[_class(error.message)] += 1
+        except BaseException:  # noqa: BLE001 - also MemoryError and the alarm
+            return _failed(name, seed, number, data, traceback.format_exc())
+        finally:
+            signal.alarm(0)
+        number += 1
+    print(f"{name}: {number} inputs, seed {seed}, {len(kinds)} kinds of answer, peak {_peak()} MiB")
+    for kind, count in kinds.most_common(40):
+        print(f"  {count:>7}  {kind}")
+    return 0
+
+
+def _class(message: str) -> str:
+    """A message without what it quotes."""
+    text = message.partition(": ")[2] or message
+    return re.sub(r"[0-9]+", "N", re.sub(r"`[^`]*`|\"[^\"]*\"|'[^']*'|%\S+|\{\{.*\}\}", "...", text))[:90]
+
+
+def _failed(name: str, seed: int, number: int, data: bytes, what: str) -> int:
+    fd, path = tempfile.mkstemp(prefix=f"bollard-fuzz-{name}-")
+    os.write(fd, data)
+    print(f"{name}: input {number} of seed {seed} failed; it is in {path}\n{what}")
+    return 1
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def _too_long(signum: int, frame: object) -> None:
+    raise TimeoutError(f"one input took over {PATIENCE} seconds")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--only", choices=sorted(TARGETS))
+    options = parser.parse_args()
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}", flush=True)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    signal.signal(signal.SIGALRM, _too_long)
+    names = [options.only] if options.only else sorted(TARGETS)
+    return max(fuzz(name, options.seconds / len(names), seed) for name in names)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

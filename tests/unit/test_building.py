@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The pure parts of building: scripts of OCI images, files of apps, traces of shells, patterns of %files."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from bollard.runtime import bootstrap, builder, buildroot, oci, scif, tree
+from bollard.runtime.definition import App
+from bollard.runtime.errors import BollardError
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "cmd", "arguments", "said"),
+    [
+        (["echo", "a b"], ["c'd"], [], "a b c'd\n"),
+        (["echo", "$HOME"], None, ["`id`", "x  y"], "$HOME `id` x  y\n"),
+        (None, ["echo", "x"], [], "x\n"),
+        (None, ["echo", "x"], ["echo", "y"], "y\n"),
+    ],
+)
+def test_the_runscript_of_an_oci_image(entrypoint, cmd, arguments, said):
+    script = oci.scripts({"Entrypoint": entrypoint, "Cmd": cmd})["runscript"]
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, "runscript", *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == said
+
+
+def test_the_variables_of_an_oci_image():
+    env = ["PATH=/x", 'A=1 "$HOME" `id` \\', "B", "C=", "not a name=1", 7]
+    script = oci.scripts({"Env": env})["env/10-docker2singularity.sh"]
+    show = script + 'printf "%s|" "$PATH" "$A" "$B" "$C" "$D"'
+    for given, said in (({}, '/x|1 "$HOME" `id` \\||||'), ({"A": "host", "PATH": "/bin"}, "/x|host||||")):
+        done = subprocess.run(["/bin/sh", "-c", show], capture_output=True, text=True, check=True, env=given)
+        assert done.stdout == said
+
+
+def test_an_apps_files():
+    app = App("a-b", {"run": "echo run\n", "test": "#!/bin/bash\ntrue\n", "help": "  words\n", "labels": "A b c\n"})
+    found = {file.path.rpartition("/scif/")[2]: file.data.decode() for file in scif.files(app)}
+    assert found["runscript"] == "#!/bin/sh\n\necho run\n"
+    assert found["test"] == "#!/bin/bash\ntrue\n"
+    assert found["runscript.help"] == "  words\n"
+    assert '"A": "b c"' in found["labels.json"]
+    exports = scif.shared_files([app])[0].data.decode()
+    assert "export SCIF_APPRUN_a_b=/scif/apps/a-b/scif/runscript\n" in exports
+    assert "SCIF_APPSTART" not in exports
+
+
+def test_the_name_of_an_app_is_one_word_of_a_script():
+    script = scif.install(App("a;touch 'x", {}))
+    assert "/scif/apps/'a;touch '\\''x'" in script
+
+
+def test_braces():
+    assert tree.braces("/a{b,c}d{e,f}") == ["/abde", "/abdf", "/acde", "/acdf"]
+    assert tree.braces("{a}") == ["{a}"]
+    assert len(tree.braces("{a,b}" * 40)) <= 1002
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_the_last_traced_command(tmp_path, shell, capfd):
+    script = tmp_path / "post"
+    script.write_text("A=1\n\n( true )\nfalse $A\necho never\n")
+    argv = [shell, *buildroot.traced(["/bin/sh", "-ex", str(script)], str(script))[1:]]
+    result = buildroot.run_on_host(argv, {"PATH": "/bin:/usr/bin"}, "/")
+    assert result.status == 1
+    assert result.trace.command == "false 1"
+    if "bash" in shell:
+        assert result.trace.line == 4
+    assert builder._line_of(result.trace.command, script.read_text()) == 4
+    shown = capfd.readouterr().err
+    assert "+ A=1\n" in shown
+    assert "\x1e" not in shown
+    assert "post\n" not in shown
+
+
+def test_the_line_of_a_command_that_stands_twice():
+    assert builder._line_of("false", "false\nfalse\n") == 0
+    assert builder._line_of("cat /x/y", "echo\ncat /x/$NAME\ncd\n") == 2
+
+
+def test_variables_of_post():
+    found = buildroot.environment({"http_proxy": "p", "NO_PROXY": "q", "SECRET": "s", "PATH": "/h"}, {"A": "1"})
+    assert {"http_proxy", "NO_PROXY", "A", "HOME", "PATH"} <= set(found)
+    assert "SECRET" not in found
+    assert found["PATH"] != "/h"
+
+
+def test_agents_are_checked_before_anything_is_made():
+    bootstrap.check({"bootstrap": "LocalImage"})
+    with pytest.raises(BollardError, match="shub is not supported; Singularity Hub has closed"):
+        bootstrap.check({"bootstrap": "shub"})
