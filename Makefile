@@ -22,7 +22,7 @@ PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv py
 	e2fsprogs:/sbin/mkfs.ext3 groff-base:/usr/bin/groff
 TOOLS := pytest hypothesis pexpect cffi ruff mypy psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
-.PHONY: help packages dev demo test unit build-test cluster-test releases-test fuzz stress bench lint format clean
+.PHONY: help packages dev demo test unit build-test cluster-test releases-test fuzz peers stress bench lint format clean
 
 help:
 	@echo 'make demo          bring a Slurm cluster up on this machine and run MPI in a container on it'
@@ -32,6 +32,7 @@ help:
 	@echo 'make cluster-test  tests on the cluster; SUITE=trixie for another Slurm'
 	@echo 'make releases-test what meets Slurm, on the other releases: $(RELEASES)'
 	@echo 'make fuzz          damaged input for the readers of definitions and images; SECONDS=60'
+	@echo 'make peers         bollard and Apptainer run the same lines, and are compared'
 	@echo 'make stress        thousands of steps, cancelled at any moment (half an hour); STRESS=--cancels=20 for less'
 	@echo 'make bench         what a container costs, as a table and as JSON'
 	@echo 'make lint          ruff and mypy'
@@ -76,6 +77,11 @@ releases-test: dev
 	    $(PYTHON) -m pytest -q --suite $$suite -m every_release tests/cluster || status=$$?; \
 	    $(CLUSTER) down --suite $$suite || status=$$?; \
 	done; exit $$status
+
+# Beside Debian's Apptainer, in a tree of its own (tests/peers/tree.py); needs root and debootstrap.
+peers: dev
+	$(SYSTEM) tests/peers/tree.py
+	$(PYTHON) -m pytest -q tests/peers --apptainer-tree=$${BOLLARD_PEERS:-/var/cache/bollard-peers}
 
 # All even when one fails, and then a failure.
 test: dev

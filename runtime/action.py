@@ -49,7 +49,7 @@ def inside(action: str, argv: list[str], has: Callable[[str], bool], shell: str 
         return []
     if has("/bin/sh"):
         return ["/bin/sh", *argv]
-    raise BollardError("the image has no runscript and no /bin/sh", "use `bollard exec` with a program it has")
+    raise BollardError("the image has no runscript and no /bin/sh", "use `bollard exec` with a program it has", 1)
 
 
 def _shell(has: Callable[[str], bool], asked: str) -> tuple[str, ...]:

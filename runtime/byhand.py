@@ -38,6 +38,8 @@ def start(asked: Spec, action: str, argv: list[str], shell: str = "") -> None:
     if command:
         from bollard.runtime import action as actions
 
+        if asked.no_umask:
+            os.umask(0o022)
         become(address, command, variables(asked.verbose, actions.variables(action, command)))
 
 
@@ -68,6 +70,8 @@ def launch(
 def variables(verbose: bool, container: dict[str, str]) -> dict[str, str]:
     """Our own environment for the launcher: the user's, and what the program shall find set."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith(_OWN)}
+    if environ.get("LC_CTYPE") == "C.UTF-8" and b"\0LC_CTYPE=" not in b"\0" + _first_environment():
+        del environ["LC_CTYPE"]  # Python sets it where there is no locale (PEP 538)
     if verbose:
         environ[_VERBOSE] = str(time.time_ns())
     for key, value in container.items():
@@ -81,6 +85,15 @@ def become(address: str, command: list[str], environ: dict[str, str]) -> NoRetur
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     os.execve(LAUNCHER, ["bollard-enter", *command], {**environ, _ENTRY: address})
+
+
+def _first_environment() -> bytes:
+    """The environment this process was started with."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
 
 
 def answer(reader: int) -> list[str]:
@@ -143,6 +156,25 @@ def _keep(
     container.command = action.encode()
     container.instance = instance
     keeper.serve(container, listener, handle)  # the program's pidfd in the place of a job's socket
+    pause = 0.02
+    while not instance and _others_here():  # what the program left in the background goes on, as it would on the host
+        time.sleep(pause)
+        pause = min(2 * pause, 1.0)
+
+
+def _others_here() -> bool:
+    """Whether another process is in this mount namespace; with an own process namespace there is none left."""
+    try:
+        here, names = os.readlink("/proc/self/ns/mnt"), os.listdir("/proc")
+    except OSError:
+        return False
+    for name in names:
+        try:
+            if name.isdigit() and int(name) != os.getpid() and os.readlink(f"/proc/{name}/ns/mnt") == here:
+                return True
+        except OSError:
+            pass  # not ours, or gone
+    return False
 
 
 def tell_failure(writer: int, error: BaseException) -> None:

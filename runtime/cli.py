@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 _SHELL_FORMS = ("BOLLARD_SHELL", "APPTAINER_SHELL", "SINGULARITY_SHELL")
 
 
+_GLOBAL = {
+    **dict.fromkeys(("-q", "--quiet", "-s", "--silent", "--nocolor"), False),
+    **dict.fromkeys(("-d", "--debug", "-v", "--verbose"), True),
+}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status, unless this process has become the program."""
     import _signal as signal
@@ -46,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
+    argv = _without_global(argv)
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help", "help"):
         sys.stdout.write(_overview())
@@ -68,6 +75,16 @@ def _main(argv: list[str]) -> int:
         sys.stdout.write(cli_options.help_text(name, f"bollard {name} {usage}", what, own, container))
         return 0
     return run(name, given, words)
+
+
+def _without_global(argv: list[str]) -> list[str]:
+    """`argv` without what Apptainer takes in front of the command; -d, as -v, asks for more on stderr."""
+    at = 0
+    while at < len(argv) and argv[at] in _GLOBAL:
+        if _GLOBAL[argv[at]]:
+            os.environ["BOLLARD_VERBOSE"] = "1"
+        at += 1
+    return argv[at:]
 
 
 def _family(name: str, rest: list[str]) -> int:

@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 # Apptainer's short and other names.
 SHORT = {
-    "B": "bind", "e": "cleanenv", "H": "home", "h": "help", "s": "shell", "d": "verbose", "v": "verbose", "F": "force",
+    "B": "bind", "c": "contain", "C": "containall", "e": "cleanenv", "f": "fakeroot", "H": "home", "h": "help",
+    "i": "ipc", "n": "net", "o": "overlay", "p": "pid", "s": "shell", "S": "scratch", "u": "userns", "w": "writable",
+    "W": "workdir", "d": "verbose", "v": "verbose", "F": "force",
 }  # fmt: skip
 ALIASES = {"cwd": "pwd", "debug": "verbose"}
+
+# Apptainer's switches can be given a value, --contain=false.
+_BOOLEANS = {**dict.fromkeys(("1", "t", "true"), "1"), **dict.fromkeys(("0", "f", "false"), "0")}
 
 # A command's own options: name -> (the word that stands for its value, or "" for a switch; help).
 COMMON = {"help": ("", "show this")}
@@ -35,6 +40,11 @@ def arguments(own: Own, container: bool) -> dict[str, str]:
     return known
 
 
+def _others() -> dict[str, str]:
+    """As `arguments`, for Apptainer's options that are known and not offered."""
+    return {**options.WITHOUT_EFFECT, **{name: argument for name, (argument, _) in options.REFUSED.items()}}
+
+
 def letters(command: str) -> dict[str, str]:
     """Letter -> name of the options that have one in `command`."""
     return {**SHORT, **cli_tables.SHORT.get(command, {})}
@@ -43,7 +53,8 @@ def letters(command: str) -> dict[str, str]:
 def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tuple[list[tuple[str, str]], list[str]]:
     """The options as (name, value), "1" for a switch, and the other words. Options end at the first word that is none,
     for what follows may be a program's; but not in the commands that run none (MIXED)."""
-    known = arguments(own, container)
+    offered = arguments(own, container)
+    known = {**_others(), **offered} if container else offered
     short = letters(command)
     found: list[tuple[str, str]] = []
     words: list[str] = []
@@ -62,20 +73,25 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
             name, given = ALIASES.get(name, name), value if equals else None
         else:
             name, given = short.get(word[1], word[1]), word[2:] or None
-            if given is not None and known.get(name) == "":  # -eF is -e -F
+            if given is not None and known.get(name) == "" and given[0] != "=":  # -eF is -e -F
                 rest.insert(0, "-" + given)
                 given = None
+            elif given is not None:
+                given = given.removeprefix("=")
         if name not in known:
-            raise BollardError(f"{word}: no such option", _similar(name, known, command))
+            raise BollardError(f"{word}: no such option", _similar(name, offered, command))
         if known[name] == "":
-            if given is not None:
-                raise BollardError(f"--{name} takes no value", f"write --{name} alone")
-            given = "1"
+            if (given or "1").lower() not in _BOOLEANS:
+                raise BollardError(f"--{name}={given}: a switch takes no value", f"write --{name} alone")
+            given = _BOOLEANS[(given or "1").lower()]
         elif given is None:
             if not rest:
                 raise BollardError(f"--{name} needs a value", f"write --{name}={known[name]}")
             given = rest.pop(0)
-        found.append((name, given))
+        if name in offered:
+            found.append((name, given))
+        elif name in options.REFUSED and given != "0":
+            raise BollardError(f"--{name} cannot be had: {options.REFUSED[name][1]}", "leave it out")
     return found, words + rest
 
 

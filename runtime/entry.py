@@ -29,7 +29,9 @@ FRAME_MAX = 16 << 20
 SPEC_VARIABLE = b"SLURM_BOLLARD_SPEC="
 # What a task of an instance was started by, for APPTAINER_COMMAND; elsewhere one word holds for all (instance.py).
 COMMAND_VARIABLE = b"SLURM_BOLLARD_COMMAND="
-# A launcher with this mode waits for its program, sends DONE, and ends when it is answered (enter.c).
+# A launcher with one of these modes waits for its program (enter.c): in a process namespace, which only its children
+# enter; to save the container, when it sends DONE and ends when it is answered.
+WAIT = b"wait"
 SAVE = b"save"
 DONE = b"D"
 ENTRYPOINT = "/.singularity.d/runscript"
@@ -97,12 +99,12 @@ def _credentials(peer: socket) -> tuple[int, int]:
 
 
 def working_directory(asked: Spec, cwd: bytes) -> bytes:
-    """Where the task starts: --pwd, its own directory, the home, or "/"."""
+    """Where the task starts: --pwd, its own directory (not with --contain), the home, or "/"."""
     if asked.pwd:
         if not os.path.isdir(asked.pwd):
             raise BollardError(f"--pwd {asked.pwd}: no such directory in the container", "make it, or bind one there")
         return os.fsencode(asked.pwd)
-    for path in (cwd, os.fsencode(asked.home)):
+    for path in (b"" if asked.contain else cwd, os.fsencode(asked.home)):
         if path and os.path.isdir(path) and os.access(path, os.X_OK):
             return path
     return b"/"
@@ -134,7 +136,7 @@ def admit(container: Container, peer: socket) -> str:
     env = environment.of_task(image_env, env, asked, command, container.binds, cwd, defaults, container.tools)
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
-    mode = SAVE if container.saver else b""
+    mode = SAVE if container.saver else WAIT if "pid" in container.spec.unshare else b""
     _send(peer, b"+", reply(argv, env, cwd, note(container, verbose, begin), mode), container.ways_in)
     return step
 
@@ -192,12 +194,17 @@ def _run_there(peer: socket, ways_in: tuple[int, ...], script: bytes, env: list[
 
 
 def note(container: Container, verbose: bytes, begin: int) -> bytes:
-    """What --container-verbose prints through the first task of a step on this node.
+    """What the first task of a step on this node tells the user: cards it has not, --container-verbose.
 
     `verbose` is when its client began (ns since 1970), "" when the user did not ask; `begin` when this task came.
     """
+    lacking = "".join(
+        f"bollard: --{kind}: {os.uname().nodename} has no driver for it; the container starts without\n"
+        for kind in container.lacking
+    )
+    container.lacking = []
     if not verbose:
-        return b""
+        return lacking.encode()
     if container.told:
         lines = [f"image {container.spec.image}, container of an earlier step of this job"]
     else:
@@ -206,7 +213,8 @@ def note(container: Container, verbose: bytes, begin: int) -> bytes:
         lines += container.clock.lines(int(verbose) if verbose.isdigit() and len(verbose) < 20 else 0)
         container.told = True
     lines.append(f"{'entry':<15} {(time.monotonic_ns() - begin) / 1e6:8.2f} ms")
-    return "".join(f"bollard: {os.uname().nodename}: {line}\n" for line in lines).encode("utf-8", "replace")
+    text = lacking + "".join(f"bollard: {os.uname().nodename}: {line}\n" for line in lines)
+    return text.encode("utf-8", "replace")
 
 
 class Server:

@@ -226,8 +226,8 @@ def of_task(
                     ranks[rest] = rank
                     asked[rest] = value
         elif name in _NOT_FROM_HOST and name not in spec.keep_env:
-            if name == b"HOME":
-                home = home or value  # --no-home takes the directory away, not its name
+            if name == b"HOME":  # --no-home takes the directory away, not its name
+                home = home or (b"/root" if spec.fakeroot else value)
         elif equals and (not clean or name in _CLEAN_KEEPS):
             env[name] = value
     held = {name: env[name] for name in spec.keep_env if name in env} if spec.keep_env else {}
@@ -244,7 +244,7 @@ def of_task(
         env[b"PATH"] = tools + b":" + env.get(b"PATH", DEFAULT_PATH)
     asked.update(spec.env)
     if asked:
-        _override(env, asked, kept)
+        _override(env, asked, kept, spec.no_eval)
     _describe(env, image_env, spec, command, binds)
     if cwd:
         env[b"PWD"] = cwd
@@ -257,12 +257,13 @@ def of_task(
     return [name + b"=" + value for name, value in env.items()]
 
 
-def _override(env: dict[bytes, bytes], asked: dict[bytes, bytes], kept: dict[bytes, bytes]) -> None:
+def _override(env: dict[bytes, bytes], asked: dict[bytes, bytes], kept: dict[bytes, bytes], literal: bool) -> None:
     """Lay the user's own values over the rest. They are read as between double quotes in the container, so
-    that PATH='$PATH:/opt/bin' means the image's PATH; one that would run a command is taken literally."""
+    that PATH='$PATH:/opt/bin' means the image's PATH; one that would run a command is taken literally, and so are
+    all when `literal`."""
     seen = {**env, **kept}
     for name, value in asked.items():
-        if b"$" in value or b"\\" in value or b"`" in value:
+        if not literal and (b"$" in value or b"\\" in value or b"`" in value):
             from bollard.runtime import shellenv, shellsyntax
 
             try:

@@ -12,13 +12,14 @@ import os
 
 from bollard.runtime import linux
 from bollard.runtime.errors import BollardError
-from bollard.runtime.installed import LAUNCHER, SERVER, SERVER_2, SERVER_OWNER
+from bollard.runtime.installed import LAUNCHER, SERVER, SERVER_2, SERVER_OWNER, SHOWS_OWNER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bollard.runtime.image import Image
 
 _SIGKILL = 9
+_SIGTERM = 15
 
 
 def mount(image: Image, target: str, scratch: str, own: bool = False) -> tuple[int, int]:
@@ -27,18 +28,7 @@ def mount(image: Image, target: str, scratch: str, own: bool = False) -> tuple[i
     `scratch` is an empty directory of ours. With `own` every file is shown as this process's user's: most in an
     image are root's, whom the namespace does not know.
     """
-    try:
-        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise BollardError(
-            f"/dev/fuse: {error.strerror}", "the site's administrator should load the kernel module fuse"
-        ) from None
-    linux.mount(
-        "fuse.squashfuse",
-        target,
-        f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}",
-        linux.MS_NOSUID | linux.MS_NODEV | linux.MS_RDONLY,
-    )
+    device = _mount("squashfuse", target, linux.MS_RDONLY)
     old = os.path.exists(SERVER_2)
     if old:
         _answer_libfuse_2(scratch)
@@ -49,7 +39,7 @@ def mount(image: Image, target: str, scratch: str, own: bool = False) -> tuple[i
     if pid == 0:
         options = f"ro,offset={image.offset}"
         server = SERVER
-        if own:
+        if own or os.path.exists(SHOWS_OWNER):
             options += f",uid={os.getuid()},gid={os.getgid()}"
             server = SERVER_OWNER if os.path.exists(SERVER_OWNER) else SERVER
         if old:
@@ -59,6 +49,46 @@ def mount(image: Image, target: str, scratch: str, own: bool = False) -> tuple[i
         _serve(parent, command, (device, image.fd), words, {"PATH": scratch, "BOLLARD_FUSE_FD": str(device)})
     os.close(device)
     return pid, words
+
+
+def start(
+    server: str, options: str, words: list[str], target: str, inherited: tuple[int, ...], read_only: bool
+) -> int:
+    """Mount what the program `server` (libfuse 3) serves on the directory `target`; its process id, which ends with
+    this process, by SIGTERM when it writes: then it leaves its file clean."""
+    name = server.rsplit("/", 1)[1]
+    if not os.path.exists(server):
+        raise BollardError(
+            f"{name} is missing on this machine",
+            "install it (with libfuse 3), and then bollard again; or use a directory",
+        )
+    device = _mount(name, target, linux.MS_RDONLY if read_only else 0)
+    log = os.memfd_create(name, os.MFD_CLOEXEC)
+    parent, pid = os.getpid(), os.fork()
+    if pid == 0:
+        command = [server, "-f", "-o", options, *words, f"/dev/fd/{device}"]
+        end = _SIGKILL if read_only else _SIGTERM
+        _serve(parent, command, (device, *inherited), log, {"PATH": "/usr/bin:/bin"}, end)
+    os.close(device)
+    try:
+        os.close(os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))  # waits for its first answer
+    except OSError:
+        raise BollardError(f"{name}: {last_words(log)}", "is that file what it should be?") from None
+    os.close(log)
+    return pid
+
+
+def _mount(kind: str, target: str, flags: int) -> int:
+    """The kernel's side: mounted on `target`, and the descriptor for the server."""
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise BollardError(
+            f"/dev/fuse: {error.strerror}", "the site's administrator should load the kernel module fuse"
+        ) from None
+    options = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
+    linux.mount(f"fuse.{kind}", target, options, linux.MS_NOSUID | linux.MS_NODEV | flags)
+    return device
 
 
 def _answer_libfuse_2(scratch: str) -> None:
@@ -80,10 +110,13 @@ def last_words(words: int) -> str:
     return lines[-1] if lines else "the file server ended"
 
 
-def _serve(parent: int, command: list[str], inherited: tuple[int, ...], words: int, env: dict[str, str]) -> None:
+def _serve(
+    parent: int, command: list[str], inherited: tuple[int, ...], words: int, env: dict[str, str], end: int = _SIGKILL
+) -> None:
     """In the child: become the server."""
     try:
-        linux.die_with_parent(_SIGKILL, parent)
+        linux.die_with_parent(end, parent)
+        linux.leave_mount_namespace()
         if os.getuid() == 0:  # it reads what anybody wrote; and libfuse 2 would mount by itself, where it can
             linux.be_no_root()
         os.dup2(words, 2)

@@ -10,6 +10,9 @@ import grp
 import os
 import pwd
 
+# The user's groups, read before a user namespace of his own hides them.
+_groups: list[int] = []
+
 
 def new_namespace(as_root: bool) -> None:
     """A user namespace in which our own ids are themselves, or root's: all that the kernel allows a user without
@@ -17,6 +20,7 @@ def new_namespace(as_root: bool) -> None:
     from bollard.runtime import linux
 
     uid, gid = os.getuid(), os.getgid()
+    _groups[:] = os.getgroups()
     linux.new_user_namespace()
     _write("/proc/self/setgroups", "deny")
     _write("/proc/self/uid_map", f"{0 if as_root else uid} {uid} 1\n")
@@ -44,7 +48,7 @@ def lines(home: str) -> dict[str, list[bytes]]:
     except KeyError:
         name, gecos, shell = str(uid), "", "/bin/sh"
     groups = []
-    for number in dict.fromkeys([gid, *os.getgroups()]):
+    for number in dict.fromkeys([gid, *(_groups or os.getgroups())]):
         try:
             group = grp.getgrgid(number).gr_name
         except KeyError:
@@ -54,7 +58,9 @@ def lines(home: str) -> dict[str, list[bytes]]:
 
 
 def merged(text: bytes, ours: list[bytes]) -> bytes:
-    """The image's file with `ours` in place of its own lines of the same numbers."""
+    """The image's file with `ours` in place of its own lines of the same numbers; root's stay as they are."""
+    if any(line.split(b":")[2:3] == [b"0"] for line in text.split(b"\n")):
+        ours = [line for line in ours if line.split(b":")[2] != b"0"]
     numbers = {line.split(b":")[2] for line in ours}
     kept = [line for line in text.split(b"\n") if line and (line.split(b":") + [b""] * 3)[2] not in numbers]
     return b"\n".join([*kept, *ours]) + b"\n"

@@ -13,3 +13,8 @@ SERVER = f"{PREFIX}/squashfuse"
 SERVER_2 = f"{PREFIX}/squashfuse2"
 # One that can show every file as the user's own, where the first cannot.
 SERVER_OWNER = f"{PREFIX}/squashfuse-owner"
+# There when the first can: then every file is shown so.
+SHOWS_OWNER = f"{PREFIX}/squashfuse-owner-is-known"
+# Servers of ext3 files, and of layers on what the kernel's overlay does not write to; where the machine has them.
+EXT = f"{PREFIX}/fuse2fs"
+OVERLAY = f"{PREFIX}/fuse-overlayfs"

@@ -67,6 +67,7 @@ class Container:
         "environment",
         "image",
         "instance",
+        "lacking",
         "ops",
         "record",
         "saver",
@@ -81,7 +82,14 @@ class Container:
     )
 
     def __init__(
-        self, spec: Spec, opened: Image, ops: list[plan.Op], server: int, clock: Clock, here: site.Site
+        self,
+        spec: Spec,
+        opened: Image,
+        ops: list[plan.Op],
+        server: int,
+        clock: Clock,
+        here: site.Site,
+        ways_in: tuple[int, ...],
     ) -> None:
         self.spec = spec
         self.site = here
@@ -92,18 +100,16 @@ class Container:
         self.scripts: list[tuple[str, bytes]] = []  # the image's own, for its environment
         self.environment: environment.ImageEnvironment | None = None  # what they set, once that is known
         self.entrypoint: dict[bytes, bytes] | None = None  # what the entrypoint changed, once it has run
-        self.saver: Saver | None = None
+        self.saver: Saver | layers.Servers | None = None
         self.steps: dict[bytes, Spec] = {}  # spec text of a step that named this container: what it asked
         self.binds = os.fsencode(bind_text(spec.binds))
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
         self.instance = ""  # its name, for an instance: who ends tells the tasks in other words
         self.record = record.Record(opened)
+        self.lacking: list[str] = []  # cards that were asked for and are not there; until the first task tells so
         self.told = False  # --container-verbose has been answered
+        self.ways_in = ways_in  # descriptors of the namespaces to join, in that order
         self.tools = b""  # where the host's Slurm commands are, in the container
-        # Descriptors of the namespaces to join, in that order.
-        self.ways_in = tuple(
-            os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("user", "mnt", *spec.unshare)
-        )
 
     def private(self, listener: int) -> tuple[int, ...]:
         """The descriptors that are the keeper's alone."""
@@ -177,15 +183,17 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     linux.use_capabilities(False)
     opened = image.open_image(asked.image, os.uname().machine)
     site.refuse_image(here, opened.fd, asked.asked)
-    if asked.writable and opened.kind != image.DIRECTORY:
+    if asked.writable and opened.kind != image.DIRECTORY and not opened.overlays:
         raise BollardError(f"{asked.asked}: a file, and --writable writes into a directory", "use --writable-tmpfs")
-    own_layers = layers.directories(asked)
+    own_layers = layers.opened(asked, opened)
+    if asked.workdir and not os.path.isdir(asked.workdir):
+        raise BollardError(f"workdir {asked.workdir}: no such directory", "make it, or name another one")
     for path in plan.workdirs(asked):
         os.makedirs(path, exist_ok=True)
     linux.use_capabilities(True)
     clock.mark("image")
-    _unshare(asked)
     linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
+    first = _unshare(asked)
     base = f"{SESSION}/image"
     os.mkdir(base, 0o755)
     server, words = 0, -1
@@ -202,13 +210,22 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     from bollard.runtime import shellenv  # noqa: F401
 
     ops = plan.make(asked, spool, PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES)
-    files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf")}
+    lacking: list[str] = []
+    if asked.cards:
+        from bollard.runtime import gpu
+
+        cards, lacking = gpu.make(asked.cards, asked.contain)
+        ops += cards
+    files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf", "hostname")}
     for path in files.values():
         _write(path, b"")
     if asked.dns:
         _write(files["resolv.conf"], "".join(f"nameserver {server}\n" for server in asked.dns).encode())
+    if asked.hostname:
+        _write(files["hostname"], f"{asked.hostname}\n".encode())
     lines = identity.lines(asked.home)
-    places = mounts.clone_sources(ops, files, SESSION, {})
+    ready = {plan.PROC: linux.clone_tree(f"{SESSION}/proc", recursive=False)} if first else {}
+    places = mounts.clone_sources(ops, files, SESSION, ready)
     clock.mark("sources")
     root = _first_look(asked, base, words)
     if server:
@@ -217,21 +234,26 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
         _write(files[name], identity.merged(_read_in(root, f"/etc/{name}"), ours))
     os.close(root)
     clock.mark("server")
-    base = layers.mount(asked, base, SESSION, own_layers)
-    saver = None
+    saver: Saver | layers.Servers | None
+    base, saver = layers.mount(asked, base, SESSION, own_layers, places)
     if asked.save:
         from bollard.runtime import save
 
         saver = save.start(base, asked.save)
     new_root = mounts.make_root(base, SESSION, places, layers.is_writable(asked))
+    # Opened on the host's /proc: the container may have none.
+    namespaces = [f"self/ns/{name}" for name in ("user", "mnt", *asked.unshare) if name != "pid"]
+    namespaces += [f"{first}/ns/pid"] if first else []
+    ways_in = tuple(os.open(f"/proc/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in namespaces)
     linux.change_root(new_root)
     clock.mark("mounts")
     if asked.app and not os.path.isdir(f"/scif/apps/{asked.app}"):
         raise BollardError(
             f"{asked.asked}: has no app {asked.app}", f"see `bollard inspect --list-apps {asked.asked}`", 1
         )
-    container = Container(asked, opened, ops, server, clock, here)
+    container = Container(asked, opened, ops, server, clock, here, ways_in)
     container.saver = saver
+    container.lacking = lacking
     if os.path.isdir(plan.TOOLS):
         container.tools = os.fsencode(plan.TOOLS)
     container.scripts = _scripts()
@@ -243,17 +265,26 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     return container
 
 
-def _unshare(asked: Spec) -> None:
-    """The namespaces asked for besides those that every container has."""
-    if "pid" in asked.unshare:
-        raise BollardError("an own process namespace cannot be had yet", "leave --pid and --containall out")
-    linux.new_namespaces(asked.unshare)
+def _unshare(asked: Spec) -> int:
+    """The namespaces asked for besides those that every container has. With an own process namespace: the
+    process id of its first one, whose /proc is at SESSION/proc then; else 0."""
+    linux.new_namespaces(tuple(name for name in asked.unshare if name != "pid"))
     if asked.hostname:
         from _socket import sethostname
 
         sethostname(asked.hostname)
     if "net" in asked.unshare:
         linux.bring_up("lo")
+    if "pid" not in asked.unshare:
+        return 0
+    os.mkdir(f"{SESSION}/proc", 0o755)
+    try:
+        return linux.start_first(f"{SESSION}/proc")
+    except OSError as error:
+        raise BollardError(
+            f"no process namespace for the container: {error.filename}: {error.strerror}",
+            "leave --pid and --containall out; a machine that covers parts of /proc allows none",
+        ) from None
 
 
 class _NeedsShell(Exception):

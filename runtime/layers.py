@@ -1,22 +1,75 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A root that can be written to: the image below, and above it a layer that takes what is written.
+"""A root that can be written to: the image below, and above it layers, the last of which may take what is written.
 
     --writable-tmpfs    a layer in memory, gone with the container
     --overlay DIR       DIR/upper, with DIR/work for the kernel's own use (Apptainer's layout); DIR:ro is read only
+    --overlay FILE      the same in an ext3 file, by fuse2fs
+    --writable          for a SIF file: the ext3 layer that it brings; without it that layer is read only
 
-The kernel's overlay does it, with user.* attributes for its marks (Linux 5.11; on a tmpfs 6.6).
+The kernel's overlay does it, with user.* attributes for its marks (Linux 5.11; on a tmpfs 6.6). What it does not write
+to, an ext3 file by FUSE or some network file systems, goes through fuse-overlayfs.
 """
 
 from __future__ import annotations
 
 import os
 
-from bollard.runtime import linux
+from bollard.runtime import fuse, linux, mounts
 from bollard.runtime.errors import BollardError
+from bollard.runtime.installed import EXT, OVERLAY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from bollard.runtime.image import Image
     from bollard.runtime.spec import Spec
+
+_EXT_MAGIC = (0x438, b"\x53\xef")
+_SIF_EXT3 = 2
+# Another container may be about to end that has the file open.
+_LOCK_TRIES = 100
+_LOCK_PAUSE = 0.1
+_SIGTERM = 15
+
+
+class Layer:
+    """One layer: `fd` is the directory, or the file whose ext3 filesystem begins at `offset`."""
+
+    __slots__ = ("fd", "file", "offset", "path", "read_only")
+
+    def __init__(self, path: str, fd: int, read_only: bool, file: bool = False, offset: int = 0) -> None:
+        self.path = path
+        self.fd = fd
+        self.read_only = read_only
+        self.file = file
+        self.offset = offset
+
+
+class Servers:
+    """The FUSE servers that write: the last task waits until they have ended (`Saver`'s interface, save.py)."""
+
+    __slots__ = ("answer", "ask", "pids")
+
+    def __init__(self, pids: list[int]) -> None:
+        self.ask = self.answer = -1
+        self.pids = pids
+
+    def start(self) -> None:
+        """Each leaves its file clean; the one above first."""
+        from select import POLLIN, poll
+
+        for pid in reversed(self.pids):
+            try:
+                handle = os.pidfd_open(pid)
+                os.kill(pid, _SIGTERM)
+            except OSError:
+                continue  # it has ended
+            ended = poll()
+            ended.register(handle, POLLIN)
+            ended.poll()
+            os.close(handle)
+
+    def result(self) -> str:
+        return ""
 
 
 def is_writable(asked: Spec) -> bool:
@@ -24,34 +77,77 @@ def is_writable(asked: Spec) -> bool:
     return asked.writable or asked.writable_tmpfs or any(not ro for _, ro in asked.overlays)
 
 
-def directories(asked: Spec) -> list[tuple[int, bool]]:
-    """(descriptor, read-only) of the user's own layers; to be opened without any capability."""
+def opened(asked: Spec, image: Image) -> list[Layer]:
+    """The layers of the image and the user, lowest first; to be opened without any capability."""
     found = []
+    for part in image.overlays:
+        if part.fstype != _SIF_EXT3:
+            continue
+        fd = _open(asked.asked, asked.image, not asked.writable)
+        found.append(Layer(asked.asked, fd, not asked.writable, True, part.offset))
     for path, read_only in asked.overlays:
         try:
-            found.append((os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), read_only))
+            fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            found.append(Layer(path, fd, read_only))
         except NotADirectoryError:
-            raise BollardError(f"overlay {path}: not a directory", "make one: mkdir DIR, --overlay DIR") from None
+            fd = _open(path, path, read_only)
+            if os.pread(fd, 2, _EXT_MAGIC[0]) != _EXT_MAGIC[1]:
+                raise BollardError(
+                    f"overlay {path}: neither a directory nor an ext3 file", "make one: mkdir DIR, --overlay DIR"
+                ) from None
+            found.append(Layer(path, fd, read_only, True))
         except OSError as error:
             raise BollardError(f"overlay {path}: {error.strerror}", "make it, and see that you may use it") from None
-    if sum(not read_only for _, read_only in found) + asked.writable_tmpfs > 1:
+    if sum(not layer.read_only for layer in found) + asked.writable_tmpfs > 1:
         raise BollardError("more than one layer to write to", "keep one of the overlays, or --writable-tmpfs")
     return found
 
 
-def mount(asked: Spec, base: str, session: str, opened: list[tuple[int, bool]]) -> str:
-    """Mount the layers of `asked` above the image at `base`; the path of the result, `base` where there are none."""
-    if not opened and not asked.writable_tmpfs:
-        return base
-    lower, upper, work = [base], "", ""
-    for fd, read_only in opened:
-        path = f"/proc/self/fd/{fd}"
-        if read_only:
+def _open(name: str, path: str, read_only: bool) -> int:
+    """A file with a filesystem, locked against those who write while others read or write."""
+    import fcntl
+    from time import sleep
+
+    try:
+        fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise BollardError(f"overlay {name}: {error.strerror}", "see that you may use it; FILE:ro only reads") from None
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            return fd
+        except BlockingIOError:
+            sleep(_LOCK_PAUSE)
+        except OSError:
+            return fd  # a file system without locks
+    raise BollardError(f"overlay {name}: another container uses it", "wait for its end, or use FILE:ro in both")
+
+
+def mount(
+    asked: Spec, base: str, session: str, layers: list[Layer], places: list[mounts.Place]
+) -> tuple[str, Servers | None]:
+    """Mount `layers` above the image at `base`: the path of the result, and what has to end before the container
+    does. What the image lacks of the mount points for `places` is in a layer below it: the user's own stays clean."""
+    if not layers and not asked.writable_tmpfs:
+        return base, None
+    points = f"{session}/points"
+    os.mkdir(points, 0o755)
+    mounts.make_points(base, points, places)
+    lower, upper, work = [base, points], "", ""
+    by_fuse, pids = False, []
+    for number, layer in enumerate(layers):
+        path = f"/proc/self/fd/{layer.fd}"
+        if layer.file:
+            path, pid = _serve(layer, f"{session}/layer{number}")
+            if not layer.read_only:
+                by_fuse = True
+                pids.append(pid)
+        if layer.read_only:
             lower.insert(0, f"{path}/upper" if os.path.isdir(f"{path}/upper") else path)
             continue
         upper, work = f"{path}/upper", f"{path}/work"
-        _make(upper, asked)
-        _make(work, asked)
+        _make(upper, layer)
+        _make(work, layer)
     if asked.writable_tmpfs:
         room = f"{session}/written"
         os.mkdir(room, 0o755)
@@ -61,25 +157,40 @@ def mount(asked: Spec, base: str, session: str, opened: list[tuple[int, bool]]) 
         os.mkdir(work, 0o755)
     merged = f"{session}/merged"
     os.mkdir(merged, 0o755)
-    options = f"lowerdir={':'.join(lower)},userxattr" + (f",upperdir={upper},workdir={work}" if upper else "")
+    options = f"lowerdir={':'.join(lower)}" + (f",upperdir={upper},workdir={work}" if upper else "")
     try:
-        linux.mount("overlay", merged, options, linux.MS_NOSUID | linux.MS_NODEV)
+        if not by_fuse:
+            linux.mount("overlay", merged, options + ",userxattr", linux.MS_NOSUID | linux.MS_NODEV)
     except OSError as error:
-        where = ", ".join(path for path, _ in asked.overlays) or "memory"
-        raise BollardError(
-            f"no layer to write to in {where}: {error.strerror}",
-            "a network file system takes none; on Linux before 6.6 use --overlay with a directory of a local disk",
-        ) from None
-    for fd, _ in opened:
-        os.close(fd)
-    return merged
+        if not os.path.exists(OVERLAY):
+            where = ", ".join(layer.path for layer in layers) or "memory"
+            raise BollardError(
+                f"no layer to write to in {where}: {error.strerror}",
+                "a network file system takes none; on Linux before 6.6 use --overlay with a directory of a local disk",
+            ) from None
+        by_fuse = True
+    if by_fuse:
+        handles = tuple(layer.fd for layer in layers)
+        pids.append(fuse.start(OVERLAY, options, [], merged, handles, False))
+    for layer in layers:
+        os.close(layer.fd)
+    return merged, Servers(pids) if pids else None
 
 
-def _make(path: str, asked: Spec) -> None:
+def _serve(layer: Layer, target: str) -> tuple[str, int]:
+    os.mkdir(target, 0o755)
+    options = ("ro," if layer.read_only else "") + f"fakeroot,offset={layer.offset}"
+    try:
+        pid = fuse.start(EXT, options, [f"/proc/self/fd/{layer.fd}"], target, (layer.fd,), layer.read_only)
+    except BollardError as error:
+        raise BollardError(f"overlay {layer.path}: {error}") from None
+    return target, pid
+
+
+def _make(path: str, layer: Layer) -> None:
     try:
         os.mkdir(path, 0o755)
     except FileExistsError:
         pass
     except OSError as error:
-        named = next(name for name, read_only in asked.overlays if not read_only)
-        raise BollardError(f"overlay {named}: {error.strerror}", "use a directory that you may write to") from None
+        raise BollardError(f"overlay {layer.path}: {error.strerror}", "use one that you may write to") from None

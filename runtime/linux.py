@@ -47,6 +47,25 @@ def new_namespaces(names: tuple[str, ...]) -> None:
         _check(lib.unshare(flags[name]), f"unshare(CLONE_NEW{name.upper()})")
 
 
+def start_first(proc: str) -> int:
+    """Start the first process of a new PID namespace, which ends with this process; its process id. The
+    namespace's /proc is then mounted on the directory `proc`."""
+    reader, writer = os.pipe()
+    try:
+        pid = _check(lib.b_start_first(os.fsencode(proc), writer), "clone(CLONE_NEWPID)")
+        os.close(writer)
+        writer = -1
+        answer = os.read(reader, 1)
+        if answer != b"\0":
+            number = answer[0] if answer else 0
+            raise OSError(number, os.strerror(number) if number else "it ended", "an own /proc")
+        return pid
+    finally:
+        for fd in (reader, writer):
+            if fd >= 0:
+                os.close(fd)
+
+
 def bring_up(interface: str) -> None:
     """Set a network interface of our own network namespace up (netdevice(7))."""
     from _socket import AF_INET, SOCK_DGRAM, socket
@@ -86,6 +105,12 @@ def fake_ownership(devices_only: bool = False) -> None:
 def can_fake_ownership() -> bool:
     """Whether the kernel has seccomp filters, and this program one for the machine."""
     return bool(lib.b_can_fake_ownership())
+
+
+def leave_mount_namespace() -> None:
+    """A copy of the mount namespace as it stands: a pivot_root in the old one does not move this process. A FUSE
+    server inside of what it serves would wait for itself when it opens a file there."""
+    _check(lib.unshare(lib.CLONE_NEWNS), "unshare(CLONE_NEWNS)")
 
 
 def mount(kind: str, target: str, options: str, flags: int = 0) -> None:

@@ -48,6 +48,7 @@ int b_drop_capabilities(void);
 int b_use_capabilities(int on);
 int b_fake_ownership(int devices_only);
 int b_can_fake_ownership(void);
+int b_start_first(const char *proc, int ready);
 """)
 
 ffi.set_source(
@@ -62,6 +63,7 @@ ffi.set_source(
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <stddef.h>
+#include <signal.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -78,6 +80,9 @@ ffi.set_source(
 #endif
 #ifndef SYS_openat2
 #define SYS_openat2 437
+#endif
+#ifndef SYS_close_range
+#define SYS_close_range 436
 #endif
 #ifndef SYS_mount_setattr
 #define SYS_mount_setattr 442
@@ -112,6 +117,27 @@ static int b_openat2(int dir, const char *path, unsigned long long flags, unsign
 {
     struct b_open_how how = { flags, 0, resolve };
     return (int) syscall(SYS_openat2, dir, path, &how, sizeof(how));
+}
+
+/* A child that is the first process of a PID namespace. It mounts the namespace's /proc on `proc`, tells through
+ * `ready` (a NUL byte, or errno), and from then on only is there: orphans go to it and are reaped by the kernel.
+ * All of it is C, for no fork of Python's makes a namespace for one child alone. */
+static int b_start_first(const char *proc, int ready)
+{
+    long pid = syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, 0, 0, 0, 0);
+    char failed;
+
+    if (pid != 0)
+        return (int) pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    prctl(PR_SET_NAME, "bollard-first", 0, 0, 0);
+    signal(SIGCHLD, SIG_IGN);
+    failed = mount("proc", proc, "proc", MS_NOSUID | MS_NODEV, 0) < 0 ? (char) errno : 0;
+    if (dup2(ready, 0) < 0 || syscall(SYS_close_range, 1, ~0u, 0) < 0 || write(0, &failed, 1) != 1 || failed)
+        _exit(1);
+    close(0);
+    for (;;)
+        pause();
 }
 
 /* RENAME_EXCHANGE of linux/fs.h; both relative to AT_FDCWD. */

@@ -278,6 +278,15 @@ def make_root(image: str, session: str, places: list[Place], writable: bool = Fa
     return path
 
 
+def make_points(image: str, folder: str, places: list[Place]) -> None:
+    """Make the mount points for `places` that the root at `image` lacks in the empty directory `folder`."""
+    root = os.open(image, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for parent, wanted in _missing(root, [place for place in places if place.tree >= 0]).items():
+        above = [part for part in parent.split("/") if part]
+        _make(folder, [(above + parts, directory) for parts, directory in wanted])
+    os.close(root)
+
+
 def _make_in(root: int, missing: dict[str, list[tuple[list[str], bool]]]) -> None:
     """Make mount points in a root that takes writes; one that cannot be made is missed when it is used."""
     for parent, wanted in missing.items():

@@ -82,11 +82,17 @@ TABLE: tuple[Row, ...] = (
     ("containall", "", ("BOLLARD_CONTAINALL",), "", "the same, with own process and IPC namespaces and --cleanenv"),
     ("compat", "", ("BOLLARD_COMPAT",), "", "as docker would: --containall --no-init --no-umask --writable-tmpfs"),
     ("workdir", "DIR", ("BOLLARD_WORKDIR",), "", "where /tmp, /var/tmp and scratch directories lie with --contain"),
-    ("scratch", "DIR", ("BOLLARD_SCRATCH",), "", "an empty directory in the container that ends with it"),
+    (
+        "scratch",
+        "DIR",
+        ("BOLLARD_SCRATCH", "BOLLARD_SCRATCHDIR"),
+        "",
+        "an empty directory in the container that ends with it",
+    ),
     (
         "pwd",
         "DIR",
-        ("BOLLARD_PWD", "BOLLARD_CWD", "BOLLARD_CONTAINER_WORKDIR", "PYXIS_CONTAINER_WORKDIR"),
+        ("BOLLARD_PWD", "BOLLARD_CWD", "BOLLARD_TARGET_PWD", "BOLLARD_CONTAINER_WORKDIR", "PYXIS_CONTAINER_WORKDIR"),
         "container-workdir",
         "the working directory in the container",
     ),
@@ -104,7 +110,13 @@ TABLE: tuple[Row, ...] = (
         "let the container be written to; what is written is kept in memory and ends with it",
     ),
     ("writable", "", ("BOLLARD_WRITABLE",), "", "write into the image itself, which must be a directory"),
-    ("overlay", "PATH[:ro]", ("BOLLARD_OVERLAY",), "", "a directory or ext3 image that keeps what is written"),
+    (
+        "overlay",
+        "PATH[:ro]",
+        ("BOLLARD_OVERLAY", "BOLLARD_OVERLAYIMAGE"),
+        "",
+        "a directory or ext3 image that keeps what is written",
+    ),
     (
         "fakeroot",
         "",
@@ -153,6 +165,10 @@ TABLE: tuple[Row, ...] = (
     ("uts", "", ("BOLLARD_UTS",), "", "an own UTS namespace"),
     ("hostname", "NAME", ("BOLLARD_HOSTNAME",), "", "the host's name in the container; with an own UTS namespace"),
     ("pid", "", ("BOLLARD_PID",), "", "an own process namespace"),
+    ("nv", "", ("BOLLARD_NV",), "", "show the host's NVIDIA driver: its libraries and programs"),
+    ("rocm", "", ("BOLLARD_ROCM",), "", "the same of AMD's"),
+    ("no-umask", "", ("BOLLARD_NO_UMASK",), "", "start with umask 0022 instead of yours"),
+    ("no-eval", "", ("BOLLARD_NO_EVAL",), "", "take the values of --env and its variables as they are"),
     ("dns", "IP[,IP]", ("BOLLARD_DNS",), "", "name servers in /etc/resolv.conf"),
     ("no-slurm", "", ("BOLLARD_NO_SLURM",), "", "leave srun, sbatch, ... and mpirun to the image"),
     ("no-mpirun", "", ("BOLLARD_NO_MPIRUN",), "", "leave mpirun and mpiexec to the image"),
@@ -171,6 +187,42 @@ TABLE: tuple[Row, ...] = (
         "tell what is done for the container, and how long each step takes",
     ),
 )
+
+# Apptainer's options for which there is nothing to do here: name -> the word that stands for its value.
+WITHOUT_EFFECT = {
+    **dict.fromkeys(
+        ("userns", "unsquash", "underlay", "no-init", "no-pid", "no-privs", "sharens", "no-nv", "no-rocm", "no-https",
+         "disable-cache", "ignore-fakeroot-command", "ignore-subuid", "ignore-userns", "docker-login", "passphrase",
+         "oom-kill-disable"),
+        "",
+    ),
+    "authfile": "FILE", "docker-host": "ADDRESS", "pem-path": "FILE", "tmpdir": "DIR", "runscript-timeout": "TIME",
+}  # fmt: skip
+
+_LIMITS = "limits of a job are Slurm's: ask for them with srun --mem, --cpus-per-task and the like"
+_RIGHTS = "a container has the rights of its user, and no others"
+
+# Those that cannot be had: name -> (the word that stands for its value, why not).
+REFUSED = {
+    "device": ("DEVICE", "devices by their CDI names are not known; --bind the files of /dev"),
+    "add-caps": ("CAPS", _RIGHTS),
+    "drop-caps": ("CAPS", _RIGHTS),
+    "keep-privs": ("", _RIGHTS),
+    "allow-setuid": ("", _RIGHTS),
+    "security": ("WHAT", "labels and filters of the kernel's security modules are root's to set"),
+    "nvccli": ("", "nvidia-container-cli needs root; --nv binds what the host has"),
+    "network-args": ("ARGS", "networks other than none need root"),
+    "netns-path": ("PATH", "joining another network namespace needs root"),
+    "fusemount": ("SPEC", "mount it on the host, and bind it"),
+    "dmtcp-launch": ("NAME", "checkpoints are not made"),
+    "dmtcp-restart": ("NAME", "checkpoints are not made"),
+    **dict.fromkeys(("apply-cgroups",), ("FILE", _LIMITS)),
+    **dict.fromkeys(
+        ("blkio-weight", "blkio-weight-device", "cpu-shares", "cpus", "cpuset-cpus", "cpuset-mems", "memory",
+         "memory-reservation", "memory-swap", "pids-limit"),
+        ("LIMIT", _LIMITS),
+    ),
+}  # fmt: skip
 
 # Given more than once, these add up, with this between; of any other the last one counts.
 JOINED = {

@@ -3,8 +3,8 @@
 
 An operation is a tuple (source, target, flags), carried out in order by `mounts.py`:
 
-    source  host path; or "passwd", "group", "resolv.conf": a file the keeper writes; with TMPFS the options of the
-            new tmpfs; with LINK what a symbolic link holds; nothing with DEVPTS and PROC
+    source  host path; or "passwd", "group", "resolv.conf", "hostname": a file the keeper writes; with TMPFS the
+            options of the new tmpfs; with LINK what a symbolic link holds; nothing with DEVPTS and PROC
     target  absolute path in the container
     flags   the sum of the constants below and of those in spec.py
 
@@ -34,8 +34,8 @@ SETS = TMPFS | DEVPTS | PROC | LINK  # those that have no source on the host
 # What a /dev of the container's own has of the host's (Apptainer's `mount dev = minimal`).
 DEV_NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 DEV_LINKS = (
-    ("/proc/self/fd", "/dev/fd"), ("/proc/self/fd/0", "/dev/stdin"), ("/proc/self/fd/1", "/dev/stdout"),
-    ("/proc/self/fd/2", "/dev/stderr"), ("pts/ptmx", "/dev/ptmx"),
+    ("/proc/self/fd", "/dev/fd"), ("fd/0", "/dev/stdin"), ("fd/1", "/dev/stdout"), ("fd/2", "/dev/stderr"),
+    ("/dev/pts/ptmx", "/dev/ptmx"),
 )  # fmt: skip
 
 # Apptainer binds no working directory at or below these, for they are the image's own or bound already.
@@ -82,14 +82,18 @@ def make(
             ops = [op for op in ops if not below(op[1], target)]
         else:
             ops.append((source, target, flags))
-    ops += [
+    own = [
         ("passwd", "/etc/passwd", READ_ONLY | OPTIONAL),
         ("group", "/etc/group", READ_ONLY | OPTIONAL),
     ]
     if spec.dns:
-        ops.append(("resolv.conf", "/etc/resolv.conf", READ_ONLY))
+        own.append(("resolv.conf", "/etc/resolv.conf", READ_ONLY))
     elif "resolv.conf" not in out:
-        ops.append(("/etc/resolv.conf", "/etc/resolv.conf", READ_ONLY | OPTIONAL))
+        own.append(("/etc/resolv.conf", "/etc/resolv.conf", READ_ONLY | OPTIONAL))
+    if spec.hostname:
+        own.append(("hostname", "/etc/hostname", READ_ONLY | OPTIONAL))
+    bound = [target for _, target, _ in spec.binds]
+    ops += [op for op in own if op[1] not in bound]  # what the user binds there is what he wants
     ops += [(path, path, READ_ONLY | OPTIONAL | IF_SLURM) for path in SLURM_FILES]
     if prefix:
         ops.append((prefix, here.prefix or prefix, READ_ONLY | OPTIONAL | SHALLOW | IF_SLURM))

@@ -87,6 +87,9 @@ class Spec:
     hostname: str = ""
     app: str = ""  # one of the image's apps, /scif/apps/NAME
     dns: tuple[str, ...] = ()
+    cards: tuple[str, ...] = ()  # nv, rocm
+    no_umask: bool = False
+    no_eval: bool = False
     no_slurm: bool = False
     no_mpirun: bool = False
     options: bytes = b""  # spec text of the options alone, for another container like this one
@@ -145,6 +148,13 @@ def absolute(path: str, cwd: str, home: str) -> str:
     if path == "~" or path.startswith("~/"):
         path = (home or "~") + path[1:]
     return path if path.startswith("/") else f"{cwd.rstrip('/')}/{path}"
+
+
+def _tidy(path: str) -> str:
+    """A path without parts that mean nothing; a ".." stays, for it may follow a link."""
+    if not path.startswith("/") or "://" in path:
+        return path
+    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
 def parse_bind(text: str, cwd: str, home: str, what: str = "bind") -> Bind:
@@ -263,6 +273,8 @@ def _unshare(given: dict[str, list[str]], words: tuple[str, ...], everything: bo
         asked |= {"pid", "ipc"}
     if given.get("hostname", [""])[-1]:
         asked.add("uts")
+    if given.get("network", [""])[-1]:
+        asked.add("net")
     return tuple(name for name in NAMESPACES if name in asked)
 
 
@@ -284,11 +296,32 @@ def _overlay(text: str, cwd: str, home: str) -> tuple[str, bool]:
     return absolute(path, cwd, home), mode == "ro"
 
 
-def _assignment(pair: str) -> tuple[bytes, bytes]:
-    name, equals, value = pair.partition("=")
-    if not equals or not name:
-        raise BollardError(f"env {pair!r} is not NAME=VALUE", "give the name, an equals sign and the value")
-    return name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")
+def _assignments(text: str) -> list[tuple[bytes, bytes]]:
+    """One NAME=VALUE, or several with commas between, where double quotes keep a comma (Apptainer's --env)."""
+    pairs = [text]
+    if text.count("=") == 1:
+        pairs = [text.strip('"')]
+    elif "," in text or '"' in text:
+        import csv
+
+        try:
+            pairs = next(csv.reader([text], strict=True))
+        except csv.Error:
+            pass  # a line break or a quote in a value: one pair
+    found = []
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise BollardError(f"env {pair!r} is not NAME=VALUE", "give the name, an equals sign and the value")
+        found.append((name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")))
+    return found
+
+
+def _servers(words: tuple[str, ...]) -> tuple[str, ...]:
+    for word in words:
+        if not word.strip("0123456789abcdefABCDEF.:") == "" or not set(word) & set(".:"):
+            raise BollardError(f"dns {word!r} is no IP address", "name the servers by their addresses")
+    return words
 
 
 def _homes(given: dict[str, list[str]], cwd: str, host_home: str, contain: bool) -> tuple[str, str]:
@@ -343,13 +376,13 @@ def make(values: list[tuple[str, str]]) -> Spec:
     if on("writable") and (on("writable-tmpfs") or last("overlay")):
         raise BollardError("writable does not go with writable-tmpfs or an overlay", "choose one of them")
     made = Spec(
-        image=absolute(last("image"), cwd, host_home) if last("image") else "",
+        image=_tidy(absolute(last("image"), cwd, host_home)) if last("image") else "",
         asked=last("asked") or last("image") or name,
         cwd=cwd,
         home=target,
         home_source=source,
         binds=_binds(given, cwd, host_home),
-        env=tuple(_assignment(pair) for pair in given.get("env", [])),
+        env=tuple(pair for value in given.get("env", []) for pair in _assignments(value)),
         keep_env=tuple(word.encode("utf-8", "surrogateescape") for word in _list(given.get("keep-env", []))),
         cleanenv=contain_all or on("cleanenv"),
         no_mount=_list(given.get("no-mount", [])),
@@ -368,8 +401,11 @@ def make(values: list[tuple[str, str]]) -> Spec:
         save=absolute(last("save"), cwd, host_home) if last("save") else "",
         unshare=_unshare(given, _list(given.get("unshare", [])), contain_all),
         hostname=last("hostname"),
+        dns=_servers(_list(given.get("dns", []))),
+        cards=tuple(name for name in ("nv", "rocm") if on(name)),
+        no_umask=compat or on("no-umask"),
+        no_eval=compat or on("no-eval"),
         app=_app(last("app")),
-        dns=_list(given.get("dns", [])),
         no_slurm=on("no-slurm"),
         no_mpirun=on("no-mpirun"),
         verbose=on("verbose"),

@@ -199,13 +199,20 @@ static void be_shell(const struct ways *ways, char *frame, uint32_t size, int ou
 {
 	char *at = frame, **envp = next_list(&at, frame + size), *script = envp ? next(&at, frame + size) : NULL;
 	char *argv[] = { "sh", "-c", script, NULL };
-	int self = open("/proc/self/exe", O_RDONLY), null = open("/dev/null", O_RDWR);
+	int status, self = open("/proc/self/exe", O_RDONLY), null = open("/dev/null", O_RDWR);
 
 	/* Joined first: any of these descriptors may have the printer's number. */
 	if (script && self >= 0 && null >= 0 && join(ways) == 0 && dup2(null, 0) == 0 && dup2(out, 1) == 1 &&
 	    (self == PRINTER_FD ? fcntl(self, F_SETFD, 0) == 0 : dup2(self, PRINTER_FD) == PRINTER_FD) &&
-	    chdir("/") == 0)
-		execve("/bin/sh", argv, envp);
+	    chdir("/") == 0) {
+		/* Children alone enter a process namespace; its /proc knows no others. */
+		pid_t pid = access("/proc/self/", F_OK) == 0 ? 0 : fork();
+
+		if (pid > 0)
+			_exit(waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status) : 127);
+		if (pid == 0)
+			execve("/bin/sh", argv, envp);
+	}
 	_exit(127);
 }
 
@@ -317,6 +324,8 @@ static int enter(const char *name, char **argv, const char *verbose, struct entr
 	return -1;
 }
 
+#define MODE_SAVE "save"  /* runtime/entry.py: SAVE; any other: WAIT */
+
 static pid_t program;  /* of supervise() */
 
 /* What reaches this process goes to the program; what a terminal sends has reached it already. */
@@ -338,9 +347,9 @@ static void end_alike(int status)
 	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_BOLLARD);
 }
 
-/* The program runs as a child; this process waits for it, tells the keeper, waits for its answer (the container
- * is being saved) and ends as the program did. Returns in the child alone. */
-static void supervise(int keeper)
+/* The program runs as a child; this process waits for it and ends as it did. With `saved` it tells the keeper
+ * before, and waits for the answer: the container is being saved. Returns in the child alone. */
+static void supervise(int keeper, int saved)
 {
 	static const int passed[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM, SIGCONT, SIGWINCH };
 	struct sigaction action = { .sa_sigaction = pass_on, .sa_flags = SA_SIGINFO | SA_RESTART };
@@ -365,6 +374,8 @@ static void supervise(int keeper)
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	while (waitpid(program, &status, 0) < 0 && errno == EINTR)
 		;
+	if (!saved)
+		end_alike(status);
 	if (wire_write(keeper, &byte, 1) < 0 || wire_read(keeper, &byte, 1) < 0 ||
 	    wire_read(keeper, &size, sizeof(size)) < 0 || size == 0 || size > sizeof(text) ||
 	    wire_read(keeper, text, size) < 0)
@@ -493,7 +504,7 @@ int main(int argc, char **argv)
 		return fail(why);
 	fputs(entry.note, stderr);
 	if (entry.mode[0])
-		supervise(keeper);
+		supervise(keeper, strcmp(entry.mode, MODE_SAVE) == 0);
 	reason = become(entry.argv, entry.envp);
 	image = variable(entry.envp, "BOLLARD_IMAGE");
 	snprintf(why, sizeof(why), "%s: %s in the container %s; %s", entry.argv[0],

@@ -92,7 +92,7 @@ def test_options_end_at_the_image(argv, found, rest):
         (["--zzz=1"], "--zzz=1: no such option", "see `bollard plan --help`"),
         (["-Z"], "-Z: no such option", "see `bollard plan --help`"),
         (["--bind"], "--bind needs a value", "write --bind=SRC[:DST[:FLAGS]]"),
-        (["--cleanenv=1"], "--cleanenv takes no value", "write --cleanenv alone"),
+        (["--cleanenv=x"], "--cleanenv=x: a switch takes no value", "write --cleanenv alone"),
     ],
 )
 def test_options_that_cannot_be_meant(argv, message, hint):
@@ -244,3 +244,46 @@ def test_the_path_of_exec_imports_little():
     done = subprocess.run([sys.executable, "-ISc", code], stdout=subprocess.PIPE, check=True, encoding="utf-8")
 
     assert not {"argparse", "re", "typing", "subprocess", "logging", "json", "enum"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "found"),
+    [
+        (["-eC"], [("cleanenv", "1"), ("containall", "1")]),
+        (["-cip"], [("contain", "1"), ("ipc", "1"), ("pid", "1")]),
+        (["-fB/a:/b"], [("fakeroot", "1"), ("bind", "/a:/b")]),
+        (["-B=/a:/b"], [("bind", "/a:/b")]),
+        (["-W", "/w", "-S/s", "-o", "/o"], [("workdir", "/w"), ("scratch", "/s"), ("overlay", "/o")]),
+        (["--contain=false", "--pid=TRUE", "-w=t"], [("contain", "0"), ("pid", "1"), ("writable", "1")]),
+        (["-u", "--unsquash", "--no-init", "--authfile", "x", "--tmpdir=y"], []),
+        (["--keep-privs=false"], []),
+    ],
+)  # fmt: skip
+def test_apptainers_ways_to_write_options(argv, found):
+    assert parse(*argv, "img.sif") == (found, ["img.sif"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (["--add-caps", "CAP_NET_RAW"], "a container has the rights of its user"),
+        (["--memory=1G"], "limits of a job are Slurm's"),
+        (["--security", "seccomp:x"], "root's to set"),
+        (["--nvccli"], "needs root"),
+    ],
+)
+def test_options_that_cannot_be_had_say_why(argv, reason):
+    with pytest.raises(BollardError) as caught:
+        parse(*argv)
+
+    assert argv[0].partition("=")[0] in caught.value.message and reason in caught.value.message
+
+
+def test_no_option_is_known_in_two_ways():
+    table = {row[0] for row in options.TABLE}
+    assert not table & set(options.REFUSED) and not table & set(options.WITHOUT_EFFECT)
+    assert not set(options.REFUSED) & set(options.WITHOUT_EFFECT)
+
+
+def test_apptainers_options_before_the_command(squashfs):
+    assert command("-q", "--nocolor", "plan", str(squashfs)).returncode == 0

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bollard.runtime import entry
+from bollard.runtime.spec import Spec
 
 Text = st.binary(max_size=40).map(lambda data: data.replace(b"\0", b""))
 
@@ -68,3 +69,10 @@ def test_receiving_stops_at_the_peers_end() -> None:
         there.close()
         with pytest.raises(ConnectionError):
             entry._receive(here, 2)
+
+
+@pytest.mark.parametrize(
+    ("contain", "home", "found"), [(False, "/usr", b"/etc"), (True, "/usr", b"/usr"), (True, "/no/such", b"/")]
+)
+def test_where_a_task_starts(contain: bool, home: str, found: bytes) -> None:
+    assert entry.working_directory(Spec("/i", contain=contain, home=home), b"/etc") == found

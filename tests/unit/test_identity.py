@@ -33,3 +33,8 @@ def test_lines_name_this_user_and_a_line_for_each_known_group() -> None:
     assert fields[2:4] == [b"%d" % os.getuid(), b"%d" % os.getgid()]
     assert fields[5] == b"/somewhere"
     assert {int(line.split(b":")[2]) for line in lines["group"]} <= {os.getgid(), *os.getgroups()}
+
+
+def test_the_images_root_stays_as_it_is() -> None:
+    assert identity.merged(PASSWD, [b"root:x:0:0:root:/root:/bin/sh"]) == PASSWD
+    assert identity.merged(b"", [b"root:x:0:0:root:/root:/bin/sh"]) == b"root:x:0:0:root:/root:/bin/sh\n"

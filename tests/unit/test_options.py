@@ -85,7 +85,7 @@ def test_forms_in_the_order_in_which_they_win():
 
 VALUES = {
     "bind": "/a:/b", "mounts": "/a:/b", "mount": "type=bind,src=/a,dst=/b", "env": "A=b", "home": "/x:/y",
-    "unshare": "net", "hostname": "h", "app": "a",
+    "unshare": "net", "hostname": "h", "app": "a", "dns": "192.0.2.1",
 }  # fmt: skip
 
 

@@ -167,3 +167,21 @@ def test_the_description_has_a_line_for_each():
     assert len(lines) == len(made)
     assert "/dev  from  /dev  (devices)" in lines
     assert "/etc/passwd  from  passwd entry of the user  (read-only, if there)" in lines
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/etc/group", "/etc/resolv.conf", "/etc/hostname"])
+def test_what_the_user_binds_over_a_file_of_the_keeper_stays(path):
+    made = plan.make(Spec("/i.sif", binds=(("/mine", path, 0),), hostname="other"))
+
+    assert [source for source, target, _ in made if target == path] == ["/mine"]
+
+
+def test_a_host_name_has_its_file():
+    assert "/etc/hostname" in targets(hostname="other")
+    assert "/etc/hostname" not in targets()
+
+
+def test_links_of_an_own_dev_are_apptainers():
+    made = {target: source for source, target, flags in plan.make(Spec("/i.sif", contain=True)) if flags & plan.LINK}
+    assert made["/dev/ptmx"] == "/dev/pts/ptmx"
+    assert made["/dev/stdin"] == "fd/0"

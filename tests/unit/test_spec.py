@@ -184,3 +184,40 @@ def test_options_mean_the_same_in_any_directory():
 
 def test_a_container_without_options_has_none():
     assert spec.make([("image", "/a.sif"), ("asked", "a.sif"), ("cwd", "/"), ("userhome", "/home/u")]).options == b""
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("A=1", [(b"A", b"1")]),
+        ("A=1,B=2", [(b"A", b"1"), (b"B", b"2")]),
+        ("A=1,2", [(b"A", b"1,2")]),
+        ('"A=1,2"', [(b"A", b"1,2")]),
+        ('"A=1,2",B=3', [(b"A", b"1,2"), (b"B", b"3")]),
+        ("A=b=c", [(b"A", b"b=c")]),
+        ("A=b\nc=d", [(b"A", b"b\nc=d")]),
+        ("A=", [(b"A", b"")]),
+    ],
+)
+def test_several_variables_in_one_option(text, found):
+    assert spec.make([("image", "/i"), ("env", text)]).env == tuple(found)
+
+
+@pytest.mark.parametrize("text", ["A", "=1", "A=1,B,C=2"])
+def test_variables_without_a_name_or_a_value(text):
+    with pytest.raises(BollardError, match="is not NAME=VALUE"):
+        spec.make([("image", "/i"), ("env", text)])
+
+
+@pytest.mark.parametrize("text", ["nonsense", "1", "192.0.2.1,x", "/dir"])
+def test_name_servers_are_addresses(text):
+    with pytest.raises(BollardError, match="is no IP address"):
+        spec.make([("image", "/i"), ("dns", text)])
+
+
+def test_a_network_alone_means_an_own_one():
+    assert spec.make([("image", "/i"), ("network", "none")]).unshare == ("net",)
+
+
+def test_an_images_path_is_tidy():
+    assert spec.make([("image", "./a//b/../c.sif"), ("cwd", "/w")]).image == "/w/a/b/../c.sif"

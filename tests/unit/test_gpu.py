@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Which of the host's libraries a graphics card needs in the container."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from bollard.runtime import gpu
+
+LISTED = """\
+5 libs found in cache `/etc/ld.so.cache'
+\tlibcuda.so.1 (libc6,x86-64) => /usr/lib/x86_64-linux-gnu/libcuda.so.1
+\tlibcuda.so.1 (libc6) => /usr/lib/i386-linux-gnu/libcuda.so.1
+\tlibnvidia-ml.so.1 (libc6,x86-64) => /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1
+\tlibcuda.so.1 (libc6,x86-64) => /opt/later/libcuda.so.1
+\tlibm.so.6 (libc6,x86-64) => /usr/lib/x86_64-linux-gnu/libm.so.6
+"""
+
+
+def test_the_loaders_first_library_of_this_machine():
+    found = gpu.libraries(LISTED, "x86_64")
+
+    assert found["libcuda.so.1"] == "/usr/lib/x86_64-linux-gnu/libcuda.so.1"
+    assert set(found) == {"libcuda.so.1", "libnvidia-ml.so.1", "libm.so.6"}
+
+
+def test_the_drivers_libraries_and_no_others():
+    made = gpu.binds("nv", gpu.libraries(LISTED, "x86_64"), False)
+
+    targets = {target for _, target, _ in made if target.startswith(gpu.LIBRARIES)}
+    assert targets == {f"{gpu.LIBRARIES}/{name}" for name in ("libcuda.so.1", "libnvidia-ml.so.1")}
+
+
+@pytest.mark.parametrize("kind", ["nv", "rocm"])
+def test_a_machine_without_cards(kind):
+    """Libraries that others share, libdrm or libGL, do not make one."""
+    assert gpu.binds(kind, {"libdrm.so.2": "/lib/libdrm.so.2", "libGL.so.1": "/lib/libGL.so.1"}, True) == []
+
+
+def test_devices_where_dev_is_the_containers_own(monkeypatch):
+    monkeypatch.setattr(os, "listdir", lambda path: ["null", "nvidia0", "nvidiactl"])
+
+    made = gpu.binds("nv", gpu.libraries(LISTED, "x86_64"), True)
+
+    assert [op[0] for op in made if op[1].startswith("/dev/")] == ["/dev/nvidia0", "/dev/nvidiactl"]
