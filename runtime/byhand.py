@@ -122,7 +122,9 @@ def _fork_keeper(
     try:
         os.setsid()
         if os.fork() == 0:
-            close_others((listener, writer, handle))
+            from bollard.runtime import linux
+
+            linux.close_others((listener, writer, handle))
             os.umask(0o022)
             os.chdir("/")
             _keep(asked, action, argv, shell, listener, writer, handle, instance)
@@ -189,19 +191,6 @@ def tell(writer: int, status: str, text: str) -> None:
 
 def _is_program(path: str) -> bool:
     return os.path.isfile(path) and os.access(path, os.X_OK)
-
-
-def close_others(keep: tuple[int, ...]) -> None:
-    """Standard streams become /dev/null; every other descriptor but `keep` is closed."""
-    null = os.open("/dev/null", os.O_RDWR)
-    for fd in range(3):
-        os.dup2(null, fd)
-    for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
-        if fd > 2 and fd not in keep:
-            try:
-                os.close(fd)
-            except OSError:
-                pass  # the one that read the directory
 
 
 def new_user_namespace(as_root: bool) -> None:

@@ -9,10 +9,11 @@ For one name the first of these that has it wins:
 
     1. what wires up MPI, and Slurm's own variables, of the task (`mpi.wireup`)
     2. HOME, and what names the container
-    3. --env, BOLLARDENV_X, APPTAINERENV_X, SINGULARITYENV_X
-    4. the image's scripts
-    5. the task's variables, but not PATH and LD_LIBRARY_PATH; with --cleanenv TERM and proxies alone
-    6. the site's, of bollard.yaml
+    3. --env, --env-file, BOLLARDENV_X, APPTAINERENV_X, SINGULARITYENV_X
+    4. the task's variables that --container-env names
+    5. the image's scripts
+    6. the task's variables, but not PATH and LD_LIBRARY_PATH; with --cleanenv TERM and proxies alone
+    7. the site's, of bollard.yaml
 
 All names and values are bytes. Runs on the node path: no import but its siblings.
 """

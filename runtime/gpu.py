@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from bollard.runtime.plan import DEVICES
 from bollard.runtime.spec import OPTIONAL, READ_ONLY
 
 TYPE_CHECKING = False
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from bollard.runtime.plan import Op
 
 LIBRARIES = "/.singularity.d/libs"
-_DEVICES = 2  # plan.DEVICES, which imports nothing of ours either
 _FOLDERS = ("/usr/bin", "/usr/local/bin", "/usr/sbin", "/opt/rocm/bin")
 
 # Kind of card: what names of libraries begin with, programs, what names of devices begin with.
@@ -63,7 +63,7 @@ def binds(kind: str, known: dict[str, str], devices: bool) -> list[Op]:
         ops += [(path, f"/usr/bin/{name}", READ_ONLY | OPTIONAL) for path in places[:1]]
     if devices:
         names = [name for name in sorted(os.listdir("/dev")) if name.startswith(nodes)]
-        ops += [(f"/dev/{name}", f"/dev/{name}", _DEVICES | OPTIONAL) for name in names]
+        ops += [(f"/dev/{name}", f"/dev/{name}", DEVICES | OPTIONAL) for name in names]
     return ops
 
 

@@ -319,7 +319,7 @@ def _begin(
     try:
         linux.name_process("bollard-init")
         step, handle = slurm
-        byhand.close_others((writer, handle))
+        linux.close_others((writer, handle))
         listener, place = _claim(name)
         paths = log_paths(name, config)
         logs = tuple(_open_log(path) for path in paths)

@@ -182,6 +182,19 @@ def die_with_parent(signal: int, parent: int) -> None:
         os._exit(1)
 
 
+def close_others(keep: tuple[int, ...]) -> None:
+    """Standard streams become /dev/null; every other descriptor but `keep` is closed."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if fd > 2 and fd not in keep:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the one that read the directory
+
+
 def adopt_orphans() -> None:
     """Become the parent of descendants whose own parent ends (PR_SET_CHILD_SUBREAPER)."""
     _check(lib.b_prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl(PR_SET_CHILD_SUBREAPER)")

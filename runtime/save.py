@@ -33,9 +33,8 @@ class Saver:
         return text[1:].decode("utf-8", "replace") if text else "the process that writes the container ended"
 
 
-def start(root: str, target: str, keep: tuple[int, ...] = ()) -> Saver:
-    """Fork the process that waits. `root`: the container's root directory, `target`: the file to write,
-    `keep`: descriptors it must leave open."""
+def start(root: str, target: str) -> Saver:
+    """Fork the process that waits. `root`: the container's root directory, `target`: the file to write."""
     ask_read, ask_write = os.pipe()
     answer_read, answer_write = os.pipe()
     parent = os.getpid()
@@ -47,7 +46,7 @@ def start(root: str, target: str, keep: tuple[int, ...] = ()) -> Saver:
     try:
         linux.die_with_parent(_SIGKILL, parent)
         linux.name_process("bollard-saver")
-        _close_others((ask_read, answer_write, *keep))
+        linux.close_others((ask_read, answer_write))
         linux.new_mount_namespace()
         os.write(answer_write, b"+")
         if os.read(ask_read, 1) == _GO:
@@ -102,15 +101,3 @@ def _squashfs(root: str, target: str) -> None:
     finally:
         if os.path.exists(fresh):
             os.unlink(fresh)
-
-
-def _close_others(keep: tuple[int, ...]) -> None:
-    null = os.open("/dev/null", os.O_RDWR)
-    for fd in range(3):
-        os.dup2(null, fd)
-    for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
-        if fd > 2 and fd not in keep:
-            try:
-                os.close(fd)
-            except OSError:
-                pass  # the one that read the directory

@@ -212,11 +212,12 @@ static int found_running(uid_t uid)
 	const char *name = step.named ? strstr(step.spec, " name=") + strlen(" name=") : "";
 	const char *mode = name + strcspn(name, " :");
 	int length = (int) (mode - name), here = take_lifeline(uid, step.named ? NAMED_MS : WARM_MS);
+	int has_image = strncmp(step.spec, "image=", strlen("image=")) == 0;  /* the client's first word */
 
 	if (step.named && here && strncmp(mode, ":create", strlen(":create")) == 0)
 		refuse("this job has a container %.*s on this node already; use %.*s:exec, or another name", length, name,
 		       length, name);
-	else if (step.named && !here && (strncmp(mode, ":exec", strlen(":exec")) == 0 || !strstr(step.spec, "image=")))
+	else if (step.named && !here && (strncmp(mode, ":exec", strlen(":exec")) == 0 || !has_image))
 		refuse("this job has no container %.*s on this node; make it first with --container=IMAGE "
 		       "--container-name=%.*s", length, name, length, name);
 	return here || step.why[0];

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bollard.runtime import byhand, entry, environment, options, sif
+from bollard.runtime import byhand, entry, environment, options, record, running, sif, site_config
+from bollard.spank_plugin import build_inside
 
 C = Path(__file__).resolve().parents[2] / "spank_plugin"
 
@@ -65,6 +66,8 @@ def test_the_printers_descriptor():
 def test_names_of_variables():
     assert text("wire.h", "ENV_ENTRY") == byhand._ENTRY
     assert text("wire.h", "ENV_VERBOSE") == byhand._VERBOSE
+    assert text("wire.h", "ENV_SPEC").encode() + b"=" == entry.SPEC_VARIABLE
+    assert (running._ENTRY, running._OWN) == (byhand._ENTRY, byhand._OWN)
     for name in ("ENV_SPEC", "ENV_ENTRY", "ENV_ARGV0", "ENV_VERBOSE"):
         assert text("wire.h", name).startswith(byhand._OWN)
         assert text("wire.h", name).startswith("SLURM_")  # survives --export=NONE
@@ -119,3 +122,32 @@ def test_the_key_of_multi_prog():
     assert 'add(&spec, "multi-prog", "2")' in (C / "client.c").read_text()
     assert '" multi-prog=2"' in (C / "stepd.c").read_text()
     assert "multi-prog" not in [row[0] for row in options.TABLE]
+
+
+def test_where_records_lie_and_who_writes_them():
+    assert text("stepd.c", "RECORDS") == record.RECORDS
+    number_in_words = found("stepd.c", r'"%s(record-fd=%d) "') % 17
+    assert record.descriptor(f"spool=/x {number_in_words} ") == 17
+
+
+def test_the_number_of_a_batch_script():
+    assert record.step_of([b"SLURM_STEP_ID=%d" % number("stepd.c", "BATCH_STEP")]) == "batch"
+
+
+def test_the_descriptor_of_the_gate():
+    assert text("wire.h", "GATE") == f"/proc/self/fd/{number('wire.h', 'GATE_FD')}"
+
+
+def test_the_sites_limits_of_images():
+    """client.c sees by the beginning of a line of site.conf that the runtime has to look."""
+    begin = found("client.c", r'strstr\(text, "\\n(images-)"\)')
+    names = [key.name for key in site_config.TABLE if key.name.startswith(begin)]
+    assert names == ["images-allowed", "images-forbidden"]
+
+
+def test_the_names_of_mpirun():
+    """inside.c knows them by their beginning, or in full."""
+    source = (C / "inside.c").read_text()
+    assert 'strncmp(name, "mpi", 3)' in source
+    for name in build_inside.MPIRUN:
+        assert name.startswith("mpi") or f'strcmp(name, "{name}")' in source
