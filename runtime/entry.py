@@ -136,7 +136,7 @@ def admit(container: Container, peer: socket) -> str:
     env = environment.of_task(image_env, env, asked, command, container.binds, cwd, defaults, container.tools)
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
-    mode = SAVE if container.saver else WAIT if "pid" in container.spec.unshare else b""
+    mode = SAVE if container.saver or container.servers else WAIT if "pid" in container.spec.unshare else b""
     _send(peer, b"+", reply(argv, env, cwd, note(container, verbose, begin), mode), container.ways_in)
     return step
 
@@ -245,6 +245,8 @@ class Server:
             self._loop()
         except Exception as error:
             self._end(f"the container's keeper failed ({type(error).__name__}: {error}) and")
+        if self.container.servers:
+            self.container.servers.end()
         self.container.record.end()
         self.watcher.dismiss()
 
@@ -287,6 +289,9 @@ class Server:
                 if last and saver:
                     saver.start()
                     text = saver.result()
+                # A step's later tasks, and later steps, still need them; by hand the last task is the end.
+                if last and self.container.servers and not self.by_slurm:
+                    self.container.servers.end()
                 _send(peer, b"-" if text else b"+", text.encode("utf-8", "replace") + b"\0")
         except OSError:
             pass  # it was ended; so nothing is saved
@@ -325,7 +330,7 @@ class Server:
                 self.steps[pid] = step
             self.container.record.entered(step)
             self.begun = True
-            if self.container.saver:
+            if self.container.saver or self.container.servers:
                 self.savers[number] = (peer, pid)
                 self.poll.register(number, select.POLLIN)
         except Exception as error:  # whatever one peer says or does, the others' container stays

@@ -73,6 +73,7 @@ class Container:
         "saver",
         "scripts",
         "server",
+        "servers",
         "site",
         "spec",
         "steps",
@@ -100,7 +101,8 @@ class Container:
         self.scripts: list[tuple[str, bytes]] = []  # the image's own, for its environment
         self.environment: environment.ImageEnvironment | None = None  # what they set, once that is known
         self.entrypoint: dict[bytes, bytes] | None = None  # what the entrypoint changed, once it has run
-        self.saver: Saver | layers.Servers | None = None
+        self.saver: Saver | None = None
+        self.servers: layers.Servers | None = None  # of layers in files
         self.steps: dict[bytes, Spec] = {}  # spec text of a step that named this container: what it asked
         self.binds = os.fsencode(bind_text(spec.binds))
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
@@ -234,8 +236,8 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
         _write(files[name], identity.merged(_read_in(root, f"/etc/{name}"), ours))
     os.close(root)
     clock.mark("server")
-    saver: Saver | layers.Servers | None
-    base, saver = layers.mount(asked, base, SESSION, own_layers, places)
+    base, servers = layers.mount(asked, base, SESSION, own_layers, places)
+    saver: Saver | None = None
     if asked.save:
         from bollard.runtime import save
 
@@ -252,7 +254,7 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
             f"{asked.asked}: has no app {asked.app}", f"see `bollard inspect --list-apps {asked.asked}`", 1
         )
     container = Container(asked, opened, ops, server, clock, here, ways_in)
-    container.saver = saver
+    container.saver, container.servers = saver, servers
     container.lacking = lacking
     if os.path.isdir(plan.TOOLS):
         container.tools = os.fsencode(plan.TOOLS)

@@ -29,6 +29,8 @@ _SIF_EXT3 = 2
 _LOCK_TRIES = 100
 _LOCK_PAUSE = 0.1
 _SIGTERM = 15
+# How long such a server may take to write what it has.
+_END_MS = 60000
 
 
 class Layer:
@@ -45,19 +47,19 @@ class Layer:
 
 
 class Servers:
-    """The FUSE servers that write: the last task waits until they have ended (`Saver`'s interface, save.py)."""
+    """The FUSE servers that write into files of the user's: they have to end before the container does."""
 
-    __slots__ = ("answer", "ask", "pids")
+    __slots__ = ("pids",)
 
     def __init__(self, pids: list[int]) -> None:
-        self.ask = self.answer = -1
         self.pids = pids
 
-    def start(self) -> None:
-        """Each leaves its file clean; the one above first."""
+    def end(self) -> None:
+        """Each leaves its file clean; the one above first. One that hangs is left to the end of the keeper."""
         from select import POLLIN, poll
 
-        for pid in reversed(self.pids):
+        while self.pids:
+            pid = self.pids.pop()
             try:
                 handle = os.pidfd_open(pid)
                 os.kill(pid, _SIGTERM)
@@ -65,11 +67,8 @@ class Servers:
                 continue  # it has ended
             ended = poll()
             ended.register(handle, POLLIN)
-            ended.poll()
+            ended.poll(_END_MS)
             os.close(handle)
-
-    def result(self) -> str:
-        return ""
 
 
 def is_writable(asked: Spec) -> bool:

@@ -211,6 +211,32 @@ def test_own_values_over_the_images(cluster: Cluster, images: Images) -> None:
     assert good(kept) == "/usr/bin:/bin:/mine\n"
 
 
+def test_a_layer_that_stays(cluster: Cluster, images: Images) -> None:
+    """A directory of the node's own disk, since a network file system takes no layer of the kernel's."""
+    place = ["-w", "n1", f"--container={images.small}"]
+    good(cluster.srun("-w", "n1", "bash", "-c", "mkdir -p /tmp/layer"))
+    try:
+        words = [*place, "--container-opts=--overlay /tmp/layer"]
+        assert good(cluster.srun(*words, "-n2", "sh", "-c", "echo $SLURM_PROCID > /opt/$SLURM_PROCID")) == ""
+        assert good(cluster.srun(*words, "ls", "/opt")) == "0\n1\n"
+        read_only = cluster.srun(
+            *place, "--container-opts=--overlay /tmp/layer:ro", "sh", "-c", "ls /opt; touch /opt/2"
+        )
+        assert read_only.out == "0\n1\n" and "Read-only" in read_only.err, read_only
+    finally:
+        good(cluster.srun("-w", "n1", "rm", "-rf", "/tmp/layer"))
+
+
+def test_own_processes(cluster: Cluster, images: Images) -> None:
+    """Tasks see each other, and no process of the node."""
+    words = ["-N1", "-n2", f"--container={images.small}", "--container-opts=--pid"]
+    done = cluster.srun(*words, "sh", "-c", "cat /proc/1/comm; ls -d /proc/[0-9]* | wc -l; exit 3")
+    assert done.rc == 3, done
+    names = done.out.split()
+    assert names.count("bollard-first") == 2 and all(int(name) < 12 for name in names if name.isdigit()), done
+    assert cluster.srun(*words, "sh", "-c", "kill -SEGV $$").rc == 139
+
+
 def test_any_option_of_the_command(cluster: Cluster, images: Images) -> None:
     words = "--contain --hostname there --env 'A=b c' --env=C=d --bind /etc:/srv/etc"
     done = srun(
