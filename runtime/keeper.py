@@ -357,6 +357,8 @@ def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job:
         raise BollardError(
             "to be root in a container is asked for by a variable, inside a container", "use --container-remap-root"
         )
+    if "pid" in asked.unshare:  # its first process, as the keeper, cannot be looked into by its user: nor by a launcher
+        raise BollardError("no own process namespace in a step of Slurm's yet", "use --contain, and leave --pid out")
     words = os.fsdecode(arguments)
     spool = plan.spool_directory(words, os.uname().nodename.split(".")[0], here)
     container = enter(asked, clock, spool, os.fsdecode(program), here)

@@ -227,14 +227,9 @@ def test_a_layer_that_stays(cluster: Cluster, images: Images) -> None:
         good(cluster.srun("-w", "n1", "rm", "-rf", "/tmp/layer"))
 
 
-def test_own_processes(cluster: Cluster, images: Images) -> None:
-    """Tasks see each other, and no process of the node."""
-    words = ["-N1", "-n2", f"--container={images.small}", "--container-opts=--pid"]
-    done = cluster.srun(*words, "sh", "-c", "cat /proc/1/comm; ls -d /proc/[0-9]* | wc -l; exit 3")
-    assert done.rc == 3, done
-    names = done.out.split()
-    assert names.count("bollard-first") == 2 and all(int(name) < 12 for name in names if name.isdigit()), done
-    assert cluster.srun(*words, "sh", "-c", "kill -SEGV $$").rc == 139
+@pytest.mark.parametrize("option", ["--pid", "--containall", "--compat"])
+def test_no_processes_of_ones_own(cluster: Cluster, images: Images, option: str) -> None:
+    assert "process namespace" in refusal(srun(cluster, images, f"--container-opts={option}", "true"))
 
 
 def test_any_option_of_the_command(cluster: Cluster, images: Images) -> None:
