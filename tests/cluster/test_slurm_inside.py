@@ -155,16 +155,16 @@ def ring(output: str) -> list[str]:
 )
 def test_mpirun_is_srun(cluster: Cluster, images: Images, work: Work, library: str, line: str) -> None:
     """With the wire-up of the program's own library, and in this container, on both nodes."""
+    image = images.mpi
     if library == "mpich" and cluster.suite == "bookworm":
-        line = "mpiexec -n 2 -ppn 1"  # MPICH 4.0.2 hangs at its end with more, on the host too: docs/mpi.md
-    each = 1 if "-ppn 1" in line else 2
+        image = images.sif("trixie", "mpi")  # MPICH 4.0.2 may hang at its end, on the host too: docs/mpi.md
     script = f"#!/bin/sh\n{line} /opt/mpi/{library}_ring\n"
-    options = ["-w", "n1,n2", "-N2", f"-n{2 * each}", f"--ntasks-per-node={each}", f"--container={images.mpi}"]
+    options = ["-w", "n1,n2", "-N2", "-n4", "--ntasks-per-node=2", f"--container={image}"]
     done = cluster.batch(script, work, *options)
     if lacks(cluster, "pmix" if library == "ompi" else "pmi2", done):
         return
-    hosts = ["n1"] * each + ["n2"] * each
-    assert ring(done.out) == [*(f"rank {n} of {2 * each} on {host}" for n, host in enumerate(hosts)), "sum ok"], done
+    hosts = ["n1"] * 2 + ["n2"] * 2
+    assert ring(done.out) == [*(f"rank {n} of 4 on {host}" for n, host in enumerate(hosts)), "sum ok"], done
     assert done.rc == 0
 
 
@@ -174,7 +174,9 @@ def test_srun_takes_what_mpirun_was_given(cluster: Cluster, images: Images, work
     script += "mpirun --map-by node -n 3 -l hostname\nmpirun --map-by slot:PE=1 -np 2 hostname\n"
     done = cluster.batch(script, work, "-w", "n1,n2", "-N2", "--ntasks-per-node=2", f"--container={images.small}")
     ranks = ["0: n1 /tmp", "1: n1 /tmp", "2: n2 /tmp"] + ["0: n1", "1: n2", "2: n1"] + ["n1", "n1"]
-    assert sorted(done.out.splitlines()) == sorted(ranks), done
+    # Slurm 22.05 also says that 3 tasks on 2 nodes are not 2 on each.
+    printed = [line for line in done.out.splitlines() if not line.startswith("srun: Warning: ")]
+    assert sorted(printed) == sorted(ranks), done
 
 
 def test_ranks_of_mpirun_have_the_containers_options(cluster: Cluster, images: Images, work: Work) -> None:
