@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 # A step that is still there so long after its end was asked for has failed.
 PATIENCE = 180.0
+GRACE = 5.0
 JOB = os.environ["SLURM_JOB_ID"]
 
 
@@ -88,6 +89,11 @@ def cancel(commands: list[list[str]], seed: int, at_once: int) -> list[tuple[int
         step = start(number + 1, commands[number])
         time.sleep(delay)
         done = end(number + 1, step, how)
+        if done == "srun":  # which hands the signal on; a task may want to hear none, in a container or not
+            try:
+                step.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                subprocess.run(["scancel", "-Q", "--signal=KILL", step_id(number + 1)], check=False)
         return finish(step, done)
 
     with ThreadPoolExecutor(at_once) as pool:
