@@ -13,8 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ACTIONS = ("exec", "run", "shell", "test", "start")
-
 # The image's own programs for an action, the first that is there.
 _SCRIPTS = {
     "run": ("/.singularity.d/runscript", "/apptainer", "/singularity"),

@@ -26,7 +26,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
-from bollard.runtime import linux
+from bollard.runtime import identity, linux
 from bollard.runtime.errors import BollardError, one_line
 
 ROOT, SUBIDS, MAPPED, PRELOADED = "root", "subids", "mapped", "preloaded"
@@ -179,9 +179,8 @@ def _enter(way: Way, ask: int, answer: int) -> None:
     if way.kind == ROOT or os.geteuid() == 0:
         os.close(ask)
         return
-    uid, gid = os.getuid(), os.getgid()
-    linux.new_user_namespace()
     if way.kind == SUBIDS:
+        linux.new_user_namespace()
         os.write(ask, b"?")
         os.close(ask)
         if not os.read(answer, 1):
@@ -189,9 +188,7 @@ def _enter(way: Way, ask: int, answer: int) -> None:
         os.setgroups([])
     else:
         os.close(ask)
-        _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/uid_map", f"0 {uid} 1\n")
-        _write("/proc/self/gid_map", f"0 {gid} 1\n")
+        identity.new_namespace(True)
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
 
@@ -263,11 +260,3 @@ def _read_all(fd: int) -> str:
         if not part:
             return data.decode("utf-8", "replace")
         data += part
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
