@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Mount a squashfs image through a FUSE server of our own: one per keeper, gone with it.
+"""FUSE servers of our own: one per keeper that serves its squashfs image, those of layers; gone with it.
 
 The kernel's side is mounted first, on an open /dev/fuse, inside our mount namespace; the server then gets that
 descriptor as "/dev/fd/N" (libfuse 3). No fusermount, no privilege, nothing to poll for: the first look at the
@@ -52,23 +52,24 @@ def mount(image: Image, target: str, scratch: str, own: bool = False) -> tuple[i
 
 
 def start(
-    server: str, options: str, words: list[str], target: str, inherited: tuple[int, ...], read_only: bool
-) -> int:
-    """Mount what the program `server` (libfuse 3) serves on the directory `target`; its process id, which ends with
-    this process, by SIGTERM when it writes: then it leaves its file clean."""
+    server: str, options: str, words: list[str], target: str, inherited: tuple[int, ...], read_only: bool,
+    scratch: str = "",
+) -> int:  # fmt: skip
+    """Mount what the program `server` serves on the directory `target`; its process id, which ends with this process,
+    by SIGTERM when it writes: then it leaves its file clean. `scratch`, a directory of ours, says that it is one
+    built with libfuse 2."""
     name = server.rsplit("/", 1)[1]
     if not os.path.exists(server):
-        raise BollardError(
-            f"{name} is missing on this machine",
-            "install it (with libfuse 3), and then bollard again; or use a directory",
-        )
+        raise BollardError(f"{name} is missing on this machine", "install it, then bollard again; or use a directory")
+    if scratch:
+        _answer_libfuse_2(scratch)
     device = _mount(name, target, linux.MS_RDONLY if read_only else 0)
     log = os.memfd_create(name, os.MFD_CLOEXEC)
     parent, pid = os.getpid(), os.fork()
     if pid == 0:
-        command = [server, "-f", "-o", options, *words, f"/dev/fd/{device}"]
-        end = _SIGKILL if read_only else _SIGTERM
-        _serve(parent, command, (device, *inherited), log, {"PATH": "/usr/bin:/bin"}, end)
+        command = [server, "-f", "-o", options, *words, f"{scratch}/unused" if scratch else f"/dev/fd/{device}"]
+        env = {"PATH": scratch, "BOLLARD_FUSE_FD": str(device)} if scratch else {"PATH": "/usr/bin:/bin"}
+        _serve(parent, command, (device, *inherited), log, env, _SIGKILL if read_only else _SIGTERM)
     os.close(device)
     try:
         os.close(os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))  # waits for its first answer
@@ -94,6 +95,9 @@ def _mount(kind: str, target: str, flags: int) -> int:
 def _answer_libfuse_2(scratch: str) -> None:
     """libfuse 2 takes no descriptor: it runs fusermount, /bin's before PATH's, to get one. In our own mount
     namespace that name is the launcher, which hands the mounted descriptor over (enter.c, `be_fusermount`)."""
+    if os.path.lexists(f"{scratch}/fusermount"):
+        return  # for another server of this container
+    os.makedirs(scratch, exist_ok=True)
     os.symlink(LAUNCHER, f"{scratch}/fusermount")
     os.mkdir(f"{scratch}/unused", 0o755)  # it insists on an empty directory
     if os.path.exists("/bin/fusermount"):

@@ -15,6 +15,8 @@ SERVER_2 = f"{PREFIX}/squashfuse2"
 SERVER_OWNER = f"{PREFIX}/squashfuse-owner"
 # There when the first can: then every file is shown so.
 SHOWS_OWNER = f"{PREFIX}/squashfuse-owner-is-known"
-# Servers of ext3 files, and of layers on what the kernel's overlay does not write to; where the machine has them.
+# Servers of ext3 files (built with libfuse 3, or with libfuse 2), and of layers on what the kernel's overlay does not
+# write to; where the machine has them.
 EXT = f"{PREFIX}/fuse2fs"
+EXT_2 = f"{PREFIX}/fuse2fs2"
 OVERLAY = f"{PREFIX}/fuse-overlayfs"

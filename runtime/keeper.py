@@ -195,7 +195,7 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     linux.use_capabilities(True)
     clock.mark("image")
     linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
-    first = _unshare(asked)
+    processes = _unshare(asked)
     base = f"{SESSION}/image"
     os.mkdir(base, 0o755)
     server, words = 0, -1
@@ -226,7 +226,7 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     if asked.hostname:
         _write(files["hostname"], f"{asked.hostname}\n".encode())
     lines = identity.lines(asked.home)
-    ready = {plan.PROC: linux.clone_tree(f"{SESSION}/proc", recursive=False)} if first else {}
+    ready = {plan.PROC: linux.clone_tree(f"{SESSION}/proc", recursive=False)} if processes >= 0 else {}
     places = mounts.clone_sources(ops, files, SESSION, ready)
     clock.mark("sources")
     root = _first_look(asked, base, words)
@@ -245,8 +245,8 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     new_root = mounts.make_root(base, SESSION, places, layers.is_writable(asked))
     # Opened on the host's /proc: the container may have none.
     namespaces = [f"self/ns/{name}" for name in ("user", "mnt", *asked.unshare) if name != "pid"]
-    namespaces += [f"{first}/ns/pid"] if first else []
     ways_in = tuple(os.open(f"/proc/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in namespaces)
+    ways_in += (processes,) if processes >= 0 else ()
     linux.change_root(new_root)
     clock.mark("mounts")
     if asked.app and not os.path.isdir(f"/scif/apps/{asked.app}"):
@@ -268,8 +268,8 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
 
 
 def _unshare(asked: Spec) -> int:
-    """The namespaces asked for besides those that every container has. With an own process namespace: the
-    process id of its first one, whose /proc is at SESSION/proc then; else 0."""
+    """The namespaces asked for besides those that every container has. A descriptor of the process namespace, whose
+    /proc is at SESSION/proc then; -1 where none was asked for."""
     linux.new_namespaces(tuple(name for name in asked.unshare if name != "pid"))
     if asked.hostname:
         from _socket import sethostname
@@ -278,7 +278,7 @@ def _unshare(asked: Spec) -> int:
     if "net" in asked.unshare:
         linux.bring_up("lo")
     if "pid" not in asked.unshare:
-        return 0
+        return -1
     os.mkdir(f"{SESSION}/proc", 0o755)
     try:
         return linux.start_first(f"{SESSION}/proc")
@@ -357,8 +357,6 @@ def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job:
         raise BollardError(
             "to be root in a container is asked for by a variable, inside a container", "use --container-remap-root"
         )
-    if "pid" in asked.unshare:  # its first process, as the keeper, cannot be looked into by its user: nor by a launcher
-        raise BollardError("no own process namespace in a step of Slurm's yet", "use --contain, and leave --pid out")
     words = os.fsdecode(arguments)
     spool = plan.spool_directory(words, os.uname().nodename.split(".")[0], here)
     container = enter(asked, clock, spool, os.fsdecode(program), here)

@@ -16,7 +16,7 @@ import os
 
 from bollard.runtime import fuse, linux, mounts
 from bollard.runtime.errors import BollardError
-from bollard.runtime.installed import EXT, OVERLAY
+from bollard.runtime.installed import EXT, EXT_2, OVERLAY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def mount(
     for number, layer in enumerate(layers):
         path = f"/proc/self/fd/{layer.fd}"
         if layer.file:
-            path, pid = _serve(layer, f"{session}/layer{number}")
+            path, pid = _serve(layer, f"{session}/layer{number}", f"{session}/scratch")
             if not layer.read_only:
                 by_fuse = True
                 pids.append(pid)
@@ -176,11 +176,13 @@ def mount(
     return merged, Servers(pids) if pids else None
 
 
-def _serve(layer: Layer, target: str) -> tuple[str, int]:
+def _serve(layer: Layer, target: str, scratch: str) -> tuple[str, int]:
     os.mkdir(target, 0o755)
-    options = ("ro," if layer.read_only else "") + f"fakeroot,offset={layer.offset}"
+    options = ("ro," if layer.read_only else "") + "fakeroot"
+    options += f",offset={layer.offset}" if layer.offset else ""  # an option since 1.47.0
+    server, old = (EXT_2, scratch) if os.path.exists(EXT_2) else (EXT, "")
     try:
-        pid = fuse.start(EXT, options, [f"/proc/self/fd/{layer.fd}"], target, (layer.fd,), layer.read_only)
+        pid = fuse.start(server, options, [f"/proc/self/fd/{layer.fd}"], target, (layer.fd,), layer.read_only, old)
     except BollardError as error:
         raise BollardError(f"overlay {layer.path}: {error}") from None
     return target, pid

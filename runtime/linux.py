@@ -48,22 +48,27 @@ def new_namespaces(names: tuple[str, ...]) -> None:
 
 
 def start_first(proc: str) -> int:
-    """Start the first process of a new PID namespace, which ends with this process; its process id. The
-    namespace's /proc is then mounted on the directory `proc`."""
-    reader, writer = os.pipe()
+    """Start the first process of a new PID namespace, which ends with this process; a descriptor of the namespace.
+    The namespace's /proc is then mounted on the directory `proc`.
+
+    The first process opens the descriptor: a keeper that is not dumpable may not look into /proc/PID/ns of a child.
+    """
+    from _socket import CMSG_SPACE, socketpair
+
+    ours, its = socketpair()
     try:
-        pid = _check(lib.b_start_first(os.fsencode(proc), writer), "clone(CLONE_NEWPID)")
-        os.close(writer)
-        writer = -1
-        answer = os.read(reader, 1)
-        if answer != b"\0":
-            number = answer[0] if answer else 0
-            raise OSError(number, os.strerror(number) if number else "it ended", "an own /proc")
-        return pid
+        _check(lib.b_start_first(os.fsencode(proc), its.fileno()), "clone(CLONE_NEWPID)")
+        its.close()
+        answer, rights, _, _ = ours.recvmsg(1, CMSG_SPACE(4))
     finally:
-        for fd in (reader, writer):
-            if fd >= 0:
-                os.close(fd)
+        its.close()
+        ours.close()
+    if answer != b"\0" or not rights:
+        number = answer[0] if answer else 0
+        raise OSError(number, os.strerror(number) if number else "it ended", "an own /proc")
+    fd = int.from_bytes(rights[0][2][:4], sys.byteorder)
+    os.set_inheritable(fd, False)
+    return fd
 
 
 def bring_up(interface: str) -> None:

@@ -48,7 +48,7 @@ int b_drop_capabilities(void);
 int b_use_capabilities(int on);
 int b_fake_ownership(int devices_only);
 int b_can_fake_ownership(void);
-int b_start_first(const char *proc, int ready);
+int b_start_first(const char *proc, int parent);
 """)
 
 ffi.set_source(
@@ -68,6 +68,7 @@ ffi.set_source(
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -119,23 +120,43 @@ static int b_openat2(int dir, const char *path, unsigned long long flags, unsign
     return (int) syscall(SYS_openat2, dir, path, &how, sizeof(how));
 }
 
-/* A child that is the first process of a PID namespace. It mounts the namespace's /proc on `proc`, tells through
- * `ready` (a NUL byte, or errno), and from then on only is there: orphans go to it and are reaped by the kernel.
- * All of it is C, for no fork of Python's makes a namespace for one child alone. */
-static int b_start_first(const char *proc, int ready)
+static int b_send_handle(int to, char failed, int handle)
+{
+    union { struct cmsghdr head; char space[CMSG_SPACE(sizeof(int))]; } control;
+    struct iovec part = { .iov_base = &failed, .iov_len = 1 };
+    struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+
+    if (handle >= 0) {
+        memset(&control, 0, sizeof(control));
+        control.head.cmsg_len = CMSG_LEN(sizeof(int));
+        control.head.cmsg_level = SOL_SOCKET;
+        control.head.cmsg_type = SCM_RIGHTS;
+        memcpy(CMSG_DATA(&control.head), &handle, sizeof(handle));
+        message.msg_control = &control;
+        message.msg_controllen = sizeof(control);
+    }
+    return sendmsg(to, &message, MSG_NOSIGNAL) == 1 ? 0 : -1;
+}
+
+/* A child that is the first process of a PID namespace. It mounts the namespace's /proc on `proc`, sends one byte
+ * through the socket `parent` (0 and a descriptor of the namespace, or errno), and from then on only is there: orphans
+ * go to it and are reaped by the kernel. In C, for no fork of Python's makes a namespace for one child alone. */
+static int b_start_first(const char *proc, int parent)
 {
     long pid = syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, 0, 0, 0, 0);
-    char failed;
+    char failed = 0;
+    int self;
 
     if (pid != 0)
         return (int) pid;
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     prctl(PR_SET_NAME, "bollard-first", 0, 0, 0);
     signal(SIGCHLD, SIG_IGN);
-    failed = mount("proc", proc, "proc", MS_NOSUID | MS_NODEV, 0) < 0 ? (char) errno : 0;
-    if (dup2(ready, 0) < 0 || syscall(SYS_close_range, 1, ~0u, 0) < 0 || write(0, &failed, 1) != 1 || failed)
+    self = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
+    if (self < 0 || mount("proc", proc, "proc", MS_NOSUID | MS_NODEV, 0) < 0)
+        failed = (char) errno;
+    if (b_send_handle(parent, failed, failed ? -1 : self) < 0 || failed || syscall(SYS_close_range, 0, ~0u, 0) < 0)
         _exit(1);
-    close(0);
     for (;;)
         pause();
 }

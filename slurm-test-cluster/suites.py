@@ -21,7 +21,8 @@ HERE = Path(__file__).resolve().parent
 PACKAGES = """
 slurm-wlm slurm-wlm-basic-plugins munge tini iproute2 procps psmisc strace less file ca-certificates
 python3 python3-dev python3-cffi python3-yaml python3-psutil gcc make libc6-dev libslurm-dev libpmi2-0-dev
-libpmix-dev squashfuse squashfs-tools fuse3 fuse-overlayfs openmpi-bin libopenmpi-dev mpich libmpich-dev
+libpmix-dev squashfuse squashfs-tools fuse3 fuse-overlayfs fuse2fs e2fsprogs
+openmpi-bin libopenmpi-dev mpich libmpich-dev
 """
 
 

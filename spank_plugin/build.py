@@ -12,7 +12,7 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. What it makes, t
     squashfuse[2]      a copy of the FUSE server, unreadable for users; 2: built with libfuse 2
     squashfuse-owner   the like, for files that shall be the user's, where the other has no uid=
     squashfuse-owner-is-known  empty; there where the first can do that itself
-    fuse2fs, fuse-overlayfs    copies of the servers of layers, where there are such with libfuse 3
+    fuse2fs, fuse-overlayfs    copies of the servers of layers; fuse2fs2 where it is built with libfuse 2
     check.sqfs         an image for `bollard site check`, where squashfs-tools are there to make it
     python/bollard/    the Python packages, compiled, and the C they were built with, to build them again
     inside/bin/        what starts the host's Slurm commands from containers
@@ -328,8 +328,9 @@ def copy_server(out: Path) -> None:
         (out / "squashfuse-owner-is-known").touch()
     for name in ("fuse2fs", "fuse-overlayfs"):
         found = shutil.which(name)
-        if found and "libfuse3.so" in subprocess.run(["ldd", found], stdout=subprocess.PIPE, text=True).stdout:
-            shutil.copy(found, out / name)
+        if found:
+            libraries = subprocess.run(["ldd", found], stdout=subprocess.PIPE, text=True, check=True).stdout
+            shutil.copy(found, out / (f"{name}2" if "libfuse.so.2" in libraries else name))
 
 
 def make_check_image(out: Path, work: Path) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from cluster import WHERE, Cluster, Images, Result, Work, good
+from cluster import CONTROLLER, WHERE, Cluster, Images, Result, Work, good, until
 
 
 def srun(cluster: Cluster, images: Images, *words: str, env: dict[str, str] | None = None, cwd: str = "") -> Result:
@@ -227,9 +227,50 @@ def test_a_layer_that_stays(cluster: Cluster, images: Images) -> None:
         good(cluster.srun("-w", "n1", "rm", "-rf", "/tmp/layer"))
 
 
+def test_a_layer_in_a_file(cluster: Cluster, images: Images, work: Work) -> None:
+    """An ext3 file, by fuse2fs: tasks of one step share it, the next step sees it, and it is left clean."""
+    good(cluster.exec(["bollard", "overlay", "create", "--size=64", "layer.img"], cwd=work.path))
+    words = ["-N1", "-n2", f"--container={images.small}"]
+    writes = f"--container-opts=--overlay {work.path}/layer.img"
+    assert good(cluster.srun(*words, writes, "sh", "-c", "echo $SLURM_PROCID > /opt/$SLURM_PROCID")) == ""
+    _until_no_keeper(cluster)
+    assert cluster.exec(["/sbin/e2fsck", "-fn", f"{work.path}/layer.img"]).rc == 0
+    done = cluster.srun(*words, f"{writes}:ro", "sh", "-c", "ls /opt; touch /opt/2 2>&1")
+    assert done.rc == 1 and done.out.count("0\n1\n") == 2 and done.out.count("Read-only") == 2, done
+
+
+def test_a_layer_in_the_image(cluster: Cluster, images: Images, work: Work) -> None:
+    """A SIF file that brings its own: written to with --writable, seen without."""
+    good(cluster.exec(["cp", images.small, "own.sif"], cwd=work.path))
+    good(cluster.exec(["bollard", "overlay", "create", "--size=64", "own.sif"], cwd=work.path))
+    words = ["-N1", "-n1", f"--container={work.path}/own.sif"]
+    assert good(cluster.srun(*words, "--container-opts=--writable", "sh", "-c", "echo kept > /opt/x")) == ""
+    _until_no_keeper(cluster)
+    assert good(cluster.srun(*words, "cat", "/opt/x")) == "kept\n"
+
+
+def _until_no_keeper(cluster: Cluster) -> None:
+    nodes = [node for node in cluster.nodes() if node != CONTROLLER]
+    until(lambda: not any(cluster.named(node, "bollard-keeper", "fuse2fs", "fuse2fs2") for node in nodes), "the end")
+
+
 @pytest.mark.parametrize("option", ["--pid", "--containall", "--compat"])
-def test_no_processes_of_ones_own(cluster: Cluster, images: Images, option: str) -> None:
-    assert "process namespace" in refusal(srun(cluster, images, f"--container-opts={option}", "true"))
+def test_own_processes(cluster: Cluster, images: Images, option: str) -> None:
+    """Tasks see each other, and no process of the node; they end, and are ended, as on the host."""
+    words = ["-N1", "-n2", f"--container={images.small}", f"--container-opts={option}"]
+    done = cluster.srun(*words, "sh", "-c", "cat /proc/1/comm; ls -d /proc/[0-9]*; exit 3")
+    assert done.rc == 3, done
+    lines = done.out.split()
+    numbers = [int(line.rpartition("/")[2]) for line in lines if line.startswith("/proc/")]
+    assert lines.count("bollard-first") == 2 and numbers and max(numbers) < 20, done
+    assert cluster.srun(*words, "sh", "-c", "kill -SEGV $$").rc == 139
+    script = "trap 'echo told; exit 7' USR1; echo here; while :; do sleep 0.1; done"
+    with cluster.start(["srun", "-Q", "--job-name=own-processes", *words, "sh", "-c", script]) as step:
+        assert step.popen.stdout is not None
+        assert [step.popen.stdout.readline() for _ in range(2)] == ["here\n"] * 2
+        good(cluster.exec(["scancel", "-Q", "--signal=USR1", "--name=own-processes"]))
+        done = step.result()
+        assert (done.rc, done.out.count("told")) == (7, 2), done
 
 
 def test_any_option_of_the_command(cluster: Cluster, images: Images) -> None:
