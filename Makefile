@@ -84,7 +84,8 @@ releases-test: dev
 	    $(CLUSTER) down --suite $$suite || status=$$?; \
 	done; exit $$status
 
-# Beside Debian's Apptainer, in a tree of its own (tests/peers/tree.py); needs root and debootstrap.
+# Beside Debian's Apptainer, in a tree of its own (tests/peers/tree.py).
+peers: PACKAGES += debootstrap:/usr/sbin/debootstrap
 peers: dev
 	$(SYSTEM) tests/peers/tree.py
 	$(PYTHON) -m pytest -q tests/peers --apptainer-tree=$${BOLLARD_PEERS:-/var/cache/bollard-peers}
@@ -94,6 +95,7 @@ test: dev
 	@status=0; $(MAKE) --no-print-directory unit || status=$$?; \
 	$(MAKE) --no-print-directory build-test || status=$$?; \
 	$(MAKE) --no-print-directory fuzz || status=$$?; \
+	$(MAKE) --no-print-directory peers || status=$$?; \
 	$(MAKE) --no-print-directory cluster-test || status=$$?; exit $$status
 
 fuzz: dev

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a container by hand costs beside Apptainer: `exec img.sif true`, the two in turn, in the tree of `make peers`.
+"""The command beside Apptainer, the two in turn, in the tree of `make peers`.
 
-    bench/peers.py [--runs 20]
+    bench/peers.py [exec] [build] [--runs 20]
 
-The image is one that Apptainer built (gzip). Prints the medians and writes bench/results/sid-exec.json: milliseconds
-of wall time, and the ratio pair by pair, for the machine's own speed drifts.
+exec     `exec img.sif true`, of an image that Apptainer built (gzip)
+build    `build img.sif tree` of about 400 MB of the machine's own /usr, each with what it does by default
+
+Prints the medians and writes bench/results/sid-SECTION.json: milliseconds of wall time, and the ratio pair by pair,
+for the machine's own speed drifts.
 """
 
 from __future__ import annotations
@@ -28,26 +31,28 @@ import subprocess, sys, time
 def once(program):
     begin = time.monotonic_ns()
     null = subprocess.DEVNULL
-    subprocess.run([program, "exec", sys.argv[1], "true"], stdin=null, stderr=null, check=True)
+    subprocess.run([program, *sys.argv[2:]], stdin=null, stdout=null, stderr=null, check=True)
     return (time.monotonic_ns() - begin) / 1e6
 for program in ("bollard", "apptainer"):
     once(program)
-for number in range(int(sys.argv[2])):
+for number in range(int(sys.argv[1])):
     first = ("bollard", "apptainer")[:: 1 if number % 2 else -1]
     took = {program: once(program) for program in first}
     print(took["bollard"], took["apptainer"])
 """
+_MEGABYTES = 400
+_TREE = f"""
+cd && rm -rf bench && mkdir -p bench/tree/usr && cd bench
+for part in /usr/bin /usr/lib/python3* /usr/libexec /usr/share /usr/lib/gcc /usr/lib/x86_64-linux-gnu; do
+    [ "$(du -sm tree | cut -f1)" -ge {_MEGABYTES} ] || cp -a --parents "$part" tree
+done
+du -sm tree | cut -f1
+"""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="what a container by hand costs beside Apptainer")
-    parser.add_argument("--runs", type=int, default=20, help="pairs; default: %(default)s")
-    given = parser.parse_args()
-    machine = Machine()
-    try:
-        done = machine.run(f"python3 -c {shlex.quote(_MEASURE)} {IMAGES}/plain.sif {given.runs}", timeout=300)
-    finally:
-        machine.stop()
+def measure(machine: Machine, title: str, words: list[str], runs: int) -> None:
+    command = shlex.join(["python3", "-c", _MEASURE, str(runs), *words])
+    done = machine.run(f"cd; {command}", timeout=3600)
     if done.returncode:
         sys.exit(f"bench: {done.stderr.decode().strip()}")
     pairs = [[float(word) for word in line.split()] for line in done.stdout.decode().splitlines()]
@@ -60,8 +65,27 @@ def main() -> None:
         "high": round(ratios[-1 - len(ratios) // 4], 3),
         "pairs": pairs,
     }
-    (HERE / "results/sid-exec.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(f"exec img.sif true: bollard {found['bollard']} ms, apptainer {found['apptainer']} ms, {found['ratio']}")
+    (HERE / f"results/sid-{title}.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(f"{' '.join(words)}: bollard {found['bollard']} ms, apptainer {found['apptainer']} ms, {found['ratio']}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="what the command costs beside Apptainer")
+    parser.add_argument("sections", nargs="*", metavar="exec|build", help="default: both")
+    parser.add_argument("--runs", type=int, default=20, help="pairs; a fifth as many builds; default: %(default)s")
+    given = parser.parse_args()
+    sections = given.sections or ["exec", "build"]
+    machine = Machine()
+    try:
+        if "exec" in sections:
+            measure(machine, "exec", ["exec", f"{IMAGES}/plain.sif", "true"], given.runs)
+        if "build" in sections:
+            done = machine.run(_TREE, timeout=300)
+            print(f"a tree of {done.stdout.decode().strip()} MB")
+            measure(machine, "build", ["build", "--force", "bench/img.sif", "bench/tree"], max(2, given.runs // 5))
+            machine.run("rm -rf bench")
+    finally:
+        machine.stop()
 
 
 if __name__ == "__main__":
