@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import apptainer
 import pytest
+from tree import IMAGES, ROOT, Machine
 
 from bollard.runtime import sif, sif_write
 
@@ -91,6 +93,15 @@ def install(prefix):
         build.build_syscalls(out / "python/bollard/runtime", Path(scratch))
         shutil.copytree(out, prefix)
     subprocess.run(["chmod", "-R", "a+rX", prefix], check=True)
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[Machine]:
+    if not (ROOT / IMAGES[1:] / ".made").exists():
+        pytest.skip("needs the tree that `make peers` makes")
+    made = Machine()
+    yield made
+    made.stop()
 
 
 @pytest.fixture(scope="session")

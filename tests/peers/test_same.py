@@ -5,24 +5,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cases import CASES, Case
-from tree import IMAGES, ROOT, Machine
+from tree import IMAGES, Machine
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs/from-apptainer.md"
 _FRESH = f"rm -rf ~/w /tmp/* /var/tmp/*; mkdir -p ~/w/data; echo host > ~/w/data/file; cd ~/w; I={IMAGES}\n"
-
-
-@pytest.fixture(scope="session")
-def machine() -> Iterator[Machine]:
-    if not (ROOT / IMAGES[1:] / ".made").exists():
-        pytest.skip("needs the tree that `make peers` makes")
-    made = Machine()
-    yield made
-    made.stop()
 
 
 def outcome(machine: Machine, case: Case, program: str) -> dict[str, object]:
