@@ -67,6 +67,19 @@ def end(number: int, step: subprocess.Popen[str], how: str) -> str:
     return "srun"
 
 
+def insist(number: int, step: subprocess.Popen[str], how: str) -> str:
+    """Signal a step until it ends. Slurm tells a signal to the nodes alone where the step runs by then, and a task may
+    want to hear no SIGTERM of srun's: in a container or not."""
+    for _ in range(int(PATIENCE / GRACE)):
+        try:
+            step.wait(GRACE)
+            return how
+        except subprocess.TimeoutExpired:
+            how = f"{how.split()[0]} repeated"
+            subprocess.run(["scancel", "-Q", "--signal=KILL", step_id(number)], check=False)
+    return how
+
+
 def usual_seconds(words: list[str]) -> float:
     """How long a step takes here until its task says its first word; it is ended then."""
     begin = time.monotonic()
@@ -82,19 +95,14 @@ def usual_seconds(words: list[str]) -> float:
 def cancel(commands: list[list[str]], seed: int, at_once: int) -> list[tuple[int, str, str, str]]:
     usual = usual_seconds(commands[0]) * at_once
     chance = random.Random(seed)
-    plans = [(chance.uniform(0, 2 * usual), chance.choice(["scancel", "scancel", "kill", "srun"])) for _ in commands]
+    plans = [(chance.uniform(0, usual), chance.choice(["scancel", "scancel", "kill", "srun"])) for _ in commands]
 
     def one(number: int) -> tuple[int, str, str, str]:
         delay, how = plans[number]
         step = start(number + 1, commands[number])
         time.sleep(delay)
         done = end(number + 1, step, how)
-        if done == "srun":  # which hands the signal on; a task may want to hear none, in a container or not
-            try:
-                step.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                subprocess.run(["scancel", "-Q", "--signal=KILL", step_id(number + 1)], check=False)
-        return finish(step, done)
+        return finish(step, done if done == "scancel" else insist(number + 1, step, done))
 
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(one, range(len(commands))))

@@ -20,6 +20,7 @@ DRIVE = Path(__file__).with_name("drive.py")
 # One allocation's steps; then it is given back, so that the ends of jobs are tried as well.
 ROUND = 50
 AT_ONCE = 4
+ALLOCATION = ["-N4", "--ntasks-per-node=2"]
 HOURS = 4 * 3600.0
 
 
@@ -52,6 +53,7 @@ def no_defects(steps: list[Ended]) -> None:
     """Nobody hung, and what bollard said was meant for a user."""
     assert [step for step in steps if "still there" in step.how] == []
     assert [step for step in steps if "defect" in step.err or "Traceback" in step.err] == []
+    assert [step for step in steps if "More processors" in step.err] == []  # or nothing was started
 
 
 def a_step(chance: random.Random, image: str, number: int) -> list[str]:
@@ -83,7 +85,7 @@ def test_steps_are_cancelled_at_random_moments(
         size = min(ROUND, count - at)
         commands = [a_step(chance, images.small, at + number) for number in range(size)]
         words = ["cancel", str(chance.randrange(1 << 32)), str(AT_ONCE)]
-        with drive(cluster, work, ["-N4"], words, commands) as running:
+        with drive(cluster, work, ALLOCATION, words, commands) as running:
             steps = driven(running)
         no_defects(steps)
         assert [step for step in steps if step.rc == 0] == []
@@ -115,7 +117,7 @@ def _cancelled_with(cluster: Cluster, work: Work, name: str, commands: list[list
             return -1
         return cluster.exec(["squeue", "-h", "-s", "-o", "%j", "-j", found[0]]).out.count("stress-")
 
-    with drive(cluster, work, ["-N4", f"--job-name={name}"], ["crowd"], commands) as running:
+    with drive(cluster, work, [*ALLOCATION, f"--job-name={name}"], ["crowd"], commands) as running:
         until(lambda: steps() >= wanted, f"{wanted} steps of {name}")
         good(cluster.exec(["scancel", "-Q", f"--name={name}"]))
         running.result(300)
