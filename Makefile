@@ -20,9 +20,10 @@ PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv py
 	python3-cffi:/usr/share/doc/python3-cffi python3-yaml:/usr/share/doc/python3-yaml gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
 	squashfs-tools:/usr/bin/mksquashfs squashfuse:/usr/bin/squashfuse git:/usr/bin/git \
 	e2fsprogs:/sbin/mkfs.ext3 groff-base:/usr/bin/groff
+BUILD_PACKAGES := debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot uidmap:/usr/bin/newuidmap
 TOOLS := pytest hypothesis pexpect cffi ruff mypy psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
-.PHONY: help packages dev demo test unit build-test cluster-test releases-test fuzz peers stress bench lint format clean
+.PHONY: help machine packages dev demo test unit build-test cluster-test releases-test fuzz peers stress bench lint format clean
 
 help:
 	@echo 'make demo          bring a Slurm cluster up on this machine and run MPI in a container on it'
@@ -48,6 +49,10 @@ packages:
 	    apt-get -q -y --no-install-recommends install $$missing > /dev/null; \
 	fi
 
+# All that any target below installs on this machine, at once; `.ci/run` starts with it.
+machine: PACKAGES += $(BUILD_PACKAGES) iproute2:/usr/sbin/ip
+machine: packages
+
 .venv/.done: Makefile | packages
 	@echo 'making .venv with $(TOOLS)'
 	@$(SYSTEM) -m venv .venv
@@ -60,7 +65,7 @@ dev: packages .venv/.done
 unit: dev
 	$(PYTHON) -m pytest -q tests/unit
 
-build-test: PACKAGES += debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot uidmap:/usr/bin/newuidmap
+build-test: PACKAGES += $(BUILD_PACKAGES)
 build-test: dev
 	$(PYTHON) -m pytest -q tests/builds
 

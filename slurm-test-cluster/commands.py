@@ -83,6 +83,16 @@ def up(cluster: Cluster, nodes: int, with_plugin: bool | None, accounting: bool,
         )
 
 
+def tree(cluster: Cluster) -> None:
+    """What the first `up` of a suite takes minutes for."""
+    import suites
+
+    suites.lookup(cluster.suite)
+    with cluster.lock():
+        suites.install_tools()
+        suites.ensure_tree(cluster)
+
+
 def tree_of(cluster: Cluster, node: str) -> str:
     """What the node's disk lies above; "" for the suite's tree."""
     if node != CONTROLLER or not cluster.has_accounting():
@@ -264,6 +274,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="WORD,...",
         help="how the site is set up: no-contain, contain_spank, job_container/tmpfs, namespace/tmpfs, namespace/linux",
     )
+    command("tree", "only make the tree that nodes start from, if it is not there")
     command("plugin", "build the checkout anew and install it on the running nodes")
     made = command("exec", "run a command on a node; its exit status is passed through (128+n for signal n)")
     made.add_argument("--node", default=CONTROLLER, help="n1, n2, ... or ctl (default: ctl)")
@@ -316,6 +327,8 @@ def dispatch(options: argparse.Namespace, rest: list[str] | None) -> int:
             raise ClusterError(f"--nodes {options.nodes}: give a number from 1 to 99")
         site = None if options.site is None else [word for word in options.site.split(",") if word]
         up(cluster, options.nodes, options.plugin, options.accounting, site)
+    elif options.command == "tree":
+        tree(cluster)
     elif options.command == "plugin":
         update_plugin(cluster)
     elif options.command == "start":
