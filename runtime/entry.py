@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Let tasks in: what the keeper says to the launcher of each (the C side is spank_plugin/enter.c).
+"""Let tasks in: what the keeper says to the launcher of each (the C side is spank_plugin/entry.c).
 
 A task sends its command, its environment and its working directory; it gets descriptors of the container's
 namespaces, and the command, environment and working directory to go on with. A peer that sends "L" instead
@@ -29,7 +29,7 @@ FRAME_MAX = 16 << 20
 SPEC_VARIABLE = b"SLURM_BOLLARD_SPEC="
 # What a task of an instance was started by, for APPTAINER_COMMAND; elsewhere one word holds for all (instance.py).
 COMMAND_VARIABLE = b"SLURM_BOLLARD_COMMAND="
-# A launcher with one of these modes waits for its program (enter.c): in a process namespace, which only its children
+# A launcher with one of these modes waits for its program (supervise.c): in a process namespace, which only children
 # enter; to save the container, when it sends DONE and ends when it is answered.
 WAIT = b"wait"
 SAVE = b"save"
@@ -62,7 +62,7 @@ def _list(parts: list[bytes], at: int) -> tuple[list[bytes], int]:
 
 
 def reply(argv: list[bytes], env: list[bytes], cwd: bytes, note: bytes = b"", mode: bytes = b"") -> bytes:
-    """The frame of a yes; `note` goes to the task's stderr; `mode` is "" or how to run the program (enter.c)."""
+    """The frame of a yes; `note` goes to the task's stderr; `mode` is "" or how to run the program."""
     return b"\0".join([b"%d" % len(argv), *argv, b"%d" % len(env), *env, cwd, note, mode, b""])
 
 

@@ -8,7 +8,8 @@ forked child that is the user already), `bollard-enter` (static launcher in fron
 | client.c, plain.c, multiprog.c | srun, sbatch, salloc: takeover of --container, refusal of mistakes |
 | stepd.c | slurmstepd: keeper and launcher |
 | privilege.c | every line that needs to be root |
-| wire.c, enter.c | a task's way into the container |
+| enter.c, entry.c, script.c, become.c, supervise.c | the launcher: a task's way into the container |
+| wire.c | sockets and frames, for both |
 | python.c, start.c, callbacks.py | from C to Python |
 | build.py, install.py, plugstack.py | compile all of it, put it in place, tell Slurm |
 | check.py, probes.py | whether it can work on a node |

@@ -47,6 +47,14 @@ from bollard.runtime import options  # noqa: E402
 from bollard.runtime.errors import BollardError  # noqa: E402
 from bollard.spank_plugin import build_inside  # noqa: E402
 
+# What each is compiled from.
+SOURCES = {
+    "spank_bollard.so": ("shim", "client", "plain", "multiprog", "stepd", "account", "privilege", "wire", "python"),
+    "bollard-enter": ("enter", "entry", "script", "become", "supervise", "wire"),
+    "bollard-inside": ("inside", "mpirun", "program"),
+    "paths.so": ("paths",),
+}
+
 WARNINGS = ["-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
 
 # extern "Python": start.c calls these, callbacks.py defines them.
@@ -102,8 +110,12 @@ def options_header() -> str:
     )
 
 
-def compile_c(output: Path, sources: list[Path], *flags: str) -> None:
-    command = [compiler(), *WARNINGS, "-o", str(output), *map(str, sources), *flags]
+def sources(name: str) -> list[Path]:
+    return [HERE / f"{part}.c" for part in SOURCES[name]]
+
+
+def compile_c(output: Path, files: list[Path], *flags: str) -> None:
+    command = [compiler(), *WARNINGS, "-o", str(output), *map(str, files), *flags]
     done = subprocess.run(command, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise BollardError(f"{output.name} did not compile", f"the command was: {' '.join(command)}")
@@ -206,12 +218,7 @@ def build_shim(out: Path, work: Path, prefix: str) -> None:
     (work / "options.h").write_text(options_header())
     compile_c(
         out / "spank_bollard.so",
-        [
-            HERE / f"{name}.c"
-            for name in (
-                "shim", "client", "plain", "multiprog", "stepd", "account", "privilege", "wire", "python",
-            )
-        ],
+        sources("spank_bollard.so"),
         "-shared",
         "-fPIC",
         f"-I{work}",
@@ -225,7 +232,7 @@ def build_shim(out: Path, work: Path, prefix: str) -> None:
 
 
 def build_launcher(out: Path) -> None:
-    compile_c(out / "bollard-enter", [HERE / "enter.c", HERE / "wire.c"], "-static")
+    compile_c(out / "bollard-enter", sources("bollard-enter"), "-static")
 
 
 def build_tools(out: Path, work: Path, prefix: str, slurm_conf: str) -> None:
@@ -234,9 +241,8 @@ def build_tools(out: Path, work: Path, prefix: str, slurm_conf: str) -> None:
     (work / "host_slurm.h").write_text(build_inside.header(found, prefix))
     folder = out / "inside/bin"
     folder.mkdir(parents=True)
-    sources = [HERE / name for name in ("inside.c", "mpirun.c", "program.c")]
-    compile_c(folder / build_inside.PROGRAM, sources, "-static", f"-I{work}")
-    compile_c(folder / "paths.so", [HERE / "paths.c"], "-shared", "-fPIC", f"-I{work}", "-ldl")
+    compile_c(folder / build_inside.PROGRAM, sources(build_inside.PROGRAM), "-static", f"-I{work}")
+    compile_c(folder / "paths.so", sources("paths.so"), "-shared", "-fPIC", f"-I{work}", "-ldl")
     for name in (*(name for name, _ in found.commands), *build_inside.MPIRUN) if found else ():
         (folder / name).symlink_to(build_inside.PROGRAM)
     (out / "python/bollard/runtime/host_slurm.py").write_text(build_inside.module(found, prefix))

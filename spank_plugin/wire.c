@@ -120,3 +120,31 @@ int wire_read(int fd, void *data, size_t size)
 	}
 	return 0;
 }
+
+char *wire_next(char **at, const char *end)
+{
+	char *text = *at;
+
+	if (text >= end)
+		return NULL;
+	*at += strlen(text) + 1;
+	return text;
+}
+
+char **wire_next_list(char **at, const char *end)
+{
+	char *text = wire_next(at, end), **list;
+	unsigned long count = text ? strtoul(text, NULL, 10) : 0;
+
+	if (!text || count > (unsigned long) (end - *at))
+		return NULL;
+	list = calloc(count + 1, sizeof(*list));
+	for (unsigned long i = 0; list && i < count; i++) {
+		list[i] = wire_next(at, end);
+		if (!list[i]) {
+			free(list);
+			return NULL;
+		}
+	}
+	return list;
+}

@@ -51,4 +51,10 @@ int wire_listen(const char *name, char *bound, size_t size);
 int wire_write(int fd, const void *data, size_t size);
 int wire_read(int fd, void *data, size_t size);
 
+/* The next string of a frame whose last byte is NUL and lies before `end`; NULL at its end. */
+char *wire_next(char **at, const char *end);
+
+/* The next list, NULL-terminated, for the caller to free; its strings are the frame's. NULL where there is none. */
+char **wire_next_list(char **at, const char *end);
+
 #endif

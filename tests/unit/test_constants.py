@@ -53,13 +53,13 @@ def test_the_letters_of_the_wire():
 
 def test_limits():
     assert number("wire.h", "WIRE_FRAME_MAX") == entry.FRAME_MAX
-    assert number("enter.c", "OUTPUT_MAX") == entry.SCRIPT_OUTPUT_MAX
+    assert number("script.c", "OUTPUT_MAX") == entry.SCRIPT_OUTPUT_MAX
     # The launcher gives up on a script before the keeper gives up on the launcher.
-    assert number("enter.c", "SCRIPT_MS") / 1000 < entry.SCRIPT_SECONDS
+    assert number("script.c", "SCRIPT_MS") / 1000 < entry.SCRIPT_SECONDS
 
 
 def test_the_printers_descriptor():
-    assert number("enter.c", "PRINTER_FD") == environment.PRINTER_FD
+    assert number("script.c", "PRINTER_FD") == environment.PRINTER_FD
     assert found("enter.c", r'"(--print-environment)"').encode() in environment.PRINTER
 
 
@@ -76,7 +76,7 @@ def test_names_of_variables():
 
 
 def test_the_path_for_those_who_have_none():
-    assert found("enter.c", r'\bDEFAULT_PATH\[\] = "([^"]+)"').encode() == environment.DEFAULT_PATH
+    assert found("become.c", r'\bDEFAULT_PATH\[\] = "([^"]+)"').encode() == environment.DEFAULT_PATH
 
 
 def test_where_the_fields_of_a_sif_header_are():

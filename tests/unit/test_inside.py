@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 from compiled import FOLDER
 
-from bollard.spank_plugin import build_inside
+from bollard.spank_plugin import build, build_inside
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "BOLLARD_CONTAINER": "/i/a b.sif"}
 
@@ -58,9 +58,8 @@ def view(tmp_path_factory):
     subprocess.run(["cc", "-static", folder / "loader.c", "-o", folder / "loader"], check=True)
     (folder / "bin").mkdir()
     program = folder / "bin/bollard-inside"
-    sources = [FOLDER / name for name in ("inside.c", "mpirun.c", "program.c")]
     flags = ["-static", "-O1", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
-    subprocess.run(["cc", *flags, f"-I{folder}", "-o", program, *sources], check=True)
+    subprocess.run(["cc", *flags, f"-I{folder}", "-o", program, *build.sources("bollard-inside")], check=True)
     for name in (*build_inside.MPIRUN, "srun", "sinfo", "sacct"):
         (folder / "bin" / name).symlink_to("bollard-inside")
     return folder

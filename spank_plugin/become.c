@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The launcher becomes the program. */
+#define _GNU_SOURCE
+#include "enter.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char DEFAULT_PATH[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+const char *variable(char **envp, const char *name)
+{
+	size_t size = strlen(name);
+
+	for (; *envp; envp++)
+		if (strncmp(*envp, name, size) == 0 && (*envp)[size] == '=')
+			return *envp + size + 1;
+	return NULL;
+}
+
+/* execve(2), and as execvp(3) and every shell do, a script without a #! line goes to /bin/sh. */
+static void execute(const char *file, char **argv, char **envp)
+{
+	char **with_shell, magic[4] = "";
+	size_t argc = 0;
+	int fd;
+
+	execve(file, argv, envp);
+	if (errno != ENOEXEC)
+		return;
+	fd = open(file, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0 && read(fd, magic, sizeof(magic)) == sizeof(magic) && memcmp(magic, "\177ELF", 4) == 0) {
+		errno = ENOEXEC;  /* a program for another machine is no script */
+		return;
+	}
+	while (argv[argc])
+		argc++;
+	with_shell = calloc(argc + 2, sizeof(*with_shell));
+	if (!with_shell)
+		return;
+	with_shell[0] = "sh";
+	with_shell[1] = (char *) file;
+	if (argc > 1)
+		memcpy(with_shell + 2, argv + 1, (argc - 1) * sizeof(*with_shell));
+	execve("/bin/sh", with_shell, envp);
+	free(with_shell);
+	errno = ENOEXEC;
+}
+
+int become(char **argv, char **envp)
+{
+	const char *path = variable(envp, "PATH"), *at, *colon;
+	static char file[1 << 16];
+	int reason = ENOENT;
+
+	if (strchr(argv[0], '/')) {
+		execute(argv[0], argv, envp);
+		return errno;
+	}
+	for (at = path ? path : DEFAULT_PATH; ; at = colon + 1) {
+		colon = strchrnul(at, ':');
+		snprintf(file, sizeof(file), "%.*s/%s", (int) (colon - at), at == colon ? "." : at, argv[0]);
+		if (at == colon)
+			snprintf(file, sizeof(file), "./%s", argv[0]);
+		execute(file, argv, envp);
+		if (errno != ENOENT && errno != ENOTDIR)
+			reason = errno;
+		if (*colon == '\0')
+			return reason;
+	}
+}

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A task's entry: what the launcher says to the keeper (runtime/entry.py), and the way into its namespaces. */
+#define _GNU_SOURCE
+#include "enter.h"
+#include "wire.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* "T", size, then argc, argv..., envc, envp..., cwd, verbose: all NUL-terminated. */
+static int send_request(int fd, char **argv, char **envp, const char *cwd, const char *verbose)
+{
+	char head[1 + sizeof(uint32_t)], count[2][24];
+	size_t size = 0, argc = 0, envc = 0, at = 0;
+	char *frame;
+	int rc;
+
+	for (; argv[argc]; argc++)
+		size += strlen(argv[argc]) + 1;
+	for (; envp[envc]; envc++)
+		size += strlen(envp[envc]) + 1;
+	snprintf(count[0], sizeof(count[0]), "%zu", argc);
+	snprintf(count[1], sizeof(count[1]), "%zu", envc);
+	size += strlen(count[0]) + strlen(count[1]) + strlen(cwd) + strlen(verbose) + 4;
+	if (size > WIRE_FRAME_MAX) {
+		errno = E2BIG;
+		return -1;
+	}
+	frame = malloc(size);
+	if (!frame)
+		return -1;
+#define PUT(text) do { size_t n_ = strlen(text) + 1; memcpy(frame + at, text, n_); at += n_; } while (0)
+	PUT(count[0]);
+	for (size_t i = 0; i < argc; i++)
+		PUT(argv[i]);
+	PUT(count[1]);
+	for (size_t i = 0; i < envc; i++)
+		PUT(envp[i]);
+	PUT(cwd);
+	PUT(verbose);
+#undef PUT
+	head[0] = WIRE_TASK;
+	memcpy(head + 1, &(uint32_t){(uint32_t) size}, sizeof(uint32_t));
+	rc = wire_write(fd, head, sizeof(head));
+	if (rc == 0)
+		rc = wire_write(fd, frame, size);
+	free(frame);
+	return rc;
+}
+
+/* Status byte with descriptors attached, then one frame. */
+static int read_reply(int fd, char *status, struct ways *ways, char **frame, uint32_t *size)
+{
+	union { struct cmsghdr head; char space[CMSG_SPACE(WAYS_MAX * sizeof(int))]; } control;
+	struct iovec part = { .iov_base = status, .iov_len = 1 };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1,
+				  .msg_control = &control, .msg_controllen = sizeof(control) };
+	struct cmsghdr *rights;
+	ssize_t n;
+
+	ways->count = 0;
+	do
+		n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+	while (n < 0 && errno == EINTR);
+	if (n == 0)
+		errno = ECONNRESET;
+	if (n <= 0)
+		return -1;
+	rights = CMSG_FIRSTHDR(&message);
+	if (rights && rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS) {
+		ways->count = (int) ((rights->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(ways->fds, CMSG_DATA(rights), (size_t) ways->count * sizeof(int));
+	}
+	if (wire_read(fd, size, sizeof(*size)) < 0)
+		return -1;
+	if (*size == 0 || *size > WIRE_FRAME_MAX) {
+		errno = EPROTO;
+		return -1;
+	}
+	*frame = malloc(*size);
+	if (!*frame || wire_read(fd, *frame, *size) < 0)
+		return -1;
+	if ((*frame)[*size - 1] != '\0') {
+		errno = EPROTO;
+		return -1;
+	}
+	return 0;
+}
+
+static int parse(struct entry *entry, uint32_t size)
+{
+	char *at = entry->frame, *end = entry->frame + size;
+
+	entry->argv = wire_next_list(&at, end);
+	entry->envp = entry->argv ? wire_next_list(&at, end) : NULL;
+	entry->cwd = entry->envp ? wire_next(&at, end) : NULL;
+	entry->note = entry->cwd ? wire_next(&at, end) : NULL;
+	entry->mode = entry->note ? wire_next(&at, end) : NULL;
+	if (entry->mode && entry->argv[0])
+		return 0;
+	errno = EPROTO;
+	return -1;
+}
+
+/* Joining needs no privilege; and no set-user-id program of the image may give more than the user has. */
+int join(const struct ways *ways)
+{
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return -1;
+	for (int i = 0; i < ways->count; i++)
+		if (setns(ways->fds[i], 0) < 0)
+			return -1;
+	return 0;
+}
+
+static int ask(int fd, char **argv, const char *verbose, struct entry *entry, struct ways *ways, uint32_t *size, char *status)
+{
+	static char here[1 << 16];
+
+	if (!getcwd(here, sizeof(here)))
+		strcpy(here, "/");
+	if (send_request(fd, argv, environ, here, verbose) < 0 || read_reply(fd, status, ways, &entry->frame, size) < 0)
+		return -1;
+	while (*status == WIRE_SCRIPT) {
+		if (run_script(fd, ways, entry->frame, *size) < 0)
+			return -1;
+		for (int i = 0; i < ways->count; i++)
+			close(ways->fds[i]);
+		free(entry->frame);
+		entry->frame = NULL;
+		if (read_reply(fd, status, ways, &entry->frame, size) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+int enter(const char *name, char **argv, const char *verbose, struct entry *entry, int *keeper,
+		 char *why, size_t size)
+{
+	struct ways ways = { .count = 0 };
+	int fd;
+	uint32_t length = 0;
+	char status = 0;
+
+	do
+		fd = wire_connect(name, getuid(), NULL);
+	while (fd < 0 && errno == EAGAIN && usleep(1000) == 0);  /* thousands of tasks are before this one */
+	if (fd < 0) {
+		snprintf(why, size, "the container's keeper on this node is gone (%s); "
+			 "submit again, and tell the site's administrator if it comes back", strerror(errno));
+		return -1;
+	}
+	/* Whatever fails below ends this process: descriptors and memory go with it. */
+	if (ask(fd, argv, verbose, entry, &ways, &length, &status) < 0)
+		snprintf(why, size, "the container's keeper on this node ended before it let the task in (%s); "
+			 "submit again, and tell the site's administrator if it comes back", strerror(errno));
+	else if (status != WIRE_OK)
+		snprintf(why, size, "%s", entry->frame);
+	else if (ways.count < 2 || parse(entry, length) < 0)
+		snprintf(why, size, "the container's keeper gave an answer this launcher cannot read; "
+			 "are both of one bollard version?");
+	else if (join(&ways) < 0)
+		snprintf(why, size, "cannot join the container's namespaces: %s", strerror(errno));
+	else if ((*keeper = fd, chdir(entry->cwd)) < 0)
+		snprintf(why, size, "cannot change to %s in the container: %s", entry->cwd, strerror(errno));
+	else
+		return 0;
+	return -1;
+}

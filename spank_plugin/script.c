@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Environment scripts of the image that need a real shell: user code, so the launcher runs it, within the task's
+ * control group and limits. */
+#define _GNU_SOURCE
+#include "enter.h"
+#include "wire.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* runtime/environment.py: PRINTER_FD; runtime/entry.py: SCRIPT_OUTPUT_MAX */
+#define PRINTER_FD 9
+#define OUTPUT_MAX (4u << 20)
+#define SCRIPT_MS 60000
+
+int print_environment(void)
+{
+	for (char **at = environ; *at; at++)
+		if (fwrite(*at, strlen(*at) + 1, 1, stdout) != 1)
+			return EXIT_BOLLARD;
+	return fflush(stdout) == 0 ? 0 : EXIT_BOLLARD;
+}
+
+/* In a child: the image's shell with the frame's environment and script, its output to `out`. */
+static void be_shell(const struct ways *ways, char *frame, uint32_t size, int out)
+{
+	char *at = frame, **envp = wire_next_list(&at, frame + size), *script = envp ? wire_next(&at, frame + size) : NULL;
+	char *argv[] = { "sh", "-c", script, NULL };
+	int status, self = open("/proc/self/exe", O_RDONLY), null = open("/dev/null", O_RDWR);
+
+	/* Joined first: any of these descriptors may have the printer's number. */
+	if (script && self >= 0 && null >= 0 && join(ways) == 0 && dup2(null, 0) == 0 && dup2(out, 1) == 1 &&
+	    (self == PRINTER_FD ? fcntl(self, F_SETFD, 0) == 0 : dup2(self, PRINTER_FD) == PRINTER_FD) &&
+	    chdir("/") == 0) {
+		/* Children alone enter a process namespace; its /proc knows no others. */
+		pid_t pid = access("/proc/self/", F_OK) == 0 ? 0 : fork();
+
+		if (pid > 0)
+			_exit(waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status) : 127);
+		if (pid == 0)
+			execve("/bin/sh", argv, envp);
+	}
+	_exit(127);
+}
+
+static long long now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
+}
+
+/* Environment scripts of the image that need a real shell are user code: they run here, in the task's
+ * own control group and limits, and the keeper gets what they export. One empty frame means no shell. */
+int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
+{
+	static char output[OUTPUT_MAX];
+	struct pollfd more = { .events = POLLIN };
+	uint32_t used = 0;
+	long long deadline = now_ms() + SCRIPT_MS;
+	int ends[2], status = 0, ended = 0;
+	pid_t pid;
+
+	if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0 || (pid = fork()) < 0)
+		return -1;
+	if (pid == 0)
+		be_shell(ways, frame, size, ends[1]);
+	close(ends[1]);
+	more.fd = ends[0];
+	/* Until the shell has ended, not until the pipe has: a script may leave something running. */
+	while (!ended && now_ms() < deadline) {
+		ssize_t n = 0;
+
+		ended = waitpid(pid, &status, WNOHANG) == pid;
+		while (used < OUTPUT_MAX && (n = read(ends[0], output + used, OUTPUT_MAX - used)) > 0)
+			used += (uint32_t) n;
+		if (n == 0)
+			more.fd = -1;  /* closed, or more than we take: poll() only waits from here on */
+		if (!ended)
+			poll(&more, 1, 10);
+	}
+	close(ends[0]);
+	if (!ended) {
+		kill(pid, SIGKILL);
+		waitpid(pid, &status, 0);
+		fprintf(stderr, "bollard: the image's environment scripts took over %d s and were ended\n",
+			SCRIPT_MS / 1000);
+	}
+	if (status != 0)
+		used = 0;
+	if (wire_write(fd, &used, sizeof(used)) < 0)
+		return -1;
+	return wire_write(fd, output, used);
+}
