@@ -27,13 +27,16 @@ static void execute(const char *file, char **argv, char **envp)
 {
 	char **with_shell, magic[4] = "";
 	size_t argc = 0;
-	int fd;
+	int fd, elf;
 
 	execve(file, argv, envp);
 	if (errno != ENOEXEC)
 		return;
 	fd = open(file, O_RDONLY | O_CLOEXEC);
-	if (fd >= 0 && read(fd, magic, sizeof(magic)) == sizeof(magic) && memcmp(magic, "\177ELF", 4) == 0) {
+	elf = fd >= 0 && read(fd, magic, sizeof(magic)) == sizeof(magic) && memcmp(magic, "\177ELF", 4) == 0;
+	if (fd >= 0)
+		close(fd);
+	if (elf) {
 		errno = ENOEXEC;  /* a program for another machine is no script */
 		return;
 	}

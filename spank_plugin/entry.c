@@ -77,6 +77,11 @@ static int read_reply(int fd, char *status, struct ways *ways, char **frame, uin
 		ways->count = (int) ((rights->cmsg_len - CMSG_LEN(0)) / sizeof(int));
 		memcpy(ways->fds, CMSG_DATA(rights), (size_t) ways->count * sizeof(int));
 	}
+	/* Fewer namespaces than the keeper gave would be a container with holes. */
+	if (message.msg_flags & MSG_CTRUNC) {
+		errno = EMFILE;
+		return -1;
+	}
 	if (wire_read(fd, size, sizeof(*size)) < 0)
 		return -1;
 	if (*size == 0 || *size > WIRE_FRAME_MAX) {
@@ -140,11 +145,10 @@ static int ask(int fd, char **argv, const char *verbose, struct entry *entry, st
 	return 0;
 }
 
-int enter(const char *name, char **argv, const char *verbose, struct entry *entry, int *keeper,
-		 char *why, size_t size)
+int enter(const char *name, char **argv, const char *verbose, struct entry *entry, int *keeper, char *why, size_t size)
 {
 	struct ways ways = { .count = 0 };
-	int fd;
+	int fd, rc;
 	uint32_t length = 0;
 	char status = 0;
 
@@ -157,7 +161,10 @@ int enter(const char *name, char **argv, const char *verbose, struct entry *entr
 		return -1;
 	}
 	/* Whatever fails below ends this process: descriptors and memory go with it. */
-	if (ask(fd, argv, verbose, entry, &ways, &length, &status) < 0)
+	rc = ask(fd, argv, verbose, entry, &ways, &length, &status);
+	if (rc < 0 && errno == EMFILE)
+		snprintf(why, size, "cannot join the container's namespaces: too many open files; raise `ulimit -n`");
+	else if (rc < 0)
 		snprintf(why, size, "the container's keeper on this node ended before it let the task in (%s); "
 			 "submit again, and tell the site's administrator if it comes back", strerror(errno));
 	else if (status != WIRE_OK)

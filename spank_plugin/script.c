@@ -65,10 +65,13 @@ int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
 	struct pollfd more = { .events = POLLIN };
 	uint32_t used = 0;
 	long long deadline = now_ms() + SCRIPT_MS;
+	struct sigaction children = { .sa_handler = SIG_DFL }, before;
 	int ends[2], status = 0, ended = 0;
 	pid_t pid;
 
-	if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0 || (pid = fork()) < 0)
+	/* Whoever started this task may have ignored SIGCHLD: the kernel then keeps no child's status. */
+	if (pipe2(ends, O_CLOEXEC) < 0 || fcntl(ends[0], F_SETFL, O_NONBLOCK) < 0 ||
+	    sigaction(SIGCHLD, &children, &before) < 0 || (pid = fork()) < 0)
 		return -1;
 	if (pid == 0)
 		be_shell(ways, frame, size, ends[1]);
@@ -95,6 +98,8 @@ int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
 	}
 	if (status != 0)
 		used = 0;
+	if (sigaction(SIGCHLD, &before, NULL) < 0)
+		return -1;
 	if (wire_write(fd, &used, sizeof(used)) < 0)
 		return -1;
 	return wire_write(fd, output, used);

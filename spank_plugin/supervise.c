@@ -11,14 +11,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static pid_t program;  /* of supervise() */
+static volatile pid_t program;  /* 0 once it has ended */
 
 /* What reaches this process goes to the program; what a terminal sends has reached it already. */
 static void pass_on(int number, siginfo_t *info, void *context)
 {
+	int saved = errno;
+
 	(void) context;
-	if (info->si_code <= 0 && info->si_pid != program)
+	if (program > 0 && info->si_code <= 0 && info->si_pid != program)
 		kill(program, number);
+	errno = saved;
 }
 
 /* End as the program did, so that whoever waits for this process learns the same. */
@@ -32,40 +35,62 @@ static void end_alike(int status)
 	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_BOLLARD);
 }
 
-/* The program runs as a child; this process waits for it and ends as it did. With `saved` it tells the keeper
- * before, and waits for the answer: the container is being saved. Returns in the child alone. */
+/* The program's status. It is reaped only when no signal can be passed on to its number any more. */
+static int status_of(pid_t child)
+{
+	int status = EXIT_BOLLARD << 8;
+	siginfo_t ended;
+
+	while (waitid(P_PID, (id_t) child, &ended, WEXITED | WNOWAIT) < 0 && errno == EINTR)
+		;
+	program = 0;
+	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+		;
+	return status;
+}
+
+/* What the keeper answers when it hears that the program has ended: "", or why the container was not saved. */
+static void report(int keeper, char *text, uint32_t room)
+{
+	char byte = WIRE_DONE;
+	uint32_t size = 0;
+
+	if (wire_write(keeper, &byte, 1) < 0 || wire_read(keeper, &byte, 1) < 0 ||
+	    wire_read(keeper, &size, sizeof(size)) < 0 || size == 0 || size > room || wire_read(keeper, text, size) < 0)
+		strcpy(text, "the container was not saved: its keeper ended");
+	text[room - 1] = '\0';
+}
+
 void supervise(int keeper, int saved)
 {
 	static const int passed[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM, SIGCONT, SIGWINCH };
 	struct sigaction action = { .sa_sigaction = pass_on, .sa_flags = SA_SIGINFO | SA_RESTART };
+	struct sigaction children = { .sa_handler = SIG_DFL }, chosen;
+	char text[4096] = "";
 	sigset_t all, before;
-	int status = 0;
-	uint32_t size = 0;
-	char byte = WIRE_DONE, text[4096] = "";
+	pid_t child;
+	int status;
 
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &before);  /* until `program` is known */
-	program = fork();
-	if (program < 0) {
+	/* Whoever started this task may have ignored SIGCHLD: the kernel then keeps no child's status. */
+	sigaction(SIGCHLD, &children, &chosen);
+	program = child = fork();
+	if (child < 0) {
 		fail("cannot start the program: too many processes; end some, and try again");
 		_exit(EXIT_BOLLARD);
 	}
-	if (program == 0) {
+	if (child == 0) {
+		sigaction(SIGCHLD, &chosen, NULL);
 		sigprocmask(SIG_SETMASK, &before, NULL);
 		return;
 	}
 	for (size_t i = 0; i < sizeof(passed) / sizeof(*passed); i++)
 		sigaction(passed[i], &action, NULL);
 	sigprocmask(SIG_SETMASK, &before, NULL);
-	while (waitpid(program, &status, 0) < 0 && errno == EINTR)
-		;
-	if (!saved)
-		end_alike(status);
-	if (wire_write(keeper, &byte, 1) < 0 || wire_read(keeper, &byte, 1) < 0 ||
-	    wire_read(keeper, &size, sizeof(size)) < 0 || size == 0 || size > sizeof(text) ||
-	    wire_read(keeper, text, size) < 0)
-		strcpy(text, "the container was not saved: its keeper ended");
-	text[sizeof(text) - 1] = '\0';
+	status = status_of(child);
+	if (saved)
+		report(keeper, text, sizeof(text));
 	if (text[0]) {
 		fail(text);
 		status = status ? status : EXIT_BOLLARD << 8;

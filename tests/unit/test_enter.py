@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""bollard-enter, the real program, with a keeper that is this test: odd surroundings of a task, and odd programs."""
+
+from __future__ import annotations
+
+import array
+import os
+import resource
+import signal
+import socket
+import subprocess
+import threading
+
+import pytest
+
+from bollard.runtime import entry, environment
+from bollard.spank_plugin import build
+
+PATH = b"PATH=/usr/bin:/bin"
+LARGE = [b"A%d=" % number + b"x" * 100_000 for number in range(10)]  # a pipe holds 64 KiB
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("enter")
+    build.build_launcher(folder)
+    return folder / "bollard-enter"
+
+
+@pytest.fixture(scope="module")
+def ways():
+    """Descriptors of namespaces that this user may join, as often as they are asked for."""
+    holder = subprocess.Popen(
+        ["unshare", "--user", "--map-current-user", "--mount", "--ipc", "sh", "-c", "echo; exec sleep 1000"],
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout and holder.stdout.readline() == b"\n"
+    fds = [os.open(f"/proc/{holder.pid}/ns/{name}", os.O_RDONLY) for name in ("user", "mnt", "ipc")]
+    yield fds
+    for fd in fds:
+        os.close(fd)
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+
+
+class Keeper:
+    """Lets one task in, in the words of `entry.py`."""
+
+    def __init__(self, answer):
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind("\0bollard-test-" + os.urandom(8).hex())
+        self.listener.listen(1)
+        self.listener.settimeout(20)
+        self.failures: list[BaseException] = []
+        self.thread = threading.Thread(target=self._serve, args=(answer,))
+        self.thread.start()
+
+    def _serve(self, answer):
+        try:
+            peer, _ = self.listener.accept()
+            with peer:
+                peer.settimeout(20)
+                assert entry._receive(peer, 1) == b"T"
+                answer(peer, entry._receive(peer, int.from_bytes(entry._receive(peer, 4), "little")))
+        except BaseException as error:  # noqa: BLE001 - the test shows it
+            self.failures.append(error)
+
+    def __enter__(self):
+        return self.listener.getsockname()[1:].decode()
+
+    def __exit__(self, *_):
+        self.thread.join()
+        self.listener.close()
+        assert self.failures == []
+
+
+def send(peer, status, frame, fds):
+    peer.sendmsg([status], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+    peer.sendall(len(frame).to_bytes(4, "little") + frame)
+
+
+def started(launcher, address, *command, prepare=None):
+    env = {"SLURM_BOLLARD_ENTRY": address, "PATH": "/usr/bin:/bin"}
+    return subprocess.run([launcher, *command], env=env, preexec_fn=prepare, capture_output=True, timeout=30)
+
+
+def program(mode, *command):
+    return entry.reply(list(command), [PATH], b"/", b"", mode)
+
+
+def test_the_program_takes_the_place_of_the_launcher(launcher, ways):
+    def answer(peer, request):
+        argv, env, cwd, _ = entry.parse_request(request)
+        assert (argv, cwd) == ([b"anything", b"at all"], os.fsencode(os.getcwd())) and PATH in env
+        send(peer, b"+", program(b"", b"sh", b"-c", b"exit 3"), ways)
+
+    with Keeper(answer) as address:
+        assert started(launcher, address, "anything", "at all").returncode == 3
+
+
+def test_no_room_for_all_namespaces_is_no_container(launcher, ways):
+    """Else the program would run in those that there was room for."""
+    with Keeper(lambda peer, _: send(peer, b"+", program(b"", b"echo", b"here"), ways)) as address:
+        limit = (3 + 1 + len(ways) - 1,) * 2  # standard streams, the connection, all ways but one
+        done = started(launcher, address, "x", prepare=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit))
+
+    assert (done.returncode, done.stdout) == (255, b"")
+    assert b"too many open files; raise `ulimit -n`" in done.stderr
+
+
+@pytest.mark.parametrize("chosen", [signal.SIG_DFL, signal.SIG_IGN])
+def test_whoever_ignores_its_children_learns_how_a_program_ended(launcher, ways, chosen):
+    """A process that ignores SIGCHLD hands that down, and is told nothing of its own children then."""
+    fails = program(b"wait", b"grep", b"-hs", b"SigIgn", b"/proc/self/status", b"/no/such")
+    with Keeper(lambda peer, _: send(peer, b"+", fails, ways)) as address:
+        done = started(launcher, address, "x", prepare=lambda: signal.signal(signal.SIGCHLD, chosen))
+
+    ignored = bool(int(done.stdout.split()[1], 16) & 1 << signal.SIGCHLD - 1)
+    assert (done.returncode, ignored) == (2, chosen == signal.SIG_IGN)
+
+
+def test_what_a_signal_does_to_the_program_it_does_to_the_launcher(launcher, ways):
+    with Keeper(lambda peer, _: send(peer, b"+", program(b"wait", b"sh", b"-c", b"kill -USR1 $$"), ways)) as address:
+        assert started(launcher, address, "x").returncode == -signal.SIGUSR1
+
+
+def test_a_container_that_is_not_saved_is_a_failure(launcher, ways):
+    def answer(peer, _):
+        send(peer, b"+", program(b"save", b"true"), ways)
+        assert entry._receive(peer, 1) == b"D"
+        text = b"the disk is full; make room\0"
+        peer.sendall(b"-" + len(text).to_bytes(4, "little") + text)
+
+    with Keeper(answer) as address:
+        done = started(launcher, address, "x")
+
+    assert (done.returncode, done.stderr) == (255, b"bollard: the disk is full; make room\n")
+
+
+@pytest.mark.parametrize("chosen", [signal.SIG_DFL, signal.SIG_IGN])
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        (b"exec " + environment.PRINTER, b"\0".join([*LARGE, b"PWD=/", b""])),
+        (b"exit 1", b""),
+        (b"echo; sleep 3 &", b"\n"),
+    ],
+)
+def test_a_script_of_the_image(launcher, ways, chosen, script, told):
+    """Its environment may be larger than a pipe; where it fails there is none."""
+
+    def answer(peer, _):
+        send(peer, b"S", b"\0".join([b"%d" % len(LARGE), *LARGE, script, b""]), ways)
+        size = int.from_bytes(entry._receive(peer, 4), "little")
+        assert sorted(entry._receive(peer, size).split(b"\0")) == sorted(told.split(b"\0"))
+        send(peer, b"+", program(b"", b"true"), ways)
+
+    with Keeper(answer) as address:
+        done = started(launcher, address, "x", prepare=lambda: signal.signal(signal.SIGCHLD, chosen))
+    assert (done.returncode, done.stderr) == (0, b"")
