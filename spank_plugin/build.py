@@ -49,7 +49,10 @@ from bollard.spank_plugin import build_inside  # noqa: E402
 
 # What each is compiled from.
 SOURCES = {
-    "spank_bollard.so": ("shim", "client", "plain", "multiprog", "stepd", "account", "privilege", "wire", "python"),
+    "spank_bollard.so": (
+        *("shim", "client", "given", "spec", "plain", "slurm_options", "components", "multiprog"),
+        *("stepd", "account", "privilege", "wire", "python"),
+    ),
     "bollard-enter": ("enter", "entry", "script", "become", "supervise", "wire"),
     "bollard-inside": ("inside", "mpirun", "program"),
     "paths.so": ("paths",),

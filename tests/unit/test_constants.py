@@ -113,13 +113,13 @@ def test_the_extern_step():
 def test_verbose_is_the_last_option():
     """The shim cuts the spec off there, so that --container-verbose makes no other container."""
     assert options.TABLE[-1][0] == "verbose"
-    for file in ("client.c", "stepd.c"):
+    for file in ("spec.c", "stepd.c"):
         assert '" verbose="' in (C / file).read_text()
 
 
 def test_the_key_of_multi_prog():
-    """spec.py names it; client.c writes it as its last word before the options."""
-    assert 'add(&spec, "multi-prog", "2")' in (C / "client.c").read_text()
+    """spec.py names it; spec.c writes it as its last word before the options."""
+    assert 'add(&spec, "multi-prog", "2")' in (C / "spec.c").read_text()
     assert '" multi-prog=2"' in (C / "stepd.c").read_text()
     assert "multi-prog" not in [row[0] for row in options.TABLE]
 
@@ -139,8 +139,8 @@ def test_the_descriptor_of_the_gate():
 
 
 def test_the_sites_limits_of_images():
-    """client.c sees by the beginning of a line of site.conf that the runtime has to look."""
-    begin = found("client.c", r'strstr\(text, "\\n(images-)"\)')
+    """spec.c sees by the beginning of a line of site.conf that the runtime has to look."""
+    begin = found("spec.c", r'strstr\(text, "\\n(images-)"\)')
     names = [key.name for key in site_config.TABLE if key.name.startswith(begin)]
     assert names == ["images-allowed", "images-forbidden"]
 

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What is asked of a container: options that are registered with Slurm, and their environment forms. */
+#define _GNU_SOURCE
+#include "client.h"
+#include "wire.h"
+
+#include <link.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct given given;
+
+/* The last value counts; of an option that adds up, all do. Slurm may tell one twice. */
+static void keep_value(char **slot, const char *value, const char *between)
+{
+	char *before = *slot, *text = NULL;
+
+	if (before && between && strcmp(before, value) == 0)
+		return;
+	if ((before && between ? asprintf(&text, "%s%s%s", before, between, value) : asprintf(&text, "%s", value)) < 0)
+		fail("out of memory");
+	free(before);
+	*slot = text;
+}
+
+/* `which`: twice the option's row, and one more for the name that means its opposite; -1 for --container. */
+static int on_option(int which, const char *value, int remote)
+{
+	if (remote)
+		return 0;
+	if (which < 0)
+		keep_value(&given.own, value ? value : "", NULL);
+	else
+		keep_value(&given.values[which / 2], value ? value : which % 2 ? "0" : "1", OPTIONS[which / 2].between);
+	return 0;
+}
+
+/* Slurm hands the options of an sbatch or salloc down to each srun inside; a container is asked for, not inherited. */
+static void forget_options_around(void)
+{
+	static const char *const begins[] = { "SLURM_SPANK__SLURM_SPANK_OPTION_bollard_", "_SLURM_SPANK_OPTION_bollard_" };
+	char name[256];
+
+	for (char **at = environ; *at; ) {
+		const char *equals = strchr(*at, '=');
+		int ours = equals && (size_t) (equals - *at) < sizeof(name) &&
+			   (strncmp(*at, begins[0], strlen(begins[0])) == 0 ||
+			    strncmp(*at, begins[1], strlen(begins[1])) == 0);
+
+		if (ours) {
+			snprintf(name, sizeof(name), "%.*s", (int) (equals - *at), *at);
+			ours = unsetenv(name) == 0;
+		}
+		at = ours ? environ : at + 1;
+	}
+}
+
+/* SRUN_CONTAINER and its like, which Slurm >= 21.08 knows by itself. Put where Slurm looks for options of plugins, so
+ * that they count more than an #SBATCH line and less than the command line, as with Slurm's own. */
+static void offer_environment_form(void)
+{
+	const char *variable = "SRUN_CONTAINER", *salloc;
+
+	if (spank_context() == S_CTX_ALLOCATOR) {
+		salloc = slurm_option("no-shell");  /* which salloc alone has */
+		variable = salloc && strcmp(salloc, "invalid-context") != 0 ? "SALLOC_CONTAINER" : "SBATCH_CONTAINER";
+	}
+	if (getenv(variable) && setenv("SLURM_SPANK__SLURM_SPANK_OPTION_bollard_container", getenv(variable), 1) < 0)
+		fail("out of memory");
+}
+
+static int look_for_pyxis(struct dl_phdr_info *info, size_t size, void *found)
+{
+	(void) size;
+	*(int *) found |= strstr(info->dlpi_name, "spank_pyxis.so") != NULL;
+	return 0;
+}
+
+static int pyxis_is_loaded(void)
+{
+	int found = 0;
+
+	dl_iterate_phdr(look_for_pyxis, &found);
+	return found;
+}
+
+static int register_option(spank_t spank, int row, int opposite)
+{
+	struct spank_option option = { opposite ? OPTIONS[row].opposite : OPTIONS[row].slurm, OPTIONS[row].argument,
+				       OPTIONS[row].help, OPTIONS[row].argument != NULL, 2 * row + opposite, on_option };
+
+	if (opposite)
+		option.usage = OPTIONS[row].against;
+	return !option.name || spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
+}
+
+const char *image_asked_for(const char *container)
+{
+	const char *image = given.values[OPTION_IMAGE];
+
+	if (container && image && strcmp(container, image) != 0)
+		fail("--container and --container-image name two images; leave one of them out");
+	for (int i = 0; !image && i < VARIABLE_COUNT; i++)
+		if (VARIABLES[i].option == OPTION_IMAGE && !pyxis_is_loaded()) {
+			image = getenv(VARIABLES[i].name);
+			image = image && image[0] ? image : NULL;
+		}
+	return container ? container : image;
+}
+
+int is_named(void)
+{
+	int named = given.values[OPTION_NAME] != NULL;
+
+	for (int i = 0; i < VARIABLE_COUNT; i++) {
+		const char *name = VARIABLES[i].option == OPTION_NAME ? getenv(VARIABLES[i].name) : NULL;
+
+		named |= name && name[0];
+	}
+	return named;
+}
+
+void refuse_idle_options(void)
+{
+	char line[256];
+
+	for (int i = 0; i < OPTION_COUNT; i++)
+		if (given.values[i] && i != OPTION_VERBOSE) {
+			snprintf(line, sizeof(line), "--%s without a container; add --container=IMAGE",
+				 given.values[i][0] == '0' && OPTIONS[i].opposite ? OPTIONS[i].opposite
+										   : OPTIONS[i].slurm);
+			fail(line);
+		}
+}
+
+int client_init(spank_t spank)
+{
+	struct spank_option container = { "container", "IMAGE", "run each task in the container IMAGE", 1, -1,
+					  on_option };
+
+	/* mpirun in a container (inside.c): its ranks belong in a container like that. */
+	if (getenv("BOLLARD_AS_HERE") && getenv("BOLLARD_OPTIONS") && !(given.here = strdup(getenv("BOLLARD_OPTIONS"))))
+		fail("out of memory");
+	unsetenv("BOLLARD_AS_HERE");
+	/* Inherited from a job around this one: Slurm's rule is that steps do not inherit a container. */
+	unsetenv("SLURM_CONTAINER");
+	if (getenv(ENV_SPEC) && !(given.around = strdup(getenv(ENV_SPEC))))
+		fail("out of memory");
+	unsetenv(ENV_SPEC);
+	unsetenv(ENV_ARGV0);
+	forget_options_around();
+	/* Slurm >= 21.08 owns --container, and drops a second option of that name with a message. */
+	if (slurm_version(spank) < 2108) {
+		if (spank_option_register(spank, &container) != ESPANK_SUCCESS)
+			return -1;
+		offer_environment_form();
+	}
+	/* Where pyxis is loaded too, its options stay its own. */
+	for (int i = 0; i < OPTION_COUNT; i++)
+		if ((OPTIONS[i].ours || !pyxis_is_loaded()) &&
+		    (register_option(spank, i, 0) < 0 || register_option(spank, i, 1) < 0))
+			return -1;
+	return 0;
+}
