@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bollard.runtime.image import Image
 
-# spank_plugin/stepd.c makes it.
+# spank_plugin/keeper.c makes it.
 RECORDS = "/var/log/bollard"
 # A job of many steps: the first so many are counted by name, the others together.
 STEPS_MAX = 1000

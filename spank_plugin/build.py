@@ -51,7 +51,7 @@ from bollard.spank_plugin import build_inside  # noqa: E402
 SOURCES = {
     "spank_bollard.so": (
         *("shim", "client", "given", "spec", "plain", "slurm_options", "components", "multiprog"),
-        *("stepd", "account", "privilege", "wire", "python"),
+        *("stepd", "keeper", "argv", "refusal", "account", "privilege", "wire", "python"),
     ),
     "bollard-enter": ("enter", "entry", "script", "become", "supervise", "wire"),
     "bollard-inside": ("inside", "mpirun", "program"),

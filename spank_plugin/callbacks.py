@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the shim calls in Python: two functions, both in a process that is the user already.
 
-The way there: `stepd.c` or `spec.c` forks, `python.c` opens `_bollard.so`, `start.c` starts an isolated
+The way there: `keeper.c` or `spec.c` forks, `python.c` opens `_bollard.so`, `start.c` starts an isolated
 interpreter and calls `keep` or `check` below. A verdict stays "no" unless it is written here, so an
 exception, a missing module or a broken installation can only refuse.
 """

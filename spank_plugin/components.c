@@ -46,7 +46,7 @@ static int look_for_argv(void *options, void *wanted)
 	return 0;
 }
 
-/* No program has such a name, for the launcher is no directory: only stepd.c can make a command of it. */
+/* No program has such a name, for the launcher is no directory: only argv.c can make a command of it. */
 static int name_below_launcher(void *options, void *known)
 {
 	struct place *place = known;

@@ -120,13 +120,13 @@ def test_verbose_is_the_last_option():
 def test_the_key_of_multi_prog():
     """spec.py names it; spec.c writes it as its last word before the options."""
     assert 'add(&spec, "multi-prog", "2")' in (C / "spec.c").read_text()
-    assert '" multi-prog=2"' in (C / "stepd.c").read_text()
+    assert '" multi-prog=2"' in (C / "argv.c").read_text()
     assert "multi-prog" not in [row[0] for row in options.TABLE]
 
 
 def test_where_records_lie_and_who_writes_them():
-    assert text("stepd.c", "RECORDS") == record.RECORDS
-    number_in_words = found("stepd.c", r'"%s(record-fd=%d) "') % 17
+    assert text("keeper.c", "RECORDS") == record.RECORDS
+    number_in_words = found("keeper.c", r'"%s(record-fd=%d) "') % 17
     assert record.descriptor(f"spool=/x {number_in_words} ") == 17
 
 

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The words of a task, in slurmstepd: the launcher before its program. */
+#define _GNU_SOURCE
+#include "stepd.h"
+#include "wire.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void look_at_argv(spank_t spank)
+{
+	static char first[4096];
+	char **argv = NULL;
+	int argc = 0;
+
+	step.program = "";
+	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1)
+		return;
+	step.program = argv[0];
+	if (strncmp(argv[0], LAUNCHER "/", strlen(LAUNCHER "/")) == 0 && strlen(argv[0]) < sizeof(first)) {
+		strcpy(first, argv[0] + strlen(LAUNCHER "/"));
+		argv[0][strlen(LAUNCHER)] = '\0';  /* in place, for Slurm frees it */
+		step.launched = 1;
+	} else if (strcmp(argv[0], LAUNCHER) != 0) {
+		spank_unsetenv(spank, ENV_ARGV0);  /* another component's */
+	} else {  /* longer than a path can be: the task will say so */
+		step.launched = spank_getenv(spank, ENV_ARGV0, first, sizeof(first)) == ESPANK_SUCCESS;
+	}
+	if (step.launched)
+		step.program = first;
+}
+
+/* Argument 0 as slurmstepd would have made it: --bcast to a directory names the file itself. NULL when Slurm does not
+ * tell what it takes. */
+static char *first_argument(spank_t spank, const char *argv0)
+{
+	uint32_t job_id, step_id;
+	char node[256], *text;
+
+	if (!argv0[0] || argv0[strlen(argv0) - 1] != '/')
+		return strdup(argv0);
+	if (spank_get_item(spank, S_JOB_ID, &job_id) != ESPANK_SUCCESS ||
+	    spank_get_item(spank, S_JOB_STEPID, &step_id) != ESPANK_SUCCESS ||
+	    spank_getenv(spank, "SLURMD_NODENAME", node, sizeof(node)) != ESPANK_SUCCESS ||
+	    asprintf(&text, "%sslurm_bcast_%u.%u_%s", argv0, job_id, step_id, node) < 0)
+		return NULL;
+	return text;
+}
+
+/* Argument 0 for the launcher, which stands in its place. */
+static int tell_argument(spank_t spank, const char *argv0)
+{
+	char *first = first_argument(spank, argv0);
+	int rc = first && spank_setenv(spank, ENV_ARGV0, first, 1) == ESPANK_SUCCESS ? 0 : -1;
+
+	free(first);
+	return rc;
+}
+
+int put_launcher_first(spank_t spank)
+{
+	static char *launcher[] = { LAUNCHER };
+	spank_err_t (*prepend)(spank_t, int, const char **) = dlsym(RTLD_DEFAULT, "spank_prepend_task_argv");
+	char **argv = NULL, *first;
+	int argc = 0;
+
+	if (spank_setenv(spank, ENV_ENTRY, step.address, 1) != ESPANK_SUCCESS ||
+	    (step.named && spank_setenv(spank, ENV_SPEC, step.spec, 1) != ESPANK_SUCCESS) ||
+	    (step.verbose && spank_setenv(spank, ENV_VERBOSE, step.verbose, 1) != ESPANK_SUCCESS))
+		return -1;
+	if (strstr(step.spec, " multi-prog=2") || (!prepend && strstr(step.spec, " multi-prog=")))
+		return 0;
+	if (step.launched)
+		return tell_argument(spank, step.program);
+	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1)
+		return -1;
+	if (prepend) {
+		first = first_argument(spank, argv[0]);
+		if (!first)
+			return -1;
+		if (strcmp(first, argv[0]) != 0)  /* slurmstepd itself would look at the launcher's name */
+			argv[0] = first;  /* Slurm's, until it executes the task */
+		else
+			free(first);
+		return prepend(spank, 1, (const char **) launcher) == ESPANK_SUCCESS ? 0 : -1;
+	}
+	if (tell_argument(spank, argv[0]) < 0)
+		return -1;
+	argv[0] = launcher[0];  /* slurmstepd executes this very array, as the last thing this process does */
+	return 0;
+}

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The keeper of a step, in slurmstepd: found where an earlier step of the job has left it, or started. */
+#define _GNU_SOURCE
+#include "privilege.h"
+#include "shim.h"
+#include "stepd.h"
+#include "wire.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define RECORDS "/var/log/bollard"  /* runtime/record.py */
+
+/* How long a keeper that may be starting can take to answer. Of an unnamed container a second one does no harm. */
+#define WARM_MS 1000
+#define NAMED_MS 10000
+
+static long long now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * 1000000000LL + time.tv_nsec;
+}
+
+/* Whether `fd` can be read within `ms`; a signal does not count as time. */
+static int wait_for(int fd, int ms)
+{
+	struct pollfd answer = { .fd = fd, .events = POLLIN };
+	int rc;
+
+	do
+		rc = poll(&answer, 1, ms);
+	while (rc < 0 && errno == EINTR);
+	return rc == 1;
+}
+
+/* Whether the keeper at step.address promises to stay for as long as this process lives. */
+static int take_lifeline(uid_t uid, int wait_ms)
+{
+	char byte = WIRE_LIFELINE;
+	int fd = wire_connect(step.address, uid, connect_as);  /* the keeper knows its own user alone */
+
+	if (fd < 0)
+		return 0;
+	if (wire_write(fd, &byte, 1) == 0 && wait_for(fd, wait_ms) &&
+	    recv(fd, &byte, 1, MSG_DONTWAIT) == 1 && byte == WIRE_OK) {
+		step.lifeline = fd;
+		return 1;
+	}
+	close(fd);
+	return 0;
+}
+
+/* In the keeper's process, which is the user by now. */
+static int keep(void *unused)
+{
+	char why[1024] = "";
+
+	(void) unused;
+	prctl(PR_SET_NAME, "bollard-keeper");
+	signal(SIGPIPE, SIG_IGN);  /* a task that goes away while it is answered takes nobody with it */
+	step.times[1] = now();
+	if (python_keep(step.spec, step.site, step.program, step.listener, step.job, step.times, why, sizeof(why)) == 0)
+		return 0;
+	serve_refusal(step.listener, why[0] ? why : "the runtime ended without a reason; this is a defect");
+	return 1;
+}
+
+static unsigned long long hash(const char *text)
+{
+	unsigned long long sum = 0xcbf29ce484222325u;  /* FNV-1a, 64 bit */
+
+	for (; *text; text++)
+		sum = (sum ^ (unsigned char) *text) * 0x100000001b3u;
+	return sum;
+}
+
+void hold_leash(char *name, size_t size)
+{
+	int on = 1;
+
+	step.leash = wire_listen(name, name, size);
+	if (step.leash >= 0 && (setsockopt(step.leash, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0 ||
+				fcntl(step.leash, F_SETFL, O_NONBLOCK) < 0)) {
+		close(step.leash);
+		step.leash = -1;
+	}
+}
+
+/* The keeper's to write to; it learns the number among the words of the site. Without one, on a full disk for
+ * example, containers go on. */
+static int hold_record(const struct identity *id, uint32_t job_id)
+{
+	int fd = strstr(step.site, "record=no ") ? -1 : open_record(RECORDS, job_id, id, hash(step.spec));
+	char *words = NULL;
+
+	if (fd >= 0 && asprintf(&words, "%srecord-fd=%d ", step.site, fd) >= 0)
+		step.site = words;  /* until slurmstepd ends */
+	return fd;
+}
+
+static int first_node(spank_t spank)
+{
+	uint32_t node = 1;
+
+	return spank_get_item(spank, S_JOB_NODEID, &node) == ESPANK_SUCCESS && node == 0;
+}
+
+/* "name=NAME" of the spec for a container that has one; whether it has. */
+static int name_in(const char *spec, char *name, size_t size)
+{
+	const char *at = strstr(spec, " name=");
+	size_t length = at ? strcspn(at + 1, " :") : 0;
+
+	step.named = at && length < size;
+	if (step.named)
+		snprintf(name, size, "%.*s", (int) length, at + 1);
+	return step.named;
+}
+
+/* Whether an earlier step of the job left this container; refuses where a named one should, or should not, be there. */
+static int found_running(uid_t uid)
+{
+	const char *name = step.named ? strstr(step.spec, " name=") + strlen(" name=") : "";
+	const char *mode = name + strcspn(name, " :");
+	int length = (int) (mode - name), here = take_lifeline(uid, step.named ? NAMED_MS : WARM_MS);
+	int has_image = strncmp(step.spec, "image=", strlen("image=")) == 0;  /* the client's first word */
+
+	if (step.named && here && strncmp(mode, ":create", strlen(":create")) == 0)
+		refuse("this job has a container %.*s on this node already; use %.*s:exec, or another name", length, name,
+		       length, name);
+	else if (step.named && !here && (strncmp(mode, ":exec", strlen(":exec")) == 0 || !has_image))
+		refuse("this job has no container %.*s on this node; make it first with --container=IMAGE "
+		       "--container-name=%.*s", length, name, length, name);
+	return here || step.why[0];
+}
+
+/* The socket by which root ends the keeper. The extern step's, where the site has one (PrologFlags=Contain): the next
+ * step of the job then finds this container warm. Else it ends with this step. */
+static int connect_job(uint32_t job_id, uint32_t step_id)
+{
+	char name[100];
+	int fd;
+
+	snprintf(name, sizeof(name), "bollard-job/%u", job_id);
+	fd = wire_connect(name, 0, NULL);
+	if (fd >= 0)
+		return fd;
+	snprintf(name, sizeof(name), "bollard-job/%u/%u", job_id, step_id);
+	hold_leash(name, sizeof(name));
+	return step.leash < 0 ? -1 : wire_connect(name, 0, NULL);
+}
+
+/* The listener at step.address, which becomes another one where somebody took that. -1: there is a keeper by now, or a
+ * refusal. */
+static int listen_for_tasks(uid_t uid)
+{
+	char name[sizeof(step.address)];
+	int fd;
+
+	memcpy(name, step.address, sizeof(name));
+	fd = wire_listen(name, step.address, sizeof(step.address));
+	if (fd < 0)
+		refuse("cannot open the keeper's socket: %s; submit again", strerror(errno));
+	if (fd < 0 || !step.named || strcmp(name, step.address) == 0)
+		return fd;
+	close(fd);  /* another step of the job makes this very container */
+	memcpy(step.address, name, sizeof(name));
+	if (!found_running(uid) && !step.why[0])
+		refuse("somebody else holds the address of the container on this node; use another name");
+	return -1;
+}
+
+/* Fork the keeper, and take its lifeline. */
+static void start_keeper(struct identity *id, uint32_t job_id, int record)
+{
+	int keep_open[] = { step.listener, step.job, record };
+
+	step.times[0] = now();
+	id->place = open_job_place(job_id);
+	if (become_and_run(id, keep_open, record < 0 ? 2 : 3, step.job, keep, NULL, &step.helper) < 0)
+		refuse("cannot start the keeper: %s; submit again", strerror(errno));
+	/* Connects to the backlog at once; the keeper answers when it is there to read it. */
+	else if ((step.lifeline = wire_connect(step.address, id->uid, connect_as)) < 0 ||
+		 wire_write(step.lifeline, &(char){ WIRE_LIFELINE }, 1) < 0)
+		refuse("cannot reach the keeper: %s; submit again", strerror(errno));
+	if (id->place >= 0)
+		close(id->place);
+}
+
+void find_keeper(spank_t spank, uint32_t job_id, uint32_t step_id)
+{
+	struct identity id = { .place = -1, .as_root = strstr(step.spec, " fakeroot=1") != NULL };
+	gid_t *groups = NULL;
+	char name[100];
+	int record;
+
+	if (spank_get_item(spank, S_JOB_UID, &id.uid) != ESPANK_SUCCESS ||
+	    spank_get_item(spank, S_JOB_GID, &id.gid) != ESPANK_SUCCESS ||
+	    spank_get_item(spank, S_JOB_SUPPLEMENTARY_GIDS, &groups, &id.ngroups) != ESPANK_SUCCESS) {
+		refuse("Slurm did not tell this step's user and groups; submit again");
+		return;
+	}
+	id.groups = groups;
+	snprintf(step.address, sizeof(step.address), "bollard/%u/%u/%016llx", id.uid, job_id,
+		 name_in(step.spec, name, sizeof(name)) ? hash(name) : hash(step.spec));
+	if (found_running(id.uid))
+		return;
+	if (owned_by_root(BOLLARD_PREFIX "/_bollard.so") < 0 || owned_by_root(LAUNCHER) < 0 ||
+	    owned_by_root(BOLLARD_PREFIX "/python/bollard/runtime") < 0 || owned_by_root(BOLLARD_STDLIB) < 0) {
+		refuse("the installation in " BOLLARD_PREFIX " or " BOLLARD_STDLIB " is not root's alone (%s); "
+		       "the site's administrator should install it again", strerror(errno));
+		return;
+	}
+	step.listener = listen_for_tasks(id.uid);
+	if (step.listener < 0)
+		return;
+	step.job = connect_job(job_id, step_id);
+	if (step.job < 0) {
+		refuse("cannot open the socket by which the keeper is ended: %s; submit again", strerror(errno));
+		close(step.listener);
+		return;
+	}
+	record = hold_record(&id, job_id);
+	start_keeper(&id, job_id, record);
+	close(step.listener);
+	close(step.job);
+	/* One node speaks for the job: the comment is one text, and the last to set it wins. */
+	if (record >= 0 && strstr(step.site, "account=yes ") && first_node(spank))
+		step.record = record;
+	else if (record >= 0)
+		close(record);
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* In the keeper's place, where there is none: the reason, for each task. */
+#define _GNU_SOURCE
+#include "stepd.h"
+#include "wire.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+/* One task hears why there is no container. 1 when the peer was slurmstepd's lifeline instead. */
+static int tell(int fd, const char *why)
+{
+	struct timeval patience = { .tv_sec = 1 };
+	struct ucred peer = { .uid = (uid_t) -1 };
+	socklen_t peer_size = sizeof(peer);
+	uint32_t size = (uint32_t) strlen(why) + 1;
+	char byte, rest[4096];
+	ssize_t n;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_size) < 0 || peer.uid != getuid() ||
+	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0 ||
+	    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) < 0 ||
+	    wire_read(fd, &byte, 1) < 0)
+		return 0;
+	if (byte == WIRE_LIFELINE) {
+		shutdown(fd, SHUT_WR);  /* a later step shall not wait for an answer, but start its own keeper */
+		return 1;
+	}
+	byte = WIRE_ERROR;
+	if (wire_write(fd, &byte, 1) == 0 && wire_write(fd, &size, sizeof(size)) == 0)
+		(void) wire_write(fd, why, size);
+	/* The request stands unread: say goodbye by shutdown, for close() alone would reset. */
+	shutdown(fd, SHUT_WR);
+	for (size = 0; size < WIRE_FRAME_MAX && (n = recv(fd, rest, sizeof(rest), 0)) > 0; size += (uint32_t) n)
+		;
+	return 0;
+}
+
+void serve_refusal(int listener, const char *why)
+{
+	struct pollfd watch[2] = { { .fd = listener, .events = POLLIN }, { .fd = -1, .events = POLLIN } };
+
+	while (poll(watch, 2, -1) >= 0) {
+		if (watch[1].revents || (watch[0].revents & (POLLERR | POLLNVAL)))
+			return;
+		int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+
+		if (fd < 0 && errno != EINTR && errno != ECONNABORTED && errno != EAGAIN)
+			return;
+		if (fd >= 0 && tell(fd, why) && watch[1].fd < 0)
+			watch[1].fd = fd;
+		else if (fd >= 0)
+			close(fd);
+	}
+}
