@@ -27,7 +27,7 @@
 #define SYS_close_range 436
 #endif
 
-/* user_namespaces(7): a map holds at most 340 lines since Linux 4.15. */
+/* user_namespaces(7): a map holds at most 340 lines since Linux 4.15, and is written in less than a page. */
 #define MAP_LINES_MAX 340
 
 /* How long the child may take to give root up; it takes one. */
@@ -75,6 +75,7 @@ int open_record(const char *folder, uint32_t job, const struct identity *id, uns
 	}
 	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd >= 0 && (fchown(fd, 0, id->gid) < 0 || fchmod(fd, 0640) < 0)) {
+		unlink(path);
 		close(fd);
 		return -1;
 	}
@@ -161,10 +162,12 @@ static int write_file(const char *path, const char *text)
 	return n == (ssize_t) size ? 0 : -1;
 }
 
-/* One line "inside outside 1" for each distinct id: each is itself inside, and the first may be 0 there. */
-static int map_text(char *text, size_t size, int as_root, gid_t first, const gid_t *more, int count)
+/* One line "inside outside 1" for each distinct id: each is itself inside, and the first may be 0 there. Groups that
+ * find no room are "nogroup" inside, and give their rights all the same. */
+static void map_text(char *text, size_t room, int as_root, gid_t first, const gid_t *more, int count)
 {
-	int at = snprintf(text, size, "%u %u 1\n", as_root ? 0 : first, first), lines = 1;
+	size_t at = (size_t) snprintf(text, room, "%u %u 1\n", as_root ? 0 : first, first), size;
+	int lines = 1;
 
 	for (int i = 0; i < count && lines < MAP_LINES_MAX; i++) {
 		int known = more[i] == first || (as_root && more[i] == 0);
@@ -173,30 +176,31 @@ static int map_text(char *text, size_t size, int as_root, gid_t first, const gid
 			known = more[j] == more[i];
 		if (known)
 			continue;
-		at += snprintf(text + at, size - (size_t) at, "%u %u 1\n", more[i], more[i]);
-		if ((size_t) at >= size)
-			return -1;
+		size = (size_t) snprintf(text + at, room - at, "%u %u 1\n", more[i], more[i]);
+		if (size >= room - at)
+			break;
+		at += size;
 		lines++;
 	}
-	return 0;
+	text[at] = '\0';
 }
 
 /* The user's own ids, each mapped to itself: `id` prints the same inside, and PMIx, which compares
  * uid and gid, is content. setgroups is denied first, so no group can be dropped to pass a "deny". */
 static int write_maps(pid_t pid, const struct identity *id)
 {
-	static char text[MAP_LINES_MAX * 24];
-	char path[64];
+	char text[MAP_LINES_MAX * 24 + 1], path[64];
+	size_t page = (size_t) sysconf(_SC_PAGESIZE), room = page < sizeof(text) ? page : sizeof(text);
 
 	snprintf(path, sizeof(path), "/proc/%d/setgroups", (int) pid);
 	if (write_file(path, "deny") < 0)
 		return -1;
 	snprintf(path, sizeof(path), "/proc/%d/gid_map", (int) pid);
-	if (map_text(text, sizeof(text), id->as_root, id->gid, id->groups, id->ngroups) < 0 || write_file(path, text) < 0)
+	map_text(text, room, id->as_root, id->gid, id->groups, id->ngroups);
+	if (write_file(path, text) < 0)
 		return -1;
 	snprintf(path, sizeof(path), "/proc/%d/uid_map", (int) pid);
-	if (map_text(text, sizeof(text), id->as_root, id->uid, NULL, 0) < 0)
-		return -1;
+	map_text(text, room, id->as_root, id->uid, NULL, 0);
 	return write_file(path, text);
 }
 
@@ -239,7 +243,7 @@ static int compare(const void *a, const void *b)
 /* Standard descriptors become /dev/null; all others but `keep` are closed. */
 static int close_others(const int *keep, int nkeep)
 {
-	int sorted[8], null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int sorted[8], null = open("/dev/null", O_RDWR);  /* closed below, where it is none of the three itself */
 	unsigned int from = 3;
 
 	if (null < 0 || nkeep > 8)
@@ -359,9 +363,13 @@ static int help(const struct identity *id, pid_t child, int ready, int mapped)
 {
 	struct pollfd started = { .fd = ready, .events = POLLIN };
 	char byte;
+	int rc;
 
+	do
+		rc = poll(&started, 1, HELP_MS);
+	while (rc < 0 && errno == EINTR);
 	/* Its user may have stopped it. */
-	if (poll(&started, 1, HELP_MS) != 1 || read(ready, &byte, 1) != 1) {
+	if (rc != 1 || read(ready, &byte, 1) != 1) {
 		kill(child, SIGKILL);
 		return 1;
 	}

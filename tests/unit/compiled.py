@@ -12,11 +12,13 @@ from cffi import FFI
 FOLDER = Path(__file__).resolve().parents[2] / "spank_plugin"
 
 
-def load(name, folder, declarations):
-    """The (ffi, library) of `name`.c, compiled into `folder`; `declarations` say what of it is called."""
-    output = folder / f"{name}.so"
+def load(name, folder, declarations, more=""):
+    """The (ffi, library) of `name`.c with the C text `more` behind it, compiled into `folder`; `declarations` say what
+    of it is called."""
+    source, output = folder / f"{name}.c", folder / f"{name}.so"
+    source.write_text(f'#include "{FOLDER}/{name}.c"\n{more}\n')
     command = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-O1", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([*command, "-o", output, FOLDER / f"{name}.c"], check=True)
+    subprocess.run([*command, "-o", output, source], check=True)
     ffi = FFI()
     ffi.cdef(declarations)
     return ffi, ffi.dlopen(str(output))
