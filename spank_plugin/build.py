@@ -54,7 +54,7 @@ SOURCES = {
         *("stepd", "keeper", "argv", "refusal", "account", "privilege", "wire", "python"),
     ),
     "bollard-enter": ("enter", "entry", "script", "become", "supervise", "wire"),
-    "bollard-inside": ("inside", "mpirun", "program"),
+    "bollard-inside": ("inside", "mpirun", "placement", "program"),
     "paths.so": ("paths",),
 }
 

@@ -22,6 +22,18 @@ static int fail(const char *who, const char *text, const char *value, const char
 	return EXIT_BOLLARD;
 }
 
+__attribute__((noreturn)) static void out_of_memory(void)
+{
+	fprintf(stderr, "bollard: out of memory; try again\n");
+	exit(EXIT_BOLLARD);
+}
+
+static void set(const char *name, const char *value)
+{
+	if (setenv(name, value, 1) < 0)
+		out_of_memory();
+}
+
 static int is_on(const char *variable)
 {
 	const char *value = getenv(variable);
@@ -37,7 +49,7 @@ static void hide(const char *name)
 
 	snprintf(hidden, sizeof(hidden), HIDDEN "%s", name);
 	if (value)
-		setenv(hidden, value, 1);
+		set(hidden, value);
 	unsetenv(name);
 }
 
@@ -52,7 +64,7 @@ static int start_host(const char *path, char **argv)
 		argc++;
 	full = calloc((size_t) argc + 5, sizeof(*full));
 	if (!full || asprintf(&program, "%s%s", BOLLARD_VIEW, path) < 0)
-		return fail(argv[0], "out of memory", "", "try again");
+		out_of_memory();
 	full[at++] = BOLLARD_VIEW HOST_LOADER;
 	full[at++] = "--library-path";
 	full[at++] = HOST_LIBRARIES;
@@ -60,7 +72,7 @@ static int start_host(const char *path, char **argv)
 	memcpy(full + at, argv + 1, (size_t) argc * sizeof(*full));
 	for (const char *const *name = names; *name; name++)
 		hide(*name);
-	setenv("LD_PRELOAD", BOLLARD_VIEW "/bin/paths.so", 1);
+	set("LD_PRELOAD", BOLLARD_VIEW "/bin/paths.so");
 	execv(full[0], full);
 	return fail(argv[0], "the host's command cannot be started here: ", strerror(errno),
 		    "was something bound over " BOLLARD_VIEW "?");
@@ -96,18 +108,21 @@ static int find_native(const char *name, char *file, size_t size)
 static void set_for_container(const char *name)
 {
 	const char *value = getenv(name);
-	char *quoted = value ? malloc(2 * strlen(value) + 1) : NULL, *to = quoted, *full = NULL;
+	char full[64], *quoted, *to;
 
-	if (!quoted || asprintf(&full, "BOLLARDENV_%s", name) < 0)
+	if (!value)
 		return;
+	quoted = to = malloc(2 * strlen(value) + 1);
+	if (!quoted)
+		out_of_memory();
 	for (; *value; value++) {
 		if (strchr("$`\\\"", *value))
 			*to++ = '\\';
 		*to++ = *value;
 	}
 	*to = '\0';
-	setenv(full, quoted, 1);
-	free(full);
+	snprintf(full, sizeof(full), "BOLLARDENV_%s", name);
+	set(full, quoted);
 	free(quoted);
 }
 
@@ -122,7 +137,7 @@ static void set_environment(void)
 
 	set_for_container("PATH");  /* a container begins with its image's: environment.py */
 	set_for_container("LD_LIBRARY_PATH");
-	setenv("BOLLARD_AS_HERE", "1", 1);
+	set("BOLLARD_AS_HERE", "1");
 	if (!in_step())
 		return;
 	for (size_t i = 0; i < sizeof(of_the_step) / sizeof(*of_the_step); i++)
@@ -155,7 +170,7 @@ static int mpirun(char **argv, const char *name)
 		/* In a job it starts its helpers on the other nodes by srun: they belong in this container. */
 		if (getenv("SLURM_JOB_ID") && container) {
 			set_environment();
-			setenv("SRUN_CONTAINER", container, 1);
+			set("SRUN_CONTAINER", container);
 		}
 		if (have) {
 			argv[0] = native;  /* hydra looks for its parts beside itself */
@@ -176,7 +191,7 @@ static int mpirun(char **argv, const char *name)
 	mpi = wireup_of(name, program, have ? native : "");
 	full = calloc((size_t) (argc + last) + 80, sizeof(*full));
 	if (!full || asprintf(&option, "--container=%s", container) < 0)
-		return fail(name, "out of memory", "", "try again");
+		out_of_memory();
 	full[at++] = "srun";
 	full[at++] = option;
 	full[at++] = "--export=ALL";

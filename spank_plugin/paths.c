@@ -69,8 +69,8 @@ static mode_t mode_of(int flags, va_list list)
 	return flags & (O_CREAT | __O_TMPFILE) ? va_arg(list, mode_t) : 0;
 }
 
-#define OPEN(name)						\
-	int name(const char *path, int flags, ...)		\
+#define OPEN(name, words, ...)					\
+	int name words						\
 	{							\
 		va_list list;					\
 		mode_t mode;					\
@@ -78,24 +78,12 @@ static mode_t mode_of(int flags, va_list list)
 		va_start(list, flags);				\
 		mode = mode_of(flags, list);			\
 		va_end(list);					\
-		return NEXT(name)(SEEN(path), flags, mode);	\
+		return NEXT(name)(__VA_ARGS__, flags, mode);	\
 	}
-OPEN(open)
-OPEN(open64)
-
-#define OPENAT(name)							\
-	int name(int fd, const char *path, int flags, ...)		\
-	{								\
-		va_list list;						\
-		mode_t mode;						\
-									\
-		va_start(list, flags);					\
-		mode = mode_of(flags, list);				\
-		va_end(list);						\
-		return NEXT(name)(fd, SEEN(path), flags, mode);		\
-	}
-OPENAT(openat)
-OPENAT(openat64)
+OPEN(open, (const char *path, int flags, ...), SEEN(path))
+OPEN(open64, (const char *path, int flags, ...), SEEN(path))
+OPEN(openat, (int fd, const char *path, int flags, ...), fd, SEEN(path))
+OPEN(openat64, (int fd, const char *path, int flags, ...), fd, SEEN(path))
 
 FILE *fopen(const char *path, const char *mode) { return NEXT(fopen)(SEEN(path), mode); }
 FILE *fopen64(const char *path, const char *mode) { return NEXT(fopen64)(SEEN(path), mode); }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""bollard-inside, the real program: what it starts in the place of srun, and of mpirun (inside.c, mpirun.c, program.c).
+"""bollard-inside, the real program: what it starts in the place of srun, and of mpirun (build.SOURCES).
 
 The host's loader is a program here that tells its words and its environment.
 """
@@ -185,6 +185,7 @@ def test_in_a_step_its_cpus_are_shared(view, step, shared):
         ("-n 0 ./app", "0"),
         ("--bind-to l3cache ./app", "l3cache"),
         ("--map-by ppr:2:socket ./app", "ppr:2:socket"),
+        ("--map-by ppr:9999999999999999999:node ./app", "ppr:9999999999999999999:node"),
         ("--map-by seq ./app", "seq"),
         ("--rank-by node ./app", "node"),
         ("-hostfile /no/such ./app", "/no/such"),
