@@ -8,7 +8,7 @@
 | image | one checked descriptor | image.py, sif.py |
 | plan | (source, target, flags) in order; up to here nothing is touched | plan.py |
 | keeper | namespaces, server, mounts; once per container and node | keeper.py, fuse.py, mounts.py, linux.py |
-| entry | the way in of each task, and its environment | entry.py, environment.py |
+| entry | the way in of each task, and its environment | entry.py, wire.py, environment.py |
 
 Beside the road:
 

@@ -16,6 +16,7 @@ import os
 import time
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 
+from bollard.runtime import wire
 from bollard.runtime.errors import BollardError, one_line
 from bollard.runtime.installed import LAUNCHER, PREFIX
 
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from bollard.runtime.spec import Spec
-
-
-# spank_plugin/wire.h
-_ENTRY = "SLURM_BOLLARD_ENTRY"
-_VERBOSE = "SLURM_BOLLARD_VERBOSE"
-_OWN = "SLURM_BOLLARD_"
 
 
 def start(asked: Spec, action: str, argv: list[str], shell: str = "") -> None:
@@ -70,11 +65,11 @@ def launch(
 
 def variables(verbose: bool, container: dict[str, str]) -> dict[str, str]:
     """Our own environment for the launcher: the user's, and what the program shall find set."""
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(_OWN)}
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(wire.OWN)}
     if environ.get("LC_CTYPE") == "C.UTF-8" and b"\0LC_CTYPE=" not in b"\0" + _first_environment():
         del environ["LC_CTYPE"]  # Python sets it where there is no locale (PEP 538)
     if verbose:
-        environ[_VERBOSE] = str(time.time_ns())
+        environ[wire.VERBOSE] = str(time.time_ns())
     for key, value in container.items():
         environ["BOLLARDENV_" + key] = value
     return environ
@@ -85,7 +80,7 @@ def become(address: str, command: list[str], environ: dict[str, str]) -> NoRetur
     # Python ignores them for itself, and exec would hand that down.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    os.execve(LAUNCHER, ["bollard-enter", *command], {**environ, _ENTRY: address})
+    os.execve(LAUNCHER, ["bollard-enter", *command], {**environ, wire.ENTRY: address})
 
 
 def _first_environment() -> bytes:

@@ -11,10 +11,9 @@ from __future__ import annotations
 import os
 import select
 import time
-from _socket import SCM_RIGHTS, SO_PEERCRED, SOL_SOCKET, socket
-from sys import byteorder
+from _socket import socket
 
-from bollard.runtime import environment, guard, plan, record, spec
+from bollard.runtime import environment, guard, plan, record, spec, wire
 from bollard.runtime.errors import BollardError, one_line
 
 TYPE_CHECKING = False
@@ -24,16 +23,13 @@ if TYPE_CHECKING:
     from bollard.runtime.keeper import Container
     from bollard.runtime.spec import Spec
 
-FRAME_MAX = 16 << 20
-# spank_plugin/wire.h: ENV_SPEC
-SPEC_VARIABLE = b"SLURM_BOLLARD_SPEC="
+SPEC_VARIABLE = wire.SPEC.encode() + b"="
 # What a task of an instance was started by, for APPTAINER_COMMAND; elsewhere one word holds for all (instance.py).
 COMMAND_VARIABLE = b"SLURM_BOLLARD_COMMAND="
 # A launcher with one of these modes waits for its program (supervise.c): in a process namespace, which only children
-# enter; to save the container, when it sends DONE and ends when it is answered.
+# enter; to save the container, when it sends wire.DONE and ends when it is answered.
 WAIT = b"wait"
 SAVE = b"save"
-DONE = b"D"
 ENTRYPOINT = "/.singularity.d/runscript"
 # A launcher says what it has to say at once; the image's environment scripts may take a minute (Apptainer's rule).
 PEER_SECONDS = 10.0
@@ -44,58 +40,26 @@ SCRIPT_OUTPUT_MAX = 4 << 20
 def parse_request(frame: bytes) -> tuple[list[bytes], list[bytes], bytes, bytes]:
     """argv, environment, working directory, and when its client began if the user wants to know more (else "");
     ValueError for anything else."""
-    parts = frame.split(b"\0")
-    argv, at = _list(parts, 0)
-    env, at = _list(parts, at)
-    if at + 3 != len(parts) or parts[-1] != b"" or not argv:
+    words = frame.split(b"\0")
+    argv, at = wire.list_at(words, 0)
+    env, at = wire.list_at(words, at)
+    if at + 3 != len(words) or words[-1] != b"" or not argv:
         raise ValueError("a frame with too little or too much in it")
-    return argv, env, parts[at], parts[at + 1]
-
-
-def _list(parts: list[bytes], at: int) -> tuple[list[bytes], int]:
-    if at >= len(parts):
-        raise ValueError("a frame without a list")
-    count = int(parts[at])
-    if count < 0 or at + 1 + count > len(parts):
-        raise ValueError("a list runs over its frame")
-    return parts[at + 1 : at + 1 + count], at + 1 + count
+    return argv, env, words[at], words[at + 1]
 
 
 def reply(argv: list[bytes], env: list[bytes], cwd: bytes, note: bytes = b"", mode: bytes = b"") -> bytes:
     """The frame of a yes; `note` goes to the task's stderr; `mode` is "" or how to run the program."""
-    return b"\0".join([b"%d" % len(argv), *argv, b"%d" % len(env), *env, cwd, note, mode, b""])
-
-
-def _receive(peer: socket, size: int) -> bytes:
-    """Exactly `size` bytes, within the peer's time-out in all."""
-    data, deadline = b"", time.monotonic() + (peer.gettimeout() or 0.0)
-    while len(data) < size:
-        part = peer.recv(size - len(data))
-        if not part or time.monotonic() > deadline:
-            raise ConnectionError("the launcher went away")
-        data += part
-    return data
-
-
-def _send(peer: socket, status: bytes, frame: bytes, fds: tuple[int, ...] = ()) -> None:
-    rights = [(SOL_SOCKET, SCM_RIGHTS, b"".join(fd.to_bytes(4, byteorder) for fd in fds))] if fds else []
-    peer.sendmsg([status], rights)
-    peer.sendall(len(frame).to_bytes(4, byteorder) + frame)
+    return wire.texts(argv, env, cwd, note, mode)
 
 
 def _refuse(peer: socket, error: Exception) -> None:
     """Tell a peer why not; one that has gone, or does not speak our language, need not hear it."""
     text = one_line(error)
     try:
-        _send(peer, b"-", text.encode("utf-8", "replace") + b"\0")
+        wire.send(peer, wire.ERROR, text.encode("utf-8", "replace") + b"\0")
     except OSError:
         pass
-
-
-def _credentials(peer: socket) -> tuple[int, int]:
-    """(pid, uid) of who connected, as seen from here: struct ucred of unix(7)."""
-    raw = peer.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
-    return int.from_bytes(raw[:4], byteorder), int.from_bytes(raw[4:8], byteorder)
 
 
 def working_directory(asked: Spec, cwd: bytes) -> bytes:
@@ -112,11 +76,9 @@ def working_directory(asked: Spec, cwd: bytes) -> bytes:
 
 def admit(container: Container, peer: socket) -> str:
     """Answer one task with the way in; the step it is of."""
-    size = int.from_bytes(_receive(peer, 4), byteorder)
-    if not 0 < size <= FRAME_MAX:
-        raise ValueError(f"a frame of {size} bytes")
+    frame = wire.receive_frame(peer)
     begin = time.monotonic_ns()
-    argv, env, cwd, verbose = parse_request(_receive(peer, size))
+    argv, env, cwd, verbose = parse_request(frame)
     step = record.step_of(env)
     asked = step_spec(container, env)
     command = taken(env, COMMAND_VARIABLE) or container.command
@@ -137,7 +99,7 @@ def admit(container: Container, peer: socket) -> str:
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if container.saver or container.servers else WAIT if "pid" in container.spec.unshare else b""
-    _send(peer, b"+", reply(argv, env, cwd, note(container, verbose, begin), mode), container.ways_in)
+    wire.send(peer, wire.OK, reply(argv, env, cwd, note(container, verbose, begin), mode), container.ways_in)
     return step
 
 
@@ -186,11 +148,8 @@ def _run_there(peer: socket, ways_in: tuple[int, ...], script: bytes, env: list[
     """What the image's shell prints when this task's launcher runs `script` with exactly `env`; None without
     a shell. It is the image's code, so it must run within the task's limits."""
     peer.settimeout(SCRIPT_SECONDS)
-    _send(peer, b"S", b"\0".join([b"%d" % len(env), *env, script, b""]), ways_in)
-    size = int.from_bytes(_receive(peer, 4), byteorder)
-    if size > SCRIPT_OUTPUT_MAX:
-        raise ValueError(f"{size} bytes of environment")
-    return _receive(peer, size) or None
+    wire.send(peer, wire.SCRIPT, wire.texts(env, script), ways_in)
+    return wire.receive_frame(peer, SCRIPT_OUTPUT_MAX) or None
 
 
 def note(container: Container, verbose: bytes, begin: int) -> bytes:
@@ -282,7 +241,7 @@ class Server:
         peer, pid = self.savers.pop(fd)
         saver = self.container.saver
         try:
-            if peer.recv(1) == DONE:
+            if peer.recv(1) == wire.DONE:
                 last = not any(other != pid for other in self.tasks.values() if other not in self.finished)
                 self.finished.add(pid)
                 text = ""
@@ -292,7 +251,7 @@ class Server:
                 # A step's later tasks, and later steps, still need them; by hand the last task is the end.
                 if last and self.container.servers and not self.by_slurm:
                     self.container.servers.end()
-                _send(peer, b"-" if text else b"+", text.encode("utf-8", "replace") + b"\0")
+                wire.send(peer, wire.ERROR if text else wire.OK, text.encode("utf-8", "replace") + b"\0")
         except OSError:
             pass  # it was ended; so nothing is saved
         finally:
@@ -310,19 +269,19 @@ class Server:
         peer = socket(fileno=number)
         peer.settimeout(PEER_SECONDS)
         try:
-            pid, uid = _credentials(peer)
+            pid, uid = wire.credentials(peer)
             if uid != os.getuid():
                 return
-            kind = _receive(peer, 1)
-            if kind == b"Q":
-                _send(peer, b"+", self.state())
+            kind = wire.receive(peer, 1)
+            if kind == wire.QUESTION:
+                wire.send(peer, wire.OK, self.state())
                 return  # no task: nobody waits for its end
-            if kind == b"L":
+            if kind == wire.LIFELINE:
                 # Its end may have come already: poll tells, and that too ends this container.
                 self.lifelines[number] = peer
                 self.poll.register(number, select.POLLIN)
                 self.begun = self.by_slurm = True
-                peer.sendall(b"+")
+                peer.sendall(wire.OK)
                 return
             watched = self._watch(pid)
             step = admit(self.container, peer)

@@ -7,10 +7,9 @@ A keeper listens on the abstract address bollard/UID/JOB/HASH, and answers its o
 from __future__ import annotations
 
 import os
-from _socket import AF_UNIX, SO_PEERCRED, SOCK_STREAM, SOL_SOCKET, socket
-from sys import byteorder
+from _socket import AF_UNIX, SOCK_STREAM, socket
 
-from bollard.runtime import spec
+from bollard.runtime import spec, wire
 from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import LAUNCHER
 
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import NoReturn
 
-# spank_plugin/wire.h
-_ENTRY = "SLURM_BOLLARD_ENTRY"
-_OWN = "SLURM_BOLLARD_"
 _ANSWER_MAX = 1 << 20
 _SECONDS = 5.0
 # What `bollard attach JOB` starts: the best shell that the image has.
@@ -103,30 +99,16 @@ def ask(address: str, uid: int) -> dict[str, str]:
         finally:
             if root:
                 os.seteuid(0)
-        owner = int.from_bytes(peer.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)[4:8], byteorder)
-        if owner not in (0, uid):  # anybody may bind such an address
+        if wire.credentials(peer)[1] not in (0, uid):  # anybody may bind such an address
             return {}
-        peer.sendall(b"Q")
-        if _receive(peer, 1) != b"+":
+        peer.sendall(wire.QUESTION)
+        if wire.receive(peer, 1) != wire.OK:
             return {}
-        size = int.from_bytes(_receive(peer, 4), byteorder)
-        if not 0 < size <= _ANSWER_MAX:
-            return {}
-        return dict(spec.pairs(_receive(peer, size).rstrip(b"\0")))
+        return dict(spec.pairs(wire.receive_frame(peer, _ANSWER_MAX).rstrip(b"\0")))
     except (OSError, ValueError, BollardError):
         return {}
     finally:
         peer.close()
-
-
-def _receive(peer: socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = peer.recv(size - len(data))
-        if not part:
-            raise ConnectionError("the keeper went away")
-        data += part
-    return data
 
 
 def lines(found: list[Container]) -> list[str]:
@@ -162,8 +144,8 @@ def attach(name: str, command: list[str]) -> NoReturn:
     chosen = _choose(name, here, [item for item in containers(job) if item.uid == os.geteuid()], step)
     if not _within(job):
         _through_srun(job, name, here, command)
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(_OWN)}
-    environ[_ENTRY] = chosen.address
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(wire.OWN)}
+    environ[wire.ENTRY] = chosen.address
     os.execve(LAUNCHER, ["bollard-enter", *(command or SHELL)], environ)
 
 

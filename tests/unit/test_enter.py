@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import array
 import os
 import resource
 import signal
@@ -13,7 +12,7 @@ import threading
 
 import pytest
 
-from bollard.runtime import entry, environment
+from bollard.runtime import entry, environment, wire
 from bollard.spank_plugin import build
 
 PATH = b"PATH=/usr/bin:/bin"
@@ -36,7 +35,7 @@ def ways():
     )
     assert holder.stdout and holder.stdout.readline() == b"\n"
     fds = [os.open(f"/proc/{holder.pid}/ns/{name}", os.O_RDONLY) for name in ("user", "mnt", "ipc")]
-    yield fds
+    yield tuple(fds)
     for fd in fds:
         os.close(fd)
     holder.kill()
@@ -61,8 +60,8 @@ class Keeper:
             peer, _ = self.listener.accept()
             with peer:
                 peer.settimeout(20)
-                assert entry._receive(peer, 1) == b"T"
-                answer(peer, entry._receive(peer, int.from_bytes(entry._receive(peer, 4), "little")))
+                assert wire.receive(peer, 1) == wire.TASK
+                answer(peer, wire.receive_frame(peer))
         except BaseException as error:  # noqa: BLE001 - the test shows it
             self.failures.append(error)
 
@@ -73,11 +72,6 @@ class Keeper:
         self.thread.join()
         self.listener.close()
         assert self.failures == []
-
-
-def send(peer, status, frame, fds):
-    peer.sendmsg([status], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
-    peer.sendall(len(frame).to_bytes(4, "little") + frame)
 
 
 def started(launcher, address, *command, prepare=None):
@@ -93,7 +87,7 @@ def test_the_program_takes_the_place_of_the_launcher(launcher, ways):
     def answer(peer, request):
         argv, env, cwd, _ = entry.parse_request(request)
         assert (argv, cwd) == ([b"anything", b"at all"], os.fsencode(os.getcwd())) and PATH in env
-        send(peer, b"+", program(b"", b"sh", b"-c", b"exit 3"), ways)
+        wire.send(peer, wire.OK, program(b"", b"sh", b"-c", b"exit 3"), ways)
 
     with Keeper(answer) as address:
         assert started(launcher, address, "anything", "at all").returncode == 3
@@ -101,7 +95,7 @@ def test_the_program_takes_the_place_of_the_launcher(launcher, ways):
 
 def test_no_room_for_all_namespaces_is_no_container(launcher, ways):
     """Else the program would run in those that there was room for."""
-    with Keeper(lambda peer, _: send(peer, b"+", program(b"", b"echo", b"here"), ways)) as address:
+    with Keeper(lambda peer, _: wire.send(peer, wire.OK, program(b"", b"echo", b"here"), ways)) as address:
         limit = (3 + 1 + len(ways) - 1,) * 2  # standard streams, the connection, all ways but one
         done = started(launcher, address, "x", prepare=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit))
 
@@ -113,7 +107,7 @@ def test_no_room_for_all_namespaces_is_no_container(launcher, ways):
 def test_whoever_ignores_its_children_learns_how_a_program_ended(launcher, ways, chosen):
     """A process that ignores SIGCHLD hands that down, and is told nothing of its own children then."""
     fails = program(b"wait", b"grep", b"-hs", b"SigIgn", b"/proc/self/status", b"/no/such")
-    with Keeper(lambda peer, _: send(peer, b"+", fails, ways)) as address:
+    with Keeper(lambda peer, _: wire.send(peer, wire.OK, fails, ways)) as address:
         done = started(launcher, address, "x", prepare=lambda: signal.signal(signal.SIGCHLD, chosen))
 
     ignored = bool(int(done.stdout.split()[1], 16) & 1 << signal.SIGCHLD - 1)
@@ -121,16 +115,16 @@ def test_whoever_ignores_its_children_learns_how_a_program_ended(launcher, ways,
 
 
 def test_what_a_signal_does_to_the_program_it_does_to_the_launcher(launcher, ways):
-    with Keeper(lambda peer, _: send(peer, b"+", program(b"wait", b"sh", b"-c", b"kill -USR1 $$"), ways)) as address:
+    dies = program(b"wait", b"sh", b"-c", b"kill -USR1 $$")
+    with Keeper(lambda peer, _: wire.send(peer, wire.OK, dies, ways)) as address:
         assert started(launcher, address, "x").returncode == -signal.SIGUSR1
 
 
 def test_a_container_that_is_not_saved_is_a_failure(launcher, ways):
     def answer(peer, _):
-        send(peer, b"+", program(b"save", b"true"), ways)
-        assert entry._receive(peer, 1) == b"D"
-        text = b"the disk is full; make room\0"
-        peer.sendall(b"-" + len(text).to_bytes(4, "little") + text)
+        wire.send(peer, wire.OK, program(b"save", b"true"), ways)
+        assert wire.receive(peer, 1) == wire.DONE
+        wire.send(peer, wire.ERROR, b"the disk is full; make room\0")
 
     with Keeper(answer) as address:
         done = started(launcher, address, "x")
@@ -151,10 +145,9 @@ def test_a_script_of_the_image(launcher, ways, chosen, script, told):
     """Its environment may be larger than a pipe; where it fails there is none."""
 
     def answer(peer, _):
-        send(peer, b"S", b"\0".join([b"%d" % len(LARGE), *LARGE, script, b""]), ways)
-        size = int.from_bytes(entry._receive(peer, 4), "little")
-        assert sorted(entry._receive(peer, size).split(b"\0")) == sorted(told.split(b"\0"))
-        send(peer, b"+", program(b"", b"true"), ways)
+        wire.send(peer, wire.SCRIPT, wire.texts(LARGE, script), ways)
+        assert sorted(wire.receive_frame(peer).split(b"\0")) == sorted(told.split(b"\0"))
+        wire.send(peer, wire.OK, program(b"", b"true"), ways)
 
     with Keeper(answer) as address:
         done = started(launcher, address, "x", prepare=lambda: signal.signal(signal.SIGCHLD, chosen))

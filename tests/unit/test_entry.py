@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bollard.runtime import entry
+from bollard.runtime import entry, wire
 from bollard.runtime.spec import Spec
 
 Text = st.binary(max_size=40).map(lambda data: data.replace(b"\0", b""))
@@ -65,10 +65,10 @@ def test_receiving_stops_at_the_peers_end() -> None:
     with here, there:
         here.settimeout(5)
         there.sendall(b"abc")
-        assert entry._receive(here, 2) == b"ab"
+        assert wire.receive(here, 2) == b"ab"
         there.close()
         with pytest.raises(ConnectionError):
-            entry._receive(here, 2)
+            wire.receive(here, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What goes through the keeper's socket, as spank_plugin/wire.h has it: names, letters, frames.
+
+Who sends what is in docs/internals.md, "Wire".
+"""
+
+from __future__ import annotations
+
+import time
+from _socket import SCM_RIGHTS, SO_PEERCRED, SOL_SOCKET, socket
+from sys import byteorder
+
+# The variables of a launcher, which removes them, and how all of that kind begin.
+SPEC = "SLURM_BOLLARD_SPEC"
+ENTRY = "SLURM_BOLLARD_ENTRY"
+VERBOSE = "SLURM_BOLLARD_VERBOSE"
+OWN = "SLURM_BOLLARD_"
+
+# First byte to the keeper; from a launcher whose program has ended; from the keeper.
+LIFELINE, QUESTION, TASK = b"L", b"Q", b"T"
+DONE = b"D"
+OK, ERROR, SCRIPT = b"+", b"-", b"S"
+
+FRAME_MAX = 16 << 20
+
+
+def credentials(peer: socket) -> tuple[int, int]:
+    """(pid, uid) of the other end, as seen from here: struct ucred of unix(7)."""
+    raw = peer.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
+    return int.from_bytes(raw[:4], byteorder), int.from_bytes(raw[4:8], byteorder)
+
+
+def receive(peer: socket, size: int) -> bytes:
+    """Exactly `size` bytes, within the peer's time-out in all."""
+    data, deadline = b"", time.monotonic() + (peer.gettimeout() or 0.0)
+    while len(data) < size:
+        part = peer.recv(size - len(data))
+        if not part or time.monotonic() > deadline:
+            raise ConnectionError("the other end went away")
+        data += part
+    return data
+
+
+def receive_frame(peer: socket, most: int = FRAME_MAX) -> bytes:
+    """One frame; ValueError for one of more than `most` bytes."""
+    size = int.from_bytes(receive(peer, 4), byteorder)
+    if size > most:
+        raise ValueError(f"a frame of {size} bytes")
+    return receive(peer, size)
+
+
+def send(peer: socket, status: bytes, frame: bytes, fds: tuple[int, ...] = ()) -> None:
+    """A letter with descriptors attached, then a frame."""
+    rights = [(SOL_SOCKET, SCM_RIGHTS, b"".join(fd.to_bytes(4, byteorder) for fd in fds))] if fds else []
+    peer.sendmsg([status], rights)
+    peer.sendall(len(frame).to_bytes(4, byteorder) + frame)
+
+
+def texts(*parts: bytes | list[bytes]) -> bytes:
+    """A frame of texts and of lists of them."""
+    words: list[bytes] = []
+    for part in parts:
+        words += [part] if isinstance(part, bytes) else [b"%d" % len(part), *part]
+    return b"\0".join([*words, b""])
+
+
+def list_at(words: list[bytes], at: int) -> tuple[list[bytes], int]:
+    """The list that begins at `at` of a frame's texts, and where it ends; ValueError where there is none."""
+    if at >= len(words):
+        raise ValueError("a frame without a list")
+    count = int(words[at])
+    if count < 0 or at + 1 + count > len(words):
+        raise ValueError("a list runs over its frame")
+    return words[at + 1 : at + 1 + count], at + 1 + count
