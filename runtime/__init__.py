@@ -15,6 +15,7 @@ Beside the road:
 | what | files |
 |---|---|
 | the other front door: ``bollard exec`` and its like | cli.py, cli_plan.py, byhand.py, action.py |
+| instances: as others see them, their init | instance.py, cli_instance.py, instance_init.py, processes.py |
 | the keeper's: end tasks, read ahead, time phases, passwd and group | guard.py, warm.py, clock.py, identity.py |
 | the image's environment scripts, without a shell | shellenv.py, shellsyntax.py |
 | ``bollard build``: an image of a directory tree | build.py, sif_write.py |

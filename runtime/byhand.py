@@ -6,7 +6,7 @@
 
 The program is the process that the user started: signals, terminal, standard streams and exit status are its
 own. The keeper holds a pidfd of it and ends with it, and with what it left in the background.
-An instance's keeper is made here too (instance.py).
+An instance's keeper is made here too (instance_init.py).
 """
 
 from __future__ import annotations

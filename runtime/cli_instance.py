@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`bollard instance`, and `bollard exec instance://NAME`: options, tables, JSON. The work is in instance.py.
+"""`bollard instance`, and `bollard exec instance://NAME`: options, tables, JSON. The work is in instance.py, and what
+starts one in instance_init.py.
 
 Columns, keys and lines on stderr are Apptainer's, for scripts that read them.
 """
@@ -14,7 +15,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from bollard.runtime import image, instance, spec
+from bollard.runtime import image, instance, instance_init, spec
 from bollard.runtime.errors import BollardError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def start(action: str, given: Given, words: list[str], values: Given) -> int:
         raise BollardError("no name for the instance", f"write `bollard instance {action} IMAGE NAME`")
     asked = spec.make(values)
     image.open_image(words[0] if "~" not in words[0] else asked.image, os.uname().machine).close()
-    pid = instance.start(asked, words[1], action, words[2:], config_directory())
+    pid = instance_init.start(asked, words[1], action, words[2:], config_directory())
     files = [value for name, value in given if name == "pid-file"]
     files = files[-1:] or [os.environ[form] for form in _PID_FILE_FORMS if os.environ.get(form)][:1]
     for path in files:

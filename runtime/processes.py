@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Processes of this machine, as /proc shows them, and waiting for their end by pidfd."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+
+def handle(pid: int) -> int:
+    """A pidfd; -1 when that process has ended already."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1
+
+
+def wait(handles: list[int], seconds: float) -> list[int]:
+    """Those of `handles` (pidfds) whose processes have not ended within `seconds`."""
+    deadline = time.monotonic() + seconds
+    poll = select.poll()
+    waiting = list(handles)
+    for handle in waiting:
+        poll.register(handle, select.POLLIN)
+    while waiting:
+        left = deadline - time.monotonic()
+        ended = {fd for fd, _ in poll.poll(max(0.0, left) * 1000)}
+        for fd in ended:
+            poll.unregister(fd)
+        waiting = [fd for fd in waiting if fd not in ended]
+        if not ended and left <= 0:
+            break
+    return waiting
+
+
+def parent(pid: int) -> int:
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[1])
+
+
+def children(of: int) -> list[int]:
+    """The processes whose parent is `of`."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                if parent(int(name)) == of:
+                    found.append(int(name))
+            except OSError:
+                pass  # it has ended
+    return found
+
+
+def in_namespace(mounts: int, keeper: int = 0) -> list[int]:
+    """Those in the mount namespace of that inode; not `keeper`, where one is given, nor its children."""
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and os.stat(f"/proc/{name}/ns/mnt").st_ino == mounts:
+                pid = int(name)
+                if not keeper or (pid != keeper and parent(pid) != keeper):
+                    found.append(pid)
+        except OSError:
+            pass  # it has ended, or is somebody else's
+    return found
+
+
+def kill(pid: int, number: int) -> None:
+    """A signal, for one that may have ended."""
+    try:
+        os.kill(pid, number)
+    except OSError:
+        pass  # it has ended
