@@ -180,8 +180,47 @@ def _explained(asked: Spec, error: OSError) -> BollardError:
 
 
 def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site) -> Container:
+    """The order is one of time: what needs no answer of the image's server is done while that starts."""
     signal(SIGCHLD, SIG_IGN)  # children are watched by their pidfd; none waits to be reaped
     linux.new_mount_namespace()  # first, for a directory can be bound only by the namespace it was opened in
+    opened, own_layers = _open(asked, here)
+    clock.mark("image")
+    linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
+    processes = _unshare(asked)
+    base, server, words = _mount(asked, opened)
+    clock.mark("fuse")
+    # Nothing can be imported any more once this process stands in the image.
+    from bollard.runtime import shellenv  # noqa: F401
+
+    ops, lacking = _plan(asked, spool, here)
+    files = _write_files(asked)
+    accounts = identity.lines(asked.home)
+    ready = {plan.PROC: linux.clone_tree(f"{SESSION}/proc", recursive=False)} if processes >= 0 else {}
+    places = mounts.clone_sources(ops, files, SESSION, ready)
+    clock.mark("sources")
+    root = _first_look(asked, base, words)
+    if server:
+        warm.start(root, program)
+    for name, ours in accounts.items():
+        _write(files[name], identity.merged(_read_in(root, f"/etc/{name}"), ours))
+    os.close(root)
+    clock.mark("server")
+    base, servers = layers.mount(asked, base, SESSION, own_layers, places)
+    saver = _start_saver(asked, base)
+    new_root = mounts.make_root(base, SESSION, places, layers.is_writable(asked))
+    ways_in = _ways_in(asked, processes)
+    linux.change_root(new_root)
+    clock.mark("mounts")
+    container = Container(asked, opened, ops, server, clock, here, ways_in)
+    container.saver, container.servers = saver, servers
+    container.lacking = lacking
+    _look_around(container)
+    clock.mark("environment")
+    return container
+
+
+def _open(asked: Spec, here: site.Site) -> tuple[Image, list[layers.Layer]]:
+    """What is the user's, by his own rights alone: the image, layers above it, a directory for scratch files."""
     linux.use_capabilities(False)
     opened = image.open_image(asked.image, os.uname().machine)
     site.refuse_image(here, opened.fd, asked.asked)
@@ -193,31 +232,37 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     for path in plan.workdirs(asked):
         os.makedirs(path, exist_ok=True)
     linux.use_capabilities(True)
-    clock.mark("image")
-    linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
-    processes = _unshare(asked)
+    return opened, own_layers
+
+
+def _mount(asked: Spec, opened: Image) -> tuple[str, int, int]:
+    """Where the image is mounted, the process id of its server, and a descriptor of what that prints; for a directory,
+    which needs no server, 0 and -1."""
     base = f"{SESSION}/image"
     os.mkdir(base, 0o755)
-    server, words = 0, -1
     if opened.kind == image.DIRECTORY:
         mounts.bind_directory(opened.fd, base, asked.writable)
-    else:
-        scratch = f"{SESSION}/scratch"
-        os.mkdir(scratch, 0o755)
-        own = asked.fakeroot or bool(asked.save) or layers.is_writable(asked)
-        server, words = fuse.mount(opened, base, scratch, own)
-    clock.mark("fuse")
-    # All that needs no answer of the server comes first: it is starting meanwhile. Nothing can be imported
-    # any more once this process stands in the image.
-    from bollard.runtime import shellenv  # noqa: F401
+        return base, 0, -1
+    scratch = f"{SESSION}/scratch"
+    os.mkdir(scratch, 0o755)
+    own = asked.fakeroot or bool(asked.save) or layers.is_writable(asked)
+    return base, *fuse.mount(opened, base, scratch, own)
 
+
+def _plan(asked: Spec, spool: str, here: site.Site) -> tuple[list[plan.Op], list[str]]:
+    """What is mounted, and the kinds of cards that were asked for and are not there."""
     ops = plan.make(asked, spool, PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES)
-    lacking: list[str] = []
-    if asked.cards:
-        from bollard.runtime import gpu
+    if not asked.cards:
+        return ops, []
+    from bollard.runtime import gpu
 
-        cards, lacking = gpu.make(asked.cards, asked.contain)
-        ops += cards
+    cards, lacking = gpu.make(asked.cards, asked.contain)
+    return ops + cards, lacking
+
+
+def _write_files(asked: Spec) -> dict[str, str]:
+    """The files of /etc that are the container's own, by their names; empty where there is nothing of the user's to
+    write yet."""
     files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf", "hostname")}
     for path in files.values():
         _write(path, b"")
@@ -225,37 +270,31 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
         _write(files["resolv.conf"], "".join(f"nameserver {server}\n" for server in asked.dns).encode())
     if asked.hostname:
         _write(files["hostname"], f"{asked.hostname}\n".encode())
-    lines = identity.lines(asked.home)
-    ready = {plan.PROC: linux.clone_tree(f"{SESSION}/proc", recursive=False)} if processes >= 0 else {}
-    places = mounts.clone_sources(ops, files, SESSION, ready)
-    clock.mark("sources")
-    root = _first_look(asked, base, words)
-    if server:
-        warm.start(root, program)
-    for name, ours in lines.items():
-        _write(files[name], identity.merged(_read_in(root, f"/etc/{name}"), ours))
-    os.close(root)
-    clock.mark("server")
-    base, servers = layers.mount(asked, base, SESSION, own_layers, places)
-    saver: Saver | None = None
-    if asked.save:
-        from bollard.runtime import save
+    return files
 
-        saver = save.start(base, asked.save)
-    new_root = mounts.make_root(base, SESSION, places, layers.is_writable(asked))
-    # Opened on the host's /proc: the container may have none.
-    namespaces = [f"self/ns/{name}" for name in ("user", "mnt", *asked.unshare) if name != "pid"]
-    ways_in = tuple(os.open(f"/proc/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in namespaces)
-    ways_in += (processes,) if processes >= 0 else ()
-    linux.change_root(new_root)
-    clock.mark("mounts")
+
+def _start_saver(asked: Spec, base: str) -> Saver | None:
+    if not asked.save:
+        return None
+    from bollard.runtime import save
+
+    return save.start(base, asked.save)
+
+
+def _ways_in(asked: Spec, processes: int) -> tuple[int, ...]:
+    """Descriptors of the namespaces, opened on the host's /proc: the container may have none."""
+    names = [name for name in ("user", "mnt", *asked.unshare) if name != "pid"]
+    ways = tuple(os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in names)
+    return (*ways, processes) if processes >= 0 else ways
+
+
+def _look_around(container: Container) -> None:
+    """What is known of the image only now that this process stands in it: its app, commands and environment."""
+    asked = container.spec
     if asked.app and not os.path.isdir(f"/scif/apps/{asked.app}"):
         raise BollardError(
             f"{asked.asked}: has no app {asked.app}", f"see `bollard inspect --list-apps {asked.asked}`", 1
         )
-    container = Container(asked, opened, ops, server, clock, here, ways_in)
-    container.saver, container.servers = saver, servers
-    container.lacking = lacking
     if os.path.isdir(plan.TOOLS):
         container.tools = os.fsencode(plan.TOOLS)
     container.scripts = _scripts()
@@ -263,8 +302,6 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
         container.define_environment(_no_shell_here)
     except _NeedsShell:
         pass  # user code, so a task runs it: entry.admit
-    clock.mark("environment")
-    return container
 
 
 def _unshare(asked: Spec) -> int:
