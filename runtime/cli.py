@@ -192,7 +192,7 @@ def _instance_start(name: str, given: list[tuple[str, str]], words: list[str]) -
 def _site(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     from bollard.runtime import cli_site
 
-    return cli_site.run(words)
+    return cli_site.run(name.split()[1], given, words)
 
 
 def _job(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
@@ -269,16 +269,6 @@ def _completion(name: str, given: list[tuple[str, str]], words: list[str]) -> in
     return 0
 
 
-def with_verbs() -> dict[str, Command]:
-    """COMMANDS with the verbs of `site` as commands of their own."""
-    from bollard.runtime import cli_site
-
-    found = {name: row for name, row in COMMANDS.items() if name != "site"}
-    for verb, (what, own) in cli_site.VERBS.items():
-        found[f"site {verb}"] = ("[OPTION...]", what, own, False, _site)
-    return found
-
-
 COMMANDS: dict[str, Command] = {
     "exec": ("[OPTION...] IMAGE PROGRAM [ARGUMENT...]", "run a program in a container", {}, True, _start),
     "run": ("[OPTION...] IMAGE [ARGUMENT...]", "run what the image was made for, its runscript", {}, True, _start),
@@ -324,10 +314,25 @@ COMMANDS: dict[str, Command] = {
         False,
         _build,
     ),
-    "site": (
-        "install|configure|check|uninstall [OPTION...]",
-        "for administrators: install the Slurm plugin, look whether all is well",
-        {},
+    "site install": (
+        "[OPTION...]",
+        "build the plugin for this machine's Slurm and Python, install it, tell Slurm of it; again for an upgrade",
+        cli_tables.SITE_INSTALL,
+        False,
+        _site,
+    ),
+    "site configure": ("[OPTION...]", "let this node follow bollard.yaml", cli_tables.SITE_CONFIGURE, False, _site),
+    "site check": (
+        "[OPTION...]",
+        "tell what works on this node, and what mends the rest; exit status 1 when something does not work",
+        cli_tables.SITE_CHECK,
+        False,
+        _site,
+    ),
+    "site uninstall": (
+        "[OPTION...]",
+        "remove what install made, and tell what is left",
+        cli_tables.SITE_UNINSTALL,
         False,
         _site,
     ),

@@ -9,7 +9,7 @@ import site as python_site
 import sys
 from typing import TYPE_CHECKING
 
-from bollard.runtime import cli_options, installed, site, site_config
+from bollard.runtime import installed, site, site_config
 from bollard.runtime.errors import BollardError
 
 if TYPE_CHECKING:
@@ -18,48 +18,13 @@ if TYPE_CHECKING:
     from bollard.spank_plugin.check import Finding
     from bollard.spank_plugin.install import Where
 
-_PREFIX = {
-    "prefix": ("DIR", "where the installation is; default: the one this command belongs to, or /usr/lib/bollard")
-}
-_SLURM_CONF = {"slurm-conf": ("DIR", "the directory of slurm.conf; default: that of SLURM_CONF, or /etc/slurm")}
-_CONFIG = {"config": ("FILE", f"the site's settings; default: {site_config.PATH}")}
-_BIN = {"bin": ("DIR", "where the command bollard goes; default: /usr/bin")}
-_DESTDIR = {"destdir": ("DIR", "make the files of a package below DIR, and change nothing else")}
-
-# verb: what it does, its options
-VERBS: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
-    "install": (
-        "build the plugin for this machine's Slurm and Python, put it in place, tell Slurm of it; again for an upgrade",
-        {**_PREFIX, **_SLURM_CONF, **_CONFIG, **_BIN, **_DESTDIR},
-    ),
-    "configure": (
-        "let this node follow bollard.yaml",
-        {**_PREFIX, **_CONFIG, "example": ("", "print a bollard.yaml to start from")},
-    ),
-    "check": (
-        "tell what works on this node, and what mends the rest; exit status 1 when something does not work",
-        {**_PREFIX, **_SLURM_CONF, **_CONFIG, "json": ("", "for programs")},
-    ),
-    "uninstall": ("remove what install made, and tell what is left", {**_PREFIX, **_SLURM_CONF, **_CONFIG}),
-}
-
 _COLOURS = {"ok": "\033[32m", "warning": "\033[33m", "failure": "\033[31m"}
 
 
-def run(words: list[str]) -> int:
-    """`bollard site WORDS...`; the exit status."""
-    verb = words[0] if words else ""
-    if verb not in VERBS:
-        what = f"site {verb}: no such command" if verb else "site does what?"
-        raise BollardError(what, f"write `bollard site {'|'.join(VERBS)}`")
-    what, own = VERBS[verb]
-    given, rest = cli_options.parse(words[1:], f"site {verb}", own, container=False)
-    if any(name == "help" for name, _ in given):
-        usage = f"bollard site {verb} [OPTION...]"
-        sys.stdout.write(cli_options.help_text(f"site {verb}", usage, what, own, container=False))
-        return 0
-    if rest:
-        raise BollardError(f"site {verb}: {rest[0]!r} is too much", f"see `bollard site {verb} --help`")
+def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    """`bollard site VERB`; the exit status."""
+    if words:
+        raise BollardError(f"site {verb}: {words[0]!r} is too much", f"see `bollard site {verb} --help`")
     chosen = dict(given)
     if "example" in chosen:
         sys.stdout.write(site_config.default_text())

@@ -84,6 +84,21 @@ INSTANCE_STOP: Own = {
     **_USER,
 }
 INSTANCE_STATS: Own = {"json": ("", "for programs; once"), "no-stream": ("", "once"), **_USER}
+_PREFIX: Own = {
+    "prefix": ("DIR", "where the installation is; default: the one this command belongs to, or /usr/lib/bollard")
+}
+_SLURM_CONF: Own = {"slurm-conf": ("DIR", "the directory of slurm.conf; default: that of SLURM_CONF, or /etc/slurm")}
+_CONFIG: Own = {"config": ("FILE", "the site's settings; default: /etc/bollard/bollard.yaml")}
+SITE_INSTALL: Own = {
+    **_PREFIX,
+    **_SLURM_CONF,
+    **_CONFIG,
+    "bin": ("DIR", "where the command bollard goes; default: /usr/bin"),
+    "destdir": ("DIR", "make the files of a package below DIR, and change nothing else"),
+}
+SITE_CONFIGURE: Own = {**_PREFIX, **_CONFIG, "example": ("", "print a bollard.yaml to start from")}
+SITE_CHECK: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG, "json": ("", "for programs")}
+SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
 
 MIXED = frozenset(
     ("build", "inspect", "run-help", "overlay create", "sif list", "sif header", "sif info", "sif dump", "sif new",

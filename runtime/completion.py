@@ -22,7 +22,7 @@ def script(shell: str) -> str:
 def _families() -> dict[str, list[str]]:
     """First word -> second words, for the commands that have two."""
     found: dict[str, list[str]] = {}
-    for command in cli.with_verbs():
+    for command in cli.COMMANDS:
         first, _, second = command.partition(" ")
         if second:
             found.setdefault(first, []).append(second)
@@ -32,7 +32,7 @@ def _families() -> dict[str, list[str]]:
 def _first_words() -> list[tuple[str, str]]:
     """The words that can follow `bollard`, each with its help."""
     found: dict[str, str] = {}
-    for command, row in cli.with_verbs().items():
+    for command, row in cli.COMMANDS.items():
         first, _, second = command.partition(" ")
         found.setdefault(first, row[1] if not second else f"commands {', '.join(_families()[first])}")
     return list(found.items())
@@ -40,7 +40,7 @@ def _first_words() -> list[tuple[str, str]]:
 
 def _options(command: str) -> list[tuple[str, str, str, str]]:
     """(letter or "", name, word for the value or "", help)."""
-    _, _, own, container, _ = cli.with_verbs()[command]
+    _, _, own, container, _ = cli.COMMANDS[command]
     letters = {name: letter for letter, name in cli_options.letters(command).items()}
     return [(letters.get(name, ""), name, arg, text) for name, arg, text, _ in cli_options.rows_of(own, container)]
 
@@ -65,7 +65,7 @@ def _bash() -> str:
         '    elif [[ "$word" == -* ]]; then',
         '        case "$command" in',
     ]
-    for command in cli.with_verbs():
+    for command in cli.COMMANDS:
         flags = [f"--{name}" for _, name, _, _ in _options(command)]
         flags += [f"-{letter}" for letter, _, _, _ in _options(command) if letter]
         lines.append(f'        "{command}") words="{" ".join(flags)}" ;;')
@@ -86,13 +86,13 @@ def _zsh() -> str:
     lines += ["    if (( CURRENT == 2 )); then", f"        words_here=({_described(_first_words())})"]
     lines += ["        _describe command words_here", "        return", "    fi"]
     for first, seconds in _families().items():
-        rows = [(second, cli.with_verbs()[f"{first} {second}"][1]) for second in seconds]
+        rows = [(second, cli.COMMANDS[f"{first} {second}"][1]) for second in seconds]
         lines += [f"    if [[ $command == {first} ]]; then", "        if (( CURRENT == 3 )); then"]
         lines += [f"            words_here=({_described(rows)})", "            _describe command words_here"]
         lines += ["            return", "        fi", f'        command="{first} $words[3]"']
         lines += ["        shift words", "        (( CURRENT-- ))", "    fi"]
     lines += ["    shift words", "    (( CURRENT-- ))", "    case $command in"]
-    for command in cli.with_verbs():
+    for command in cli.COMMANDS:
         specs = []
         for letter, name, argument, text in _options(command):
             value = f":{argument.replace(':', ' ')}:_files" if argument else ""
@@ -113,12 +113,12 @@ def _fish() -> str:
     families = _families()
     for name, text in _first_words():
         lines.append(f"complete -c bollard -n __fish_use_subcommand -f -a {name} -d {_fish_quoted(text)}")
-    for command in cli.with_verbs():
+    for command in cli.COMMANDS:
         first, _, second = command.partition(" ")
         seen = f"__fish_seen_subcommand_from {first}"
         if second:
             others = " ".join(families[first])
-            text = _fish_quoted(cli.with_verbs()[command][1])
+            text = _fish_quoted(cli.COMMANDS[command][1])
             before = f"{seen}; and not __fish_seen_subcommand_from {others}"
             lines.append(f"complete -c bollard -n '{before}' -f -a {second} -d {text}")
             seen += f"; and __fish_seen_subcommand_from {second}"

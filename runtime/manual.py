@@ -42,7 +42,7 @@ def man_page(command: str = "") -> str:
 
 def _head(command: str) -> list[str]:
     name = name_of(command)
-    what = cli.with_verbs()[command][1] if command else "containers as part of Slurm, and by hand"
+    what = cli.COMMANDS[command][1] if command else "containers as part of Slurm, and by hand"
     title = f'.TH {_text(name.upper())} 1 "" "bollard {bollard.__version__}" "User Commands"'
     return [title, ".SH NAME", f"{_text(name)} \\- {_text(what)}", ".SH SYNOPSIS"]
 
@@ -50,7 +50,7 @@ def _head(command: str) -> list[str]:
 def _overview() -> list[str]:
     lines = [r".B bollard", r".I COMMAND", "[OPTION...]", "WORD...", ".br", r"srun \-\-container=IMAGE PROGRAM ..."]
     lines += [".SH DESCRIPTION", *map(_text, _ABOUT), ".SH COMMANDS"]
-    for command, row in cli.with_verbs().items():
+    for command, row in cli.COMMANDS.items():
         lines += [".TP", rf".BR {_text(name_of(command))} (1)", _text(row[1])]
     lines += [".SH OPTIONS OF SRUN, SBATCH AND SALLOC", ".TP", r"\fB\-\-container\fR=\fIIMAGE\fR"]
     lines.append("start the job's programs in a container of this image")
@@ -61,7 +61,7 @@ def _overview() -> list[str]:
 
 
 def _command(command: str) -> list[str]:
-    usage, what, own, container, _ = cli.with_verbs()[command]
+    usage, what, own, container, _ = cli.COMMANDS[command]
     letter = {name: short for short, name in cli_options.letters(command).items()}
     lines = [
         rf"\fBbollard {_text(command)}\fR {_text(usage)}",
@@ -84,7 +84,7 @@ def _command(command: str) -> list[str]:
             "Of several, the option counts first, then these in order.",
         ]
     status = (*_STATUS_OF_A_PROGRAM, _STATUS[1]) if container and command != "plan" else _STATUS
-    others = [other for other in cli.with_verbs() if other != command and other.split()[0] == command.split()[0]]
+    others = [other for other in cli.COMMANDS if other != command and other.split()[0] == command.split()[0]]
     pages = [rf".BR {_text(name_of(other))} (1)" for other in ("", *others)]
     pages[:-1] = [page + "," for page in pages[:-1]]
     return [*lines, *_rows("EXIT STATUS", status), ".SH SEE ALSO", *pages]
@@ -117,7 +117,7 @@ def write(folder: Path) -> list[Path]:
     """Write every page into `folder`; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     pages = []
-    for command in ("", *cli.with_verbs()):
+    for command in ("", *cli.COMMANDS):
         path = folder / f"{name_of(command)}.1"
         path.write_text(man_page(command), encoding="utf-8")
         pages.append(path)

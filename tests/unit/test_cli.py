@@ -120,7 +120,6 @@ def test_where_no_program_follows_options_may_stand_anywhere(command):
 
 def test_what_follows_the_job_is_the_programs():
     assert cli_options.parse(["7", "ls", "-l"], "attach", {}, container=False) == ([], ["7", "ls", "-l"])
-    assert cli_options.parse(["check", "--json"], "site", {}, container=False) == ([], ["check", "--json"])
 
 
 def test_environment_forms():
@@ -158,6 +157,8 @@ def test_help_and_version():
     ("argv", "text"),
     [
         (["nosuch"], "nosuch: no such command; see `bollard --help`"),
+        (["site", "chek"], "site chek: no such command; see `bollard site --help`"),
+        (["site", "check", "n1"], "site check: 'n1' is too much; see `bollard site check --help`"),
         (["exec"], "no image named; name a SIF file, a squashfs file or a directory"),
         (["exec", "no.sif", "id"], "no.sif: no such file; check the name with `ls "),
         (["exec", "docker://alpine", "id"], "docker://alpine: docker images cannot be pulled"),

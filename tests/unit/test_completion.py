@@ -27,16 +27,16 @@ def offered(*words):
 
 
 def test_commands():
-    assert set(offered("bollard", "")) == {name.split()[0] for name in cli.with_verbs()}
+    assert set(offered("bollard", "")) == {name.split()[0] for name in cli.COMMANDS}
     assert offered("bollard", "she") == ["shell"]
     assert set(offered("bollard", "sif", "")) == {"list", "header", "info", "dump", "new", "add", "del", "setprim"}
     assert offered("bollard", "overlay", "c") == ["create"]
     assert offered("bollard", "completion", "") == ["bash", "zsh", "fish"]
 
 
-@pytest.mark.parametrize("name", cli.with_verbs())
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_options(name):
-    _, _, own, container, _ = cli.with_verbs()[name]
+    _, _, own, container, _ = cli.COMMANDS[name]
     found = offered("bollard", *name.split(), "-")
     letters = cli_options.letters(name)
     known = cli_options.arguments(own, container)
@@ -54,8 +54,8 @@ def test_files_are_left_to_bash():
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_the_other_shells_are_told_everything(shell):
     text = completion.script(shell)
-    for name in cli.with_verbs():
-        _, _, own, container, _ = cli.with_verbs()[name]
+    for name in cli.COMMANDS:
+        _, _, own, container, _ = cli.COMMANDS[name]
         for option in cli_options.arguments(own, container):
             assert (f"--{option}[" if shell == "zsh" else f"-l {option} ") in text
     if shutil.which(shell):

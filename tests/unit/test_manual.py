@@ -23,9 +23,9 @@ def rendered(page):
     return done.stdout
 
 
-@pytest.mark.parametrize("name", cli.with_verbs())
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_a_page(name):
-    usage, what, own, container, _ = cli.with_verbs()[name]
+    usage, what, own, container, _ = cli.COMMANDS[name]
     text = rendered(manual.man_page(name))
     words = " ".join(text.split())
     assert f"{manual.name_of(name)} - {what}" in words
@@ -38,7 +38,7 @@ def test_a_page(name):
 
 def test_the_overview():
     text = rendered(manual.man_page())
-    for name in cli.with_verbs():
+    for name in cli.COMMANDS:
         assert f"{manual.name_of(name)}(1)" in text
     for row in options.TABLE:
         assert (f"--{row[3]}" in text) or not row[3]
@@ -54,7 +54,7 @@ def test_they_are_written(tmp_path):
     done = subprocess.run([sys.executable, "-m", "bollard.runtime.manual", tmp_path / "man1"], check=False)
     assert done.returncode == 0
     assert {path.name for path in (tmp_path / "man1").iterdir()} == {
-        "bollard.1", *(f"bollard-{name.replace(' ', '-')}.1" for name in cli.with_verbs())
+        "bollard.1", *(f"bollard-{name.replace(' ', '-')}.1" for name in cli.COMMANDS)
     }  # fmt: skip
     assert (tmp_path / "man1/bollard-exec.1").read_text() == manual.man_page("exec")
     done = subprocess.run([sys.executable, "-m", "bollard.runtime.manual"], stderr=subprocess.PIPE, check=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bollard.runtime import environment, plan, site, site_config, spec
+from bollard.runtime import cli_tables, environment, plan, site, site_config, spec
 from bollard.runtime.errors import BollardError
 from bollard.runtime.spec import Spec
 
@@ -276,3 +276,8 @@ def test_where_images_may_lie(tmp_path, allowed, forbidden, image, refused):
 
 def test_the_reference_in_the_pages():
     assert site_config.reference() in (TOP / "docs/admins.md").read_text(), "put site_config.reference() there"
+
+
+def test_where_the_settings_are_is_told():
+    """The command's tables import nothing, not even this."""
+    assert site_config.PATH in cli_tables.SITE_CONFIGURE["config"][1]
