@@ -13,7 +13,7 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
-from state import MARKER, Cluster, wait_until
+from state import Cluster, wait_until
 
 HERE = Path(__file__).resolve().parent
 CGROUPS = Path("/sys/fs/cgroup")
@@ -102,44 +102,13 @@ def spawn(cluster: Cluster, node: str, tree: str = "") -> None:
     all_cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     first_cpu = str(lowest_cpu()) if cluster.has_private_tmp() else all_cpus
 
-    with open(run / "log" / "init.log", "ab") as log:
-        subprocess.Popen(
-            [
-                "sh",
-                "-euc",
-                JOIN,
-                " ".join(map(str, groups)),
-                "taskset",
-                "-c",
-                first_cpu,
-                "unshare",
-                "--mount",
-                "--uts",
-                "--ipc",
-                "--net",
-                "--pid",
-                "--cgroup",
-                "--fork",
-                "--propagation",
-                "private",
-                "sh",
-                str(HERE / "node-init.sh"),
-                cluster.suite,
-                node,
-                str(run),
-                tree or str(cluster.tree),
-                str(cluster.shared),
-                str(cluster.cache / "source"),
-                " ".join(cgroup_controllers()),
-                all_cpus,
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd="/",
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", MARKER: f"{cluster.suite}/{node}"},
-        )
+    words = [
+        "sh", "-euc", JOIN, " ".join(map(str, groups)), "taskset", "-c", first_cpu,
+        "unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--fork", "--propagation", "private",
+        "sh", str(HERE / "node-init.sh"), cluster.suite, node, str(run), tree or str(cluster.tree),
+        str(cluster.shared), str(cluster.cache / "source"), " ".join(cgroup_controllers()), all_cpus,
+    ]  # fmt: skip
+    cluster.start_init(node, words, run / "log" / "init.log")
 
 
 def settle(cluster: Cluster, node: str) -> int:

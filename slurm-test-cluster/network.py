@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import subprocess
 
-from state import MARKER, SWITCH, Cluster, ClusterError, wait_until
+from state import SWITCH, Cluster, ClusterError, wait_until
 from suites import lookup
 
 SWITCH_SCRIPT = r"""
@@ -33,17 +33,9 @@ def start_switch(cluster: Cluster) -> None:
     if cluster.process(SWITCH) is not None:
         return
     record = cluster.run / f"{SWITCH}.init"
-    with open(cluster.run / "switch.log", "ab") as log:
-        subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", SWITCH_SCRIPT, "switch", str(record)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd="/",
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", MARKER: f"{cluster.suite}/{SWITCH}"},
-        )
-    wait_until(lambda: cluster.process(SWITCH) is not None, 10, f"the bridge did not start (see {log.name})")
+    log = cluster.run / "switch.log"
+    cluster.start_init(SWITCH, ["unshare", "--net", "sh", "-c", SWITCH_SCRIPT, "switch", str(record)], log)
+    wait_until(lambda: cluster.process(SWITCH) is not None, 10, f"the bridge did not start (see {log})")
 
 
 def plug(cluster: Cluster, node: str, pid: int) -> None:

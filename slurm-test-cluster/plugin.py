@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from state import Cluster, ClusterError
-from suites import logged, remove_tree
+from suites import remove_tree, run_recipe
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 BUILD = Path("spank_plugin/build.py")
@@ -53,22 +53,7 @@ def build(cluster: Cluster) -> None:
     remove_tree(building)
     log.unlink(missing_ok=True)
     print("building the plugin", flush=True)
-    logged(
-        [
-            "unshare",
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            RECIPE,
-            "recipe",
-            str(cluster.tree),
-            str(building),
-            str(source_directory(cluster)),
-        ],
-        log,
-    )
+    run_recipe(RECIPE, [str(cluster.tree), str(building), str(source_directory(cluster))], log)
     remove_tree(cluster.cache / "layer")
     building.rename(cluster.cache / "layer")
 

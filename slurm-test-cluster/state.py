@@ -14,6 +14,7 @@ import json
 import os
 import select
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -124,6 +125,19 @@ class Cluster:
         except (FileNotFoundError, ValueError, IndexError):
             return None
         return found if found.alive() else None
+
+    def start_init(self, name: str, command: list[str], log: Path) -> None:
+        """The init of a node (or the switch), which stays when we have ended; it writes its own record."""
+        with open(log, "ab") as output:
+            subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                cwd="/",
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", MARKER: f"{self.suite}/{name}"},
+            )
 
     def init(self, name: str) -> int:
         """The pid of a node's init; an error that says what to do when there is none."""

@@ -53,7 +53,6 @@ useradd --no-create-home --shell /bin/bash --uid 1000 --gid 1000 --groups chem,p
 useradd --no-create-home --shell /bin/bash --uid 1001 --gid 1001 bob
 """
 
-# Runs in a mount namespace of its own: what it mounts ends with it, whatever becomes of it.
 RECIPE = r"""
 set -eu
 tree=$1 archives=$2 here=$3 accounts=$4; shift 4
@@ -153,24 +152,8 @@ def ensure_tree(cluster: Cluster) -> None:
         f"  apt-get install Slurm {suite.slurm}, munge, MPI, compilers: {len(suite.packages())} packages "
         "and what they need"
     )
-    logged(
-        [
-            "unshare",
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            RECIPE,
-            "recipe",
-            str(building),
-            str(archives),
-            str(HERE),
-            ACCOUNTS,
-            *suite.packages(),
-        ],
-        log,
-    )
+    words = [str(building), str(archives), str(HERE), ACCOUNTS, *suite.packages()]
+    run_recipe(RECIPE, words, log)
     (building / ".stamp").write_text(stamp(cluster.suite))
     remove_tree(cluster.tree)
     building.rename(cluster.tree)
@@ -183,7 +166,12 @@ def install_packages(
     archives = CACHE / "debs" / cluster.suite
     archives.joinpath("partial").mkdir(parents=True, exist_ok=True)
     words = [str(cluster.tree), str(layer), str(archives), prepare, *arguments, *packages]
-    logged(["unshare", "--mount", "--propagation", "private", "sh", "-c", LAYER_RECIPE, "recipe", *words], log)
+    run_recipe(LAYER_RECIPE, words, log)
+
+
+def run_recipe(recipe: str, words: list[str], log: Path) -> None:
+    """Shell in a mount namespace of its own: what it mounts ends with it, whatever becomes of it."""
+    logged(["unshare", "--mount", "--propagation", "private", "sh", "-c", recipe, "recipe", *words], log)
 
 
 def read(path: Path) -> str:

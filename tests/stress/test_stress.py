@@ -128,12 +128,19 @@ def barrier(work: Work, number: int) -> str:
     return f"echo > {work.path}/in-{number}; while test -d {work.path} -a ! -e {work.path}/go; do sleep 0.5; done"
 
 
-def all_are_there(work: Work, count: int, running: Running) -> None:
-    def there() -> bool:
-        assert running.popen.poll() is None, running.result()
-        return len(list(work.here.glob("in-*"))) == count
+def crowd(cluster: Cluster, work: Work, commands: list[list[str]]) -> tuple[int, list[Ended]]:
+    """All steps at once on one node, each of which stops at its barrier: how many keepers there were then, and how the
+    steps ended."""
+    with drive(cluster, work, ["-N1", "-w", "n1"], ["crowd"], commands) as running:
 
-    until(there, f"{count} steps at once", 1800)
+        def all_are_there() -> bool:
+            assert running.popen.poll() is None, running.result()
+            return len(list(work.here.glob("in-*"))) == len(commands)
+
+        until(all_are_there, f"{len(commands)} steps at once", 1800)
+        keepers = len(cluster.named("n1", "bollard-keeper"))
+        work.write("go", "")
+        return keepers, driven(running)
 
 
 def test_a_crowd_of_steps_of_many_images(
@@ -150,11 +157,7 @@ def test_a_crowd_of_steps_of_many_images(
     ]  # fmt: skip
     version = good(cluster.srun("-n1", f"--container={images.small}", "cat", "/etc/debian_version")).strip()
 
-    with drive(cluster, work, ["-N1", "-w", "n1"], ["crowd"], commands) as running:
-        all_are_there(work, count, running)
-        keepers = len(cluster.named("n1", "bollard-keeper"))
-        work.write("go", "")
-        steps = driven(running)
+    keepers, steps = crowd(cluster, work, commands)
 
     assert keepers == min(kinds, count)
     for number, step in enumerate(steps):
@@ -172,11 +175,7 @@ def test_steps_share_named_containers(
         for number in range(count)
     ]  # fmt: skip
 
-    with drive(cluster, work, ["-N1", "-w", "n1"], ["crowd"], commands) as running:
-        all_are_there(work, count, running)
-        keepers = len(cluster.named("n1", "bollard-keeper"))
-        work.write("go", "")
-        steps = driven(running)
+    keepers, steps = crowd(cluster, work, commands)
 
     assert keepers == min(names, count)
     for number, step in enumerate(steps):
