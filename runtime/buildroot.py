@@ -35,7 +35,7 @@ _DEVICE_LINKS = {
     "stderr": "/proc/self/fd/2",
     "ptmx": "pts/ptmx",
 }
-# Given to _apt, whose ids cannot be had in a namespace with one id: apt would notice.
+# Given to _apt, whose ids do not exist in a namespace with one id: apt would notice.
 _APT = "/dev/.bollard-apt.conf"
 _APT_TEXT = b'APT::Sandbox::User "root";\n'
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "ftp_proxy")
@@ -300,7 +300,7 @@ def _mount(tree: Tree, scratch: str, binds: tuple[Bind, ...], read_only: bool) -
         _mount_proc(fd)
     for handle, target, optional in trees:
         if not _attach(inside, handle, target, optional):
-            raise BollardError(f"{target} of the image is no directory", "a build needs it")
+            raise BollardError(f"{target} of the image is not a directory", "a build needs it")
     for handle, source, target, ro in sources:
         attributes = linux.MOUNT_ATTR_NOSUID | (linux.MOUNT_ATTR_RDONLY if ro else 0)
         linux.set_mount_flags(handle, attributes)

@@ -159,7 +159,7 @@ def _keep(
 
 
 def _others_here() -> bool:
-    """Whether another process is in this mount namespace; with an own process namespace there is none left."""
+    """Whether another process is in this mount namespace; with a private process namespace there is none left."""
     try:
         here, names = os.readlink("/proc/self/ns/mnt"), os.listdir("/proc")
     except OSError:

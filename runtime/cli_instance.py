@@ -137,7 +137,7 @@ def _signal(text: str) -> int:
 
 def _seconds(text: str) -> float:
     if not text.isdigit() or len(text) > 9:
-        raise BollardError(f"timeout {text!r} is no number of seconds", "write --timeout=10")
+        raise BollardError(f"timeout {text!r} is not a number of seconds", "write --timeout=10")
     return float(text)
 
 

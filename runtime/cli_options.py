@@ -91,7 +91,7 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
         if name in offered:
             found.append((name, given))
         elif name in options.REFUSED and given != "0":
-            raise BollardError(f"--{name} cannot be had: {options.REFUSED[name][1]}", "leave it out")
+            raise BollardError(f"--{name} is not supported: {options.REFUSED[name][1]}", "leave it out")
     return found, words + rest
 
 

@@ -249,7 +249,7 @@ def _extra(datatype: int, given: dict[str, str]) -> bytes:
         except ValueError:
             entity = b""
         if len(entity) != 20:
-            raise BollardError(f"--signentity {digits!r} is no fingerprint", "give its 40 hexadecimal digits")
+            raise BollardError(f"--signentity {digits!r} is not a fingerprint", "give its 40 hexadecimal digits")
         return _u32(_choice("signhash", given, 5)) + entity
     if datatype == sif.SBOM:
         form = {"github": "github-json"}.get(given.get("sbomformat", ""), given.get("sbomformat", ""))

@@ -24,7 +24,7 @@ _COLOURS = {"ok": "\033[32m", "warning": "\033[33m", "failure": "\033[31m"}
 def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
     """`bollard site VERB`; the exit status."""
     if words:
-        raise BollardError(f"site {verb}: {words[0]!r} is too much", f"see `bollard site {verb} --help`")
+        raise BollardError(f"site {verb}: unexpected {words[0]!r}", f"see `bollard site {verb} --help`")
     chosen = dict(given)
     if "example" in chosen:
         sys.stdout.write(site_config.default_text())

@@ -63,7 +63,7 @@ def _with_opts(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
         raise BollardError(f"container-opts {' '.join(words)!r}: {error}", "close every quotation mark") from None
     found, rest = cli_options.parse(split, "exec", {})
     if rest:
-        raise BollardError(f"container-opts: {rest[0]!r} is no option", "an option's value may need an = before it")
+        raise BollardError(f"container-opts: {rest[0]!r} is not an option", "an option's value may need an = before it")
     given = {name for name, _ in values}
     found = [(name, value) for name, value in found if name in options.JOINED or name not in given]
     return [pair for pair in values if pair[0] != "opts"] + found

@@ -122,9 +122,8 @@ def step_spec(container: Container, env: list[bytes]) -> Spec:
         asked = spec.make(spec.pairs(text))
         made = container.spec
         if asked.image and asked.image != made.image:
-            raise BollardError(
-                f"the container {made.name} of this job is of {made.asked}, not of {asked.asked}", "use another name"
-            )
+            other = f"was made from {made.asked}, not from {asked.asked}"
+            raise BollardError(f"this job's container {made.name} {other}", "use another name")
         asked.image, asked.asked, asked.home = made.image, made.asked, made.home
         container.steps[text] = asked
     return asked
@@ -138,7 +137,7 @@ def _through_entrypoint(
         answer = shell(environment.entrypoint_script(ENTRYPOINT, cwd, asked.entrypoint_log), env)
         if answer is None:
             raise BollardError(
-                "the image's entrypoint did not go on to the command it was given", "use --no-container-entrypoint"
+                "the image's entrypoint did not run the command it was given", "use --no-container-entrypoint"
             )
         container.entrypoint = environment.changes(env, answer)
     return environment.changed(env, container.entrypoint or {})

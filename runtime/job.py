@@ -84,7 +84,7 @@ def _collected(job: int, row: dict[str, Any]) -> list[dict[str, Any]]:
 
     nodes = _run(["scontrol", "show", "hostnames", row.get("nodelist", "")]).split()
     if not nodes:
-        raise BollardError(f"{job}: Slurm does not tell its nodes", "ask on them: bollard job JOB")
+        raise BollardError(f"{job}: Slurm does not tell its nodes", "run `bollard job` on each of them")
     count = str(len(nodes))
     running = row.get("state") == "RUNNING"
     where = [f"--jobid={job}", "--overlap"] if running else ["-t1", "-w", ",".join(nodes)]

@@ -225,7 +225,7 @@ def _open(asked: Spec, here: site.Site) -> tuple[Image, list[layers.Layer]]:
     opened = image.open_image(asked.image, os.uname().machine)
     site.refuse_image(here, opened.fd, asked.asked)
     if asked.writable and opened.kind != image.DIRECTORY and not opened.overlays:
-        raise BollardError(f"{asked.asked}: a file, and --writable writes into a directory", "use --writable-tmpfs")
+        raise BollardError(f"{asked.asked}: is a file; --writable needs a directory", "use --writable-tmpfs")
     own_layers = layers.opened(asked, opened)
     if asked.workdir and not os.path.isdir(asked.workdir):
         raise BollardError(f"workdir {asked.workdir}: no such directory", "make it, or name another one")
@@ -392,7 +392,7 @@ def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job:
     asked = spec.make(site.completed(values, here))
     if asked.fakeroot and os.getuid() != 0:  # privilege.c makes the namespace, and reads no variables
         raise BollardError(
-            "to be root in a container is asked for by a variable, inside a container", "use --container-remap-root"
+            "inside a container, no variable can ask for root in another", "use --container-remap-root"
         )
     words = os.fsdecode(arguments)
     spool = plan.spool_directory(words, os.uname().nodename.split(".")[0], here)

@@ -96,7 +96,7 @@ def opened(asked: Spec, image: Image) -> list[Layer]:
                 ) from None
             found.append(Layer(path, fd, read_only, True))
         except OSError as error:
-            raise BollardError(f"overlay {path}: {error.strerror}", "make it, and see that you may use it") from None
+            raise BollardError(f"overlay {path}: {error.strerror}", "make it, or check its permissions") from None
     if sum(not layer.read_only for layer in found) + asked.writable_tmpfs > 1:
         raise BollardError("more than one layer to write to", "keep one of the overlays, or --writable-tmpfs")
     return found
@@ -110,7 +110,7 @@ def _open(name: str, path: str, read_only: bool) -> int:
     try:
         fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise BollardError(f"overlay {name}: {error.strerror}", "see that you may use it; FILE:ro only reads") from None
+        raise BollardError(f"overlay {name}: {error.strerror}", "check its permissions; FILE:ro only reads") from None
     for _ in range(_LOCK_TRIES):
         try:
             fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -164,7 +164,7 @@ def mount(
         if not os.path.exists(OVERLAY):
             where = ", ".join(layer.path for layer in layers) or "memory"
             raise BollardError(
-                f"no layer to write to in {where}: {error.strerror}",
+                f"no writable layer possible in {where}: {error.strerror}",
                 "a network file system takes none; on Linux before 6.6 use --overlay with a directory of a local disk",
             ) from None
         by_fuse = True

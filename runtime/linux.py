@@ -65,7 +65,7 @@ def start_first(proc: str) -> int:
         ours.close()
     if answer != b"\0" or not rights:
         number = answer[0] if answer else 0
-        raise OSError(number, os.strerror(number) if number else "it ended", "an own /proc")
+        raise OSError(number, os.strerror(number) if number else "it ended", "a private /proc")
     fd = int.from_bytes(rights[0][2][:4], sys.byteorder)
     os.set_inheritable(fd, False)
     return fd

@@ -104,7 +104,7 @@ def _make_filesystem(place: Place, folder: str) -> None:
         try:
             linux.mount("tmpfs", folder, place.source, flags | linux.MS_NODEV)
         except OSError as error:
-            raise BollardError(f"tmpfs {place.target}: {place.source}: {error.strerror}", "look at its flags") from None
+            raise BollardError(f"tmpfs {place.target}: {place.source}: {error.strerror}", "check its flags") from None
     place.tree = linux.clone_tree(folder)
     place.folder = folder
 

@@ -59,7 +59,7 @@ TABLE: tuple[Row, ...] = (
         "NAME",
         ("BOLLARD_APP", "BOLLARD_APPNAME"),
         "",
-        "of the apps in the image, start this one, or in its environment",
+        "start this app of the image, or a program in its environment",
     ),
     (
         "keep-env",
@@ -78,8 +78,8 @@ TABLE: tuple[Row, ...] = (
         "do not show the home directory",
     ),
     ("no-mount", "WHAT[,WHAT]", ("BOLLARD_NO_MOUNT",), "", "leave out: proc, sys, dev, tmp, home, cwd, hosts, a path"),
-    ("contain", "", ("BOLLARD_CONTAIN",), "", "an own /dev, /tmp and home instead of the host's"),
-    ("containall", "", ("BOLLARD_CONTAINALL",), "", "the same, with own process and IPC namespaces and --cleanenv"),
+    ("contain", "", ("BOLLARD_CONTAIN",), "", "a private /dev, /tmp and home instead of the host's"),
+    ("containall", "", ("BOLLARD_CONTAINALL",), "", "the same, with private process and IPC namespaces and --cleanenv"),
     ("compat", "", ("BOLLARD_COMPAT",), "", "as docker would: --containall --no-init --no-umask --writable-tmpfs"),
     ("workdir", "DIR", ("BOLLARD_WORKDIR",), "", "where /tmp, /var/tmp and scratch directories lie with --contain"),
     (
@@ -122,7 +122,7 @@ TABLE: tuple[Row, ...] = (
         "",
         ("BOLLARD_FAKEROOT", "BOLLARD_CONTAINER_REMAP_ROOT", "PYXIS_CONTAINER_REMAP_ROOT"),
         "container-remap-root|no-container-remap-root",
-        "be root in the container; no right that you do not have comes with it",
+        "be root in the container; you get no rights that you do not have",
     ),
     (
         "entrypoint",
@@ -157,14 +157,14 @@ TABLE: tuple[Row, ...] = (
         "NS[,NS]",
         ("BOLLARD_CONTAINER_UNSHARE", "PYXIS_CONTAINER_UNSHARE"),
         "container-unshare",
-        "own namespaces for the container: net, ipc, uts",
+        "private namespaces for the container: net, ipc, uts",
     ),
-    ("net", "", ("BOLLARD_NET",), "", "an own network namespace, with no network in it"),
+    ("net", "", ("BOLLARD_NET",), "", "a private network namespace, with no network in it"),
     ("network", "none", ("BOLLARD_NETWORK",), "", "which network --net has"),
-    ("ipc", "", ("BOLLARD_IPC",), "", "an own IPC namespace"),
-    ("uts", "", ("BOLLARD_UTS",), "", "an own UTS namespace"),
-    ("hostname", "NAME", ("BOLLARD_HOSTNAME",), "", "the host's name in the container; with an own UTS namespace"),
-    ("pid", "", ("BOLLARD_PID",), "", "an own process namespace"),
+    ("ipc", "", ("BOLLARD_IPC",), "", "a private IPC namespace"),
+    ("uts", "", ("BOLLARD_UTS",), "", "a private UTS namespace"),
+    ("hostname", "NAME", ("BOLLARD_HOSTNAME",), "", "the host's name in the container; with a private UTS namespace"),
+    ("pid", "", ("BOLLARD_PID",), "", "a private process namespace"),
     ("nv", "", ("BOLLARD_NV",), "", "show the host's NVIDIA driver: its libraries and programs"),
     ("rocm", "", ("BOLLARD_ROCM",), "", "the same of AMD's"),
     ("no-umask", "", ("BOLLARD_NO_UMASK",), "", "start with umask 0022 instead of yours"),
@@ -202,7 +202,7 @@ WITHOUT_EFFECT = {
 _LIMITS = "limits of a job are Slurm's: ask for them with srun --mem, --cpus-per-task and the like"
 _RIGHTS = "a container has the rights of its user, and no others"
 
-# Those that cannot be had: name -> (the word that stands for its value, why not).
+# Those that are refused: name -> (the word that stands for its value, why not).
 REFUSED = {
     "device": ("DEVICE", "devices by their CDI names are not known; --bind the files of /dev"),
     "add-caps": ("CAPS", _RIGHTS),

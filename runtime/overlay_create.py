@@ -132,7 +132,7 @@ def _run(command: list[str], fakeroot: bool) -> subprocess.CompletedProcess[str]
 def _relative(folder: str) -> str:
     parts = [part for part in folder.split("/") if part not in ("", ".")]
     if not parts or ".." in parts:
-        raise BollardError(f"--create-dir {folder!r} is no directory in the overlay", "give a path without ..")
+        raise BollardError(f"--create-dir {folder!r} is not a directory in the overlay", "give a path without ..")
     return "/".join(parts)
 
 

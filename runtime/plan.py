@@ -27,7 +27,7 @@ DEVICES = 2  # keep device nodes usable
 IF_IN_IMAGE = 8  # only over something the image has
 IF_SLURM = 16  # only when the image brings Slurm's commands
 DEVPTS = 512  # terminals of the container's own
-PROC = 1024  # a /proc of an own process namespace
+PROC = 1024  # a /proc of a private process namespace
 LINK = 2048  # a symbolic link
 SETS = TMPFS | DEVPTS | PROC | LINK  # those that have no source on the host
 

@@ -106,7 +106,7 @@ def run(way: Way, work: Callable[[], None]) -> None:
         code, message, hint = (told.split("\0") + ["", ""])[:3]
         raise BollardError(message, hint, int(code))
     if status:
-        raise BollardError("the build's process was killed", "was memory short?")
+        raise BollardError("the build's process was killed", "did it run out of memory?")
 
 
 class Interrupted(BaseException):

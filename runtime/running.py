@@ -178,11 +178,11 @@ def _within(job: int) -> bool:
 def _through_srun(job: int, name: str, here: str, command: list[str]) -> NoReturn:
     """The way into the job's control group and limits is a step of the job."""
     if os.environ.get("BOLLARD_ATTACHING"):
-        raise BollardError(f"{name}: this process is no part of the job", "use srun --overlap --jobid")
+        raise BollardError(f"{name}: this process is not part of the job", "use srun --overlap --jobid")
     os.environ["BOLLARD_ATTACHING"] = "1"
     terminal = ["--pty"] if os.isatty(0) and os.isatty(1) else []
     step = ["srun", "-Q", f"--jobid={job}", "--overlap", "-N1", "-n1", "-w", here, "--export=ALL", *terminal]
     try:
         os.execvp("srun", [*step, "bollard", "attach", name, *command])
     except FileNotFoundError:
-        raise BollardError("srun: no such program", "it takes srun to become a part of the job") from None
+        raise BollardError("srun: no such program", "install Slurm's client: only srun can join the job") from None

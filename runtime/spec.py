@@ -170,7 +170,7 @@ def parse_bind(text: str, cwd: str, home: str, what: str = "bind") -> Bind:
     source = "" if special else absolute(parts[0], cwd, home)
     target = parts[1] if len(parts) > 1 else ""
     if special and not target:
-        raise BollardError(f"{what} {text!r}: where?", f"write {special}:DIR")
+        raise BollardError(f"{what} {text!r} names no directory", f"write {special}:DIR")
     if target.startswith("./") and what == "container-mounts":
         target = target[1:]  # enroot counts it from the container's root
     return _bind(what, text, source, target or source, words, special)
@@ -187,13 +187,13 @@ def _bind(what: str, text: str, source: str, target: str, words: list[str], spec
     settings = []
     for word in words:
         if word in _NO_FLAGS:
-            raise BollardError(f"{what} {text!r}: {word!r} cannot be had: {_NO_FLAGS[word]}", "leave it out")
+            raise BollardError(f"{what} {text!r}: {word!r} is not supported: {_NO_FLAGS[word]}", "leave it out")
         if special == "tmpfs" and word.partition("=")[0] in _TMPFS_SETTINGS and word.partition("=")[2].isalnum():
             settings.append(word)
         elif word in _FLAGS:
             flags |= _FLAGS[word]
         elif word:
-            raise BollardError(f"{what} {text!r}: {word!r} is no flag of a mount", "use ro, rw, noexec or nofail")
+            raise BollardError(f"{what} {text!r}: unknown flag {word!r}", "use ro, rw, noexec or nofail")
     return ",".join(settings) if special else source, target, flags
 
 
@@ -213,9 +213,9 @@ def parse_mount(text: str, cwd: str, home: str) -> Bind:
         keys[{"src": "source", "dst": "destination", "target": "destination", "readonly": "ro"}.get(key, key)] = value
     unknown = sorted(set(keys) - {"type", "source", "destination", "ro", "bind-propagation"})
     if unknown:
-        raise BollardError(f"mount {text!r}: {unknown[0]!r} is no key of it", "use type, src, dst and ro")
+        raise BollardError(f"mount {text!r}: unknown key {unknown[0]!r}", "use type, src, dst and ro")
     if keys.get("type", "bind") != "bind":
-        raise BollardError(f"mount {text!r}: {keys['type']!r} is no type of mount here", "use type=bind")
+        raise BollardError(f"mount {text!r}: type {keys['type']!r} is not supported", "use type=bind")
     if not keys.get("source") or not keys.get("destination"):
         raise BollardError(f"mount {text!r} lacks src or dst", "write type=bind,src=SRC,dst=DST")
     words = ["ro"] if "ro" in keys and keys["ro"].lower() not in ("0", "false") else []
@@ -227,10 +227,10 @@ def parse_name(text: str) -> tuple[str, str]:
     name, _, mode = text.partition(":")
     if not name or len(name) > _NAME_MAX or not all(c.isascii() and (c.isalnum() or c in _NAME_MARKS) for c in name):
         raise BollardError(
-            f"container name {name!r} cannot be one", f"use up to {_NAME_MAX} letters, digits and {_NAME_MARKS}"
+            f"container name {name!r} is not allowed", f"use up to {_NAME_MAX} letters, digits and {_NAME_MARKS}"
         )
     if (mode or "auto") not in NAME_MODES:
-        raise BollardError(f"container name {text!r}: {mode!r} is no way to use it", f"use {', '.join(NAME_MODES)}")
+        raise BollardError(f"container name {text!r}: unknown mode {mode!r}", f"use {', '.join(NAME_MODES)}")
     return name, mode or "auto"
 
 
@@ -267,7 +267,7 @@ def _list(values: list[str]) -> tuple[str, ...]:
 def _unshare(given: dict[str, list[str]], words: tuple[str, ...], everything: bool) -> tuple[str, ...]:
     for word in words:
         if word not in NAMESPACES[:3]:
-            raise BollardError(f"unshare {word!r}: no namespace that can be asked for", "use net, ipc or uts")
+            raise BollardError(f"unshare {word!r}: not a namespace to unshare", "use net, ipc or uts")
     asked = set(words) | {name for name in NAMESPACES if switch(given.get(name, []))}
     if everything:
         asked |= {"pid", "ipc"}
@@ -323,7 +323,7 @@ def one_assignment(text: str) -> str:
 def _servers(words: tuple[str, ...]) -> tuple[str, ...]:
     for word in words:
         if not word.strip("0123456789abcdefABCDEF.:") == "" or not set(word) & set(".:"):
-            raise BollardError(f"dns {word!r} is no IP address", "name the servers by their addresses")
+            raise BollardError(f"dns {word!r} is not an IP address", "name the servers by their addresses")
     return words
 
 
@@ -375,7 +375,7 @@ def make(values: list[tuple[str, str]]) -> Spec:
     contain = contain_all or on("contain")
     source, target = _homes(given, cwd, host_home, contain)
     if last("network") not in ("", "none"):
-        raise BollardError(f"network {last('network')!r} cannot be had without root", "use --network=none, or no --net")
+        raise BollardError(f"network {last('network')!r} needs root", "use --network=none, or no --net")
     if on("writable") and (on("writable-tmpfs") or last("overlay")):
         raise BollardError("writable does not go with writable-tmpfs or an overlay", "choose one of them")
     made = Spec(

@@ -73,7 +73,7 @@ class Tree:
             os.chmod(name, mode, dir_fd=above)  # whatever the umask
         except FileExistsError:
             if not links or not stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
-                raise BollardError(f"/{path.strip('/')} of the image is no directory", "name another place") from None
+                raise BollardError(f"/{path.strip('/')} in the image is no directory", "name another place") from None
             place = os.readlink(f"/proc/self/fd/{above}")[len(os.path.realpath(self.path)) :]
             target = os.path.normpath(os.path.join("/", place, os.readlink(name, dir_fd=above)))
             return self._directory(target.lstrip("/"), mode, links - 1)

@@ -21,7 +21,7 @@ def parent(environ: Mapping[str, str], sandbox: str = "") -> str:
         return os.path.dirname(os.path.abspath(sandbox))
     place = next((environ[form] for form in _FORMS if environ.get(form)), "/tmp")
     if not os.path.isdir(place):
-        raise BollardError(f"{place}: is no directory for temporary files", f"set {_FORMS[0]} to one with space")
+        raise BollardError(f"{place}: is not a directory for temporary files", f"set {_FORMS[0]} to one with space")
     return os.path.abspath(place)
 
 

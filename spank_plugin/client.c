@@ -86,7 +86,7 @@ static void guard_script(void)
 	free(guarded);
 }
 
-/* What Slurm is asked besides the container, and cannot be had with it. */
+/* Options of Slurm's that do not go with a container. */
 static void refuse_misfits(void)
 {
 	if (is_set(slurm_option("export-file")))
@@ -101,7 +101,7 @@ static void refuse_misfits(void)
 static void hand_over(const char *spec, const char *cwd, int multi_prog)
 {
 	if (strlen(spec) + sizeof(ENV_SPEC) >= SPEC_MAX)
-		fail("what is asked of the container is longer than Linux lets a variable be; use fewer binds");
+		fail("the container's options are longer than Linux lets a variable be; use fewer binds");
 	if (setenv(ENV_SPEC, spec, 1) < 0)
 		fail("out of memory");
 	if (spank_context() == S_CTX_ALLOCATOR)

@@ -152,7 +152,7 @@ def _existing(paths: Iterable[str]) -> list[str]:
 def _refuse(faults: list[owners.Fault]) -> None:
     if faults:
         more = f" (and {len(faults) - 1} more: see `bollard site check`)" if len(faults) > 1 else ""
-        raise BollardError(f"root would run what is not root's alone: {faults[0].text}{more}", faults[0].fix)
+        raise BollardError(f"root would run files that others can change: {faults[0].text}{more}", faults[0].fix)
 
 
 def _described(out: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ struct state {
 	size_t host_count;
 };
 
-/* mpirun.c: why it cannot be had; the first reason counts. */
+/* mpirun.c: why this cannot be done; the first reason counts. */
 __attribute__((format(printf, 2, 3))) void refuse(struct state *state, const char *format, ...);
 
 /* mpirun.c: one more word of srun's. */

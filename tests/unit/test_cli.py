@@ -158,7 +158,7 @@ def test_help_and_version():
     [
         (["nosuch"], "nosuch: no such command; see `bollard --help`"),
         (["site", "chek"], "site chek: no such command; see `bollard site --help`"),
-        (["site", "check", "n1"], "site check: 'n1' is too much; see `bollard site check --help`"),
+        (["site", "check", "n1"], "site check: unexpected 'n1'; see `bollard site check --help`"),
         (["exec"], "no image named; name a SIF file, a squashfs file or a directory"),
         (["exec", "no.sif", "id"], "no.sif: no such file; check the name with `ls "),
         (["exec", "docker://alpine", "id"], "docker://alpine: docker images cannot be pulled"),

@@ -137,7 +137,7 @@ def test_dump_new_del_setprim(image):
         ("add img.sif no --datatype 1", "no: cannot be read: No such file or directory; check the file name"),
         ("add img.sif file --datatype 4", "--partfs is missing; give a number from 1 to 6; see "),
         ("add img.sif file --datatype 4 --partfs 9", "--partfs 9 is not known; give a number from 1 to 6"),
-        ("add img.sif file --datatype 5 --signentity 0a", "--signentity '0a' is no fingerprint; give its 40 hexadec"),
+        ("add img.sif file --datatype 5 --signentity 0a", "--signentity '0a' is not a fingerprint; give its 40 "),
         ("add img.sif file --datatype 9", "--sbomformat '' is not known; one of cyclonedx-json, "),
         ("add img.sif file --datatype 1 --groupid 4026531840", "--groupid '4026531840' is not a number from 0 to "),
         ("frobnicate img.sif", "sif frobnicate: no such command; see `bollard sif --help`"),

@@ -125,7 +125,7 @@ def add(path, datatype, extra=b""):
         (["-s", "1G", "o"], "--size '1G' is not a size; "),
         (
             ["--create-dir", "a/../..", "o"],
-            "--create-dir 'a/../..' is no directory in the overlay; give a path without ..",
+            "--create-dir 'a/../..' is not a directory in the overlay; give a path without ..",
         ),
         (["no/o"], "no/o: cannot be written: No such file or directory; "),
         (["text"], "text: not a SIF image; is it a script?"),

@@ -211,7 +211,7 @@ def test_variables_without_a_name_or_a_value(text):
 
 @pytest.mark.parametrize("text", ["nonsense", "1", "192.0.2.1,x", "/dir"])
 def test_name_servers_are_addresses(text):
-    with pytest.raises(BollardError, match="is no IP address"):
+    with pytest.raises(BollardError, match="is not an IP address"):
         spec.make([("image", "/i"), ("dns", text)])
 
 
