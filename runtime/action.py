@@ -61,7 +61,7 @@ def _shell(has: Callable[[str], bool], asked: str) -> tuple[str, ...]:
 
 
 def variables(action: str, command: list[str]) -> dict[str, str]:
-    """What the started program must find set besides the container's environment."""
+    """What the started program must find set, beyond the container's environment."""
     if action == "shell" and command[0] in [shell[0] for shell in _SHELLS]:
         return {"SHELL": command[0]}
     return {}

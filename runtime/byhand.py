@@ -64,7 +64,7 @@ def launch(
 
 
 def variables(verbose: bool, container: dict[str, str]) -> dict[str, str]:
-    """Our own environment for the launcher: the user's, and what the program shall find set."""
+    """Our own environment for the launcher: the user's, and what is to be set for the program."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith(wire.OWN)}
     if environ.get("LC_CTYPE") == "C.UTF-8" and b"\0LC_CTYPE=" not in b"\0" + _first_environment():
         del environ["LC_CTYPE"]  # Python sets it where there is no locale (PEP 538)

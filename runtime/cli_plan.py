@@ -75,7 +75,7 @@ def lines(shown: dict[str, Any]) -> list[str]:
         found.append(f"program      {' '.join(image.shown(word) for word in shown['command'])}")
     found += ["", "mounts, in this order:"]
     found += [f"  {line}" for line in plan.describe([(op[0], op[1], op[2]) for op in shown["mounts"]])]
-    found += ["", "environment, besides what passes from yours unchanged:"]
+    found += ["", "environment, in addition to what passes from yours unchanged:"]
     for name, value in shown["environment"].items():
         if os.environ.get(name) != value:
             found.append(f"  {name}={image.shown(value)}")

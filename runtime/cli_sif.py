@@ -120,7 +120,7 @@ def _kind(item: Descriptor) -> str:
 
 
 def _details(item: Descriptor) -> list[tuple[str, str]]:
-    """What the type of an object says of it besides: (name in `info`, value)."""
+    """What else is known of an object by its type: (name in `info`, value)."""
     first, second = (int.from_bytes(item.extra[at : at + 4], "little") for at in (0, 4))
     if item.datatype == sif.PARTITION:
         return [

@@ -69,7 +69,7 @@ def of_image(
     /environment that images older than that have, or nothing. `image` is the path of the image, `app` the one of
     its apps to be started, which its own scripts then prepare for.
 
-    `shell(script, env)` is called when a script needs a real shell: it shall run the image's
+    `shell(script, env)` is called when a script needs a real shell: it has to run the image's
     `/bin/sh -c script` in the container with exactly the environment `env` and give what that writes to its
     standard output, which is the resulting environment, NUL-terminated; or None where that cannot be done. The
     result is then what could be found out without one.

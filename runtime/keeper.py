@@ -305,7 +305,7 @@ def _look_around(container: Container) -> None:
 
 
 def _unshare(asked: Spec) -> int:
-    """The namespaces asked for besides those that every container has. A descriptor of the process namespace, whose
+    """The namespaces asked for, beyond those that every container has. A descriptor of the process namespace, whose
     /proc is at SESSION/proc then; -1 where none was asked for."""
     linux.new_namespaces(tuple(name for name in asked.unshare if name != "pid"))
     if asked.hostname:

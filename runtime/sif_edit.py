@@ -2,7 +2,7 @@
 """Change SIF files in place: add, delete, and name the primary partition.
 
 An object never moves, so that a container may run from the file meanwhile. Whoever interrupts a change finds the file
-as it was, or as it shall be: data is on the disk before a slot names it, and one byte says whether a slot is in use.
+as it was, or as it is to be: data is on the disk before a slot names it, and one byte says whether a slot is in use.
 The header, whose counters nobody needs for reading, comes last. Naming another primary partition takes two such steps;
 in between there is none, and the same command again completes it.
 """

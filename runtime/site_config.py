@@ -245,7 +245,7 @@ def _checked_path(what: str, path: str, line: int) -> str | Mistake:
     if ".." in path.split("/"):
         return Mistake(line, f'{what}: "{path}" has a .. in it', "name the directory in full")
     if "\0" in path or not path.isprintable():
-        return Mistake(line, f"{what}: {path!r} has a character that cannot be seen", "write the path anew")
+        return Mistake(line, f"{what}: {path!r} has an invisible character", "type the path again")
     return path
 
 

@@ -417,7 +417,7 @@ def make(values: list[tuple[str, str]]) -> Spec:
     return made
 
 
-# Keys that say which container, and not what it is to be like; and those whose paths are told as they were resolved.
+# Keys that name a container rather than describe it; and those whose paths are given as they were resolved.
 _NOT_OPTIONS = frozenset(("image", "asked", "cwd", "userhome", "id", "multi-prog", "verbose", "save"))
 _WITH_PATHS = frozenset(("bind", "mounts", "mount", "home", "workdir", "overlay"))
 

@@ -10,7 +10,7 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. What it makes, t
     _bollard.so        the embedded runtime
     bollard-enter      the launcher, static
     squashfuse[2]      a copy of the FUSE server, unreadable for users; 2: built with libfuse 2
-    squashfuse-owner   the like, for files that shall be the user's, where the other has no uid=
+    squashfuse-owner   another one, to show files as the user's, where the first has no uid=
     squashfuse-owner-is-known  empty; there where the first can do that itself
     fuse2fs, fuse-overlayfs    copies of the servers of layers; fuse2fs2 where it is built with libfuse 2
     check.sqfs         an image for `bollard site check`, where squashfs-tools are there to make it
@@ -323,9 +323,8 @@ def copy_python(out: Path) -> None:
 
 
 def copy_server(out: Path) -> None:
-    """A copy of the FUSE server that nobody but root can read: the kernel then lets no user trace it, and so
-    nobody put code of his own into a process that is outside his job's control groups (ptrace(2),
-    PR_SET_DUMPABLE in prctl(2))."""
+    """A copy of the FUSE server that nobody but root can read: the kernel then lets no user trace it, so that nobody
+    can put code of his own into a process outside his job's control groups (ptrace(2), PR_SET_DUMPABLE in prctl(2))."""
     program = server() or ""
     libraries = subprocess.run(["ldd", program], stdout=subprocess.PIPE, text=True, check=True).stdout
     shutil.copy(program, out / ("squashfuse2" if "libfuse.so.2" in libraries else "squashfuse"))

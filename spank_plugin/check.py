@@ -311,7 +311,7 @@ def _slurm_settings(where: Where) -> Found:
     contain = "contain" in config.get("PrologFlags", "").lower()
     interactive = "use_interactive_step" in config.get("LaunchParameters", "")
     if not contain:
-        text = "PrologFlags lacks Contain: every step makes its container anew"
+        text = "PrologFlags lacks Contain: every step makes its own container"
         yield Finding("Slurm's settings", WARNING, text, "PrologFlags=Contain in slurm.conf")
     if not interactive and _numbers(_said("srun", "--version", where=where)[1])[:2] >= (21, 8):
         text = "LaunchParameters lacks use_interactive_step: salloc refuses --container"

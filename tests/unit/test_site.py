@@ -103,7 +103,7 @@ def _example():
             "2: mounts[0]: a set of keys where a path is expected; quote what holds a colon",
         ),
         ("mounts:\n-\n", "2: mounts[0]: nothing where a path is expected; quote what holds a colon"),
-        ('mounts: ["/a\\0b"]\n', "1: mounts[0]: '/a\\x00b' has a character that cannot be seen; write the path anew"),
+        ('mounts: ["/a\\0b"]\n', "1: mounts[0]: '/a\\x00b' has an invisible character; type the path again"),
         ("spool: spool\n", '1: spool: "spool" does not begin with /; name the directory in full'),
         ("spool:\n", "1: spool: nothing where a directory is expected; write its path, from / on"),
         ("images-allowed: {a: b}\n", "1: images-allowed: a set of keys is no list; begin each item with `- `"),
