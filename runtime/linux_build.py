@@ -143,7 +143,11 @@ static int b_send_handle(int to, char failed, int handle)
  * go to it and are reaped by the kernel. In C, for no fork of Python's makes a namespace for one child alone. */
 static int b_start_first(const char *proc, int parent)
 {
+#if defined(__s390x__)  /* clone(2): the stack comes first there */
+    long pid = syscall(SYS_clone, 0, CLONE_NEWPID | SIGCHLD, 0, 0, 0);
+#else
     long pid = syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, 0, 0, 0, 0);
+#endif
     char failed = 0;
     int self;
 
