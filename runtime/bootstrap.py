@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Where a build's tree comes from: one function per bootstrap agent of a definition's header.
 
-Each fills an empty tree and leaves `.singularity.d` complete. Programs of the host do the fetching: debootstrap, dnf or
-yum, skopeo, oras; one that is missing is named, with what to do.
+Each fills an empty tree and leaves `.singularity.d` complete. Programs of the host do the work of debootstrap, dnf and
+yum; one that is missing is named, with what to do. What registries and libraries have is here already (`fetch`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from bollard.runtime import buildroot, dress, image, oci, sif
+from bollard.runtime import buildroot, dress, fetch, image, oci, sif
 from bollard.runtime.errors import BollardError
 from bollard.runtime.tree import Tree
 
@@ -25,7 +25,6 @@ _DEBIAN_ARCHES = {
 _SUITE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _PACKAGES = re.compile(r"[0-9A-Za-z@][0-9A-Za-z@.+:_/*-]*")
 _UNSUPPORTED = {
-    "library": "a library needs Apptainer's client; fetch the image with it and use localimage",
     "shub": "Singularity Hub has closed; use another source",
     "busybox": "use docker or localimage",
     "arch": "use docker or localimage",
@@ -37,13 +36,15 @@ _TAR_MAGIC = ((257, b"ustar"), (0, b"\x1f\x8b"), (0, b"\x28\xb5\x2f\xfd"), (0, b
 
 
 class Source(NamedTuple):
-    """What an agent gets: the header, the empty tree, a directory of ours, and the directory of relative paths."""
+    """What an agent gets: the header, the empty tree, a directory of ours, the directory of relative paths, how to tell
+    of a step, and what was fetched for it."""
 
     header: Mapping[str, str]
     tree: Tree
     scratch: str
     cwd: str
     say: Callable[[str], None]
+    fetched: fetch.Source = fetch.Source()
 
     def key(self, name: str) -> str:
         value = self.header.get(name, "")
@@ -121,17 +122,14 @@ def _unsquash(opened: image.Image, tree: Tree, name: str) -> None:
 
 def _oci(source: Source, agent: str) -> dict[str, bytes]:
     name = source.key("from")
-    if agent == "docker":
-        parts = [source.header.get(key, "").strip("/") for key in ("registry", "namespace")]
-        name = "/".join([*(part for part in parts if part), name])
-    elif agent in oci.ARCHIVES and not name.startswith("/"):
-        name = os.path.join(source.cwd, name)
     folder = f"{source.scratch}/oci"
-    os.mkdir(folder)
-    layers = oci.fetch(agent, name, folder)
+    layers = source.fetched.layers
+    if layers is None:
+        os.mkdir(folder)
+        layers = oci.fetch(agent, name if name.startswith("/") else os.path.join(source.cwd, name), folder)
     source.say(f"unpacking {len(layers.paths)} layers")
     oci.unpack(layers, source.tree, name)
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     dress.base(source.tree, overwrite=True)
     for file, text in oci.scripts(layers.config).items():
         source.tree.write(f"/.singularity.d/{file}", text.encode("utf-8", "surrogateescape"), 0o755)
@@ -140,20 +138,9 @@ def _oci(source: Source, agent: str) -> dict[str, bytes]:
     return {"oci-config.json": json.dumps(layers.config, separators=(",", ":")).encode()}
 
 
-def _oras(source: Source) -> None:
-    name = source.key("from")
-    if not shutil.which("oras"):
-        raise BollardError(
-            f"oras://{name}: needs the program oras", "install it, or fetch the image and use localimage"
-        )
-    folder = f"{source.scratch}/oras"
-    os.mkdir(folder)
-    _run(["oras", "pull", "--no-tty", "--output", folder, name], "oras")
-    files = [f"{folder}/{file}" for file in os.listdir(folder)]
-    if len(files) != 1:
-        raise BollardError(f"oras://{name}: holds {len(files)} files, not one image", "name a SIF image")
-    _localimage(source._replace(header={**source.header, "from": files[0]}))
-    shutil.rmtree(folder)
+def _fetched_image(source: Source) -> None:
+    """oras and library: a SIF file."""
+    _localimage(source._replace(header={**source.header, "from": source.fetched.path}))
 
 
 def _debootstrap(source: Source) -> None:
@@ -304,5 +291,6 @@ _AGENTS: dict[str, Callable[[Source], None]] = {
     "debootstrap": _debootstrap,
     "yum": _yum,
     "dnf": _yum,
-    "oras": _oras,
+    "oras": _fetched_image,
+    "library": _fetched_image,
 }

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from bollard.runtime import (
     bootstrap,
     build,
     buildroot,
+    cache,
     definition,
     dress,
+    fetch,
     image,
     progress,
     rootless,
@@ -58,10 +59,21 @@ class Request(NamedTuple):
     binds: tuple[Bind, ...] = ()
     ignore_subuid: bool = False
     ignore_seccomp: bool = False
+    fetch: fetch.Settings = fetch.Settings()
+    shown: str = ""  # what to call the target
 
 
 def run(request: Request) -> None:
     """Build `request.target`; BollardError for everything that went wrong."""
+    try:
+        with rootless.interruptible():
+            make(request)
+    except rootless.Interrupted as interrupted:
+        rootless.end_by(interrupted.number)
+
+
+def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
+    """As `run`, but a signal raises Interrupted. `fetched` is what the stages begin with, if that is here already."""
     way = rootless.choose(request.ignore_subuid, request.ignore_seccomp)
     if _is_plain(request):
 
@@ -86,15 +98,34 @@ def run(request: Request) -> None:
         bootstrap.check(stage.header)
     _check_target(request)
     build.schema_labels("")  # a SOURCE_DATE_EPOCH that is none
-    place = workspace.make(workspace.parent(os.environ, request.target if request.sandbox else ""))
-    try:
-        rootless.run(way, lambda: _carry_out(request, found, place, os.getcwd(), way))
-    except rootless.Interrupted as interrupted:
-        workspace.remove(place, way)
-        _end_by(interrupted.number)
-    finally:
-        if os.path.lexists(place):
-            workspace.remove(place, way)
+    with contextlib.ExitStack() as stack:
+        if not fetched:
+            fetched = _fetch(request, found, stack)
+        place = workspace.make(workspace.parent(os.environ, request.target if request.sandbox else ""))
+        try:
+            rootless.run(way, lambda: _carry_out(request, found, fetched, place, os.getcwd(), way))
+        finally:
+            if os.path.lexists(place):
+                workspace.remove(place, way)
+
+
+def _fetch(request: Request, found: Definition, stack: contextlib.ExitStack) -> list[fetch.Source]:
+    """What the stages begin with, as far as it lies elsewhere; it stays in the cache until the stack is closed."""
+    headers = [stage.header for stage in found.stages]
+    if request.update and not request.force:
+        headers[-1] = {"bootstrap": "localimage"}  # the sandbox
+    if not any(header["bootstrap"].lower() in fetch.AGENTS for header in headers):
+        return [fetch.Source()] * len(headers)
+    store = stack.enter_context(cache.opened(os.environ, request.fetch.disable_cache))
+    sources = []
+    for header in headers:
+        if header["bootstrap"].lower() not in fetch.AGENTS:
+            sources.append(fetch.Source())
+            continue
+        library = request.fetch.library or header.get("library", "")
+        sources.append(fetch.source(fetch.from_header(header), request.fetch._replace(library=library), store))
+    progress.settle()
+    return sources
 
 
 def load(source: str, arguments: Mapping[str, str]) -> Definition:
@@ -143,7 +174,9 @@ def _check_target(request: Request) -> None:
         raise BollardError(f"{target}: is a directory", "remove it, choose another name, or add --sandbox")
 
 
-def _carry_out(request: Request, found: Definition, place: str, cwd: str, way: rootless.Way) -> None:
+def _carry_out(
+    request: Request, found: Definition, fetched: Sequence[fetch.Source], place: str, cwd: str, way: rootless.Way
+) -> None:
     """The work, as process 1 of the namespace."""
     mask = os.umask(0o022)
     built: dict[str, Tree] = {}
@@ -153,14 +186,14 @@ def _carry_out(request: Request, found: Definition, place: str, cwd: str, way: r
         scratch, root = f"{place}/scratch{number}", f"{place}/root{number}"
         os.mkdir(scratch, 0o700)
         os.mkdir(root, 0o755)
-        step = _Step(request, found, stage, Tree(root), scratch, cwd, way)
+        step = _Step(request, found, stage, fetched[number - 1], Tree(root), scratch, cwd, way)
         documents = _make_stage(step, built, update=request.update and not request.force and number == last)
         if stage.header.get("stage"):
             built.setdefault(stage.header["stage"], step.tree)
     os.umask(mask)
     if request.sandbox:
         _keep_sandbox(request.target, root, place)
-        progress.done(f"{request.target}: built")
+        progress.done(f"{request.shown or request.target}: built")
         return
     progress.say("packing")
     text = (step.tree.read("/.singularity.d/Singularity") or b"").decode("utf-8", "surrogateescape")
@@ -172,15 +205,16 @@ def _carry_out(request: Request, found: Definition, place: str, cwd: str, way: r
         text,
         documents,
         force=request.force,
-        progress=progress.on_terminal(),
+        progress=progress.on_terminal() and not request.shown,  # who starts a program wants no bar of mksquashfs
     )
-    progress.done(f"{request.target}: {os.path.getsize(request.target) / 1e6:.1f} MB")
+    progress.done(f"{request.shown or request.target}: {os.path.getsize(request.target) / 1e6:.1f} MB")
 
 
 class _Step(NamedTuple):
     request: Request
     definition: Definition
     stage: Stage
+    fetched: fetch.Source
     tree: Tree
     scratch: str
     cwd: str
@@ -205,7 +239,7 @@ def _make_stage(step: _Step, built: Mapping[str, Tree], update: bool) -> dict[st
     header = dict(stage.header)
     if update:
         header = {"bootstrap": "localimage", "from": os.path.abspath(step.request.target)}
-    documents = bootstrap.fill(bootstrap.Source(header, step.tree, step.scratch, step.cwd, progress.say))
+    documents = bootstrap.fill(bootstrap.Source(header, step.tree, step.scratch, step.cwd, progress.say, step.fetched))
     dress.apps(step.tree, stage)
     for app in stage.apps:
         for transfer in scif.transfers(app):
@@ -389,10 +423,3 @@ def _write_script(path: str, text: str) -> None:
 
 def _warn(text: str) -> None:
     os.write(2, f"bollard: warning: {text}\n".encode("utf-8", "surrogateescape"))
-
-
-def _end_by(number: int) -> NoReturn:
-    """End as the signal would have ended us."""
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-    raise SystemExit(128 + number)

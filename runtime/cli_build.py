@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import time
 
-from bollard.runtime import builder, definition
+from bollard.runtime import builder, definition, fetch
 from bollard.runtime.errors import BollardError
 from bollard.runtime.spec import parse_binds
 
@@ -39,6 +39,7 @@ def request(given: list[tuple[str, str]], words: list[str]) -> builder.Request:
         ),
         ignore_subuid="ignore-subuid" in switches,
         ignore_seccomp="ignore-seccomp" in switches,
+        fetch=fetch.settings(given, os.environ),
     )
 
 

@@ -22,7 +22,7 @@ SHORT = {
     "i": "ipc", "n": "net", "o": "overlay", "p": "pid", "s": "shell", "S": "scratch", "u": "userns", "w": "writable",
     "W": "workdir", "d": "verbose", "v": "verbose", "F": "force",
 }  # fmt: skip
-ALIASES = {"cwd": "pwd", "debug": "verbose"}
+ALIASES = {"cwd": "pwd", "debug": "verbose", "nohttps": "no-https"}
 
 # Apptainer's switches can be given a value, --contain=false.
 _BOOLEANS = {**dict.fromkeys(("1", "t", "true"), "1"), **dict.fromkeys(("0", "f", "false"), "0")}

@@ -7,6 +7,15 @@ their words, as in Apptainer; `SHORT` has the letters that mean something else i
 
 Own = dict[str, tuple[str, str]]
 
+# Of commands that take an image by its URI: where it comes from.
+FETCH: Own = {
+    "authfile": ("FILE", "logins to registries, as `docker login` and `skopeo login` write them"),
+    "docker-login": ("", "ask for the user name and password of a registry"),
+    "no-https": ("", "a registry or library may speak plain HTTP [BOLLARD_NOHTTPS]"),
+    "disable-cache": ("", "neither use nor fill the cache [BOLLARD_DISABLE_CACHE]"),
+}
+_LIBRARY: Own = {"library": ("URL", "the library that library:// is about [BOLLARD_LIBRARY]")}
+
 INSPECT: Own = {
     "labels": ("", "the labels; what is shown without an option"),
     "deffile": ("", "the definition file it was built from"),
@@ -67,6 +76,8 @@ BUILD: Own = {
     "fakeroot": ("", "accepted: a build without root is always one"),
     "ignore-subuid": ("", "do without the ids of /etc/subuid"),
     "ignore-seccomp": ("", "do without a seccomp filter: with the host's fakeroot"),
+    **_LIBRARY,
+    **FETCH,
 }
 _USER: Own = {"user": ("NAME", "another user's; for root alone")}
 INSTANCE_START: Own = {"pid-file": ("FILE", "write the process id of the instance to FILE [BOLLARD_PID_FILE]")}
@@ -101,8 +112,9 @@ SITE_CHECK: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG, "json": ("", "for progra
 SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
 
 MIXED = frozenset(
-    ("build", "inspect", "run-help", "overlay create", "sif list", "sif header", "sif info", "sif dump", "sif new",
-     "sif add", "sif del", "sif setprim", "instance list", "instance stop", "instance stats")
+    ("build", "inspect", "run-help", "overlay create", "sif list", "sif header",
+     "sif info", "sif dump", "sif new", "sif add", "sif del", "sif setprim", "instance list", "instance stop",
+     "instance stats")
 )  # fmt: skip
 SHORT = {
     "build": {"s": "sandbox", "u": "update", "f": "fakeroot", "T": "notest"},

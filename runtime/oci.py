@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """OCI and Docker images as trees: layers applied by ourselves, configuration turned into image scripts.
 
-Registries and daemons are skopeo's business; `oci:`, `oci-archive:` and `docker-archive:` are read here. Every blob
-that is named by its digest is checked against it, every path of a layer resolved beneath the tree's root.
+`oci:`, `oci-archive:` and `docker-archive:` are read here; what comes from registries and daemons lies in the cache's
+blobs (`fetch`). Every blob that is named by its digest is checked against it, every path of a layer resolved beneath
+the tree's root.
 """
 
 from __future__ import annotations
@@ -23,16 +24,15 @@ from typing import IO, Any, NamedTuple, cast
 
 from bollard.runtime import sif
 from bollard.runtime.errors import BollardError
+from bollard.runtime.reference import ARCHIVES
 from bollard.runtime.tree import Tree, remove_at
 
-ARCHIVES = ("oci", "oci-archive", "docker-archive")
 TRANSPORTS = (*ARCHIVES, "docker", "docker-daemon")
-_MAX_JSON = 8 << 20
+MAX_JSON = 8 << 20
 _MAX_LAYERS = 1024
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _VARIABLE = re.compile(r"[A-Za-z_][0-9A-Za-z_]*")
-_SKOPEO_SAYS = re.compile(r'msg="((?:[^"\\]|\\.)*)"')  # its log line
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 
 
@@ -45,12 +45,8 @@ class Layers(NamedTuple):
 
 
 def fetch(agent: str, reference: str, scratch: str) -> Layers:
-    """The layers of an image; `scratch` is an empty directory of ours."""
-    if agent not in ARCHIVES:
-        layout = f"{scratch}/layout"
-        _skopeo(f"{agent}://{reference}" if agent == "docker" else f"{agent}:{reference}", f"oci:{layout}:image")
-        return _from_layout(layout, "image", reference)
-    path, tag = _split(agent, reference)
+    """The layers of an image in an archive or layout; `scratch` is an empty directory of ours."""
+    path, tag = split(agent, reference)
     if agent == "oci":
         return _from_layout(path, tag, reference)
     layout = f"{scratch}/archive"
@@ -128,21 +124,7 @@ def _strings(value: object) -> list[str]:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
-def _skopeo(source: str, target: str) -> None:
-    if not shutil.which("skopeo"):
-        raise BollardError(f"{source}: needs the program skopeo", "install the package skopeo, or use an oci-archive")
-    argv = ["skopeo", "copy", "--quiet", "--insecure-policy", source, target]
-    done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
-    )
-    if done.returncode:
-        lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-        said = _SKOPEO_SAYS.search(lines[-1]) if lines else None
-        reason = said[1].replace('\\"', '"') if said else (lines or ["failed"])[-1]
-        raise BollardError(f"{source}: skopeo: {reason}", "check the name, the login and the network")
-
-
-def _split(agent: str, reference: str) -> tuple[str, str]:
+def split(agent: str, reference: str) -> tuple[str, str]:
     """Path and tag; a path may hold colons."""
     path, _, tag = reference.rpartition(":")
     if not path or os.path.exists(reference):
@@ -161,18 +143,34 @@ def _from_layout(layout: str, tag: str, name: str) -> Layers:
     named = [item for item in entries if tag in (item.get("annotations") or {}).values()] if tag else entries
     if len(named) != 1:
         raise BollardError(f"{name}: {len(named)} images of that name", "add :TAG to name one")
-    document = _blob(layout, named[0], name)
+    document = _blob(f"{layout}/blobs", named[0], name)
     for _ in range(4):
-        if document.get("mediaType") not in _INDEXES and "manifests" not in document:
+        if not is_index(document):
             break
-        document = _blob(layout, _for_this_machine(document, name), name)
-    config = _blob(layout, _dict(document.get("config")), name)
+        document = _blob(f"{layout}/blobs", {"digest": for_arch(document, "", name)}, name)
+    return from_manifest(document, f"{layout}/blobs", name)
+
+
+def from_manifest(document: dict[str, Any], blobs: str, name: str) -> Layers:
+    """The layers of a manifest, OCI's or Docker's, whose blobs lie in the directory as in an OCI layout."""
+    config = _blob(blobs, _dict(document.get("config")), name)
+    layers = digests(document, name)[: len(_list(document.get("layers")))]
+    paths = tuple(f"{blobs}/{digest.replace(':', '/')}" for digest in layers)
+    return Layers(paths, tuple(layers), _dict(config.get("config")))
+
+
+def digests(document: dict[str, Any], name: str) -> list[str]:
+    """Of a manifest's layers, and of its configuration if it has one."""
     layers = [_dict(item) for item in _list(document.get("layers"))]
     if len(layers) > _MAX_LAYERS:
         raise BollardError(f"{name}: over {_MAX_LAYERS} layers", "flatten it first")
-    digests = [_digest(item, name) for item in layers]
-    paths = tuple(f"{layout}/blobs/{digest.replace(':', '/')}" for digest in digests)
-    return Layers(paths, tuple(digests), _dict(config.get("config")))
+    config = document.get("config")
+    return [_digest(item, name) for item in (*layers, *([_dict(config)] if config else []))]
+
+
+def is_index(document: dict[str, Any]) -> bool:
+    """Whether it is a list of manifests."""
+    return document.get("mediaType") in _INDEXES or "manifests" in document
 
 
 def _from_docker(layout: str, tag: str, name: str) -> Layers:
@@ -195,15 +193,16 @@ def _is_plain(path: str) -> bool:
         return file.read(263)[257:262] == b"ustar"
 
 
-def _for_this_machine(index: dict[str, Any], name: str) -> dict[str, Any]:
-    here = sif.arch_name(os.uname().machine)
+def for_arch(index: dict[str, Any], arch: str, name: str) -> str:
+    """The digest of the image for the architecture, Go's name; "" is this machine's."""
+    wanted = arch or sif.arch_name(os.uname().machine)
     entries = [_dict(item) for item in _list(index.get("manifests"))]
     for item in entries:
         platform = _dict(item.get("platform"))
-        if platform.get("architecture") == here and platform.get("os", "linux") == "linux":
-            return item
-    known = sorted({str(_dict(item.get("platform")).get("architecture")) for item in entries})
-    raise BollardError(f"{name}: no image for {here}, only for {', '.join(known)}", "name another image")
+        if platform.get("architecture") == wanted and platform.get("os", "linux") == "linux":
+            return _digest(item, name)
+    known = sorted({str(_dict(item.get("platform")).get("architecture")) for item in entries} - {"unknown"})
+    raise BollardError(f"{name}: no image for {wanted}, only for {', '.join(known)}", "name another image")
 
 
 def _inside(layout: str, path: str, name: str) -> str:
@@ -213,12 +212,12 @@ def _inside(layout: str, path: str, name: str) -> str:
     return full
 
 
-def _blob(layout: str, item: dict[str, Any], name: str) -> dict[str, Any]:
+def _blob(blobs: str, item: dict[str, Any], name: str) -> dict[str, Any]:
     digest = _digest(item, name)
-    path = f"{layout}/blobs/{digest.replace(':', '/')}"
+    path = f"{blobs}/{digest.replace(':', '/')}"
     document = _json(path, name)
     with open(path, "rb") as file:
-        if hashlib.sha256(file.read(_MAX_JSON)).hexdigest() != digest.partition(":")[2]:
+        if hashlib.sha256(file.read(MAX_JSON)).hexdigest() != digest.partition(":")[2]:
             raise BollardError(f"{name}: a blob does not match its digest {digest}", "fetch it again")
     return document
 
@@ -244,9 +243,9 @@ def _json_list(path: str, name: str) -> list[Any]:
 def _load(path: str, name: str) -> object:
     try:
         with open(path, "rb") as file:
-            data = file.read(_MAX_JSON + 1)
-        if len(data) > _MAX_JSON:
-            raise BollardError(f"{name}: {os.path.basename(path)} has over {_MAX_JSON} bytes", "fetch it again")
+            data = file.read(MAX_JSON + 1)
+        if len(data) > MAX_JSON:
+            raise BollardError(f"{name}: {os.path.basename(path)} has over {MAX_JSON} bytes", "fetch it again")
         loaded: object = json.loads(data)
     except FileNotFoundError:
         raise BollardError(

@@ -29,10 +29,17 @@ def say(step: str) -> None:
     signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
 
 
+def settle() -> None:
+    """The step has ended, and nothing more is to be said of it."""
+    global _pending
+    signal.setitimer(signal.ITIMER_REAL, 0)  # it would outlive exec
+    _pending = ""
+
+
 def done(result: str) -> None:
     """The last step has ended."""
     global _pending
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    settle()
     seconds = time.monotonic() - _started
     _pending = f"{result}, {seconds:.0f} s"
     if on_terminal() or seconds > _PATIENCE:

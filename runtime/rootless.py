@@ -16,6 +16,7 @@ The work is done in a child, process 1 of a process namespace: whatever it start
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import pwd
@@ -23,7 +24,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
 from bollard.runtime import identity, linux
@@ -84,19 +85,17 @@ def run(way: Way, work: Callable[[], None]) -> None:
         _outer(way, work, parent, writer, ask[1], answer[0])
     for fd in (writer, ask[1], answer[0]):
         os.close(fd)
-    held = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        if os.read(ask[0], 1):
-            _write_maps(way, child)
-            os.write(answer[1], b"+")
-        told = _read_all(reader)
-        _, status = os.waitpid(child, 0)
-        child = 0
+        with interruptible():
+            if os.read(ask[0], 1):
+                _write_maps(way, child)
+                os.write(answer[1], b"+")
+            told = _read_all(reader)
+            _, status = os.waitpid(child, 0)
+            child = 0
     except BrokenPipeError:
         told, status = _read_all(reader), 1
     finally:
-        for number, action in held.items():
-            signal.signal(number, action)
         for fd in (reader, ask[0], answer[1]):
             os.close(fd)
         if child:
@@ -115,6 +114,24 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP raise Interrupted, so that what was begun can be removed."""
+    held = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, action in held.items():
+            signal.signal(number, action)
+
+
+def end_by(number: int) -> NoReturn:
+    """End as the signal would have ended us."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    raise SystemExit(128 + number)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

@@ -228,10 +228,10 @@ def test_files_that_are_not_there(builder: Builder, place: Path) -> None:
 @pytest.mark.parametrize(
     ("agent", "words"),
     [
-        ("library", "Bootstrap: library is not supported; a library needs Apptainer's client"),
+        ("library", "library://x: no library is named; add --library URL"),
         ("nonsense", "Bootstrap: nonsense is not supported; known are"),
         ("docker", "docker://x: needs the program skopeo; install"),
-        ("oras", "oras://x: needs the program oras; install"),
+        ("oras", "oras://x: needs the program skopeo; install"),
         ("yum", "Bootstrap: yum needs the program dnf or yum; install"),
         ("debootstrap", "Bootstrap: debootstrap needs that program; install"),
     ],

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Names of images that lie elsewhere: docker://, oras://, library://, ... as data.
+
+    docker://HOST/NAME[:TAG][@sha256:HEX]     library://[HOST/]ENTITY/COLLECTION/CONTAINER[:TAG]
+
+Spelling and default file names are Apptainer's. Pure: nothing is opened, nobody is asked.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from bollard.runtime.errors import BollardError
+
+ARCHIVES = ("oci", "oci-archive", "docker-archive")
+SCHEMES = ("docker", "oras", "library", "docker-daemon", *ARCHIVES, "http", "https")
+HUB = "docker.io"
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+# What may stand in a word for skopeo or in an address: no space, no control, nothing that begins an option.
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:/@+,\[\]%~-]*")
+_LIBRARY_TAG = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,127}")
+
+
+class Reference(NamedTuple):
+    """`uri` as it was typed; `name` is what follows the scheme and its slashes."""
+
+    uri: str
+    scheme: str
+    name: str
+
+
+class LibraryPath(NamedTuple):
+    host: str  # "" where the library is named elsewhere
+    path: str
+    tag: str
+
+
+def parse(uri: str) -> Reference:
+    """BollardError for a scheme that is not known, and for names that cannot be one."""
+    scheme, _, rest = uri.partition(":")
+    scheme = scheme.lower()
+    if scheme not in SCHEMES:
+        raise BollardError(f"{_shown(uri)}: {scheme} images cannot be fetched", f"known are {', '.join(SCHEMES)}")
+    if scheme in ARCHIVES:
+        name = rest[2:] if rest.startswith("//") else rest
+    elif scheme in ("http", "https"):
+        name = rest[2:] if rest.startswith("//") else ""
+    else:
+        name = rest.lstrip("/")
+    return make(scheme, name, uri)
+
+
+def make(scheme: str, name: str, uri: str = "") -> Reference:
+    """The reference of an agent and a name, as definition files have them."""
+    uri = uri or (f"{scheme}:{name}" if scheme in ARCHIVES or scheme == "docker-daemon" else f"{scheme}://{name}")
+    if not name:
+        raise BollardError(f"{_shown(uri)}: names no image", f"write {scheme}:{'' if scheme in ARCHIVES else '//'}NAME")
+    web = scheme in ("http", "https")
+    if scheme not in ARCHIVES and not (name.isascii() and name.isprintable() if web else _NAME.fullmatch(name)):
+        raise BollardError(f"{_shown(uri)}: is no name of an image", "check its spelling")
+    return Reference(uri, scheme, name)
+
+
+def digest(reference: Reference) -> str:
+    """The digest of the manifest that a name is pinned to, "" for a name that is not."""
+    _, at, found = reference.name.partition("@")
+    if at and not _DIGEST.fullmatch(found):
+        raise BollardError(f"{_shown(reference.uri)}: {found!r} is no SHA-256 digest", "write NAME@sha256:HEX")
+    return found
+
+
+def repository(name: str) -> str:
+    """The name in a registry without its tag and its digest."""
+    name = name.partition("@")[0]
+    above, slash, last = name.rpartition("/")
+    return above + slash + last.partition(":")[0]
+
+
+def registry(name: str) -> str:
+    """The registry of a name, as docker finds it: what is before the first / if it can be a host."""
+    first, slash, _ = name.partition("/")
+    return first if slash and ("." in first or ":" in first or first == "localhost") else HUB
+
+
+def library_path(reference: Reference) -> LibraryPath:
+    """Three slashes make the first part a host; of several tags the first counts."""
+    name, host = reference.name, ""
+    if name.count("/") > 2:
+        host, _, name = name.partition("/")
+    path, _, tags = name.partition(":")
+    tag = tags.partition(",")[0] or "latest"
+    if not path.strip("/") or ".." in path.split("/") or not _LIBRARY_TAG.fullmatch(tag):
+        raise BollardError(
+            f"{_shown(reference.uri)}: is no name in a library", "write library://ENTITY/COLLECTION/CONTAINER:TAG"
+        )
+    return LibraryPath(host, path, tag)
+
+
+def file_name(reference: Reference) -> str:
+    """What `pull` calls the file: NAME_TAG.sif, or the last part of an address."""
+    last = reference.name.lstrip("/").rpartition("/")[2]
+    if reference.scheme in ("http", "https"):
+        last = last.partition("?")[0].partition("#")[0]
+        if last in ("", ".", ".."):
+            raise BollardError(f"{_shown(reference.uri)}: ends with no file's name", "write `bollard pull FILE URI`")
+        return last
+    container, _, tags = last.partition(":")
+    return f"{container}_{tags.partition(':')[0].partition(',')[0] or 'latest'}.sif"
+
+
+def _shown(uri: str) -> str:
+    return uri if uri.isprintable() else ascii(uri)[1:-1]
