@@ -22,15 +22,21 @@ from bollard.runtime.installed import LAUNCHER, PREFIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from bollard.runtime.spec import Spec
 
 
-def start(asked: Spec, action: str, argv: list[str], shell: str = "") -> None:
-    """Make the container and become the program in it; returns only where there is nothing to start.
+def start(
+    asked: Spec, action: str, argv: list[str], shell: str = "", opened: Callable[[], None] | None = None
+) -> None:
+    """Make the container and become the program in it; returns only where there is nothing to start. `opened` is
+    called when the image's file need not be where it is any more.
     `BollardError` for everything that went wrong, the keeper's failures too."""
     address, _, command = launch(asked, action, argv, shell, os.pidfd_open(os.getpid()))
+    if opened:
+        opened()
     if command:
         from bollard.runtime import action as actions
 

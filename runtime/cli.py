@@ -109,8 +109,21 @@ def _rows(names: list[str]) -> list[str]:
     return [f"  {name:<{width}}{COMMANDS[name][1]}" for name in names]
 
 
-def _values(given: list[tuple[str, str]], words: list[str]) -> list[tuple[str, str]]:
-    """The (name, value) pairs of a spec, with what the shim's client would add."""
+def _image(given: list[tuple[str, str]], words: list[str]) -> tuple[str, Callable[[], None]]:
+    """The path of the image that the first of `words` names, fetched if it lies elsewhere; and what to call when it has
+    been opened."""
+    from bollard.runtime import image
+
+    if not words or words[0].startswith("instance://") or not image.is_uri(words[0]):
+        return words[0] if words else "", lambda: None
+    from bollard.runtime import fetch, pull
+
+    pulled = pull.image_of(words[0], fetch.settings(given, os.environ))
+    return pulled.path, pulled.close
+
+
+def _values(given: list[tuple[str, str]], words: list[str], path: str) -> list[tuple[str, str]]:
+    """The (name, value) pairs of a spec for the image at `path`, with what the shim's client would add."""
     from bollard.runtime import cli_options, client, installed, site
 
     if not words:
@@ -119,8 +132,9 @@ def _values(given: list[tuple[str, str]], words: list[str]) -> list[tuple[str, s
         cwd = os.getcwd()
     except FileNotFoundError:
         raise BollardError("the current directory does not exist any more", "change to one that does") from None
-    values = [("image", words[0]), ("asked", words[0]), ("cwd", cwd), ("userhome", _home())]
-    values += client.resolve([*given, *cli_options.variables(os.environ)])
+    values = [("image", path), ("asked", words[0]), ("cwd", cwd), ("userhome", _home())]
+    asked = [pair for pair in given if pair[0] not in cli_tables.FETCH]
+    values += client.resolve([*asked, *cli_options.variables(os.environ)])
     if os.environ.get("BOLLARD_LOG") == "debug":
         values.append(("verbose", "1"))
     return site.completed(values, site.load(installed.PREFIX))
@@ -142,7 +156,10 @@ def _start(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     """exec, run, shell, test."""
     from bollard.runtime import byhand, image, spec
 
-    values = _values(given, words)
+    if name == "exec" and len(words) == 1:
+        raise BollardError("no command given", "name a program of the image, or use `bollard shell`")
+    path, opened = _image(given, words)
+    values = _values(given, words, path)
     shells = [value for option, value in given if option == "shell"]
     shells += [os.environ[form] for form in _SHELL_FORMS if os.environ.get(form)]
     if words[0].startswith("instance://"):
@@ -151,17 +168,22 @@ def _start(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
         return cli_instance.join(name, given, words, values, shells[0] if shells else "")
     asked = spec.make(values)
     # Here, where the name is as it was typed; the keeper opens it again by its full path.
-    image.open_image(words[0] if "~" not in words[0] else asked.image, os.uname().machine).close()
-    if name == "exec" and len(words) < 2:
-        raise BollardError("no command given", "name a program of the image, or use `bollard shell`")
-    byhand.start(asked, name, words[1:], shells[0] if shells else "")
+    image.open_image(path if "~" not in path else asked.image, os.uname().machine).close()
+    try:
+        byhand.start(asked, name, words[1:], shells[0] if shells else "", opened)
+    finally:
+        opened()
     return 0
 
 
 def _plan(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     from bollard.runtime import cli_plan, spec
 
-    shown = cli_plan.explain(spec.make(_values(given, words)), words[1:])
+    path, opened = _image(given, words)
+    try:
+        shown = cli_plan.explain(spec.make(_values(given, words, path)), words[1:])
+    finally:
+        opened()
     if any(option == "json" for option, _ in given):
         import json
 
@@ -186,7 +208,24 @@ def _instance(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
 def _instance_start(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     from bollard.runtime import cli_instance
 
-    return cli_instance.start(name.split()[1], given, words, _values(given, words))
+    cli_instance.check(name.split()[1], words)
+    path, opened = _image(given, words)
+    try:
+        return cli_instance.start(name.split()[1], given, words, _values(given, words, path), path)
+    finally:
+        opened()
+
+
+def _pull(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import cli_pull
+
+    return cli_pull.run(given, words)
+
+
+def _cache(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime import cli_cache
+
+    return cli_cache.run(name.split()[1], given, words)
 
 
 def _site(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
@@ -245,7 +284,11 @@ def _attach(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
 def _inspect(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     from bollard.runtime import cli_inspect
 
-    return cli_inspect.run(name, given, words)
+    path, opened = _image(given, words)
+    try:
+        return cli_inspect.run(name, given, [path, *words[1:]] if words else [])
+    finally:
+        opened()
 
 
 def _sif(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
@@ -270,20 +313,32 @@ def _completion(name: str, given: list[tuple[str, str]], words: list[str]) -> in
 
 
 COMMANDS: dict[str, Command] = {
-    "exec": ("[OPTION...] IMAGE PROGRAM [ARGUMENT...]", "run a program in a container", {}, True, _start),
-    "run": ("[OPTION...] IMAGE [ARGUMENT...]", "run what the image was made for, its runscript", {}, True, _start),
-    "shell": (
-        "[OPTION...] IMAGE [ARGUMENT...]",
-        "start a shell in a container",
-        {"shell": ("PATH", f"instead of the image's bash or sh [{_SHELL_FORMS[0]}]")},
+    "exec": (
+        "[OPTION...] IMAGE PROGRAM [ARGUMENT...]",
+        "run a program in a container",
+        cli_tables.FETCH,
         True,
         _start,
     ),
-    "test": ("[OPTION...] IMAGE [ARGUMENT...]", "run the image's own test", {}, True, _start),
+    "run": (
+        "[OPTION...] IMAGE [ARGUMENT...]",
+        "run what the image was made for, its runscript",
+        cli_tables.FETCH,
+        True,
+        _start,
+    ),
+    "shell": (
+        "[OPTION...] IMAGE [ARGUMENT...]",
+        "start a shell in a container",
+        cli_tables.SHELL,
+        True,
+        _start,
+    ),
+    "test": ("[OPTION...] IMAGE [ARGUMENT...]", "run the image's own test", cli_tables.FETCH, True, _start),
     "plan": (
         "[OPTION...] IMAGE [PROGRAM [ARGUMENT...]]",
         "show what would be done: options, image, mounts, environment; nothing is started",
-        {"json": ("", "for programs")},
+        cli_tables.PLAN,
         True,
         _plan,
     ),
@@ -314,6 +369,15 @@ COMMANDS: dict[str, Command] = {
         False,
         _build,
     ),
+    "pull": (
+        "[OPTION...] [TARGET] URI",
+        "fetch the image URI, docker://, oras://, library://, ..., as a SIF file",
+        cli_tables.PULL,
+        False,
+        _pull,
+    ),
+    "cache list": ("[OPTION...]", "show what was fetched and is kept", cli_tables.CACHE_LIST, False, _cache),
+    "cache clean": ("[OPTION...]", "remove what was fetched and is kept", cli_tables.CACHE_CLEAN, False, _cache),
     "site install": (
         "[OPTION...]",
         "build the plugin for this machine's Slurm and Python, install it, tell Slurm of it; again for an upgrade",

@@ -46,14 +46,18 @@ def config_directory() -> str:
         return os.environ.get("HOME", "/").rstrip("/") + "/.bollard"
 
 
-def start(action: str, given: Given, words: list[str], values: Given) -> int:
-    """`instance start` and `instance run`."""
-    if words[0].startswith(instance.URI):
+def check(action: str, words: list[str]) -> None:
+    """Refuse words that cannot be an image and a name, before an image is fetched."""
+    if words and words[0].startswith(instance.URI):
         raise BollardError(f"{words[0]}: is an instance, not an image", "name the image to start another one")
-    if len(words) < 2:
+    if len(words) == 1:
         raise BollardError("no name for the instance", f"write `bollard instance {action} IMAGE NAME`")
+
+
+def start(action: str, given: Given, words: list[str], values: Given, path: str) -> int:
+    """`instance start` and `instance run` with the image at `path`."""
     asked = spec.make(values)
-    image.open_image(words[0] if "~" not in words[0] else asked.image, os.uname().machine).close()
+    image.open_image(path if "~" not in path else asked.image, os.uname().machine).close()
     pid = instance_init.start(asked, words[1], action, words[2:], config_directory())
     files = [value for name, value in given if name == "pid-file"]
     files = files[-1:] or [os.environ[form] for form in _PID_FILE_FORMS if os.environ.get(form)][:1]

@@ -15,6 +15,28 @@ FETCH: Own = {
     "disable-cache": ("", "neither use nor fill the cache [BOLLARD_DISABLE_CACHE]"),
 }
 _LIBRARY: Own = {"library": ("URL", "the library that library:// is about [BOLLARD_LIBRARY]")}
+PULL: Own = {
+    "force": ("", "replace TARGET if it exists"),
+    "dir": ("DIR", "where to write it [BOLLARD_PULLDIR]"),
+    "name": ("NAME", "its name, in the place of TARGET [BOLLARD_PULL_NAME]"),
+    "arch": ("ARCH", "for another architecture: amd64, arm64, ... [BOLLARD_PULL_ARCH]"),
+    **_LIBRARY,
+    **FETCH,
+    "allow-unsigned": ("", "accepted: no signature is looked at"),
+}
+CACHE_LIST: Own = {
+    "verbose": ("", "each file of it"),
+    "type": ("TYPES", "only these: library, oci-tmp, oras, net, blob"),
+    "json": ("", "for programs"),
+}
+CACHE_CLEAN: Own = {
+    "type": ("TYPES", "only these: library, oci-tmp, oras, net, blob"),
+    "days": ("N", "only what is older than N days"),
+    "dry-run": ("", "show what would be removed"),
+    "force": ("", "do not ask"),
+}
+SHELL: Own = {"shell": ("PATH", "instead of the image's bash or sh [BOLLARD_SHELL]"), **FETCH}
+PLAN: Own = {"json": ("", "for programs"), **FETCH}
 
 INSPECT: Own = {
     "labels": ("", "the labels; what is shown without an option"),
@@ -28,8 +50,9 @@ INSPECT: Own = {
     "app": ("NAME", "of one app in it"),
     "json": ("", "for programs"),
     "all": ("", "everything, as JSON"),
+    **FETCH,
 }
-RUN_HELP: Own = {"app": ("NAME", "of one app in it")}
+RUN_HELP: Own = {"app": ("NAME", "of one app in it"), **FETCH}
 SIF_ADD: Own = {
     "datatype": (
         "N",
@@ -80,7 +103,10 @@ BUILD: Own = {
     **FETCH,
 }
 _USER: Own = {"user": ("NAME", "another user's; for root alone")}
-INSTANCE_START: Own = {"pid-file": ("FILE", "write the process id of the instance to FILE [BOLLARD_PID_FILE]")}
+INSTANCE_START: Own = {
+    "pid-file": ("FILE", "write the process id of the instance to FILE [BOLLARD_PID_FILE]"),
+    **FETCH,
+}
 INSTANCE_LIST: Own = {
     "json": ("", "for programs"),
     "logs": ("", "show where their output is"),
@@ -112,12 +138,15 @@ SITE_CHECK: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG, "json": ("", "for progra
 SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
 
 MIXED = frozenset(
-    ("build", "inspect", "run-help", "overlay create", "sif list", "sif header",
+    ("build", "pull", "cache list", "cache clean", "inspect", "run-help", "overlay create", "sif list", "sif header",
      "sif info", "sif dump", "sif new", "sif add", "sif del", "sif setprim", "instance list", "instance stop",
      "instance stats")
 )  # fmt: skip
 SHORT = {
     "build": {"s": "sandbox", "u": "update", "f": "fakeroot", "T": "notest"},
+    "pull": {"U": "allow-unsigned"},
+    "cache list": {"T": "type"},
+    "cache clean": {"T": "type", "D": "days", "n": "dry-run", "f": "force"},
     "inspect": {
         "l": "labels",
         "d": "deffile",

@@ -224,12 +224,17 @@ def refuse_uri(path: str, name: str) -> None:
         raise BollardError("no image named", "name a SIF file, a squashfs file or a directory")
     if "\0" in path:
         raise BollardError(f"{name}: a path cannot hold a NUL byte", "check the file name")
-    scheme, colon, rest = path.partition(":")
-    if colon and "/" not in scheme and (rest.startswith("//") or scheme in _TRANSPORTS):
+    if is_uri(path):
         raise BollardError(
-            f"{name}: {scheme} images cannot be pulled when a job starts yet",
-            "convert it to a SIF file first",
+            f"{name}: is no file, and is not fetched here",
+            f"run `bollard pull {name}`, and name the file that it writes",
         )
+
+
+def is_uri(path: str) -> bool:
+    """Whether it names an image somewhere else."""
+    scheme, colon, rest = path.partition(":")
+    return bool(colon) and "/" not in scheme and (rest.startswith("//") or scheme in _TRANSPORTS)
 
 
 def _refuse_other_directories(name: str, fd: int) -> None:

@@ -8,14 +8,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import dev_tree
 import pytest
+import servers
+from fetcher import Fetcher
 
 USER = 54321  # a number that no one has, where root runs the tests
+TOP = Path(__file__).resolve().parents[2]
 DEFINITIONS = Path(__file__).resolve().parent.parent / "definitions"
 _PROGRAM = "import sys; from bollard.runtime.cli import main; sys.exit(main())"
 _PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "default-timeout")
@@ -97,6 +101,47 @@ def builder() -> Iterator[Builder]:
         subprocess.run(["chown", "-R", f"{USER}:{USER}", str(top / "work"), str(top / "temporary")], check=True)
     yield Builder(top / "work", top / "temporary", tuple(binds))
     subprocess.run(["rm", "-rf", str(top)], check=True)
+
+
+@pytest.fixture
+def fetcher(builder: Builder) -> Fetcher:
+    path = builder.work / f"case-{time.monotonic_ns()}"
+    path.mkdir()
+    if os.geteuid() == 0:
+        os.chown(path, USER, USER)
+    return Fetcher(path, builder)
+
+
+@pytest.fixture(scope="session")
+def program(builder: Builder) -> str:
+    """Debian's docker-registry."""
+    return servers.program(builder.work.parent)
+
+
+@pytest.fixture(scope="session")
+def layouts(builder: Builder) -> dict[str, Path]:
+    base = servers.programs()
+    return {words: servers.layout(builder.work.parent / f"layout-{words}", words, base) for words in ("one", "two")}
+
+
+@pytest.fixture(scope="session")
+def installed(builder: Builder) -> str:
+    """PYTHONPATH of an installation that can start containers."""
+    prefix = builder.work.parent / "installed"
+    code = "import sys; from pathlib import Path; sys.path.insert(0, 'spank_plugin'); import build\n"
+    code += "out = Path(sys.argv[1]); (out / 'session').mkdir(parents=True); (out / 'session/README').touch()\n"
+    code += "build.copy_python(out); build.build_launcher(out); build.copy_server(out)\n"
+    code += "build.build_syscalls(out / 'python/bollard/runtime', out)"
+    subprocess.run([sys.executable, "-c", code, str(prefix)], cwd=TOP, check=True)
+    subprocess.run(["chmod", "-R", "a+rX", str(prefix)], check=True)
+    return f"{prefix}/python"
+
+
+@pytest.fixture(scope="session")
+def sif_file(builder: Builder, layouts: dict[str, Path]) -> bytes:
+    path = builder.work / "of-layout.sif"
+    builder.build(path, f"oci:{layouts['one']}:latest")
+    return path.read_bytes()
 
 
 def _apt_settings(top: Path) -> list[str]:
