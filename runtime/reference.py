@@ -15,7 +15,6 @@ from bollard.runtime.errors import BollardError
 
 ARCHIVES = ("oci", "oci-archive", "docker-archive")
 SCHEMES = ("docker", "oras", "library", "docker-daemon", *ARCHIVES, "http", "https")
-HUB = "docker.io"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # What may stand in a word for skopeo or in an address: no space, no control, nothing that begins an option.
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:/@+,\[\]%~-]*")
@@ -78,9 +77,10 @@ def repository(name: str) -> str:
 
 
 def registry(name: str) -> str:
-    """The registry of a name, as docker finds it: what is before the first / if it can be a host."""
+    """The registry of a name, as docker finds it: what is before the first / if it can be a host, else "" for the
+    one that skopeo asks by itself."""
     first, slash, _ = name.partition("/")
-    return first if slash and ("." in first or ":" in first or first == "localhost") else HUB
+    return first if slash and ("." in first or ":" in first or first == "localhost") else ""
 
 
 def library_path(reference: Reference) -> LibraryPath:

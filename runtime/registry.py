@@ -32,8 +32,6 @@ from bollard.runtime.reference import Reference
 _MAX_MANIFEST = 8 << 20
 _MAX_CONFIG = 1 << 20
 _SAYS = re.compile(r'msg="((?:[^"\\]|\\.)*)"')  # skopeo's log line
-# Hub's key in the files of docker login.
-_HUB_KEYS = frozenset((reference.HUB, "index.docker.io", "registry-1.docker.io"))
 
 _MISSING = (
     "manifest unknown", "name unknown", "manifest_unknown", "name_unknown", "not found", "no such image",
@@ -114,6 +112,8 @@ def _logins(name: Reference, access: Access) -> Iterator[str]:
     if name.scheme == "docker-daemon":
         yield ""
     elif access.user:
+        if not reference.registry(name.name):
+            raise BollardError(f"{name.uri}: a login needs the registry's name", "write HOST/NAME, or `skopeo login`")
         login = base64.b64encode(f"{access.user}:{access.password}".encode("utf-8", "surrogateescape")).decode()
         with tempfile.NamedTemporaryFile("w", prefix="bollard-login-", suffix=".json") as file:  # 0600
             json.dump({"auths": {reference.registry(name.name): {"auth": login}}}, file)
@@ -130,7 +130,8 @@ def _logins(name: Reference, access: Access) -> Iterator[str]:
 
 
 def knows(path: str, registry: str) -> bool:
-    """Whether the file, docker's config.json or another of its form, has a login for the registry."""
+    """Whether the file, docker's config.json or another of its form, has a login for the registry; for the default
+    one, "", any login: skopeo knows its names."""
     try:
         with open(path, "rb") as file:
             found = json.loads(file.read(_MAX_CONFIG))
@@ -140,12 +141,13 @@ def knows(path: str, registry: str) -> bool:
     if found.get("credsStore"):
         return True
     keys = {re.sub(r"^https?://", "", str(key)).partition("/")[0] for key in known}
-    return bool(keys & _HUB_KEYS) if registry in _HUB_KEYS else registry in keys
+    return registry in keys if registry else bool(keys)
 
 
 def explained(name: Reference, said: str, tried: bool = False) -> BollardError:
     """What skopeo said in one line, with what to do; `tried` tells that there was a login."""
-    host = reference.registry(name.name)
+    server = reference.registry(name.name)
+    host = server or "the default registry"
     text = said.lower()
 
     def has(*words: str) -> bool:
@@ -161,7 +163,7 @@ def explained(name: Reference, said: str, tried: bool = False) -> BollardError:
         reason = said.rpartition("x509: ")[2] or said
         return BollardError(
             f"{name.uri}: {host} is not trusted: {reason}",
-            f"put its authority's certificate into /etc/containers/certs.d/{host}, or add --no-https",
+            f"put its authority's certificate into /etc/containers/certs.d/{server or 'HOST'}, or add --no-https",
         )
     if has(*_AWAY):
         reason = next(word for word in _AWAY if word in text)
@@ -171,7 +173,7 @@ def explained(name: Reference, said: str, tried: bool = False) -> BollardError:
             return BollardError(f"{name.uri}: {host} refuses your login", "check name and password, and what you may")
         return BollardError(
             f"{name.uri}: no such image, or one that needs a login",
-            f"check the name; `skopeo login {host}`, or set BOLLARD_DOCKER_USERNAME and BOLLARD_DOCKER_PASSWORD",
+            f"check the name; `skopeo login {server}`, or set BOLLARD_DOCKER_USERNAME and BOLLARD_DOCKER_PASSWORD",
         )
     if has(*_MISSING):
         return BollardError(f"{name.uri}: no such image", "check its name and its tag")

@@ -71,9 +71,9 @@ def test_digests():
 @pytest.mark.parametrize(
     ("name", "repository", "registry"),
     [
-        ("alpine", "alpine", "docker.io"),
-        ("alpine:3", "alpine", "docker.io"),
-        ("some/one:v1", "some/one", "docker.io"),
+        ("alpine", "alpine", ""),
+        ("alpine:3", "alpine", ""),
+        ("some/one:v1", "some/one", ""),
         ("host:5000/a/b:v1", "host:5000/a/b", "host:5000"),
         ("host:5000/a", "host:5000/a", "host:5000"),
         ("localhost/a", "localhost/a", "localhost"),

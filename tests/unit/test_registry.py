@@ -48,7 +48,8 @@ def test_a_login_that_was_tried():
         ({"auths": {"host:5000": {"auth": "x"}}}, "host:5000", True),
         ({"auths": {"https://host:5000/v2/": {"auth": "x"}}}, "host:5000", True),
         ({"auths": {"host:5000": {"auth": "x"}}}, "host", False),
-        ({"auths": {"https://index.docker.io/v1/": {"auth": "x"}}}, "docker.io", True),
+        ({"auths": {"https://a.host/v1/": {"auth": "x"}}}, "", True),
+        ({}, "", False),
         ({"credHelpers": {"host": "x"}}, "host", True),
         ({"credsStore": "secretservice"}, "host", True),
         ({}, "host", False),
@@ -133,3 +134,9 @@ def test_a_header_without_from():
 def test_manifests_that_are_not_used(document, words):
     with pytest.raises(BollardError, match=words):
         fetch._object(document, "docker://x")
+
+
+def test_a_login_for_no_named_registry():
+    name = reference.parse("docker://alpine")
+    with pytest.raises(BollardError, match="needs the registry's name"):
+        registry.manifest(name, registry.Access(user="me", password="secret"))
