@@ -81,9 +81,8 @@ def _with_files(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def check(text: bytes, out: int) -> None:
     """Write the settled form of the spec `text` to `out`; BollardError for what cannot work."""
-    values = resolve(spec.pairs(text))
+    values = _fetched(resolve(spec.pairs(text)))
     asked = spec.make(values)
-    image.refuse_uri(asked.asked, image.shown(asked.asked))
     if asked.image and not any(name == "id" for name, _ in values) and not _on_nodes_only(asked.image):
         opened = image.open_image(asked.image, os.uname().machine)
         site.refuse_image(site.load(PREFIX), opened.fd, asked.asked)
@@ -92,6 +91,24 @@ def check(text: bytes, out: int) -> None:
     if asked.verbose:
         values.append(("verbose", str(time.time_ns())))
     os.write(out, spec.text(values))
+
+
+def _fetched(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """With an image that lies elsewhere brought into the user's cache: once, here, and not on each node."""
+    given = dict(values)
+    uri = given.get("asked", "")
+    if "#" in uri and not image.is_uri(uri) and not os.path.lexists(given["image"]):
+        uri = f"docker://{uri}"  # pyxis's form, which needs no scheme
+    if not image.is_uri(uri):
+        return values
+    from bollard.runtime import fetch, pull
+
+    settings = fetch.settings([], os.environ)
+    if settings.disable_cache:
+        raise BollardError(f"{uri}: the cache is disabled, where a job's image is kept", "use `bollard pull`")
+    found = pull.image_of(uri, settings)
+    found.close()
+    return [(name, found.path if name == "image" else value) for name, value in values]
 
 
 def _on_nodes_only(path: str) -> bool:

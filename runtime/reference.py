@@ -38,7 +38,7 @@ class LibraryPath(NamedTuple):
 def parse(uri: str) -> Reference:
     """BollardError for a scheme that is not known, and for names that cannot be one."""
     scheme, _, rest = uri.partition(":")
-    scheme = scheme.lower()
+    scheme = "docker-daemon" if scheme == "dockerd" else scheme.lower()  # enroot's word for it
     if scheme not in SCHEMES:
         raise BollardError(f"{_shown(uri)}: {scheme} images cannot be fetched", f"known are {', '.join(SCHEMES)}")
     if scheme in ARCHIVES:
@@ -53,6 +53,9 @@ def parse(uri: str) -> Reference:
 def make(scheme: str, name: str, uri: str = "") -> Reference:
     """The reference of an agent and a name, as definition files have them."""
     uri = uri or (f"{scheme}:{name}" if scheme in ARCHIVES or scheme == "docker-daemon" else f"{scheme}://{name}")
+    if scheme == "docker" and "#" in name:  # enroot's form: [USER@]REGISTRY#NAME
+        host, _, name = name.partition("#")
+        name = f"{host.rpartition('@')[2]}/{name}"
     if not name:
         raise BollardError(f"{_shown(uri)}: names no image", f"write {scheme}:{'' if scheme in ARCHIVES else '//'}NAME")
     web = scheme in ("http", "https")

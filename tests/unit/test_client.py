@@ -73,7 +73,8 @@ def test_an_image_on_the_nodes_alone_is_theirs_to_judge():
     ("values", "words"),
     [
         ([("image", "/no/such.sif")], "no such file"),
-        ([("image", "docker://alpine"), ("asked", "docker://alpine")], "run `bollard pull docker://alpine`"),
+        ([("image", "/w/oci-archive:/no/a.tar"), ("asked", "oci-archive:/no/a.tar")], "no such file or directory"),
+        ([("image", "oras://"), ("asked", "oras://")], "names no image"),
         ([("image", "/i"), ("BOLLARD_BIND", "a:b")], "must begin with /"),
         ([("cwd", "/")], "no image named"),
     ],

@@ -116,3 +116,9 @@ def test_what_is_taken_for_a_uri(word):
 @pytest.mark.parametrize("word", ["img.sif", "a:b", "/a/docker://b", "./oci:x", "", "docker"])
 def test_what_is_taken_for_a_path(word):
     assert not image.is_uri(word)
+
+
+def test_enroots_forms():
+    assert reference.parse("docker://me@host:5000#a/b:c").name == "host:5000/a/b:c"
+    assert reference.parse("docker://host#a").name == "host/a"
+    assert reference.parse("dockerd://a:b").scheme == "docker-daemon"
