@@ -115,7 +115,7 @@ def _complete(root: str) -> Store:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
         if not stat.S_ISDIR(os.lstat(path).st_mode):
-            raise BollardError(f"cache {path}: is no directory", "remove it")
+            raise BollardError(f"cache {path}: is not a directory", "remove it")
     return Store(root)
 
 

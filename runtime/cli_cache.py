@@ -67,7 +67,7 @@ def _days(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise BollardError(f"--days {text}: is no number", "write --days 30") from None
+        raise BollardError(f"--days {text}: is not a number", "write --days 30") from None
 
 
 def _clean(found: list[Entry], asked: dict[str, str]) -> None:

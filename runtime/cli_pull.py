@@ -15,7 +15,7 @@ def run(given: list[tuple[str, str]], words: list[str]) -> int:
     asked = dict(given)
     uri = words[-1]
     if ":" not in uri:
-        raise BollardError(f"{uri}: is no URI", f"write docker://{uri}, oras://{uri} or library://{uri}")
+        raise BollardError(f"{uri}: is not a URI", f"write docker://{uri}, oras://{uri} or library://{uri}")
     # As in Apptainer: the option, then the word, then what the URI is about.
     target = asked.get("name") or fetch.variable(os.environ, "PULL_NAME") or (words[0] if len(words) == 2 else "")
     target = target or reference.file_name(reference.parse(uri))

@@ -45,7 +45,7 @@ def document(url: str, what: str) -> dict[str, Any]:
         except (OSError, http.client.HTTPException, ValueError, RecursionError):
             found = None
     if not isinstance(found, dict):
-        raise BollardError(f"{what}: the answer is no JSON object of at most {_MAX_JSON} bytes", "check the address")
+        raise BollardError(f"{what}: the answer is not a JSON object of at most {_MAX_JSON} bytes", "check the address")
     return found
 
 

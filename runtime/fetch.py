@@ -94,7 +94,7 @@ def with_login(name: Reference, asked: Settings) -> Settings:
     if not asked.login or name.scheme not in ("docker", "oras"):
         return asked
     if not sys.stdin.isatty():
-        raise BollardError("--docker-login asks on a terminal, and there is none", "set BOLLARD_DOCKER_USERNAME")
+        raise BollardError("--docker-login needs a terminal", "set BOLLARD_DOCKER_USERNAME")
     sys.stderr.write("Docker user name: ")
     sys.stderr.flush()
     user = sys.stdin.readline().strip()
@@ -121,7 +121,7 @@ def manifest(name: Reference, asked: Settings, store: Store) -> tuple[str, dict[
             return hashlib.sha256(raw).hexdigest(), found
         digest = oci.for_arch(found, asked.arch, name.uri)
         name = Reference(name.uri, name.scheme, f"{reference.repository(name.name)}@{digest}")
-    raise BollardError(f"{name.uri}: an index of an index of an index", "name one of its images")
+    raise BollardError(f"{name.uri}: indexes of indexes, too deep", "name one of its images")
 
 
 def layers(name: Reference, digest: str, found: dict[str, Any], asked: Settings, store: Store) -> oci.Layers:
@@ -158,13 +158,13 @@ def _artifact(name: Reference, asked: Settings, store: Store) -> str:
     entries = found.get("layers")
     if not isinstance(entries, list) or len(entries) != 1 or not isinstance(entries[0], dict):
         count = len(entries) if isinstance(entries, list) else 0
-        raise BollardError(f"{name.uri}: has {count} layers, and no SIF file as its only one", _other(name))
+        raise BollardError(f"{name.uri}: has {count} layers; a SIF file is a single one", _other(name))
     layer = entries[0]
     if layer.get("mediaType") not in SIF_LAYERS:
-        raise BollardError(f"{name.uri}: is no SIF file, but {layer.get('mediaType')}", _other(name))
+        raise BollardError(f"{name.uri}: is not a SIF file, but {layer.get('mediaType')}", _other(name))
     wanted, size = oci.digests({"layers": entries}, name.uri)[0], layer.get("size")
     if not isinstance(size, int) or not 0 < size <= download.MAX_FILE:
-        raise BollardError(f"{name.uri}: a size of {size} bytes cannot be", "push it again")
+        raise BollardError(f"{name.uri}: its size is given as {size} bytes", "push it again")
 
     def get(place: str) -> str:
         os.mkdir(f"{place}/blobs")
@@ -249,9 +249,9 @@ def _object(raw: bytes, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise BollardError(f"{name}: its manifest is no JSON object", "push it again")
+        raise BollardError(f"{name}: its manifest is not a JSON object", "push it again")
     if "manifests" in found and ("layers" in found or "config" in found):
-        raise BollardError(f"{name}: its manifest can be read in two ways", "do not use it")
+        raise BollardError(f"{name}: its manifest is an index and an image at once", "do not use it")
     if found.get("schemaVersion") == 1:
-        raise BollardError(f"{name}: its manifest has Docker's form of before 2016", "push it again")
+        raise BollardError(f"{name}: its manifest is in Docker's format of before 2016", "push it again")
     return found

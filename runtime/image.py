@@ -226,7 +226,7 @@ def refuse_uri(path: str, name: str) -> None:
         raise BollardError(f"{name}: a path cannot hold a NUL byte", "check the file name")
     if is_uri(path):
         raise BollardError(
-            f"{name}: is no file, and is not fetched here",
+            f"{name}: is not a file, and is not fetched here",
             f"run `bollard pull {name}`, and name the file that it writes",
         )
 

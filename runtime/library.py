@@ -47,7 +47,7 @@ def look_up(name: Reference, library: str, arch: str, insecure: bool = False) ->
         )
     base = base if "://" in base else f"https://{base}"
     if not base.startswith(("http://", "https://")):
-        raise BollardError(f"library {base}: is no address of a web server", "write https://HOST")
+        raise BollardError(f"library {base}: is not a web address", "write https://HOST")
     where = f"{quote(path)}:{tag}?{urlencode({'arch': arch})}"
     base = base.rstrip("/")
     found = download.document(f"{base}/v1/images/{where}", name.uri).get("data")
@@ -55,7 +55,7 @@ def look_up(name: Reference, library: str, arch: str, insecure: bool = False) ->
     said = _HASH.fullmatch(str(data.get("hash", "")))
     if not said:
         raise BollardError(
-            f"{name.uri}: the library tells no SHA-256 of it", "without one it is not used; name another image"
+            f"{name.uri}: the library gives no SHA-256 for it", "an image is not used without one; name another"
         )
     size = data.get("size")
     size = size if isinstance(size, int) and 0 < size <= download.MAX_FILE else 0

@@ -60,7 +60,7 @@ def make(scheme: str, name: str, uri: str = "") -> Reference:
         raise BollardError(f"{_shown(uri)}: names no image", f"write {scheme}:{'' if scheme in ARCHIVES else '//'}NAME")
     web = scheme in ("http", "https")
     if scheme not in ARCHIVES and not (name.isascii() and name.isprintable() if web else _NAME.fullmatch(name)):
-        raise BollardError(f"{_shown(uri)}: is no name of an image", "check its spelling")
+        raise BollardError(f"{_shown(uri)}: is not the name of an image", "check its spelling")
     return Reference(uri, scheme, name)
 
 
@@ -68,7 +68,7 @@ def digest(reference: Reference) -> str:
     """The digest of the manifest that a name is pinned to, "" for a name that is not."""
     _, at, found = reference.name.partition("@")
     if at and not _DIGEST.fullmatch(found):
-        raise BollardError(f"{_shown(reference.uri)}: {found!r} is no SHA-256 digest", "write NAME@sha256:HEX")
+        raise BollardError(f"{_shown(reference.uri)}: {found!r} is not a SHA-256 digest", "write NAME@sha256:HEX")
     return found
 
 
@@ -95,7 +95,7 @@ def library_path(reference: Reference) -> LibraryPath:
     tag = tags.partition(",")[0] or "latest"
     if not path.strip("/") or ".." in path.split("/") or not _LIBRARY_TAG.fullmatch(tag):
         raise BollardError(
-            f"{_shown(reference.uri)}: is no name in a library", "write library://ENTITY/COLLECTION/CONTAINER:TAG"
+            f"{_shown(reference.uri)}: is not a name in a library", "write library://ENTITY/COLLECTION/CONTAINER:TAG"
         )
     return LibraryPath(host, path, tag)
 
@@ -106,7 +106,8 @@ def file_name(reference: Reference) -> str:
     if reference.scheme in ("http", "https"):
         last = last.partition("?")[0].partition("#")[0]
         if last in ("", ".", ".."):
-            raise BollardError(f"{_shown(reference.uri)}: ends with no file's name", "write `bollard pull FILE URI`")
+            text = f"{_shown(reference.uri)}: does not end with a file's name"
+            raise BollardError(text, "write `bollard pull FILE URI`")
         return last
     container, _, tags = last.partition(":")
     return f"{container}_{tags.partition(':')[0].partition(',')[0] or 'latest'}.sif"

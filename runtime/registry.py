@@ -158,7 +158,7 @@ def explained(name: Reference, said: str, tried: bool = False) -> BollardError:
             return BollardError(f"{name.uri}: no such image", "see `docker images`")
         return BollardError(f"{name.uri}: {said}", "does docker run, and may you use it?")
     if has("server gave http response to https client"):
-        return BollardError(f"{name.uri}: {host} speaks plain HTTP", "add --no-https if it may")
+        return BollardError(f"{name.uri}: {host} speaks plain HTTP", "add --no-https to allow that")
     if has("x509", "certificate", "tls:"):
         reason = said.rpartition("x509: ")[2] or said
         return BollardError(

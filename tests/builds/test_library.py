@@ -76,12 +76,12 @@ def test_mistakes(fetcher: Fetcher, library: Library, sif_file: bytes) -> None:
     assert "no such image" in refused("--library", library.url, f"library://{NAME}:v9")
     assert "no such image" in refused("--arch", "s390x", *there)
     assert "cannot be reached: Connection refused" in refused("--library", "http://127.0.0.1:1", "library://a/b/c")
-    assert "is no address of a web server" in refused("--library", "file:///etc", "library://a/b/c")
-    assert "is no name in a library" in refused("library://a/b/../c")
+    assert "is not a web address" in refused("--library", "file:///etc", "library://a/b/c")
+    assert "is not a name in a library" in refused("library://a/b/../c")
     library.hashes[f"{NAME}:v1"] = "sha256." + "0" * 64
     assert "damaged: its SHA-256 is" in refused(*there)
     library.hashes[f"{NAME}:v1"] = "sif.0123"
-    assert "tells no SHA-256 of it" in refused(*there)
+    assert "gives no SHA-256 for it" in refused(*there)
     library.hashes.clear()
     library.sizes[f"{NAME}:v1"] = len(sif_file) - 1
     assert "more bytes came" in refused(*there)

@@ -106,13 +106,13 @@ def test_an_index_of_images(fetcher: Fetcher, registry: Registry, layouts: dict[
     [
         (("--no-https", "docker://HOST/tiny/one:v9"), "docker://HOST/tiny/one:v9: no such image"),
         (("--no-https", "docker://HOST/tiny/nine"), "docker://HOST/tiny/nine: no such image"),
-        (("docker://HOST/tiny/one:v1",), "docker://HOST/tiny/one:v1: HOST speaks plain HTTP; add --no-https if it may"),
+        (("docker://HOST/tiny/one:v1",), "HOST speaks plain HTTP; add --no-https to allow that"),
         (("--no-https", f"docker://HOST/tiny/one@sha256:{'0' * 64}"), "no such image"),
-        (("docker://HOST/tiny/one@sha256:12",), "'sha256:12' is no SHA-256 digest"),
+        (("docker://HOST/tiny/one@sha256:12",), "'sha256:12' is not a SHA-256 digest"),
         (("docker://",), "docker://: names no image"),
-        (("docker://--help",), "is no name of an image"),
+        (("docker://--help",), "is not the name of an image"),
         (("nonsense://x",), "nonsense images cannot be fetched; known are docker"),
-        (("alpine",), "alpine: is no URI; write docker://alpine"),
+        (("alpine",), "alpine: is not a URI; write docker://alpine"),
     ],
 )
 def test_what_cannot_be_pulled(fetcher: Fetcher, registry: Registry, words: tuple[str, ...], line: str) -> None:
@@ -168,7 +168,7 @@ class TestLogin:
 
     def test_asked_for_without_a_terminal(self, fetcher: Fetcher, closed: Registry) -> None:
         line = fetcher.refused("pull", "--no-https", "--docker-login", f"docker://{closed.host}/tiny/one:v1")
-        assert "asks on a terminal, and there is none" in line
+        assert "needs a terminal" in line
 
 
 def test_a_certificate_that_nobody_trusts(fetcher: Fetcher, program: str, builder: Builder) -> None:
@@ -227,7 +227,7 @@ class TestStart:
     def test_mistakes(self, fetcher: Fetcher, registry: Registry, installed: str) -> None:
         line = fetcher.refused("exec", "--no-https", f"docker://{registry.host}/tiny/one:v9", "true")
         assert "no such image" in line
-        assert "docker://x: is no file, and is not fetched here" in fetcher.refused("sif", "list", "docker://x")
+        assert "docker://x: is not a file, and is not fetched here" in fetcher.refused("sif", "list", "docker://x")
 
 
 class TestBuild:
@@ -282,8 +282,9 @@ class TestArtifact:
             return fetcher.refused("pull", "--no-https", f"oras://{registry.host}/{name}:v1")
 
         one = servers.entry(sif_file, SIF_LAYER)
-        assert "has 2 layers, and no SIF file as its only one" in refused("sif/two", [one, one], sif_file)
-        assert "is no SIF file, but text/plain" in refused("sif/text", [{**one, "mediaType": "text/plain"}], sif_file)
+        assert "has 2 layers; a SIF file is a single one" in refused("sif/two", [one, one], sif_file)
+        wrong = {**one, "mediaType": "text/plain"}
+        assert "is not a SIF file, but text/plain" in refused("sif/text", [wrong], sif_file)
         wrong = {**one, "size": len(sif_file) + 1}
         assert f"{len(sif_file)} bytes came, {len(sif_file) + 1} expected" in refused("sif/size", [wrong], sif_file)
         text = b"no image at all"
@@ -356,7 +357,7 @@ class TestCache:
             assert "belongs to another user" in fetcher.refused(*words)
             os.chown(fetcher.cache, USER, USER)
         (fetcher.cache / "oci-tmp").symlink_to("/tmp")
-        assert "oci-tmp: is no directory" in fetcher.refused(*words)
+        assert "oci-tmp: is not a directory" in fetcher.refused(*words)
 
     def test_two_at_once(self, fetcher: Fetcher, registry: Registry) -> None:
         """Of one image, and of another that shares a layer with it."""

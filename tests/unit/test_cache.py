@@ -72,7 +72,7 @@ def test_links_below_it_will_not(environ, tmp_path):
     (tmp_path / "victim").mkdir()
     (tmp_path / "bollard").mkdir(mode=0o700)
     (tmp_path / "bollard/blob").symlink_to(tmp_path / "victim")
-    with pytest.raises(BollardError, match="blob: is no directory"), cache.opened(environ):
+    with pytest.raises(BollardError, match="blob: is not a directory"), cache.opened(environ):
         pass
     assert not list((tmp_path / "victim").iterdir())
 

@@ -165,7 +165,7 @@ def test_help_and_version():
         (["exec", "library://x", "id"], "library://x: no library is named; add --library URL, set BOLLARD_LIBRARY"),
         (["pull"], "pull takes a URI, and perhaps a file before it, not 0 words"),
         (["cache", "clean"], "cache clean asks before it removes anything, and there is no terminal; add --force"),
-        (["cache", "clean", "-f", "--days=x"], "--days x: is no number; write --days 30"),
+        (["cache", "clean", "-f", "--days=x"], "--days x: is not a number; write --days 30"),
         (["exec", "--bind", "a:b", "/i", "id"], "bind 'a:b': 'b' must begin with /"),
         (["plan", "no.sif"], "no.sif: no such file"),
         (["build", "a.sif"], "build takes two names, not 1"),

@@ -129,7 +129,7 @@ def test_dump_new_del_setprim(image):
         ("list file", "file: not a SIF image; check the file name"),
         ("list .", ".: is a directory; name a SIF file"),
         ("list no.sif", "no.sif: no such file; check the name with `ls "),
-        ("list docker://x", "docker://x: is no file, and is not fetched here; run `bollard pull docker://x`, and "),
+        ("list docker://x", "docker://x: is not a file, and is not fetched here; run `bollard pull docker://x`, and "),
         ("new img.sif", "img.sif: exists already; remove it, choose another name, or use --force"),
         ("new no/img.sif", "no/img.sif: cannot be written: No such file or directory; "),
         ("add img.sif file", "--datatype is missing; give a number from 1 to 11; see `bollard sif add --help`"),

@@ -170,7 +170,7 @@ def test_compatible_architectures(tmp_path, arch, machine):
     "uri", ["docker://alpine", "oras://host/name:tag", "https://host/img.sif", "oci-archive:x.tar"]
 )
 def test_uris(uri):
-    assert refused(uri).startswith(f"IMAGE: is no file, and is not fetched here; run `bollard pull {uri}`, and name")
+    assert refused(uri).startswith(f"IMAGE: is not a file, and is not fetched here; run `bollard pull {uri}`, and name")
 
 
 def test_a_colon_in_a_path(tmp_path):

@@ -42,9 +42,9 @@ def test_names(uri, scheme, name, file):
         ("nosuch://x", "nosuch://x: nosuch images cannot be fetched; known are docker, oras, library"),
         ("docker://", "names no image; write docker://NAME"),
         ("oci:", "names no image; write oci:NAME"),
-        ("docker://-a", "is no name of an image"),
-        ("docker://a b", "is no name of an image"),
-        ("docker://a\n", r"docker://a\n: is no name of an image"),
+        ("docker://-a", "is not the name of an image"),
+        ("docker://a b", "is not the name of an image"),
+        ("docker://a\n", r"docker://a\n: is not the name of an image"),
         ("https:host", "names no image"),
     ],
 )
@@ -56,7 +56,7 @@ def test_what_is_no_name(uri, words):
 
 
 def test_an_address_that_ends_with_no_file():
-    with pytest.raises(BollardError, match="ends with no file's name"):
+    with pytest.raises(BollardError, match="does not end with a file's name"):
         reference.file_name(reference.parse("https://host/"))
 
 
@@ -64,7 +64,7 @@ def test_digests():
     assert reference.digest(reference.parse("docker://a:v1")) == ""
     assert reference.digest(reference.parse(f"docker://a:v1@sha256:{HEX}")) == f"sha256:{HEX}"
     for text in ("sha256:12", f"sha256:{HEX.upper()}", f"md5:{HEX}", ""):
-        with pytest.raises(BollardError, match="is no SHA-256 digest"):
+        with pytest.raises(BollardError, match="is not a SHA-256 digest"):
             reference.digest(reference.parse(f"docker://a@{text}"))
 
 
@@ -99,7 +99,7 @@ def test_paths_of_a_library(name, path):
 
 @pytest.mark.parametrize("name", ["a/../b", "a:-x", "a:b:c", ":x"])
 def test_what_is_no_path_of_a_library(name):
-    with pytest.raises(BollardError, match="is no name"):
+    with pytest.raises(BollardError, match="is not (a|the) name"):
         reference.library_path(reference.parse(f"library://{name}"))
 
 

@@ -96,7 +96,7 @@ def test_a_login_that_is_asked_for(monkeypatch, capsys):
     assert fetch.with_login(NAME, asked).access == registry.Access(user="alice", password="secret")
     assert capsys.readouterr().err == "Docker user name: "
     monkeypatch.setattr("sys.stdin", io.StringIO())
-    with pytest.raises(BollardError, match="asks on a terminal, and there is none"):
+    with pytest.raises(BollardError, match="needs a terminal"):
         fetch.with_login(NAME, asked)
     assert fetch.with_login(reference.parse("library://a"), asked) == asked
 
@@ -125,10 +125,10 @@ def test_a_header_without_from():
 @pytest.mark.parametrize(
     ("document", "words"),
     [
-        (b"[]", "is no JSON object"),
-        (b"{", "is no JSON object"),
-        (b'{"schemaVersion": 1}', "form of before 2016"),
-        (b'{"manifests": [], "layers": []}', "can be read in two ways"),
+        (b"[]", "is not a JSON object"),
+        (b"{", "is not a JSON object"),
+        (b'{"schemaVersion": 1}', "format of before 2016"),
+        (b'{"manifests": [], "layers": []}', "is an index and an image at once"),
     ],
 )
 def test_manifests_that_are_not_used(document, words):
