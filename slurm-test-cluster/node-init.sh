@@ -32,8 +32,8 @@ chmod 444 "$disk/boot_id"
 mount --bind "$disk/boot_id" proc/sys/kernel/random/boot_id
 # A user may mount a /proc of his own only where one is seen whole, as on any real node (mount_too_revealing(),
 # fs/namespace.c): the one above is not, for the file over its boot id.
-mkdir run/whole-proc
-mount -t proc -o nosuid,nodev,noexec proc run/whole-proc
+mkdir var/lib/whole-proc
+mount -t proc -o nosuid,nodev,noexec proc var/lib/whole-proc
 
 mount -t tmpfs -o mode=0755,nosuid dev dev
 mkdir dev/pts dev/shm dev/mqueue

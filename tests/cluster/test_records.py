@@ -69,6 +69,7 @@ def test_the_record_is_there_when_the_keeper_was_killed(cluster: Cluster, images
         work.wait_for("ready")
         until(lambda: work.exists("job"), "its number")
         job = int(work.read("job"))
+        until(lambda: " tasks=2" in cluster.exec(f"cat {RECORDS}/{job}.*", "n1").out, "both tasks")
         text = good(cluster.exec(f"cat {RECORDS}/{job}.*", "n1"))
         for process in cluster.named("n1", "bollard-keeper"):
             process.kill()
@@ -146,6 +147,12 @@ def test_root_tells_the_accounting(cluster: Cluster, images: Images, work: Work,
     """AdminComment, which the user cannot set; and he cannot forge the record by setting his own comment."""
     job = cluster.sbatch("#!/bin/sh\ntrue\n", work, "-w", "n1", f"--container={images.small}")
     cluster.ended(job)
-    text = good(cluster.exec(["scontrol", "show", "job", "--oneliner", str(job)]))
-    assert "AdminComment=bollard=" in text and f" image={images.small} " in text and " tasks=1 steps=batch:1" in text
+
+    def told() -> str:
+        """What Slurm knows of the job, once root has told it: its extern step ends after the job."""
+        text = good(cluster.exec(["scontrol", "show", "job", "--oneliner", str(job)]))
+        return text if "AdminComment=bollard=" in text else ""
+
+    text = until(told, "the comment")
+    assert f" image={images.small} " in text and " tasks=1 steps=batch:1" in text
     assert cluster.exec(["scontrol", "update", f"JobId={job}", "AdminComment=x"]).rc != 0
