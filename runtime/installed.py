@@ -19,4 +19,6 @@ SHOWS_OWNER = f"{PREFIX}/squashfuse-owner-is-known"
 # write to; where the machine has them.
 EXT = f"{PREFIX}/fuse2fs"
 EXT_2 = f"{PREFIX}/fuse2fs2"
+# There when it has no option for where in its file the filesystem begins.
+EXT_OFFSET_IN_NAME = f"{PREFIX}/fuse2fs-offset-in-name"
 OVERLAY = f"{PREFIX}/fuse-overlayfs"

@@ -16,7 +16,7 @@ import os
 
 from bollard.runtime import fuse, linux, mounts
 from bollard.runtime.errors import BollardError
-from bollard.runtime.installed import EXT, EXT_2, OVERLAY
+from bollard.runtime.installed import EXT, EXT_2, EXT_OFFSET_IN_NAME, OVERLAY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -178,11 +178,14 @@ def mount(
 
 def _serve(layer: Layer, target: str, scratch: str) -> tuple[str, int]:
     os.mkdir(target, 0o755)
-    options = ("ro," if layer.read_only else "") + "fakeroot"
-    options += f",offset={layer.offset}" if layer.offset else ""  # an option since 1.47.0
+    options, file = ("ro,fakeroot" if layer.read_only else "fakeroot"), f"/proc/self/fd/{layer.fd}"
+    if layer.offset and os.path.exists(EXT_OFFSET_IN_NAME):
+        file += f"?offset={layer.offset}"  # ext2fs_open2() of libext2fs
+    elif layer.offset:
+        options += f",offset={layer.offset}"
     server, old = (EXT_2, scratch) if os.path.exists(EXT_2) else (EXT, "")
     try:
-        pid = fuse.start(server, options, [f"/proc/self/fd/{layer.fd}"], target, (layer.fd,), layer.read_only, old)
+        pid = fuse.start(server, options, [file], target, (layer.fd,), layer.read_only, old)
     except BollardError as error:
         raise BollardError(f"overlay {layer.path}: {error}") from None
     return target, pid

@@ -13,6 +13,7 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. What it makes, t
     squashfuse-owner   another one, to show files as the user's, where the first has no uid=
     squashfuse-owner-is-known  empty; there where the first can do that itself
     fuse2fs, fuse-overlayfs    copies of the servers of layers; fuse2fs2 where it is built with libfuse 2
+    fuse2fs-offset-in-name     empty; there where fuse2fs has no option offset= (before 1.47)
     check.sqfs         an image for `bollard site check`, where squashfs-tools are there to make it
     python/bollard/    the Python packages, compiled, and the C they were built with, to build them again
     inside/bin/        what starts the host's Slurm commands from containers
@@ -339,6 +340,8 @@ def copy_server(out: Path) -> None:
         if found:
             libraries = subprocess.run(["ldd", found], stdout=subprocess.PIPE, text=True, check=True).stdout
             shutil.copy(found, out / (f"{name}2" if "libfuse.so.2" in libraries else name))
+            if name == "fuse2fs" and b"offset=" not in Path(found).read_bytes():
+                (out / "fuse2fs-offset-in-name").touch()
 
 
 def make_check_image(out: Path, work: Path) -> None:

@@ -20,6 +20,7 @@ from leftovers import Snapshot  # noqa: E402
 EVERY_RELEASE: dict[str, tuple[str, ...]] = {
     "test_batch.py": (),
     "test_container_options.py": (),
+    "test_fetched.py": (),
     "test_inside.py": (),
     "test_mpi.py": ("test_images_of_other_releases",),
     "test_plain.py": ("test_no_variable_of_ours", "test_help_has_the_options"),
