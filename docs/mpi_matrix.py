@@ -27,7 +27,7 @@ PLACES = (("1 node", 2, "-N1 -n2"), ("2 nodes", 2, "-N2 -n2"), ("2 nodes, 4 rank
 # The most telling first.
 TELLING = (
     "bollard: .*",
-    "invalid MPI type.*",
+    r"invalid MPI type '\w+'",
     "unsupported PMI version.*",
     "Unable to find reachable pairing",
     r"OPAL ERROR: \w+",

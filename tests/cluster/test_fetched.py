@@ -45,7 +45,7 @@ def test_an_archive_becomes_an_image_once(cluster: Cluster, work: Work) -> None:
     words = ["-N2", "-n2", "--container=oci-archive:img.tar", "/bin/probe", "--print-environment"]
     first: dict[str, int] = {}
     for _ in range(2):
-        said = good(cluster.srun(*words, cwd=work.path, env=env)).split("\0")
+        said = good(cluster.srun(*words, cwd=work.path, env=env))
         assert said.count("OF_THE_IMAGE=yes") == 2 and said.count("BOLLARD_IMAGE=oci-archive:img.tar") == 2, said
         made = {path.name: path.stat().st_mtime_ns for path in (work.here / "bollard/oci-tmp").iterdir()}
         first = first or made
