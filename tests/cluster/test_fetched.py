@@ -42,11 +42,11 @@ def test_an_archive_becomes_an_image_once(cluster: Cluster, work: Work) -> None:
     program = cluster.path(CONTROLLER, f"{PREFIX}/bollard-enter").read_bytes()
     work.write("img.tar", oci_archive(program))
     env = {"BOLLARD_CACHEDIR": work.path}
-    words = ["-N2", "-n2", "--container=oci-archive:img.tar", "/bin/probe", "--print-environment"]
+    words = ["-n1", "--container=oci-archive:img.tar", "/bin/probe", "--print-environment"]
     first: dict[str, int] = {}
     for _ in range(2):
         said = good(cluster.srun(*words, cwd=work.path, env=env))
-        assert said.count("OF_THE_IMAGE=yes") == 2 and said.count("BOLLARD_IMAGE=oci-archive:img.tar") == 2, said
+        assert "OF_THE_IMAGE=yes\0" in said and "BOLLARD_IMAGE=oci-archive:img.tar\0" in said
         made = {path.name: path.stat().st_mtime_ns for path in (work.here / "bollard/oci-tmp").iterdir()}
         first = first or made
         assert len(made) == 1 and made == first
