@@ -96,12 +96,9 @@ peers: dev
 	$(SYSTEM) tests/peers/tree.py
 	$(PYTHON) -m pytest -q tests/peers --apptainer-tree=$${BOLLARD_PEERS:-/var/cache/bollard-peers}
 
-# All even when one fails, and then a failure.
-test: dev
-	@status=0; $(MAKE) --no-print-directory unit || status=$$?; \
-	$(MAKE) --no-print-directory build-test || status=$$?; \
-	$(MAKE) --no-print-directory fuzz || status=$$?; \
-	$(MAKE) --no-print-directory peers || status=$$?; \
+# All even when one fails, and then a failure. What needs no cluster runs two at a time, and shows its output at its end.
+test: machine
+	@status=0; $(MAKE) --no-print-directory -k -j2 --output-sync=target unit build-test fuzz peers || status=$$?; \
 	$(MAKE) --no-print-directory cluster-test || status=$$?; exit $$status
 
 fuzz: dev
