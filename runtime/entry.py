@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bollard.runtime.keeper import Container
+    from bollard.runtime.save import Saver
     from bollard.runtime.spec import Spec
 
 SPEC_VARIABLE = wire.SPEC.encode() + b"="
@@ -74,8 +75,8 @@ def working_directory(asked: Spec, cwd: bytes) -> bytes:
     return b"/"
 
 
-def admit(container: Container, peer: socket) -> str:
-    """Answer one task with the way in; the step it is of."""
+def admit(container: Container, peer: socket) -> tuple[str, str]:
+    """Answer one task with the way in; the step it is of, and the file to save the container to after it."""
     frame = wire.receive_frame(peer)
     begin = time.monotonic_ns()
     argv, env, cwd, verbose = parse_request(frame)
@@ -98,9 +99,9 @@ def admit(container: Container, peer: socket) -> str:
     env = environment.of_task(image_env, env, asked, command, container.binds, cwd, defaults, container.tools)
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
-    mode = SAVE if container.saver or container.servers else WAIT if "pid" in container.spec.unshare else b""
+    mode = SAVE if asked.save or container.servers else WAIT if "pid" in container.spec.unshare else b""
     wire.send(peer, wire.OK, reply(argv, env, cwd, note(container, verbose, begin), mode), container.ways_in)
-    return step
+    return step, asked.save
 
 
 def taken(env: list[bytes], name: bytes) -> bytes:
@@ -119,14 +120,56 @@ def step_spec(container: Container, env: list[bytes]) -> Spec:
         return container.spec
     asked = container.steps.get(text)
     if asked is None:
-        asked = spec.make(spec.pairs(text))
+        values = spec.pairs(text)
+        asked = spec.make(values)
         made = container.spec
         if asked.image and asked.image != made.image:
             other = f"was made from {made.asked}, not from {asked.asked}"
             raise BollardError(f"this job's container {made.name} {other}", "use another name")
+        _refuse_what_it_lacks(container, asked, values)
         asked.image, asked.asked, asked.home = made.image, made.asked, made.home
         container.steps[text] = asked
     return asked
+
+
+# What is decided where a container is made: a spec's field, and how it was asked for.
+_MADE_WITH = (
+    ("binds", "--container-mounts"),
+    ("fakeroot", "--container-remap-root"),
+    ("unshare", "--container-unshare"),
+    ("hostname", "--hostname"),
+    ("dns", "--dns"),
+    ("contain", "--contain"),
+    ("no_mount", "--no-mount"),
+    ("scratch", "--scratch"),
+    ("overlays", "--overlay"),
+    ("writable", "--writable"),
+    ("cards", "--nv or --rocm"),
+    ("app", "--app"),
+)
+
+
+def _refuse_what_it_lacks(container: Container, asked: Spec, values: list[tuple[str, str]]) -> None:
+    """Say no to a later step of a named container that counts on more than that was made with."""
+    made = container.spec
+    given = dict(values)
+    lacking = []
+    for field, option in _MADE_WITH:
+        want, have = getattr(asked, field), getattr(made, field)
+        if not set(want) <= set(have) if isinstance(want, tuple) else want and want != have:
+            lacking.append(option)
+    writable = made.writable_tmpfs or made.writable or bool(made.overlays)
+    if asked.writable_tmpfs and not writable:
+        lacking.append("--container-writable")
+    if "writable-tmpfs" in given and not asked.writable_tmpfs and writable:
+        lacking.append("--container-readonly")
+    if spec.switch([given.get("no-home", "")]) and made.home:
+        lacking.append("--no-container-mount-home")
+    if lacking:
+        raise BollardError(
+            f"this job's container {made.name} was made without this {lacking[0]}",
+            "ask for it where the container is made, or use another name",
+        )
 
 
 def _through_entrypoint(
@@ -189,7 +232,9 @@ class Server:
         self.tasks: dict[int, int] = {}  # pidfd: pid
         self.steps: dict[int, str] = {}  # pid: step
         self.finished: set[int] = set()  # pids of tasks that have told so
-        self.savers: dict[int, tuple[socket, int]] = {}  # tasks that will tell of their end: connection, its pid
+        # Tasks that will tell of their end: connection, its pid, the file to save the container to.
+        self.savers: dict[int, tuple[socket, int, str]] = {}
+        self.saves: list[tuple[socket, str]] = []  # those that wait for their file; the first is being written
         self.begun = False
         self.by_slurm = False  # a lifeline came: slurmstepd decides when it is over
         self.poll = select.poll()
@@ -223,9 +268,13 @@ class Server:
                 elif fd in self.tasks:
                     self.poll.unregister(fd)
                     os.close(fd)
-                    self.steps.pop(self.tasks.pop(fd), None)
+                    pid = self.tasks.pop(fd)
+                    self.steps.pop(pid, None)
+                    self.finished.discard(pid)
                 elif fd in self.savers:
                     self._done(fd)
+                elif self.container.saver and fd == self.container.saver.answer:
+                    self._saved(self.container.saver)
                 else:
                     self.poll.unregister(fd)
                     self.lifelines.pop(fd).close()
@@ -235,26 +284,50 @@ class Server:
             guard.end_members()
 
     def _done(self, fd: int) -> None:
-        """A task has ended: the last one on the node waits until the container is saved."""
+        """A task has ended: the last one of its step on the node waits until the container is saved."""
         self.poll.unregister(fd)
-        peer, pid = self.savers.pop(fd)
-        saver = self.container.saver
+        peer, pid, target = self.savers.pop(fd)
         try:
-            if peer.recv(1) == wire.DONE:
-                last = not any(other != pid for other in self.tasks.values() if other not in self.finished)
-                self.finished.add(pid)
-                text = ""
-                if last and saver:
-                    saver.start()
-                    text = saver.result()
-                # A step's later tasks, and later steps, still need them; by hand the last task is the end.
-                if last and self.container.servers and not self.by_slurm:
-                    self.container.servers.end()
-                wire.send(peer, wire.ERROR if text else wire.OK, text.encode("utf-8", "replace") + b"\0")
+            told = peer.recv(1) == wire.DONE
         except OSError:
-            pass  # it was ended; so nothing is saved
-        finally:
+            told = False
+        if not told:  # it was ended; so nothing is saved
             peer.close()
+            return
+        self.finished.add(pid)
+        step = self.steps.get(pid)
+        if target and self.container.saver and not any(self.steps.get(other) == step for other in self._unfinished()):
+            self.saves.append((peer, target))
+            if len(self.saves) == 1:
+                self._save(self.container.saver)
+        else:
+            self._answer(peer, "")
+
+    def _unfinished(self) -> list[int]:
+        return [pid for pid in self.tasks.values() if pid not in self.finished]
+
+    def _save(self, saver: Saver) -> None:
+        """Begin with the first file that is waited for; tasks come and go meanwhile."""
+        saver.start(self.saves[0][1])
+        self.poll.register(saver.answer, select.POLLIN)
+
+    def _saved(self, saver: Saver) -> None:
+        self.poll.unregister(saver.answer)
+        peer, _ = self.saves.pop(0)
+        self._answer(peer, saver.result())
+        if self.saves:
+            self._save(saver)
+
+    def _answer(self, peer: socket, text: str) -> None:
+        """Let a task that has told of its end go; `text` is what went wrong."""
+        # A step's later tasks, and later steps, still need the servers; by hand the last task is the end.
+        if self.container.servers and not self.by_slurm and not self.saves and not self._unfinished():
+            self.container.servers.end()
+        try:
+            wire.send(peer, wire.ERROR if text else wire.OK, text.encode("utf-8", "replace") + b"\0")
+        except OSError:
+            pass  # it was ended meanwhile
+        peer.close()
 
     def _end(self, who: str) -> None:
         reason = f"{who} on {os.uname().nodename} ended; the task in its container is ended too"
@@ -283,13 +356,13 @@ class Server:
                 peer.sendall(wire.OK)
                 return
             watched = self._watch(pid)
-            step = admit(self.container, peer)
+            step, target = admit(self.container, peer)
             if watched:
                 self.steps[pid] = step
             self.container.record.entered(step)
             self.begun = True
-            if self.container.saver or self.container.servers:
-                self.savers[number] = (peer, pid)
+            if target or self.container.servers:
+                self.savers[number] = (peer, pid, target)
                 self.poll.register(number, select.POLLIN)
         except Exception as error:  # whatever one peer says or does, the others' container stays
             _refuse(peer, error)

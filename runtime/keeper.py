@@ -231,6 +231,10 @@ def _open(asked: Spec, here: site.Site) -> tuple[Image, list[layers.Layer]]:
         raise BollardError(f"workdir {asked.workdir}: no such directory", "make it, or name another one")
     for path in plan.workdirs(asked):
         os.makedirs(path, exist_ok=True)
+    if asked.save:
+        from bollard.runtime import save
+
+        save.refuse(asked.save)
     linux.use_capabilities(True)
     return opened, own_layers
 
@@ -274,11 +278,11 @@ def _write_files(asked: Spec) -> dict[str, str]:
 
 
 def _start_saver(asked: Spec, base: str) -> Saver | None:
-    if not asked.save:
+    if not asked.save and not asked.name:  # of a named one a later step may ask it
         return None
     from bollard.runtime import save
 
-    return save.start(base, asked.save)
+    return save.start(base)
 
 
 def _ways_in(asked: Spec, processes: int) -> tuple[int, ...]:

@@ -12,11 +12,11 @@ import os
 from bollard.runtime import linux
 
 _SIGKILL = 9
-_GO = b"G"
+_ENDED = "the process that writes the container ended"
 
 
 class Saver:
-    """The keeper's side: a descriptor to ask by and to hear the answer from."""
+    """The keeper's side: a descriptor to ask by and to hear the answer from. One file at a time."""
 
     __slots__ = ("ask", "answer")
 
@@ -24,17 +24,21 @@ class Saver:
         self.ask = ask
         self.answer = answer  # readable when the work is done or has failed
 
-    def start(self) -> None:
-        os.write(self.ask, _GO)
+    def start(self, target: str) -> None:
+        """Have `target` written."""
+        try:
+            os.write(self.ask, os.fsencode(target) + b"\0")
+        except BrokenPipeError:
+            pass  # `result` tells
 
     def result(self) -> str:
         """ "" for a file that has been written, else one line for the user."""
         text = os.read(self.answer, 4096)
-        return text[1:].decode("utf-8", "replace") if text else "the process that writes the container ended"
+        return text[1:].decode("utf-8", "replace") if text else _ENDED
 
 
-def start(root: str, target: str) -> Saver:
-    """Fork the process that waits. `root`: the container's root directory, `target`: the file to write."""
+def start(root: str) -> Saver:
+    """Fork the process that waits. `root`: the container's root directory."""
     ask_read, ask_write = os.pipe()
     answer_read, answer_write = os.pipe()
     parent = os.getpid()
@@ -49,10 +53,21 @@ def start(root: str, target: str) -> Saver:
         linux.close_others((ask_read, answer_write))
         linux.new_mount_namespace()
         os.write(answer_write, b"+")
-        if os.read(ask_read, 1) == _GO:
+        while target := _asked(ask_read):
             os.write(answer_write, b"=" + write(root, target).encode("utf-8", "replace")[:4000])
     finally:
         os._exit(0)
+
+
+def _asked(fd: int) -> str:
+    """The next file to write; "" when the keeper has gone."""
+    path = b""
+    while not path.endswith(b"\0"):
+        part = os.read(fd, 4096)
+        if not part:
+            return ""
+        path += part
+    return os.fsdecode(path[:-1])
 
 
 def write(root: str, target: str) -> str:
@@ -73,6 +88,21 @@ def write(root: str, target: str) -> str:
         return ""
     except Exception as error:  # the task that waits for it hears every reason
         return one_line(error)
+
+
+def refuse(target: str) -> None:
+    """Say no to a file that cannot be written, before a program has run for hours."""
+    from bollard.runtime.errors import BollardError
+
+    folder = os.path.dirname(target) or "/"
+    if os.path.isdir(target) or target.endswith(("/", "/.", "/..")):
+        raise BollardError(f"container-save {target}: is a directory", "name a file: NAME.sqsh or NAME.sif")
+    if not os.path.isdir(folder):
+        raise BollardError(
+            f"container-save {target}: {folder} does not exist on this node", "make it, or name another place"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BollardError(f"container-save {target}: you may not write to {folder}", "name another place")
 
 
 def _squashfs(root: str, target: str) -> None:
