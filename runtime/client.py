@@ -12,6 +12,8 @@ from bollard.runtime.installed import PREFIX
 
 # Not a part of the container; stepd.c cuts it off.
 LAST = ("verbose",)
+# What --container-opts cannot say; `parse` knows them all the same.
+_NOT_IN_OPTS = ("image", "opts", "help")
 # Directories of which every node has its own: an image there may exist on the nodes alone.
 NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -64,6 +66,11 @@ def _with_opts(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
     found, rest = cli_options.parse(split, "exec", {})
     if rest:
         raise BollardError(f"container-opts: {rest[0]!r} is not an option", "an option's value may need an = before it")
+    for name, _ in found:
+        if name in _NOT_IN_OPTS:
+            raise BollardError(
+                f"container-opts: --{name} means nothing there", "see the options of `bollard exec --help`"
+            )
     given = {name for name, _ in values}
     found = [(name, value) for name, value in found if name in options.JOINED or name not in given]
     return [pair for pair in values if pair[0] != "opts"] + found

@@ -55,6 +55,7 @@ NAME_MODES = ("auto", "create", "exec", "no_exec")
 NAMESPACES = ("net", "ipc", "uts", "pid")
 _NAME_MAX = 64
 _NAME_MARKS = "_.-"
+_HOST_MAX = 64  # the kernel's
 
 
 class Spec:
@@ -320,6 +321,21 @@ def one_assignment(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if "," in text and text.count("=") > 1 else text
 
 
+def _hostname(name: str) -> str:
+    if len(name) > _HOST_MAX or not all(c.isascii() and (c.isalnum() or c in _NAME_MARKS) for c in name):
+        raise BollardError(
+            f"hostname {name!r} is not allowed", f"use up to {_HOST_MAX} letters, digits and {_NAME_MARKS}"
+        )
+    return name
+
+
+def _names(words: tuple[str, ...]) -> tuple[bytes, ...]:
+    for word in words:
+        if "=" in word:
+            raise BollardError(f"container-env {word!r} is not a name", "export the variable, and give its name alone")
+    return tuple(word.encode("utf-8", "surrogateescape") for word in words)
+
+
 def _servers(words: tuple[str, ...]) -> tuple[str, ...]:
     for word in words:
         if not word.strip("0123456789abcdefABCDEF.:") == "" or not set(word) & set(".:"):
@@ -386,7 +402,7 @@ def make(values: list[tuple[str, str]]) -> Spec:
         home_source=source,
         binds=_binds(given, cwd, host_home),
         env=tuple(pair for value in given.get("env", []) for pair in _assignments(value)),
-        keep_env=tuple(word.encode("utf-8", "surrogateescape") for word in _list(given.get("keep-env", []))),
+        keep_env=_names(_list(given.get("keep-env", []))),
         cleanenv=contain_all or on("cleanenv"),
         no_mount=_list(given.get("no-mount", [])),
         contain=contain,
@@ -403,7 +419,7 @@ def make(values: list[tuple[str, str]]) -> Spec:
         name_mode=mode,
         save=absolute(last("save"), cwd, host_home) if last("save") else "",
         unshare=_unshare(given, _list(given.get("unshare", [])), contain_all),
-        hostname=last("hostname"),
+        hostname=_hostname(last("hostname")),
         dns=_servers(_list(given.get("dns", []))),
         cards=tuple(name for name in ("nv", "rocm") if on(name)),
         no_umask=compat or on("no-umask"),

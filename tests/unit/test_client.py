@@ -82,3 +82,9 @@ def test_an_image_on_the_nodes_alone_is_theirs_to_judge():
 def test_mistakes_are_told(values, words):
     with pytest.raises(BollardError, match=words):
         checked(*values)
+
+
+@pytest.mark.parametrize("words", ["--image /other", "--opts --contain", "--help"])
+def test_what_opts_cannot_say(image, words):
+    with pytest.raises(BollardError, match="means nothing there"):
+        checked(("image", str(image)), ("opts", words))

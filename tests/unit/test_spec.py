@@ -158,6 +158,20 @@ def test_what_nobody_asked_for():
     assert (made.cleanenv, made.verbose, made.app) == (False, False, "")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("hostname", "a/b", "not allowed"),
+        ("hostname", "a\n127.0.0.1 b", "not allowed"),
+        ("hostname", "a" * 65, "not allowed"),
+        ("keep-env", "A=b", "not a name"),
+    ],
+)
+def test_values_that_cannot_be_meant(name, value, words):
+    with pytest.raises(BollardError, match=words):
+        make((name, value))
+
+
 def test_no_image():
     with pytest.raises(BollardError, match="no image named"):
         spec.make([("cwd", "/")])
