@@ -18,6 +18,9 @@ extern struct given {
 /* given.c: `container`, or where that is NULL the image that another option or a variable names; NULL for none. */
 const char *image_asked_for(const char *container);
 
+/* given.c: the value of VARIABLES[i] of options.h; NULL where it is not set, or pyxis's. */
+const char *variable_of(int i);
+
 /* given.c: whether a container is asked for by its name. */
 int is_named(void);
 

@@ -86,6 +86,15 @@ static int pyxis_is_loaded(void)
 	return found;
 }
 
+/* The value of one of VARIABLES; NULL where it is not set, or pyxis's. */
+const char *variable_of(int i)
+{
+	const char *value = getenv(VARIABLES[i].name);
+	int theirs = value && strncmp(VARIABLES[i].name, "PYXIS_", strlen("PYXIS_")) == 0 && pyxis_is_loaded();
+
+	return value && value[0] && !theirs ? value : NULL;
+}
+
 static int register_option(spank_t spank, int row, int opposite)
 {
 	struct spank_option option = { opposite ? OPTIONS[row].opposite : OPTIONS[row].slurm, OPTIONS[row].argument,
@@ -96,17 +105,30 @@ static int register_option(spank_t spank, int row, int opposite)
 	return !option.name || spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
 }
 
+/* Whether Slurm may have --container from its own variable: what was typed wins over that. */
+static int is_from_environment(const char *container)
+{
+	static const char *const names[] = { "SRUN_CONTAINER", "SBATCH_CONTAINER", "SALLOC_CONTAINER" };
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+		if (getenv(names[i]) && strcmp(getenv(names[i]), container) == 0)
+			return 1;
+	return 0;
+}
+
 const char *image_asked_for(const char *container)
 {
 	const char *image = given.values[OPTION_IMAGE];
 
+	if (image && !image[0])
+		fail("--container-image has no value; name a SIF file, a squashfs file or a directory");
+	if (container && image && is_from_environment(container))
+		return image;
 	if (container && image && strcmp(container, image) != 0)
 		fail("--container and --container-image name two images; leave one of them out");
 	for (int i = 0; !image && i < VARIABLE_COUNT; i++)
-		if (VARIABLES[i].option == OPTION_IMAGE && !pyxis_is_loaded()) {
-			image = getenv(VARIABLES[i].name);
-			image = image && image[0] ? image : NULL;
-		}
+		if (VARIABLES[i].option == OPTION_IMAGE)
+			image = variable_of(i);
 	return container ? container : image;
 }
 
@@ -114,11 +136,8 @@ int is_named(void)
 {
 	int named = given.values[OPTION_NAME] != NULL;
 
-	for (int i = 0; i < VARIABLE_COUNT; i++) {
-		const char *name = VARIABLES[i].option == OPTION_NAME ? getenv(VARIABLES[i].name) : NULL;
-
-		named |= name && name[0];
-	}
+	for (int i = 0; i < VARIABLE_COUNT; i++)
+		named |= VARIABLES[i].option == OPTION_NAME && variable_of(i);
 	return named;
 }
 

@@ -83,9 +83,9 @@ static int add_variables(struct text *spec)
 	int any = 0, inside = getenv("BOLLARD_CONTAINER") != NULL;
 
 	for (int i = 0; i < VARIABLE_COUNT; i++) {
-		const char *value = getenv(VARIABLES[i].name);
+		const char *value = variable_of(i);
 
-		if (!value || !value[0] || given.values[VARIABLES[i].option] || VARIABLES[i].option == OPTION_IMAGE)
+		if (!value || given.values[VARIABLES[i].option] || VARIABLES[i].option == OPTION_IMAGE)
 			continue;
 		if (inside && strstr(VARIABLES[i].name, "_BIND"))
 			continue;  /* there it tells what is bound, and asks for nothing */

@@ -36,6 +36,28 @@ def test_two_images(cluster: Cluster, images: Images) -> None:
     assert "name two images" in refusal(done)
 
 
+def test_an_image_that_was_typed_wins_over_slurms_variable(cluster: Cluster, images: Images) -> None:
+    env = {"SRUN_CONTAINER": "/no/such.sif"}
+    done = cluster.srun(f"--container-image={images.small}", "bash", "-c", WHERE, env=env)
+    assert good(done) == "inside\n"
+
+
+def test_an_image_without_a_name(cluster: Cluster) -> None:
+    assert "--container-image has no value" in refusal(cluster.srun("--container-image=", "true"))
+
+
+def test_variables_of_pyxis_where_it_is_loaded(cluster: Cluster, images: Images, work: Work) -> None:
+    """srun knows pyxis by its file; any library of that name will do."""
+    pyxis = f"{work.path}/spank_pyxis.so"
+    good(cluster.exec(f"cp /lib/$(uname -m)-linux-gnu/libm.so.6 {pyxis}"))
+    env = {"LD_PRELOAD": pyxis, "PYXIS_CONTAINER_NAME": "theirs", "PYXIS_CONTAINER_WORKDIR": "/opt"}
+    assert good(cluster.srun("--export=HOME,PATH", "bash", "-c", WHERE, env=env)) == "outside\n"
+    done = cluster.srun("--export=HOME,PATH", f"--container={images.small}", "pwd", env=env, cwd=work.path)
+    assert good(done) == f"{work.path}\n"
+    env["BOLLARD_CONTAINER_IMAGE"] = images.small
+    assert good(cluster.srun("--export=HOME,PATH", "bash", "-c", WHERE, env=env)) == "inside\n"
+
+
 def test_options_of_no_container(cluster: Cluster) -> None:
     assert "--container-mounts without a container" in refusal(cluster.srun("--container-mounts=/a:/b", "true"))
     assert "--container-readonly without a container" in refusal(cluster.srun("--container-readonly", "true"))
@@ -353,6 +375,24 @@ def test_names_that_cannot_be(cluster: Cluster, images: Images) -> None:
     assert len(lines) == len(wanted) and all(part in line for part, line in zip(wanted, lines)), lines
 
 
+def test_what_a_later_step_cannot_have(cluster: Cluster, images: Images) -> None:
+    make = f"srun -Q -N1 -n1 --container={images.small} --container-name=lab"
+    later = "srun -Q -N1 -n1 --container-name=lab"
+    mount = "--container-mounts=/srv:/data"
+    options = ("--container-remap-root", "--container-writable", "--container-unshare=net", "--no-container-mount-home")
+    done = in_one_job(
+        cluster,
+        f"{make} {mount} true",
+        f"{later} {mount} --container-workdir=/data --container-readonly true",
+        f"{later} --container-mounts=/srv:/other echo ran",
+        *(f"{later} {option} echo ran" for option in options),
+    )
+    lines = done.complaints()
+    assert done.out == "" and len(lines) == 5, done
+    for option, line in zip(("--container-mounts", *options), lines):
+        assert f"container lab was made without this {option.partition('=')[0]}; " in line, lines
+
+
 def test_a_name_is_the_jobs_own(cluster: Cluster, images: Images) -> None:
     make = f"srun -Q -w n1 --container={images.small} --container-name=lab --container-writable"
     inner = "salloc -Q -w n1 -n1 --overcommit srun -Q --container-name=lab true"
@@ -380,11 +420,53 @@ def test_saved_and_used_again(cluster: Cluster, images: Images, work: Work) -> N
     assert sorted(path.name for path in work.here.iterdir()) == ["saved.sif", "saved.sqsh"]
 
 
-def test_a_save_that_fails_is_told(cluster: Cluster, images: Images) -> None:
-    done = srun(cluster, images, "--container-save=/proc/no/file", "sh", "-c", "echo done")
-    assert (done.rc, done.out, len(done.complaints())) == (255, "done\n", 1), done
-    failed = srun(cluster, images, "--container-save=/proc/no/file", "sh", "-c", "exit 3")
-    assert failed.rc == 3 and len(failed.complaints()) == 1, failed
+def test_a_save_that_fails_is_told(cluster: Cluster, images: Images, work: Work) -> None:
+    words = [f"--container-save={work.path}/gone/s.sqsh", "sh", "-c"]
+    gone = f"rmdir {work.path}/gone; echo done; exit"
+    for status, expected in ((0, 255), (3, 3)):
+        good(cluster.exec(["mkdir", f"{work.path}/gone"]))
+        done = srun(cluster, images, *words, f"{gone} {status}")
+        assert (done.rc, done.out, len(done.complaints())) == (expected, "done\n", 1), done
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), [("/no/where/s.sqsh", "does not exist"), ("/usr/s.sqsh", "may not write"), ("/tmp", "directory")]
+)
+def test_a_file_that_cannot_be_written_is_refused_first(
+    cluster: Cluster, images: Images, path: str, words: str
+) -> None:
+    done = srun(cluster, images, f"--container-save={path}", "echo", "ran")
+    assert words in refusal(done) and done.out == "", done
+
+
+def test_a_step_that_saves_what_an_earlier_one_made(cluster: Cluster, images: Images, work: Work) -> None:
+    make = f"srun -Q -n1 --container={images.small} --container-name=lab --container-writable"
+    done = in_one_job(
+        cluster,
+        f"{make} sh -c 'echo > /opt/one'",
+        f"srun -Q -n1 --container-name=lab --container-save={work.path}/one.sqsh true",
+        f"{make} --container-save={work.path}/two.sqsh sh -c 'echo > /opt/two'",
+        "srun -Q -n1 --container-name=lab true",
+        f"srun -Q -n1 --container={work.path}/one.sqsh ls /opt",
+        f"srun -Q -n1 --container={work.path}/two.sqsh ls /opt",
+    )
+    assert good(done) == "one\none\ntwo\n"
+
+
+def test_two_steps_that_save_the_same(cluster: Cluster, images: Images, work: Work) -> None:
+    step = f"srun -Q -n1 --container={images.small} --container-save={work.path}/same.sqsh true"
+    assert good(in_one_job(cluster, step, f"rm {work.path}/same.sqsh", step, f"ls {work.path}")) == "same.sqsh\n"
+
+
+def test_a_step_that_saves_beside_one_that_runs(cluster: Cluster, images: Images, work: Work) -> None:
+    done = in_one_job(
+        cluster,
+        f"srun -Q --overlap -n1 --container={images.small} --container-name=lab bash -c '{work.pause('ready')}' &",
+        f"while ! test -e {work.path}/ready; do sleep 0.1; done",
+        f"srun -Q --overlap -n1 --container-name=lab --container-save={work.path}/s.sqsh true",
+        f"test -e {work.path}/s.sqsh && echo there; touch {work.path}/ready.go; wait",
+    )
+    assert good(done) == "there\n"
 
 
 def test_signals_and_status_of_a_task_that_is_saved(cluster: Cluster, images: Images, work: Work) -> None:
