@@ -8,6 +8,8 @@
 #include "program.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,6 +55,46 @@ static void hide(const char *name)
 	unsetenv(name);
 }
 
+static int write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int done = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t) strlen(text);
+
+	if (fd >= 0)
+		close(fd);
+	return done ? 0 : -1;
+}
+
+/* "OUTSIDE 0 1" from the line of `map` that makes somebody 0 here; -1 where none does, or where 0 is root. */
+static int opposite(const char *map, char *text, size_t size)
+{
+	unsigned inside, outside, count;
+	FILE *file = fopen(map, "re");
+	int found = 0;
+
+	while (file && !found && fscanf(file, "%u %u %u", &inside, &outside, &count) == 3)
+		found = inside == 0 && outside != 0;
+	if (file)
+		fclose(file);
+	snprintf(text, size, "%u 0 1", found ? outside : 0);
+	return found ? 0 : -1;
+}
+
+/* Root in the container (--container-remap-root) is nobody to Slurm: its commands have the user's own ids. Where
+ * the kernel makes no such namespace Slurm says what it minds. */
+static void be_oneself(void)
+{
+	char uid[64], gid[64];
+
+	if (getuid() != 0 || opposite("/proc/self/uid_map", uid, sizeof(uid)) < 0 ||
+	    opposite("/proc/self/gid_map", gid, sizeof(gid)) < 0 || unshare(CLONE_NEWUSER) < 0)
+		return;
+	(void) write_text("/proc/self/setgroups", "deny");  /* where the container's is so already, it stays */
+	if (write_text("/proc/self/uid_map", uid) < 0 || write_text("/proc/self/gid_map", gid) < 0)
+		fprintf(stderr, "bollard: your own user id cannot be had back here; use Slurm's commands outside of a "
+				"container with --container-remap-root\n");
+}
+
 /* The host's command `path` with `argv`; returns only when it could not be started. */
 static int start_host(const char *path, char **argv)
 {
@@ -73,6 +115,7 @@ static int start_host(const char *path, char **argv)
 	for (const char *const *name = names; *name; name++)
 		hide(*name);
 	set("LD_PRELOAD", BOLLARD_VIEW "/bin/paths.so");
+	be_oneself();
 	execv(full[0], full);
 	return fail(argv[0], "the host's command cannot be started here: ", strerror(errno),
 		    "was something bound over " BOLLARD_VIEW "?");

@@ -71,6 +71,17 @@ def test_commands_in_an_image_without_a_c_library(cluster: Cluster, work: Work, 
     check_commands(cluster, alone(cluster, work, form), work, "/bin/alone")
 
 
+def test_commands_of_root_in_the_container(cluster: Cluster, images: Images, work: Work) -> None:
+    """To Slurm its user is who he is."""
+    root = ["-n1", f"--container={images.small}", "--container-remap-root"]
+    assert good(cluster.srun(*root, "sh", "-c", "id -u; srun --overlap id -u")) == "0\n1000\n"
+    job = good(cluster.srun(*root, "sbatch", "--parsable", "--hold", "--wrap", "true", cwd=work.path)).strip()
+    cluster.jobs.append(int(job))
+    assert good(cluster.srun(*root, "squeue", "-h", "-j", job, "-o", "%u")) == "alice\n"
+    assert good(cluster.srun(*root, "scancel", job)) == ""
+    until(lambda: not cluster.exec(["squeue", "-h", "-j", job]).out, "the end of the job")
+
+
 def test_a_step_from_inside_in_another_container(cluster: Cluster, images: Images, work: Work) -> None:
     image = alone(cluster, work, "sif")
     look = f"grep VERSION_ID /etc/os-release; {WHERE}"
