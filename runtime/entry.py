@@ -165,6 +165,8 @@ def _refuse_what_it_lacks(container: Container, asked: Spec, values: list[tuple[
         lacking.append("--container-readonly")
     if spec.switch([given.get("no-home", "")]) and made.home:
         lacking.append("--no-container-mount-home")
+    if asked.save and not container.saver:
+        lacking.append("--container-save")
     if lacking:
         raise BollardError(
             f"this job's container {made.name} was made without this {lacking[0]}",

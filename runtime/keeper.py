@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from _signal import SIG_IGN, SIGCHLD, signal
-from errno import EIO, ENOSPC, ENOSYS
+from errno import EINVAL, EIO, ENOSPC, ENOSYS
 
 from bollard.runtime import (
     entry,
@@ -245,12 +245,24 @@ def _mount(asked: Spec, opened: Image) -> tuple[str, int, int]:
     base = f"{SESSION}/image"
     os.mkdir(base, 0o755)
     if opened.kind == image.DIRECTORY:
-        mounts.bind_directory(opened.fd, base, asked.writable)
+        try:
+            mounts.bind_directory(opened.fd, base, asked.writable)
+        except OSError as error:
+            if error.errno != EINVAL:
+                raise
+            raise BollardError(
+                f"{asked.asked}: another filesystem is mounted below it, so it cannot be an image",
+                "name a directory that holds all of the image, or leave the container out for the host's own /",
+            ) from None
         return base, 0, -1
     scratch = f"{SESSION}/scratch"
     os.mkdir(scratch, 0o755)
-    own = asked.fakeroot or bool(asked.save) or layers.is_writable(asked)
-    return base, *fuse.mount(opened, base, scratch, own)
+    return base, *fuse.mount(opened, base, scratch, _can_be_saved(asked))
+
+
+def _can_be_saved(asked: Spec) -> bool:
+    """Whether the image's files are shown as the user's, who so may read and copy them all."""
+    return asked.fakeroot or bool(asked.save) or layers.is_writable(asked)
 
 
 def _plan(asked: Spec, spool: str, here: site.Site) -> tuple[list[plan.Op], list[str]]:
@@ -278,7 +290,7 @@ def _write_files(asked: Spec) -> dict[str, str]:
 
 
 def _start_saver(asked: Spec, base: str) -> Saver | None:
-    if not asked.save and not asked.name:  # of a named one a later step may ask it
+    if not asked.save and not (asked.name and _can_be_saved(asked)):  # of a named one a later step may ask it
         return None
     from bollard.runtime import save
 

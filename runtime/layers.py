@@ -119,7 +119,10 @@ def _open(name: str, path: str, read_only: bool) -> int:
             sleep(_LOCK_PAUSE)
         except OSError:
             return fd  # a file system without locks
-    raise BollardError(f"overlay {name}: another container uses it", "wait for its end, or use FILE:ro in both")
+    raise BollardError(
+        f"overlay {name}: another container uses it, which an earlier step of this job may have left",
+        "give steps of one job one --container-name, wait for the end of another job, or use FILE:ro in both",
+    )
 
 
 def mount(

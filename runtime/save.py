@@ -113,7 +113,7 @@ def _squashfs(root: str, target: str) -> None:
     folder, name = os.path.split(target)
     fresh = os.path.join(folder, f".{name}.{os.getpid()}")
     command = ["mksquashfs", root, fresh, "-comp", "zstd", "-Xcompression-level", "3", "-all-root", "-noappend",
-               "-no-progress", "-quiet"]  # fmt: skip
+               "-no-progress", "-quiet", "-exit-on-error"]  # fmt: skip
     env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=env)

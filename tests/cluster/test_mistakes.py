@@ -219,6 +219,11 @@ def test_the_node_refuses(cluster: Cluster, images: Images, work: Work, make: st
         gone(cluster, "n1")
 
 
+def test_a_directory_with_filesystems_below(cluster: Cluster, work: Work) -> None:
+    one_line(cluster.srun("--container=/", "touch", f"{work.path}/marker"), "is mounted below it")
+    assert not work.exists("marker")
+
+
 def test_an_image_on_the_node_alone_works(cluster: Cluster, images: Images) -> None:
     on_node(cluster, "n1", f"cp {images.small} image.sif")
     try:
