@@ -105,7 +105,23 @@ def _own_directory(path: str) -> str:
             os.fchmod(fd, 0o700)
     finally:
         os.close(fd)
+    _refuse_owned_above(path)
     return path
+
+
+def _refuse_owned_above(path: str) -> None:
+    """BollardError where another user can put a directory of his in the cache's place: who owns one above it may,
+    sticky or not, and anybody where all may write. What lies above the home too is above all that the user has."""
+    home = os.path.realpath(os.path.expanduser("~"))
+    trusted = (os.geteuid(), os.stat("/").st_uid, 0)
+    above = os.path.dirname(path)
+    while above not in (home, "/") and not home.startswith(f"{above}/"):
+        info = os.stat(above)
+        if info.st_uid not in trusted:
+            raise BollardError(f"cache {path}: {above} belongs to another user, who could exchange it", _HINT)
+        if info.st_mode & stat.S_IWOTH and not info.st_mode & stat.S_ISVTX:
+            raise BollardError(f"cache {path}: all may write into {above}, and exchange it", _HINT)
+        above = os.path.dirname(above)
 
 
 def _complete(root: str) -> Store:

@@ -11,7 +11,7 @@ import os
 import sys
 
 from bollard.runtime import cli_tables
-from bollard.runtime.errors import BollardError
+from bollard.runtime.errors import BollardError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ def main(argv: list[str] | None = None) -> int:
         status = _main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except BollardError as error:
-        print(f"bollard: {error}", file=sys.stderr)
+        print("bollard:", *map(shown, str(error).split("\n")), file=sys.stderr)
         return error.code
     except BrokenPipeError:
         os.dup2(os.open("/dev/null", os.O_WRONLY), 1)  # whoever read us has enough: `bollard plan | head`
         return 0
     except OSError as error:
-        print(f"bollard: {error.filename or 'system call'}: {error.strerror or error}", file=sys.stderr)
+        print(shown(f"bollard: {error.filename or 'system call'}: {error.strerror or error}"), file=sys.stderr)
         return 255
     return status
 

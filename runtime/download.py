@@ -19,10 +19,19 @@ _MAX_JSON = 1 << 20
 _READ_SIZE = 1 << 20
 _TIMEOUT = 60  # seconds without a byte
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Whoever is asked in secret is not to send us where anybody on the way can answer."""
+
+    def redirect_request(self, request: Any, answer: Any, code: int, text: str, headers: Any, url: str) -> Any:
+        if request.type == "https" and not url.lower().startswith("https:"):
+            raise urllib.error.URLError(f"it redirects to {url}, which is not encrypted")
+        return super().redirect_request(request, answer, code, text, headers, url)
+
+
 # Without urllib's handlers of ftp: and file:, where a redirect could lead.
 _HANDLERS = (
     urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
-    urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPRedirectHandler, urllib.request.HTTPErrorProcessor,
+    urllib.request.HTTPDefaultErrorHandler, _Redirects, urllib.request.HTTPErrorProcessor,
     urllib.request.UnknownHandler,
 )  # fmt: skip
 
@@ -53,9 +62,8 @@ def save(url: str, path: str, what: str, size: int = 0) -> str:
     """Write what is there to the new file `path`; its SHA-256. `size`, if known, is exact."""
     total, digest = 0, hashlib.sha256()
     with _open(url, what) as answer, open(path, "xb") as file:
-        said = answer.headers.get("Content-Length", "")
-        size = size or (int(said) if said.isdigit() else 0)
-        limit = size or MAX_FILE
+        size = size or (answer.length or 0)  # Content-Length, where it is one
+        limit = min(size or MAX_FILE, MAX_FILE)
         while total <= limit:
             try:
                 data = answer.read(_READ_SIZE)

@@ -2,13 +2,18 @@
 """The one exception that reaches a user, as one line and an exit status."""
 
 
+def shown(text: str) -> str:
+    """What an image, a server or another user said, as it may stand on a terminal: no control character acts there."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def one_line(error: BaseException) -> str:
     """What a user reads of any failure, without the leading "bollard: "."""
     if isinstance(error, BollardError):
         text = str(error)
     else:
         text = f"{type(error).__name__}: {error}; this is a defect: please report it, with the command"
-    return " ".join(text.splitlines())
+    return shown(" ".join(text.splitlines()))
 
 
 class BollardError(Exception):

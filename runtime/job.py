@@ -13,7 +13,7 @@ import os
 import subprocess
 
 from bollard.runtime import record, spec
-from bollard.runtime.errors import BollardError
+from bollard.runtime.errors import BollardError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         if row["jobid"].endswith(".extern"):
             continue
         asked = row.get("container") or "no container"
-        text.append(f"{row['jobid']:<14}{row['state']:<12}{row.get('nodelist', ''):<12}{asked}")
+        text.append(shown(f"{row['jobid']:<14}{row['state']:<12}{row.get('nodelist', ''):<12}{asked}"))
         if row.get("entered"):
             text += [f"  {line}" for line in _entered(row["entered"])]
     if found["here"]:
@@ -182,18 +182,18 @@ def _entered(entry: dict[str, Any]) -> list[str]:
     steps = ", ".join(f"{count} of step {step}" for step, count in entry.get("steps", {}).items())
     lines = [
         f"{entry.get('node', '?')}: {entry.get('tasks', 0)} tasks entered{f' ({steps})' if steps else ''}",
-        f"  {entry.get('image', '?')}",
+        f"  {entry.get('image', '?')}",  # named by its user
         f"  sha256 {entry.get('digest') or 'not in the image'}, file {entry.get('id', '?')}",
         f"  first {when('first')}, last {when('last')}, ended {when('ended')}, bollard {entry.get('bollard', '?')}",
     ]
-    return lines
+    return [shown(line) for line in lines]
 
 
 def verify(found: dict[str, Any]) -> list[str]:
     """Read each image that is on record again, and compare it with what it says of itself."""
     entries = [*found["here"], *(row["entered"] for row in found["slurm"] if row.get("entered"))]
     return [
-        f"{path}: {_verdict(path, digest)}"
+        shown(f"{path}: {_verdict(path, digest)}")
         for path, digest in sorted({(e.get("image", ""), e.get("digest", "")) for e in entries})
     ]
 

@@ -137,6 +137,7 @@ def mount(
     mounts.make_points(base, points, places)
     lower, upper, work = [base, points], "", ""
     by_fuse, pids = False, []
+    parts: list[int] = []  # upper and work of each layer
     for number, layer in enumerate(layers):
         path = f"/proc/self/fd/{layer.fd}"
         if layer.file:
@@ -145,11 +146,15 @@ def mount(
                 by_fuse = True
                 pids.append(pid)
         if layer.read_only:
-            lower.insert(0, f"{path}/upper" if os.path.isdir(f"{path}/upper") else path)
+            if os.path.lexists(f"{path}/upper"):
+                parts.append(_part(path, "upper", layer))
+                path = f"/proc/self/fd/{parts[-1]}"
+            lower.insert(0, path)
             continue
-        upper, work = f"{path}/upper", f"{path}/work"
-        _make(upper, layer)
-        _make(work, layer)
+        _make(f"{path}/upper", layer)
+        _make(f"{path}/work", layer)
+        parts += [_part(path, "upper", layer), _part(path, "work", layer)]
+        upper, work = (f"/proc/self/fd/{fd}" for fd in parts[-2:])
     if asked.writable_tmpfs:
         room = f"{session}/written"
         os.mkdir(room, 0o755)
@@ -172,10 +177,10 @@ def mount(
             ) from None
         by_fuse = True
     if by_fuse:
-        handles = tuple(layer.fd for layer in layers)
+        handles = (*(layer.fd for layer in layers), *parts)
         pids.append(fuse.start(OVERLAY, options, [], merged, handles, False))
-    for layer in layers:
-        os.close(layer.fd)
+    for fd in (*(layer.fd for layer in layers), *parts):
+        os.close(fd)
     return merged, Servers(pids) if pids else None
 
 
@@ -192,6 +197,17 @@ def _serve(layer: Layer, target: str, scratch: str) -> tuple[str, int]:
     except BollardError as error:
         raise BollardError(f"overlay {layer.path}: {error}") from None
     return target, pid
+
+
+def _part(path: str, name: str, layer: Layer) -> int:
+    """A descriptor of a layer's upper or work: the directory itself, for a link of whoever made the layer would lead
+    to a directory of the host."""
+    try:
+        return os.open(f"{path}/{name}", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except NotADirectoryError:
+        raise BollardError(f"overlay {layer.path}: its {name} is no directory", "make another one") from None
+    except OSError as error:
+        raise BollardError(f"overlay {layer.path}: its {name}: {error.strerror}", "check its permissions") from None
 
 
 def _make(path: str, layer: Layer) -> None:

@@ -29,7 +29,11 @@ from bollard.runtime.tree import Tree, remove_at
 
 TRANSPORTS = (*ARCHIVES, "docker", "docker-daemon")
 MAX_JSON = 8 << 20
+_DAMAGED = (
+    tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, OverflowError, ValueError, RecursionError,
+)  # fmt: skip
 _MAX_LAYERS = 1024
+_MAX_DEPTH = 256  # parts of a path in a layer
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _VARIABLE = re.compile(r"[A-Za-z_][0-9A-Za-z_]*")
@@ -71,8 +75,12 @@ def apply(file: IO[bytes], tree: Tree, what: str, digest: str = "", *, layer: bo
     try:
         with _decompressed(checked, what) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             _apply_members(archive, tree, layer)
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, OverflowError, ValueError) as error:
+    except _DAMAGED as error:
         raise BollardError(f"{what}: damaged: {error}", "fetch or build it again") from None
+    except OSError as error:  # a link to nothing, a name too long, a full disk
+        raise BollardError(
+            f"{what}: cannot be unpacked: {error.strerror}", "is there space, and is the image whole?"
+        ) from None
     while checked.read(1 << 20):
         pass  # the digest is of all bytes
     if digest and checked.hash.hexdigest() != digest.partition(":")[2]:
@@ -140,7 +148,7 @@ def split(agent: str, reference: str) -> tuple[str, str]:
 def _from_layout(layout: str, tag: str, name: str) -> Layers:
     found = _json(f"{layout}/index.json", name)
     entries = [item for item in _list(found.get("manifests")) if isinstance(item, dict)]
-    named = [item for item in entries if tag in (item.get("annotations") or {}).values()] if tag else entries
+    named = [item for item in entries if tag in _dict(item.get("annotations")).values()] if tag else entries
     if len(named) != 1:
         raise BollardError(f"{name}: {len(named)} images of that name", "add :TAG to name one")
     document = _blob(f"{layout}/blobs", named[0], name)
@@ -206,6 +214,8 @@ def for_arch(index: dict[str, Any], arch: str, name: str) -> str:
 
 
 def _inside(layout: str, path: str, name: str) -> str:
+    if not path.isprintable():  # NUL and half characters, which no file here is named by
+        raise BollardError(f"{name}: names {ascii(path)}, which it does not hold", "fetch it again")
     full = os.path.realpath(os.path.join(layout, path))
     if os.path.commonpath((full, os.path.realpath(layout))) != os.path.realpath(layout) or not os.path.isfile(full):
         raise BollardError(f"{name}: names {path}, which it does not hold", "fetch it again")
@@ -351,6 +361,8 @@ def _apply_members(archive: tarfile.TarFile, tree: Tree, layer: bool) -> None:
         parts = [part for part in member.name.split("/") if part not in ("", ".")]
         if ".." in parts:
             raise ValueError(f"{member.name!r} has a .. in it")
+        if len(parts) > _MAX_DEPTH:
+            raise ValueError(f"a path of {len(parts)} parts, over {_MAX_DEPTH}")
         path = "/".join(parts)
         if layer and parts and parts[-1].startswith(_WHITEOUT):
             _whiteout(tree, parts, written)

@@ -10,7 +10,7 @@ import os
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
 from bollard.runtime import spec, wire
-from bollard.runtime.errors import BollardError
+from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.installed import LAUNCHER
 
 TYPE_CHECKING = False
@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
 _ANSWER_MAX = 1 << 20
 _SECONDS = 5.0
+_TIME_MAX = 1 << 36  # the year 4147: what localtime() can take
 # What `bollard attach JOB` starts: the best shell that the image has.
 SHELL = ["/bin/sh", "-c", 'exec "$(command -v bash || echo /bin/sh)"']
 
 
 class Container:
-    """A container of this node. `told` is its record, `there` its tasks as (pid, step)."""
+    """A container of this node. `told` is its record, `there` its tasks as (pid, step); ValueError for words that no
+    keeper says."""
 
-    __slots__ = ("address", "job", "there", "told", "uid")
+    __slots__ = ("address", "entered", "job", "keeper", "made", "there", "told", "uid")
 
     def __init__(self, address: str, told: dict[str, str]) -> None:
         self.address = address
@@ -37,6 +39,10 @@ class Container:
         self.there = [
             (int(pid), step) for pid, _, step in (x.partition(":") for x in told.pop("there", "").split(",")) if pid
         ]
+        self.keeper, self.entered = int(told.get("keeper", "0")), int(told.get("tasks", "0"))
+        self.made = float(told.get("made", "0"))
+        if not 0 <= self.made < _TIME_MAX:
+            raise ValueError(f"made at {self.made}")
         self.told = told
 
     def steps(self) -> list[str]:
@@ -51,10 +57,10 @@ class Container:
             "steps": self.steps(),
             "image": self.told.get("image", ""),
             "digest": self.told.get("digest", ""),
-            "keeper": int(self.told.get("keeper", "0")),
+            "keeper": self.keeper,
             "tasks": [{"pid": pid, "step": step} for pid, step in self.there],
-            "entered": int(self.told.get("tasks", "0")),
-            "since": float(self.told.get("made", "0")),
+            "entered": self.entered,
+            "since": self.made,
             "bollard": self.told.get("bollard", ""),
         }
 
@@ -68,7 +74,8 @@ def addresses() -> Iterator[str]:
             # Connections carry the listener's name too; flag 0x10000 is the listener's own.
             if len(words) == 8 and words[7].startswith("@bollard/") and int(words[3], 16) & 0x10000:
                 parts = words[7][1:].split("/")
-                if len(parts) == 4 and parts[1].isdigit() and parts[2].isdigit():
+                # Anybody may bind any name; a digit that is not ASCII is none to int().
+                if len(parts) == 4 and words[7].isascii() and parts[1].isdigit() and parts[2].isdigit():
                     found.add(words[7][1:])
     yield from sorted(found, key=lambda name: (int(name.split("/")[2]), name))
 
@@ -81,8 +88,10 @@ def containers(job: int = 0) -> list[Container]:
         _, uid, number, _ = address.split("/")
         if (mine in (0, int(uid))) and job in (0, int(number)):
             told = ask(address, int(uid))
-            if told:
-                found.append(Container(address, told))
+            try:
+                found += [Container(address, told)] if told else []
+            except ValueError:
+                continue  # a process of that user's that only plays a keeper
     return found
 
 
@@ -122,9 +131,10 @@ def lines(found: list[Container]) -> list[str]:
             user = pwd.getpwuid(item.uid).pw_name
         except KeyError:
             user = str(item.uid)
-        since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(float(item.told.get("made", "0"))))
+        since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(item.made))
         steps, tasks = ",".join(item.steps()) or "-", str(len(item.there))
-        rows.append((str(item.job), steps, user, item.told.get("keeper", ""), tasks, since, item.told.get("image", "")))
+        image = shown(item.told.get("image", ""))  # of another user, where root asks
+        rows.append((str(item.job), shown(steps), user, str(item.keeper), tasks, since, image))
     widths = [max(len(row[at]) for row in rows) for at in range(6)]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, [*widths, 0])).rstrip() for row in rows]
 

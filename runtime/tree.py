@@ -258,20 +258,52 @@ def braces(pattern: str) -> list[str]:
 
 def remove_at(above: int, name: str) -> None:
     """Remove the entry `name` of the directory open at `above`, modes whatever they are, links not followed."""
+    if _unlink(above, name):
+        return
+    _empty(above, name)
+    os.rmdir(name, dir_fd=above)
+
+
+def _empty(above: int, name: str) -> None:
+    """Remove what is in the directory. One descriptor and no recursion, for links let a layer go deeper than either."""
+    fd = _enter(above, name)
+    names, left = [name], [os.listdir(fd)]
+    try:
+        while names:
+            while left[-1]:
+                entry = left[-1].pop()
+                if _unlink(fd, entry):
+                    continue
+                below = _enter(fd, entry)
+                os.close(fd)
+                fd = below
+                names.append(entry)
+                left.append(os.listdir(fd))
+            done = names.pop()
+            left.pop()
+            if names:
+                outer = os.open("..", _DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+                os.close(fd)
+                fd = outer
+                os.rmdir(done, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def _enter(above: int, name: str) -> int:
+    with contextlib.suppress(OSError):
+        os.chmod(name, 0o700, dir_fd=above)  # a race with a link is no concern: the tree is ours alone
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+
+
+def _unlink(above: int, name: str) -> bool:
+    """Whether the entry is gone; False for a directory."""
     try:
         os.unlink(name, dir_fd=above)
-        return
     except FileNotFoundError:
-        return
+        pass
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.EPERM):
             raise
-    with contextlib.suppress(OSError):
-        os.chmod(name, 0o700, dir_fd=above)  # a race with a link is no concern: the tree is ours alone
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
-    try:
-        for entry in os.listdir(fd):
-            remove_at(fd, entry)
-    finally:
-        os.close(fd)
-    os.rmdir(name, dir_fd=above)
+        return False
+    return True

@@ -39,7 +39,7 @@ def remove(path: str, way: rootless.Way) -> None:
     try:
         shutil.rmtree(path)
         return
-    except OSError:
+    except (OSError, RecursionError):  # before Python 3.13 a tree may be too deep for it
         pass
     above, name = os.path.split(path)
 

@@ -45,7 +45,7 @@ int main(int argc, char **argv)
 	struct entry entry = { 0 };
 	int reason, keeper = -1;
 
-	if (fuse_device)  /* without a socket it is asked to unmount, which our end does */
+	if (fuse_device && !name)  /* a task may have such a variable; without a socket it is to unmount: our end does */
 		return fuse_socket ? be_fusermount(fuse_socket, fuse_device) : 0;
 	if (!name && argc == 2 && strcmp(argv[1], "--print-environment") == 0)
 		return print_environment();

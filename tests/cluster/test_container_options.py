@@ -271,6 +271,30 @@ def test_a_layer_in_the_image(cluster: Cluster, images: Images, work: Work) -> N
     assert good(cluster.srun(*words, "cat", "/opt/x")) == "kept\n"
 
 
+@pytest.mark.parametrize("kind", ["directory", "file", "file:ro", "image"])
+def test_a_layer_does_not_lead_to_the_host(cluster: Cluster, images: Images, work: Work, kind: str) -> None:
+    """Whoever made it may have put a link in the place of its directories."""
+    cluster.exec(["mkdir", "-p", "secret/work", "layer"], cwd=work.path)
+    good(cluster.exec(["sh", "-c", "echo hidden > secret/key; ln -s $PWD/secret layer/upper"], cwd=work.path))
+    good(cluster.exec(["ln", "-s", f"{work.path}/secret/work", "layer/work"], cwd=work.path))
+    good(cluster.exec(["/sbin/mkfs.ext3", "-q", "-d", "layer", "layer.img", "16m"], cwd=work.path))
+    place, option = images.small, f"--overlay {work.path}/layer.img"
+    if kind == "directory":
+        option = f"--overlay {work.path}/layer"
+    elif kind == "file:ro":
+        option += ":ro"
+    elif kind == "image":
+        place, option = f"{work.path}/own.sif", "--containall"
+        good(cluster.exec(["cp", images.small, "own.sif"], cwd=work.path))
+        add = "bollard sif add --datatype=4 --partfs=2 --parttype=4 --partarch=2 --groupid=1 own.sif layer.img"
+        good(cluster.exec(add.split(), cwd=work.path))
+    done = cluster.srun(
+        "-N1", "-n1", f"--container={place}", f"--container-opts=--containall {option}", "sh", "-c", "cat /key; > /new"
+    )
+    assert (done.rc, done.out) == (255, "") and "its upper is no directory" in done.err, done
+    assert good(cluster.exec(["ls", "secret"], cwd=work.path)) == "key\nwork\n"
+
+
 def _until_no_keeper(cluster: Cluster) -> None:
     nodes = [node for node in cluster.nodes() if node != CONTROLLER]
     until(lambda: not any(cluster.named(node, "bollard-keeper", "fuse2fs", "fuse2fs2") for node in nodes), "the end")

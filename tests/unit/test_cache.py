@@ -218,3 +218,28 @@ def test_lines():
     assert cli_cache.lines([], ("blob",), verbose=False)[0] == "There are 0 oci blob file(s) using 0.00 KiB of space"
     words = cli_cache.lines(found, cache.TYPES, verbose=True)[1].split()
     assert (words[0], words[3:]) == ("a" * 22, ["1.50", "KiB", "oras"])
+
+
+@pytest.mark.parametrize(("mode", "owner"), [(0o777, 0), (0o1777, 12345), (0o755, 12345)])
+@pytest.mark.skipif(os.getuid() != 0, reason="root gives directories away")
+def test_nobody_else_may_exchange_it(tmp_path, mode, owner):
+    """Who owns a directory above it, sticky or not, can rename it, and put one of his in its place."""
+    place = tmp_path / "shared/deeper"
+    place.mkdir(parents=True)
+    (tmp_path / "shared").chmod(mode)
+    os.chown(tmp_path / "shared", owner, 0)
+    with pytest.raises(BollardError, match="exchange it"), cache.opened({"BOLLARD_CACHEDIR": str(place)}):
+        pass
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root gives directories away")
+def test_what_lies_above_the_home_is_not_the_caches_affair(tmp_path, monkeypatch):
+    (tmp_path / "department/home").mkdir(parents=True)
+    os.chown(tmp_path / "department", 12345, 0)
+    monkeypatch.setenv("HOME", str(tmp_path / "department/home"))
+    with cache.opened({"HOME": str(tmp_path / "department/home")}) as store:
+        assert store.root == f"{tmp_path}/department/home/.cache/bollard"
+    (tmp_path / "shared").mkdir(mode=0o1777)
+    (tmp_path / "shared").chmod(0o1777)
+    with cache.opened({"BOLLARD_CACHEDIR": str(tmp_path / "shared")}):
+        pass

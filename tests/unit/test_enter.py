@@ -74,8 +74,8 @@ class Keeper:
         assert self.failures == []
 
 
-def started(launcher, address, *command, prepare=None):
-    env = {"SLURM_BOLLARD_ENTRY": address, "PATH": "/usr/bin:/bin"}
+def started(launcher, address, *command, prepare=None, more=()):
+    env = {"SLURM_BOLLARD_ENTRY": address, "PATH": "/usr/bin:/bin", **dict(more)}
     return subprocess.run([launcher, *command], env=env, preexec_fn=prepare, capture_output=True, timeout=30)
 
 
@@ -91,6 +91,15 @@ def test_the_program_takes_the_place_of_the_launcher(launcher, ways):
 
     with Keeper(answer) as address:
         assert started(launcher, address, "anything", "at all").returncode == 3
+
+
+def test_no_variable_of_a_task_makes_it_a_fusermount(launcher, ways):
+    """It would end with 0, and the program would not have been there."""
+    more = [("BOLLARD_FUSE_FD", "3"), ("_FUSE_COMMFD", "4")]
+    with Keeper(lambda peer, _: wire.send(peer, wire.OK, program(b"", b"sh", b"-c", b"exit 3"), ways)) as address:
+        assert started(launcher, address, "x", more=more[:1]).returncode == 3
+    with Keeper(lambda peer, _: wire.send(peer, wire.OK, program(b"", b"sh", b"-c", b"exit 3"), ways)) as address:
+        assert started(launcher, address, "x", more=more).returncode == 3
 
 
 def test_no_room_for_all_namespaces_is_no_container(launcher, ways):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 
@@ -107,3 +108,32 @@ def test_a_container_as_json():
         "job": 7, "user": 1000, "steps": ["0", "batch"], "image": "/a", "digest": "", "keeper": 4,
         "tasks": [{"pid": 5, "step": "0"}, {"pid": 6, "step": "batch"}], "entered": 3, "since": 1.5, "bollard": "0.1.0",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"keeper": "abc"}, {"made": "x"}, {"made": "inf"}, {"made": "nan"}, {"made": "1e300"}, {"made": "-1"},
+        {"tasks": "z"}, {"there": "a:b"},
+    ],
+)  # fmt: skip
+def test_what_no_keeper_says(told):
+    with pytest.raises(ValueError, match=r"\S"):
+        running.Container("bollard/1000/7/0123456789abcdef", {"image": "/a", **told})
+
+
+def test_another_users_words_do_nothing_to_a_terminal():
+    told = {"there": "5:\x1b[2J", "image": "/a\x1b]0;own\x07\nb"}
+    text = "\n".join(running.lines([running.Container("bollard/1000/7/0123456789abcdef", told)]))
+    assert text.count("\n") == 1 and "\x1b" not in text and r"/a\x1b]0;own\x07\nb" in text
+    found = {"slurm": [], "here": [{"image": "/a\x1b[2J\nb"}], "node": "n1"}
+    assert all(line.isprintable() for line in job.lines(found))
+
+
+@pytest.mark.parametrize("name", ["\u00b2/1/x", "1/\u00b2/x", "1/2/\udcff"])
+def test_an_address_that_only_looks_like_a_keepers(name):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(b"\0bollard/" + name.encode("utf-8", "surrogateescape"))
+        listener.listen()
+        assert all(address.isascii() for address in running.addresses())
+        running.containers(1)

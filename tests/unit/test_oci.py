@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Layers and manifests of an image's maker who means ill: refused in words, and what they leave can be removed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+
+import pytest
+
+from bollard.runtime import oci, tree
+from bollard.runtime.errors import BollardError
+
+
+def layer(*members):
+    """A tar archive of (name, type, link)."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, kind, link in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.mode = kind, link, 0o755
+            archive.addfile(member)
+    data.seek(0)
+    return data
+
+
+def unpacked(tmp_path, *members):
+    (tmp_path / "root").mkdir()
+    place = tree.Tree(str(tmp_path / "root"))
+    try:
+        oci.apply(layer(*members), place, "image")
+    finally:
+        place.close()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("/".join("a" * 1900), tarfile.DIRTYPE, "")],
+        [("l", tarfile.SYMTYPE, "/".join("a" * 1900)), ("l/x", tarfile.DIRTYPE, "")],
+        [("h", tarfile.LNKTYPE, "nothing")],
+        [("h", tarfile.LNKTYPE, "../../../etc/passwd")],
+        [("n" * 300, tarfile.REGTYPE, "")],
+        [("a", tarfile.SYMTYPE, "a"), ("a/x", tarfile.REGTYPE, "")],
+    ],
+)
+def test_a_layer_that_cannot_be_meant(tmp_path, members):
+    with pytest.raises(BollardError, match="^image: "):
+        unpacked(tmp_path, *members)
+
+
+def test_a_tree_deeper_than_python_goes_can_be_removed(tmp_path):
+    """Links let each layer go on where the last one ended."""
+    deep = "/".join("d" * 200)
+    members = [(deep, tarfile.DIRTYPE, "")]
+    for number in range(1, 12):
+        before = f"l{number - 1}" if number > 1 else deep
+        members += [(f"l{number}", tarfile.SYMTYPE, before), (f"l{number}/{deep}", tarfile.DIRTYPE, "")]
+        members += [(f"l{number}", tarfile.SYMTYPE, f"{before}/{deep}")]
+    unpacked(tmp_path, *members, ("kept", tarfile.REGTYPE, ""), (".wh.d", tarfile.REGTYPE, ""))
+    assert not (tmp_path / "root/d").exists() and (tmp_path / "root/kept").exists()
+
+
+def test_a_removal_follows_no_link_and_minds_no_mode(tmp_path):
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim/file").touch()
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    (tmp_path / "a/b/link").symlink_to(tmp_path / "victim")
+    (tmp_path / "a/b/file").touch()
+    (tmp_path / "a/b/c").chmod(0)
+    (tmp_path / "a/b").chmod(0)
+    above = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    tree.remove_at(above, "a")
+    tree.remove_at(above, "nothing")
+    os.close(above)
+    assert sorted(os.listdir(tmp_path)) == ["victim"] and (tmp_path / "victim/file").exists()
+
+
+@pytest.mark.parametrize("annotations", [["tag"], "tag", 5])
+def test_annotations_that_are_none(tmp_path, annotations):
+    (tmp_path / "index.json").write_text(json.dumps({"manifests": [{"annotations": annotations, "digest": "x"}]}))
+    with pytest.raises(BollardError, match="0 images of that name"):
+        oci.fetch("oci", f"{tmp_path}:tag", "")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "../../etc/passwd", "/etc/passwd"])
+def test_an_archive_that_names_what_it_does_not_hold(tmp_path, name):
+    with tarfile.open(tmp_path / "image.tar", "w") as archive:
+        data = json.dumps([{"Config": name, "Layers": []}]).encode()
+        member = tarfile.TarInfo("manifest.json")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    (tmp_path / "scratch").mkdir()
+    with pytest.raises(BollardError, match="which it does not hold"):
+        oci.fetch("docker-archive", str(tmp_path / "image.tar"), str(tmp_path / "scratch"))
