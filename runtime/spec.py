@@ -295,6 +295,13 @@ def _app(name: str) -> str:
     return name
 
 
+def _hostname(name: str) -> str:
+    letters = name.replace("-", "").replace(".", "")
+    if name and (name.strip("-.") != name or not (letters.isalnum() and letters.isascii())):
+        raise BollardError(f"hostname {name!r} is not a name of a host", "use letters, digits, - and .")
+    return name
+
+
 def _overlay(text: str, cwd: str, home: str) -> tuple[str, bool]:
     path, _, mode = text.rpartition(":") if text.endswith((":ro", ":rw")) else (text, "", "")
     return absolute(path, cwd, home), mode == "ro"
@@ -407,7 +414,7 @@ def make(values: list[tuple[str, str]]) -> Spec:
         name_mode=mode,
         save=absolute(last("save"), cwd, host_home) if last("save") else "",
         unshare=_unshare(given, _list(given.get("unshare", [])), contain_all),
-        hostname=last("hostname"),
+        hostname=_hostname(last("hostname")),
         dns=_servers(_list(given.get("dns", []))),
         cards=tuple(name for name in ("nv", "rocm") if on(name)),
         no_umask=compat or on("no-umask"),

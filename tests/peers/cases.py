@@ -382,6 +382,7 @@ NAMESPACES = (
     plain("", "sh -c 'test $(readlink /proc/self/ns/ipc) != '$(readlink /proc/self/ns/ipc)' || echo shared'"),
     plain("--uts", "sh -c 'test $(readlink /proc/self/ns/uts) != '$(readlink /proc/self/ns/uts)' && hostname'"),
     plain("--hostname other", "sh -c 'hostname; cat /etc/hostname; grep other /etc/hosts'"),
+    plain("--hostname 'a b'", "hostname"),
     plain("", "hostname"),
     plain("--hostname other", "uname -n", env="APPTAINER_HOSTNAME=third"),
     plain("--net --network none", "sh -c 'ls /sys/class/net; cat /proc/net/dev | cut -d: -f1 | tail -n +3'"),

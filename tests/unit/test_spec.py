@@ -223,6 +223,13 @@ def test_name_servers_are_addresses(text):
         spec.make([("image", "/i"), ("dns", text)])
 
 
+@pytest.mark.parametrize("name", ["a b", "a\nb", "-a", "a/b", ".", "a_b", "\xe9"])
+def test_a_hostname_is_one_line_of_hosts(name):
+    with pytest.raises(BollardError, match="is not a name of a host"):
+        spec.make([("image", "/i"), ("hostname", name)])
+    assert spec.make([("image", "/i"), ("hostname", "n1.a-b")]).hostname == "n1.a-b"
+
+
 def test_a_network_alone_means_an_own_one():
     assert spec.make([("image", "/i"), ("network", "none")]).unshare == ("net",)
 
