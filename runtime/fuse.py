@@ -17,12 +17,13 @@ from bollard.runtime.installed import LAUNCHER, SERVER, SERVER_2, SERVER_OWNER, 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bollard.runtime.image import Image
+    from bollard.runtime.layers import Layer
 
 _SIGKILL = 9
 _SIGTERM = 15
 
 
-def mount(image: Image, target: str, scratch: str, own: bool = False) -> tuple[int, int]:
+def mount(image: Image | Layer, target: str, scratch: str, own: bool = False) -> tuple[int, int]:
     """Mount `image` on the directory `target`: the server's process id, and a descriptor of what it says.
 
     `scratch` is an empty directory of ours. With `own` every file is shown as this process's user's: most in an
@@ -106,6 +107,13 @@ def _answer_libfuse_2(scratch: str) -> None:
         linux.attach(tree, place)
         os.close(place)
         os.close(tree)
+
+
+def unreadable(name: str, reason: str) -> BollardError:
+    """What to say where squashfuse, which gave this `reason`, did not mount the file `name`."""
+    if " compression" in reason:  # a library it was built without; lzma before 0.5
+        return BollardError(f"{name}: cannot be read on this machine ({reason})", "build it again with zstd or gzip")
+    return BollardError(f"{name}: damaged: its filesystem cannot be read ({reason})", "copy or build it again")
 
 
 def last_words(words: int) -> str:

@@ -187,7 +187,8 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     clock.mark("image")
     linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
     processes = _unshare(asked)
-    base, server, words = _mount(asked, opened)
+    own = layers.are_own(asked, own_layers)
+    base, server, words = _mount(asked, opened, own)
     clock.mark("fuse")
     # Nothing can be imported any more once this process stands in the image.
     from bollard.runtime import shellenv  # noqa: F401
@@ -206,8 +207,8 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     os.close(root)
     clock.mark("server")
     base, servers = layers.mount(asked, base, SESSION, own_layers, places)
-    saver = _start_saver(asked, base)
-    new_root = mounts.make_root(base, SESSION, places, layers.is_writable(asked))
+    saver = _start_saver(asked, base, own)
+    new_root = mounts.make_root(base, SESSION, places, layers.is_writable(asked, own_layers))
     ways_in = _ways_in(asked, processes)
     linux.change_root(new_root)
     clock.mark("mounts")
@@ -239,7 +240,7 @@ def _open(asked: Spec, here: site.Site) -> tuple[Image, list[layers.Layer]]:
     return opened, own_layers
 
 
-def _mount(asked: Spec, opened: Image) -> tuple[str, int, int]:
+def _mount(asked: Spec, opened: Image, own: bool) -> tuple[str, int, int]:
     """Where the image is mounted, the process id of its server, and a descriptor of what that prints; for a directory,
     which needs no server, 0 and -1."""
     base = f"{SESSION}/image"
@@ -257,12 +258,7 @@ def _mount(asked: Spec, opened: Image) -> tuple[str, int, int]:
         return base, 0, -1
     scratch = f"{SESSION}/scratch"
     os.mkdir(scratch, 0o755)
-    return base, *fuse.mount(opened, base, scratch, _can_be_saved(asked))
-
-
-def _can_be_saved(asked: Spec) -> bool:
-    """Whether the image's files are shown as the user's, who so may read and copy them all."""
-    return asked.fakeroot or bool(asked.save) or layers.is_writable(asked)
+    return base, *fuse.mount(opened, base, scratch, own)
 
 
 def _plan(asked: Spec, spool: str, here: site.Site) -> tuple[list[plan.Op], list[str]]:
@@ -289,8 +285,9 @@ def _write_files(asked: Spec) -> dict[str, str]:
     return files
 
 
-def _start_saver(asked: Spec, base: str) -> Saver | None:
-    if not asked.save and not (asked.name and _can_be_saved(asked)):  # of a named one a later step may ask it
+def _start_saver(asked: Spec, base: str, own: bool) -> Saver | None:
+    """For a container that is to be saved, or may be: a later step can ask it of a named one with files of its own."""
+    if not asked.save and not (asked.name and own):
         return None
     from bollard.runtime import save
 
@@ -356,10 +353,8 @@ def _first_look(asked: Spec, base: str, words: int) -> int:
         root = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.close(linux.open_in_root(root, "/", os.O_RDONLY | os.O_DIRECTORY))
     except OSError as error:
-        reason = fuse.last_words(words) if words >= 0 else error.strerror
-        raise BollardError(
-            f"{asked.asked}: damaged: its filesystem cannot be read ({reason})", "copy or build it again"
-        ) from None
+        reason = fuse.last_words(words) if words >= 0 else str(error.strerror)
+        raise fuse.unreadable(asked.asked, reason) from None
     if words >= 0:
         os.close(words)
     return root

@@ -115,7 +115,7 @@ TABLE: tuple[Row, ...] = (
         "PATH[:ro]",
         ("BOLLARD_OVERLAY", "BOLLARD_OVERLAYIMAGE"),
         "",
-        "a directory or ext3 image that keeps what is written",
+        "a directory or ext3 image that keeps what is written; a squashfs image is only read",
     ),
     (
         "fakeroot",
@@ -229,6 +229,9 @@ JOINED = {
     "bind": ",", "mounts": ",", "env": "", "env-file": ",", "mount": "", "keep-env": ",", "no-mount": ",",
     "scratch": ",", "overlay": "", "unshare": ",", "dns": ",", "opts": " ",
 }  # fmt: skip
+
+# Of these, what a variable names is had beside what options name, and before it: Apptainer's do.
+ADDED = ("bind", "mount")
 
 # The names for srun that pyxis does not have.
 OURS_ALONE = ("container-opts", "container-verbose")

@@ -161,9 +161,9 @@ def test_what_nobody_asked_for():
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("hostname", "a/b", "not allowed"),
-        ("hostname", "a\n127.0.0.1 b", "not allowed"),
-        ("hostname", "a" * 65, "not allowed"),
+        ("hostname", "a/b", "not a name of a host"),
+        ("hostname", "a\n127.0.0.1 b", "not a name of a host"),
+        ("hostname", "a" * 65, "not a name of a host"),
         ("keep-env", "A=b", "not a name"),
     ],
 )
@@ -223,10 +223,25 @@ def test_variables_without_a_name_or_a_value(text):
         spec.make([("image", "/i"), ("env", text)])
 
 
+@pytest.mark.parametrize(
+    "pair", [("bind", "/a.sqfs:/d:image-src=/x"), ("mount", "type=bind,src=/a.sqfs,dst=/d,image-src=/x")]
+)
+def test_what_is_in_an_image_is_not_bound(pair):
+    with pytest.raises(BollardError, match="'image-src' is not supported: .*--overlay"):
+        spec.make([("image", "/i"), pair])
+
+
 @pytest.mark.parametrize("text", ["nonsense", "1", "192.0.2.1,x", "/dir"])
 def test_name_servers_are_addresses(text):
     with pytest.raises(BollardError, match="is not an IP address"):
         spec.make([("image", "/i"), ("dns", text)])
+
+
+@pytest.mark.parametrize("name", ["a b", "a\nb", "-a", "a/b", ".", "a_b", "\xe9"])
+def test_a_hostname_is_one_line_of_hosts(name):
+    with pytest.raises(BollardError, match="is not a name of a host"):
+        spec.make([("image", "/i"), ("hostname", name)])
+    assert spec.make([("image", "/i"), ("hostname", "n1.a-b")]).hostname == "n1.a-b"
 
 
 def test_a_network_alone_means_an_own_one():
