@@ -27,7 +27,7 @@ _EXT, _SQUASHFS = "ext3", "squashfs"
 # Another container may be about to end that has the file open.
 _LOCK_TRIES = 100
 _LOCK_PAUSE = 0.1
-_SIGTERM = 15
+_SIGKILL, _SIGTERM, _SIGCONT = 9, 15, 18
 # How long such a server may take to write what it has.
 _END_MS = 60000
 
@@ -46,7 +46,8 @@ class Layer:
 
 
 class Servers:
-    """The FUSE servers that write into files of the user's: they have to end before the container does."""
+    """The FUSE servers that write into files of the user's: they have to end before the container does. They are the
+    user's processes, so he can stop them."""
 
     __slots__ = ("pids",)
 
@@ -54,10 +55,13 @@ class Servers:
         self.pids = pids
 
     def end(self) -> None:
-        """Each leaves its file clean; the one above first. One that hangs is left to the end of the keeper."""
+        """Each leaves its file clean; the one above first. One that hangs is left to the end of the keeper, unless
+        its user keeps it stopped: no other signal would end it then, and it would stay on the node."""
+        from _signal import pidfd_send_signal
         from select import POLLIN, poll
 
         while self.pids:
+            self._go_on()  # all of them, for the one above waits for the one below
             pid = self.pids.pop()
             try:
                 handle = os.pidfd_open(pid)
@@ -66,8 +70,24 @@ class Servers:
                 continue  # it has ended
             ended = poll()
             ended.register(handle, POLLIN)
-            ended.poll(_END_MS)
+            if not ended.poll(_END_MS) and _is_stopped(handle):
+                pidfd_send_signal(handle, _SIGKILL)
             os.close(handle)
+
+    def _go_on(self) -> None:
+        for pid in self.pids:
+            try:
+                os.kill(pid, _SIGCONT)
+            except OSError:
+                pass  # it has ended
+
+
+def _is_stopped(handle: int) -> bool:
+    """Whether the child has been stopped since it was asked."""
+    try:
+        return os.waitid(os.P_PIDFD, handle, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+    except OSError:
+        return False
 
 
 def is_writable(asked: Spec, layers: list[Layer]) -> bool:

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
-from cluster import SERVERS, WHERE, Cluster, Images, Process, Running, Work, until
+from cluster import SERVERS, WHERE, Cluster, Images, Process, Running, Work, good, until
 
 # Alive for as long as the image answers: a shell loop whose program is read from the image again and again.
 TASK = "echo > {work}/ready.$SLURM_PROCID; while test -d {work}; do ls /usr/bin > /dev/null; sleep 0.1; done"
@@ -99,6 +99,20 @@ def test_the_keeper_stops(cluster: Cluster, images: Images, work: Work) -> None:
         finally:
             if keeper.alive():
                 keeper.kill(18)
+
+
+def test_the_server_of_a_layer_stops(cluster: Cluster, images: Images, work: Work) -> None:
+    """It is the user's own process, and is to end with its container all the same."""
+    good(cluster.exec(["bollard", "overlay", "create", "--size=64", "layer.img"], cwd=work.path))
+    layer = f"--container-opts=--overlay {work.path}/layer.img"
+    task = f"sleep 12 & sleep 2; echo > {work.path}/ready; wait"  # what reads its files would wait for the server
+    words = ["srun", "-Q", "-w", "n1", f"--container={images.small}", layer, "sh", "-c", task]
+    with cluster.start(words) as job:
+        work.wait_for("ready")
+        server = next(found for name in ("fuse2fs", "fuse2fs2") for found in cluster.named("n1", name))
+        server.kill(19)
+        job.result()
+    until(lambda: not server.alive(), "the end of a stopped server", 20)
 
 
 def test_the_image_is_removed(cluster: Cluster, images: Images, work: Work) -> None:
