@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends us without a traceback
+    _open_streams()
     try:
         status = _main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -43,12 +44,29 @@ def main(argv: list[str] | None = None) -> int:
         print("bollard:", *map(shown, str(error).split("\n")), file=sys.stderr)
         return error.code
     except BrokenPipeError:
-        os.dup2(os.open("/dev/null", os.O_WRONLY), 1)  # whoever read us has enough: `bollard plan | head`
+        _drop_output()  # whoever read us has enough: `bollard plan | head`
         return 0
     except OSError as error:
         print(shown(f"bollard: {error.filename or 'system call'}: {error.strerror or error}"), file=sys.stderr)
+        _drop_output()  # a full disk is told of once
         return 255
     return status
+
+
+def _open_streams() -> None:
+    """Standard streams that are closed become /dev/null, for us and the program: the next file opened would be one."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open("/dev/null", os.O_RDWR), True)
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115 - it is the process's
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
+
+
+def _drop_output() -> None:
+    """What is still to be written goes nowhere."""
+    os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
 
 
 def _main(argv: list[str]) -> int:

@@ -21,14 +21,17 @@ NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm")
 def resolve(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """`values` with environment forms replaced by the options they stand for, and "opts" by what it holds.
 
-    An option given by name wins over its forms; among those BOLLARD_ wins over APPTAINER_ over SINGULARITY_ over
-    PYXIS_; two forms of one prefix (BIND and BINDPATH) add up. Files of variables become the `env` they stand for.
+    An option given by name wins over its forms, or comes after them (bind, mount); among those BOLLARD_ wins over
+    APPTAINER_ over SINGULARITY_ over PYXIS_; two forms of one prefix (BIND and BINDPATH) add up. Files of variables
+    become the `env` they stand for.
     """
     present = dict(values)
     forms = {form.lstrip("!") for row in options.TABLE for form in options.variables(row)}
     result = [(name, value) for name, value in values if name not in forms]
     for row in options.TABLE:
-        if row[0] not in present:
+        if row[0] in options.ADDED:
+            result = [(row[0], value) for value in _from_environment(row, present)] + result
+        elif row[0] not in present:
             result += [(row[0], value) for value in _from_environment(row, present)]
     switches = {row[0] for row in options.TABLE if not row[1]}
     result = _with_files(_with_opts(result))

@@ -230,6 +230,9 @@ JOINED = {
     "scratch": ",", "overlay": "", "unshare": ",", "dns": ",", "opts": " ",
 }  # fmt: skip
 
+# Of these, what a variable names is had beside what options name, and before it: Apptainer's do.
+ADDED = ("bind", "mount")
+
 # The names for srun that pyxis does not have.
 OURS_ALONE = ("container-opts", "container-verbose")
 

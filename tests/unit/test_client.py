@@ -44,7 +44,9 @@ def checked(*values: tuple[str, str]) -> list[tuple[str, str]]:
         ([("pwd", "/option"), ("BOLLARD_PWD", "/b")], [("pwd", "/option")]),
         ([("APPTAINER_BINDPATH", "/a"), ("APPTAINER_BIND", "/b")], [("bind", "/b"), ("bind", "/a")]),
         ([("APPTAINER_BIND", "/a"), ("SINGULARITY_BIND", "/s")], [("bind", "/a")]),
-        ([("bind", "/o"), ("APPTAINER_BIND", "/a")], [("bind", "/o")]),
+        ([("bind", "/o"), ("APPTAINER_BIND", "/a")], [("bind", "/a"), ("bind", "/o")]),
+        ([("mount", "o"), ("SINGULARITY_MOUNT", "s")], [("mount", "s"), ("mount", "o")]),
+        ([("dns", "1"), ("APPTAINER_DNS", "2")], [("dns", "1")]),
         ([("env", "A=1"), ("env", "B=2")], [("env", "A=1"), ("env", "B=2")]),
     ],
 )
