@@ -17,12 +17,13 @@ from bollard.runtime.installed import LAUNCHER, SERVER, SERVER_2, SERVER_OWNER, 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bollard.runtime.image import Image
+    from bollard.runtime.layers import Layer
 
 _SIGKILL = 9
 _SIGTERM = 15
 
 
-def mount(image: Image, target: str, scratch: str, own: bool = False) -> tuple[int, int]:
+def mount(image: Image | Layer, target: str, scratch: str, own: bool = False) -> tuple[int, int]:
     """Mount `image` on the directory `target`: the server's process id, and a descriptor of what it says.
 
     `scratch` is an empty directory of ours. With `own` every file is shown as this process's user's: most in an

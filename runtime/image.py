@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SQUASHFS: Final = "squashfs"
 DIRECTORY: Final = "directory"
 
-_SQUASHFS_MAGIC: Final = b"hsqs"
+SQUASHFS_MAGIC: Final = b"hsqs"
 _SUPERBLOCK_SIZE: Final = 96
 _COMPRESSIONS: Final = {1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
 _SNIFF_SIZE: Final = 2048  # reaches ext3's magic number at 1080
@@ -128,7 +128,7 @@ def open_sif(path: str, writable: bool = False) -> tuple[int, sif.Sif]:
             raise BollardError(f"{name}: is {what}", "name a SIF file")
         first = sif.pread(fd, min(info.st_size, _SNIFF_SIZE), 0, name)
         if not sif.is_sif(first):
-            hint = "it is squashfs without SIF" if first.startswith(_SQUASHFS_MAGIC) else _guess(first)
+            hint = "it is squashfs without SIF" if first.startswith(SQUASHFS_MAGIC) else _guess(first)
             raise BollardError(f"{name}: not a SIF image", hint)
         return fd, sif.read(fd, info.st_size, name)
     except BaseException:
@@ -172,15 +172,15 @@ def _identify(path: str, name: str, fd: int, machine: str) -> Image:
         image.overlays = sif.overlays(image._sif)
         image.arch = part.arch or image._sif.header.arch
         _check_arch(name, image.arch, machine)
-    elif first.startswith(_SQUASHFS_MAGIC):
+    elif first.startswith(SQUASHFS_MAGIC):
         image.size = info.st_size
     else:
         raise BollardError(f"{name}: not a SIF or squashfs image (first bytes: {_quoted(first[:4])})", _guess(first))
-    image.compression = _check_superblock(name, fd, image.offset, image.size)
+    image.compression = check_superblock(name, fd, image.offset, image.size)
     return image
 
 
-def _check_superblock(name: str, fd: int, offset: int, available: int) -> str:
+def check_superblock(name: str, fd: int, offset: int, available: int) -> str:
     """Check what a squashfs says of itself (96 bytes, squashfs 4.0); return the name of its compression."""
     if available < _SUPERBLOCK_SIZE:
         raise sif.truncated(name, available, _SUPERBLOCK_SIZE)
@@ -189,7 +189,7 @@ def _check_superblock(name: str, fd: int, offset: int, available: int) -> str:
     def number(at: int, length: int) -> int:
         return int.from_bytes(raw[at : at + length], "little")
 
-    if not raw.startswith(_SQUASHFS_MAGIC):
+    if not raw.startswith(SQUASHFS_MAGIC):
         found = _quoted(raw[:4])
         raise BollardError(
             f"{name}: damaged: no squashfs in its system partition (found {found})", "copy or build it again"

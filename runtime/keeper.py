@@ -187,7 +187,7 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     clock.mark("image")
     linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
     processes = _unshare(asked)
-    base, server, words = _mount(asked, opened)
+    base, server, words = _mount(asked, opened, layers.are_own(asked, own_layers))
     clock.mark("fuse")
     # Nothing can be imported any more once this process stands in the image.
     from bollard.runtime import shellenv  # noqa: F401
@@ -206,8 +206,8 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     os.close(root)
     clock.mark("server")
     base, servers = layers.mount(asked, base, SESSION, own_layers, places)
-    saver = _start_saver(asked, base)
-    new_root = mounts.make_root(base, SESSION, places, layers.is_writable(asked))
+    saver = _start_saver(asked, base, layers.are_own(asked, own_layers))
+    new_root = mounts.make_root(base, SESSION, places, layers.is_writable(asked, own_layers))
     ways_in = _ways_in(asked, processes)
     linux.change_root(new_root)
     clock.mark("mounts")
@@ -239,7 +239,7 @@ def _open(asked: Spec, here: site.Site) -> tuple[Image, list[layers.Layer]]:
     return opened, own_layers
 
 
-def _mount(asked: Spec, opened: Image) -> tuple[str, int, int]:
+def _mount(asked: Spec, opened: Image, own: bool) -> tuple[str, int, int]:
     """Where the image is mounted, the process id of its server, and a descriptor of what that prints; for a directory,
     which needs no server, 0 and -1."""
     base = f"{SESSION}/image"
@@ -257,12 +257,7 @@ def _mount(asked: Spec, opened: Image) -> tuple[str, int, int]:
         return base, 0, -1
     scratch = f"{SESSION}/scratch"
     os.mkdir(scratch, 0o755)
-    return base, *fuse.mount(opened, base, scratch, _can_be_saved(asked))
-
-
-def _can_be_saved(asked: Spec) -> bool:
-    """Whether the image's files are shown as the user's, who so may read and copy them all."""
-    return asked.fakeroot or bool(asked.save) or layers.is_writable(asked)
+    return base, *fuse.mount(opened, base, scratch, own)
 
 
 def _plan(asked: Spec, spool: str, here: site.Site) -> tuple[list[plan.Op], list[str]]:
@@ -289,8 +284,8 @@ def _write_files(asked: Spec) -> dict[str, str]:
     return files
 
 
-def _start_saver(asked: Spec, base: str) -> Saver | None:
-    if not asked.save and not (asked.name and _can_be_saved(asked)):  # of a named one a later step may ask it
+def _start_saver(asked: Spec, base: str, own: bool) -> Saver | None:
+    if not asked.save and not (asked.name and own):  # of a named one a later step may ask it
         return None
     from bollard.runtime import save
 

@@ -3,7 +3,7 @@
 
     --writable-tmpfs    a layer in memory, gone with the container
     --overlay DIR       DIR/upper, with DIR/work for the kernel's own use (Apptainer's layout); DIR:ro is read only
-    --overlay FILE      the same in an ext3 file, by fuse2fs
+    --overlay FILE      the same in an ext3 file, by fuse2fs; squashfs is only read, by squashfuse
     --writable          for a SIF file: the ext3 layer that it brings; without it that layer is read only
 
 The kernel's overlay does it, with user.* attributes for its marks (Linux 5.11; on a tmpfs 6.6). What it does not write
@@ -14,17 +14,16 @@ from __future__ import annotations
 
 import os
 
-from bollard.runtime import fuse, linux, mounts
+from bollard.runtime import fuse, image, linux, mounts, sif
 from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import EXT, EXT_2, EXT_OFFSET_IN_NAME, OVERLAY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bollard.runtime.image import Image
     from bollard.runtime.spec import Spec
 
 _EXT_MAGIC = (0x438, b"\x53\xef")
-_SIF_EXT3 = 2
+_EXT, _SQUASHFS = "ext3", "squashfs"
 # Another container may be about to end that has the file open.
 _LOCK_TRIES = 100
 _LOCK_PAUSE = 0.1
@@ -34,15 +33,15 @@ _END_MS = 60000
 
 
 class Layer:
-    """One layer: `fd` is the directory, or the file whose ext3 filesystem begins at `offset`."""
+    """One layer: `fd` is the directory, or the file whose `filesystem` begins at `offset`."""
 
-    __slots__ = ("fd", "file", "offset", "path", "read_only")
+    __slots__ = ("fd", "filesystem", "offset", "path", "read_only")
 
-    def __init__(self, path: str, fd: int, read_only: bool, file: bool = False, offset: int = 0) -> None:
+    def __init__(self, path: str, fd: int, read_only: bool, filesystem: str = "", offset: int = 0) -> None:
         self.path = path
         self.fd = fd
         self.read_only = read_only
-        self.file = file
+        self.filesystem = filesystem
         self.offset = offset
 
 
@@ -71,35 +70,64 @@ class Servers:
             os.close(handle)
 
 
-def is_writable(asked: Spec) -> bool:
+def is_writable(asked: Spec, layers: list[Layer]) -> bool:
     """Whether the container's root takes writes."""
-    return asked.writable or asked.writable_tmpfs or any(not ro for _, ro in asked.overlays)
+    return asked.writable or asked.writable_tmpfs or any(not layer.read_only for layer in layers)
 
 
-def opened(asked: Spec, image: Image) -> list[Layer]:
+def are_own(asked: Spec, layers: list[Layer]) -> bool:
+    """Whether a squashfs has to show its files as the user's: what is copied up from it keeps its owner."""
+    return asked.fakeroot or bool(asked.save) or is_writable(asked, layers)
+
+
+def opened(asked: Spec, opened_image: image.Image) -> list[Layer]:
     """The layers of the image and the user, lowest first; to be opened without any capability."""
     found = []
-    for part in image.overlays:
-        if part.fstype != _SIF_EXT3:
-            continue
-        fd = _open(asked.asked, asked.image, not asked.writable)
-        found.append(Layer(asked.asked, fd, not asked.writable, True, part.offset))
+    for part in opened_image.overlays:
+        kind = _EXT if part.fstype == sif.FS_EXT3 else _SQUASHFS
+        read_only = not asked.writable or kind == _SQUASHFS
+        fd = _open(asked.asked, asked.image, read_only)
+        if kind == _SQUASHFS:
+            image.check_superblock(asked.asked, fd, part.offset, part.size)
+        found.append(Layer(asked.asked, fd, read_only, kind, part.offset))
     for path, read_only in asked.overlays:
         try:
             fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             found.append(Layer(path, fd, read_only))
         except NotADirectoryError:
-            fd = _open(path, path, read_only)
-            if os.pread(fd, 2, _EXT_MAGIC[0]) != _EXT_MAGIC[1]:
-                raise BollardError(
-                    f"overlay {path}: neither a directory nor an ext3 file", "make one: mkdir DIR, --overlay DIR"
-                ) from None
-            found.append(Layer(path, fd, read_only, True))
+            found.append(_file(path, read_only))
         except OSError as error:
             raise BollardError(f"overlay {path}: {error.strerror}", "make it, or check its permissions") from None
     if sum(not layer.read_only for layer in found) + asked.writable_tmpfs > 1:
         raise BollardError("more than one layer to write to", "keep one of the overlays, or --writable-tmpfs")
     return found
+
+
+def _file(path: str, read_only: bool) -> Layer:
+    """The layer in a file; squashfs needs no :ro, as under Apptainer."""
+    squashfs = _begins(path, image.SQUASHFS_MAGIC)
+    fd = _open(path, path, read_only or squashfs)
+    if squashfs:
+        image.check_superblock(f"overlay {path}", fd, 0, os.fstat(fd).st_size)
+        return Layer(path, fd, True, _SQUASHFS)
+    if os.pread(fd, 2, _EXT_MAGIC[0]) != _EXT_MAGIC[1]:
+        raise BollardError(
+            f"overlay {path}: neither a directory nor an ext3 or squashfs file", "make one: mkdir DIR, --overlay DIR"
+        )
+    return Layer(path, fd, read_only, _EXT)
+
+
+def _begins(path: str, magic: bytes) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False  # `_open` says why
+    try:
+        return os.pread(fd, len(magic), 0) == magic
+    except OSError:
+        return False  # a pipe
+    finally:
+        os.close(fd)
 
 
 def _open(name: str, path: str, read_only: bool) -> int:
@@ -140,13 +168,14 @@ def mount(
     parts: list[int] = []  # upper and work of each layer
     for number, layer in enumerate(layers):
         path = f"/proc/self/fd/{layer.fd}"
-        if layer.file:
-            path, pid = _serve(layer, f"{session}/layer{number}", f"{session}/scratch")
+        if layer.filesystem:
+            own = are_own(asked, layers)
+            path, pid = _serve(layer, f"{session}/layer{number}", f"{session}/scratch", own)
             if not layer.read_only:
                 by_fuse = True
                 pids.append(pid)
         if layer.read_only:
-            if os.path.lexists(f"{path}/upper"):
+            if layer.filesystem != _SQUASHFS and os.path.lexists(f"{path}/upper"):
                 parts.append(_part(path, "upper", layer))
                 path = f"/proc/self/fd/{parts[-1]}"
             lower.insert(0, path)
@@ -184,8 +213,19 @@ def mount(
     return merged, Servers(pids) if pids else None
 
 
-def _serve(layer: Layer, target: str, scratch: str) -> tuple[str, int]:
+def _serve(layer: Layer, target: str, scratch: str, own: bool) -> tuple[str, int]:
     os.mkdir(target, 0o755)
+    if layer.filesystem == _SQUASHFS:
+        pid, words = fuse.mount(layer, target, scratch, own)
+        try:
+            os.stat(target)  # waits for its first answer; overlayfs takes the mode it finds
+        except OSError:
+            raise BollardError(
+                f"overlay {layer.path}: damaged: its filesystem cannot be read ({fuse.last_words(words)})",
+                "copy or build it again",
+            ) from None
+        os.close(words)
+        return target, pid
     options, file = ("ro,fakeroot" if layer.read_only else "fakeroot"), f"/proc/self/fd/{layer.fd}"
     if layer.offset and os.path.exists(EXT_OFFSET_IN_NAME):
         file += f"?offset={layer.offset}"  # ext2fs_open2() of libext2fs

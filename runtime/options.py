@@ -115,7 +115,7 @@ TABLE: tuple[Row, ...] = (
         "PATH[:ro]",
         ("BOLLARD_OVERLAY", "BOLLARD_OVERLAYIMAGE"),
         "",
-        "a directory or ext3 image that keeps what is written",
+        "a directory or ext3 image that keeps what is written; a squashfs image is only read",
     ),
     (
         "fakeroot",

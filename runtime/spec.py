@@ -48,6 +48,8 @@ _NO_FLAGS = {
     "shared": "mounts made in a container stay in it",
     "rshared": "mounts made in a container stay in it",
     "unbindable": "mounts made in a container stay in it",
+    "image-src": "what is in an image is not bound; --overlay FILE.sqfs lays a whole squashfs file over the container",
+    "id": "what is in an image is not bound",
 }
 _TMPFS_SETTINGS = ("size", "mode", "nr_inodes")
 
@@ -187,8 +189,8 @@ def _bind(what: str, text: str, source: str, target: str, words: list[str], spec
     flags = {"tmpfs": TMPFS, "umount": UMOUNT}.get(special, 0)
     settings = []
     for word in words:
-        if word in _NO_FLAGS:
-            raise BollardError(f"{what} {text!r}: {word!r} is not supported: {_NO_FLAGS[word]}", "leave it out")
+        if (name := word.partition("=")[0]) in _NO_FLAGS:
+            raise BollardError(f"{what} {text!r}: {name!r} is not supported: {_NO_FLAGS[name]}", "leave it out")
         if special == "tmpfs" and word.partition("=")[0] in _TMPFS_SETTINGS and word.partition("=")[2].isalnum():
             settings.append(word)
         elif word in _FLAGS:
@@ -213,6 +215,8 @@ def parse_mount(text: str, cwd: str, home: str) -> Bind:
         key, _, value = word.strip().partition("=")
         keys[{"src": "source", "dst": "destination", "target": "destination", "readonly": "ro"}.get(key, key)] = value
     unknown = sorted(set(keys) - {"type", "source", "destination", "ro", "bind-propagation"})
+    if unknown and unknown[0] in _NO_FLAGS:
+        raise BollardError(f"mount {text!r}: {unknown[0]!r} is not supported: {_NO_FLAGS[unknown[0]]}", "leave it out")
     if unknown:
         raise BollardError(f"mount {text!r}: unknown key {unknown[0]!r}", "use type, src, dst and ro")
     if keys.get("type", "bind") != "bind":

@@ -120,6 +120,8 @@ ENVIRONMENT = (
     plain("--env NEW=a=b", "sh -c 'echo $NEW'"),
     plain("--env 'NEW=a b  c'", "sh -c 'echo \"$NEW\"'"),
     plain("--env 'NEW=$HOME'", "sh -c 'echo \"$NEW\"'"),
+    plain("--env 'NEW=$(echo x)'", "sh -c 'echo \"$NEW\"'", "commands-in-values"),
+    plain("", "sh -c 'echo \"$NEW\"'", "commands-in-values", env="APPTAINERENV_NEW=`echo x`"),
     plain("--env 'NEW=\\$HOME'", "sh -c 'echo \"$NEW\"'"),
     plain("--env 'PATH=$PATH:/opt/x'", "sh -c 'echo $PATH'"),
     plain("--env PATH=/bin", "sh -c 'echo $PATH'"),
@@ -178,6 +180,7 @@ MOUNTS = (
     plain("--bind data/file:/srv/full/other", "sh -c 'cat /srv/full/other; ls /srv/full'"),
     plain("--bind data/file:/srv/full/file", "cat /srv/full/file"),
     plain("--bind data:/srv/full", "ls /srv/full"),
+    plain("--bind data:/mnt --bind /srv:/mnt", "ls /mnt", "bound-twice"),
     plain("--bind data:/srv/empty", "ls /srv/empty"),
     plain("--bind data/file:/srv/full", "ls /srv/full"),
     plain("--bind data:/srv/full/file", "true"),
@@ -241,6 +244,7 @@ MOUNTS = (
     Case("mkdir /tmp/in; cd /tmp/in; BOX exec $I/plain.sif pwd; rmdir /tmp/in"),
     Case("ln -s data link; cd link; BOX exec $I/plain.sif sh -c 'pwd; echo $PWD; ls'"),
     Case("cd /peers; BOX exec --no-home plain.sif sh -c 'pwd; ls plain.sif'"),
+    Case("mkdir d; cd d; rmdir ../d; BOX exec $I/plain.sif pwd", "gone-directory"),
     plain("--pwd /srv", "pwd"),
     plain("--cwd /srv", "pwd"),
     plain("--cwd /srv", "sh -c 'echo $PWD'"),
@@ -299,6 +303,7 @@ WRITABLE = (
     plain("-w", "true"),
     Case("cp -r $I/sandbox s; BOX exec --writable s touch /opt/x; ls s/opt"),
     Case("cp -r $I/sandbox s; BOX exec -w s sh -c 'rm -r /srv/full'; ls s/srv"),
+    Case("cp -r $I/sandbox s; BOX exec -w --writable-tmpfs s touch /opt/x; ls s/opt", "writable-twice"),
     Case("cp -r $I/sandbox s; BOX exec s touch /opt/x; ls s/opt"),
     Case("cp -r $I/sandbox s; BOX exec --writable-tmpfs s touch /opt/x; ls s/opt"),
     Case("cp -r $I/sandbox s; BOX exec --writable --bind data:/new s true; ls -d s/new", "points-in-sandbox"),
@@ -315,6 +320,21 @@ WRITABLE = (
     Case("BOX exec -o no-such $I/plain.sif true"),
     Case("BOX exec -o data/file $I/plain.sif true"),
     Case("mkdir o p; BOX exec -o o -o p $I/plain.sif true"),
+    *(
+        Case(f"mkdir -p d/{top}opt d/{top}new; echo x > d/{top}opt/x; mksquashfs d d.sqfs -quiet -no-progress >/dev/null; {line}")
+        for top in ("", "upper/")  # Apptainer takes a squashfs as it is
+        for line in (
+            "BOX exec -o d.sqfs $I/plain.sif sh -c 'cat /opt/x; ls -d /new; touch /opt/y'",
+            "BOX exec -o d.sqfs:ro $I/plain.sif sh -c 'cat /opt/x; touch /opt/y'",
+            "BOX exec -o d.sqfs:ro $I/sandbox cat /opt/x",
+            "chmod 444 d.sqfs; mkdir o; BOX exec -o d.sqfs -o o $I/plain.sif sh -c 'cat /opt/x; echo y > /opt/y'; ls o/upper/opt",
+            "cp $I/layer.img l; BOX exec -o d.sqfs:ro -o l $I/plain.sif sh -c 'cat /opt/x; echo y > /opt/x'; BOX exec -o l $I/plain.sif cat /opt/x",
+            "BOX exec --fakeroot --writable-tmpfs -o d.sqfs:ro $I/plain.sif sh -c 'cat /opt/x; stat -c %u /opt/x; touch /opt/x'",
+        )
+    ),
+    Case("mkdir -p d/opt; echo x > d/opt/x; mksquashfs d d.sqfs -quiet -no-progress >/dev/null; cp $I/plain.sif p; "
+         "BOX sif add --datatype 4 --parttype 4 --partfs 1 --partarch 2 --groupid 1 p d.sqfs; BOX exec p cat /opt/x"),
+    Case("mksquashfs data d.sqfs -quiet -no-progress >/dev/null; truncate -s 200 d.sqfs; BOX exec -o d.sqfs $I/plain.sif true"),
     Case("mkdir o; BOX exec -o o --writable-tmpfs $I/plain.sif true"),
     Case("cp $I/layer.img l.img; BOX exec -o l.img $I/plain.sif sh -c 'echo x > /opt/x'; BOX exec -o l.img $I/plain.sif cat /opt/x"),
     Case("cp $I/layer.img l.img; BOX exec -o l.img:ro $I/plain.sif touch /opt/x"),
