@@ -109,6 +109,13 @@ def _answer_libfuse_2(scratch: str) -> None:
         os.close(tree)
 
 
+def unreadable(name: str, reason: str) -> BollardError:
+    """What to say where squashfuse, which gave this `reason`, did not mount the file `name`."""
+    if " compression" in reason:  # a library it was built without; lzma before 0.5
+        return BollardError(f"{name}: cannot be read on this machine ({reason})", "build it again with zstd or gzip")
+    return BollardError(f"{name}: damaged: its filesystem cannot be read ({reason})", "copy or build it again")
+
+
 def last_words(words: int) -> str:
     """The last line a server has printed, for an error message."""
     lines = os.pread(words, 4096, 0).decode("utf-8", "replace").strip().splitlines()

@@ -198,9 +198,9 @@ def check_superblock(name: str, fd: int, offset: int, available: int) -> str:
     if version != (4, 0):
         raise BollardError(f"{name}: squashfs version {version[0]}.{version[1]} is not supported", "build it again")
     compression = _COMPRESSIONS.get(number(20, 2))
-    if compression is None or compression == "lzma":
-        what = compression or f"number {number(20, 2)}"
-        raise BollardError(f"{name}: squashfs compression {what} is not supported", "build it again with zstd or gzip")
+    if compression is None:
+        what = f"squashfs compression number {number(20, 2)}"
+        raise BollardError(f"{name}: {what} is not supported", "build it again with zstd or gzip")
     used = number(40, 8)
     if used > available:
         raise sif.truncated(name, available, used)

@@ -351,10 +351,8 @@ def _first_look(asked: Spec, base: str, words: int) -> int:
         root = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.close(linux.open_in_root(root, "/", os.O_RDONLY | os.O_DIRECTORY))
     except OSError as error:
-        reason = fuse.last_words(words) if words >= 0 else error.strerror
-        raise BollardError(
-            f"{asked.asked}: damaged: its filesystem cannot be read ({reason})", "copy or build it again"
-        ) from None
+        reason = fuse.last_words(words) if words >= 0 else str(error.strerror)
+        raise fuse.unreadable(asked.asked, reason) from None
     if words >= 0:
         os.close(words)
     return root

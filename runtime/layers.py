@@ -220,10 +220,7 @@ def _serve(layer: Layer, target: str, scratch: str, own: bool) -> tuple[str, int
         try:
             os.stat(target)  # waits for its first answer; overlayfs takes the mode it finds
         except OSError:
-            raise BollardError(
-                f"overlay {layer.path}: damaged: its filesystem cannot be read ({fuse.last_words(words)})",
-                "copy or build it again",
-            ) from None
+            raise fuse.unreadable(f"overlay {layer.path}", fuse.last_words(words)) from None
         os.close(words)
         return target, pid
     options, file = ("ro,fakeroot" if layer.read_only else "fakeroot"), f"/proc/self/fd/{layer.fd}"

@@ -91,6 +91,8 @@ ACTIONS = (
     Case("BOX exec $I/none cat data/file"),
     Case("BOX run $I/old a", "old-runscript"),
     Case("BOX exec $I/old sh -c 'echo $OLD $PATH'"),
+    Case("for comp in gzip lzo lz4 xz zstd lzma; do mksquashfs $I/none $comp -comp $comp -quiet -no-progress >/dev/null; "
+         "BOX exec $comp cat data/file; done"),
     Case("BOX exec $I/sandbox cat /srv/full/file"),
     Case("BOX run $I/sandbox a"),
     Case("BOX exec file://$I/plain.sif true"),

@@ -14,7 +14,7 @@ import sif_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bollard.runtime import sif, sif_edit, sif_write
+from bollard.runtime import fuse, sif, sif_edit, sif_write
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import DIRECTORY, SQUASHFS, open_image, open_sif
 
@@ -129,7 +129,7 @@ def test_other_files_are_named(tmp_path, content, words):
         ({"used": 5000}, "IMAGE: truncated: 4096 bytes, 5000 expected; copy or build it again"),
         ({"size": 95}, "truncated: 95 bytes, 96 expected"),
         ({"version": (3, 1)}, "squashfs version 3.1 is not supported"),
-        ({"compression": 2}, "squashfs compression lzma is not supported"),
+        ({"compression": 0}, "squashfs compression number 0 is not supported"),
         ({"compression": 9}, "squashfs compression number 9 is not supported"),
         ({"block": 4000}, "superblock contradicts itself"),
         ({"block": 1 << 21, "log": 21}, "superblock contradicts itself"),
@@ -319,3 +319,9 @@ def test_the_overlays_of_a_sif(tmp_path):
             image.close()
     os.close(source)
     assert "IMAGE: its overlay, object 4, has the filesystem number 9, neither" in refused(path)
+
+
+def test_a_compression_that_this_squashfuse_lacks_is_no_damage():
+    said = "Squashfs image uses lzma compression, this version supports only zlib."
+    assert str(fuse.unreadable("a.sif", said)).startswith("a.sif: cannot be read on this machine (Squashfs image uses")
+    assert str(fuse.unreadable("a.sif", "the file server ended")).startswith("a.sif: damaged: ")

@@ -223,6 +223,14 @@ def test_variables_without_a_name_or_a_value(text):
         spec.make([("image", "/i"), ("env", text)])
 
 
+@pytest.mark.parametrize(
+    "pair", [("bind", "/a.sqfs:/d:image-src=/x"), ("mount", "type=bind,src=/a.sqfs,dst=/d,image-src=/x")]
+)
+def test_what_is_in_an_image_is_not_bound(pair):
+    with pytest.raises(BollardError, match="'image-src' is not supported: .*--overlay"):
+        spec.make([("image", "/i"), pair])
+
+
 @pytest.mark.parametrize("text", ["nonsense", "1", "192.0.2.1,x", "/dir"])
 def test_name_servers_are_addresses(text):
     with pytest.raises(BollardError, match="is not an IP address"):
