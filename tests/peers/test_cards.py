@@ -6,14 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from test_same import machine  # noqa: F401
 from tree import IMAGES, Machine
 
 LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1", "libGL.so.1")
 
 
 @pytest.fixture
-def driver(machine: Machine) -> Iterator[None]:  # noqa: F811
+def driver(machine: Machine) -> Iterator[None]:
     """Libraries by the driver's names, and one of its programs; no card."""
     names = " ".join(LIBRARIES)
     made = machine.run(
@@ -27,7 +26,7 @@ def driver(machine: Machine) -> Iterator[None]:  # noqa: F811
     machine.run(f"cd /usr/local/lib; rm {names} /usr/bin/nvidia-smi; ldconfig", root=True)
 
 
-def test_the_driver_is_bound(machine: Machine, driver: None) -> None:  # noqa: F811
+def test_the_driver_is_bound(machine: Machine, driver: None) -> None:
     shown = {}
     for program in ("bollard", "apptainer"):
         done = machine.run(
@@ -38,7 +37,7 @@ def test_the_driver_is_bound(machine: Machine, driver: None) -> None:  # noqa: F
     assert all(name in shown["bollard"] for name in (*LIBRARIES, "driver"))
 
 
-def test_a_machine_without_one_says_so(machine: Machine) -> None:  # noqa: F811
+def test_a_machine_without_one_says_so(machine: Machine) -> None:
     done = machine.run(f"bollard exec --nv {IMAGES}/plain.sif echo starts")
     assert (done.returncode, done.stdout) == (0, b"starts\n")
     assert b"--nv: peers has no driver for it" in done.stderr

@@ -7,7 +7,6 @@ import re
 
 import pexpect
 import pytest
-from test_same import machine  # noqa: F401
 from tree import ENVIRONMENT, IMAGES, Machine
 
 INTERRUPT, STOP, END = "\x03", "\x1a", "\x04"
@@ -17,7 +16,7 @@ PROGRAMS = ("apptainer", "bollard")
 class Terminal:
     """An interactive bash on the machine; `BOX` in what is typed is the program."""
 
-    def __init__(self, machine: Machine, program: str) -> None:  # noqa: F811
+    def __init__(self, machine: Machine, program: str) -> None:
         words = ["env", "-i", *(f"{k}={v}" for k, v in ENVIRONMENT.items()), "bash", "--norc", "--noprofile", "-i"]
         command = machine.command(words)
         self.child = pexpect.spawn(command[0], command[1:], encoding="utf-8", timeout=20, dimensions=(31, 101))
@@ -42,7 +41,7 @@ class Terminal:
 
 
 @pytest.fixture(params=PROGRAMS)
-def terminal(request, machine):  # noqa: F811
+def terminal(request, machine):
     made = Terminal(machine, request.param)
     yield made
     made.child.close(force=True)
