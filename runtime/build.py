@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import tempfile
 import time
@@ -139,6 +140,9 @@ def squash(source: str, path: str, offset: int, entries: list[Entry], *, progres
         ]
         if os.geteuid() != 0:
             argv.append("-all-root")
+        mode = stat.S_IMODE(os.stat(source).st_mode)
+        if mode & 0o755 != 0o755:  # a directory of the user's alone; in the image it is root's
+            argv += ["-root-mode", f"{mode | 0o755:o}"]
         for number, entry in enumerate(entries):
             if entry.kind == "f":
                 _write(scratch, str(number), entry.content)

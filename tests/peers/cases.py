@@ -93,6 +93,7 @@ ACTIONS = (
     Case("BOX exec $I/old sh -c 'echo $OLD $PATH'"),
     Case("for comp in gzip lzo lz4 xz zstd lzma; do mksquashfs $I/none $comp -comp $comp -quiet -no-progress >/dev/null; "
          "BOX exec $comp cat data/file; done"),
+    Case("cp -r $I/root r; chmod 700 r; BOX build x.sif r 2>/dev/null; BOX exec x.sif stat -c %a / /opt"),
     Case("BOX exec $I/sandbox cat /srv/full/file"),
     Case("BOX run $I/sandbox a"),
     Case("BOX exec file://$I/plain.sif true"),

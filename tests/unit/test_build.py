@@ -71,6 +71,14 @@ def test_the_tree_comes_back_with_what_it_lacked(tmp_path, tree):
         subprocess.run(["/bin/sh", "-n", script], check=True)
 
 
+def test_the_root_is_everybodys(tmp_path, tree):
+    tree.chmod(0o2700)
+    build(str(tmp_path / "img.sif"), str(tree))
+    unpack(tmp_path / "img.sif", tmp_path / "out")
+
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
+
+
 def test_metadata_and_labels(tmp_path, tree):
     build(str(tmp_path / "img.sif"), str(tree))
     image = open_image(str(tmp_path / "img.sif"), "x86_64")
