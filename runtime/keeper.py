@@ -151,9 +151,7 @@ def _read_in(root: int, path: str) -> bytes:
         os.close(fd)
 
 
-def enter(
-    asked: Spec, clock: Clock, spool: str = "", program: str = "", here: site.Site = plan.DEFAULTS
-) -> Container:
+def enter(asked: Spec, clock: Clock, spool: str = "", program: str = "", here: site.Site = plan.DEFAULTS) -> Container:
     """Make the container and move this process into it. Must be in a user namespace already.
 
     `spool` is SlurmdSpoolDir, `program` what the first task will most likely start, `here` what the site wants.
@@ -402,9 +400,7 @@ def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job:
     here = site.load(PREFIX)
     asked = spec.make(site.completed(values, here))
     if asked.fakeroot and os.getuid() != 0:  # privilege.c makes the namespace, and reads no variables
-        raise BollardError(
-            "inside a container, no variable can ask for root in another", "use --container-remap-root"
-        )
+        raise BollardError("inside a container, no variable can ask for root in another", "use --container-remap-root")
     words = os.fsdecode(arguments)
     spool = plan.spool_directory(words, os.uname().nodename.split(".")[0], here)
     container = enter(asked, clock, spool, os.fsdecode(program), here)
