@@ -228,7 +228,7 @@ def of_task(
         elif name in _NOT_FROM_HOST and name not in spec.keep_env:
             if name == b"HOME":  # --no-home takes the directory away, not its name
                 home = home or (b"/root" if spec.fakeroot else value)
-        elif equals and (not clean or name in _CLEAN_KEEPS):
+        elif equals and name not in spec.no_env and (not clean or name in _CLEAN_KEEPS):
             env[name] = value
     held = {name: env[name] for name in spec.keep_env if name in env} if spec.keep_env else {}
     for name, image_value in image_env.items():

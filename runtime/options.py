@@ -69,6 +69,7 @@ TABLE: tuple[Row, ...] = (
         "let these variables of yours win over the image's own values",
     ),
     ("cleanenv", "", ("BOLLARD_CLEANENV",), "", "start from an empty environment"),
+    ("no-env", "NAME[,NAME]", ("BOLLARD_NO_ENV",), "", "do not pass these variables of yours"),
     ("home", "SRC[:DST]", ("BOLLARD_HOME",), "", "another directory as the home"),
     (
         "no-home",
@@ -226,8 +227,8 @@ REFUSED = {
 
 # Given more than once, these add up, with this between; of any other the last one counts.
 JOINED = {
-    "bind": ",", "mounts": ",", "env": "", "env-file": ",", "mount": "", "keep-env": ",", "no-mount": ",",
-    "scratch": ",", "overlay": "", "unshare": ",", "dns": ",", "opts": " ",
+    "bind": ",", "mounts": ",", "env": "", "env-file": ",", "mount": "", "keep-env": ",", "no-env": ",",
+    "no-mount": ",", "scratch": ",", "overlay": "", "unshare": ",", "dns": ",", "opts": " ",
 }  # fmt: skip
 
 # Of these, what a variable names is had beside what options name, and before it: Apptainer's do.

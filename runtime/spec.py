@@ -72,6 +72,7 @@ class Spec:
     env: tuple[tuple[bytes, bytes], ...] = ()
     keep_env: tuple[bytes, ...] = ()
     cleanenv: bool = False
+    no_env: tuple[bytes, ...] = ()
     no_mount: tuple[str, ...] = ()
     contain: bool = False
     workdir: str = ""
@@ -335,10 +336,10 @@ def _hostname(name: str) -> str:
     return name
 
 
-def _names(words: tuple[str, ...]) -> tuple[bytes, ...]:
+def _names(option: str, words: tuple[str, ...]) -> tuple[bytes, ...]:
     for word in words:
         if "=" in word:
-            raise BollardError(f"container-env {word!r} is not a name", "export the variable, and give its name alone")
+            raise BollardError(f"{option} {word!r} is not a name", "give the variable's name alone")
     return tuple(word.encode("utf-8", "surrogateescape") for word in words)
 
 
@@ -408,7 +409,8 @@ def make(values: list[tuple[str, str]]) -> Spec:
         home_source=source,
         binds=_binds(given, cwd, host_home),
         env=tuple(pair for value in given.get("env", []) for pair in _assignments(value)),
-        keep_env=_names(_list(given.get("keep-env", []))),
+        keep_env=_names("container-env", _list(given.get("keep-env", []))),
+        no_env=_names("no-env", _list(given.get("no-env", []))),
         cleanenv=contain_all or on("cleanenv"),
         no_mount=_list(given.get("no-mount", [])),
         contain=contain,

@@ -267,6 +267,14 @@ def test_cleanenv_keeps_the_terminal_proxies_and_slurm():
     assert (env[b"SLURM_JOB_ID"], env[b"PMIX_RANK"], env[b"PMI_FD"], env[b"B"]) == (b"7", b"0", b"9", b"2")
 
 
+def test_variables_that_are_not_passed():
+    host = [b"A=1", b"B=2", b"C=3", b"SLURM_JOB_ID=7"]
+    given = Spec("/i.sif", home="/home/u", no_env=(b"A", b"C", b"SLURM_JOB_ID"))
+    env = task_env(host=host, spec=given)
+    assert b"A" not in env and env[b"B"] == b"2" and b"C" not in env
+    assert env[b"SLURM_JOB_ID"] == b"7"  # the wire-up is Slurm's
+
+
 def test_the_image_and_the_user_may_set_the_language_under_cleanenv():
     image = image_env(("90-environment.sh", b"export LANG=C.UTF-8"))
 
