@@ -127,8 +127,9 @@ def test_srun_refuses_before_anything_is_queued(cluster: Cluster, image: bytes, 
     path, words = spoil(work, image)
     # A job that got as far as the queue would wait there, and the test with it.
     done = cluster.srun(
-        "--begin=now+3600", f"--container={path}", "touch", f"{work.path}/marker", cwd=work.path, seconds=10
-    )
+        "--begin=now+3600", f"--container={path}", "touch", f"{work.path}/marker", cwd=work.path, seconds=10,
+        env={"BOLLARD_CACHEDIR": work.path},
+    )  # fmt: skip
     one_line(done, words)
     assert done.rc == 255 and "srun: " not in done.err
     assert not work.exists("marker")

@@ -89,7 +89,7 @@ def test_jobs_have_keepers_of_their_own(cluster: Cluster, images: Images, work: 
     with cluster.start([*words, work.pause("a")]) as one, cluster.start([*words, work.pause("b")]) as two:
         work.wait_for("a")
         work.wait_for("b")
-        assert len(keepers(cluster)) == 2
+        until(lambda: len(keepers(cluster)) == 2, "two keepers, and no reader of theirs any more")
         work.go_on("a")
         assert one.result() == (0, "", "")
         until(lambda: len(keepers(cluster)) == 1, "the end of the first")
