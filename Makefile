@@ -90,11 +90,14 @@ releases-test: dev
 	    $(CLUSTER) down --suite $$suite || status=$$?; \
 	done; exit $$status
 
-# Beside Debian's Apptainer, in a tree of its own (tests/peers/tree.py).
+# Beside Debian's Apptainer, in a tree of its own (tests/peers/tree.py); terminals under load are asked twice as well.
+# With a cache of its own, for the other tests run beside it.
+PEERS := $(PYTHON) -m pytest -q -o cache_dir=.pytest_cache/peers tests/peers \
+	--apptainer-tree=$${BOLLARD_PEERS:-/var/cache/bollard-peers}
 peers: PACKAGES += debootstrap:/usr/sbin/debootstrap
 peers: dev
 	$(SYSTEM) tests/peers/tree.py
-	$(PYTHON) -m pytest -q tests/peers --apptainer-tree=$${BOLLARD_PEERS:-/var/cache/bollard-peers}
+	$(PEERS) || $(PEERS) $(AGAIN)
 
 # All even when one fails, and then a failure. What needs no cluster runs two at a time, and shows its output at its end.
 test: machine
