@@ -49,7 +49,8 @@ def cluster(suite: str, *command: str, node: str = "ctl", user: str = "alice") -
 
 def shared(suite: str, path: str) -> Path:
     """Where a file of the nodes' /home or /images lies on this machine."""
-    return Path(f"/var/lib/bollard-test-cluster/{suite}{path}")
+    name = os.environ.get("BOLLARD_CLUSTER", "")
+    return Path(f"/var/lib/bollard-test-cluster/{name}{'.' if name else ''}{suite}{path}")
 
 
 def prepare(suite: str) -> None:

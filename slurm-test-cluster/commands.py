@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from state import CACHE, CONTROLLER, SHARED, SWITCH, Cluster, ClusterError, known_suites, node_names
+from state import CACHE, CONTROLLER, NAME, SHARED, SWITCH, Cluster, ClusterError, known_suites, node_names
 
 # Imported where they are used: `exec` must start at once and needs none of them.
 
@@ -175,7 +175,8 @@ def down(cluster: Cluster, purge: bool) -> None:
         was_up = cluster.settings() is not None
         clear(cluster)
         if purge:
-            for path in (cluster.cache, cluster.shared, CACHE / "debs" / cluster.suite):
+            common = () if NAME else (cluster.cache, CACHE / "debs" / cluster.suite)  # of all names
+            for path in (cluster.own, cluster.shared, *common):
                 suites.remove_tree(path)
             for path in (CACHE / "debs", CACHE, SHARED):
                 if path.is_dir() and not any(path.iterdir()):

@@ -34,7 +34,7 @@ def cgroup_controllers() -> list[str]:
 
 
 def cgroup_name(cluster: Cluster, node: str) -> str:
-    return f"bollard-{cluster.suite}-{node}"
+    return f"bollard-{cluster.label}-{node}"
 
 
 def make_cgroups(cluster: Cluster, node: str) -> list[Path]:
@@ -105,8 +105,8 @@ def spawn(cluster: Cluster, node: str, tree: str = "") -> None:
     words = [
         "sh", "-euc", JOIN, " ".join(map(str, groups)), "taskset", "-c", first_cpu,
         "unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--fork", "--propagation", "private",
-        "sh", str(HERE / "node-init.sh"), cluster.suite, node, str(run), tree or str(cluster.tree),
-        str(cluster.shared), str(cluster.cache / "source"), " ".join(cgroup_controllers()), all_cpus,
+        "sh", str(HERE / "node-init.sh"), cluster.label, node, str(run), tree or str(cluster.tree),
+        str(cluster.shared), str(cluster.own / "source"), " ".join(cgroup_controllers()), all_cpus,
     ]  # fmt: skip
     cluster.start_init(node, words, run / "log" / "init.log")
 

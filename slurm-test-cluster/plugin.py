@@ -49,18 +49,19 @@ def build(cluster: Cluster) -> None:
     if not available():
         raise ClusterError(f"no plugin to build: {CHECKOUT / BUILD} does not exist; use --no-plugin")
     copy_checkout(source_directory(cluster))
-    building, log = cluster.cache / "layer.new", cluster.cache / "plugin.log"
+    cluster.own.mkdir(parents=True, exist_ok=True)
+    building, log = cluster.own / "layer.new", cluster.own / "plugin.log"
     remove_tree(building)
     log.unlink(missing_ok=True)
     print("building the plugin", flush=True)
     run_recipe(RECIPE, [str(cluster.tree), str(building), str(source_directory(cluster))], log)
-    remove_tree(cluster.cache / "layer")
-    building.rename(cluster.cache / "layer")
+    remove_tree(cluster.own / "layer")
+    building.rename(cluster.own / "layer")
 
 
 def source_directory(cluster: Cluster) -> Path:
     """What nodes see as /usr/src/bollard."""
-    source = cluster.cache / "source"
+    source = cluster.own / "source"
     source.mkdir(parents=True, exist_ok=True)
     return source
 
@@ -119,7 +120,7 @@ def layer_files(layer: Path) -> Iterator[Path]:
 
 def install(cluster: Cluster, node: str, pid: int) -> None:
     """Put the built files on a running node, and take away those that an earlier build had put there."""
-    root, layer = Path(f"/proc/{pid}/root"), cluster.cache / "layer"
+    root, layer = Path(f"/proc/{pid}/root"), cluster.own / "layer"
     names = sorted(map(str, layer_files(layer)))
     before = installed(cluster, node)
     for name in sorted(set(before) - set(names)):

@@ -25,7 +25,10 @@ RUN = Path("/run/bollard-test-cluster")
 SHARED = Path("/var/lib/bollard-test-cluster")
 CONTROLLER = "ctl"
 SWITCH = "switch"  # the process that holds the bridge's network namespace; not a node
-MARKER = "BOLLARD_TEST_CLUSTER"  # in the environment of every init: SUITE/NODE
+MARKER = "BOLLARD_TEST_CLUSTER"  # in the environment of every init: LABEL/NODE
+# Clusters of another name stand beside each other on one machine: each has its own nodes, network and homes. All
+# share the suites' trees and the images.
+NAME = os.environ.get("BOLLARD_CLUSTER", "")
 
 
 class ClusterError(Exception):
@@ -83,9 +86,11 @@ class Cluster:
 
     def __init__(self, suite: str) -> None:
         self.suite = suite
-        self.cache = CACHE / suite
-        self.run = RUN / suite
-        self.shared = SHARED / suite
+        self.label = f"{NAME}.{suite}" if NAME else suite
+        self.cache = CACHE / suite  # what clusters of any name share
+        self.own = CACHE / "named" / self.label if NAME else self.cache  # the plugin and its sources
+        self.run = RUN / self.label
+        self.shared = SHARED / self.label
         self.tree = self.cache / "base"
 
     def settings(self) -> Settings | None:
@@ -136,7 +141,7 @@ class Cluster:
                 stderr=output,
                 start_new_session=True,
                 cwd="/",
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", MARKER: f"{self.suite}/{name}"},
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", MARKER: f"{self.label}/{name}"},
             )
 
     def init(self, name: str) -> int:
@@ -155,7 +160,7 @@ class Cluster:
 
     def stragglers(self) -> list[Process]:
         """Inits that carry this suite's marker, recorded or not (a run directory may have been lost)."""
-        marker = f"{MARKER}={self.suite}/".encode()
+        marker = f"{MARKER}={self.label}/".encode()
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -188,8 +193,10 @@ def node_names(count: int) -> list[str]:
 
 
 def known_suites() -> list[str]:
-    """Suites that have a run directory."""
-    return sorted(entry.name for entry in RUN.iterdir()) if RUN.is_dir() else []
+    """Suites that have a run directory for a cluster of this name."""
+    labels = [entry.name for entry in RUN.iterdir()] if RUN.is_dir() else []
+    prefix = f"{NAME}." if NAME else ""
+    return sorted(label[len(prefix) :] for label in labels if label.startswith(prefix) and "." not in label[len(prefix) :])
 
 
 def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
