@@ -137,9 +137,14 @@ def bind_directory(fd: int, target: str, writable: bool = False) -> None:
     os.close(tree)
 
 
-def _exists(root: int, path: str) -> bool:
+def _flags(place: Place) -> int:
+    """How a place is opened. The kernel mounts a file on a link as well, if the descriptor is one of the link."""
+    return os.O_PATH | (os.O_NOFOLLOW if place.flags & plan.OVER_LINK else 0)
+
+
+def _exists(root: int, path: str, flags: int = os.O_PATH) -> bool:
     try:
-        os.close(linux.open_in_root(root, path))
+        os.close(linux.open_in_root(root, path, flags))
     except OSError as error:
         if not linux.is_missing(error):
             raise
@@ -151,7 +156,7 @@ def _wanted(root: int, places: list[Place]) -> list[Place]:
     slurm = _exists(root, plan.SLURM_MARK)
     wanted = []
     for place in places:
-        if (place.flags & plan.IF_IN_IMAGE and not _exists(root, place.target)) or (
+        if (place.flags & plan.IF_IN_IMAGE and not _exists(root, place.target, _flags(place))) or (
             place.flags & plan.IF_SLURM and not slurm
         ):
             os.close(place.tree)  # such a one has a source
@@ -182,7 +187,7 @@ def _missing(root: int, places: list[Place]) -> dict[str, list[tuple[list[str], 
     for number, place in enumerate(places):
         # A place inside an earlier bind is that bind's affair.
         inside = any(plan.below(place.target, other.target) for other in places[:number])
-        if not inside and not _exists(root, place.target):
+        if not inside and not _exists(root, place.target, _flags(place)):
             parent, parts = _deepest(root, place.target)
             found.setdefault(parent, []).append((parts, place.directory))
     return found
@@ -341,7 +346,7 @@ def _cover(image: str, session: str, root: int, missing: dict[str, list[tuple[li
 def _attach(root: int, place: Place, refused: dict[str, str]) -> str:
     """Put a tree in its place. Returns why an optional one has none, else "". `refused`: what `_make_in` returned."""
     try:
-        target = linux.open_in_root(root, place.target)
+        target = linux.open_in_root(root, place.target, _flags(place))
         fits = _is_directory(target) == place.directory
         if fits:
             linux.attach(place.tree, target)

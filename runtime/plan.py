@@ -29,6 +29,7 @@ IF_SLURM = 16  # only when the image brings Slurm's commands
 DEVPTS = 512  # terminals of the container's own
 PROC = 1024  # a /proc of a private process namespace
 LINK = 2048  # a symbolic link
+OVER_LINK = 8192  # a file that takes the place of a link itself, not of what the link leads to
 EXPECTED = 4096  # optional, but each node has it: a warning where it is missing
 SETS = TMPFS | DEVPTS | PROC | LINK  # those that have no source on the host
 
@@ -125,7 +126,8 @@ def _kernel(spec: Spec) -> list[Op]:
 
 def _site_files(spec: Spec) -> list[Op]:
     # Without a file of hosts Slurm's controller is not found: an image that has none gets one.
-    wanted = [("localtime", "/etc/localtime", IF_IN_IMAGE), ("hosts", "/etc/hosts", 0)]
+    # /etc/localtime is a link to a file of a time zone, which keeps its content: TZ=UTC is UTC.
+    wanted = [("localtime", "/etc/localtime", IF_IN_IMAGE | OVER_LINK), ("hosts", "/etc/hosts", 0)]
     return [
         (path, path, READ_ONLY | OPTIONAL | flag)
         for name, path, flag in wanted

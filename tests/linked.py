@@ -41,10 +41,11 @@ def red_hat(top: Path) -> None:
 
 
 def systemd(top: Path) -> None:
-    """/etc/resolv.conf leads to a file that there is in no image, for systemd-resolved writes it at run time."""
+    """/etc/resolv.conf leads to a file that is in no image, for systemd-resolved writes it at run time. Without the
+    package tzdata /etc/localtime leads nowhere too."""
     (top / "var/run").symlink_to("../run")
     (top / "data").symlink_to("../srv/data")
-    (top / "etc/localtime").write_text("the image's\n")
+    (top / "etc/localtime").symlink_to("/usr/share/zoneinfo/Nowhere")
     (top / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import USER, Builder
 from disturbance import renames
 from fetcher import Fetcher
-from linked import KINDS, base
+from linked import KINDS, ZONE, base
 from servers import layout, programs
 
 STARTS = 20
@@ -79,3 +79,17 @@ def test_a_mount_that_is_left_out_is_told(fetcher: Fetcher, installed: str, link
         f"bollard: {node}: /nowhere: No such file or directory; the container starts without it",
         f"bollard: {node}: no place in the container for {', '.join(places)}; it starts without",
     ]
+
+
+@pytest.mark.parametrize("kind", ["red-hat", "winding"])
+@pytest.mark.parametrize("more", [[], ["--writable-tmpfs"], ["--writable"]])
+def test_the_zone_that_localtime_leads_to_is_the_images(
+    fetcher: Fetcher, installed: str, linked: Path, kind: str, more: list[str]
+) -> None:
+    image = linked / (kind if more == ["--writable"] else f"{kind}.sif")
+    status, out, err = fetcher.run(
+        "exec", *more, image, "sh", "-c", f"cat {ZONE}; cat /etc/localtime", PYTHONPATH=installed
+    )
+    assert (status, err) == (0, "")
+    assert out == "the image's\n" + Path("/etc/localtime").read_text(errors="replace")
+    assert os.readlink(linked / kind / "etc/localtime").endswith("zoneinfo/Etc/UTC")
