@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from bollard.runtime import fetch, pull, reference
+from bollard.runtime import fetch, image, pull, reference, spec
 from bollard.runtime.errors import BollardError
 
 
@@ -23,5 +23,12 @@ def run(given: list[tuple[str, str]], words: list[str]) -> int:
     force = asked.get("force", "0") == "1"
     arch = fetch.variable(os.environ, "PULL_ARCH")
     given = given if "arch" in asked or not arch else [*given, ("arch", arch)]
+    if reference.parse(uri).scheme == "library" and not _allows_unsigned(asked):
+        text = f"{image.shown(uri)}: no signature is verified; --allow-unsigned leaves this line out"
+        os.write(2, f"bollard: warning: {text}\n".encode("utf-8", "surrogateescape"))
     pull.to_file(uri, os.path.join(folder, target), fetch.settings(given, os.environ), force=force)
     return 0
+
+
+def _allows_unsigned(asked: dict[str, str]) -> bool:
+    return spec.switch([asked.get("allow-unsigned", "") or fetch.variable(os.environ, "ALLOW_UNSIGNED")])

@@ -11,6 +11,7 @@ Own = dict[str, tuple[str, str]]
 FETCH: Own = {
     "authfile": ("FILE", "logins to registries, as `docker login` and `skopeo login` write them"),
     "docker-login": ("", "ask for the user name and password of a registry"),
+    "docker-host": ("ADDRESS", "the Docker daemon that docker-daemon: is about [BOLLARD_DOCKER_HOST]"),
     "no-https": ("", "a registry or library may speak plain HTTP [BOLLARD_NOHTTPS]"),
     "disable-cache": ("", "neither use nor fill the cache [BOLLARD_DISABLE_CACHE]"),
 }
@@ -22,7 +23,7 @@ PULL: Own = {
     "arch": ("ARCH", "for another architecture: amd64, arm64, ... [BOLLARD_PULL_ARCH]"),
     **_LIBRARY,
     **FETCH,
-    "allow-unsigned": ("", "accepted: no signature is looked at"),
+    "allow-unsigned": ("", "do not warn that signatures are not verified [BOLLARD_ALLOW_UNSIGNED]"),
 }
 CACHE_LIST: Own = {
     "verbose": ("", "each file of it"),

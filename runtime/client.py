@@ -14,6 +14,14 @@ from bollard.runtime.installed import PREFIX
 LAST = ("verbose",)
 # What --container-opts cannot say; `parse` knows them all the same.
 _NOT_IN_OPTS = ("image", "opts", "help")
+# How to say otherwise what concerns the fetching of an image, which is over before --container-opts is read.
+_FETCH_HINTS = {
+    "authfile": "run `skopeo login`, or set BOLLARD_DOCKER_USERNAME and BOLLARD_DOCKER_PASSWORD",
+    "docker-login": "run `skopeo login`, or set BOLLARD_DOCKER_USERNAME and BOLLARD_DOCKER_PASSWORD",
+    "docker-host": "set BOLLARD_DOCKER_HOST",
+    "no-https": "set BOLLARD_NOHTTPS=1",
+    "disable-cache": "set BOLLARD_DISABLE_CACHE=1, or use `bollard pull`",
+}
 # Directories of which every node has its own: an image there may exist on the nodes alone.
 NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -60,16 +68,18 @@ def _with_opts(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
         return values
     import shlex
 
-    from bollard.runtime import cli_options
+    from bollard.runtime import cli_options, cli_tables
 
     try:
         split = shlex.split(" ".join(words))
     except ValueError as error:
         raise BollardError(f"container-opts {' '.join(words)!r}: {error}", "close every quotation mark") from None
-    found, rest = cli_options.parse(split, "exec", {})
+    found, rest = cli_options.parse(split, "exec", cli_tables.FETCH)
     if rest:
         raise BollardError(f"container-opts: {rest[0]!r} is not an option", "an option's value may need an = before it")
     for name, _ in found:
+        if name in cli_tables.FETCH:
+            raise BollardError(f"container-opts: --{name} has no effect there", _FETCH_HINTS[name])
         if name in _NOT_IN_OPTS:
             raise BollardError(
                 f"container-opts: --{name} means nothing there", "see the options of `bollard exec --help`"

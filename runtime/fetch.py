@@ -53,8 +53,9 @@ def settings(given: list[tuple[str, str]], environ: Mapping[str, str]) -> Settin
 
     user = variable(environ, "DOCKER_USERNAME") or environ.get("DOCKER_USERNAME", "")
     password = variable(environ, "DOCKER_PASSWORD") or environ.get("DOCKER_PASSWORD", "")
+    daemon = asked.get("docker-host") or variable(environ, "DOCKER_HOST") or environ.get("DOCKER_HOST", "")
     return Settings(
-        access=Access(asked.get("authfile", ""), user, password, on("no-https", "NOHTTPS", "NO_HTTPS")),
+        access=Access(asked.get("authfile", ""), user, password, on("no-https", "NOHTTPS", "NO_HTTPS"), daemon),
         login=on("docker-login", "DOCKER_LOGIN"),
         disable_cache=on("disable-cache", "DISABLE_CACHE"),
         library=asked.get("library") or variable(environ, "LIBRARY"),

@@ -45,12 +45,13 @@ _AWAY = (
 
 
 class Access(NamedTuple):
-    """How to come in: a file of logins, a user's name and password, whether plain HTTP will do."""
+    """How to come in: a file of logins, a user's name and password, whether plain HTTP will do; Docker's daemon."""
 
     authfile: str = ""
     user: str = ""
     password: str = ""
     insecure: bool = False
+    daemon: str = ""  # its address, "" for the local one
 
 
 def manifest(name: Reference, access: Access) -> bytes:
@@ -89,6 +90,8 @@ def _run(verb: list[str], words: list[str], name: Reference, access: Access, pre
     options = []
     if access.insecure and name.scheme != "docker-daemon":
         options.append(f"--{prefix}tls-verify=false")
+    if access.daemon and name.scheme == "docker-daemon":
+        options.append(f"--{prefix}daemon-host={access.daemon}")
     with _logins(name, access) as authfile:
         if authfile:
             options.append(f"--{prefix}authfile={os.path.abspath(authfile)}")
@@ -156,7 +159,7 @@ def explained(name: Reference, said: str, tried: bool = False) -> BollardError:
     if name.scheme == "docker-daemon":
         if has("no such image", "not found"):
             return BollardError(f"{name.uri}: no such image", "see `docker images`")
-        return BollardError(f"{name.uri}: {said}", "does docker run, and may you use it?")
+        return BollardError(f"{name.uri}: {said}", "does docker run there, and may you use it?")
     if has("server gave http response to https client"):
         return BollardError(f"{name.uri}: {host} speaks plain HTTP", "add --no-https to allow that")
     if has("x509", "certificate", "tls:"):

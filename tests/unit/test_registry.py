@@ -81,6 +81,10 @@ def test_settings():
     access = registry.Access("f", "a", "p", True)
     assert fetch.settings(given, environ) == fetch.Settings(access, False, False, "l", "arm64")
     assert fetch.settings([], environ).disable_cache
+    hosts = {"DOCKER_HOST": "tcp://d", "APPTAINER_DOCKER_HOST": "tcp://a"}
+    assert fetch.settings([], hosts).access.daemon == "tcp://a"
+    assert fetch.settings([("docker-host", "tcp://o")], hosts).access.daemon == "tcp://o"
+    assert fetch.settings([], {"DOCKER_HOST": "tcp://d"}).access.daemon == "tcp://d"
     assert fetch.settings([], {"SINGULARITY_NO_HTTPS": "yes"}).access.insecure
     assert not fetch.settings([], {"APPTAINER_NOHTTPS": "false"}).access.insecure
 
