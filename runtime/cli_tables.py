@@ -16,6 +16,7 @@ FETCH: Own = {
     "disable-cache": ("", "neither use nor fill the cache [BOLLARD_DISABLE_CACHE]"),
 }
 _LIBRARY: Own = {"library": ("URL", "the library that library:// is about [BOLLARD_LIBRARY]")}
+_VERBOSE: Own = {"verbose": ("", "tell which policy decides whether an image may be fetched [BOLLARD_VERBOSE]")}
 PULL: Own = {
     "force": ("", "replace TARGET if it exists"),
     "dir": ("DIR", "where to write it [BOLLARD_PULLDIR]"),
@@ -23,6 +24,7 @@ PULL: Own = {
     "arch": ("ARCH", "for another architecture: amd64, arm64, ... [BOLLARD_PULL_ARCH]"),
     **_LIBRARY,
     **FETCH,
+    **_VERBOSE,
     "allow-unsigned": ("", "do not warn that signatures are not verified [BOLLARD_ALLOW_UNSIGNED]"),
 }
 CACHE_LIST: Own = {
@@ -100,6 +102,7 @@ BUILD: Own = {
     "fakeroot": ("", "accepted: a build without root is always one"),
     "ignore-subuid": ("", "do without the ids of /etc/subuid"),
     "ignore-seccomp": ("", "do without a seccomp filter: with the host's fakeroot"),
+    **_VERBOSE,
     **_LIBRARY,
     **FETCH,
 }

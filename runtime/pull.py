@@ -69,6 +69,8 @@ def _path(name: Reference, asked: Settings, store: Store) -> str:
     if name.scheme not in ("docker", "docker-daemon"):
         return fetch.file(name, asked, store)
     digest, found = fetch.manifest(name, asked, store)
+    if not fetch.is_accepted(name, digest, store):  # else the image made of it may be here
+        fetch.layers(name, digest, found, asked, store)
     return _made(name, digest, lambda: Source(fetch.layers(name, digest, found, asked, store)), store)
 
 
