@@ -99,6 +99,11 @@ def is_tarball(path: str) -> bool:
             first = file.read(512)
     except OSError:
         return False
+    return is_archive(first)
+
+
+def is_archive(first: bytes) -> bool:
+    """Whether a file that begins so, with at least 512 bytes, is a tar archive, or packed as one may be."""
     return any(first[at : at + len(magic)] == magic for at, magic in _TAR_MAGIC)
 
 

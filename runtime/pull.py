@@ -43,6 +43,7 @@ def to_file(uri: str, target: str, asked: Settings, *, force: bool) -> None:
     """Write the image that the URI names to `target`; all of it is compared with its digest on the way."""
     if not force and os.path.lexists(target):
         raise sif_write.exists(target)
+    sif_write.check_place(target)
     name = reference.parse(uri)
     with _ending_by_signals(), cache.opened(os.environ, asked.disable_cache) as store:
         asked = fetch.with_login(name, asked)

@@ -247,6 +247,64 @@ def test_agents_that_cannot_work(builder: Builder, place: Path, agent: str, word
     assert words in line
 
 
+class TestPlaces:
+    """Where nothing can be written: told before anything is done."""
+
+    def refused(self, builder: Builder, place: Path, *words: object) -> str:
+        write(place, f"Bootstrap: scratch\n%pre\n    touch {place}/begun\n")
+        line = builder.refused(*words, place / "img.def")
+        assert not (place / "begun").exists()
+        return line
+
+    def test_targets(self, builder: Builder, place: Path) -> None:
+        (place / "file").write_text("x")
+        (place / "closed").mkdir()
+        (place / "closed").chmod(0o555)
+        owned(place)
+        for box in ((), ("--sandbox",)):
+            line = self.refused(builder, place, *box, place / "nosuch/out")
+            assert f"{place}/nosuch/out: the directory {place}/nosuch does not exist; make it" in line
+            line = self.refused(builder, place, *box, place / "file/out")
+            assert "file/out: cannot be written: Not a directory" in line
+            line = self.refused(builder, place, *box, place / "closed/out")
+            assert f"you may not write into {place}/closed" in line
+            assert "cannot be written: File name too long" in self.refused(builder, place, *box, "n" * 300)
+            assert "'': is not the name of a file" in self.refused(builder, place, *box, "")
+        assert "out/: names a directory" in self.refused(builder, place, f"{place}/out/")
+
+    def test_of_images_that_are_fetched(self, builder: Builder, place: Path) -> None:
+        """Nobody is asked: there is no such registry."""
+        for words in (("pull", f"{place}/no/a.sif"), ("build", f"{place}/no/a.sif")):
+            status, _, err = builder.run(*words, "docker://127.0.0.1:1/a")
+            assert status == 255 and f"the directory {place}/no does not exist" in err
+
+
+# Whoever builds owns the pipe, as in a shell of his own.
+_PIPED = 'piped() {{ chown {} "${{!#}}"; exec "$@"; }}; piped "$@" {}'
+
+
+class TestPipes:
+    def builder(self, builder: Builder, place: Path, source: str) -> Builder:
+        owner = USER if os.geteuid() == 0 else os.getuid()
+        return builder._replace(work=place, prefix=("bash", "-c", _PIPED.format(owner, source), "bash"))
+
+    @pytest.mark.parametrize("source", ["<(cat img.def)", "/dev/stdin < img.def", "/dev/stdin < <(cat img.def)"])
+    def test_a_definition(self, builder: Builder, place: Path, source: str) -> None:
+        write(place, "Bootstrap: scratch\n%labels\n    Colour green\n")
+        owned(place)
+        piped = self.builder(builder, place, source)
+        status, _, err = piped.run("build", "--sandbox", "box", PYTHONPATH=str(place.parent.parent / "lib"))
+        assert status == 0, err
+        assert labels(place / "box")["Colour"] == "green"
+
+    def test_what_is_none(self, builder: Builder, place: Path) -> None:
+        (place / "tree.tar").write_bytes(tarball({"etc/name": b"x"}, {}))
+        owned(place)
+        piped = self.builder(builder, place, "<(cat tree.tar)")
+        status, _, err = piped.run("build", "--sandbox", "box", PYTHONPATH=str(place.parent.parent / "lib"))
+        assert status == 255 and "an image or archive comes from a pipe; write it to a file" in err
+
+
 class TestHostileImages:
     """What an image holds must not lead a build to the machine it runs on."""
 
