@@ -143,7 +143,7 @@ def load(source: str, arguments: Mapping[str, str]) -> Definition:
             regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         if _is_image(raw) or bootstrap.is_archive(raw):
             if not regular:
-                raise BollardError(f"{name}: an image or archive comes from a pipe", "write it to a file, and name that")
+                raise BollardError(f"{name}: an image or archive comes from a pipe", "write it to a file first")
             return definition.from_uri(f"localimage:{os.path.abspath(source)}")
     except OSError as error:
         raise BollardError(f"{name}: {error.strerror}", "name a definition file, an image or a directory") from None
@@ -392,10 +392,11 @@ def _copy(
     try:
         with _directory(above) as fd:
             step.tree.copy_in(fd, os.path.basename(full.rstrip("/")), target, follow=follow)
-    except OSError as error:
+    except (OSError, trees.CopyError) as error:
+        path, reason = (error.path, error.reason) if isinstance(error, trees.CopyError) else ("", error.strerror)
         where = f"{step.definition.name}:{transfer.line}"
         raise BollardError(
-            f"{where}: %files {image.shown(shown)}: {error.strerror or error}",
+            f"{where}: %files {image.shown(shown.rstrip('/') + path)}: {reason or error}",
             "check the path, and that you may read it",
         ) from None
 

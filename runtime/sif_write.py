@@ -45,7 +45,7 @@ def check_place(target: str) -> None:
         os.lstat(target.rstrip("/"))
     except FileNotFoundError:
         if not os.path.lexists(above):
-            raise BollardError(f"{target}: the directory {above} does not exist", "make it, or choose another") from None
+            raise BollardError(f"{target}: the directory {above} does not exist", "make it first") from None
     except OSError as error:
         raise BollardError(f"{target}: cannot be written: {error.strerror}", "choose another name") from None
     if not os.path.isdir(above):

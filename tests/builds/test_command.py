@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tarfile
 import time
@@ -225,6 +226,64 @@ def test_files_that_are_not_there(builder: Builder, place: Path) -> None:
     assert "No such file or directory" in line
 
 
+def test_links_in_a_directory_of_files(builder: Builder, place: Path) -> None:
+    """Those that lead to nothing or around in a circle stay links; others are followed."""
+    top = place / "data"
+    (top / "sub/deep").mkdir(parents=True)
+    (top / "file").write_text("x")
+    links = {
+        "self": ".", "nothing": "no-such", "loop": "loop", "through": "file/x", "real": "file", "dir": "sub",
+        "sub/up": "..", "sub/deep/top": "../../sub", "sub/deep/round": str(top),
+    }  # fmt: skip
+    for name, target in links.items():
+        (top / name).symlink_to(target)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(top / "socket"))
+    os.mkfifo(top / "fifo")
+    owned(place)
+    text = f"Bootstrap: scratch\nStage: one\n%files\n    {top} /opt/data\n    {top}/nothing* /opt/none/\n"
+    line = builder.refused("--sandbox", place / "box", write(place, text))
+    assert f"img.def:5: %files {top}/nothing: No such file or directory" in line  # what is named has to be there
+    text = text.rpartition("    ")[0] + "Bootstrap: scratch\n%files from one\n    /opt/data /opt/data\n"
+    builder.build("--sandbox", place / "box", write(place, text))
+    listener.close()
+    made = place / "box/opt/data"
+    found = {path: os.readlink(made / path) if (made / path).is_symlink() else "" for path in links}
+    assert found == {**links, "real": "", "dir": ""}
+    assert (made / "real").read_text() == "x" and (made / "dir/deep").is_dir()
+    assert os.readlink(made / "dir/up") == ".." and os.readlink(made / "dir/deep/top") == "../../sub"
+    assert (made / "fifo").is_fifo() and not (made / "socket").exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_the_path_that_cannot_be_copied_is_named(builder: Builder, place: Path, kind: str) -> None:
+    (place / "data/sub").mkdir(parents=True)
+    bad = place / "data/sub/bad"
+    bad.mkdir() if kind == "directory" else bad.touch()
+    owned(place)
+    if os.geteuid() == 0:
+        os.chown(bad, 0, 0)
+    bad.chmod(0)
+    write(place, f"Bootstrap: scratch\n%files\n    {place}/data /opt/data\n")
+    assert f"img.def:3: %files {bad}: Permission denied" in builder.refused(place / "img.sif", place / "img.def")
+    bad.chmod(0o700)
+
+
+def test_directories_that_are_too_deep(builder: Builder, place: Path) -> None:
+    above = os.open(place, os.O_RDONLY)
+    for _ in range(1100):
+        os.mkdir("d", dir_fd=above)
+        below = os.open("d", os.O_RDONLY, dir_fd=above)
+        os.close(above)
+        above = below
+    os.close(above)
+    owned(place)
+    write(place, f"Bootstrap: scratch\n%files\n    {place}/d /opt/d\n")
+    line = builder.refused(place / "img.sif", place / "img.def")
+    assert f"%files {place}/d" in line and ("nested too deep" in line or "File name too long" in line)
+    subprocess.run(["rm", "-r", str(place / "d")], check=True)
+
+
 @pytest.mark.parametrize(
     ("agent", "words"),
     [
@@ -302,7 +361,7 @@ class TestPipes:
         owned(place)
         piped = self.builder(builder, place, "<(cat tree.tar)")
         status, _, err = piped.run("build", "--sandbox", "box", PYTHONPATH=str(place.parent.parent / "lib"))
-        assert status == 255 and "an image or archive comes from a pipe; write it to a file" in err
+        assert status == 255 and "an image or archive comes from a pipe; write it to a file first" in err
 
 
 class TestHostileImages:
