@@ -20,7 +20,7 @@ from test_definitions import tarball
 
 from bollard.runtime import image
 
-PROGRAMS = ("sh", "cat", "chmod", "echo", "id", "ln", "ls", "mkdir", "sleep", "touch")
+PROGRAMS = ("sh", "cat", "chmod", "echo", "id", "ln", "ls", "mkdir", "rm", "sleep", "touch")
 
 
 @pytest.fixture(scope="session")
@@ -209,6 +209,27 @@ def test_binds(builder: Builder, place: Path, shell: str) -> None:
     assert (place / "box/copy").read_text() == "from the host\n"
     assert not (place / "box/new").exists()
     assert not (place / "data/other").exists()
+
+
+@pytest.mark.parametrize(
+    ("link", "target"), [("", ""), ("var/tmp", "/tmp"), ("tmp", "/var/tmp"), ("tmp", "/opt/elsewhere")]
+)
+def test_files_in_tmp_are_there_in_post(builder: Builder, place: Path, shell: str, link: str, target: str) -> None:
+    """With two directories, and with one that is a link to the other or to a third."""
+    (place / "a").write_text("from the host\n")
+    (place / "sub").mkdir()
+    (place / "sub/b").write_text("below\n")
+    owned(place)
+    setup = f"    mkdir -p opt/elsewhere\n    rmdir {link}\n    ln -s {target} {link}\n"
+    setup = f'%setup\n    cd "$APPTAINER_ROOTFS"\n{setup}' if link else ""
+    text = shell + f"    {place}/a /tmp/a\n    {place}/sub /var/tmp/sub\n    {place}/a /tmp/gone\n" + setup
+    text += "%post\n    cat /tmp/a /var/tmp/sub/b\n    echo changed > /tmp/a\n    echo x > /tmp/new\n"
+    text += "    ln -s /nowhere /tmp/link\n    rm /tmp/gone\n"
+    text += "%test\n    cat /tmp/a\n    if cat /tmp/new; then exit 1; fi\n"
+    said = builder.build("--sandbox", place / "box", write(place, text))
+    assert said.startswith("from the host\nbelow\n") and "changed" in said
+    found = {path.name for path in (place / "box").rglob("*") if path.name in ("a", "sub", "b", "gone", "new", "link")}
+    assert found == {"a", "sub", "b"}
 
 
 def test_post_sees_nothing_of_the_host(builder: Builder, place: Path, shell: str) -> None:
