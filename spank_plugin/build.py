@@ -6,6 +6,7 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. What it makes, t
 
     spank_bollard.so   the shim; plugstack.conf names it
     _bollard.so        the embedded runtime
+    bollard-keeper     starts the embedded runtime for a job; unreadable for users
     bollard-enter      the launcher, static
     squashfuse[2]      a copy of the FUSE server, unreadable for users; 2: built with libfuse 2
     squashfuse-owner   another one, to show files as the user's, where the first has no uid=
@@ -52,6 +53,7 @@ SOURCES = {
         *("shim", "client", "given", "spec", "plain", "slurm_options", "components", "multiprog"),
         *("stepd", "keeper", "argv", "refusal", "account", "privilege", "wire", "python"),
     ),
+    "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),
     "bollard-enter": ("enter", "entry", "script", "become", "supervise", "wire"),
     "bollard-inside": ("inside", "mpirun", "placement", "program"),
     "paths.so": ("paths",),
@@ -233,6 +235,10 @@ def build_shim(out: Path, work: Path, prefix: str) -> None:
     )
 
 
+def build_keeper(out: Path) -> None:
+    compile_c(out / "bollard-keeper", sources("bollard-keeper"), "-ldl")
+
+
 def build_launcher(out: Path) -> None:
     compile_c(out / "bollard-enter", sources("bollard-enter"), "-static")
 
@@ -276,6 +282,7 @@ def build_runtime(out: Path, work: Path, prefix: str) -> None:
         "-Wno-unused-parameter",
         "-Wno-deprecated-declarations",
         "-Wno-unused-function",
+        f"-I{HERE}",
         f"-I{sysconfig.get_path('include')}",
         f"-DBOLLARD_SEARCH_PATH={wide}",
         f'-DBOLLARD_EXECUTABLE=L"{sys.executable}"',
@@ -362,6 +369,7 @@ def make(out: Path, work: Path, prefix: str, slurm_conf: str = "/etc/slurm") -> 
     (out / "session/README").write_text("A keeper covers this directory, in its own mount namespace alone.\n")
     copy_python(out)
     build_shim(out, work, prefix)
+    build_keeper(out)
     build_launcher(out)
     build_tools(out, work, prefix, slurm_conf)
     copy_server(out)
