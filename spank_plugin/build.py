@@ -8,11 +8,13 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. What it makes, t
     _bollard.so        the embedded runtime
     bollard-keeper     starts the embedded runtime for a job; unreadable for users
     bollard-enter      the launcher, static
+    bollard-cat        what mksquashfs has for a shell in the saver; unreadable for users
     squashfuse[2]      a copy of the FUSE server, unreadable for users; 2: built with libfuse 2
     squashfuse-owner   another one, to show files as the user's, where the first has no uid=
     squashfuse-owner-is-known  empty; there where the first can do that itself
     fuse2fs, fuse-overlayfs    copies of the servers of layers; fuse2fs2 where it is built with libfuse 2
     fuse2fs-offset-in-name     empty; there where fuse2fs has no option offset= (before 1.47)
+    mksquashfs         a copy, unreadable for users: --container-save runs it
     check.sqfs         an image for `bollard site check`, where squashfs-tools are there to make it
     python/bollard/    the Python packages, compiled, and the C they were built with, to build them again
     inside/bin/        what starts the host's Slurm commands from containers
@@ -55,6 +57,7 @@ SOURCES = {
     ),
     "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),
     "bollard-enter": ("enter", "entry", "script", "become", "supervise", "wire"),
+    "bollard-cat": ("cat",),
     "bollard-inside": ("inside", "mpirun", "placement", "program"),
     "paths.so": ("paths",),
 }
@@ -240,7 +243,8 @@ def build_keeper(out: Path) -> None:
 
 
 def build_launcher(out: Path) -> None:
-    compile_c(out / "bollard-enter", sources("bollard-enter"), "-static")
+    for name in ("bollard-enter", "bollard-cat"):
+        compile_c(out / name, sources(name), "-static")
 
 
 def build_tools(out: Path, work: Path, prefix: str, slurm_conf: str) -> None:
@@ -347,6 +351,9 @@ def copy_server(out: Path) -> None:
             shutil.copy(found, out / (f"{name}2" if "libfuse.so.2" in libraries else name))
             if name == "fuse2fs" and b"offset=" not in Path(found).read_bytes():
                 (out / "fuse2fs-offset-in-name").touch()
+    packer = shutil.which("mksquashfs")
+    if packer:
+        shutil.copy(packer, out / "mksquashfs")
 
 
 def make_check_image(out: Path, work: Path) -> None:
