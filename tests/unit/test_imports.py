@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A process in a container imports nothing: what is imported late in the keeper's modules, and what `imports.end` does."""
+"""A process in a container imports nothing: what the keeper's modules import late, and what `imports.end` does."""
 
 from __future__ import annotations
 
@@ -144,7 +144,8 @@ def test_nothing_else_loads_code_or_starts_a_program(after_the_end, line, error)
 
 
 def test_what_is_loaded_can_be_imported_again(after_the_end):
-    assert after_the_end(outcome("from bollard.runtime.shell import interpreter; os.write(1, b'there')")).stdout == "there"
+    line = "from bollard.runtime.shell import interpreter; os.write(1, b'there')"
+    assert after_the_end(outcome(line)).stdout == "there"
 
 
 def test_no_traceback_opens_a_source_file(tmp_path):
@@ -167,6 +168,24 @@ def test_no_traceback_opens_a_source_file(tmp_path):
     done = subprocess.run([sys.executable, "-IS", script], capture_output=True, text=True, timeout=30)
 
     assert (done.stdout, done.stderr) == ("went on", "")
+
+
+@pytest.mark.parametrize("name", ["saved.sqsh", "saved.sif", "missing/saved.sif"])
+def test_the_saver_has_all_that_it_needs(tmp_path, name):
+    (tmp_path / "tree/etc").mkdir(parents=True)
+    script = (
+        "import os, shutil, sys\n"
+        f"sys.path[:0] = [{str(TOP / '.dev')!r}, *{[path for path in sys.path if 'site-packages' in path]!r}]\n"
+        "from bollard.runtime.container import save\n"
+        "save.CAT, save.MKSQUASHFS = '/missing', shutil.which('mksquashfs')\n"
+        "save._prepare()\n"
+        f"os.write(1, save.write({str(tmp_path / 'tree')!r}, {str(tmp_path / name)!r}).encode())\n"
+        "os._exit(0)\n"
+    )
+    done = subprocess.run([sys.executable, "-IS", "-c", script], capture_output=True, text=True, timeout=60)
+
+    assert "ImportError" not in done.stdout and done.stderr == ""
+    assert (tmp_path / name).exists() == (done.stdout == "") == ("missing" not in name)
 
 
 def test_the_saver_may_start_programs(after_the_end):
