@@ -21,7 +21,7 @@ from fetcher import Fetcher
 USER = 54321  # a number that no one has, where root runs the tests
 TOP = Path(__file__).resolve().parents[2]
 DEFINITIONS = Path(__file__).resolve().parent.parent / "definitions"
-_PROGRAM = "import sys; from bollard.runtime.cli import main; sys.exit(main())"
+_PROGRAM = "import sys; from bollard.runtime.cli.main import main; sys.exit(main())"
 _PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "default-timeout")
 # apt's settings that a machine with a mirror or an odd clock needs.
 _APT_KEYS = ("Acquire::Check-Valid-Until", "Acquire::Check-Date", "Acquire::http::Proxy", "Acquire::https::Proxy")

@@ -18,7 +18,7 @@ import pytest
 from conftest import USER, Builder
 from test_definitions import tarball
 
-from bollard.runtime import image
+from bollard.runtime.image import image
 
 PROGRAMS = ("sh", "cat", "chmod", "echo", "id", "ln", "ls", "mkdir", "rm", "sleep", "touch")
 

@@ -15,7 +15,7 @@ import apptainer
 import pytest
 from tree import IMAGES, ROOT, Machine
 
-from bollard.runtime import sif, sif_write
+from bollard.runtime.image import sif, sif_write
 
 TOP = Path(__file__).resolve().parents[2]
 DEFINITION = """\

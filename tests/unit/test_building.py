@@ -7,9 +7,11 @@ import subprocess
 
 import pytest
 
-from bollard.runtime import bootstrap, builder, buildroot, oci, scif, tree
-from bollard.runtime.definition import App
+from bollard.runtime.build import bootstrap, build_root, builder, scif
+from bollard.runtime.build.definition import App
 from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import oci
+from bollard.runtime.system import tree
 
 
 @pytest.mark.parametrize(
@@ -65,8 +67,8 @@ def test_braces():
 def test_the_last_traced_command(tmp_path, shell, capfd):
     script = tmp_path / "post"
     script.write_text("A=1\n\n( true )\nfalse $A\necho never\n")
-    argv = [shell, *buildroot.traced(["/bin/sh", "-ex", str(script)], str(script))[1:]]
-    result = buildroot.run_on_host(argv, {"PATH": "/bin:/usr/bin"}, "/")
+    argv = [shell, *build_root.traced(["/bin/sh", "-ex", str(script)], str(script))[1:]]
+    result = build_root.run_on_host(argv, {"PATH": "/bin:/usr/bin"}, "/")
     assert result.status == 1
     assert result.trace.command == "false 1"
     if "bash" in shell:
@@ -84,7 +86,7 @@ def test_the_line_of_a_command_that_stands_twice():
 
 
 def test_variables_of_post():
-    found = buildroot.environment({"http_proxy": "p", "NO_PROXY": "q", "SECRET": "s", "PATH": "/h"}, {"A": "1"})
+    found = build_root.environment({"http_proxy": "p", "NO_PROXY": "q", "SECRET": "s", "PATH": "/h"}, {"A": "1"})
     assert {"http_proxy", "NO_PROXY", "A", "HOME", "PATH"} <= set(found)
     assert "SECRET" not in found
     assert found["PATH"] != "/h"

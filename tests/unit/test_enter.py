@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from bollard.runtime import entry, environment, wire
+from bollard.runtime.container import entry, environment, wire
 from bollard.spank_plugin import build
 
 PATH = b"PATH=/usr/bin:/bin"

@@ -14,16 +14,18 @@ import sif_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bollard.runtime import fuse, sif, sif_edit, sif_write
+from bollard.runtime.container import fuse
 from bollard.runtime.errors import BollardError
-from bollard.runtime.image import DIRECTORY, SQUASHFS, open_image, open_sif
+from bollard.runtime.image import sif, sif_edit, sif_write
+from bollard.runtime.image.image import DIRECTORY, SQUASHFS, open_image, open_sif
 
 NODE_MODULES = {
     "bollard",
     "bollard.runtime",
     "bollard.runtime.errors",
     "bollard.runtime.image",
-    "bollard.runtime.sif",
+    "bollard.runtime.image.image",
+    "bollard.runtime.image.sif",
 }
 
 
@@ -232,7 +234,7 @@ def as_nobody(path, call="open_image(sys.argv[1])"):
     """What the message is for a user without privileges, whoever runs the tests."""
     code = (
         "import os, sys\n"
-        "from bollard.runtime.image import open_image, open_sif\n"
+        "from bollard.runtime.image.image import open_image, open_sif\n"
         "if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         f"try: {call}\n"
         "except Exception as error: print(error)\n"

@@ -10,8 +10,9 @@ import tarfile
 
 import pytest
 
-from bollard.runtime import oci, tree
 from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import oci
+from bollard.runtime.system import tree
 
 
 def layer(*members):

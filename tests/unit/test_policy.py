@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from bollard.runtime import cache, policy, reference
 from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import cache, policy, reference
 
 DIGEST = "sha256:" + "a" * 64
 INDEX = "sha256:" + "b" * 64
