@@ -102,14 +102,18 @@ class Tree:
         try:
             with self.opened(path) as fd:
                 return stat.S_IFMT(os.fstat(fd).st_mode)
-        except OSError:
+        except OSError as error:
+            if not linux.is_missing(error):
+                raise
             return 0
 
     def is_link(self, path: str) -> bool:
         try:
             with self.opened(path, os.O_PATH | os.O_NOFOLLOW) as fd:
                 return stat.S_ISLNK(os.fstat(fd).st_mode)
-        except OSError:
+        except OSError as error:
+            if not linux.is_missing(error):
+                raise
             return False
 
     def read(self, path: str) -> bytes | None:
@@ -156,7 +160,9 @@ class Tree:
         try:
             with self.opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
                 return sorted(os.listdir(fd))
-        except OSError:
+        except OSError as error:
+            if not linux.is_missing(error):
+                raise
             return []
 
     def glob(self, pattern: str) -> list[str]:
