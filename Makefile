@@ -119,7 +119,7 @@ lint: dev
 	cd tests/cluster && $(MYPY) .
 	cd tests/fuzz && MYPYPATH=.. $(MYPY) .
 	cd tests/builds && MYPYPATH=.. $(MYPY) .
-	cd tests/stress && MYPYPATH=../cluster $(MYPY) .
+	cd tests/stress && MYPYPATH=../cluster:.. $(MYPY) .
 
 format: dev
 	.venv/bin/ruff check --fix-only --quiet .

@@ -34,6 +34,14 @@ _UNSUPPORTED = {
     "buildkit": "build it with BuildKit to an oci-archive and use that",
     "dockerfile": "build it with BuildKit or Podman to an oci-archive and use that",
 }
+# Keys that protect the user in Apptainer and have no effect here: key -> (agents, "" for all; why; what to do).
+_UNENFORCED = {
+    "fingerprints": ("", "signatures of images are not verified",
+                     "verify the image by other means, or pin it by its digest, and remove that line"),
+    "productpgp": ("", "the key of a product's packages is not used", "remove that line"),
+    "setopt": ("yum dnf", "options are not passed to dnf or yum", "remove that line, and set the option in %post"),
+    "modules": ("yum dnf", "no module is enabled", "remove that line, and use `dnf module enable` in %post"),
+}  # fmt: skip
 _TAR_MAGIC = ((257, b"ustar"), (0, b"\x1f\x8b"), (0, b"\x28\xb5\x2f\xfd"), (0, b"\xfd7zXZ"), (0, b"BZh"))
 
 
@@ -72,6 +80,19 @@ def check(header: Mapping[str, str]) -> None:
     agent = header["bootstrap"].lower()
     if agent not in _AGENTS and agent not in oci.TRANSPORTS:
         fill(Source(header, None, "", "", print))  # type: ignore[arg-type]  # only to raise
+    for key, (agents, why, cure) in _UNENFORCED.items():
+        if key in header and (not agents or agent in agents.split()):
+            raise BollardError(f"{_shown(key, header)}: {why} with Bootstrap: {agent}", cure)
+    if agent in ("yum", "dnf") and os.environ.get("GPG"):
+        raise BollardError(
+            f"GPG={ascii(os.environ['GPG'])[1:-1]}: {agent} would not check its packages against that key",
+            "unset GPG to build without the check",
+        )
+
+
+def _shown(key: str, header: Mapping[str, str]) -> str:
+    value = header[key] if header[key].isprintable() else ascii(header[key])[1:-1]
+    return f"{key.capitalize()}: {value[:60]}".rstrip(": ")
 
 
 def is_tarball(path: str) -> bool:
@@ -80,6 +101,11 @@ def is_tarball(path: str) -> bool:
             first = file.read(512)
     except OSError:
         return False
+    return is_archive(first)
+
+
+def is_archive(first: bytes) -> bool:
+    """Whether a file that begins so, with at least 512 bytes, is a tar archive, or packed as one may be."""
     return any(first[at : at + len(magic)] == magic for at, magic in _TAR_MAGIC)
 
 

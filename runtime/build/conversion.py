@@ -47,6 +47,7 @@ def to_file(uri: str, target: str, asked: Settings, *, force: bool) -> None:
     """Write the image that the URI names to `target`; all of it is compared with its digest on the way."""
     if not force and os.path.lexists(target):
         raise sif_write.exists(target)
+    sif_write.check_place(target)
     name = reference.parse(uri)
     with _ending_by_signals(), cache.opened(os.environ, asked.disable_cache) as store:
         asked = sources.with_login(name, asked)
@@ -73,6 +74,8 @@ def _path(name: Reference, asked: Settings, store: Store) -> str:
     if name.scheme not in ("docker", "docker-daemon"):
         return sources.file(name, asked, store)
     digest, found = sources.manifest(name, asked, store)
+    if not sources.is_accepted(name, digest, store):  # else the image made of it may be here
+        sources.layers(name, digest, found, asked, store)
     return _made(name, digest, lambda: Source(sources.layers(name, digest, found, asked, store)), store)
 
 

@@ -8,6 +8,8 @@ import os
 from bollard.runtime.build import conversion
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import reference, sources
+from bollard.runtime.image import image
+from bollard.runtime.request import spec
 
 
 def run(given: list[tuple[str, str]], words: list[str]) -> int:
@@ -24,5 +26,12 @@ def run(given: list[tuple[str, str]], words: list[str]) -> int:
     force = asked.get("force", "0") == "1"
     arch = sources.variable(os.environ, "PULL_ARCH")
     given = given if "arch" in asked or not arch else [*given, ("arch", arch)]
+    if reference.parse(uri).scheme == "library" and not _allows_unsigned(asked):
+        text = f"{image.shown(uri)}: no signature is verified; --allow-unsigned leaves this line out"
+        os.write(2, f"bollard: warning: {text}\n".encode("utf-8", "surrogateescape"))
     conversion.to_file(uri, os.path.join(folder, target), sources.settings(given, os.environ), force=force)
     return 0
+
+
+def _allows_unsigned(asked: dict[str, str]) -> bool:
+    return spec.switch([asked.get("allow-unsigned", "") or sources.variable(os.environ, "ALLOW_UNSIGNED")])

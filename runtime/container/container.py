@@ -31,7 +31,6 @@ class Container:
         "environment",
         "image",
         "instance",
-        "lacking",
         "ops",
         "record",
         "saver",
@@ -43,6 +42,7 @@ class Container:
         "steps",
         "told",
         "tools",
+        "warnings",
         "ways_in",
     )
 
@@ -72,7 +72,7 @@ class Container:
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
         self.instance = ""  # its name, for an instance: who ends tells the tasks in other words
         self.record = record.Record(opened)
-        self.lacking: list[str] = []  # cards that were asked for and are not there; until the first task tells so
+        self.warnings: list[str] = []  # what was to be there and is not; until the first task has printed it
         self.told = False  # --container-verbose has been answered
         self.ways_in = ways_in  # descriptors of the namespaces to join, in that order
         self.tools = b""  # where the host's Slurm commands are, in the container

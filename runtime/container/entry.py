@@ -14,7 +14,7 @@ import time
 from _socket import socket
 
 from bollard.runtime.container import environment, record, task_reaper, wire
-from bollard.runtime.errors import BollardError, one_line
+from bollard.runtime.errors import BollardError, one_line, shown
 from bollard.runtime.request import plan, spec
 
 TYPE_CHECKING = False
@@ -198,17 +198,14 @@ def _run_there(peer: socket, ways_in: tuple[int, ...], script: bytes, env: list[
 
 
 def note(container: Container, verbose: bytes, begin: int) -> bytes:
-    """What the first task of a step on this node tells the user: cards it has not, --container-verbose.
+    """What the first task of a step on this node tells the user: warnings, --container-verbose.
 
     `verbose` is when its client began (ns since 1970), "" when the user did not ask; `begin` when this task came.
     """
-    lacking = "".join(
-        f"bollard: --{kind}: {os.uname().nodename} has no driver for it; the container starts without\n"
-        for kind in container.lacking
-    )
-    container.lacking = []
+    warnings = "".join(f"bollard: {shown(warning)}\n" for warning in container.warnings)
+    container.warnings = []
     if not verbose:
-        return lacking.encode()
+        return warnings.encode("utf-8", "replace")
     if container.told:
         lines = [f"image {container.spec.image}, container of an earlier step of this job"]
     else:
@@ -217,7 +214,7 @@ def note(container: Container, verbose: bytes, begin: int) -> bytes:
         lines += container.clock.lines(int(verbose) if verbose.isdigit() and len(verbose) < 20 else 0)
         container.told = True
     lines.append(f"{'entry':<15} {(time.monotonic_ns() - begin) / 1e6:8.2f} ms")
-    text = lacking + "".join(f"bollard: {os.uname().nodename}: {line}\n" for line in lines)
+    text = warnings + "".join(f"bollard: {os.uname().nodename}: {line}\n" for line in lines)
     return text.encode("utf-8", "replace")
 
 

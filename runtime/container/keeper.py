@@ -53,8 +53,10 @@ def _read_in(root: int, path: str) -> bytes:
     """A small file of the image; empty when there is none, or when it is no regular file."""
     try:
         fd = linux.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:
-        return b""
+    except OSError as error:
+        if linux.is_missing(error) or not _is_file(root, path):
+            return b""
+        raise
     try:
         info = os.fstat(fd)
         if info.st_mode & _S_IFMT != _S_IFREG:
@@ -64,6 +66,15 @@ def _read_in(root: int, path: str) -> bytes:
                 f"{path} in the image has {info.st_size} bytes, over {FILE_MAX}", "is it what it should be?"
             )
         return os.read(fd, FILE_MAX)
+    finally:
+        os.close(fd)
+
+
+def _is_file(root: int, path: str) -> bool:
+    """Whether `path` is a regular file. A socket and a device cannot be opened to find that out."""
+    fd = linux.open_in_root(root, path)
+    try:
+        return os.fstat(fd).st_mode & _S_IFMT == _S_IFREG
     finally:
         os.close(fd)
 
@@ -109,10 +120,11 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     from bollard.runtime.shell import interpreter  # noqa: F401
 
     ops, lacking = _plan(asked, spool, here)
+    warnings: list[str] = []
     files = _write_files(asked)
     accounts = identity.lines(asked.home)
     ready = {plan.PROC: linux.clone_tree(f"{SESSION}/proc", recursive=False)} if processes >= 0 else {}
-    places = mounts.clone_sources(ops, files, SESSION, ready)
+    places = mounts.clone_sources(ops, files, SESSION, ready, warnings)
     clock.mark("sources")
     root = _first_look(asked, base, words)
     if server:
@@ -123,13 +135,13 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     clock.mark("server")
     base, servers = layers.mount(asked, base, SESSION, own_layers, places)
     saver = _start_saver(asked, base, own)
-    new_root = mounts.make_root(base, SESSION, places, layers.is_writable(asked, own_layers))
+    new_root = mounts.make_root(base, SESSION, places, warnings, layers.is_writable(asked, own_layers))
     ways_in = _ways_in(asked, processes)
     linux.change_root(new_root)
     clock.mark("mounts")
     container = Container(asked, opened, ops, server, clock, here, ways_in)
     container.saver, container.servers = saver, servers
-    container.lacking = lacking
+    container.warnings = lacking + [f"{os.uname().nodename}: {warning}" for warning in warnings]
     _look_around(container)
     clock.mark("environment")
     return container
@@ -177,14 +189,15 @@ def _mount(asked: Spec, opened: Image, own: bool) -> tuple[str, int, int]:
 
 
 def _plan(asked: Spec, spool: str, here: site.Site) -> tuple[list[plan.Op], list[str]]:
-    """What is mounted, and the kinds of cards that were asked for and are not there."""
+    """What is mounted, and a warning for each kind of card that was asked for and is not there."""
     ops = plan.make(asked, spool, PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES)
     if not asked.cards:
         return ops, []
     from bollard.runtime.container import gpu
 
     cards, lacking = gpu.make(asked.cards, asked.contain)
-    return ops + cards, lacking
+    warning = f"{os.uname().nodename} has no driver for it; the container starts without"
+    return ops + cards, [f"--{kind}: {warning}" for kind in lacking]
 
 
 def _write_files(asked: Spec) -> dict[str, str]:
@@ -285,7 +298,9 @@ def _scripts() -> list[tuple[str, bytes]]:
                 f"the image has {len(names)} environment scripts, over {SCRIPTS_MAX}", f"look at {SCRIPTS}"
             )
         return [(name, _read_in(root, f"{SCRIPTS}/{name}")) for name in names]
-    except OSError:
+    except OSError as error:
+        if not linux.is_missing(error):
+            raise
         old = _read_in(root, "/environment")  # Singularity before 2.3
         return [("environment", old)] if old else []
     finally:

@@ -48,9 +48,12 @@ def _is_directory(fd: int) -> bool:
     return os.fstat(fd).st_mode & 0o170000 == _IS_DIRECTORY
 
 
-def clone_sources(ops: list[Op], files: dict[str, str], session: str, ready: dict[int, int]) -> list[Place]:
+def clone_sources(
+    ops: list[Op], files: dict[str, str], session: str, ready: dict[int, int], warnings: list[str]
+) -> list[Place]:
     """Detach a copy of every source of the host, and make what has none. `files` names those the keeper wrote
-    itself, `ready` has trees {flag of plan.SETS: descriptor} that only it can make."""
+    itself, `ready` has trees {flag of plan.SETS: descriptor} that only it can make. An optional source that is left
+    out gets a line in `warnings`, unless it is one that a node may lack."""
     places: list[Place] = []
     for source, target, flags in ops:
         if flags & plan.LINK:
@@ -66,6 +69,8 @@ def clone_sources(ops: list[Op], files: dict[str, str], session: str, ready: dic
                 tree = _clone(files.get(source, source), flags)
             except OSError as error:
                 if flags & OPTIONAL:
+                    if flags & plan.EXPECTED or not linux.is_missing(error):
+                        warnings.append(f"{source}: {error.strerror}; the container starts without it")
                     continue
                 raise BollardError(
                     f"bind {source}: {error.strerror}", "does it exist on this node, and may you read it?"
@@ -133,10 +138,17 @@ def bind_directory(fd: int, target: str, writable: bool = False) -> None:
     os.close(tree)
 
 
-def _exists(root: int, path: str) -> bool:
+def _flags(place: Place) -> int:
+    """How a place is opened. The kernel mounts a file on a link as well, if the descriptor is one of the link."""
+    return os.O_PATH | (os.O_NOFOLLOW if place.flags & plan.OVER_LINK else 0)
+
+
+def _exists(root: int, path: str, flags: int = os.O_PATH) -> bool:
     try:
-        os.close(linux.open_in_root(root, path))
-    except OSError:
+        os.close(linux.open_in_root(root, path, flags))
+    except OSError as error:
+        if not linux.is_missing(error):
+            raise
         return False
     return True
 
@@ -145,7 +157,7 @@ def _wanted(root: int, places: list[Place]) -> list[Place]:
     slurm = _exists(root, plan.SLURM_MARK)
     wanted = []
     for place in places:
-        if (place.flags & plan.IF_IN_IMAGE and not _exists(root, place.target)) or (
+        if (place.flags & plan.IF_IN_IMAGE and not _exists(root, place.target, _flags(place))) or (
             place.flags & plan.IF_SLURM and not slurm
         ):
             os.close(place.tree)  # such a one has a source
@@ -161,7 +173,9 @@ def _deepest(root: int, path: str) -> tuple[str, list[str]]:
         parent = "/" + "/".join(parts[:count])
         try:
             fd = linux.open_in_root(root, parent, os.O_PATH | os.O_DIRECTORY)
-        except OSError:
+        except OSError as error:
+            if not linux.is_missing(error):
+                raise
             continue
         os.close(fd)
         return parent, parts[count:]
@@ -174,7 +188,7 @@ def _missing(root: int, places: list[Place]) -> dict[str, list[tuple[list[str], 
     for number, place in enumerate(places):
         # A place inside an earlier bind is that bind's affair.
         inside = any(plan.below(place.target, other.target) for other in places[:number])
-        if not inside and not _exists(root, place.target):
+        if not inside and not _exists(root, place.target, _flags(place)):
             parent, parts = _deepest(root, place.target)
             found.setdefault(parent, []).append((parts, place.directory))
     return found
@@ -255,24 +269,26 @@ class Shadows:
         return folder
 
 
-def make_root(image: str, session: str, places: list[Place], writable: bool = False) -> str:
+def make_root(image: str, session: str, places: list[Place], warnings: list[str], writable: bool = False) -> str:
     """Make every mount of the plan on top of the root mounted at `image`; returns the path of the root.
 
     `session` is a directory on a tmpfs of ours. What the image lacks is decided before anything is covered,
     parents before children, so no cover hides an earlier mount. A `writable` root gets its mount points itself.
+    An optional mount that has no place gets a line in `warnings`.
     """
     root = os.open(image, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     places = _wanted(root, [place for place in places if place.tree >= 0])
     missing = _missing(root, places)
-    path = image
+    path, refused = image, {}
     if writable:
-        _make_in(root, missing)
+        refused = _make_in(root, missing)
     elif missing:
         path = _cover(image, session, root, missing)
         os.close(root)
         root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    for place in places:
-        _attach(root, place)
+    left_out = [f"{place.target} ({reason})" for place in places if (reason := _attach(root, place, refused))]
+    if left_out:
+        warnings.append(f"no place in the container for {', '.join(left_out)}; it starts without")
     os.close(root)
     if path != image:
         linux.remount_readonly(path, linux.MS_NOSUID | linux.MS_NODEV)
@@ -288,16 +304,18 @@ def make_points(image: str, folder: str, places: list[Place]) -> None:
     os.close(root)
 
 
-def _make_in(root: int, missing: dict[str, list[tuple[list[str], bool]]]) -> None:
-    """Make mount points in a root that takes writes; one that cannot be made is missed when it is used."""
+def _make_in(root: int, missing: dict[str, list[tuple[list[str], bool]]]) -> dict[str, str]:
+    """Make mount points in a root that takes writes; returns {target: reason} for those that cannot be made."""
+    refused = {}
     for parent, wanted in missing.items():
+        fd = linux.open_in_root(root, parent, os.O_PATH | os.O_DIRECTORY)
         for parts, directory in wanted:
             try:
-                fd = linux.open_in_root(root, parent, os.O_PATH | os.O_DIRECTORY)
                 _make(_fd_path(fd), [(parts, directory)])
-                os.close(fd)
-            except OSError:
-                continue
+            except OSError as error:
+                refused[_tidy("/".join([parent, *parts]))] = str(error.strerror)
+        os.close(fd)
+    return refused
 
 
 def _cover(image: str, session: str, root: int, missing: dict[str, list[tuple[list[str], bool]]]) -> str:
@@ -326,24 +344,31 @@ def _cover(image: str, session: str, root: int, missing: dict[str, list[tuple[li
     return path
 
 
-def _attach(root: int, place: Place) -> None:
+def _attach(root: int, place: Place, refused: dict[str, str]) -> str:
+    """Put a tree in its place. Returns why an optional one has none, else "". `refused`: what `_make_in` returned."""
     try:
-        target = linux.open_in_root(root, place.target)
-        if _is_directory(target) != place.directory:
-            kinds = ("a directory", "a file") if place.directory else ("a file", "a directory")
-            raise BollardError(
-                f"bind {place.source}: it is {kinds[0]}, but {place.target} in the image is {kinds[1]}",
-                "name another place for it",
-            )
-        linux.attach(place.tree, target)
+        target = linux.open_in_root(root, place.target, _flags(place))
+        fits = _is_directory(target) == place.directory
+        if fits:
+            linux.attach(place.tree, target)
         os.close(target)
-    except (OSError, BollardError) as error:
-        if not place.flags & OPTIONAL:
-            if isinstance(error, BollardError):
-                raise
-            raise BollardError(
-                f"bind {place.source}: no place for it at {place.target} ({error.strerror})",
-                "a mount point inside another bind must exist in that bind's source",
-            ) from None
+    except OSError as error:
+        reason = refused.get(_tidy(place.target), str(error.strerror))
+        what = f"no place for it at {place.target} ({reason})"
+        hint = "a mount point inside another bind must exist in that bind's source"
+    else:
+        if fits:
+            return ""
+        kinds = ("a directory", "a file") if place.directory else ("a file", "a directory")
+        reason = f"{kinds[1]} is there"
+        what = f"it is {kinds[0]}, but {place.target} in the image is {kinds[1]}"
+        hint = "name another place for it"
     finally:
         os.close(place.tree)
+    if not place.flags & OPTIONAL:
+        raise BollardError(f"bind {place.source}: {what}", hint)
+    return reason
+
+
+def _tidy(path: str) -> str:
+    return "/" + "/".join(part for part in path.split("/") if part)

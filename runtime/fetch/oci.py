@@ -25,6 +25,7 @@ from typing import IO, Any, NamedTuple, cast
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch.reference import ARCHIVES
 from bollard.runtime.image import sif
+from bollard.runtime.system import linux
 from bollard.runtime.system.tree import Tree, remove_at
 
 TRANSPORTS = (*ARCHIVES, "docker", "docker-daemon")
@@ -375,9 +376,13 @@ def _apply_members(archive: tarfile.TarFile, tree: Tree, layer: bool) -> None:
             if member.isdir():
                 directories.append((path, member))
     for path, member in reversed(directories):  # times and modes last: contents change the one and need the other
-        with contextlib.suppress(OSError), tree.opened(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as fd:
-            os.fchmod(fd, member.mode & 0o7777)
-            os.utime(fd, (member.mtime, member.mtime))
+        try:
+            with tree.opened(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as fd:
+                os.fchmod(fd, member.mode & 0o7777)
+                os.utime(fd, (member.mtime, member.mtime))
+        except OSError as error:
+            if not linux.is_missing(error):  # a later member or a whiteout has taken its place
+                raise
 
 
 def _whiteout(tree: Tree, parts: list[str], written: set[str]) -> None:

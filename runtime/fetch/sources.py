@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from bollard.runtime import progress
 from bollard.runtime.errors import BollardError
-from bollard.runtime.fetch import cache, library, oci, reference, registry, web
+from bollard.runtime.fetch import cache, library, oci, policy, reference, registry, web
 from bollard.runtime.fetch.cache import Store
 from bollard.runtime.fetch.reference import Reference
 from bollard.runtime.fetch.registry import Access
@@ -37,6 +37,7 @@ class Settings(NamedTuple):
     disable_cache: bool = False
     library: str = ""
     arch: str = ""  # Go's name; "" for this machine's
+    verbose: bool = False  # tell which policy is asked
 
 
 class Source(NamedTuple):
@@ -56,12 +57,14 @@ def settings(given: list[tuple[str, str]], environ: Mapping[str, str]) -> Settin
 
     user = variable(environ, "DOCKER_USERNAME") or environ.get("DOCKER_USERNAME", "")
     password = variable(environ, "DOCKER_PASSWORD") or environ.get("DOCKER_PASSWORD", "")
+    daemon = asked.get("docker-host") or variable(environ, "DOCKER_HOST") or environ.get("DOCKER_HOST", "")
     return Settings(
-        access=Access(asked.get("authfile", ""), user, password, on("no-https", "NOHTTPS", "NO_HTTPS")),
+        access=Access(asked.get("authfile", ""), user, password, on("no-https", "NOHTTPS", "NO_HTTPS"), daemon),
         login=on("docker-login", "DOCKER_LOGIN"),
         disable_cache=on("disable-cache", "DISABLE_CACHE"),
         library=asked.get("library") or variable(environ, "LIBRARY"),
         arch=sif.arch_name(asked.get("arch", "")),
+        verbose=on("verbose", "VERBOSE", "LOG"),
     )
 
 
@@ -131,11 +134,28 @@ def layers(name: Reference, digest: str, found: dict[str, Any], asked: Settings,
     """The image's layers, in the cache; what is damaged there is fetched again."""
     wanted = oci.digests(found, name.uri)
     intact = [cache.is_intact(store, item) for item in wanted]  # all of them: what is damaged goes
-    if not all(intact):
-        progress.say(f"fetching {name.uri}")
+    if not all(intact) or not is_accepted(name, digest, store):
         with cache.scratch(store) as place:
-            registry.copy(name, f"sha256:{digest}", store.blobs, place, asked.access)
+            _copy(name, digest, store.blobs, place, asked, store)
     return oci.from_manifest(found, store.blobs, name.uri)
+
+
+def is_accepted(name: Reference, digest: str, store: Store) -> bool:
+    """Whether the host's policy, as it is now, has accepted the manifest with that hexadecimal digest before."""
+    digest = f"sha256:{digest}"
+    return policy.is_accepted(policy.of_host(name, digest, os.environ), name, digest, store)
+
+
+def _copy(name: Reference, digest: str, blobs: str, scratch: str, asked: Settings, store: Store) -> None:
+    """Fetch the blobs of a manifest that the host's policy accepts."""
+    progress.say(f"fetching {name.uri}")
+    digest = f"sha256:{digest}"
+    found = policy.of_host(name, digest, os.environ)
+    if asked.verbose:
+        how = f"the policy in {found.file} is asked" if found.file else "accepted: this host has no policy.json"
+        sys.stderr.write(f"bollard: {name.uri}: {how}\n")
+    registry.copy(name, digest, blobs, scratch, asked.access, found)
+    policy.accept(found, name, digest, store)
 
 
 def file(name: Reference, asked: Settings, store: Store) -> str:
@@ -171,11 +191,14 @@ def _artifact(name: Reference, asked: Settings, store: Store) -> str:
 
     def get(place: str) -> str:
         os.mkdir(f"{place}/blobs")
-        registry.copy(name, f"sha256:{digest}", f"{place}/blobs", place, asked.access)
+        _copy(name, digest, f"{place}/blobs", place, asked, store)
         path = f"{place}/blobs/{wanted.replace(':', '/')}"
         _verify(name, path, size, wanted.partition(":")[2])
         return path
 
+    if is_image(store.path("oras", wanted.partition(":")[2])) and not is_accepted(name, digest, store):
+        with cache.scratch(store) as place:
+            get(place)
     return _kept(store, "oras", wanted.partition(":")[2], name, get)
 
 

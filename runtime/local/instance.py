@@ -193,7 +193,9 @@ def _looker(record: Record) -> Callable[[str], bool]:
     def has(path: str) -> bool:
         try:
             fd = linux.open_in_root(root, path)
-        except OSError:
+        except OSError as error:
+            if not linux.is_missing(error):
+                raise BollardError(f"{path} in the instance {record.name}: {error.strerror}") from None
             return False
         try:
             return os.path.isfile(f"/proc/self/fd/{fd}") and os.access(f"/proc/self/fd/{fd}", os.X_OK)

@@ -10,6 +10,7 @@ from a container of the image. Nothing of the image is executed.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -188,7 +189,9 @@ def _text(root: int, place: str) -> str:
 def _open(root: int, place: str, more: int = 0, close: bool = False) -> int | None:
     try:
         fd = linux.open_in_root(root, "/" + place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | more)
-    except OSError:
+    except OSError as error:
+        if not linux.is_missing(error) and error.errno != errno.ENXIO:  # that is a socket or a device
+            raise BollardError(f"/{place} in the image: {error.strerror}", "check its permissions") from None
         return None
     if close:
         os.close(fd)

@@ -29,6 +29,8 @@ IF_SLURM = 16  # only when the image brings Slurm's commands
 DEVPTS = 512  # terminals of the container's own
 PROC = 1024  # a /proc of a private process namespace
 LINK = 2048  # a symbolic link
+OVER_LINK = 8192  # a file that takes the place of a link itself, not of what the link leads to
+EXPECTED = 4096  # optional, but each node has it: a warning where it is missing
 SETS = TMPFS | DEVPTS | PROC | LINK  # those that have no source on the host
 
 # What a /dev of the container's own has of the host's (Apptainer's `mount dev = minimal`).
@@ -109,7 +111,7 @@ def _kernel(spec: Spec) -> list[Op]:
     if "proc" not in out:
         ops.append(("", "/proc", PROC) if "pid" in spec.unshare else ("/proc", "/proc", 0))
     if "sys" not in out:
-        ops.append(("/sys", "/sys", OPTIONAL))
+        ops.append(("/sys", "/sys", OPTIONAL | EXPECTED))
     if "dev" in out:
         return ops
     if not spec.contain:
@@ -124,7 +126,8 @@ def _kernel(spec: Spec) -> list[Op]:
 
 def _site_files(spec: Spec) -> list[Op]:
     # Without a file of hosts Slurm's controller is not found: an image that has none gets one.
-    wanted = [("localtime", "/etc/localtime", IF_IN_IMAGE), ("hosts", "/etc/hosts", 0)]
+    # /etc/localtime is a link to a file of a time zone, which keeps its content: TZ=UTC is UTC.
+    wanted = [("localtime", "/etc/localtime", IF_IN_IMAGE | OVER_LINK), ("hosts", "/etc/hosts", 0)]
     return [
         (path, path, READ_ONLY | OPTIONAL | flag)
         for name, path, flag in wanted
@@ -143,7 +146,7 @@ def _home(spec: Spec) -> list[Op]:
     if not spec.home or "home" in spec.no_mount:
         return []
     if spec.home_source:
-        return [(spec.home_source, spec.home, OPTIONAL)]
+        return [(spec.home_source, spec.home, OPTIONAL | EXPECTED)]
     return [(f"{spec.workdir}/home", spec.home, 0) if spec.workdir else ("mode=0700", spec.home, TMPFS)]
 
 
@@ -151,7 +154,7 @@ def _tmp(spec: Spec) -> list[Op]:
     if "tmp" in spec.no_mount:
         return []
     if not spec.contain:
-        return [("/tmp", "/tmp", OPTIONAL), ("/var/tmp", "/var/tmp", OPTIONAL)]
+        return [(path, path, OPTIONAL | EXPECTED) for path in ("/tmp", "/var/tmp")]
     if spec.workdir:
         return [(f"{spec.workdir}/tmp", "/tmp", 0), (f"{spec.workdir}/var_tmp", "/var/tmp", 0)]
     return [("mode=1777", "/tmp", TMPFS), ("mode=1777", "/var/tmp", TMPFS)]

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from errno import EAGAIN, EINTR, ELOOP, ENOENT, ENOTDIR
 
 from bollard.runtime.system._linux import ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # linux/mount.h, linux/openat2.h, linux/fcntl.h
 OPEN_TREE_CLONE = 1
@@ -22,6 +28,8 @@ MOUNT_ATTR_NOEXEC = 0x08
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+# How long a look-up is tried again while mounts and renames on the machine disturb it.
+DISTURBED_SECONDS = 10.0
 
 MS_NOSUID: int = lib.MS_NOSUID
 MS_NODEV: int = lib.MS_NODEV
@@ -34,6 +42,26 @@ def _check(result: int, what: str) -> int:
     if result < 0:
         raise OSError(ffi.errno, os.strerror(ffi.errno), what)
     return result
+
+
+def _tried_again(call: Callable[[], int], what: str) -> int:
+    """The result of the look-up `call`, which is repeated while the kernel's answer means "try again".
+
+    openat2(2) returns EAGAIN when a mount or a rename anywhere on the machine races with a ".." below a root.
+    Raises: OSError as `_check` does; with EAGAIN, and the reason in words, after DISTURBED_SECONDS.
+    """
+    end = 0.0
+    while (result := call()) < 0 and ffi.errno in (EAGAIN, EINTR):
+        end = end or time.monotonic() + DISTURBED_SECONDS
+        if time.monotonic() > end:
+            reason = f"mounts or renames on this machine disturbed the look-up for {DISTURBED_SECONDS:.0f} s; try again"
+            raise OSError(EAGAIN, reason, what)
+    return _check(result, what)
+
+
+def is_missing(error: OSError) -> bool:
+    """Whether a look-up failed because nothing has that name. A link that leads round in a circle names nothing."""
+    return error.errno in (ENOENT, ENOTDIR, ELOOP)
 
 
 def new_user_namespace() -> None:
@@ -133,7 +161,7 @@ def remount_readonly(target: str, flags: int = 0) -> None:
 def clone_tree(path: str, recursive: bool = True) -> int:
     """A detached copy of the mounts at `path` of the host, symlinks followed, as a descriptor."""
     flags = OPEN_TREE_CLONE | os.O_CLOEXEC | (AT_RECURSIVE if recursive else 0)
-    return _check(lib.b_open_tree(-100, os.fsencode(path), flags), path)
+    return _tried_again(lambda: lib.b_open_tree(-100, os.fsencode(path), flags), path)
 
 
 def clone_tree_at(fd: int) -> int:
@@ -153,9 +181,12 @@ def attach(tree: int, target: int) -> None:
 
 
 def open_in_root(root: int, path: str, flags: int = os.O_PATH) -> int:
-    """Open `path` as if `root` were "/": no symlink and no ".." leads out of it (openat2(2))."""
-    resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-    return _check(lib.b_openat2(root, os.fsencode(path), flags | os.O_CLOEXEC, resolve), path)
+    """Open `path` as if `root` were "/": no symlink and no ".." leads out of it (openat2(2)).
+
+    Raises: OSError; `is_missing` tells whether there is nothing at `path`.
+    """
+    name, resolve = os.fsencode(path), RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+    return _tried_again(lambda: lib.b_openat2(root, name, flags | os.O_CLOEXEC, resolve), path)
 
 
 def exchange(one: str, other: str) -> None:

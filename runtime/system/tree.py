@@ -24,6 +24,18 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 DIRECTORY = stat.S_IFDIR  # of Tree.kind
 
 
+_Above = tuple[tuple[int, int], ...]  # st_dev and st_ino of directories, the outermost first
+
+
+class CopyError(Exception):
+    """What cannot be copied: `path` below what was named ("" for that itself), and why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
 class Tree:
     """The tree below the directory `path`."""
 
@@ -90,14 +102,18 @@ class Tree:
         try:
             with self.opened(path) as fd:
                 return stat.S_IFMT(os.fstat(fd).st_mode)
-        except OSError:
+        except OSError as error:
+            if not linux.is_missing(error):
+                raise
             return 0
 
     def is_link(self, path: str) -> bool:
         try:
             with self.opened(path, os.O_PATH | os.O_NOFOLLOW) as fd:
                 return stat.S_ISLNK(os.fstat(fd).st_mode)
-        except OSError:
+        except OSError as error:
+            if not linux.is_missing(error):
+                raise
             return False
 
     def read(self, path: str) -> bytes | None:
@@ -144,7 +160,9 @@ class Tree:
         try:
             with self.opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
                 return sorted(os.listdir(fd))
-        except OSError:
+        except OSError as error:
+            if not linux.is_missing(error):
+                raise
             return []
 
     def glob(self, pattern: str) -> list[str]:
@@ -171,32 +189,47 @@ class Tree:
         """Copy `name` in the directory open at `source` to `target` as cp does: into it if it is a directory.
 
         `follow` copies what links point to and gives new files the user's umask; without it links, modes, times
-        and owners are kept.
+        and owners are kept. Links inside `name` that lead to nothing, or to a directory that holds them, stay links.
+
+        Raises: CopyError with the path below `name` that cannot be copied.
         """
         if target.endswith("/"):
             self.makedirs(target)
         if self.kind(target) == stat.S_IFDIR:
             target = f"{target.rstrip('/')}/{name}"
-        self._copy(source, name, target, follow)
+        self._copy(source, name, target, follow, "", ())
 
-    def _copy(self, source: int, name: str, target: str, follow: bool) -> None:
-        info = os.stat(name, dir_fd=source, follow_symlinks=follow)
+    def _copy(self, source: int, name: str, target: str, follow: bool, path: str, above: _Above) -> None:
+        """`path` is where we are below what was named, `above` the directories around it."""
+        try:
+            self._copy_entry(source, name, target, follow, path, above)
+        except OSError as error:
+            raise CopyError(path, error.strerror or str(error)) from None
+        except RecursionError:
+            raise CopyError("", "its directories are nested too deep") from None
+
+    def _copy_entry(self, source: int, name: str, target: str, follow: bool, path: str, above: _Above) -> None:
+        info = _info(source, name, follow, path, above)
         if stat.S_ISDIR(info.st_mode):
-            self._copy_directory(source, name, target, follow, info)
+            self._copy_directory(source, name, target, follow, info, path, above)
         elif stat.S_ISREG(info.st_mode):
             self._copy_file(source, name, target, follow, info)
         else:
-            with self.parent(target) as (above, last):
+            with self.parent(target) as (place, last):
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(last, dir_fd=above)
+                    os.unlink(last, dir_fd=place)
                 if stat.S_ISLNK(info.st_mode):
-                    os.symlink(os.readlink(name, dir_fd=source), last, dir_fd=above)
+                    os.symlink(os.readlink(name, dir_fd=source), last, dir_fd=place)
                 elif stat.S_ISFIFO(info.st_mode):
-                    os.mkfifo(last, stat.S_IMODE(info.st_mode), dir_fd=above)
+                    os.mkfifo(last, stat.S_IMODE(info.st_mode), dir_fd=place)
+                else:
+                    return  # a socket, of which nobody listens there, or a device: /dev is the host's
                 if not follow:
-                    os.chown(last, info.st_uid, info.st_gid, dir_fd=above, follow_symlinks=False)
+                    os.chown(last, info.st_uid, info.st_gid, dir_fd=place, follow_symlinks=False)
 
-    def _copy_directory(self, source: int, name: str, target: str, follow: bool, info: os.stat_result) -> None:
+    def _copy_directory(
+        self, source: int, name: str, target: str, follow: bool, info: os.stat_result, path: str, above: _Above
+    ) -> None:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
         inside = os.open(name, flags, dir_fd=source)
         try:
@@ -206,7 +239,8 @@ class Tree:
                 raise BollardError(f"{target}: is a link to nothing in the image", "name another place")
             self.makedirs(target)
             for entry in names:
-                self._copy(inside, entry, f"{target.rstrip('/')}/{entry}", follow)
+                inner = (*above, (info.st_dev, info.st_ino))
+                self._copy(inside, entry, f"{target.rstrip('/')}/{entry}", follow, f"{path}/{entry}", inner)
         finally:
             os.close(inside)
         if made:
@@ -233,6 +267,20 @@ class Tree:
         os.fchown(fd, info.st_uid, info.st_gid)
         os.fchmod(fd, stat.S_IMODE(info.st_mode))
         os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def _info(source: int, name: str, follow: bool, path: str, above: _Above) -> os.stat_result:
+    """What is to be copied: what a link leads to, or, where that cannot be, the link."""
+    info = os.stat(name, dir_fd=source, follow_symlinks=False)
+    if not follow or not stat.S_ISLNK(info.st_mode):
+        return info
+    try:
+        found = os.stat(name, dir_fd=source)
+    except OSError as error:
+        if path and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return info
+        raise
+    return info if (found.st_dev, found.st_ino) in above else found
 
 
 def umask() -> int:

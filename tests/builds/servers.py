@@ -140,10 +140,10 @@ def entry(data: bytes, kind: str) -> dict[str, object]:
     return {"mediaType": kind, "digest": digest(data), "size": len(data)}
 
 
-def layout(path: Path, words: str, base: bytes | None = None) -> Path:
-    """An OCI layout with one image: programs of this machine below, /opt/words above."""
+def layout(path: Path, words: str, base: bytes | None = None, more: dict[str, bytes] | None = None) -> Path:
+    """An OCI layout with one image: programs of this machine below, /opt/words, and what `more` has, above."""
     base = programs() if base is None else base
-    above = tarball({"opt/words": words.encode()})
+    above = tarball({"opt/words": words.encode(), **(more or {})})
     config = {
         "architecture": ARCH,
         "os": "linux",
