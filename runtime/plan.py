@@ -30,6 +30,7 @@ DEVPTS = 512  # terminals of the container's own
 PROC = 1024  # a /proc of a private process namespace
 LINK = 2048  # a symbolic link
 OVER_LINK = 8192  # a file that takes the place of a link itself, not of what the link leads to
+IF_FREE = 16384  # not where an earlier mount is, by this name or through a link of the image
 EXPECTED = 4096  # optional, but each node has it: a warning where it is missing
 SETS = TMPFS | DEVPTS | PROC | LINK  # those that have no source on the host
 
@@ -96,7 +97,7 @@ def make(
         own.append(("hostname", "/etc/hostname", READ_ONLY | OPTIONAL))
     bound = [target for _, target, _ in spec.binds]
     ops += [op for op in own if op[1] not in bound]  # what the user binds there is what he wants
-    ops += [(path, path, READ_ONLY | OPTIONAL | IF_SLURM) for path in SLURM_FILES]
+    ops += [(path, path, READ_ONLY | OPTIONAL | IF_SLURM | IF_FREE) for path in SLURM_FILES]
     if prefix:
         ops.append((prefix, here.prefix or prefix, READ_ONLY | OPTIONAL | SHALLOW | IF_SLURM))
     if tools and not spec.no_slurm:
@@ -154,10 +155,10 @@ def _tmp(spec: Spec) -> list[Op]:
     if "tmp" in spec.no_mount:
         return []
     if not spec.contain:
-        return [(path, path, OPTIONAL | EXPECTED) for path in ("/tmp", "/var/tmp")]
+        return [(path, path, OPTIONAL | EXPECTED | IF_FREE) for path in ("/tmp", "/var/tmp")]
     if spec.workdir:
-        return [(f"{spec.workdir}/tmp", "/tmp", 0), (f"{spec.workdir}/var_tmp", "/var/tmp", 0)]
-    return [("mode=1777", "/tmp", TMPFS), ("mode=1777", "/var/tmp", TMPFS)]
+        return [(f"{spec.workdir}/{name}", path, IF_FREE) for name, path in (("tmp", "/tmp"), ("var_tmp", "/var/tmp"))]
+    return [("mode=1777", path, TMPFS | IF_FREE) for path in ("/tmp", "/var/tmp")]
 
 
 def workdirs(spec: Spec) -> list[str]:
