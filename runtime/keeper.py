@@ -69,6 +69,7 @@ class Container:
         "instance",
         "ops",
         "record",
+        "replaced",
         "saver",
         "scripts",
         "server",
@@ -108,6 +109,7 @@ class Container:
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
         self.instance = ""  # its name, for an instance: who ends tells the tasks in other words
         self.record = record.Record(opened)
+        self.replaced: set[bytes] = set()  # working directories that are not in it, and of which a task was told
         self.warnings: list[str] = []  # what was to be there and is not; until the first task has printed it
         self.told = False  # --container-verbose has been answered
         self.ways_in = ways_in  # descriptors of the namespaces to join, in that order
@@ -273,7 +275,8 @@ def _mount(asked: Spec, opened: Image, own: bool) -> tuple[str, int, int]:
 
 def _plan(asked: Spec, spool: str, here: site.Site) -> tuple[list[plan.Op], list[str]]:
     """What is mounted, and a warning for each kind of card that was asked for and is not there."""
-    ops = plan.make(asked, spool, PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES)
+    real_cwd = os.path.realpath(asked.cwd)
+    ops = plan.make(asked, spool, PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES, real_cwd)
     if not asked.cards:
         return ops, []
     from bollard.runtime import gpu

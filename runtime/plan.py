@@ -68,18 +68,22 @@ def make(
     here: Site = DEFAULTS,
     tools: str = "",
     places: tuple[str, ...] = (),
+    real_cwd: str = "",
 ) -> list[Op]:
     """The operations for `spec`. `spool`: SlurmdSpoolDir, where batch scripts and PMIx files lie; `prefix`:
     the installation, which Slurm's commands in the image load the plugin from; `here`: what the site wants;
-    `tools`, `places`: what host_slurm.py says."""
+    `tools`, `places`: what host_slurm.py says; `real_cwd`: spec.cwd on this node with its links resolved, "" for
+    the same."""
     out = spec.no_mount
     ops = _kernel(spec) + _site_files(spec) + _site_mounts(spec, here) + _home(spec) + _tmp(spec)
     ops += [("mode=0755", path, TMPFS) for path in spec.scratch if not spec.workdir]
     ops += [(f"{spec.workdir}/scratch{path}", path, 0) for path in spec.scratch if spec.workdir]
     if spool:
         ops.append((spool, spool, OPTIONAL))
-    if not spec.contain and "cwd" not in out and _binds_cwd(spec.cwd, ops, spec.binds):
-        ops.append((spec.cwd, spec.cwd, OPTIONAL))
+    # A task stands in the real directory, whatever it was called; a script may use the other name.
+    for cwd in dict.fromkeys((real_cwd or spec.cwd, spec.cwd)):
+        if not spec.contain and "cwd" not in out and _binds_cwd(cwd, ops, spec.binds):
+            ops.append((cwd, cwd, OPTIONAL))
     for source, target, flags in spec.binds:
         if flags & UMOUNT:
             ops = [op for op in ops if not below(op[1], target)]

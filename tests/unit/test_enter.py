@@ -93,6 +93,21 @@ def test_the_program_takes_the_place_of_the_launcher(launcher, ways):
         assert started(launcher, address, "anything", "at all").returncode == 3
 
 
+def test_a_directory_that_was_removed_is_no_directory(launcher, ways, tmp_path):
+    """The keeper chooses another one and says so."""
+
+    def answer(peer, request):
+        assert entry.parse_request(request)[2] == b""
+        wire.send(peer, wire.OK, program(b"", b"true"), ways)
+
+    def leave():
+        os.chdir(tmp_path)
+        os.rmdir(tmp_path)
+
+    with Keeper(answer) as address:
+        assert started(launcher, address, "x", prepare=leave).returncode == 0
+
+
 def test_no_variable_of_a_task_makes_it_a_fusermount(launcher, ways):
     """It would end with 0, and the program would not have been there."""
     more = [("BOLLARD_FUSE_FD", "3"), ("_FUSE_COMMFD", "4")]

@@ -125,6 +125,22 @@ def test_the_working_directory_beside_home_and_binds(cwd, home, bind, bound):
     assert own == ([cwd] if bound else [])
 
 
+@pytest.mark.parametrize(
+    ("cwd", "real", "bound"),
+    [
+        ("/scratch/a", "/net/scratch/a", ["/net/scratch/a", "/scratch/a"]),
+        ("/scratch/a", "/scratch/a", ["/scratch/a"]),
+        ("/home/u/x", "/gpfs/u/x", ["/gpfs/u/x"]),  # the home is shown under its own name alone
+        ("/scratch/a", "/home/u/x", ["/scratch/a"]),
+        ("/scratch/a", "/usr", ["/scratch/a"]),
+    ],
+)
+def test_the_working_directory_by_its_real_name_and_the_one_that_was_given(cwd, real, bound):
+    made = [op[1] for op in plan.make(Spec("/i.sif", cwd=cwd, home="/home/u", home_source="/home/u"), real_cwd=real)]
+
+    assert made[made.index("/var/tmp") + 1 : made.index("/etc/passwd")] == bound
+
+
 def test_the_hosts_slurm_is_all_in_one_directory():
     host = {"tools": "/usr/lib/bollard/inside/bin", "places": ("/usr", "/etc", "/run/munge")}
     made = plan.make(Spec("/i.sif"), **host)
