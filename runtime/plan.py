@@ -30,6 +30,7 @@ DEVPTS = 512  # terminals of the container's own
 PROC = 1024  # a /proc of a private process namespace
 LINK = 2048  # a symbolic link
 OVER_LINK = 8192  # a file that takes the place of a link itself, not of what the link leads to
+ASKED = 32768  # of these an outer one is mounted before an inner one, in whatever order they were asked for
 IF_FREE = 16384  # not where an earlier mount is, by this name or through a link of the image
 EXPECTED = 4096  # optional, but each node has it: a warning where it is missing
 SETS = TMPFS | DEVPTS | PROC | LINK  # those that have no source on the host
@@ -61,6 +62,11 @@ def below(path: str, parent: str) -> bool:
     return path == parent or path.startswith(parent.rstrip("/") + "/")
 
 
+def _depth(op: Op) -> int:
+    """How many directories deep the target is: sorted by it, no mount hides one that was to be inside it."""
+    return len([part for part in op[1].split("/") if part not in ("", ".")])
+
+
 def make(
     spec: Spec,
     spool: str = "",
@@ -76,19 +82,21 @@ def make(
     the same."""
     out = spec.no_mount
     ops = _kernel(spec) + _site_files(spec) + _site_mounts(spec, here) + _home(spec) + _tmp(spec)
-    ops += [("mode=0755", path, TMPFS) for path in spec.scratch if not spec.workdir]
-    ops += [(f"{spec.workdir}/scratch{path}", path, 0) for path in spec.scratch if spec.workdir]
+    asked = [("mode=0755", path, TMPFS | ASKED) for path in spec.scratch if not spec.workdir]
+    asked += [(f"{spec.workdir}/scratch{path}", path, ASKED) for path in spec.scratch if spec.workdir]
     if spool:
         ops.append((spool, spool, OPTIONAL))
     # A task stands in the real directory, whatever it was called; a script may use the other name.
     for cwd in dict.fromkeys((real_cwd or spec.cwd, spec.cwd)):
-        if not spec.contain and "cwd" not in out and _binds_cwd(cwd, ops, spec.binds):
+        if not spec.contain and "cwd" not in out and _binds_cwd(cwd, ops + asked, spec.binds):
             ops.append((cwd, cwd, OPTIONAL))
     for source, target, flags in spec.binds:
         if flags & UMOUNT:
             ops = [op for op in ops if not below(op[1], target)]
+            asked = [op for op in asked if not below(op[1], target)]
         else:
-            ops.append((source, target, flags))
+            asked.append((source, target, flags | ASKED))
+    ops += sorted(asked, key=_depth)
     own = [
         ("passwd", "/etc/passwd", READ_ONLY | OPTIONAL),
         ("group", "/etc/group", READ_ONLY | OPTIONAL),
@@ -144,7 +152,7 @@ def _site_mounts(spec: Spec, here: Site) -> list[Op]:
     """Not with --contain, as with Apptainer's `bind path`."""
     if spec.contain or "bind-paths" in spec.no_mount:
         return []
-    return [(source, target, OPTIONAL | flags) for source, target, flags in here.mounts]
+    return sorted([(source, target, OPTIONAL | flags) for source, target, flags in here.mounts], key=_depth)
 
 
 def _home(spec: Spec) -> list[Op]:

@@ -73,7 +73,16 @@ def test_a_layer_through_a_link_is_unpacked_beside_renames(builder: Builder, fet
 
 
 def test_a_mount_that_is_left_out_is_told(fetcher: Fetcher, installed: str, linked: Path) -> None:
-    words = ["exec", "--home", "/nowhere:/home/me", "--bind", f"{linked}/host:/etc", f"{linked}/systemd.sif", "ls", "/etc"]
+    words = [
+        "exec",
+        "--home",
+        "/nowhere:/home/me",
+        "--bind",
+        f"{linked}/host:/etc",
+        f"{linked}/systemd.sif",
+        "ls",
+        "/etc",
+    ]
     status, out, err = fetcher.run(*words, PYTHONPATH=installed)
     node = os.uname().nodename
     places = [f"/etc/{name} (No such file or directory)" for name in ("passwd", "group", "resolv.conf")]
@@ -133,3 +142,23 @@ def test_the_users_own_tmp_covers_the_hosts(builder: Builder, fetcher: Fetcher, 
             status, out, err = fetcher.run("exec", *words, image, "ls", "/tmp", PYTHONPATH=installed)
             assert (status, err) == (0, ""), words
             assert ("sock" in out, os.path.basename(file.name) in out) == (seen, False), words
+
+
+def test_an_inner_bind_is_seen_whatever_the_order(fetcher: Fetcher, installed: str, linked: Path) -> None:
+    """By options, by the variable, by both; and through links: /data/x is /srv/data/x."""
+    (fetcher.path / "outer/dir").mkdir(parents=True)
+    (fetcher.path / "outer/data/x").mkdir(parents=True)
+    (fetcher.path / "outer/more").symlink_to("../var/../srv/data")  # of the image too
+    outer, inner, image = fetcher.path / "outer", linked / "host", linked / "winding.sif"
+    for words, variable, seen in (
+        (["--bind", f"{inner}:/canary/dir", "--bind", f"{outer}:/canary"], "", "/canary/dir"),
+        (["--bind", f"{outer}:/canary", "--bind", f"{inner}:/canary/dir"], "", "/canary/dir"),
+        (["--bind", f"{inner}:/canary/dir,{outer}:/canary"], "", "/canary/dir"),
+        (["--mount", f"type=bind,src={inner},dst=/canary/dir", "--bind", f"{outer}:/canary"], "", "/canary/dir"),
+        ([], f"{inner}:/canary/dir,{outer}:/canary", "/canary/dir"),
+        (["--bind", f"{inner}:/canary/dir"], f"{outer}:/canary", "/canary/dir"),
+        (["--bind", f"{outer}:/canary"], f"{inner}:/canary/dir", "/canary/dir"),
+        (["--bind", f"{inner}:/data/x", "--bind", f"{outer}:/srv"], "", "/data/x"),
+    ):
+        answer = fetcher.run("exec", *words, image, "ls", seen, PYTHONPATH=installed, APPTAINER_BIND=variable)
+        assert answer == (0, "sock\n", ""), (words, variable)

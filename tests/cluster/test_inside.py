@@ -91,7 +91,7 @@ def test_a_working_directory_that_no_image_has(cluster: Cluster, images: Images)
 
 @pytest.fixture
 def linked(cluster: Cluster) -> Iterator[str]:
-    """A directory NAME/run of alice's on the controller and n1, where it is named through a link, NAME-link/run, too."""
+    """A directory NAME/run of alice's on the controller and n1, which is NAME-link/run too."""
     place = f"/scratch-{secrets.token_hex(4)}"
     for node in (cluster.nodes()[0], "n1"):
         good(cluster.exec(f"install -d -o alice {place}/run; ln -s {place} {place}-link", node=node, user="root"))

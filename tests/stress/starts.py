@@ -45,7 +45,9 @@ def main() -> None:
     over.set()
     for thread in threads:
         thread.join()
-    json.dump({image: [[often, *answer] for answer, often in came.items()] for image, came in found.items()}, sys.stdout)
+    json.dump(
+        {image: [[often, *answer] for answer, often in came.items()] for image, came in found.items()}, sys.stdout
+    )
 
 
 if __name__ == "__main__":
