@@ -34,10 +34,10 @@ setup(
     packages=packages,
     package_dir=package_dir,
     package_data={"bollard.spank_plugin": ["*.c", "*.h", "*.map"]},  # `bollard site install` compiles them
-    cffi_modules=["runtime/linux_build.py:ffi"],
+    cffi_modules=["runtime/system/linux_build.py:ffi"],
     setup_requires=[],
     install_requires=["cffi>=1.15", "psutil>=5.8"],
     extras_require={"site": ["PyYAML>=5.4"]},
     python_requires=">=3.9",
-    entry_points={"console_scripts": ["bollard = bollard.runtime.cli:main"]},
+    entry_points={"console_scripts": ["bollard = bollard.runtime.cli.main:main"]},
 )

@@ -47,9 +47,7 @@ def up(cluster: Cluster, nodes: int, with_plugin: bool | None, accounting: bool,
             missing = [node for node in cluster.nodes() if cluster.process(node) is None]
             changed = bool(settings["plugin"]) != wanted
             if not missing and not changed:
-                print(
-                    f"already up: suite {cluster.suite}, {nodes} nodes, {'with' if wanted else 'no'} plugin"
-                )
+                print(f"already up: suite {cluster.suite}, {nodes} nodes, {'with' if wanted else 'no'} plugin")
                 return
         else:
             clear(cluster)
@@ -255,17 +253,13 @@ def parser() -> argparse.ArgumentParser:
 
     def command(name: str, text: str, suite: str | None = "bookworm") -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text)
-        made.add_argument(
-            "--suite", default=suite, help=f"Debian suite (default: {suite or 'all that are up'})"
-        )
+        made.add_argument("--suite", default=suite, help=f"Debian suite (default: {suite or 'all that are up'})")
         return made
 
     made = command("up", "start the nodes and wait until they are idle")
     made.add_argument("--nodes", type=int, default=4, help="compute nodes (default: 4)")
     choice = made.add_mutually_exclusive_group()
-    choice.add_argument(
-        "--plugin", action="store_true", default=None, help="build and install this checkout's plugin"
-    )
+    choice.add_argument("--plugin", action="store_true", default=None, help="build and install this checkout's plugin")
     choice.add_argument("--no-plugin", dest="plugin", action="store_false", help="plain Slurm")
     made.add_argument(
         "--accounting", action="store_true", help="with slurmdbd on MariaDB, on the controller: sacct works"
@@ -289,9 +283,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--lines", type=int, default=50, help="of each log (default: 50)")
     command("status", "one line for each node", None).add_argument("--json", action="store_true")
     made = command("down", "end everything")
-    made.add_argument(
-        "--purge", action="store_true", help="also remove the tree, the package cache, /home and /images"
-    )
+    made.add_argument("--purge", action="store_true", help="also remove the tree, the package cache, /home and /images")
     return top
 
 

@@ -41,9 +41,7 @@ def start(cluster: Cluster, node: str, pid: int) -> None:
         first = accounting.start_script(node, cluster.suite)
     daemon = "slurmctld" if node == CONTROLLER else "slurmd"
     settings = (
-        []
-        if node == CONTROLLER
-        else [f"HWLOC_SYNTHETIC=Package:1 Core:{CPUS} PU:1", f"LD_PRELOAD={FOLDED_CPUS}"]
+        [] if node == CONTROLLER else [f"HWLOC_SYNTHETIC=Package:1 Core:{CPUS} PU:1", f"LD_PRELOAD={FOLDED_CPUS}"]
     )
     done = subprocess.run(
         inside(

@@ -47,9 +47,7 @@ def account(root: Path, name: str) -> Account:
         if fields[0] == name:
             groups = [row.split(":") for row in (root / "etc/group").read_text().splitlines()]
             extra = [int(row[2]) for row in groups if name in row[3].split(",")]
-            return Account(
-                name, int(fields[2]), int(fields[3]), [int(fields[3]), *extra], fields[5], fields[6]
-            )
+            return Account(name, int(fields[2]), int(fields[3]), [int(fields[3]), *extra], fields[5], fields[6])
     raise ClusterError(f"no user '{name}' on the node: choose root, alice or bob")
 
 

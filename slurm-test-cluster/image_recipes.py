@@ -37,9 +37,7 @@ COMPILER_FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror")
 
 # Not installed by dpkg, and removed where debootstrap had put them already. Copyright files stay.
 UNWANTED = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/lintian")
-DPKG_EXCLUDE = "".join(f"path-exclude=/{path}/*\n" for path in UNWANTED) + (
-    "path-include=/usr/share/doc/*/copyright\n"
-)
+DPKG_EXCLUDE = "".join(f"path-exclude=/{path}/*\n" for path in UNWANTED) + ("path-include=/usr/share/doc/*/copyright\n")
 
 # Emptied, as the places where a container shows the host's own.
 EMPTIED = ("etc/hosts", "etc/hostname", "etc/resolv.conf")

@@ -42,9 +42,7 @@ def plug(cluster: Cluster, node: str, pid: int) -> None:
     """A cable from the bridge to a node: both ends are made where they belong."""
     switch = cluster.process(SWITCH)
     if switch is None:
-        raise ClusterError(
-            f"the bridge of suite '{cluster.suite}' is gone: run `cluster down`, then `cluster up`"
-        )
+        raise ClusterError(f"the bridge of suite '{cluster.suite}' is gone: run `cluster down`, then `cluster up`")
     # A node that was cut a moment ago may still hold the bridge's end of its old cable.
     batch(switch.pid, [f"link del {node}"], force=True)
     batch(

@@ -36,7 +36,7 @@ mount -t proc proc proc
 mount --bind /dev dev
 mount -t tmpfs tmp tmp
 exec chroot . env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONDONTWRITEBYTECODE=1 \
-    sh -euc 'cd /usr/src/bollard && exec python3 spank_plugin/build.py --prefix /usr/lib/bollard --destdir /'
+    sh -euc 'cd /usr/src/bollard && exec python3 spank_plugin --prefix /usr/lib/bollard --destdir /'
 """
 
 
@@ -83,9 +83,7 @@ def copy_checkout(target: Path) -> None:
     for directory, _, files in os.walk(target, topdown=False):
         for file in files:
             path = Path(directory, file)
-            if path.relative_to(target) not in wanted or not os.path.lexists(
-                CHECKOUT / path.relative_to(target)
-            ):
+            if path.relative_to(target) not in wanted or not os.path.lexists(CHECKOUT / path.relative_to(target)):
                 path.unlink()
         if Path(directory) != target:
             with contextlib.suppress(OSError):

@@ -151,9 +151,7 @@ class Cluster:
             return found.pid
         names = self.nodes()
         if not names:
-            raise ClusterError(
-                f"no cluster is up for suite '{self.suite}': run `cluster up --suite {self.suite}`"
-            )
+            raise ClusterError(f"no cluster is up for suite '{self.suite}': run `cluster up --suite {self.suite}`")
         if name not in names:
             raise ClusterError(f"no node '{name}' in suite '{self.suite}': choose one of {', '.join(names)}")
         raise ClusterError(f"node '{name}' is down: run `cluster start --suite {self.suite} --node {name}`")
@@ -196,7 +194,8 @@ def known_suites() -> list[str]:
     """Suites that have a run directory for a cluster of this name."""
     labels = [entry.name for entry in RUN.iterdir()] if RUN.is_dir() else []
     prefix = f"{NAME}." if NAME else ""
-    return sorted(label[len(prefix) :] for label in labels if label.startswith(prefix) and "." not in label[len(prefix) :])
+    found = [label[len(prefix) :] for label in labels if label.startswith(prefix)]
+    return sorted(suite for suite in found if "." not in suite)
 
 
 def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:

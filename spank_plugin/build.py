@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Compile the plugin for the Slurm and the Python of this machine: `bollard site install` puts it in place.
 
-    spank_plugin/build.py [OPTION...]      `bollard site install` from a checkout, before there is a `bollard`
-
 Needs a C compiler, Slurm's headers, Python's headers and cffi. What it makes, to lie under one prefix:
 
     spank_bollard.so   the shim; plugstack.conf names it
@@ -44,8 +42,8 @@ if not __package__:  # a checkout, where the packages go by the names of their f
     sys.modules["bollard"] = types.ModuleType("bollard")
     sys.modules["bollard"].__path__ = [str(TOP)]
 
-from bollard.runtime import options  # noqa: E402
 from bollard.runtime.errors import BollardError  # noqa: E402
+from bollard.runtime.request import options  # noqa: E402
 from bollard.spank_plugin import build_inside  # noqa: E402
 
 # What each is compiled from.
@@ -93,7 +91,7 @@ def options_header() -> str:
     marks = ", ".join(f"OPTION_{name.upper()} = {places[name]}" for name in ("image", "name", "verbose"))
     return "\n".join(
         [
-            "/* Rendered from runtime/options.py by build.py. */",
+            "/* Rendered from runtime/request/options.py by build.py. */",
             "#include <stddef.h>",
             f"enum {{ OPTION_COUNT = {len(rows)}, VARIABLE_COUNT = {len(variables)}, {marks} }};",
             "/* slurm, opposite: names for srun; between: what parts several values, NULL where the last counts; */",
@@ -290,7 +288,7 @@ def build_runtime(out: Path, work: Path, prefix: str) -> None:
 
 
 def build_syscalls(folder: Path, work: Path) -> None:
-    from bollard.runtime import linux_build
+    from bollard.runtime.system import linux_build
 
     source = work / "_linux.c"
     emit(linux_build.ffi, source)
@@ -368,7 +366,7 @@ def make(out: Path, work: Path, prefix: str, slurm_conf: str = "/etc/slurm") -> 
     build_tools(out, work, prefix, slurm_conf)
     copy_server(out)
     build_runtime(out, work, prefix)
-    build_syscalls(out / "python/bollard/runtime", work)
+    build_syscalls(out / "python/bollard/runtime/system", work)
     make_check_image(out, work)
     compileall.compile_dir(
         str(out / "python"),
@@ -376,9 +374,3 @@ def make(out: Path, work: Path, prefix: str, slurm_conf: str = "/etc/slurm") -> 
         ddir=f"{prefix}/python",
         invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
     )
-
-
-if __name__ == "__main__":
-    from bollard.runtime import cli
-
-    sys.exit(cli.main(["site", "install", *sys.argv[1:]]))

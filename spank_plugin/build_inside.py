@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-from bollard.runtime.plan import VIEW
+from bollard.runtime.request.plan import VIEW
 
 COMMANDS = (
     "srun", "sbatch", "salloc", "squeue", "sinfo", "scontrol", "scancel", "sacct", "sacctmgr", "sattach", "sbcast",

@@ -41,7 +41,7 @@ def keep(
 ) -> None:
     """Be the keeper of one container until its step, or its job, has ended."""
     try:
-        from bollard.runtime import keeper
+        from bollard.runtime.container import keeper
 
         keeper.main(ffi.string(spec), ffi.string(site), ffi.string(program), listener, job, (forked, dropped))
         verdict[0] = 0
@@ -53,9 +53,9 @@ def keep(
 def check(spec: Any, out: int, why: Any, size: int, verdict: Any) -> None:
     """Read the spec a client made, look at its image, and write the spec in full to `out`."""
     try:
-        from bollard.runtime import client
+        from bollard.runtime.local import submission
 
-        client.check(ffi.string(spec), out)
+        submission.check(ffi.string(spec), out)
         verdict[0] = 0
     except BaseException as error:
         _explain(error, why, size)

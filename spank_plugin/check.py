@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 
 from bollard.mpi.errors import WireupError
 from bollard.mpi.library import open_library
-from bollard.runtime import options, owners, site, site_config
 from bollard.runtime.errors import BollardError
+from bollard.runtime.request import options, site, site_config
+from bollard.runtime.system import owners
 from bollard.spank_plugin import build, install, plugstack, probes
 from bollard.spank_plugin.install import Where
 
@@ -379,7 +380,7 @@ def _run(where: Where, image: str) -> Found:
     """Start the tiny program of `image` as `bollard exec` would; it prints the environment it finds."""
     program = (
         f"import os, sys; sys.path.append(os.path.realpath({where.prefix!r}) + '/python'); "
-        "from bollard.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from bollard.runtime.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [
         sys.executable,

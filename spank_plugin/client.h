@@ -3,7 +3,7 @@
 #ifndef BOLLARD_CLIENT_H
 #define BOLLARD_CLIENT_H
 
-#include "options.h"  /* rendered from runtime/options.py by build.py */
+#include "options.h"  /* rendered from runtime/request/options.py by build.py */
 
 #include <slurm/spank.h>
 

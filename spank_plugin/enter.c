@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MODE_SAVE "save"  /* runtime/entry.py: SAVE; any other: WAIT */
+#define MODE_SAVE "save"  /* runtime/container/entry.py: SAVE; any other: WAIT */
 
 int fail(const char *text)
 {
@@ -20,7 +20,7 @@ int fail(const char *text)
 	return EXIT_BOLLARD;
 }
 
-/* As the fusermount of libfuse 2 (runtime/fuse.py): hand over the descriptor that is mounted already. */
+/* As the fusermount of libfuse 2 (runtime/container/fuse.py): hand over the descriptor that is mounted already. */
 static int be_fusermount(const char *socket_number, const char *device)
 {
 	union { struct cmsghdr head; char space[CMSG_SPACE(sizeof(int))]; } control;

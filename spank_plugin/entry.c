@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A task's entry: what the launcher says to the keeper (runtime/entry.py), and the way into its namespaces. */
+/* A task's entry: what the launcher says to the keeper (runtime/container/entry.py), and the way into its namespaces. */
 #define _GNU_SOURCE
 #include "enter.h"
 #include "wire.h"

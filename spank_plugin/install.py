@@ -24,8 +24,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bollard.runtime import owners, site, site_config
 from bollard.runtime.errors import BollardError
+from bollard.runtime.request import site, site_config
+from bollard.runtime.system import owners
 from bollard.spank_plugin import build, build_inside, plugstack
 
 MANIFEST = "manifest.json"
@@ -91,7 +92,7 @@ def command_text(prefix: str) -> str:
     return (
         f"#!{sys.executable} -ISXutf8\n"
         f"import os\nimport sys\nsys.path.append(os.path.realpath({prefix!r}) + '/python')\n"
-        "from bollard.runtime.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+        "from bollard.runtime.cli.main import main\nsys.exit(main(sys.argv[1:]))\n"
     )
 
 
@@ -309,10 +310,12 @@ def _switch(prefix: Path, tree: str, aside: str, out: Path) -> None:
     if not aside:
         link.rename(prefix)
         return
-    import bollard.runtime
+    import bollard.runtime.system
 
-    bollard.runtime.__path__.append(str(out / "python/bollard/runtime"))  # a checkout has no compiled module
-    from bollard.runtime import linux
+    bollard.runtime.system.__path__.append(
+        str(out / "python/bollard/runtime/system")
+    )  # a checkout has no compiled module
+    from bollard.runtime.system import linux
 
     try:
         linux.exchange(str(link), str(prefix))

@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define RECORDS "/var/log/bollard"  /* runtime/record.py */
+#define RECORDS "/var/log/bollard"  /* runtime/container/record.py */
 
 /* How long a keeper that may be starting can take to answer. Of an unnamed container a second one does no harm. */
 #define WARM_MS 1000

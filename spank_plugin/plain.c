@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A glance at an image file: enough to let a good one pass in the client without an interpreter.
- * What is not plainly good goes to runtime/image.py, which also words the error. */
+ * What is not plainly good goes to runtime/image/image.py, which also words the error. */
 #define _GNU_SOURCE
 #include "plain.h"
 

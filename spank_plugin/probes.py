@@ -8,8 +8,8 @@ import select
 import signal
 from collections.abc import Callable
 
-from bollard.runtime import identity, linux
 from bollard.runtime.errors import BollardError, one_line
+from bollard.runtime.system import identity, linux
 
 # Covered in the child's own mount namespace.
 _PLACE = "/tmp"

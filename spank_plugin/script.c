@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* runtime/environment.py: PRINTER_FD; runtime/entry.py: SCRIPT_OUTPUT_MAX */
+/* runtime/container/environment.py: PRINTER_FD; runtime/container/entry.py: SCRIPT_OUTPUT_MAX */
 #define PRINTER_FD 9
 #define OUTPUT_MAX (4u << 20)
 #define SCRIPT_MS 60000

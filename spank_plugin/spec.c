@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The spec as text (runtime/spec.py), from what is given. */
+/* The spec as text (runtime/request/spec.py), from what is given. */
 #define _GNU_SOURCE
 #include "client.h"
 #include "plain.h"

@@ -29,7 +29,7 @@ echo "$tree"
 export PYTHONPATH
 PYTHONPATH=$(/usr/bin/python3 tests/dev_tree.py)
 printf '\n$ bollard build --force %s %s\n' "$images/demo.sif" "$tree"
-/usr/bin/python3 -c 'import sys; from bollard.runtime.cli import main; sys.exit(main(sys.argv[1:]))' \
+/usr/bin/python3 -c 'import sys; from bollard.runtime.cli.main import main; sys.exit(main(sys.argv[1:]))' \
     build --force "$images/demo.sif" "$tree"
 unset PYTHONPATH
 

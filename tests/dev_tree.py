@@ -38,7 +38,7 @@ def make() -> Path:
                 if source.is_file() and "_root" not in place.parts and "cache" not in str(place.parent):
                     wanted[package / place] = source
         _link(package, wanted)
-        _compile(package / "runtime")
+        _compile(package / "runtime/system")
     finally:
         os.close(handle)
     return DEV
@@ -61,7 +61,7 @@ def _link(package: Path, wanted: dict[Path, Path]) -> None:
 def _compile(folder: Path) -> None:
     """The system calls for this Python, when they are older than their source or for another one."""
     module = folder / ("_linux" + sysconfig.get_config_var("EXT_SUFFIX"))
-    sources = (TOP / "runtime/linux_build.py", TOP / "spank_plugin/build.py")
+    sources = (TOP / "runtime/system/linux_build.py", TOP / "spank_plugin/build.py")
     if module.exists() and module.stat().st_mtime > max(source.stat().st_mtime for source in sources):
         return
     program = (

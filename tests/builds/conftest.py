@@ -21,7 +21,7 @@ from fetcher import Fetcher
 USER = 54321  # a number that no one has, where root runs the tests
 TOP = Path(__file__).resolve().parents[2]
 DEFINITIONS = Path(__file__).resolve().parent.parent / "definitions"
-_PROGRAM = "import sys; from bollard.runtime.cli import main; sys.exit(main())"
+_PROGRAM = "import sys; from bollard.runtime.cli.main import main; sys.exit(main())"
 _PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "default-timeout")
 # apt's settings that a machine with a mirror or an odd clock needs.
 _APT_KEYS = ("Acquire::Check-Valid-Until", "Acquire::Check-Date", "Acquire::http::Proxy", "Acquire::https::Proxy")
@@ -131,7 +131,7 @@ def installed(builder: Builder) -> str:
     code = "import sys; from pathlib import Path; sys.path.insert(0, 'spank_plugin'); import build\n"
     code += "out = Path(sys.argv[1]); (out / 'session').mkdir(parents=True); (out / 'session/README').touch()\n"
     code += "build.copy_python(out); build.build_launcher(out); build.copy_server(out)\n"
-    code += "build.build_syscalls(out / 'python/bollard/runtime', out)"
+    code += "build.build_syscalls(out / 'python/bollard/runtime/system', out)"
     subprocess.run([sys.executable, "-c", code, str(prefix)], cwd=TOP, check=True)
     subprocess.run(["chmod", "-R", "a+rX", str(prefix)], check=True)
     return f"{prefix}/python"

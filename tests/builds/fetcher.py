@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from bollard.runtime import image
+from bollard.runtime.image import image
 
 if TYPE_CHECKING:
     from conftest import Builder

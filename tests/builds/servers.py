@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bollard.runtime import sif
+from bollard.runtime.image import sif
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 USER, PASSWORD = "alice", "secret"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import DEFINITIONS, Builder
 
-from bollard.runtime import image, sif
+from bollard.runtime.image import image, sif
 
 # What a definition's image is made from, so that each runs alone too.
 NEEDS = {

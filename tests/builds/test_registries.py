@@ -249,6 +249,18 @@ class TestBuild:
         assert '"Colour": "red"' in fetcher.done("inspect", "--json", "a.sif")
 
 
+def test_the_daemon_that_is_named_is_asked(fetcher: Fetcher) -> None:
+    """Where nobody listens: another daemon's image is not taken for it."""
+    address = f"127.0.0.1:{servers.free_port()}"
+    words = ("pull", "a.sif", "docker-daemon:tiny/one:v1")
+    lines = [
+        fetcher.refused(*words, "--docker-host", f"tcp://{address}"),
+        fetcher.refused(*words, APPTAINER_DOCKER_HOST=f"tcp://{address}"),
+        fetcher.refused(*words, DOCKER_HOST=f"tcp://{address}"),
+    ]
+    assert all(address in line for line in lines), lines
+
+
 @pytest.mark.parametrize("scheme", ["oci", "oci-archive", "docker-archive"])
 def test_an_archive(fetcher: Fetcher, layouts: dict[str, Path], scheme: str, installed: str) -> None:
     layout = f"oci:{layouts['two']}:latest"

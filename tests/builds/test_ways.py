@@ -11,7 +11,8 @@ import pytest
 from conftest import USER, Builder
 from test_definitions import built
 
-from bollard.runtime import image, rootless
+from bollard.runtime.image import image
+from bollard.runtime.system import rootless
 
 DEFINITION = """\
 Bootstrap: localimage
@@ -85,7 +86,7 @@ def test_subordinate_ids(builder: Builder, definition: str, tmp_path: Path) -> N
 
 
 def test_the_filter_is_there() -> None:
-    from bollard.runtime import linux
+    from bollard.runtime.system import linux
 
     assert linux.can_fake_ownership()
     assert rootless.fakeroot_files()

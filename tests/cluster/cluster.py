@@ -372,7 +372,7 @@ class Images:
 
     def sif(self, suite: str, kind: str) -> str:
         """Its path on the nodes."""
-        from bollard.runtime.build import build
+        from bollard.runtime.image.pack import build
 
         path = f"/images/{suite}-{kind}.sif"
         if path in self.known:

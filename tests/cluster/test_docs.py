@@ -32,7 +32,7 @@ BELOW = (
     "cd bollard",
     "make ",
     "sudo slurm-test-cluster/",
-    "sudo python3 spank_plugin/build.py",
+    "sudo python3 spank_plugin",
     ".venv/bin/",
 )
 

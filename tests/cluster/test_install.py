@@ -68,7 +68,9 @@ def test_an_installation_that_others_can_write(
     assert "not root's alone" in done.err and "administrator" in done.err and not work.exists("marker")
 
 
-@pytest.mark.parametrize("name", ["_bollard.so", "bollard-enter", "python/bollard/runtime/keeper.py", "python"])
+@pytest.mark.parametrize(
+    "name", ["_bollard.so", "bollard-enter", "python/bollard/runtime/container/keeper.py", "python"]
+)
 def test_an_installation_with_a_hole(cluster: Cluster, images: Images, work: Work, name: str) -> None:
     """A broken node says so; the program does not run on the host instead."""
     path = f"{PREFIX}/{name}"

@@ -81,8 +81,10 @@ def test_heterogeneous_steps(cluster: Cluster, images: Images, work: Work, lacki
         words = [["-w", node, "-n1", f"--container={images.small}", "touch", f"{work.path}/{node}"] for node in nodes]
         done = cluster.srun(*words[0], ":", *words[1])
         assert done.rc != 0 and not work.exists(NODE), done
-        assert refused(done.err, lacking) or f"{PREFIX}/bollard-enter/touch: Not a directory" in done.err or (
-            f"{PREFIX}/bollard-enter/touch: No such file or directory" in done.err
+        assert (
+            refused(done.err, lacking)
+            or f"{PREFIX}/bollard-enter/touch: Not a directory" in done.err
+            or (f"{PREFIX}/bollard-enter/touch: No such file or directory" in done.err)
         ), done
 
 

@@ -18,7 +18,7 @@ OWN = "/opt/test-site"
 TREE = f"{OWN}/lib/bollard"
 COMMAND = f"{OWN}/bin/bollard"
 PLACES = f"--prefix {TREE} --slurm-conf {OWN}/etc --config {OWN}/bollard.yaml"
-BUILD = f"python3 -B /usr/src/bollard/spank_plugin/build.py {PLACES} --bin {OWN}/bin"
+BUILD = f"python3 -B /usr/src/bollard/spank_plugin {PLACES} --bin {OWN}/bin"
 PROBE = f"{COMMAND} exec {TREE}/check.sqfs /bin/probe --print-environment"
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from bollard.runtime import definition
+from bollard.runtime.build import definition
 
 _REAL = [path.read_bytes() for path in sorted(Path(__file__).parent.parent.glob("definitions/*.def"))]
 _WORDS = (

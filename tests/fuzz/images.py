@@ -8,7 +8,7 @@ import random
 import struct
 import tempfile
 
-from bollard.runtime import image, sif, sif_write
+from bollard.runtime.image import image, sif, sif_write
 
 _EDGES = (
     0,

@@ -68,14 +68,14 @@ class Peer:
         return self._run([*command, "apptainer", *argv], dict(os.environ), binary)
 
     def bollard(self, *argv: str, binary: bool = False, **environ: str) -> subprocess.CompletedProcess[str]:
-        code = "import sys; from bollard.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+        code = "import sys; from bollard.runtime.cli.main import main; sys.exit(main(sys.argv[1:]))"
         env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ["PYTHONPATH"], "HOME": "/root", **environ}
         return self._run([sys.executable, "-c", code, *argv], env, binary)
 
     def bollard_as_user(self, *argv: str) -> subprocess.CompletedProcess[str]:
         code = (
             f"import sys; sys.path.append({self.prefix + '/python'!r})\n"
-            "from bollard.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+            "from bollard.runtime.cli.main import main; sys.exit(main(sys.argv[1:]))"
         )
         command = ["unshare", "-m", "--propagation", "private", "sh", "-c", _BESIDE, "sh", self.folder]
         return self._run([*command, sys.executable, "-ISXutf8", "-c", code, *argv], dict(os.environ), False)

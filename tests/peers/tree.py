@@ -145,7 +145,7 @@ def make() -> None:
 
 def install() -> None:
     """This checkout's bollard, as an administrator would install it."""
-    _in_tree("cd /src && /usr/bin/python3 spank_plugin/build.py")
+    _in_tree("cd /src && /usr/bin/python3 spank_plugin")
 
 
 def images() -> None:

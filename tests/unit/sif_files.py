@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from bollard.runtime import sif_write
+from bollard.runtime.image import sif_write
 
 
 def write(target, objects, partition, arch, *, force=False):

@@ -11,8 +11,9 @@ import threading
 
 import pytest
 
-from bollard.runtime import cache, cli_cache
+from bollard.runtime.cli import cache as cli_cache
 from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import cache
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import struct
 
 import pytest
 import sif_files
-from test_cli import command, refused
+from test_main import command, refused
 
-from bollard.runtime import sif, sif_write
+from bollard.runtime.image import sif, sif_write
 
 OBJECTS = (
     sif_write.Object(sif.DEFFILE, "", b"bootstrap: scratch\n"),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from bollard.runtime.clock import Clock
+from bollard.runtime.container.clock import Clock
 
 
 def test_phases_are_told_by_length_and_by_time_since_the_start() -> None:

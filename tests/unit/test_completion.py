@@ -7,9 +7,11 @@ import shutil
 import subprocess
 
 import pytest
-from test_cli import command, refused
+from test_main import command, refused
 
-from bollard.runtime import cli, cli_options, completion
+from bollard.runtime.cli import completion
+from bollard.runtime.cli.commands import COMMANDS
+from bollard.runtime.request import command_line
 
 
 def offered(*words):
@@ -27,19 +29,19 @@ def offered(*words):
 
 
 def test_commands():
-    assert set(offered("bollard", "")) == {name.split()[0] for name in cli.COMMANDS}
+    assert set(offered("bollard", "")) == {name.split()[0] for name in COMMANDS}
     assert offered("bollard", "she") == ["shell"]
     assert set(offered("bollard", "sif", "")) == {"list", "header", "info", "dump", "new", "add", "del", "setprim"}
     assert offered("bollard", "overlay", "c") == ["create"]
     assert offered("bollard", "completion", "") == ["bash", "zsh", "fish"]
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_options(name):
-    _, _, own, container, _ = cli.COMMANDS[name]
+    _, _, own, container = COMMANDS[name]
     found = offered("bollard", *name.split(), "-")
-    letters = cli_options.letters(name)
-    known = cli_options.arguments(own, container)
+    letters = command_line.letters(name)
+    known = command_line.arguments(own, container)
     assert {word for word in found if word.startswith("--")} == {f"--{option}" for option in known}
     with_letter = {letters[word[1]] for word in found if word[1] != "-"}
     assert with_letter == {option for option in letters.values() if option in known}
@@ -54,9 +56,9 @@ def test_files_are_left_to_bash():
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_the_other_shells_are_told_everything(shell):
     text = completion.script(shell)
-    for name in cli.COMMANDS:
-        _, _, own, container, _ = cli.COMMANDS[name]
-        for option in cli_options.arguments(own, container):
+    for name in COMMANDS:
+        _, _, own, container = COMMANDS[name]
+        for option in command_line.arguments(own, container):
             assert (f"--{option}[" if shell == "zsh" else f"-l {option} ") in text
     if shutil.which(shell):
         done = subprocess.run([shell, "-n"], input=text, capture_output=True, encoding="utf-8", check=False)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bollard.runtime import entry, environment, options, record, sif, site_config, wire
+from bollard.runtime.container import entry, environment, record, wire
+from bollard.runtime.image import sif
+from bollard.runtime.request import options, site_config
 from bollard.spank_plugin import build_inside
 
 C = Path(__file__).resolve().parents[2] / "spank_plugin"

@@ -10,9 +10,9 @@ import subprocess
 
 import pytest
 import sif_files
-from test_cli import command, refused
+from test_main import command, refused
 
-from bollard.runtime import sif, sif_edit, sif_write
+from bollard.runtime.image import sif, sif_edit, sif_write
 
 OTHER = "s390x"
 HERE = sif.arch_name(os.uname().machine)

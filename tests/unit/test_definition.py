@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from bollard.runtime import definition
-from bollard.runtime.definition import Script, Transfer
+from bollard.runtime.build import definition
+from bollard.runtime.build.definition import Script, Transfer
 from bollard.runtime.errors import BollardError
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bollard.runtime import entry, wire
-from bollard.runtime.spec import Spec
+from bollard.runtime.container import entry, wire
+from bollard.runtime.request.spec import Spec
 
 Text = st.binary(max_size=40).map(lambda data: data.replace(b"\0", b""))
 

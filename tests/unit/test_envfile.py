@@ -7,10 +7,10 @@ import json
 import os
 
 import pytest
-from test_cli import command, refused
+from test_main import command, refused
 
-from bollard.runtime import client, envfile
 from bollard.runtime.errors import BollardError
+from bollard.runtime.request import envfile, forms
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_files_in_order(tmp_path, monkeypatch):
     (tmp_path / "b").write_bytes(b"B=b\nC='x\xff\ny'\n")
     assert envfile.pairs(["a,b"]) == envfile.pairs(["a", "b"])
     assert envfile.pairs(["a", "b"]) == [("env", "A=a"), ("env", "B=b"), ("env", "C=x\udcff\ny")]
-    resolved = client.resolve([("env", "B=cli"), ("image", "i"), ("env-file", "a"), ("env-file", "b")])
+    resolved = forms.resolve([("env", "B=cli"), ("image", "i"), ("env-file", "a"), ("env-file", "b")])
     assert resolved[:3] == envfile.pairs(["a", "b"])
     assert resolved[3:] == [("env", "B=cli"), ("image", "i")]
 

@@ -10,8 +10,8 @@ import tempfile
 
 import pytest
 
-from bollard.runtime.environment import DEFAULT_PATH, PRINTER, completed, of_image, of_task
-from bollard.runtime.spec import Spec
+from bollard.runtime.container.environment import DEFAULT_PATH, PRINTER, completed, of_image, of_task
+from bollard.runtime.request.spec import Spec
 
 IMAGE = b"/data/img.sif"
 LIBRARIES = b"/.singularity.d/libs"
@@ -320,11 +320,12 @@ def test_words_that_are_no_variables_are_dropped():
 
 
 def test_the_node_path_imports_nothing_else():
-    code = "import sys; old = set(sys.modules); import bollard.runtime.environment; print(*(set(sys.modules) - old))"
+    code = "import sys; old = set(sys.modules); import bollard.runtime.container.environment; "
+    code += "print(*(set(sys.modules) - old))"
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, encoding="utf-8")
 
     assert {name for name in done.stdout.split() if not name.startswith("bollard")} <= {"__future__"}
-    assert "bollard.runtime.shellenv" not in done.stdout
+    assert "bollard.runtime.shell.interpreter" not in done.stdout
 
 
 def test_the_hosts_commands_come_first_in_path():

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from bollard.runtime import gpu
+from bollard.runtime.container import gpu
 
 LISTED = """\
 5 libs found in cache `/etc/ld.so.cache'

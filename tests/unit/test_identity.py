@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from bollard.runtime import identity
+from bollard.runtime.system import identity
 
 PASSWD = b"root:x:0:0:root:/root:/bin/bash\nbuilder:x:1000:1000::/build:/bin/sh\n"
 

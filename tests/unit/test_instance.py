@@ -19,8 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from bollard.runtime import cli_instance, instance, linux
+from bollard.runtime.cli import instance as cli_instance
 from bollard.runtime.errors import BollardError
+from bollard.runtime.local import instance
+from bollard.runtime.system import linux
 from bollard.spank_plugin import build
 
 # Root's tests run as a user of their own, whose processes are all ours.
@@ -54,7 +56,7 @@ def place():
     place = Path(tempfile.mkdtemp(prefix="bollard-test-instance-"))
     place.chmod(0o755)
     packages = place / "python"
-    here = Path(linux.__file__).parent.parent
+    here = Path(linux.__file__).parent.parent.parent
     shutil.copytree(here, packages / "bollard", ignore=shutil.ignore_patterns("__pycache__"))
     build.build_launcher(place)
     (place / "session").mkdir()
@@ -96,7 +98,7 @@ class User:
 
     def command(self, *words):
         drop = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"] if os.getuid() == 0 else []
-        main = "import sys; from bollard.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+        main = "import sys; from bollard.runtime.cli.main import main; sys.exit(main(sys.argv[1:]))"
         return [*drop, sys.executable, "-c", main, *words]
 
     def bollard(self, *words, env=None):

@@ -6,20 +6,49 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 TOP = Path(__file__).resolve().parent.parent.parent
 PAGE = (TOP / "docs/internals.md").read_text()
 MAP = PAGE[PAGE.index("## Map of the repository") :]
 
 
-def test_the_map_has_every_module():
+def test_the_map_has_every_module_of_c_and_of_the_other_packages():
     there = {
-        path.name for folder in ("runtime", "spank_plugin", "mpi") for path in (TOP / folder).glob("*.[cp]*")
+        path.name for folder in ("spank_plugin", "mpi") for path in (TOP / folder).glob("*.[cp]*")
         if path.suffix in (".c", ".py") and path.name != "__init__.py"
     }  # fmt: skip
+    rooms = {path.name for path in (TOP / "runtime").rglob("*.py")}
     shown = set(re.findall(r"`(\w+\.(?:c|py))`", MAP))
 
     assert there - shown == set(), "docs/internals.md, map: missing"
-    assert shown - there == {"options_table.py", "mpi_matrix.py"}, "docs/internals.md, map: gone"
+    assert shown - there - rooms == {"options_table.py", "mpi_matrix.py"}, "docs/internals.md, map: gone"
+
+
+ROOMS = [path.parent for path in sorted((TOP / "runtime").glob("*/__init__.py")) if path.parent.name != "_root"]
+
+
+def modules(room: Path) -> set[str]:
+    return {path.name for path in room.glob("*.py") if path.name != "__init__.py"}
+
+
+def test_the_map_has_the_modules_of_every_room():
+    rows = re.findall(r"^\| `(\w+)/` \| .* \| (.*) \|$", MAP[MAP.index("| room of") :], re.MULTILINE)
+
+    assert {name: set(re.findall(r"`(\w+\.py)`", words)) for name, words in rows} == {
+        room.name: modules(room) for room in ROOMS
+    }
+
+
+@pytest.mark.parametrize("room", [*ROOMS, TOP / "runtime"], ids=lambda path: path.name)
+def test_a_room_says_what_each_module_does(room: Path):
+    doc = (room / "__init__.py").read_text()
+
+    assert set(re.findall(r"^(\w+\.py): \S", doc, re.MULTILINE)) == modules(room)
+    if room.name == "runtime":
+        assert re.findall(r"^(\w+)/: \S", doc, re.MULTILINE) == re.findall(
+            r"^\| `(\w+)/`", MAP[MAP.index("| room of") :], re.M
+        )
 
 
 def test_every_variable_of_the_wire():

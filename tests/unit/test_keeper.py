@@ -8,9 +8,9 @@ import os
 
 import pytest
 
-from bollard.runtime import fuse, keeper
+from bollard.runtime.container import fuse, keeper
 from bollard.runtime.errors import BollardError
-from bollard.runtime.spec import Spec
+from bollard.runtime.request.spec import Spec
 
 ASKED = Spec("/data/img.sif", asked="img.sif")
 

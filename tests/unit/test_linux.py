@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from disturbance import renames
 
-from bollard.runtime import keeper, linux, mounts, oci
-from bollard.runtime.tree import Tree
+from bollard.runtime.container import keeper, mounts
+from bollard.runtime.fetch import oci
+from bollard.runtime.system import linux
+from bollard.runtime.system.tree import Tree
 
 TRIES = 5000
 PATH = "/var/run/munge"

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from bollard.runtime import cli, cli_options, manual, options
+from bollard.runtime.cli import manual
+from bollard.runtime.cli.commands import COMMANDS
+from bollard.runtime.request import command_line, options
 
 
 def rendered(page):
@@ -23,14 +25,14 @@ def rendered(page):
     return done.stdout
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_page(name):
-    usage, what, own, container, _ = cli.COMMANDS[name]
+    usage, what, own, container = COMMANDS[name]
     text = rendered(manual.man_page(name))
     words = " ".join(text.split())
     assert f"{manual.name_of(name)} - {what}" in words
     assert f"bollard {name} {usage}" in words
-    for option, argument, shown, forms in cli_options.rows_of(own, container):
+    for option, argument, shown, forms in command_line.rows_of(own, container):
         assert f"--{option}{' ' + argument if argument else ''} {shown}".replace("`", "'") in words.replace("`", "'")
         assert all(form in words for form in forms)
     assert ("APPTAINER_" in text) == container
@@ -38,7 +40,7 @@ def test_a_page(name):
 
 def test_the_overview():
     text = rendered(manual.man_page())
-    for name in cli.COMMANDS:
+    for name in COMMANDS:
         assert f"{manual.name_of(name)}(1)" in text
     for row in options.TABLE:
         assert (f"--{row[3]}" in text) or not row[3]
@@ -51,11 +53,11 @@ def test_text_that_means_something_to_roff():
 
 
 def test_they_are_written(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "bollard.runtime.manual", tmp_path / "man1"], check=False)
+    done = subprocess.run([sys.executable, "-m", "bollard.runtime.cli.manual", tmp_path / "man1"], check=False)
     assert done.returncode == 0
     assert {path.name for path in (tmp_path / "man1").iterdir()} == {
-        "bollard.1", *(f"bollard-{name.replace(' ', '-')}.1" for name in cli.COMMANDS)
+        "bollard.1", *(f"bollard-{name.replace(' ', '-')}.1" for name in COMMANDS)
     }  # fmt: skip
     assert (tmp_path / "man1/bollard-exec.1").read_text() == manual.man_page("exec")
-    done = subprocess.run([sys.executable, "-m", "bollard.runtime.manual"], stderr=subprocess.PIPE, check=False)
+    done = subprocess.run([sys.executable, "-m", "bollard.runtime.cli.manual"], stderr=subprocess.PIPE, check=False)
     assert done.stderr.startswith(b"bollard: ")

@@ -9,10 +9,12 @@ import subprocess
 
 import pytest
 import sif_files
-from test_cli import command, refused
+from test_main import command, refused
 
-from bollard.runtime import cli_inspect, metadata, sif, sif_write
+from bollard.runtime.cli import inspect
 from bollard.runtime.errors import BollardError
+from bollard.runtime.image import sif, sif_write
+from bollard.runtime.local import metadata
 
 FILES = {
     ".singularity.d/labels.json": '{"b": "2", "a": "<1>", "number": 3}\n',
@@ -258,7 +260,7 @@ def test_run_help(tree):
 
 def test_a_list_of_apps_has_all_about_them_where_the_image_does():
     found = {"apps": {"a": {"test": "t"}}}
-    assert cli_inspect.selected(found, True, set(), list_apps=True) == {"apps": {"a": {"test": "t"}}}
-    assert cli_inspect.selected(found, False, set(), list_apps=True) == {"apps": {"a": {}}}
+    assert inspect.selected(found, True, set(), list_apps=True) == {"apps": {"a": {"test": "t"}}}
+    assert inspect.selected(found, False, set(), list_apps=True) == {"apps": {"a": {}}}
     with pytest.raises(BollardError):
-        cli_inspect.run("inspect", [], [])
+        inspect.run("inspect", [], [])

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bollard.runtime import mounts, plan
+from bollard.runtime.container import mounts
+from bollard.runtime.request import plan
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from bollard.runtime import options, spec
+from bollard.runtime.request import options, spec
 
 ROWS = [pytest.param(row, id=row[0]) for row in options.TABLE]
 NAMES = [row[0] for row in options.TABLE]

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 import sif_files
-from test_cli import command, refused
+from test_main import command, refused
 
-from bollard.runtime import image, sif, sif_edit
+from bollard.runtime.image import image, sif, sif_edit
 
 LEAST = 64 << 20
 
@@ -63,7 +63,7 @@ def test_a_sparse_file_with_directories(tmp_path):
 
 def as_user(folder, uid, *argv):
     """The command as a user that is not root, whoever runs the tests."""
-    main = "import sys; from bollard.runtime import cli; sys.exit(cli.main(sys.argv[1:]))"
+    main = "import sys; from bollard.runtime.cli import main; sys.exit(main.main(sys.argv[1:]))"
     code = (
         "import os, sys\n"
         f"if os.getuid() == 0: os.setgroups([]); os.setgid({uid}); os.setuid({uid})\n"
@@ -159,8 +159,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(path, argv, text):
 
 
 def test_without_the_program(tmp_path, monkeypatch):
-    from bollard.runtime import overlay_create
     from bollard.runtime.errors import BollardError
+    from bollard.runtime.image import overlay_create
 
     monkeypatch.setattr(overlay_create.shutil, "which", lambda *_, **__: None)
     with pytest.raises(BollardError, match="mkfs.ext3: no such program; install the package e2fsprogs"):

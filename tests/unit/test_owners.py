@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from bollard.runtime import owners
+from bollard.runtime.system import owners
 
 ME = os.getuid()
 

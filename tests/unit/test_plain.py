@@ -13,9 +13,9 @@ import sif_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bollard.runtime import sif, sif_write
 from bollard.runtime.errors import BollardError
-from bollard.runtime.image import open_image
+from bollard.runtime.image import sif, sif_write
+from bollard.runtime.image.image import open_image
 
 MACHINE = os.uname().machine
 # The others have no code in plain.c: there the client takes the long look at each SIF file.

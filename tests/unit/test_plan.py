@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from bollard.runtime import plan
-from bollard.runtime.site import Site
-from bollard.runtime.spec import Spec
+from bollard.runtime.request import plan
+from bollard.runtime.request.site import Site
+from bollard.runtime.request.spec import Spec
 
 
 def targets(spool="", prefix="", **wishes) -> list[str]:

@@ -8,9 +8,11 @@ import socket
 
 import pytest
 
-from bollard.runtime import job, record, running, spec
+from bollard.runtime.container import record
 from bollard.runtime.errors import BollardError
-from bollard.runtime.image import Image
+from bollard.runtime.image.image import Image
+from bollard.runtime.local import job, running
+from bollard.runtime.request import spec
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from bollard.runtime import image, library, reference
 from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import library, reference
+from bollard.runtime.image import image
 
 HEX = "0123456789abcdef" * 4
 

@@ -8,8 +8,9 @@ import json
 
 import pytest
 
-from bollard.runtime import definition, fetch, reference, registry
+from bollard.runtime.build import definition
 from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import reference, registry, sources
 
 NAME = reference.parse("docker://host:5000/a/b:v1")
 
@@ -69,7 +70,7 @@ def test_no_file_has_no_login(tmp_path):
 
 
 def test_settings():
-    assert fetch.settings([], {}) == fetch.Settings()
+    assert sources.settings([], {}) == sources.Settings()
     given = [("no-https", "1"), ("authfile", "f"), ("library", "l"), ("arch", "aarch64"), ("disable-cache", "0")]
     environ = {
         "SINGULARITY_DOCKER_USERNAME": "s",
@@ -79,10 +80,14 @@ def test_settings():
         "APPTAINER_DISABLE_CACHE": "1",
     }
     access = registry.Access("f", "a", "p", True)
-    assert fetch.settings(given, environ) == fetch.Settings(access, False, False, "l", "arm64")
-    assert fetch.settings([], environ).disable_cache
-    assert fetch.settings([], {"SINGULARITY_NO_HTTPS": "yes"}).access.insecure
-    assert not fetch.settings([], {"APPTAINER_NOHTTPS": "false"}).access.insecure
+    assert sources.settings(given, environ) == sources.Settings(access, False, False, "l", "arm64")
+    assert sources.settings([], environ).disable_cache
+    hosts = {"DOCKER_HOST": "tcp://d", "APPTAINER_DOCKER_HOST": "tcp://a"}
+    assert sources.settings([], hosts).access.daemon == "tcp://a"
+    assert sources.settings([("docker-host", "tcp://o")], hosts).access.daemon == "tcp://o"
+    assert sources.settings([], {"DOCKER_HOST": "tcp://d"}).access.daemon == "tcp://d"
+    assert sources.settings([], {"SINGULARITY_NO_HTTPS": "yes"}).access.insecure
+    assert not sources.settings([], {"APPTAINER_NOHTTPS": "false"}).access.insecure
 
 
 def test_a_login_that_is_asked_for(monkeypatch, capsys):
@@ -90,15 +95,15 @@ def test_a_login_that_is_asked_for(monkeypatch, capsys):
         def isatty(self):
             return True
 
-    asked = fetch.Settings(login=True)
+    asked = sources.Settings(login=True)
     monkeypatch.setattr("sys.stdin", Terminal("alice\n"))
     monkeypatch.setattr("getpass.getpass", lambda prompt: "secret")
-    assert fetch.with_login(NAME, asked).access == registry.Access(user="alice", password="secret")
+    assert sources.with_login(NAME, asked).access == registry.Access(user="alice", password="secret")
     assert capsys.readouterr().err == "Docker user name: "
     monkeypatch.setattr("sys.stdin", io.StringIO())
     with pytest.raises(BollardError, match="needs a terminal"):
-        fetch.with_login(NAME, asked)
-    assert fetch.with_login(reference.parse("library://a"), asked) == asked
+        sources.with_login(NAME, asked)
+    assert sources.with_login(reference.parse("library://a"), asked) == asked
 
 
 @pytest.mark.parametrize(
@@ -114,12 +119,12 @@ def test_a_login_that_is_asked_for(monkeypatch, capsys):
 def test_what_a_header_names(text, name):
     header = definition.parse(text.encode(), "img.def").stages[0].header
 
-    assert fetch.from_header(header).uri == name
+    assert sources.from_header(header).uri == name
 
 
 def test_a_header_without_from():
     with pytest.raises(BollardError, match="Bootstrap: docker needs From"):
-        fetch.from_header({"bootstrap": "docker"})
+        sources.from_header({"bootstrap": "docker"})
 
 
 @pytest.mark.parametrize(
@@ -133,7 +138,7 @@ def test_a_header_without_from():
 )
 def test_manifests_that_are_not_used(document, words):
     with pytest.raises(BollardError, match=words):
-        fetch._object(document, "docker://x")
+        sources._object(document, "docker://x")
 
 
 def test_a_login_for_no_named_registry():

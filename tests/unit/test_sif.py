@@ -11,8 +11,8 @@ import sif_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bollard.runtime import sif, sif_write
 from bollard.runtime.errors import BollardError
+from bollard.runtime.image import sif, sif_write
 
 HEADER = struct.Struct("<32s10s3s3s16sqqqqqqqq")
 DESCRIPTOR = struct.Struct("<i?IIIqqqqqqq128s384s")

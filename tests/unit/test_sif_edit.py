@@ -16,8 +16,8 @@ import sif_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bollard.runtime import image, sif, sif_edit, sif_write
 from bollard.runtime.errors import BollardError
+from bollard.runtime.image import image, sif, sif_edit, sif_write
 
 OBJECTS = (
     sif_write.Object(sif.DEFFILE, "", b"bootstrap: scratch\n"),

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bollard.runtime import cli_tables, environment, plan, site, site_config, spec
+from bollard.runtime.container import environment
 from bollard.runtime.errors import BollardError
-from bollard.runtime.spec import Spec
+from bollard.runtime.request import command_options, plan, site, site_config, spec
+from bollard.runtime.request.spec import Spec
 
 TOP = Path(__file__).resolve().parents[2]
 
@@ -165,11 +166,11 @@ def test_a_compiled_form_that_is_none(tmp_path):
 
 
 def test_reading_it_needs_no_yaml():
-    code = "import sys; from bollard.runtime import site; site.load('/'); print(*sys.modules)"
+    code = "import sys; from bollard.runtime.request import site; site.load('/'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     loaded = set(done.stdout.split())
-    assert "bollard.runtime.site" in loaded
-    assert not loaded & {"yaml", "re", "typing", "json", "bollard.runtime.site_config"} - _of_python()
+    assert "bollard.runtime.request.site" in loaded
+    assert not loaded & {"yaml", "re", "typing", "json", "bollard.runtime.request.site_config"} - _of_python()
 
 
 def _of_python():
@@ -280,4 +281,4 @@ def test_the_reference_in_the_pages():
 
 def test_where_the_settings_are_is_told():
     """The command's tables import nothing, not even this."""
-    assert site_config.PATH in cli_tables.SITE_CONFIGURE["config"][1]
+    assert site_config.PATH in command_options.SITE_CONFIGURE["config"][1]

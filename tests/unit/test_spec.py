@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bollard.runtime import spec
 from bollard.runtime.errors import BollardError
+from bollard.runtime.request import spec
 
 # What can stand in an environment: any bytes but NUL, as os.environ decodes them.
 TEXT = st.binary().map(lambda raw: raw.replace(b"\0", b"").decode("utf-8", "surrogateescape"))

@@ -1,0 +1,458 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Run a program in the tree of an image being built: %post and %test.
+
+It sees the tree as its root, /proc of its own processes, the host's /sys, a small /dev, private /tmp and /var/tmp with
+what the tree has there, copies of the host's resolv.conf and hosts, and what --bind names: no home directory and
+nothing else of the host.
+Its environment is empty but for PATH, HOME, the terminal, proxies and what the image's scripts set.
+
+    the work ── fork ──► waits ── fork ──► process 1: reaps ── fork ──► the program
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import stat
+import subprocess
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, NoReturn
+
+from bollard.runtime.system import linux, rootless
+from bollard.runtime.request.spec import DEFAULT_PATH
+from bollard.runtime.errors import BollardError
+from bollard.runtime.system.tree import Tree, remove_at
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bollard.runtime.request.spec import Bind
+
+_DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
+_DEVICE_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+}
+# Given to _apt, whose ids do not exist in a namespace with one id: apt would notice.
+_APT = "/dev/.bollard-apt.conf"
+_APT_TEXT = b'APT::Sandbox::User "root";\n'
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "ftp_proxy")
+# As `apptainer exec` does: the image's scripts first.
+_SOURCE = 'for script in /.singularity.d/env/*.sh; do if [ -f "$script" ]; then . "$script"; fi; done; exec "$@"'
+_MARK = "\x1e"  # begins a traced command; ASCII's record separator
+_TRACE = f"PS4='{_MARK}$LINENO:+ '; set -x; . \"$0\""
+_MAX_LINE = 65536
+_TEMPORARY = {"tmp": "/tmp", "vartmp": "/var/tmp"}  # of the image; by what is called so in the scratch directory
+_DESCRIPTORS = 65536
+
+
+class Trace(NamedTuple):
+    """The last command that `sh -x` has shown: its text, and its line in the script (0 if unknown: dash)."""
+
+    command: str = ""
+    line: int = 0
+
+
+class _Lent(NamedTuple):
+    """A directory of the image for temporary files, and the private one that has its entries meanwhile."""
+
+    path: str
+    private: str
+    names: tuple[str, ...]
+
+
+class Result(NamedTuple):
+    status: int
+    trace: Trace
+
+
+def command(argv: list[str], script: str) -> list[str]:
+    """What to start so that the image's environment is set first and `sh -x` tells line numbers."""
+    return ["/bin/sh", "-c", _SOURCE, "sh", *traced(argv, script)]
+
+
+def preloaded(argv: list[str], binds: tuple[Bind, ...]) -> tuple[list[str], tuple[Bind, ...]]:
+    """`argv` and `binds` so that the program runs under the host's fakeroot (rootless.PRELOADED)."""
+    found = rootless.fakeroot_files()
+    assert found  # rootless.choose saw it
+    places = [f"/.singularity.d/libs/{os.path.basename(path)}" for path in found]
+    script, daemon, library = places
+    binds += tuple((source, target, True) for source, target in zip(found, places))
+    return [script, "-f", daemon, "-l", library, "--", *argv], binds
+
+
+def traced(argv: list[str], script: str) -> list[str]:
+    """`argv`, which runs `script`, so that a failure can be told with its line where it is a plain `sh -ex`."""
+    return ["/bin/sh", "-ec", _TRACE, script] if argv == ["/bin/sh", "-ex", script] else argv
+
+
+def run_on_host(argv: list[str], env: Mapping[str, str], cwd: str) -> Result:
+    """Run `argv` outside of any tree and wait."""
+    reader, writer = os.pipe()
+    process = subprocess.Popen(argv, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stderr=writer)
+    os.close(writer)
+    trace = _relay(reader)
+    return Result(process.wait(), trace)
+
+
+def environment(host: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """What the program gets: little of the host's, and `own`."""
+    found = {
+        "PATH": DEFAULT_PATH.decode(),
+        "HOME": "/root",
+        "LANG": "C",
+        "APT_CONFIG": _APT,
+        "FAKEROOTDONTTRYCHOWN": "1",
+    }
+    for name in ("TERM", *_PROXIES, *(proxy.upper() for proxy in _PROXIES)):
+        if name in host:
+            found[name] = host[name]
+    return {**found, **own}
+
+
+def run(
+    tree: Tree,
+    argv: list[str],
+    env: Mapping[str, str],
+    scratch: str,
+    *,
+    binds: tuple[Bind, ...] = (),
+    read_only: bool = False,
+) -> Result:
+    """Run `argv` in `tree` and wait; `scratch` is a directory of ours outside of it."""
+    made = _places(tree, binds)
+    lent = _lend(tree, scratch)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        private = [(place.private, place.path) for place in lent]
+        _first(tree, argv, env, scratch, binds, private, read_only, writer)
+    os.close(writer)
+    trace = _relay(reader)
+    _, status = os.waitpid(pid, 0)
+    _take_back(tree, lent)
+    for path in reversed(made):
+        tree.remove(path)
+    return Result(os.waitstatus_to_exitcode(status), trace)
+
+
+def in_namespaces(work: Callable[[], None]) -> int:
+    """Do `work` in a child with mounts and processes of its own; its exit status (0 when `work` returns).
+
+    What `work` leaves running is killed at its end.
+    """
+    pid = os.fork()
+    if pid == 0:
+        _guarded(lambda: _namespaces(work))
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def mount_devices(target: str, links: bool = True) -> None:
+    """A /dev for builds on the directory `target`; debootstrap makes the links itself, and only itself."""
+    linux.mount("tmpfs", target, "mode=0755,size=1m", linux.MS_NOSUID)
+    for name in _DEVICES:
+        try:
+            tree = linux.clone_tree(f"/dev/{name}", recursive=False)
+        except OSError:
+            continue  # no terminal here
+        path = f"{target}/{name}"
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        linux.attach(tree, place)
+        os.close(place)
+        os.close(tree)
+    os.mkdir(f"{target}/shm")
+    linux.mount("tmpfs", f"{target}/shm", "mode=1777", linux.MS_NOSUID | linux.MS_NODEV)
+    os.mkdir(f"{target}/pts")
+    try:
+        linux.mount("devpts", f"{target}/pts", "newinstance,ptmxmode=0666,mode=620")
+    except OSError:
+        pass  # a terminal in %post is rare
+    # debootstrap makes it where it is not, and mknod's chmod finds that nothing was made.
+    for name in ("console",) if links else ("console", "ptmx"):
+        os.close(os.open(f"{target}/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for name, link in _DEVICE_LINKS.items() if links else ():
+        os.symlink(link, f"{target}/{name}")
+    with open(f"{target}/{os.path.basename(_APT)}", "wb") as file:
+        file.write(_APT_TEXT)
+
+
+def _lend(tree: Tree, scratch: str) -> list[_Lent]:
+    """Move what the image has in /tmp and /var/tmp, by %files perhaps, to the private directories that cover them."""
+    lent: list[_Lent] = []
+    seen = []
+    for name, path in _TEMPORARY.items():
+        private = _private(scratch, name)
+        try:
+            with tree.opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+                info = os.fstat(fd)
+                if (info.st_dev, info.st_ino) in seen:
+                    continue  # one is a link to the other
+                seen.append((info.st_dev, info.st_ino))
+                names = tuple(os.listdir(fd))
+                _move(fd, private, names)
+        except NotADirectoryError:
+            continue
+        lent.append(_Lent(path, private, names))
+    return lent
+
+
+def _take_back(tree: Tree, lent: list[_Lent]) -> None:
+    """Move to the image what was moved by `_lend` and is still there; what the program has made beside it is gone."""
+    for place in lent:
+        above = os.open(place.private, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        left = set(os.listdir(above))
+        with tree.opened(place.path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            for name in place.names:
+                if name in left:
+                    os.rename(name, name, src_dir_fd=above, dst_dir_fd=fd)
+        for name in left - set(place.names):
+            remove_at(above, name)
+        os.close(above)
+
+
+def _move(source: int, target: str, names: tuple[str, ...]) -> None:
+    place = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for name in names:
+        os.rename(name, name, src_dir_fd=source, dst_dir_fd=place)
+    os.close(place)
+
+
+def _places(tree: Tree, binds: tuple[Bind, ...]) -> list[str]:
+    """Make what the tree lacks of mount points; the paths made, to be removed again."""
+    made = []
+    for path in ("/dev", "/proc", "/sys", "/tmp", "/var/tmp"):
+        if not tree.exists(path):
+            tree.makedirs(path)
+    for source, target, _ in binds:
+        if tree.exists(target):
+            continue
+        top = target
+        while not (tree.exists(os.path.dirname(top)) or tree.is_link(os.path.dirname(top))):
+            top = os.path.dirname(top)
+        if os.path.isdir(source):
+            tree.makedirs(target)
+        else:
+            tree.write(target, b"")
+        made.append(top)
+    return made
+
+
+def _guarded(work: Callable[[], None]) -> NoReturn:
+    """Do `work` and end this process; a failure is told on stderr."""
+    code = 255
+    try:
+        work()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 255
+    except BollardError as error:
+        os.write(2, f"bollard: {error}\n".encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        os.write(
+            2, f"bollard: {error.filename or 'system call'}: {error.strerror}\n".encode("utf-8", "surrogateescape")
+        )
+    finally:
+        os._exit(code)
+
+
+def _namespaces(work: Callable[[], None]) -> None:
+    linux.die_with_parent(signal.SIGKILL, os.getppid())
+    linux.new_mount_namespace()
+    linux.new_process_namespaces()
+    pid = os.fork()
+    if pid == 0:
+        _guarded(lambda: _dying_with_parent(work))
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    raise SystemExit(code if code >= 0 else 128 - code)
+
+
+def _dying_with_parent(work: Callable[[], None]) -> None:
+    linux.die_with_parent(signal.SIGKILL, os.getppid())
+    work()
+
+
+def _first(
+    tree: Tree,
+    argv: list[str],
+    env: Mapping[str, str],
+    scratch: str,
+    binds: tuple[Bind, ...],
+    private: list[tuple[str, str]],
+    read_only: bool,
+    writer: int,
+) -> NoReturn:
+    """In the child of `run`."""
+
+    def work() -> None:
+        os.dup2(writer, 2)
+        _mount(tree, scratch, binds, private, read_only)
+        null = os.open("/dev/null", os.O_RDWR)
+        os.dup2(null, 0)
+        pid = os.fork()
+        if pid == 0:
+            _guarded(lambda: _become(argv, env))
+        raise SystemExit(_reap(pid))
+
+    _guarded(lambda: _namespaces(work))
+
+
+def _become(argv: list[str], env: Mapping[str, str]) -> None:
+    os.umask(0o022)
+    for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    os.closerange(3, 1024)
+    # rpm, fakeroot and others close every descriptor that might be open: a limit of 10**9 makes that minutes.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if not 0 <= soft <= _DESCRIPTORS:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, hard))
+    try:
+        os.execve(argv[0], argv, env)
+    except OSError as error:
+        raise BollardError(
+            f"{argv[0]} of the image: {error.strerror}", "a definition with %post or %test needs a shell in its image"
+        ) from None
+
+
+def _reap(program: int) -> int:
+    """As process 1: wait for everything until the program has ended; its exit status as a shell has it."""
+    while True:
+        pid, status = os.wait()
+        if pid == program:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+
+
+def _mount(tree: Tree, scratch: str, binds: tuple[Bind, ...], private: list[tuple[str, str]], read_only: bool) -> None:
+    root = linux.clone_tree(tree.path, recursive=False)
+    linux.set_mount_flags(root, linux.MOUNT_ATTR_RDONLY if read_only else 0)
+    sources = [(linux.clone_tree(source), source, target, ro) for source, target, ro in binds]
+    files = [(_copy(name, scratch), f"/etc/{name}") for name in ("resolv.conf", "hosts")]
+    trees = [(linux.clone_tree(path, recursive=False), target, True) for path, target in files if path]
+    trees += [(linux.clone_tree(path, recursive=False), target, True) for path, target in private]
+    sysfs = linux.clone_tree("/sys")
+    linux.set_mount_flags(sysfs, linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV)
+    trees.append((sysfs, "/sys", True))
+    devices = f"{scratch}/dev"
+    os.makedirs(devices, exist_ok=True)
+    mount_devices(devices)
+    trees.append((linux.clone_tree(devices), "/dev", False))
+
+    base = f"{scratch}/root"
+    os.makedirs(base, exist_ok=True)
+    place = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    linux.attach(root, place)
+    os.close(place)
+    inside = Tree(base)
+    with inside.opened("/proc", os.O_PATH | os.O_DIRECTORY) as fd:
+        _mount_proc(fd)
+    for handle, target, optional in trees:
+        if not _attach(inside, handle, target, optional):
+            raise BollardError(f"{target} of the image is not a directory", "a build needs it")
+    for handle, source, target, ro in sources:
+        attributes = linux.MOUNT_ATTR_NOSUID | (linux.MOUNT_ATTR_RDONLY if ro else 0)
+        linux.set_mount_flags(handle, attributes)
+        if not _attach(inside, handle, target, optional=False):
+            raise BollardError(f"bind {source}: no place for it at {target}", "name another place for it")
+    inside.close()
+    linux.change_root(base)
+
+
+def _mount_proc(fd: int) -> None:
+    """A /proc of our own, or, where another container hides parts of it, the host's."""
+    target = f"/proc/self/fd/{fd}"
+    flags = linux.MS_NOSUID | linux.MS_NODEV
+    try:
+        linux.mount("proc", target, "", flags)
+    except PermissionError:
+        tree = linux.clone_tree("/proc")
+        linux.attach(tree, fd)
+        os.close(tree)
+
+
+def _attach(inside: Tree, handle: int, target: str, optional: bool) -> bool:
+    """Put a detached tree on `target` where that is of the same kind; whether it was."""
+    try:
+        with inside.opened(target) as fd:
+            if stat.S_ISDIR(os.fstat(fd).st_mode) == stat.S_ISDIR(os.fstat(handle).st_mode):
+                linux.attach(handle, fd)
+                return True
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+    return optional
+
+
+def _copy(name: str, scratch: str) -> str:
+    """A copy of /etc/NAME of the host, one newline longer: package managers take it for one edited by its owner."""
+    path = f"{scratch}/{name}"
+    try:
+        with open(f"/etc/{name}", "rb") as file:
+            data = file.read(1 << 20)
+    except OSError:
+        return ""
+    with open(path, "wb") as copy:
+        copy.write(data + b"\n")
+    os.chmod(path, 0o644)
+    return path
+
+
+def _private(scratch: str, name: str) -> str:
+    path = f"{scratch}/{name}"
+    os.makedirs(path, exist_ok=True)
+    os.chmod(path, 0o1777)
+    return path
+
+
+def _relay(reader: int) -> Trace:
+    """Pass what the program writes to stderr on, without the marks of `_TRACE`; the last traced command."""
+    trace = Trace()
+    held = b""
+    mark = _MARK.encode()
+    while True:
+        part = os.read(reader, 65536)
+        data = held + part
+        lines = data.split(b"\n")
+        # What cannot be the beginning of a mark goes out at once: a question, a progress bar.
+        held = lines.pop() if part and mark in lines[-1] and len(lines[-1]) < _MAX_LINE else b""
+        tail = [] if held else [lines.pop()]
+        out = []
+        for line in lines:
+            clean, found = _unmarked(line)
+            if found and found.command.startswith(". /") and not trace.command:
+                continue  # our own
+            trace = found or trace
+            out.append(clean + b"\n")
+        out += [_unmarked(line)[0] for line in tail]
+        _write_all(2, b"".join(out))
+        if not part:
+            os.close(reader)
+            return trace
+
+
+def _unmarked(line: bytes) -> tuple[bytes, Trace | None]:
+    """A line without its mark, and the traced command if it had one; subshells repeat the mark."""
+    at = line.find(_MARK.encode())
+    if at < 0:
+        return line, None
+    depth = 1
+    rest = line[at + 1 :]
+    while rest.startswith(_MARK.encode()):
+        rest, depth = rest[1:], depth + 1
+    number, colon, text = rest.partition(b":+ ")
+    if not colon:
+        return line, None
+    shown = text.decode("utf-8", "replace")
+    return line[:at] + b"+" * depth + b" " + text, Trace(shown, int(number) if number.isdigit() else 0)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]

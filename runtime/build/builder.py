@@ -1,0 +1,424 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Build an image: from a definition file, or from another image, a sandbox, an archive or a directory.
+
+    definition ──► for each stage: %pre ─► bootstrap ─► apps, %files from ─► %setup ─► %files ─► %post ─► labels,
+                   scripts ─► %test          then the last tree becomes a SIF file or a sandbox
+
+Mistakes are found before anything is made. The work is done as root of a namespace (`rootless`), in a workspace that
+is gone afterwards, also when a step fails or a signal ends the build.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from bollard.runtime import progress
+from bollard.runtime.build import bootstrap, build_root, definition, image_files, scif
+from bollard.runtime.fetch import cache, oci, sources as fetch
+from bollard.runtime.image import image, pack, sif_write
+from bollard.runtime.system import rootless, workspace
+from bollard.runtime.system import tree as trees
+from bollard.runtime.build.definition import Definition, Script, Stage, Transfer
+from bollard.runtime.errors import BollardError
+from bollard.runtime.system.tree import Tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bollard.runtime.request.spec import Bind
+
+SECTIONS = frozenset(definition.SECTIONS) - {"arguments"}
+_POST = "/.post.script"
+_HOST_NAMES = ("APPTAINER_ROOTFS", "SINGULARITY_ROOTFS")
+
+
+class Request(NamedTuple):
+    """What the user asked for."""
+
+    target: str
+    source: str
+    sandbox: bool = False
+    force: bool = False
+    update: bool = False
+    test: bool = True
+    sections: frozenset[str] = SECTIONS
+    arguments: Mapping[str, str] = {}
+    allow_unused: bool = False
+    binds: tuple[Bind, ...] = ()
+    ignore_subuid: bool = False
+    ignore_seccomp: bool = False
+    fetch: fetch.Settings = fetch.Settings()
+    shown: str = ""  # what to call the target
+
+
+def run(request: Request) -> None:
+    """Build `request.target`; BollardError for everything that went wrong."""
+    try:
+        with rootless.interruptible():
+            make(request)
+    except rootless.Interrupted as interrupted:
+        rootless.end_by(interrupted.number)
+
+
+def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
+    """As `run`, but a signal raises Interrupted. `fetched` is what the stages begin with, if that is here already."""
+    _check_target(request)
+    way = rootless.choose(request.ignore_subuid, request.ignore_seccomp)
+    if _is_plain(request):
+
+        image.open_image(request.source).close()  # a directory that is no root filesystem
+
+        def plain() -> None:
+            pack.build(request.target, request.source, force=request.force)
+
+        # A sandbox may have files of subordinate ids, which only their namespace can read.
+        if way.kind == rootless.SUBIDS:
+            rootless.run(way, plain)
+        else:
+            plain()
+        return
+    found = load(request.source, request.arguments)
+    for warning in found.warnings:
+        _warn(warning)
+    if found.unused:
+        text = f"build argument {', '.join(found.unused)} is not used by {found.name}"
+        if not request.allow_unused:
+            raise BollardError(text, "leave it out, or add --warn-unused-build-args")
+        _warn(text)
+    for stage in found.stages:
+        bootstrap.check(stage.header)
+    pack.schema_labels("")  # a SOURCE_DATE_EPOCH that is none
+    with contextlib.ExitStack() as stack:
+        if not fetched:
+            fetched = _fetch(request, found, stack)
+        place = workspace.make(workspace.parent(os.environ, request.target if request.sandbox else ""))
+        try:
+            rootless.run(way, lambda: _carry_out(request, found, fetched, place, os.getcwd(), way))
+        finally:
+            if os.path.lexists(place):
+                workspace.remove(place, way)
+
+
+def _fetch(request: Request, found: Definition, stack: contextlib.ExitStack) -> list[fetch.Source]:
+    """What the stages begin with, as far as it lies elsewhere; it stays in the cache until the stack is closed."""
+    headers = [stage.header for stage in found.stages]
+    if request.update and not request.force:
+        headers[-1] = {"bootstrap": "localimage"}  # the sandbox
+    if not any(header["bootstrap"].lower() in fetch.AGENTS for header in headers):
+        return [fetch.Source()] * len(headers)
+    store = stack.enter_context(cache.opened(os.environ, request.fetch.disable_cache))
+    sources = []
+    for header in headers:
+        if header["bootstrap"].lower() not in fetch.AGENTS:
+            sources.append(fetch.Source())
+            continue
+        library = request.fetch.library or header.get("library", "")
+        sources.append(fetch.source(fetch.from_header(header), request.fetch._replace(library=library), store))
+    progress.settle()
+    return sources
+
+
+def load(source: str, arguments: Mapping[str, str]) -> Definition:
+    """The definition that `source` is or stands for."""
+    scheme, colon, _ = source.partition(":")
+    if colon and "/" not in scheme and not os.path.exists(source):
+        return definition.from_uri(source)
+    name = image.shown(source)
+    if os.path.isdir(source):
+        return definition.from_uri(f"localimage:{os.path.abspath(source)}")
+    try:
+        with open(source, "rb") as file:  # once: a pipe gives its bytes once
+            raw = file.read(definition.MAX_BYTES + 1)
+            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        if _is_image(raw) or bootstrap.is_archive(raw):
+            if not regular:
+                raise BollardError(f"{name}: an image or archive comes from a pipe", "write it to a file first")
+            return definition.from_uri(f"localimage:{os.path.abspath(source)}")
+    except OSError as error:
+        raise BollardError(f"{name}: {error.strerror}", "name a definition file, an image or a directory") from None
+    return definition.parse(raw, name, arguments)
+
+
+def _is_plain(request: Request) -> bool:
+    """A directory that becomes a SIF file as it is needs no copy and no namespace."""
+    if not os.path.isdir(request.source) or request.sandbox or request.update:
+        return False
+    return oci.transport(request.source) != "oci-archive"
+
+
+def _is_image(first: bytes) -> bool:
+    return first[32:41] == b"SIF_MAGIC" or image.squashfs_offset(first) >= 0
+
+
+def _check_target(request: Request) -> None:
+    target = request.target
+    sif_write.check_place(target)
+    if not request.sandbox and target.endswith("/"):
+        raise BollardError(f"{target}: names a directory", "leave the / out, or add --sandbox")
+    if request.update:
+        if not os.path.isdir(f"{target}/.singularity.d"):
+            raise BollardError(f"{target}: no sandbox to update", "build it with --sandbox first")
+        return
+    if not os.path.lexists(target):
+        return
+    if not request.force:
+        raise sif_write.exists(target)
+    if request.sandbox and not os.path.isdir(f"{target}/.singularity.d"):
+        raise BollardError(f"{target}: is no sandbox, and is not replaced by one", "remove it, or choose another name")
+    if not request.sandbox and os.path.isdir(target):
+        raise BollardError(f"{target}: is a directory", "remove it, choose another name, or add --sandbox")
+
+
+def _carry_out(
+    request: Request, found: Definition, fetched: Sequence[fetch.Source], place: str, cwd: str, way: rootless.Way
+) -> None:
+    """The work, as process 1 of the namespace."""
+    mask = os.umask(0o022)
+    built: dict[str, Tree] = {}
+    documents: dict[str, bytes] = {}
+    last = len(found.stages)
+    for number, stage in enumerate(found.stages, 1):
+        scratch, root = f"{place}/scratch{number}", f"{place}/root{number}"
+        os.mkdir(scratch, 0o700)
+        os.mkdir(root, 0o755)
+        step = _Step(request, found, stage, fetched[number - 1], Tree(root), scratch, cwd, way)
+        documents = _make_stage(step, built, update=request.update and not request.force and number == last)
+        if stage.header.get("stage"):
+            built.setdefault(stage.header["stage"], step.tree)
+    os.umask(mask)
+    if request.sandbox:
+        _keep_sandbox(request.target, root, place)
+        progress.done(f"{request.shown or request.target}: built")
+        return
+    progress.say("packing")
+    text = (step.tree.read("/.singularity.d/Singularity") or b"").decode("utf-8", "surrogateescape")
+    pack.pack(
+        request.target,
+        root,
+        pack.tree_arch(root),
+        image_files.read_labels(step.tree),
+        text,
+        documents,
+        force=request.force,
+        progress=progress.on_terminal() and not request.shown,  # who starts a program wants no bar of mksquashfs
+    )
+    progress.done(f"{request.shown or request.target}: {os.path.getsize(request.target) / 1e6:.1f} MB")
+
+
+class _Step(NamedTuple):
+    request: Request
+    definition: Definition
+    stage: Stage
+    fetched: fetch.Source
+    tree: Tree
+    scratch: str
+    cwd: str
+    way: rootless.Way
+
+    def run(self, argv: list[str], env: Mapping[str, str], *, read_only: bool = False) -> build_root.Result:
+        """Run a program in the tree."""
+        binds = self.request.binds
+        if self.way.kind == rootless.PRELOADED:
+            argv, binds = build_root.preloaded(argv, binds)
+        return build_root.run(self.tree, argv, env, self.scratch, binds=binds, read_only=read_only)
+
+    def wants(self, section: str) -> bool:
+        return section in self.request.sections
+
+
+def _make_stage(step: _Step, built: Mapping[str, Tree], update: bool) -> dict[str, bytes]:
+    stage = step.stage
+    documents: dict[str, bytes] = {}
+    _host_script(step, "pre")
+    progress.say(_title(stage))
+    header = dict(stage.header)
+    if update:
+        header = {"bootstrap": "localimage", "from": os.path.abspath(step.request.target)}
+    documents = bootstrap.fill(bootstrap.Source(header, step.tree, step.scratch, step.cwd, progress.say, step.fetched))
+    image_files.apps(step.tree, stage)
+    for app in stage.apps:
+        for transfer in scif.transfers(app):
+            _copy_from_host(step, transfer)
+    if step.wants("files"):
+        for files in stage.files:
+            for transfer in files.transfers if files.stage else ():
+                _copy_from_stage(step, built[files.stage], transfer)
+    _host_script(step, "setup")
+    if step.wants("files"):
+        for files in stage.files:
+            for transfer in () if files.stage else files.transfers:
+                _copy_from_host(step, transfer)
+    _post(step)
+    image_files.metadata(
+        step.tree,
+        stage,
+        step.definition.text,
+        step.request.sections,
+        force=step.request.force,
+        bootstrapped=not update,
+    )
+    _test(step)
+    return documents
+
+
+def _title(stage: Stage) -> str:
+    words = [stage.header["bootstrap"], stage.header.get("from") or stage.header.get("osversion", "")]
+    name = stage.header.get("stage")
+    return " ".join(([f"stage {name}:"] if name else []) + [word for word in words if word])
+
+
+def _host_script(step: _Step, name: str) -> None:
+    """%pre and %setup: on the host, as the user."""
+    script = step.stage.script(name)
+    if not step.wants(name) or not script.text:
+        return
+    progress.say(f"%{name}")
+    path = f"{step.scratch}/{name}"
+    _write_script(path, script.text)
+    env = {key: value for key, value in os.environ.items() if key not in _HOST_NAMES}
+    env.update(dict.fromkeys(_HOST_NAMES, step.tree.path))
+    env.update(_variables())
+    argv = build_root.traced(_command(step, name, path), path)
+    _check(step, name, script, build_root.run_on_host(argv, env, step.cwd))
+    os.unlink(path)
+
+
+def _post(step: _Step) -> None:
+    script = step.stage.script("post")
+    text = script.text + "".join(scif.install(app) for app in step.stage.apps)
+    if not step.wants("post") or not text.strip():
+        return
+    progress.say("%post")
+    step.tree.write(_POST, text.encode("utf-8", "surrogateescape"), 0o755)
+    argv = build_root.command(_command(step, "post", _POST), _POST)
+    env = build_root.environment(os.environ, _variables())
+    result = step.run(argv, env)
+    step.tree.remove(_POST)
+    _check(step, "post", script, result)
+
+
+def _test(step: _Step) -> None:
+    script = step.stage.script("test")
+    if not step.request.test or not step.wants("test") or not script.text:
+        return
+    progress.say("%test")
+    argv = build_root.command(["/.singularity.d/test"], "")
+    env = build_root.environment(os.environ, {})
+    result = step.run(argv, env, read_only=True)
+    _check(step, "test", script, result)
+
+
+def _variables() -> dict[str, str]:
+    names = {"ENVIRONMENT": image_files.POST_SCRIPT, "LABELS": image_files.POST_LABELS}
+    return {f"{prefix}_{name}": path for prefix in ("APPTAINER", "SINGULARITY") for name, path in names.items()}
+
+
+def _command(step: _Step, name: str, path: str) -> list[str]:
+    try:
+        return definition.script_command(step.stage.script(name), path)
+    except BollardError as error:
+        raise BollardError(f"{step.definition.name}: %{name} {error.message}", error.hint) from None
+
+
+def _check(step: _Step, name: str, script: Script, result: build_root.Result) -> None:
+    if result.status == 0:
+        return
+    at = step.definition.name
+    line = result.trace.line or _line_of(result.trace.command, script.text)
+    if 0 < line <= len(script.lines):
+        at += f":{script.lines[line - 1]}"
+    code = result.status
+    how = f"signal {-code}" if code < 0 else f"exit status {code}"
+    text = f"{at}: %{name} failed with {how}"
+    if result.trace.command:
+        text += f" at `{image.shown(result.trace.command[:200])}`"
+    hint = "nothing was built" if name != "test" else "nothing was built; --notest builds without it"
+    raise BollardError(text, hint)
+
+
+def _line_of(command: str, text: str) -> int:
+    """The one line of a script that reads like a traced command, 0 where none or several do."""
+    words = command.replace("'", "").replace('"', "").split()
+    lines = [line.replace("'", "").replace('"', "").split() for line in text.split("\n")]
+    for length in (len(words), 2, 1):
+        found = [number for number, line in enumerate(lines, 1) if words and line[:length] == words[:length]]
+        if len(found) == 1:
+            return found[0]
+    return 0
+
+
+def _copy_from_host(step: _Step, transfer: Transfer) -> None:
+    """One line of %files: links followed, as cp -L."""
+    pattern = os.path.expanduser(transfer.source)
+    pattern = pattern if pattern.startswith("/") else os.path.join(step.cwd, pattern)
+    host = Tree("/")
+    try:
+        for path in host.glob(pattern):
+            target = transfer.target or (transfer.source if path == pattern else path)
+            _copy(step, path, target, transfer, os.path.dirname(path.rstrip("/")) or "/", path)
+    finally:
+        host.close()
+
+
+def _copy_from_stage(step: _Step, source: Tree, transfer: Transfer) -> None:
+    """One line of %files from: what is named is followed, links inside it are kept."""
+    for path in source.glob(transfer.source):
+        try:
+            with source.opened(path) as fd:
+                full = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            full = f"{source.path}/{path.strip('/')}"
+        _copy(step, full, transfer.target or path, transfer, os.path.dirname(full), path, follow=False)
+
+
+def _copy(
+    step: _Step, full: str, target: str, transfer: Transfer, above: str, shown: str, *, follow: bool = True
+) -> None:
+    if not target.startswith("/"):
+        target = f"/{target}"
+    if step.tree.kind(target.rstrip("/") or "/") == trees.DIRECTORY:
+        target = f"{target.rstrip('/')}/"
+    if target.endswith("/"):
+        target += os.path.basename(shown.rstrip("/"))
+    try:
+        with _directory(above) as fd:
+            step.tree.copy_in(fd, os.path.basename(full.rstrip("/")), target, follow=follow)
+    except (OSError, trees.CopyError) as error:
+        path, reason = (error.path, error.reason) if isinstance(error, trees.CopyError) else ("", error.strerror)
+        where = f"{step.definition.name}:{transfer.line}"
+        raise BollardError(
+            f"{where}: %files {image.shown(shown.rstrip('/') + path)}: {reason or error}",
+            "check the path, and that you may read it",
+        ) from None
+
+
+@contextlib.contextmanager
+def _directory(path: str) -> Iterator[int]:
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _keep_sandbox(target: str, root: str, place: str) -> None:
+    """Give the finished tree its name; what was there goes with the workspace."""
+    if os.path.lexists(target):
+        os.rename(target, f"{place}/replaced")
+    try:
+        os.rename(root, target)
+    except OSError as error:
+        raise BollardError(f"{target}: cannot be written: {error.strerror}", "choose another directory") from None
+
+
+def _write_script(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+    os.chmod(path, 0o700)
+
+
+def _warn(text: str) -> None:
+    os.write(2, f"bollard: warning: {text}\n".encode("utf-8", "surrogateescape"))

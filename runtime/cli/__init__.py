@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The `bollard` command: one module for each group of commands.
+
+main.py: runs one command.
+commands.py: the table of commands.
+build.py: bollard build.
+cache.py: bollard cache.
+inspect.py: bollard inspect, run-help.
+instance.py: bollard instance.
+plan.py: bollard plan.
+pull.py: bollard pull.
+sif.py: bollard sif.
+site.py: bollard site.
+completion.py: completion for shells.
+manual.py: manual pages.
+"""

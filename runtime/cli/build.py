@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command `bollard build`: its options, and the request they are."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from bollard.runtime.build import builder, definition
+from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import sources
+from bollard.runtime.request.spec import parse_binds
+
+
+def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    if len(words) != 2:
+        raise BollardError(f"build takes two names, not {len(words)}", "write `bollard build TARGET SOURCE`")
+    builder.run(request(given, words))
+    return 0
+
+
+def request(given: list[tuple[str, str]], words: list[str]) -> builder.Request:
+    """What the options ask for."""
+    switches = {option for option, _ in given}
+    if "reproducible" in switches and "SOURCE_DATE_EPOCH" not in os.environ:
+        os.environ["SOURCE_DATE_EPOCH"] = str(int(_newest(words[1])))
+    home = os.path.expanduser("~")
+    return builder.Request(
+        target=words[0],
+        source=words[1],
+        sandbox="sandbox" in switches or "update" in switches,
+        force="force" in switches,
+        update="update" in switches,
+        test="notest" not in switches,
+        sections=_sections([value for option, value in given if option == "section"]),
+        arguments=_arguments(given),
+        allow_unused="warn-unused-build-args" in switches,
+        binds=tuple(
+            bind for option, value in given if option == "bind" for bind in parse_binds(value, os.getcwd(), home)
+        ),
+        ignore_subuid="ignore-subuid" in switches,
+        ignore_seccomp="ignore-seccomp" in switches,
+        fetch=sources.settings(given, os.environ),
+    )
+
+
+def _newest(source: str) -> float:
+    """A date that is the same in each build: the definition's, or that of whatever is the source."""
+    try:
+        return os.path.getmtime(source)
+    except OSError:
+        return time.time()
+
+
+def _sections(values: list[str]) -> frozenset[str]:
+    names = [name for value in values for name in value.split(",") if name]
+    if not names or "all" in names:
+        return builder.SECTIONS
+    for name in names:
+        if name != "none" and name not in builder.SECTIONS:
+            raise BollardError(
+                f"--section {name}: no such section", "known are all, none, " + ", ".join(sorted(builder.SECTIONS))
+            )
+    return frozenset(names) - {"none"}
+
+
+def _arguments(given: list[tuple[str, str]]) -> dict[str, str]:
+    text = file = ""
+    for option, value in given:
+        if option == "build-arg-file":
+            file = value
+            try:
+                with open(file, encoding="utf-8", errors="surrogateescape") as opened:
+                    text = opened.read(definition.MAX_BYTES)
+            except OSError as error:
+                raise BollardError(f"--build-arg-file {file}: {error.strerror}", "check the path") from None
+    found, warnings = definition.build_arguments(
+        [value for option, value in given if option == "build-arg"], text, file
+    )
+    for warning in warnings:
+        os.write(2, f"bollard: warning: {warning}\n".encode("utf-8", "surrogateescape"))
+    return found

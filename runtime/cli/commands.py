@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The table of commands: what help, completion and manual pages are rendered from. cli/main.py says what runs each."""
+
+from __future__ import annotations
+
+from bollard.runtime.request import command_options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # usage, one line of help, the command's own options (command_options), whether it takes a container's options
+    Command = tuple[str, str, dict[str, tuple[str, str]], bool]
+
+COMMANDS: dict[str, Command] = {
+    "exec": (
+        "[OPTION...] IMAGE PROGRAM [ARGUMENT...]",
+        "run a program in a container",
+        command_options.FETCH,
+        True,
+    ),
+    "run": (
+        "[OPTION...] IMAGE [ARGUMENT...]",
+        "run what the image was made for, its runscript",
+        command_options.FETCH,
+        True,
+    ),
+    "shell": (
+        "[OPTION...] IMAGE [ARGUMENT...]",
+        "start a shell in a container",
+        command_options.SHELL,
+        True,
+    ),
+    "test": ("[OPTION...] IMAGE [ARGUMENT...]", "run the image's own test", command_options.FETCH, True),
+    "plan": (
+        "[OPTION...] IMAGE [PROGRAM [ARGUMENT...]]",
+        "show what would be done: options, image, mounts, environment; nothing is started",
+        command_options.PLAN,
+        True,
+    ),
+    "ps": ("[--json]", "show the containers that run on this node", {"json": ("", "for programs")}, False),
+    "attach": (
+        "JOB[.STEP] [PROGRAM [ARGUMENT...]]",
+        "start a program, or a shell, in a running container of a job on this node",
+        {},
+        False,
+    ),
+    "job": (
+        "[OPTION...] JOB",
+        "show what is on record of a job: images, nodes, tasks that entered",
+        {
+            "json": ("", "for programs"),
+            "collect": ("", "fetch the records of all its nodes, by a small job on them"),
+            "here": ("", "this node's records alone, as JSON"),
+            "verify": ("", "read the images again, and compare"),
+        },
+        False,
+    ),
+    "build": (
+        "[OPTION...] TARGET SOURCE",
+        "make the image TARGET from a definition file, an image, an archive or a directory",
+        command_options.BUILD,
+        False,
+    ),
+    "pull": (
+        "[OPTION...] [TARGET] URI",
+        "fetch the image URI, docker://, oras://, library://, ..., as a SIF file",
+        command_options.PULL,
+        False,
+    ),
+    "cache list": ("[OPTION...]", "show what was fetched and is kept", command_options.CACHE_LIST, False),
+    "cache clean": ("[OPTION...]", "remove what was fetched and is kept", command_options.CACHE_CLEAN, False),
+    "site install": (
+        "[OPTION...]",
+        "build the plugin for this machine's Slurm and Python, install it, tell Slurm of it; again for an upgrade",
+        command_options.SITE_INSTALL,
+        False,
+    ),
+    "site configure": ("[OPTION...]", "let this node follow bollard.yaml", command_options.SITE_CONFIGURE, False),
+    "site check": (
+        "[OPTION...]",
+        "tell what works on this node, and what mends the rest; exit status 1 when something does not work",
+        command_options.SITE_CHECK,
+        False,
+    ),
+    "site uninstall": (
+        "[OPTION...]",
+        "remove what install made, and tell what is left",
+        command_options.SITE_UNINSTALL,
+        False,
+    ),
+    "inspect": (
+        "[OPTION...] IMAGE",
+        "show what an image says of itself: labels, scripts, how it was made",
+        command_options.INSPECT,
+        False,
+    ),
+    "run-help": (
+        "[OPTION...] IMAGE",
+        "show the help that an image's author wrote",
+        command_options.RUN_HELP,
+        False,
+    ),
+    "sif list": ("IMAGE", "list the objects in a SIF file", {}, False),
+    "sif header": ("IMAGE", "show the header of a SIF file", {}, False),
+    "sif info": ("ID IMAGE", "show all about one object in a SIF file", {}, False),
+    "sif dump": ("ID IMAGE", "write one object of a SIF file to standard output", {}, False),
+    "sif new": ("IMAGE", "make an empty SIF file", {"force": ("", "replace IMAGE if it exists")}, False),
+    "sif add": ("[OPTION...] IMAGE FILE", "add FILE to a SIF file as an object", command_options.SIF_ADD, False),
+    "sif del": ("ID IMAGE", "delete one object of a SIF file", {}, False),
+    "sif setprim": ("ID IMAGE", "choose the partition that a container starts from", {}, False),
+    "overlay create": (
+        "[OPTION...] IMAGE",
+        "make a writable overlay: in the SIF file IMAGE, or as the file IMAGE",
+        command_options.OVERLAY_CREATE,
+        False,
+    ),
+    "completion": ("bash|zsh|fish", "write what makes a shell complete these commands", {}, False),
+    "instance start": (
+        "[OPTION...] IMAGE NAME [ARGUMENT...]",
+        "start a container that stays in the background, and its startscript",
+        command_options.INSTANCE_START,
+        True,
+    ),
+    "instance run": (
+        "[OPTION...] IMAGE NAME [ARGUMENT...]",
+        "the same with the image's runscript",
+        command_options.INSTANCE_START,
+        True,
+    ),
+    "instance list": (
+        "[OPTION...] [PATTERN]",
+        "list the instances on this machine",
+        command_options.INSTANCE_LIST,
+        False,
+    ),
+    "instance stop": ("[OPTION...] [PATTERN]", "stop instances", command_options.INSTANCE_STOP, False),
+    "instance stats": (
+        "[OPTION...] NAME",
+        "show what an instance uses, again and again",
+        command_options.INSTANCE_STATS,
+        False,
+    ),
+}

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`bollard instance`, and `bollard exec instance://NAME`: options, tables, JSON. The work is in instance.py, and what
+starts one in instance_init.py.
+
+Columns, keys and lines on stderr are Apptainer's, for scripts that read them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.image import image
+from bollard.runtime.local import instance, instance_init
+from bollard.runtime.request import spec
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from bollard.runtime.local.instance import Record
+
+    Given = list[tuple[str, str]]
+
+_PID_FILE_FORMS = ("BOLLARD_PID_FILE", "APPTAINER_PID_FILE", "SINGULARITY_PID_FILE")
+_STOP_SECONDS = "10"
+# Of a command, not of a container.
+_NOT_OPTIONS = ("help", "shell", "pid-file")
+
+
+def _info(text: str) -> None:
+    print(f"INFO:    {text}", file=sys.stderr)
+
+
+def config_directory() -> str:
+    """What we keep for the user."""
+    chosen = os.environ.get("BOLLARD_CONFIGDIR", "")
+    if chosen:
+        return os.path.abspath(chosen)
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir.rstrip("/") + "/.bollard"
+    except KeyError:
+        return os.environ.get("HOME", "/").rstrip("/") + "/.bollard"
+
+
+def check(action: str, words: list[str]) -> None:
+    """Refuse words that cannot be an image and a name, before an image is fetched."""
+    if words and words[0].startswith(instance.URI):
+        raise BollardError(f"{words[0]}: is an instance, not an image", "name the image to start another one")
+    if len(words) == 1:
+        raise BollardError("no name for the instance", f"write `bollard instance {action} IMAGE NAME`")
+
+
+def start(action: str, given: Given, words: list[str], values: Given, path: str) -> int:
+    """`instance start` and `instance run` with the image at `path`."""
+    asked = spec.make(values)
+    image.open_image(path if "~" not in path else asked.image, os.uname().machine).close()
+    pid = instance_init.start(asked, words[1], action, words[2:], config_directory())
+    files = [value for name, value in given if name == "pid-file"]
+    files = files[-1:] or [os.environ[form] for form in _PID_FILE_FORMS if os.environ.get(form)][:1]
+    for path in files:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644), "w") as file:
+            file.write(f"{pid}\n")
+    _info("instance started successfully")
+    return 0
+
+
+def join(action: str, given: Given, words: list[str], values: Given, shell: str) -> int:
+    """`exec`, `run`, `shell` and `test` with instance://NAME."""
+    record = instance.get(words[0][len(instance.URI) :])
+    if action == "exec" and len(words) < 2:
+        raise BollardError("no command given", "name a program of the image, or use `bollard shell`")
+    late = sorted({name for name, _ in given if name not in (*instance.OF_TASKS, *_NOT_OPTIONS)})
+    if late:
+        options = ", ".join(f"--{name}" for name in late)
+        print(
+            f"bollard: {options}: without effect, for the instance {record.name} runs already; "
+            "give options of the container to `bollard instance start`",
+            file=sys.stderr,
+        )
+    instance.join(record, action, words[1:], shell, instance.task_values(record.image, values))
+    return 0
+
+
+def run(verb: str, given: Given, words: list[str]) -> int:
+    """`instance list`, `stop` and `stats`."""
+    if len(words) > 1:
+        raise BollardError(f"{words[1]}: one word too many", f"`bollard instance {verb}` takes one name or pattern")
+    on = {name for name, _ in given}
+    values = dict(given)
+    uid = _uid(values.get("user", ""), verb)
+    pattern = words[0] if words else ""
+    if verb == "list":
+        return _list(instance.running(uid, pattern or "*"), "json" in on, "logs" in on)
+    if verb == "stop":
+        if not pattern and "all" not in on:
+            raise BollardError("stop which instance?", "name it, or write --all", 1)
+        number = _signal("KILL" if "force" in on else values.get("signal", "INT"))
+        return _stop(_found(uid, pattern or "*"), number, _seconds(values.get("timeout", _STOP_SECONDS)))
+    if not pattern:
+        raise BollardError("stats of which instance?", "name it", 1)
+    found = _found(uid, pattern)
+    if len(found) > 1:
+        raise BollardError(f"{pattern} is {len(found)} instances", "name one", 1)
+    return _stats(found[0], "json" in on, "no-stream" in on)
+
+
+def _uid(user: str, verb: str) -> int:
+    if not user:
+        return os.getuid()
+    if os.getuid() != 0:
+        raise BollardError(f"--user is for root; you can {verb} your own instances", "leave it out")
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise BollardError(f"{user}: no such user", "check the name") from None
+
+
+def _found(uid: int, pattern: str) -> list[Record]:
+    found = instance.running(uid, pattern)
+    if not found:
+        what = "no instance" if pattern == "*" else f"no instance {pattern}"
+        raise BollardError(f"{what} runs on {os.uname().nodename}", "see `bollard instance list`", 1)
+    return found
+
+
+def _signal(text: str) -> int:
+    """A signal's number by its name, with SIG or without, or by its number."""
+    name = text.upper()
+    if name.isdigit() and 0 < int(name) < signal.NSIG:
+        return int(name)
+    known = signal.Signals.__members__
+    for word in (name, "SIG" + name):
+        if word in known:
+            return int(known[word])
+    raise BollardError(f"{text}: no such signal", "write it like SIGTERM, TERM or 15")
+
+
+def _seconds(text: str) -> float:
+    if not text.isdigit() or len(text) > 9:
+        raise BollardError(f"timeout {text!r} is not a number of seconds", "write --timeout=10")
+    return float(text)
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Columns as wide as their widest cell and four blanks; the last cell of a row as it is."""
+    widths = [max((len(row[n]) for row in rows if n < len(row) - 1), default=0) + 4 for n in range(len(rows[0]))]
+    lines = ["".join(f"{cell:<{widths[n]}}" for n, cell in enumerate(row[:-1])) + row[-1] for row in rows]
+    return "".join(line + "\n" for line in lines)
+
+
+def _list(found: list[Record], as_json: bool, logs: bool) -> int:
+    if as_json and logs:
+        raise BollardError("--json and --logs do not go together", "the JSON names the logs too")
+    if as_json:
+        print(json.dumps({"instances": [record.shown() for record in found]}, indent="\t"))
+        return 0
+    last = ("LOGS",) if logs else ("IP", "IMAGE")
+    rows: list[tuple[str, ...]] = [("INSTANCE NAME", "PID", *last)]
+    for record in found:
+        if logs:
+            rows += [(record.name, str(record.pid), record.err), ("", "", record.out)]
+        else:
+            rows.append((record.name, str(record.pid), "", record.image))
+    sys.stdout.write(table(rows))
+    return 0
+
+
+def _stop(found: list[Record], number: int, seconds: float) -> int:
+    for record in found:
+        _info(f"Stopping {record.name} instance of {record.image} (PID={record.pid})")
+    for record in instance.stop(found, number, seconds):
+        _info(f"Killing {record.name} instance of {record.image} (PID={record.pid}) (Timeout)")
+    return 0
+
+
+class Usage(NamedTuple):
+    """What the processes of an instance have used."""
+
+    cpu: float  # seconds
+    memory: int  # resident, bytes
+    read: int
+    written: int
+    processes: int
+
+
+def usage(record: Record) -> Usage:
+    psutil = _psutil()
+    total = Usage(0.0, 0, 0, 0, 0)
+    for pid in instance.members(record):
+        try:
+            process = psutil.Process(pid)
+            with process.oneshot():
+                times, memory, disk = process.cpu_times(), process.memory_info().rss, process.io_counters()
+        except psutil.Error:
+            continue  # it has ended
+        cpu = times.user + times.system + times.children_user + times.children_system
+        total = Usage(
+            total.cpu + cpu,
+            total.memory + memory,
+            total.read + disk.read_bytes,
+            total.written + disk.write_bytes,
+            total.processes + 1,
+        )
+    return total
+
+
+def _psutil() -> ModuleType:
+    try:
+        import psutil
+    except ImportError:  # the installed command starts without the system's packages, which takes time
+        import site
+
+        site.main()
+        try:
+            import psutil
+        except ImportError:
+            raise BollardError("Python's psutil is missing", "install it (Debian, EPEL: python3-psutil)") from None
+    return psutil
+
+
+def _stats(record: Record, as_json: bool, once: bool) -> int:
+    limit = _psutil().virtual_memory().total
+    if as_json:
+        print(json.dumps(as_cgroup(usage(record), limit), indent="\t"))
+        return 0
+    _info(f"Stats for {record.name} instance of {record.image} (PID={record.pid})")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before, begin = usage(record), time.monotonic()
+    while True:
+        time.sleep(1)
+        after, end = usage(record), time.monotonic()
+        if not after.processes and not instance.running(record.uid, record.name):
+            return 0
+        if not once and sys.stdout.isatty():
+            sys.stdout.write("\033[2J\033[H")
+        percent = max(0.0, after.cpu - before.cpu) / (end - begin) * 100
+        sys.stdout.write(stats_table(record.name, percent, after, limit))
+        sys.stdout.flush()
+        if once:
+            return 0
+        before, begin = after, end
+
+
+def stats_table(name: str, percent: float, used: Usage, limit: int) -> str:
+    row = (
+        name,
+        f"{percent:.2f}%",
+        f"{bytes_text(used.memory)} / {bytes_text(limit)}",
+        f"{used.memory / limit * 100:.2f}%",
+        f"{bytes_text(used.read)} / {bytes_text(used.written)}",
+        str(used.processes),
+    )
+    return table([("INSTANCE NAME", "CPU USAGE", "MEM USAGE / LIMIT", "MEM %", "BLOCK I/O", "PIDS"), row])
+
+
+def bytes_text(number: float) -> str:
+    """Four digits and a unit, by 1024."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+    at = 0
+    while number >= 1024 and at < len(units) - 1:
+        number /= 1024
+        at += 1
+    return f"{number:.4g}{units[at]}"
+
+
+def as_cgroup(used: Usage, limit: int) -> dict[str, object]:
+    """The names that Apptainer's JSON has, which are those of a control group."""
+    disk = [{"op": "read", "value": used.read}, {"op": "write", "value": used.written}]
+    return {
+        "cpu_stats": {"cpu_usage": {"total_usage": int(used.cpu * 1e9)}},
+        "memory_stats": {"usage": {"usage": used.memory, "limit": limit}},
+        "pids_stats": {"current": used.processes},
+        "blkio_stats": {"io_service_bytes_recursive": disk},
+    }

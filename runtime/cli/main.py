@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The `bollard` command: containers by hand, with the runtime that srun --container uses.
+
+Every failure is one line on stderr, "bollard: ...", and exit status 255. A command imports what it needs when it
+runs: `exec` starts no slower than it must.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from bollard.runtime.cli.commands import COMMANDS
+from bollard.runtime.errors import BollardError, shown
+from bollard.runtime.request import command_options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+_SHELL_FORMS = ("BOLLARD_SHELL", "APPTAINER_SHELL", "SINGULARITY_SHELL")
+
+
+_GLOBAL = {
+    **dict.fromkeys(("-q", "--quiet", "-s", "--silent", "--nocolor"), False),
+    **dict.fromkeys(("-d", "--debug", "-v", "--verbose"), True),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status, unless this process has become the program."""
+    import _signal as signal
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends us without a traceback
+    _open_streams()
+    try:
+        status = _main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except BollardError as error:
+        print("bollard:", *map(shown, str(error).split("\n")), file=sys.stderr)
+        return error.code
+    except BrokenPipeError:
+        _drop_output()  # whoever read us has enough: `bollard plan | head`
+        return 0
+    except OSError as error:
+        print(shown(f"bollard: {error.filename or 'system call'}: {error.strerror or error}"), file=sys.stderr)
+        _drop_output()  # a full disk is told of once
+        return 255
+    return status
+
+
+def _open_streams() -> None:
+    """Standard streams that are closed become /dev/null, for us and the program: the next file opened would be one."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open("/dev/null", os.O_RDWR), True)
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115 - it is the process's
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
+
+
+def _drop_output() -> None:
+    """What is still to be written goes nowhere."""
+    os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
+
+
+def _main(argv: list[str]) -> int:
+    argv = _without_global(argv)
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help", "help"):
+        sys.stdout.write(_overview())
+        return 0
+    if name in ("-V", "--version", "version"):
+        import bollard
+
+        print(f"bollard {bollard.__version__}")
+        return 0
+    rest = argv[1:]
+    if rest and f"{name} {rest[0]}" in COMMANDS:
+        name, rest = f"{name} {rest[0]}", rest[1:]
+    if name not in COMMANDS:
+        return _family(name, rest)
+    from bollard.runtime.request import command_line
+
+    usage, what, own, container = COMMANDS[name]
+    given, words = command_line.parse(rest, name, own, container)
+    if any(option == "help" for option, _ in given):
+        sys.stdout.write(command_line.help_text(name, f"bollard {name} {usage}", what, own, container))
+        return 0
+    return RUN[name](name, given, words)
+
+
+def _without_global(argv: list[str]) -> list[str]:
+    """`argv` without what Apptainer takes in front of the command; -d, as -v, asks for more on stderr."""
+    at = 0
+    while at < len(argv) and argv[at] in _GLOBAL:
+        if _GLOBAL[argv[at]]:
+            os.environ["BOLLARD_VERBOSE"] = "1"
+        at += 1
+    return argv[at:]
+
+
+def _family(name: str, rest: list[str]) -> int:
+    """`bollard sif` alone: the commands that begin so."""
+    found = [command for command in COMMANDS if command.startswith(name + " ")]
+    if not found:
+        raise BollardError(f"{name}: no such command", "see `bollard --help`")
+    if rest and rest[0] not in ("-h", "--help", "help"):
+        raise BollardError(f"{name} {rest[0]}: no such command", f"see `bollard {name} --help`")
+    sys.stdout.write("\n".join([f"usage: bollard {name} COMMAND ...", "", *_rows(found), ""]))
+    return 0
+
+
+def _overview() -> str:
+    lines = ["usage: bollard COMMAND ...", ""]
+    lines += ["Containers by hand; under Slurm: srun --container=IMAGE PROGRAM ...", ""]
+    return "\n".join([*lines, *_rows(list(COMMANDS)), "", "`bollard COMMAND --help` tells more.", ""])
+
+
+def _rows(names: list[str]) -> list[str]:
+    width = max(map(len, names)) + 2
+    return [f"  {name:<{width}}{COMMANDS[name][1]}" for name in names]
+
+
+def _image(given: list[tuple[str, str]], words: list[str]) -> tuple[str, Callable[[], None]]:
+    """The path of the image that the first of `words` names, fetched if it lies elsewhere; and what to call when it has
+    been opened."""
+    from bollard.runtime.image import image
+
+    if not words or words[0].startswith("instance://") or not image.is_uri(words[0]):
+        return words[0] if words else "", lambda: None
+    from bollard.runtime.build import conversion
+    from bollard.runtime.fetch import sources
+
+    pulled = conversion.image_of(words[0], sources.settings(given, os.environ))
+    return pulled.path, pulled.close
+
+
+def _values(given: list[tuple[str, str]], words: list[str], path: str) -> list[tuple[str, str]]:
+    """The (name, value) pairs of a spec for the image at `path`, with what the shim's client would add."""
+    from bollard.runtime import installed
+    from bollard.runtime.request import command_line, forms, site
+
+    if not words:
+        raise BollardError("no image named", "name a SIF file, a squashfs file or a directory")
+    try:
+        cwd = os.getcwd()
+    except FileNotFoundError:
+        raise BollardError("the current directory does not exist any more", "change to one that does") from None
+    values = [("image", path), ("asked", words[0]), ("cwd", cwd), ("userhome", _home())]
+    asked = [pair for pair in given if pair[0] not in command_options.FETCH]
+    values += forms.resolve([*asked, *command_line.variables(os.environ)])
+    if os.environ.get("BOLLARD_LOG") == "debug":
+        values.append(("verbose", "1"))
+    return site.completed(values, site.load(installed.PREFIX))
+
+
+def _home() -> str:
+    home = os.environ.get("HOME", "")
+    if home:
+        return home
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return ""
+
+
+def _start(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    """exec, run, shell, test."""
+    from bollard.runtime.image import image
+    from bollard.runtime.local import execution
+    from bollard.runtime.request import spec
+
+    if name == "exec" and len(words) == 1:
+        raise BollardError("no command given", "name a program of the image, or use `bollard shell`")
+    path, opened = _image(given, words)
+    values = _values(given, words, path)
+    shells = [value for option, value in given if option == "shell"]
+    shells += [os.environ[form] for form in _SHELL_FORMS if os.environ.get(form)]
+    if words[0].startswith("instance://"):
+        from bollard.runtime.cli import instance
+
+        return instance.join(name, given, words, values, shells[0] if shells else "")
+    asked = spec.make(values)
+    # Here, where the name is as it was typed; the keeper opens it again by its full path.
+    image.open_image(path if "~" not in path else asked.image, os.uname().machine).close()
+    try:
+        execution.start(asked, name, words[1:], shells[0] if shells else "", opened)
+    finally:
+        opened()
+    return 0
+
+
+def _plan(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import plan
+    from bollard.runtime.request import spec
+
+    path, opened = _image(given, words)
+    try:
+        shown = plan.explain(spec.make(_values(given, words, path)), words[1:])
+    finally:
+        opened()
+    if any(option == "json" for option, _ in given):
+        import json
+
+        print(json.dumps(shown, indent=2))
+    else:
+        print("\n".join(plan.lines(shown)))
+    return 0
+
+
+def _build(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import build
+
+    return build.run(name, given, words)
+
+
+def _instance(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import instance
+
+    return instance.run(name.split()[1], given, words)
+
+
+def _instance_start(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import instance
+
+    instance.check(name.split()[1], words)
+    path, opened = _image(given, words)
+    try:
+        return instance.start(name.split()[1], given, words, _values(given, words, path), path)
+    finally:
+        opened()
+
+
+def _pull(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import pull as cli_pull
+
+    return cli_pull.run(given, words)
+
+
+def _cache(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import cache
+
+    return cache.run(name.split()[1], given, words)
+
+
+def _site(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import site as cli_site
+
+    return cli_site.run(name.split()[1], given, words)
+
+
+def _job(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.local import job, running
+
+    if len(words) != 1:
+        raise BollardError(f"job takes one number, not {len(words)} words", "write `bollard job JOBID`")
+    options = {option for option, _ in given}
+    number = running.parse(words[0])[0]
+    if "here" in options:
+        import json
+
+        print(json.dumps(job.records(number)))
+        return 0
+    found = job.look(number, collect="collect" in options)
+    if "verify" in options:
+        print("\n".join(job.verify(found)))
+    elif "json" in options:
+        import json
+
+        print(json.dumps(found, indent=2))
+    else:
+        print("\n".join(job.lines(found)))
+    return 0
+
+
+def _ps(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.local import running
+
+    if words:
+        raise BollardError(f"{words[0]}: ps takes no words", "write `bollard ps`")
+    found = running.containers()
+    if any(option == "json" for option, _ in given):
+        import json
+
+        print(json.dumps([item.plain() for item in found], indent=2))
+    else:
+        print("\n".join(running.lines(found)))
+    return 0
+
+
+def _attach(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.local import running
+
+    if not words:
+        raise BollardError("no job named", "write `bollard attach JOB` or JOB.STEP, see `bollard ps`")
+    running.attach(words[0], words[1:])
+
+
+def _inspect(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import inspect
+
+    path, opened = _image(given, words)
+    try:
+        return inspect.run(name, given, [path, *words[1:]] if words else [])
+    finally:
+        opened()
+
+
+def _sif(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import sif
+
+    return sif.run(name, given, words)
+
+
+def _overlay(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.image import overlay_create
+
+    return overlay_create.run(given, words)
+
+
+def _completion(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import completion
+
+    if len(words) != 1:
+        raise BollardError("completion takes the name of a shell", "write `bollard completion bash`")
+    sys.stdout.write(completion.script(words[0]))
+    return 0
+
+
+RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
+    "exec": _start,
+    "run": _start,
+    "shell": _start,
+    "test": _start,
+    "plan": _plan,
+    "ps": _ps,
+    "attach": _attach,
+    "job": _job,
+    "build": _build,
+    "pull": _pull,
+    "cache list": _cache,
+    "cache clean": _cache,
+    "site install": _site,
+    "site configure": _site,
+    "site check": _site,
+    "site uninstall": _site,
+    "inspect": _inspect,
+    "run-help": _inspect,
+    "sif list": _sif,
+    "sif header": _sif,
+    "sif info": _sif,
+    "sif dump": _sif,
+    "sif new": _sif,
+    "sif add": _sif,
+    "sif del": _sif,
+    "sif setprim": _sif,
+    "overlay create": _overlay,
+    "completion": _completion,
+    "instance start": _instance_start,
+    "instance run": _instance_start,
+    "instance list": _instance,
+    "instance stop": _instance,
+    "instance stats": _instance,
+}

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What `bollard plan` shows: the spec, the image, the mounts and the environment, without making any of it."""
+
+from __future__ import annotations
+
+import os
+
+from bollard.runtime import host_slurm, installed
+from bollard.runtime.container import environment
+from bollard.runtime.image import image
+from bollard.runtime.request import plan, site, spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from bollard.runtime.image.image import Image
+    from bollard.runtime.request.spec import Spec
+
+
+def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
+    """Plain data, ready for JSON: the keys `spec`, `image`, `mounts`, `environment`, `command`.
+
+    `mounts` are (source, target, flags) in their order, `environment` what a program started from this process
+    would find; `image.scripts` is false where the image's own variables can only be known once it is mounted.
+    """
+    here = site.load(installed.PREFIX)
+    opened = image.open_image(asked.image, os.uname().machine)
+    try:
+        site.refuse_image(here, opened.fd, asked.asked)
+        scripts = _scripts(opened)
+        described = {
+            "path": opened.path,
+            "kind": opened.kind,
+            "offset": opened.offset,
+            "size": opened.size,
+            "compression": opened.compression,
+            "arch": opened.arch,
+            "scripts": scripts is not None,
+        }
+    finally:
+        opened.close()
+    of_image = environment.of_image(
+        scripts or [],
+        os.fsencode(asked.home),
+        os.fsencode(asked.image),
+        lambda script, env: None,
+        os.fsencode(asked.app),
+    )
+    env = [name + b"=" + value for name, value in os.environb.items()]
+    binds = os.fsencode(spec.bind_text(asked.binds))
+    tools = b"" if asked.no_slurm or not host_slurm.TOOLS else plan.TOOLS.encode()
+    env = environment.of_task(of_image, env, asked, b"exec", binds, defaults=here.environment, tools=tools)
+    pairs = [entry.partition(b"=") for entry in sorted(env)]
+    ops = plan.make(asked, "", installed.PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES)
+    return {
+        "spec": {name: _plain(value) for name, value in sorted(vars(asked).items())},
+        "image": described,
+        "mounts": [list(op) for op in ops],
+        "environment": {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs},
+        "command": command,
+    }
+
+
+def lines(shown: dict[str, Any]) -> list[str]:
+    """The same for people."""
+    spec, picture = shown["spec"], shown["image"]
+    what = "a directory"
+    if picture["kind"] == image.SQUASHFS:
+        what = f"{picture['compression']} squashfs, {picture['size']} bytes at {picture['offset']}"
+    found = [
+        f"image        {image.shown(picture['path'])}",
+        f"             {what}, {picture['arch'] or 'for a machine it does not name'}",
+        f"home         {spec['home'] or 'none'}",
+        f"starts in    {spec['pwd'] or spec['cwd']}",
+    ]
+    if shown["command"]:
+        found.append(f"program      {' '.join(image.shown(word) for word in shown['command'])}")
+    found += ["", "mounts, in this order:"]
+    found += [f"  {line}" for line in plan.describe([(op[0], op[1], op[2]) for op in shown["mounts"]])]
+    found += ["", "environment, in addition to what passes from yours unchanged:"]
+    for name, value in shown["environment"].items():
+        if os.environ.get(name) != value:
+            found.append(f"  {name}={image.shown(value)}")
+    hidden = sorted(name for name in os.environ if name not in shown["environment"])
+    if hidden:
+        found.append(f"  not passed: {' '.join(hidden)}")
+    if not picture["scripts"]:
+        found.append("  and what the image itself sets, which is known once it is mounted")
+    return found
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return os.fsdecode(value)
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return value
+
+
+def _scripts(opened: Image) -> list[tuple[str, bytes]] | None:
+    """The image's environment scripts where they can be read without a mount: from a directory, or from the
+    description in a SIF file, which lacks Apptainer's fixed frame around them."""
+    if opened.kind == image.DIRECTORY:
+        folder = os.path.join(opened.path, ".singularity.d/env")
+        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        return [(name, _read(os.path.join(folder, name))) for name in names if name.endswith(".sh")]
+    text = opened.metadata()
+    if not text:
+        return None
+    import json
+
+    try:
+        found = json.loads(text)["data"]["attributes"].get("environment") or {}
+        return sorted((os.path.basename(path), script.encode()) for path, script in found.items())
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(1 << 20)

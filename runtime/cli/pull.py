@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command `bollard pull`."""
+
+from __future__ import annotations
+
+import os
+
+from bollard.runtime.build import conversion
+from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import reference, sources
+from bollard.runtime.image import image
+from bollard.runtime.request import spec
+
+
+def run(given: list[tuple[str, str]], words: list[str]) -> int:
+    if len(words) not in (1, 2):
+        raise BollardError(f"pull takes a URI, and perhaps a file before it, not {len(words)} words", "see --help")
+    asked = dict(given)
+    uri = words[-1]
+    if ":" not in uri:
+        raise BollardError(f"{uri}: is not a URI", f"write docker://{uri}, oras://{uri} or library://{uri}")
+    # As in Apptainer: the option, then the word, then what the URI is about.
+    target = asked.get("name") or sources.variable(os.environ, "PULL_NAME") or (words[0] if len(words) == 2 else "")
+    target = target or reference.file_name(reference.parse(uri))
+    folder = asked.get("dir") or sources.variable(os.environ, "PULLDIR", "PULLFOLDER")
+    force = asked.get("force", "0") == "1"
+    arch = sources.variable(os.environ, "PULL_ARCH")
+    given = given if "arch" in asked or not arch else [*given, ("arch", arch)]
+    conversion.to_file(uri, os.path.join(folder, target), sources.settings(given, os.environ), force=force)
+    if reference.parse(uri).scheme == "library" and not _allows_unsigned(asked):
+        text = f"{image.shown(uri)}: no signature is verified; --allow-unsigned leaves this line out"
+        os.write(2, f"bollard: warning: {text}\n".encode("utf-8", "surrogateescape"))
+    return 0
+
+
+def _allows_unsigned(asked: dict[str, str]) -> bool:
+    return spec.switch([asked.get("allow-unsigned", "") or sources.variable(os.environ, "ALLOW_UNSIGNED")])

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`bollard site`: what an administrator types. The work is in bollard.spank_plugin."""
+
+from __future__ import annotations
+
+import json
+import os
+import site as python_site
+import sys
+from typing import TYPE_CHECKING
+
+from bollard.runtime import installed
+from bollard.runtime.errors import BollardError
+from bollard.runtime.request import site, site_config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bollard.spank_plugin.check import Finding
+    from bollard.spank_plugin.install import Where
+
+_COLOURS = {"ok": "\033[32m", "warning": "\033[33m", "failure": "\033[31m"}
+
+
+def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    """`bollard site VERB`; the exit status."""
+    if words:
+        raise BollardError(f"site {verb}: unexpected {words[0]!r}", f"see `bollard site {verb} --help`")
+    chosen = dict(given)
+    if "example" in chosen:
+        sys.stdout.write(site_config.default_text())
+        return 0
+    if sys.flags.no_site:
+        python_site.main()  # the installed command does without packages of the system; cffi and PyYAML are such
+    from bollard.spank_plugin import install
+
+    where = _where(chosen)
+    if verb == "check":
+        return _check(where, "json" in chosen)
+    mistakes = site_config.complaints(where.config) if verb in ("install", "configure") else []
+    for mistake in mistakes:
+        print(f"bollard: {mistake}", file=sys.stderr)
+    if mistakes:
+        return 255
+    {"install": install.install, "configure": install.configure, "uninstall": install.uninstall}[verb](where, print)
+    return 0
+
+
+def _where(chosen: dict[str, str]) -> Where:
+    """The places: as given, else as this installation was made, else the usual ones."""
+    from bollard.spank_plugin.install import Where, read_manifest
+
+    prefix = os.path.abspath(chosen.get("prefix") or site.load(installed.PREFIX).prefix or Where().prefix)
+    try:
+        known = read_manifest(prefix).get("where", {})
+    except BollardError:
+        known = {}
+    conf = os.environ.get("SLURM_CONF", "")
+    return Where(
+        prefix,
+        os.path.abspath(
+            chosen.get("slurm-conf") or known.get("slurm_conf") or os.path.dirname(conf) or Where().slurm_conf
+        ),
+        os.path.abspath(chosen.get("bin") or known.get("bin") or Where().bin),
+        os.path.abspath(chosen.get("config") or known.get("config") or site_config.PATH),
+        os.path.abspath(chosen["destdir"]) if chosen.get("destdir") else "",
+    )
+
+
+def _check(where: Where, as_json: bool) -> int:
+    import bollard
+    from bollard.spank_plugin import check
+
+    if as_json:
+        found = list(check.findings(where))
+        # One line for each node, for srun mixes the lines of many.
+        shown = check.as_json(found, getattr(bollard, "__version__", ""))
+        print(json.dumps(shown, indent=2 if sys.stdout.isatty() else None))
+    else:
+        found = _shown(check.findings(where))
+    return 1 if check.status(found) == check.FAILURE else 0
+
+
+def _shown(found: Iterable[Finding]) -> list[Finding]:
+    """Print findings as they come: a table on a terminal, else lines that name their node."""
+    node, seen = os.uname().nodename.split(".")[0], []
+    terminal = sys.stdout.isatty()
+    colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    for finding in found:
+        seen.append(finding)
+        if terminal:
+            state = f"{finding.state:<8}"
+            print(f"{_COLOURS[finding.state]}{state}\033[0m" if colour else state, end="")
+            print(f"{finding.check:<18}{finding.text}")
+            if finding.fix:
+                print(f"{'':<26}-> {finding.fix}")
+        else:
+            print(
+                f"{node}: {finding.state}: {finding.check}: {finding.text}"
+                + (f"; {finding.fix}" if finding.fix else "")
+            )
+        sys.stdout.flush()
+    return seen

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The keeper: namespaces, mounts and processes of one container on one node.
+
+keeper.py: makes the container, in order.
+container.py: a container that is ready for tasks.
+mounts.py: attaches the plan's mounts.
+layers.py: a root filesystem that can be written to.
+environment.py: which variables a task gets, in Apptainer's order.
+fuse.py: file servers.
+gpu.py: the host's GPU drivers, as binds.
+entry.py: lets tasks in.
+wire.py: frames between keeper, launcher and slurmstepd.
+task_reaper.py: ends tasks when the keeper ends.
+readahead.py: reads what the first task will need.
+save.py: writes a container to an image file.
+record.py: which image ran, and how many tasks.
+clock.py: how long each phase took.
+"""

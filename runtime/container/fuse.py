@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""FUSE servers of our own: one per keeper that serves its squashfs image, those of layers; gone with it.
+
+The kernel's side is mounted first, on an open /dev/fuse, inside our mount namespace; the server then gets that
+descriptor as "/dev/fd/N" (libfuse 3). No fusermount, no privilege, nothing to poll for: the first look at the
+mount waits for the server's answer.
+"""
+
+from __future__ import annotations
+
+import os
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.installed import LAUNCHER, SERVER, SERVER_2, SERVER_OWNER, SHOWS_OWNER
+from bollard.runtime.system import linux
+
+_SIGKILL = 9
+_SIGTERM = 15
+
+
+def mount(fd: int, offset: int, target: str, scratch: str, own: bool = False) -> tuple[int, int]:
+    """Mount the squashfs that begins at `offset` of `fd` on the directory `target`: the server's process id, and a
+    descriptor of what it says.
+
+    `scratch` is an empty directory of ours. With `own` every file is shown as this process's user's: most in an
+    image are root's, whom the namespace does not know.
+    """
+    device = _mount("squashfuse", target, linux.MS_RDONLY)
+    old = os.path.exists(SERVER_2)
+    if old:
+        _answer_libfuse_2(scratch)
+    elif not os.path.exists(SERVER):
+        raise BollardError(f"{SERVER} is missing on this node", "the site's administrator should install bollard again")
+    words = os.memfd_create("squashfuse", os.MFD_CLOEXEC)
+    parent, pid = os.getpid(), os.fork()
+    if pid == 0:
+        options = f"ro,offset={offset}"
+        server = SERVER
+        if own or os.path.exists(SHOWS_OWNER):
+            options += f",uid={os.getuid()},gid={os.getgid()}"
+            server = SERVER_OWNER if os.path.exists(SERVER_OWNER) else SERVER
+        if old:
+            command = [SERVER_2, "-f", "-o", options, f"/proc/self/fd/{fd}", f"{scratch}/unused"]
+        else:
+            command = [server, "-f", "-o", options, f"/proc/self/fd/{fd}", f"/dev/fd/{device}"]
+        _serve(parent, command, (device, fd), words, {"PATH": scratch, "BOLLARD_FUSE_FD": str(device)})
+    os.close(device)
+    return pid, words
+
+
+def start(
+    server: str, options: str, words: list[str], target: str, inherited: tuple[int, ...], read_only: bool,
+    scratch: str = "",
+) -> int:  # fmt: skip
+    """Mount what the program `server` serves on the directory `target`; its process id, which ends with this process,
+    by SIGTERM when it writes: then it leaves its file clean. `scratch`, a directory of ours, says that it is one
+    built with libfuse 2."""
+    name = server.rsplit("/", 1)[1]
+    if not os.path.exists(server):
+        raise BollardError(f"{name} is missing on this machine", "install it, then bollard again; or use a directory")
+    if scratch:
+        _answer_libfuse_2(scratch)
+    device = _mount(name, target, linux.MS_RDONLY if read_only else 0)
+    log = os.memfd_create(name, os.MFD_CLOEXEC)
+    parent, pid = os.getpid(), os.fork()
+    if pid == 0:
+        command = [server, "-f", "-o", options, *words, f"{scratch}/unused" if scratch else f"/dev/fd/{device}"]
+        env = {"PATH": scratch, "BOLLARD_FUSE_FD": str(device)} if scratch else {"PATH": "/usr/bin:/bin"}
+        _serve(parent, command, (device, *inherited), log, env, _SIGKILL if read_only else _SIGTERM)
+    os.close(device)
+    try:
+        os.close(os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))  # waits for its first answer
+    except OSError:
+        raise BollardError(f"{name}: {last_words(log)}", "is that file what it should be?") from None
+    os.close(log)
+    return pid
+
+
+def _mount(kind: str, target: str, flags: int) -> int:
+    """The kernel's side: mounted on `target`, and the descriptor for the server."""
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise BollardError(
+            f"/dev/fuse: {error.strerror}", "the site's administrator should load the kernel module fuse"
+        ) from None
+    options = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
+    linux.mount(f"fuse.{kind}", target, options, linux.MS_NOSUID | linux.MS_NODEV | flags)
+    return device
+
+
+def _answer_libfuse_2(scratch: str) -> None:
+    """libfuse 2 takes no descriptor: it runs fusermount, /bin's before PATH's, to get one. In our own mount
+    namespace that name is the launcher, which hands the mounted descriptor over (enter.c, `be_fusermount`)."""
+    if os.path.lexists(f"{scratch}/fusermount"):
+        return  # for another server of this container
+    os.makedirs(scratch, exist_ok=True)
+    os.symlink(LAUNCHER, f"{scratch}/fusermount")
+    os.mkdir(f"{scratch}/unused", 0o755)  # it insists on an empty directory
+    if os.path.exists("/bin/fusermount"):
+        tree = linux.clone_tree(LAUNCHER, recursive=False)
+        place = os.open("/bin/fusermount", os.O_PATH | os.O_CLOEXEC)
+        linux.attach(tree, place)
+        os.close(place)
+        os.close(tree)
+
+
+def unreadable(name: str, reason: str) -> BollardError:
+    """What to say where squashfuse, which gave this `reason`, did not mount the file `name`."""
+    if " compression" in reason:  # a library it was built without; lzma before 0.5
+        return BollardError(f"{name}: cannot be read on this machine ({reason})", "build it again with zstd or gzip")
+    return BollardError(f"{name}: damaged: its filesystem cannot be read ({reason})", "copy or build it again")
+
+
+def last_words(words: int) -> str:
+    """The last line a server has printed, for an error message."""
+    lines = os.pread(words, 4096, 0).decode("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else "the file server ended"
+
+
+def _serve(
+    parent: int, command: list[str], inherited: tuple[int, ...], words: int, env: dict[str, str], end: int = _SIGKILL
+) -> None:
+    """In the child: become the server."""
+    try:
+        linux.die_with_parent(end, parent)
+        linux.leave_mount_namespace()
+        if os.getuid() == 0:  # it reads what anybody wrote; and libfuse 2 would mount by itself, where it can
+            linux.be_no_root()
+        os.dup2(words, 2)
+        for fd in inherited:
+            os.set_inheritable(fd, True)
+        os.execve(command[0], command, env)
+    except OSError as error:
+        os.write(words, f"{command[0]}: {error.strerror}".encode())
+    finally:
+        os._exit(127)

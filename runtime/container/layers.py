@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A root that can be written to: the image below, and above it layers, the last of which may take what is written.
+
+    --writable-tmpfs    a layer in memory, gone with the container
+    --overlay DIR       DIR/upper, with DIR/work for the kernel's own use (Apptainer's layout); DIR:ro is read only
+    --overlay FILE      the same in an ext3 file, by fuse2fs; squashfs is only read, by squashfuse
+    --writable          for a SIF file: the ext3 layer that it brings; without it that layer is read only
+
+The kernel's overlay does it, with user.* attributes for its marks (Linux 5.11; on a tmpfs 6.6). What it does not write
+to, an ext3 file by FUSE or some network file systems, goes through fuse-overlayfs.
+"""
+
+from __future__ import annotations
+
+import os
+
+from bollard.runtime.container import fuse, mounts
+from bollard.runtime.errors import BollardError
+from bollard.runtime.image import image, sif
+from bollard.runtime.installed import EXT, EXT_2, EXT_OFFSET_IN_NAME, OVERLAY
+from bollard.runtime.system import linux
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bollard.runtime.request.spec import Spec
+
+_EXT_MAGIC = (0x438, b"\x53\xef")
+_EXT, _SQUASHFS = "ext3", "squashfs"
+# Another container may be about to end that has the file open.
+_LOCK_TRIES = 100
+_LOCK_PAUSE = 0.1
+_SIGKILL, _SIGTERM, _SIGCONT = 9, 15, 18
+# How long such a server may take to write what it has.
+_END_MS = 60000
+
+
+class Layer:
+    """One layer: `fd` is the directory, or the file whose `filesystem` begins at `offset`."""
+
+    __slots__ = ("fd", "filesystem", "offset", "path", "read_only")
+
+    def __init__(self, path: str, fd: int, read_only: bool, filesystem: str = "", offset: int = 0) -> None:
+        self.path = path
+        self.fd = fd
+        self.read_only = read_only
+        self.filesystem = filesystem
+        self.offset = offset
+
+
+class Servers:
+    """The FUSE servers that write into files of the user's: they have to end before the container does. They are the
+    user's processes, so he can stop them."""
+
+    __slots__ = ("pids",)
+
+    def __init__(self, pids: list[int]) -> None:
+        self.pids = pids
+
+    def end(self) -> None:
+        """Each leaves its file clean; the one above first. One that hangs is left to the end of the keeper, unless
+        its user keeps it stopped: no other signal would end it then, and it would stay on the node."""
+        from _signal import pidfd_send_signal
+        from select import POLLIN, poll
+
+        while self.pids:
+            self._go_on()  # all of them, for the one above waits for the one below
+            pid = self.pids.pop()
+            try:
+                handle = os.pidfd_open(pid)
+                os.kill(pid, _SIGTERM)
+            except OSError:
+                continue  # it has ended
+            ended = poll()
+            ended.register(handle, POLLIN)
+            if not ended.poll(_END_MS) and _is_stopped(handle):
+                pidfd_send_signal(handle, _SIGKILL)
+            os.close(handle)
+
+    def _go_on(self) -> None:
+        for pid in self.pids:
+            try:
+                os.kill(pid, _SIGCONT)
+            except OSError:
+                pass  # it has ended
+
+
+def _is_stopped(handle: int) -> bool:
+    """Whether the child has been stopped since it was asked."""
+    try:
+        return os.waitid(os.P_PIDFD, handle, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+    except OSError:
+        return False
+
+
+def is_writable(asked: Spec, layers: list[Layer]) -> bool:
+    """Whether the container's root takes writes."""
+    return asked.writable or asked.writable_tmpfs or any(not layer.read_only for layer in layers)
+
+
+def are_own(asked: Spec, layers: list[Layer]) -> bool:
+    """Whether a squashfs has to show its files as the user's: what is copied up from it keeps its owner."""
+    return asked.fakeroot or bool(asked.save) or is_writable(asked, layers)
+
+
+def opened(asked: Spec, opened_image: image.Image) -> list[Layer]:
+    """The layers of the image and the user, lowest first; to be opened without any capability."""
+    found = []
+    for part in opened_image.overlays:
+        kind = _EXT if part.fstype == sif.FS_EXT3 else _SQUASHFS
+        read_only = not asked.writable or kind == _SQUASHFS
+        fd = _open(asked.asked, asked.image, read_only)
+        if kind == _SQUASHFS:
+            image.check_superblock(asked.asked, fd, part.offset, part.size)
+        found.append(Layer(asked.asked, fd, read_only, kind, part.offset))
+    for path, read_only in asked.overlays:
+        try:
+            fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            found.append(Layer(path, fd, read_only))
+        except NotADirectoryError:
+            found.append(_file(path, read_only))
+        except OSError as error:
+            raise BollardError(f"overlay {path}: {error.strerror}", "make it, or check its permissions") from None
+    if sum(not layer.read_only for layer in found) + asked.writable_tmpfs > 1:
+        raise BollardError("more than one layer to write to", "keep one of the overlays, or --writable-tmpfs")
+    return found
+
+
+def _file(path: str, read_only: bool) -> Layer:
+    """The layer in a file; squashfs needs no :ro, as under Apptainer."""
+    squashfs = _begins(path, image.SQUASHFS_MAGIC)
+    fd = _open(path, path, read_only or squashfs)
+    if squashfs:
+        image.check_superblock(f"overlay {path}", fd, 0, os.fstat(fd).st_size)
+        return Layer(path, fd, True, _SQUASHFS)
+    if os.pread(fd, 2, _EXT_MAGIC[0]) != _EXT_MAGIC[1]:
+        raise BollardError(
+            f"overlay {path}: neither a directory nor an ext3 or squashfs file", "make one: mkdir DIR, --overlay DIR"
+        )
+    return Layer(path, fd, read_only, _EXT)
+
+
+def _begins(path: str, magic: bytes) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False  # `_open` says why
+    try:
+        return os.pread(fd, len(magic), 0) == magic
+    except OSError:
+        return False  # a pipe
+    finally:
+        os.close(fd)
+
+
+def _open(name: str, path: str, read_only: bool) -> int:
+    """A file with a filesystem, locked against those who write while others read or write."""
+    import fcntl
+    from time import sleep
+
+    try:
+        fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise BollardError(f"overlay {name}: {error.strerror}", "check its permissions; FILE:ro only reads") from None
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            return fd
+        except BlockingIOError:
+            sleep(_LOCK_PAUSE)
+        except OSError:
+            return fd  # a file system without locks
+    raise BollardError(
+        f"overlay {name}: another container uses it, which an earlier step of this job may have left",
+        "give steps of one job one --container-name, wait for the end of another job, or use FILE:ro in both",
+    )
+
+
+def mount(
+    asked: Spec, base: str, session: str, layers: list[Layer], places: list[mounts.Place]
+) -> tuple[str, Servers | None]:
+    """Mount `layers` above the image at `base`: the path of the result, and what has to end before the container
+    does. What the image lacks of the mount points for `places` is in a layer below it: the user's own stays clean."""
+    if not layers and not asked.writable_tmpfs:
+        return base, None
+    points = f"{session}/points"
+    os.mkdir(points, 0o755)
+    mounts.make_points(base, points, places)
+    lower, upper, work = [base, points], "", ""
+    by_fuse, pids = False, []
+    parts: list[int] = []  # upper and work of each layer
+    for number, layer in enumerate(layers):
+        path = f"/proc/self/fd/{layer.fd}"
+        if layer.filesystem:
+            own = are_own(asked, layers)
+            path, pid = _serve(layer, f"{session}/layer{number}", f"{session}/scratch", own)
+            if not layer.read_only:
+                by_fuse = True
+                pids.append(pid)
+        if layer.read_only:
+            if layer.filesystem != _SQUASHFS and os.path.lexists(f"{path}/upper"):
+                parts.append(_part(path, "upper", layer))
+                path = f"/proc/self/fd/{parts[-1]}"
+            lower.insert(0, path)
+            continue
+        _make(f"{path}/upper", layer)
+        _make(f"{path}/work", layer)
+        parts += [_part(path, "upper", layer), _part(path, "work", layer)]
+        upper, work = (f"/proc/self/fd/{fd}" for fd in parts[-2:])
+    if asked.writable_tmpfs:
+        room = f"{session}/written"
+        os.mkdir(room, 0o755)
+        linux.mount("tmpfs", room, "mode=0755", linux.MS_NOSUID | linux.MS_NODEV)
+        upper, work = f"{room}/upper", f"{room}/work"
+        os.mkdir(upper, 0o755)
+        os.mkdir(work, 0o755)
+    merged = f"{session}/merged"
+    os.mkdir(merged, 0o755)
+    options = f"lowerdir={':'.join(lower)}" + (f",upperdir={upper},workdir={work}" if upper else "")
+    try:
+        if not by_fuse:
+            linux.mount("overlay", merged, options + ",userxattr", linux.MS_NOSUID | linux.MS_NODEV)
+    except OSError as error:
+        if not os.path.exists(OVERLAY):
+            where = ", ".join(layer.path for layer in layers) or "memory"
+            raise BollardError(
+                f"no writable layer possible in {where}: {error.strerror}",
+                "a network file system takes none; on Linux before 6.6 use --overlay with a directory of a local disk",
+            ) from None
+        by_fuse = True
+    if by_fuse:
+        handles = (*(layer.fd for layer in layers), *parts)
+        pids.append(fuse.start(OVERLAY, options, [], merged, handles, False))
+    for fd in (*(layer.fd for layer in layers), *parts):
+        os.close(fd)
+    return merged, Servers(pids) if pids else None
+
+
+def _serve(layer: Layer, target: str, scratch: str, own: bool) -> tuple[str, int]:
+    os.mkdir(target, 0o755)
+    if layer.filesystem == _SQUASHFS:
+        pid, words = fuse.mount(layer.fd, layer.offset, target, scratch, own)
+        try:
+            os.stat(target)  # waits for its first answer; overlayfs takes the mode it finds
+        except OSError:
+            raise fuse.unreadable(f"overlay {layer.path}", fuse.last_words(words)) from None
+        os.close(words)
+        return target, pid
+    options, file = ("ro,fakeroot" if layer.read_only else "fakeroot"), f"/proc/self/fd/{layer.fd}"
+    if layer.offset and os.path.exists(EXT_OFFSET_IN_NAME):
+        file += f"?offset={layer.offset}"  # ext2fs_open2() of libext2fs
+    elif layer.offset:
+        options += f",offset={layer.offset}"
+    server, old = (EXT_2, scratch) if os.path.exists(EXT_2) else (EXT, "")
+    try:
+        pid = fuse.start(server, options, [file], target, (layer.fd,), layer.read_only, old)
+    except BollardError as error:
+        raise BollardError(f"overlay {layer.path}: {error}") from None
+    return target, pid
+
+
+def _part(path: str, name: str, layer: Layer) -> int:
+    """A descriptor of a layer's upper or work: the directory itself, for a link of whoever made the layer would lead
+    to a directory of the host."""
+    try:
+        return os.open(f"{path}/{name}", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except NotADirectoryError:
+        raise BollardError(f"overlay {layer.path}: its {name} is no directory", "make another one") from None
+    except OSError as error:
+        raise BollardError(f"overlay {layer.path}: its {name}: {error.strerror}", "check its permissions") from None
+
+
+def _make(path: str, layer: Layer) -> None:
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise BollardError(f"overlay {layer.path}: {error.strerror}", "use one that you may write to") from None

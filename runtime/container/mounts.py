@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Carry out a plan's mounts: find or make a place for each in the image, then attach.
+
+The image is read-only and may lack a mount point. A missing one appears without touching the image: its
+deepest existing parent directory is covered by a copy that has it too:
+
+    an empty directory     a small tmpfs
+    the image's "/"        a tmpfs in which every top-level entry is bound or linked again
+    any other directory    a kernel overlay of that one directory
+
+so that programs and libraries are read straight from the image's filesystem. Targets are resolved beneath the
+container's root, whatever symlinks the image holds.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EINVAL
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.request import plan
+from bollard.runtime.request.spec import NOEXEC, OPTIONAL, READ_ONLY, SHALLOW, TMPFS
+from bollard.runtime.system import linux
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bollard.runtime.request.plan import Op
+
+_IS_DIRECTORY = 0o040000
+_IS_LINK = 0o120000
+
+
+class Place:
+    """Where a tree goes."""
+
+    __slots__ = ("directory", "flags", "folder", "source", "target", "tree")
+
+    def __init__(self, source: str, target: str, flags: int, tree: int, directory: bool) -> None:
+        self.source = source
+        self.target = target
+        self.flags = flags
+        self.tree = tree  # detached copy of the source's mounts; -1 for a link
+        self.directory = directory
+        self.folder = ""  # where a filesystem of the container's own can be filled
+
+
+def _is_directory(fd: int) -> bool:
+    return os.fstat(fd).st_mode & 0o170000 == _IS_DIRECTORY
+
+
+def clone_sources(
+    ops: list[Op], files: dict[str, str], session: str, ready: dict[int, int], warnings: list[str]
+) -> list[Place]:
+    """Detach a copy of every source of the host, and make what has none. `files` names those the keeper wrote
+    itself, `ready` has trees {flag of plan.SETS: descriptor} that only it can make. An optional source that is left
+    out gets a line in `warnings`, unless it is one that a node may lack."""
+    places: list[Place] = []
+    for source, target, flags in ops:
+        if flags & plan.LINK:
+            places.append(Place(source, target, flags, -1, False))
+        elif flags & plan.SETS:
+            tree = ready.get(flags & plan.SETS, -1)
+            place = Place(source, target, flags, tree, True)
+            if tree < 0:
+                _make_filesystem(place, f"{session}/own{len(places)}")
+            places.append(place)
+        elif files.get(source, source):
+            try:
+                tree = _clone(files.get(source, source), flags)
+            except OSError as error:
+                if flags & OPTIONAL:
+                    if flags & plan.EXPECTED or not linux.is_missing(error):
+                        warnings.append(f"{source}: {error.strerror}; the container starts without it")
+                    continue
+                raise BollardError(
+                    f"bind {source}: {error.strerror}", "does it exist on this node, and may you read it?"
+                ) from None
+            linux.set_mount_flags(tree, _attributes(flags))
+            places.append(Place(source, target, flags, tree, _is_directory(tree)))
+    for number, place in enumerate(places):
+        _make_place_in_own(place, places[:number])
+    return places
+
+
+def _clone(path: str, flags: int) -> int:
+    if flags & SHALLOW:
+        try:
+            return linux.clone_tree(path, recursive=False)
+        except OSError as error:
+            if error.errno != EINVAL:  # mounts below it that came with the host's namespace cannot be left behind
+                raise
+    return linux.clone_tree(path)
+
+
+def _attributes(flags: int) -> int:
+    attributes = linux.MOUNT_ATTR_NOSUID
+    attributes |= 0 if flags & plan.DEVICES else linux.MOUNT_ATTR_NODEV
+    attributes |= linux.MOUNT_ATTR_RDONLY if flags & READ_ONLY else 0
+    attributes |= linux.MOUNT_ATTR_NOEXEC if flags & NOEXEC else 0
+    return attributes
+
+
+def _make_filesystem(place: Place, folder: str) -> None:
+    """A tmpfs, or terminals, of the container's own; it stays mounted at `folder` too, to be filled."""
+    os.mkdir(folder, 0o755)
+    flags = linux.MS_NOSUID | (linux.MS_NOEXEC if place.flags & (NOEXEC | plan.DEVPTS) else 0)
+    if place.flags & plan.DEVPTS:
+        linux.mount("devpts", folder, "newinstance,ptmxmode=0666,mode=0620", flags)
+    else:
+        try:
+            linux.mount("tmpfs", folder, place.source, flags | linux.MS_NODEV)
+        except OSError as error:
+            raise BollardError(f"tmpfs {place.target}: {place.source}: {error.strerror}", "check its flags") from None
+    place.tree = linux.clone_tree(folder)
+    place.folder = folder
+
+
+def _make_place_in_own(place: Place, earlier: list[Place]) -> None:
+    """A mount point, or a link, in a tmpfs of the container's own: the last one that holds its target."""
+    around = [other for other in earlier if plan.below(place.target, other.target) and place.target != other.target]
+    if not around or not around[-1].folder or not around[-1].flags & TMPFS:
+        return
+    parts = [part for part in place.target[len(around[-1].target) :].split("/") if part]
+    if place.flags & plan.LINK:
+        _make(around[-1].folder, [(parts[:-1], True)] if parts[:-1] else [])
+        os.symlink(place.source, f"{around[-1].folder}/{'/'.join(parts)}")
+    else:
+        _make(around[-1].folder, [(parts, place.directory)])
+
+
+def bind_directory(fd: int, target: str, writable: bool = False) -> None:
+    """Put the directory open at `fd` on `target`: a sandbox as image."""
+    tree = linux.clone_tree_at(fd)
+    linux.set_mount_flags(tree, _attributes(0 if writable else READ_ONLY))
+    place = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    linux.attach(tree, place)
+    os.close(place)
+    os.close(tree)
+
+
+def _flags(place: Place) -> int:
+    """How a place is opened. The kernel mounts a file on a link as well, if the descriptor is one of the link."""
+    return os.O_PATH | (os.O_NOFOLLOW if place.flags & plan.OVER_LINK else 0)
+
+
+def _exists(root: int, path: str, flags: int = os.O_PATH) -> bool:
+    try:
+        os.close(linux.open_in_root(root, path, flags))
+    except OSError as error:
+        if not linux.is_missing(error):
+            raise
+        return False
+    return True
+
+
+def _wanted(root: int, places: list[Place]) -> list[Place]:
+    slurm = _exists(root, plan.SLURM_MARK)
+    wanted = []
+    for place in places:
+        if (place.flags & plan.IF_IN_IMAGE and not _exists(root, place.target, _flags(place))) or (
+            place.flags & plan.IF_SLURM and not slurm
+        ):
+            os.close(place.tree)  # such a one has a source
+        else:
+            wanted.append(place)
+    return wanted
+
+
+def _deepest(root: int, path: str) -> tuple[str, list[str]]:
+    """The longest part of `path` that is a directory of the image, and the components after it."""
+    parts = [part for part in path.split("/") if part]
+    for count in range(len(parts) - 1, 0, -1):
+        parent = "/" + "/".join(parts[:count])
+        try:
+            fd = linux.open_in_root(root, parent, os.O_PATH | os.O_DIRECTORY)
+        except OSError as error:
+            if not linux.is_missing(error):
+                raise
+            continue
+        os.close(fd)
+        return parent, parts[count:]
+    return "/", parts
+
+
+def _missing(root: int, places: list[Place]) -> dict[str, list[tuple[list[str], bool]]]:
+    """{existing parent: [(components to make, last is a directory)]} for all targets the image lacks."""
+    found: dict[str, list[tuple[list[str], bool]]] = {}
+    for number, place in enumerate(places):
+        # A place inside an earlier bind is that bind's affair.
+        inside = any(plan.below(place.target, other.target) for other in places[:number])
+        if not inside and not _exists(root, place.target, _flags(place)):
+            parent, parts = _deepest(root, place.target)
+            found.setdefault(parent, []).append((parts, place.directory))
+    return found
+
+
+def _make(base: str, wanted: list[tuple[list[str], bool]]) -> None:
+    """Make the `wanted` entries, (components, last is a directory), in the directory `base`; no link in it counts."""
+    for parts, directory in wanted:
+        fd = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        for part in parts if directory else parts[:-1]:
+            try:
+                os.mkdir(part, 0o755, dir_fd=fd)
+            except FileExistsError:
+                pass
+            deeper = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            os.close(fd)
+            fd = deeper
+        if not directory:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(parts[-1], flags, 0o644, dir_fd=fd))
+        os.close(fd)
+
+
+def _fd_path(fd: int) -> str:
+    return f"/proc/self/fd/{fd}"
+
+
+class Shadows:
+    """Covers for directories of the image, and where their parts lie on the session tmpfs."""
+
+    __slots__ = ("count", "made", "session")
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        self.count = 0
+        self.made: list[str] = []
+
+    def folder(self) -> str:
+        self.count += 1
+        path = f"{self.session}/{self.count}"
+        os.mkdir(path, 0o755)
+        return path
+
+    def cover(self, root: int, parent: str, wanted: list[tuple[list[str], bool]]) -> None:
+        """Cover the directory `parent` (not "/") so that the `wanted` entries exist in it."""
+        target = linux.open_in_root(root, parent, os.O_PATH | os.O_DIRECTORY)
+        empty = not os.listdir(_fd_path(target))
+        folder = self.folder()
+        if empty:
+            _make(folder, wanted)
+            tree = linux.clone_tree(folder, recursive=False)
+        else:
+            upper, work, merged = folder + "/upper", folder + "/work", folder + "/merged"
+            for path in (upper, work, merged):
+                os.mkdir(path, 0o755)
+            _make(upper, wanted)
+            options = f"lowerdir={_fd_path(target)},upperdir={upper},workdir={work},userxattr"
+            linux.mount("overlay", merged, options, linux.MS_NOSUID | linux.MS_NODEV)
+            tree = linux.clone_tree(merged, recursive=False)
+        linux.set_mount_flags(tree, linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOSUID)
+        linux.attach(tree, target)
+        os.close(tree)
+        os.close(target)
+
+    def mirror(self, image: str, wanted: list[tuple[list[str], bool]]) -> str:
+        """A new "/" with all entries of the image's and the `wanted` ones; returns its path."""
+        folder = self.folder()
+        _make(folder, wanted)  # first: a link of the image, once it is here, would lead mkdir to the host
+        for name in os.listdir(image):
+            if os.path.lexists(f"{folder}/{name}"):
+                continue  # a dangling link of the image, say, in the place of what is wanted
+            path, mode = f"{image}/{name}", os.lstat(f"{image}/{name}").st_mode & 0o170000
+            if mode == _IS_LINK:
+                os.symlink(os.readlink(path), f"{folder}/{name}")
+                continue
+            _make(folder, [([name], mode == _IS_DIRECTORY)])
+            self.made.append(name)
+        return folder
+
+
+def make_root(image: str, session: str, places: list[Place], warnings: list[str], writable: bool = False) -> str:
+    """Make every mount of the plan on top of the root mounted at `image`; returns the path of the root.
+
+    `session` is a directory on a tmpfs of ours. What the image lacks is decided before anything is covered,
+    parents before children, so no cover hides an earlier mount. A `writable` root gets its mount points itself.
+    An optional mount that has no place gets a line in `warnings`.
+    """
+    root = os.open(image, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    places = _wanted(root, [place for place in places if place.tree >= 0])
+    missing = _missing(root, places)
+    path, refused = image, {}
+    if writable:
+        refused = _make_in(root, missing)
+    elif missing:
+        path = _cover(image, session, root, missing)
+        os.close(root)
+        root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    places = _outer_first(root, places)
+    taken: set[str] = set()
+    left_out = [f"{place.target} ({reason})" for place in places if (reason := _attach(root, place, refused, taken))]
+    if left_out:
+        warnings.append(f"no place in the container for {', '.join(left_out)}; it starts without")
+    os.close(root)
+    if path != image:
+        linux.remount_readonly(path, linux.MS_NOSUID | linux.MS_NODEV)
+    return path
+
+
+def _outer_first(root: int, places: list[Place]) -> list[Place]:
+    """`places` with those that were asked for sorted by the depth of their targets, links of the image resolved."""
+    asked = [place for place in places if place.flags & plan.ASKED]
+    if len(asked) < 2:
+        return places
+    ordered = iter(sorted(asked, key=lambda place: _resolved(root, place.target).count("/")))
+    return [next(ordered) if place.flags & plan.ASKED else place for place in places]
+
+
+def _resolved(root: int, path: str) -> str:
+    """Where `path` leads to beneath the root; what of it is missing is taken as it is written."""
+    parent, parts = (path, []) if _exists(root, path) else _deepest(root, path)
+    fd = linux.open_in_root(root, parent)
+    try:
+        return "/".join([os.readlink(_fd_path(fd)), *parts])
+    finally:
+        os.close(fd)
+
+
+def make_points(image: str, folder: str, places: list[Place]) -> None:
+    """Make the mount points for `places` that the root at `image` lacks in the empty directory `folder`."""
+    root = os.open(image, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for parent, wanted in _missing(root, [place for place in places if place.tree >= 0]).items():
+        above = [part for part in parent.split("/") if part]
+        _make(folder, [(above + parts, directory) for parts, directory in wanted])
+    os.close(root)
+
+
+def _make_in(root: int, missing: dict[str, list[tuple[list[str], bool]]]) -> dict[str, str]:
+    """Make mount points in a root that takes writes; returns {target: reason} for those that cannot be made."""
+    refused = {}
+    for parent, wanted in missing.items():
+        fd = linux.open_in_root(root, parent, os.O_PATH | os.O_DIRECTORY)
+        for parts, directory in wanted:
+            try:
+                _make(_fd_path(fd), [(parts, directory)])
+            except OSError as error:
+                refused[_tidy("/".join([parent, *parts]))] = str(error.strerror)
+        os.close(fd)
+    return refused
+
+
+def _cover(image: str, session: str, root: int, missing: dict[str, list[tuple[list[str], bool]]]) -> str:
+    """Cover the directories of the read-only `image` that lack something; returns the path of the root."""
+    shadows = Shadows(session)
+    path = image
+    at_top = missing.pop("/", None)
+    if at_top:
+        path = shadows.mirror(image, at_top)
+        tree = linux.clone_tree(path, recursive=False)
+        target = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        linux.attach(tree, target)  # a mount of its own, so that it can become the root
+        os.close(tree)
+        os.close(target)
+        for name in shadows.made:
+            bound = linux.clone_tree(f"{image}/{name}", recursive=False)
+            target = os.open(f"{path}/{name}", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            linux.attach(bound, target)
+            os.close(bound)
+            os.close(target)
+        root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for parent in sorted(missing, key=len):
+        shadows.cover(root, parent, missing[parent])
+    if at_top:
+        os.close(root)
+    return path
+
+
+def _attach(root: int, place: Place, refused: dict[str, str], taken: set[str]) -> str:
+    """Put a tree in its place. Returns why an optional one has none, else "".
+
+    refused   what `_make_in` returned
+    taken     where mounts are, links of the image resolved; gets this one
+    """
+    try:
+        target = linux.open_in_root(root, place.target, _flags(place))
+        fits = _is_directory(target) == place.directory
+        resolved = os.readlink(_fd_path(target))
+        if fits and not (place.flags & plan.IF_FREE and resolved in taken):
+            linux.attach(place.tree, target)
+            taken.add(resolved)
+        os.close(target)
+    except OSError as error:
+        reason = refused.get(_tidy(place.target), str(error.strerror))
+        what = f"no place for it at {place.target} ({reason})"
+        hint = "a mount point inside another bind must exist in that bind's source"
+    else:
+        if fits:
+            return ""
+        kinds = ("a directory", "a file") if place.directory else ("a file", "a directory")
+        reason = f"{kinds[1]} is there"
+        what = f"it is {kinds[0]}, but {place.target} in the image is {kinds[1]}"
+        hint = "name another place for it"
+    finally:
+        os.close(place.tree)
+    if not place.flags & OPTIONAL:
+        raise BollardError(f"bind {place.source}: {what}", hint)
+    return reason
+
+
+def _tidy(path: str) -> str:
+    return "/" + "/".join(part for part in path.split("/") if part)

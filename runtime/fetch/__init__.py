@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Images that lie elsewhere: their names, their servers, the cache.
+
+reference.py: parses names such as docker://NAME.
+registry.py: registries, by skopeo.
+library.py: the protocol of library://.
+policy.py: the host's policy.json, for skopeo.
+web.py: files of web servers.
+sources.py: brings layers or files here, through the cache.
+policy.py: the host's policy of which images may be fetched.
+variants.py: variants of an architecture, and which this processor runs.
+oci.py: turns OCI and Docker images into trees.
+cache.py: keeps what was fetched.
+"""

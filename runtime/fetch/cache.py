@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What has been fetched, kept for the next time.
+
+    PLACE/bollard/           0700, the user's own
+        blob/sha256/HEX      layers, manifests and configurations of registries, by their digest
+        oci-tmp/HEX          SIF files made of them, by the digest of the manifest
+        oras/HEX             SIF files by their own digest
+        library/sha256.HEX   the same
+        net/HEX              files of http(s)://, by address and date
+        tmp/                 what is under way
+        lock                 shared by those who fetch, alone for who cleans
+
+The types are Apptainer's. A file gets its name when it is complete. Whoever is killed leaves a directory in tmp, which
+the next one removes that finds itself alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.request import options
+from bollard.runtime.system import workspace
+
+TYPES = ("library", "oci-tmp", "oras", "net", "blob")
+IMAGES = TYPES[:-1]
+_FORMS = tuple(f"{prefix}CACHEDIR" for prefix in options.PREFIXES)
+_FOLDER = "bollard"
+_READ_SIZE = 1 << 20
+_HINT = f"set {_FORMS[0]} to a directory of your own, or add --disable-cache"
+
+
+class Store(NamedTuple):
+    """An opened cache; a throw-away directory where no cache is wanted."""
+
+    root: str
+
+    def path(self, kind: str, name: str) -> str:
+        return f"{self.root}/{kind}/{name}"
+
+    @property
+    def blobs(self) -> str:
+        """The directory of blobs, as OCI layouts have it."""
+        return f"{self.root}/blob"
+
+
+class Entry(NamedTuple):
+    kind: str
+    name: str
+    path: str
+    size: int  # bytes
+    created: float  # seconds since 1970
+
+
+def directory(environ: Mapping[str, str]) -> str:
+    """Where the cache lies: always a directory `bollard` of its own in the place that a variable names, since cleaning
+    must never touch what else lies there."""
+    place = next((environ[form] for form in _FORMS if environ.get(form)), "") or environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(place) and not any(environ.get(form) for form in _FORMS):
+        place = os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".cache")  # XDG: relative paths are void
+    return os.path.join(os.path.abspath(place), _FOLDER)
+
+
+@contextlib.contextmanager
+def opened(environ: Mapping[str, str], disabled: bool = False) -> Iterator[Store]:
+    """The cache, made if need be; shared with others who fetch, and not cleaned as long."""
+    if disabled:
+        place = workspace.make(workspace.parent(environ))
+        try:
+            yield _complete(place)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+        return
+    store = _complete(_own_directory(directory(environ)))
+    with _locked(f"{store.root}/lock", fcntl.LOCK_EX | fcntl.LOCK_NB) as fd:
+        if fd is not None:
+            _sweep(store)  # nobody else is here: what lies in tmp has no owner
+    with _locked(f"{store.root}/lock", fcntl.LOCK_SH):
+        yield store
+
+
+def _own_directory(path: str) -> str:
+    """The directory `path`, of mode 0700, ours and written by nobody else; a link to one of ours is as good."""
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+        path = os.path.realpath(path)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise BollardError(f"cache {path}: {error.strerror}", _HINT) from None
+    try:
+        info = os.fstat(fd)
+        if info.st_uid != os.geteuid():
+            raise BollardError(f"cache {path}: belongs to another user", _HINT)
+        if info.st_mode & 0o022:
+            raise BollardError(f"cache {path}: others may write into it", f"`chmod 700 {path}`, or choose another one")
+        if stat.S_IMODE(info.st_mode) != 0o700:
+            os.fchmod(fd, 0o700)
+    finally:
+        os.close(fd)
+    _refuse_owned_above(path)
+    return path
+
+
+def _refuse_owned_above(path: str) -> None:
+    """BollardError where another user can put a directory of his in the cache's place: who owns one above it may,
+    sticky or not, and anybody where all may write. What lies above the home too is above all that the user has."""
+    home = os.path.realpath(os.path.expanduser("~"))
+    trusted = (os.geteuid(), os.stat("/").st_uid, 0)
+    above = os.path.dirname(path)
+    while above not in (home, "/") and not home.startswith(f"{above}/"):
+        info = os.stat(above)
+        if info.st_uid not in trusted:
+            raise BollardError(f"cache {path}: {above} belongs to another user, who could exchange it", _HINT)
+        if info.st_mode & stat.S_IWOTH and not info.st_mode & stat.S_ISVTX:
+            raise BollardError(f"cache {path}: all may write into {above}, and exchange it", _HINT)
+        above = os.path.dirname(above)
+
+
+def _complete(root: str) -> Store:
+    """The directories of a store. Below a root that is ours alone nobody can have put anything."""
+    for name in (*TYPES, "tmp", "blob/sha256"):
+        path = f"{root}/{name}"
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            raise BollardError(f"cache {path}: is not a directory", "remove it")
+    return Store(root)
+
+
+@contextlib.contextmanager
+def _locked(path: str, how: int) -> Iterator[int | None]:
+    """Hold the lock; None where it is taken and we do not wait. A filesystem that has no locks goes without:
+    what they keep from happening is work done twice, and a fetch that a cleaning spoils."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, how)
+        except BlockingIOError:
+            yield None
+            return
+        except OSError:
+            pass
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def making(store: Store, kind: str, name: str, waiting: Callable[[], None]) -> Iterator[str]:
+    """A directory to make an entry in, while nobody else makes the same; `waiting` is called where somebody does."""
+    lock = f"{store.root}/tmp/{kind}.{name}.lock"
+    with _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as fd:
+        if fd is not None:
+            with scratch(store) as place:
+                yield place
+            return
+    waiting()
+    with _locked(lock, fcntl.LOCK_EX), scratch(store) as place:
+        yield place
+
+
+@contextlib.contextmanager
+def scratch(store: Store) -> Iterator[str]:
+    """A directory of ours on the cache's filesystem."""
+    place = tempfile.mkdtemp(prefix="fetch-", dir=f"{store.root}/tmp")
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def keep(store: Store, made: str, kind: str, name: str) -> str:
+    """Give the complete file `made` its name; where it is then."""
+    path = store.path(kind, name)
+    with open(made, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(made, path)
+    return path
+
+
+def is_intact(store: Store, digest: str) -> bool:
+    """Whether the blob is there and has its digest; a damaged one is removed."""
+    path = store.path("blob", digest.replace(":", "/"))
+    try:
+        if sha256(path) == digest.partition(":")[2]:
+            return True
+    except FileNotFoundError:
+        return False
+    discard(path)
+    return False
+
+
+def blob(store: Store, digest: str, limit: int) -> bytes | None:
+    """A small blob, None where it is not there as it should be."""
+    try:
+        with open(store.path("blob", digest.replace(":", "/")), "rb") as file:
+            data = file.read(limit)
+    except FileNotFoundError:
+        return None
+    return data if hashlib.sha256(data).hexdigest() == digest.partition(":")[2] else None
+
+
+def keep_blob(store: Store, data: bytes) -> str:
+    """Keep a small blob; its digest."""
+    name = hashlib.sha256(data).hexdigest()
+    with scratch(store) as place:
+        with open(f"{place}/blob", "wb") as file:
+            file.write(data)
+        keep(store, f"{place}/blob", "blob", f"sha256/{name}")
+    return f"sha256:{name}"
+
+
+def sha256(path: str) -> str:
+    total = hashlib.sha256()
+    with open(path, "rb") as file:
+        while True:
+            data = file.read(_READ_SIZE)
+            if not data:
+                return total.hexdigest()
+            total.update(data)
+
+
+def discard(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def entries(environ: Mapping[str, str], kinds: tuple[str, ...] = TYPES) -> list[Entry]:
+    """What lies in the cache, which is not made for it."""
+    root = directory(environ)
+    if not os.path.isdir(root):
+        return []
+    root = _own_directory(root)
+    found = []
+    for kind in kinds:
+        folder = f"{root}/blob/sha256" if kind == "blob" else f"{root}/{kind}"
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as listing:
+            for item in listing:
+                with contextlib.suppress(FileNotFoundError):  # somebody cleans
+                    info = item.stat(follow_symlinks=False)
+                    if stat.S_ISREG(info.st_mode):
+                        found.append(Entry(kind, item.name, item.path, info.st_size, info.st_mtime))
+    return sorted(found)
+
+
+def older(found: list[Entry], days: int) -> list[Entry]:
+    """Those that are `days` old or more."""
+    limit = time.time() - days * 86400
+    return [entry for entry in found if days <= 0 or entry.created <= limit]
+
+
+def remove(environ: Mapping[str, str], found: list[Entry], waiting: Callable[[], None]) -> None:
+    """Remove the entries, and what was left in tmp, when nobody fetches; `waiting` is called where somebody does."""
+    if not found and not os.path.isdir(directory(environ)):
+        return
+    store = _complete(_own_directory(directory(environ)))
+    with contextlib.ExitStack() as stack:
+        if stack.enter_context(_locked(f"{store.root}/lock", fcntl.LOCK_EX | fcntl.LOCK_NB)) is None:
+            waiting()
+            stack.enter_context(_locked(f"{store.root}/lock", fcntl.LOCK_EX))
+        for entry in found:
+            discard(entry.path)
+        _sweep(store)
+
+
+def _sweep(store: Store) -> None:
+    for name in os.listdir(f"{store.root}/tmp"):
+        path = f"{store.root}/tmp/{name}"
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            discard(path)

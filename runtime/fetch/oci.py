@@ -1,0 +1,502 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""OCI and Docker images as trees: layers applied by ourselves, configuration turned into image scripts.
+
+`oci:`, `oci-archive:` and `docker-archive:` are read here; what comes from registries and daemons lies in the cache's
+blobs (`fetch`). Every blob that is named by its digest is checked against it, every path of a layer resolved beneath
+the tree's root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import tarfile
+import zlib
+from collections.abc import Iterator
+from typing import IO, Any, NamedTuple, cast
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import variants
+from bollard.runtime.fetch.reference import ARCHIVES
+from bollard.runtime.image import sif
+from bollard.runtime.system import linux
+from bollard.runtime.system.tree import Tree, remove_at
+
+TRANSPORTS = (*ARCHIVES, "docker", "docker-daemon")
+MAX_JSON = 8 << 20
+_DAMAGED = (
+    tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, OverflowError, ValueError, RecursionError,
+)  # fmt: skip
+_MAX_LAYERS = 1024
+_MAX_DEPTH = 256  # parts of a path in a layer
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
+_VARIABLE = re.compile(r"[A-Za-z_][0-9A-Za-z_]*")
+_REF_NAME = "org.opencontainers.image.ref.name"
+_WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
+
+
+class Layers(NamedTuple):
+    """An image: the files of its layers from the bottom up, their digests ("" for none), its configuration."""
+
+    paths: tuple[str, ...]
+    digests: tuple[str, ...]
+    config: dict[str, Any]
+
+
+def fetch(agent: str, reference: str, scratch: str, arch: str = "") -> Layers:
+    """The layers of an image in an archive or layout; `scratch` is an empty directory of ours, `arch` Go's name of an
+    architecture, perhaps with a variant, "" for this machine's."""
+    path, tag = split(agent, reference)
+    if agent == "oci":
+        return _from_layout(path, tag, reference, arch)
+    layout = f"{scratch}/archive"
+    os.mkdir(layout)
+    _extract_plain(path, layout)
+    return from_folder(agent, layout, tag, reference, arch)
+
+
+def from_folder(agent: str, layout: str, tag: str, name: str, arch: str = "") -> Layers:
+    """The layers of an image in an archive that is unpacked to the directory `layout`."""
+    return (_from_docker if agent == "docker-archive" else _from_layout)(layout, tag, name, arch)
+
+
+def transport(folder: str) -> str:
+    """What the directory holds, unpacked: "oci-archive", "docker-archive", or "" for no archive of an image."""
+    names = set(os.listdir(folder))
+    if {"oci-layout", "index.json"} <= names:
+        return "oci-archive"
+    if "manifest.json" not in names or not os.path.isfile(f"{folder}/manifest.json"):
+        return ""
+    try:
+        entries = _json_list(f"{folder}/manifest.json", folder)
+    except BollardError:
+        return ""
+    return "docker-archive" if entries and all("Layers" in _dict(entry) for entry in entries) else ""
+
+
+def unpack(layers: Layers, tree: Tree, name: str) -> None:
+    """Apply the layers to the empty tree."""
+    for number, (path, digest) in enumerate(zip(layers.paths, layers.digests), 1):
+        what = f"{name}: layer {number} of {len(layers.paths)}"
+        with open(path, "rb") as file:
+            apply(file, tree, what, digest)
+
+
+def apply(file: IO[bytes], tree: Tree, what: str, digest: str = "", *, layer: bool = True) -> None:
+    """Unpack one tar archive (plain, gzip or zstd, ...) into the tree; as a layer its whiteouts remove things."""
+    checked = _Hashed(file)
+    try:
+        with _decompressed(checked, what) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            _apply_members(archive, tree, layer)
+    except _DAMAGED as error:
+        raise BollardError(f"{what}: damaged: {error}", "fetch or build it again") from None
+    except OSError as error:  # a link to nothing, a name too long, a full disk
+        raise BollardError(
+            f"{what}: cannot be unpacked: {error.strerror}", "is there space, and is the image whole?"
+        ) from None
+    while checked.read(1 << 20):
+        pass  # the digest is of all bytes
+    if digest and checked.hash.hexdigest() != digest.partition(":")[2]:
+        raise BollardError(f"{what}: does not match its digest {digest}", "fetch it again")
+
+
+def scripts(config: dict[str, Any]) -> dict[str, str]:
+    """Files of `.singularity.d` that an image's configuration becomes."""
+    lines = ["#!/bin/sh"]
+    for pair in _strings(config.get("Env")):
+        name, equals, value = pair.partition("=")
+        if not _VARIABLE.fullmatch(name):
+            continue
+        quoted = re.sub(r'(["\\`$])', r"\\\1", value)
+        if not equals:
+            lines.append(f'export {name}="${{{name}:-}}"')
+        elif name == "PATH":
+            lines.append(f'export PATH="{quoted}"')
+        else:
+            lines.append(f'export {name}="${{{name}:-"{quoted}"}}"')
+    return {
+        "env/10-docker2singularity.sh": "\n".join(lines) + "\n",
+        "runscript": _runscript(_strings(config.get("Entrypoint")), _strings(config.get("Cmd"))),
+    }
+
+
+def labels(config: dict[str, Any]) -> dict[str, str]:
+    found = config.get("Labels")
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _runscript(entrypoint: list[str], cmd: list[str]) -> str:
+    """ENTRYPOINT, then the arguments, or CMD where there are none."""
+
+    def words(parts: list[str]) -> str:
+        return " ".join("'" + part.replace("'", "'\\''") + "'" for part in parts)
+
+    lines = ["#!/bin/sh"]
+    if cmd:
+        lines += ["if [ $# -eq 0 ]; then", f"    set -- {words(cmd)}", "fi"]
+    if entrypoint:
+        lines.append(f'set -- {words(entrypoint)} "$@"')
+    elif not cmd:
+        lines += ["if [ $# -eq 0 ]; then", "    set -- /bin/sh", "fi"]
+    return "\n".join([*lines, 'exec "$@"', ""])
+
+
+def _strings(value: object) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def split(agent: str, reference: str) -> tuple[str, str]:
+    """Path, and name of an image in it. Both may hold colons: the longest path that exists counts."""
+    path = reference
+    while not os.path.exists(path):
+        path, colon, _ = path.rpartition(":")
+        if not colon:
+            raise BollardError(f"{agent}:{reference}: no such file or directory", "check the path")
+    if reference == f"{path}:":
+        raise BollardError(f"{agent}:{reference}: names no image behind its last colon", "write a name or a tag there")
+    return path, reference[len(path) + 1 :]
+
+
+def _from_layout(layout: str, tag: str, name: str, arch: str) -> Layers:
+    found = _json(f"{layout}/index.json", name)
+    entries = [item for item in _list(found.get("manifests")) if isinstance(item, dict)]
+    named = [item for item in entries if tag in _dict(item.get("annotations")).values()] if tag else entries
+    digests = {str(item.get("digest")) for item in named}  # of an image with two tags there are two entries
+    if len(digests) > 1 and len({json.dumps(item.get("annotations")) for item in named}) == 1:
+        named = [{"digest": for_arch({"manifests": named}, arch, name)}]
+    elif len(digests) != 1:
+        known = [str(_dict(item.get("annotations")).get(_REF_NAME, "")) for item in entries]
+        raise _ambiguous(name, len(digests), known, ":TAG")
+    document = _blob(f"{layout}/blobs", named[0], name)
+    for _ in range(4):
+        if not is_index(document):
+            break
+        document = _blob(f"{layout}/blobs", {"digest": for_arch(document, arch, name)}, name)
+    return from_manifest(document, f"{layout}/blobs", name, arch)
+
+
+def _ambiguous(name: str, count: int, known: list[str], form: str) -> BollardError:
+    names = [one for one in known if one.isprintable() and one]
+    hint = f"add {form} to name one" + (f" of {', '.join(names[:8])}" if names else "")
+    return BollardError(f"{name}: {count} images of that name", hint)
+
+
+def from_manifest(document: dict[str, Any], blobs: str, name: str, arch: str = "") -> Layers:
+    """The layers of a manifest, OCI's or Docker's, whose blobs lie in the directory as in an OCI layout.
+
+    Raises: BollardError for an image that is not for the architecture `arch`, unless that is "".
+    """
+    config = _blob(blobs, _dict(document.get("config")), name)
+    _check_arch(config, arch, name)
+    layers = digests(document, name)[: len(_list(document.get("layers")))]
+    paths = tuple(f"{blobs}/{digest.replace(':', '/')}" for digest in layers)
+    return Layers(paths, tuple(layers), _dict(config.get("config")))
+
+
+def _check_arch(config: dict[str, Any], arch: str, name: str) -> None:
+    found, wanted = config.get("architecture"), arch.partition("/")[0]
+    if wanted and isinstance(found, str) and found and found != wanted:
+        shown = found if found.isprintable() else ascii(found)
+        raise BollardError(f"{name}: is for {shown}, not for {wanted}", "leave --arch out, or name another image")
+
+
+def digests(document: dict[str, Any], name: str) -> list[str]:
+    """Of a manifest's layers, and of its configuration if it has one."""
+    layers = [_dict(item) for item in _list(document.get("layers"))]
+    if len(layers) > _MAX_LAYERS:
+        raise BollardError(f"{name}: over {_MAX_LAYERS} layers", "flatten it first")
+    config = document.get("config")
+    return [_digest(item, name) for item in (*layers, *([_dict(config)] if config else []))]
+
+
+def is_index(document: dict[str, Any]) -> bool:
+    """Whether it is a list of manifests."""
+    return document.get("mediaType") in _INDEXES or "manifests" in document
+
+
+def _from_docker(layout: str, tag: str, name: str, arch: str) -> Layers:
+    entries = [item for item in _json_list(f"{layout}/manifest.json", name) if isinstance(item, dict)]
+    # Programs differ in whether they write the registry's name in front.
+    named = [item for item in entries if any(f"/{one}".endswith(f"/{tag}") for one in _strings(item.get("RepoTags")))]
+    named = named if tag else entries
+    if len(named) != 1:
+        known = [one for item in entries for one in _strings(item.get("RepoTags"))]
+        raise _ambiguous(name, len(named), known, ":NAME:TAG")
+    config = _json(_inside(layout, str(named[0].get("Config")), name), name)
+    _check_arch(config, arch, name)
+    paths = tuple(_inside(layout, path, name) for path in _strings(named[0].get("Layers")))
+    # diff_ids are of the plain tar, and so are the layers of `docker save`.
+    digests = _strings(_dict(config.get("rootfs")).get("diff_ids"))
+    known = digests if len(digests) == len(paths) and all(_is_plain(path) for path in paths) else [""] * len(paths)
+    return Layers(paths, tuple(known), _dict(config.get("config")))
+
+
+def _is_plain(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(263)[257:262] == b"ustar"
+
+
+def for_arch(index: dict[str, Any], arch: str, name: str) -> str:
+    """The digest of the best image for the architecture: Go's name, perhaps with a variant, "" for this machine's."""
+    arch = arch or sif.arch_name(os.uname().machine)
+    wanted, most = arch.partition("/")[0], variants.highest(arch)
+    known, best, digest = set(), -1, ""
+    for item in map(_dict, _list(index.get("manifests"))):
+        platform = _dict(item.get("platform"))
+        found, variant = str(platform.get("architecture")), str(platform.get("variant") or "")
+        known.add(f"{found}/{variant}" if variant else found)
+        if found != wanted or platform.get("os", "linux") != "linux":
+            continue
+        rank = variants.rank(wanted, variant, most)
+        if rank > best:
+            best, digest = rank, _digest(item, name)
+    if digest:
+        return digest
+    others = sorted(one for one in known - {"unknown"} if one.isprintable())
+    asked = f"{wanted}/{most}" if most and any(one.partition("/")[0] == wanted for one in others) else wanted
+    raise BollardError(f"{name}: no image for {asked}, only for {', '.join(others)}", "name another image, or --arch")
+
+
+def _inside(layout: str, path: str, name: str) -> str:
+    if not path.isprintable():  # NUL and half characters, which no file here is named by
+        raise BollardError(f"{name}: names {ascii(path)}, which it does not hold", "fetch it again")
+    full = os.path.realpath(os.path.join(layout, path))
+    if os.path.commonpath((full, os.path.realpath(layout))) != os.path.realpath(layout) or not os.path.isfile(full):
+        raise BollardError(f"{name}: names {path}, which it does not hold", "fetch it again")
+    return full
+
+
+def _blob(blobs: str, item: dict[str, Any], name: str) -> dict[str, Any]:
+    digest = _digest(item, name)
+    path = f"{blobs}/{digest.replace(':', '/')}"
+    document = _json(path, name)
+    with open(path, "rb") as file:
+        if hashlib.sha256(file.read(MAX_JSON)).hexdigest() != digest.partition(":")[2]:
+            raise BollardError(f"{name}: a blob does not match its digest {digest}", "fetch it again")
+    return document
+
+
+def _digest(item: dict[str, Any], name: str) -> str:
+    digest = item.get("digest")
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise BollardError(f"{name}: damaged: {digest!r} is no SHA-256 digest", "fetch it again")
+    return digest
+
+
+def _json(path: str, name: str) -> dict[str, Any]:
+    found = _load(path, name)
+    if not isinstance(found, dict):
+        raise BollardError(f"{name}: damaged: {os.path.basename(path)} is no JSON object", "fetch it again")
+    return found
+
+
+def _json_list(path: str, name: str) -> list[Any]:
+    return _list(_load(path, name))
+
+
+def _load(path: str, name: str) -> object:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_JSON + 1)
+        if len(data) > MAX_JSON:
+            raise BollardError(f"{name}: {os.path.basename(path)} has over {MAX_JSON} bytes", "fetch it again")
+        loaded: object = json.loads(data)
+    except FileNotFoundError:
+        raise BollardError(
+            f"{name}: damaged: it lacks {os.path.basename(path)}", "is it an image of that kind?"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise BollardError(f"{name}: damaged: {os.path.basename(path)}: {error}", "fetch it again") from None
+    return loaded
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _extract_plain(path: str, target: str) -> None:
+    """The regular files of an archive of blobs, and Docker's links between them."""
+    place = Tree(target)
+    try:
+        with open(path, "rb") as file:
+            apply(file, place, path, layer=False)
+    finally:
+        place.close()
+
+
+class _Hashed:
+    """A file that is hashed while it is read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.hash = hashlib.sha256()
+        self.held = b""
+
+    def peek(self, size: int) -> bytes:
+        self.held = self.read(size)
+        return self.held
+
+    def read(self, size: int = -1) -> bytes:
+        if self.held:
+            data, self.held = self.held, b""
+            return data
+        data = self.file.read(size)
+        self.hash.update(data)
+        return data
+
+
+@contextlib.contextmanager
+def _decompressed(file: _Hashed, what: str) -> Iterator[Any]:
+    first = file.peek(8)
+    if first.startswith(b"\x1f\x8b"):
+        yield gzip.open(cast("IO[bytes]", _Whole(file)))
+        return
+    program = None
+    for magic, name in ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ", "xz"), (b"BZh", "bzip2")):
+        if first.startswith(magic):
+            program = name
+    if not program:
+        yield _Whole(file)
+        return
+    if not shutil.which(program):
+        raise BollardError(f"{what}: is packed by {program}", f"install the program {program}")
+    # Not a pipe that we feed while we read from another: a file in between cannot block.
+    with open(os.open("/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b") as plain:
+        process = subprocess.Popen([program, "-dc"], stdin=subprocess.PIPE, stdout=plain, stderr=subprocess.DEVNULL)
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+            while True:
+                data = file.read(1 << 20)
+                if not data:
+                    break
+                pipe.write(data)
+        if process.wait():
+            raise BollardError(f"{what}: damaged: {program} cannot unpack it", "fetch it again")
+        plain.seek(0)
+        yield plain
+
+
+class _Whole:
+    """Reads that are short only at the end, as tarfile wants them."""
+
+    def __init__(self, file: _Hashed) -> None:
+        self.file = file
+        self.held = b""
+
+    def read(self, size: int = -1) -> bytes:
+        while size < 0 or len(self.held) < size:
+            data = self.file.read(max(size - len(self.held), 65536) if size >= 0 else 1 << 20)
+            if not data:
+                break
+            self.held += data
+        size = len(self.held) if size < 0 else size
+        data, self.held = self.held[:size], self.held[size:]
+        return data
+
+
+def _apply_members(archive: tarfile.TarFile, tree: Tree, layer: bool) -> None:
+    directories: list[tuple[str, tarfile.TarInfo]] = []
+    written: set[str] = set()
+    for member in archive:
+        parts = [part for part in member.name.split("/") if part not in ("", ".")]
+        if ".." in parts:
+            raise ValueError(f"{member.name!r} has a .. in it")
+        if len(parts) > _MAX_DEPTH:
+            raise ValueError(f"a path of {len(parts)} parts, over {_MAX_DEPTH}")
+        path = "/".join(parts)
+        if layer and parts and parts[-1].startswith(_WHITEOUT):
+            _whiteout(tree, parts, written)
+        elif not parts:
+            with tree.opened("/", os.O_RDONLY | os.O_DIRECTORY) as fd:
+                os.fchmod(fd, member.mode & 0o7777 | 0o700)
+        else:
+            written.add(path)
+            _apply_member(archive, member, tree, path)
+            if member.isdir():
+                directories.append((path, member))
+    for path, member in reversed(directories):  # times and modes last: contents change the one and need the other
+        try:
+            with tree.opened(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as fd:
+                os.fchmod(fd, member.mode & 0o7777)
+                os.utime(fd, (member.mtime, member.mtime))
+        except OSError as error:
+            if not linux.is_missing(error):  # a later member or a whiteout has taken its place
+                raise
+
+
+def _whiteout(tree: Tree, parts: list[str], written: set[str]) -> None:
+    above = "/".join(parts[:-1])
+    if parts[-1] != _OPAQUE:
+        tree.remove("/".join([*parts[:-1], parts[-1][len(_WHITEOUT) :]]))
+        return
+    for name in tree.names(above):
+        path = f"{above}/{name}".lstrip("/")
+        if path not in written and not any(other.startswith(path + "/") for other in written):
+            tree.remove(path)
+
+
+def _apply_member(archive: tarfile.TarFile, member: tarfile.TarInfo, tree: Tree, path: str) -> None:
+    with tree.parent(path) as (above, name):
+        if not member.isdir() or not _is_directory(above, name):
+            remove_at(above, name)
+        if member.isdir():
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=above)
+        elif member.issym():
+            os.symlink(member.linkname, name, dir_fd=above)
+        elif member.islnk():
+            with tree.parent(member.linkname) as (place, source):
+                os.link(source, name, src_dir_fd=place, dst_dir_fd=above, follow_symlinks=False)
+            return
+        elif member.isfifo():
+            os.mkfifo(name, 0o600, dir_fd=above)
+        elif member.isreg():
+            _write_file(archive, member, above, name)
+        else:
+            return  # a device: /dev is the host's
+        _own(member, above, name)
+
+
+def _write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, above: int, name: str) -> None:
+    data = archive.extractfile(member)
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=above)
+    with open(fd, "wb") as file:
+        if data is not None:
+            shutil.copyfileobj(data, file, 1 << 20)
+        file.flush()
+        if file.tell() != member.size:
+            raise EOFError(f"{member.name} ends early")
+        for key, value in member.pax_headers.items():
+            if key.startswith("SCHILY.xattr."):
+                with contextlib.suppress(OSError):
+                    os.setxattr(fd, key[13:], value.encode("utf-8", "surrogateescape"))
+
+
+def _own(member: tarfile.TarInfo, above: int, name: str) -> None:
+    """Owner, mode and time; an owner that this namespace does not know becomes root."""
+    with contextlib.suppress(OSError):
+        os.chown(name, member.uid, member.gid, dir_fd=above, follow_symlinks=False)
+    if member.isdir():
+        return
+    if not member.issym():
+        os.chmod(name, member.mode & 0o7777, dir_fd=above)
+    os.utime(name, (member.mtime, member.mtime), dir_fd=above, follow_symlinks=False)
+
+
+def _is_directory(above: int, name: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Bring what an image is made of to this machine, by way of the cache: layers of a registry's image, or a SIF file.
+
+It runs as the user, outside of a build's namespaces, where logins and registries' settings are his.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from bollard.runtime import progress
+from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import cache, library, oci, policy, reference, registry, variants, web
+from bollard.runtime.fetch.cache import Store
+from bollard.runtime.fetch.reference import Reference
+from bollard.runtime.fetch.registry import Access
+from bollard.runtime.image import image, sif
+from bollard.runtime.request import options
+from bollard.runtime.request.spec import switch
+
+AGENTS = ("docker", "docker-daemon", "oras", "library")
+# "appliciation" is how Singularity 3.0 wrote it, and images of then have it.
+SIF_LAYERS = ("application/vnd.sylabs.sif.layer.v1.sif", "appliciation/vnd.sylabs.sif.layer.tar")
+
+
+class Settings(NamedTuple):
+    """What was asked for besides the image: options and their variables."""
+
+    access: Access = Access()
+    login: bool = False  # ask for a user's name and password
+    disable_cache: bool = False
+    library: str = ""
+    arch: str = ""  # Go's name; "" for this machine's
+    verbose: bool = False  # tell which policy is asked
+
+
+class Source(NamedTuple):
+    """Layers to unpack, with the digest of their manifest in hexadecimal; or the path of an image; or the architecture
+    of an image in an archive."""
+
+    layers: oci.Layers | None = None
+    digest: str = ""
+    path: str = ""
+    arch: str = ""
+
+
+def settings(given: list[tuple[str, str]], environ: Mapping[str, str]) -> Settings:
+    """From options by name, else from their variables."""
+    asked = dict(given)
+
+    def on(option: str, *forms: str) -> bool:
+        return switch([asked[option] if option in asked else variable(environ, *forms)])
+
+    user = variable(environ, "DOCKER_USERNAME") or environ.get("DOCKER_USERNAME", "")
+    password = variable(environ, "DOCKER_PASSWORD") or environ.get("DOCKER_PASSWORD", "")
+    daemon = asked.get("docker-host") or variable(environ, "DOCKER_HOST") or environ.get("DOCKER_HOST", "")
+    return Settings(
+        access=Access(asked.get("authfile", ""), user, password, on("no-https", "NOHTTPS", "NO_HTTPS"), daemon),
+        login=on("docker-login", "DOCKER_LOGIN"),
+        disable_cache=on("disable-cache", "DISABLE_CACHE"),
+        library=asked.get("library") or variable(environ, "LIBRARY"),
+        arch=_arch(asked.get("arch"), environ),
+        verbose=on("verbose", "VERBOSE", "LOG"),
+    )
+
+
+def _arch(asked: str | None, environ: Mapping[str, str]) -> str:
+    """The architecture to fetch images for: as asked for, else this one with the variant that BOLLARD_PULL_ARCH has."""
+    if asked is not None:
+        return variants.parse(asked)
+    found = variants.parse(variable(environ, "PULL_ARCH"))
+    return found if found.partition("/")[0] == sif.arch_name(os.uname().machine) else ""
+
+
+def variable(environ: Mapping[str, str], *forms: str) -> str:
+    """The first form that is set, with BOLLARD_ before APPTAINER_ before SINGULARITY_."""
+    names = [prefix + form for prefix in options.PREFIXES for form in forms]
+    return next((environ[name] for name in names if environ.get(name)), "")
+
+
+def from_header(header: Mapping[str, str]) -> Reference:
+    """What a definition file's header names."""
+    agent, name = header["bootstrap"].lower(), header.get("from", "")
+    if not name:
+        raise BollardError(f"Bootstrap: {agent} needs From", "add `from: ...`")
+    name = name.partition("://")[2] if name.lower().startswith(f"{agent}://") else name
+    if agent == "docker":
+        parts = [header.get(key, "").strip("/") for key in ("registry", "namespace")]
+        name = "/".join([*(part for part in parts if part), name])
+    return reference.make(agent, name)
+
+
+def source(name: Reference, asked: Settings, store: Store) -> Source:
+    """What a build begins with: fetched, unless it is here. For the schemes of AGENTS, http and https."""
+    asked = with_login(name, asked)
+    if name.scheme in ("docker", "docker-daemon"):
+        digest, raw = manifest(name, asked, store)
+        return Source(layers(name, digest, raw, asked, store), digest)
+    return Source(path=file(name, asked, store))
+
+
+def with_login(name: Reference, asked: Settings) -> Settings:
+    """With the name and password that --docker-login asks for."""
+    if not asked.login or name.scheme not in ("docker", "oras"):
+        return asked
+    if not sys.stdin.isatty():
+        raise BollardError("--docker-login needs a terminal", "set BOLLARD_DOCKER_USERNAME")
+    sys.stderr.write("Docker user name: ")
+    sys.stderr.flush()
+    user = sys.stdin.readline().strip()
+    access = asked.access._replace(user=user, password=getpass.getpass("Docker password: "))
+    return asked._replace(access=access, login=False)
+
+
+def manifest(name: Reference, asked: Settings, store: Store) -> tuple[str, dict[str, Any]]:
+    """The manifest of the image for the architecture, and its digest in hexadecimal.
+
+    A manifest that is named by its digest is taken from the cache, and nobody is asked.
+    """
+    for _ in range(4):
+        pinned = reference.digest(name)
+        raw = cache.blob(store, pinned, oci.MAX_JSON) if pinned else None
+        if raw is None:
+            raw = registry.manifest(name, asked.access)
+            digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+            if pinned and digest != pinned:
+                raise BollardError(f"{name.uri}: the registry sent another manifest, {digest}", "do not use it")
+            cache.keep_blob(store, raw)
+        found = _object(raw, name.uri)
+        if not oci.is_index(found):
+            return hashlib.sha256(raw).hexdigest(), found
+        digest = oci.for_arch(found, asked.arch, name.uri)
+        name = Reference(name.uri, name.scheme, f"{reference.repository(name.name)}@{digest}")
+    raise BollardError(f"{name.uri}: indexes of indexes, too deep", "name one of its images")
+
+
+def layers(name: Reference, digest: str, found: dict[str, Any], asked: Settings, store: Store) -> oci.Layers:
+    """The image's layers, in the cache; what is damaged there is fetched again."""
+    wanted = oci.digests(found, name.uri)
+    intact = [cache.is_intact(store, item) for item in wanted]  # all of them: what is damaged goes
+    if not all(intact) or not is_accepted(name, digest, store):
+        with cache.scratch(store) as place:
+            _copy(name, digest, store.blobs, place, asked, store)
+    return oci.from_manifest(found, store.blobs, name.uri, asked.arch)
+
+
+def is_accepted(name: Reference, digest: str, store: Store) -> bool:
+    """Whether the host's policy, as it is now, has accepted the manifest with that hexadecimal digest before."""
+    digest = f"sha256:{digest}"
+    return policy.is_accepted(policy.of_host(name, digest, os.environ), name, digest, store)
+
+
+def _copy(name: Reference, digest: str, blobs: str, scratch: str, asked: Settings, store: Store) -> None:
+    """Fetch the blobs of a manifest that the host's policy accepts."""
+    progress.say(f"fetching {name.uri}")
+    digest = f"sha256:{digest}"
+    found = policy.of_host(name, digest, os.environ)
+    if asked.verbose:
+        how = f"the policy in {found.file} is asked" if found.file else "accepted: this host has no policy.json"
+        sys.stderr.write(f"bollard: {name.uri}: {how}\n")
+    registry.copy(name, digest, blobs, scratch, asked.access, found)
+    policy.accept(found, name, digest, store)
+
+
+def file(name: Reference, asked: Settings, store: Store) -> str:
+    """The path of an image that is fetched as a file."""
+    if name.scheme == "oras":
+        return _artifact(name, asked, store)
+    if name.scheme == "library":
+        return _library_image(name, asked, store)
+    date = web.date(name.uri, name.uri)
+    # As in Apptainer. An address without a date has no name in the cache that could be found again.
+    key = hashlib.sha256(f"{name.uri}{date or os.urandom(16).hex()}".encode()).hexdigest()
+
+    def get(place: str) -> str:
+        web.save(name.uri, f"{place}/image", name.uri)
+        return f"{place}/image"
+
+    return _kept(store, "net", key, name, get)
+
+
+def _artifact(name: Reference, asked: Settings, store: Store) -> str:
+    """oras://: a manifest with the SIF file as its only layer."""
+    digest, found = manifest(name, asked, store)
+    entries = found.get("layers")
+    if not isinstance(entries, list) or len(entries) != 1 or not isinstance(entries[0], dict):
+        count = len(entries) if isinstance(entries, list) else 0
+        raise BollardError(f"{name.uri}: has {count} layers; a SIF file is a single one", _other(name))
+    layer = entries[0]
+    if layer.get("mediaType") not in SIF_LAYERS:
+        raise BollardError(f"{name.uri}: is not a SIF file, but {layer.get('mediaType')}", _other(name))
+    wanted, size = oci.digests({"layers": entries}, name.uri)[0], layer.get("size")
+    if not isinstance(size, int) or not 0 < size <= web.MAX_FILE:
+        raise BollardError(f"{name.uri}: its size is given as {size} bytes", "push it again")
+
+    def get(place: str) -> str:
+        os.mkdir(f"{place}/blobs")
+        _copy(name, digest, f"{place}/blobs", place, asked, store)
+        path = f"{place}/blobs/{wanted.replace(':', '/')}"
+        _verify(name, path, size, wanted.partition(":")[2])
+        return path
+
+    if is_image(store.path("oras", wanted.partition(":")[2])) and not is_accepted(name, digest, store):
+        with cache.scratch(store) as place:
+            get(place)
+    return _kept(store, "oras", wanted.partition(":")[2], name, get)
+
+
+def _other(name: Reference) -> str:
+    return f"is it a container image? then use docker://{name.name}"
+
+
+def _library_image(name: Reference, asked: Settings, store: Store) -> str:
+    pinned = library.pinned(name)
+    if pinned and os.path.exists(store.path("library", f"sha256.{pinned}")):
+        return _kept(store, "library", f"sha256.{pinned}", name, lambda place: "")
+    arch = asked.arch.partition("/")[0] or sif.arch_name(os.uname().machine)
+    found = library.look_up(name, asked.library, arch, asked.access.insecure)
+    if pinned and found.digest != pinned:
+        raise BollardError(f"{name.uri}: the library tells of another image, {found.digest}", "do not use it")
+
+    def get(place: str) -> str:
+        digest = web.save(found.url, f"{place}/image", name.uri, found.size)
+        if digest != found.digest:
+            raise _damaged(name, f"its SHA-256 is {digest}, not {found.digest}")
+        return f"{place}/image"
+
+    return _kept(store, "library", f"sha256.{found.digest}", name, get)
+
+
+def _kept(store: Store, kind: str, key: str, name: Reference, get: Callable[[str], str]) -> str:
+    """The path of a cached file; `get(directory)` fetches it where it is not there or no image."""
+    path = store.path(kind, key)
+    if is_image(path):
+        return path
+    with cache.making(store, kind, key, lambda: say_waiting(name)) as place:
+        if is_image(path):
+            return path
+        cache.discard(path)
+        progress.say(f"fetching {name.uri}")
+        made = get(place)
+        try:
+            image.open_image(made).close()
+        except BollardError as error:
+            raise BollardError(error.message.replace(image.shown(made), name.uri), "is it an image?") from None
+        os.chmod(made, 0o700)
+        return cache.keep(store, made, kind, key)
+
+
+def say_waiting(name: Reference) -> None:
+    progress.say(f"waiting for another process that fetches {name.uri}")
+
+
+def is_image(path: str) -> bool:
+    """Whether a complete image lies there; its header tells its size."""
+    try:
+        image.open_image(path).close()
+    except BollardError:
+        return False
+    return True
+
+
+def _verify(name: Reference, path: str, size: int, digest: str) -> None:
+    if not os.path.exists(path):
+        raise _damaged(name, "its layer did not come")
+    if os.path.getsize(path) != size:
+        raise _damaged(name, f"{os.path.getsize(path)} bytes came, {size} expected")
+    found = cache.sha256(path)
+    if found != digest:
+        raise _damaged(name, f"its SHA-256 is {found}, not {digest}")
+
+
+def _damaged(name: Reference, text: str) -> BollardError:
+    return BollardError(f"{name.uri}: damaged: {text}", "fetch it again")
+
+
+def _object(raw: bytes, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise BollardError(f"{name}: its manifest is not a JSON object", "push it again")
+    if "manifests" in found and ("layers" in found or "config" in found):
+        raise BollardError(f"{name}: its manifest is an index and an image at once", "do not use it")
+    if found.get("schemaVersion") == 1:
+        raise BollardError(f"{name}: its manifest is in Docker's format of before 2016", "push it again")
+    return found

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Files of web servers: size bounded, hashed while they come. No login is ever sent: a redirect cannot leak one."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import ssl
+import urllib.error
+import urllib.request
+from typing import Any
+
+from bollard.runtime.errors import BollardError
+
+MAX_FILE = 1 << 40
+_MAX_JSON = 1 << 20
+_READ_SIZE = 1 << 20
+_TIMEOUT = 60  # seconds without a byte
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Whoever is asked in secret is not to send us where anybody on the way can answer."""
+
+    def redirect_request(self, request: Any, answer: Any, code: int, text: str, headers: Any, url: str) -> Any:
+        if request.type == "https" and not url.lower().startswith("https:"):
+            raise urllib.error.URLError(f"it redirects to {url}, which is not encrypted")
+        return super().redirect_request(request, answer, code, text, headers, url)
+
+
+# Without urllib's handlers of ftp: and file:, where a redirect could lead.
+_HANDLERS = (
+    urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
+    urllib.request.HTTPDefaultErrorHandler, _Redirects, urllib.request.HTTPErrorProcessor,
+    urllib.request.UnknownHandler,
+)  # fmt: skip
+
+
+def date(url: str, what: str) -> str:
+    """The Last-Modified of the file, "" where the server does not say; what is wrong, `save` will tell."""
+    try:
+        with _open(url, what, "HEAD") as answer:
+            return str(answer.headers.get("Last-Modified", ""))
+    except BollardError:
+        return ""
+
+
+def document(url: str, what: str) -> dict[str, Any]:
+    """A JSON object."""
+    with _open(url, what) as answer:
+        try:
+            data = answer.read(_MAX_JSON + 1)
+            found = json.loads(data) if len(data) <= _MAX_JSON else None
+        except (OSError, http.client.HTTPException, ValueError, RecursionError):
+            found = None
+    if not isinstance(found, dict):
+        raise BollardError(f"{what}: the answer is not a JSON object of at most {_MAX_JSON} bytes", "check the address")
+    return found
+
+
+def save(url: str, path: str, what: str, size: int = 0) -> str:
+    """Write what is there to the new file `path`; its SHA-256. `size`, if known, is exact."""
+    total, digest = 0, hashlib.sha256()
+    with _open(url, what) as answer, open(path, "xb") as file:
+        size = size or (answer.length or 0)  # Content-Length, where it is one
+        limit = min(size or MAX_FILE, MAX_FILE)
+        while total <= limit:
+            try:
+                data = answer.read(_READ_SIZE)
+            except (OSError, http.client.HTTPException) as error:
+                raise _away(what, error) from None
+            if not data:
+                break
+            total += len(data)
+            digest.update(data)
+            try:
+                file.write(data)
+            except OSError as error:
+                raise BollardError(
+                    f"{what}: cannot be kept: {error.strerror}", "set BOLLARD_CACHEDIR to a directory with space"
+                ) from None
+    if total > limit or size and total != size:
+        much = "more" if total > limit else f"{total}"
+        raise BollardError(f"{what}: {much} bytes came, {limit} expected", "try again")
+    return digest.hexdigest()
+
+
+def _open(url: str, what: str, method: str = "GET") -> Any:
+    """The answer, an http.client.HTTPResponse."""
+    opener = urllib.request.OpenerDirector()
+    for handler in _HANDLERS:
+        opener.add_handler(handler())
+    try:
+        return opener.open(
+            urllib.request.Request(url, method=method, headers={"User-Agent": "bollard"}), timeout=_TIMEOUT
+        )
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code in (404, 410):
+            raise BollardError(f"{what}: no such image", "check its name and its tag") from None
+        if error.code in (401, 403):
+            raise BollardError(
+                f"{what}: the server wants a login ({error.code})", "fetch the file by other means"
+            ) from None
+        raise BollardError(f"{what}: the server answers {error.code} {error.reason}", "try again later") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _away(what, error) from None
+
+
+def _away(what: str, error: Exception) -> BollardError:
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, ssl.SSLError):
+        text = getattr(reason, "verify_message", "") or reason.reason or "TLS fails"
+        return BollardError(f"{what}: the server is not trusted: {text}", "check its address, or use --no-https")
+    text = getattr(reason, "strerror", "") or str(reason) or type(reason).__name__
+    return BollardError(f"{what}: the server cannot be reached: {text}", "check its name and the network")

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Image files: open, read, make and change them.
+
+image.py: opens and checks an image; one descriptor.
+sif.py: reads SIF files.
+sif_write.py: writes SIF files.
+sif_edit.py: changes SIF files in place.
+layout.py: /.singularity.d and the directories that every image has.
+pack.py: makes an image of a directory tree.
+overlay_create.py: makes a writable ext3 overlay.
+"""

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Open what a user named as image: a SIF file, a bare squashfs file or a directory.
+
+The file is opened once; what was checked is what gets mounted, through the same descriptor. Runs on every
+node of every job, so it imports nothing that `os` has not loaded, and what an error message needs only then.
+Every failure is a `BollardError` that begins with the path as the user wrote it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat  # `os` has loaded it already
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.image import sif
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final
+
+SQUASHFS: Final = "squashfs"
+DIRECTORY: Final = "directory"
+
+SQUASHFS_MAGIC: Final = b"hsqs"
+_LAUNCH_SIZE: Final = 31  # of the line "#!..." that Singularity 2.4 to 2.6 puts before the squashfs
+_SUPERBLOCK_SIZE: Final = 96
+_COMPRESSIONS: Final = {1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
+_SNIFF_SIZE: Final = 2048  # reaches ext3's magic number at 1080
+
+_FILE_KINDS: Final = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+# A directory with none of these is no root filesystem.
+_ROOT_NAMES: Final = {"bin", "dev", "etc", "lib", "opt", "proc", "sbin", "usr", ".singularity.d"}
+
+# What the kernel also runs on that machine.
+_COMPATIBLE: Final = {"amd64": ("386",), "arm64": ("arm",), "mips64": ("mips",), "mips64le": ("mipsle",)}
+
+_TRANSPORTS: Final = ("docker-archive", "docker-daemon", "oci", "oci-archive", "containers-storage")
+
+# Offset, bytes there, and the hint for a file that is no image. The first match wins.
+_LOOKS_LIKE: Final = (
+    (31 + 1080, b"\x53\xef", "is it an ext3 image of Singularity 2? build it again as a SIF file"),
+    (0, b"#!/usr/bin/env run-singularity", "it was a SIF file; copy or build it again"),
+    (0, b"#!", "is it a script?"),
+    (0, b"\x7fELF", "is it a program? name the image first, then the program"),
+    (0, b"sqsh", "is it a big-endian squashfs of the 2000s? build it again"),
+    (0, b"\x1f\x8b", "is it a gzip archive? convert it to a SIF file first"),
+    (0, b"\x28\xb5\x2f\xfd", "is it a zstd archive? convert it to a SIF file first"),
+    (0, b"\xfd7zXZ\0", "is it an xz archive? convert it to a SIF file first"),
+    (0, b"BZh", "is it a bzip2 archive? convert it to a SIF file first"),
+    (257, b"ustar", "is it a docker or OCI archive? convert it to a SIF file first"),
+    (0, b"LUKS\xba\xbe", "is it an encrypted disk? encrypted images are not supported yet"),
+    (1080, b"\x53\xef", "is it an ext3 image? build it again as a SIF file"),
+    (1024, b"\xe2\xe1\xf5\xe0", "is it an EROFS image? build it again as a SIF file"),
+    (0, b"version https://git-lfs", "is it a Git LFS pointer? fetch the file with `git lfs pull`"),
+    (0, b"<!DOCTYPE", "is it a web page? download the image again"),
+    (0, b"<html", "is it a web page? download the image again"),
+    (0, b"Bootstrap:", "is it a definition file? build an image from it first"),
+    (0, b"bootstrap:", "is it a definition file? build an image from it first"),
+)
+
+
+class Image:
+    """An opened image.
+
+    `fd` is open for reading and close-on-exec; the owner of the Image closes it. `kind` is SQUASHFS or
+    DIRECTORY. `offset` and `size` say where in the file the squashfs is, in bytes (0 for a directory),
+    `compression` how it is packed ("" for a directory). `arch` is Go's name ("amd64") or None where the image
+    does not say. `overlays` are the partitions that a SIF file wants laid over it. `identity` is
+    (st_ino, st_size, st_mtime_ns): equal on all nodes that see the same shared file.
+    """
+
+    __slots__ = ("_sif", "arch", "compression", "fd", "identity", "kind", "offset", "overlays", "path", "size")
+
+    def __init__(self, path: str, fd: int, kind: str, identity: tuple[int, int, int]) -> None:
+        self.path = path
+        self.fd = fd
+        self.kind = kind
+        self.identity = identity
+        self.offset = 0
+        self.size = 0
+        self.compression = ""
+        self.arch: str | None = None
+        self.overlays: list[sif.Descriptor] = []
+        self._sif: sif.Sif | None = None
+
+    def metadata(self) -> bytes | None:
+        """The JSON text of `inspect` (labels, environment, runscript); None where only the root filesystem
+        has it.
+        """
+        return sif.metadata(self.fd, self._sif) if self._sif else None
+
+    def digest(self) -> str:
+        """The SHA-256 that the image says its filesystem has, "" when it says none."""
+        return sif.digest(self.fd, self._sif) if self._sif else ""
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def open_image(path: str, machine: str = "") -> Image:
+    """Open and check the image at `path` for a node whose `uname -m` is `machine` ("" accepts every
+    architecture).
+    """
+    name = shown(path)
+    fd = _open(path, name, os.O_RDONLY)
+    try:
+        return _identify(path, name, fd, machine)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def open_sif(path: str, writable: bool = False) -> tuple[int, sif.Sif]:
+    """Open the SIF file at `path`, whatever it holds and for which machine: its descriptor and its table."""
+    name = shown(path)
+    if writable and os.access(path, os.R_OK) and not os.access(path, os.W_OK):
+        raise BollardError(f"{name}: you may read it, but not change it", "copy it to a place of your own")
+    fd = _open(path, name, os.O_RDWR if writable else os.O_RDONLY)
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            what = _FILE_KINDS.get(stat.S_IFMT(info.st_mode), "not a regular file")
+            raise BollardError(f"{name}: is {what}", "name a SIF file")
+        first = sif.pread(fd, min(info.st_size, _SNIFF_SIZE), 0, name)
+        if not sif.is_sif(first):
+            hint = "it is squashfs without SIF" if first.startswith(SQUASHFS_MAGIC) else _guess(first)
+            raise BollardError(f"{name}: not a SIF image", hint)
+        return fd, sif.read(fd, info.st_size, name)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _open(path: str, name: str, flags: int) -> int:
+    refuse_uri(path, name)
+    try:
+        # O_NONBLOCK: a pipe in the place of an image must not hang the job.
+        return os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError as error:
+        raise _open_error(path, name, error) from error
+
+
+def shown(path: str) -> str:
+    """A path as it may stand in a one-line message."""
+    return path if path.isprintable() else ascii(path)[1:-1]
+
+
+def _identify(path: str, name: str, fd: int, machine: str) -> Image:
+    info = os.fstat(fd)
+    kind = stat.S_IFMT(info.st_mode)
+    identity = (info.st_ino, info.st_size, info.st_mtime_ns)
+    if kind == stat.S_IFDIR:
+        _refuse_other_directories(name, fd)
+        return Image(path, fd, DIRECTORY, identity)
+    if kind != stat.S_IFREG:
+        what = _FILE_KINDS.get(kind, "not a regular file")
+        raise BollardError(f"{name}: is {what}", "name a SIF file, a squashfs file or a directory")
+    if info.st_size == 0:
+        raise BollardError(f"{name}: is empty (0 bytes)", "copy or build it again")
+
+    image = Image(path, fd, SQUASHFS, identity)
+    first = sif.pread(fd, min(info.st_size, _SNIFF_SIZE), 0, name)
+    if sif.is_sif(first):
+        image._sif = sif.read(fd, info.st_size, name)
+        part = sif.primary(image._sif)
+        image.offset, image.size = part.offset, part.size
+        image.overlays = sif.overlays(image._sif)
+        image.arch = part.arch or image._sif.header.arch
+        _check_arch(name, image.arch, machine)
+    elif squashfs_offset(first) >= 0:
+        image.offset = squashfs_offset(first)
+        image.size = info.st_size - image.offset
+    else:
+        raise BollardError(f"{name}: not a SIF or squashfs image (first bytes: {_quoted(first[:4])})", _guess(first))
+    image.compression = check_superblock(name, fd, image.offset, image.size)
+    return image
+
+
+def squashfs_offset(first: bytes) -> int:
+    """Where the squashfs begins in a file that begins so and is no SIF file, -1 where there is none."""
+    if first.startswith(SQUASHFS_MAGIC):
+        return 0
+    old = first.startswith(b"#!") and first[_LAUNCH_SIZE:].startswith(SQUASHFS_MAGIC)
+    return _LAUNCH_SIZE if old else -1
+
+
+def is_root(names: Iterable[str]) -> bool:
+    """Whether a directory with these names can be the root of a container."""
+    return bool(_ROOT_NAMES.intersection(names))
+
+
+def check_superblock(name: str, fd: int, offset: int, available: int) -> str:
+    """Check what a squashfs says of itself (96 bytes, squashfs 4.0); return the name of its compression."""
+    if available < _SUPERBLOCK_SIZE:
+        raise sif.truncated(name, available, _SUPERBLOCK_SIZE)
+    raw = sif.pread(fd, _SUPERBLOCK_SIZE, offset, name)
+
+    def number(at: int, length: int) -> int:
+        return int.from_bytes(raw[at : at + length], "little")
+
+    if not raw.startswith(SQUASHFS_MAGIC):
+        found = _quoted(raw[:4])
+        raise BollardError(
+            f"{name}: damaged: no squashfs in its system partition (found {found})", "copy or build it again"
+        )
+    version = (number(28, 2), number(30, 2))
+    if version != (4, 0):
+        raise BollardError(f"{name}: squashfs version {version[0]}.{version[1]} is not supported", "build it again")
+    compression = _COMPRESSIONS.get(number(20, 2))
+    if compression is None:
+        what = f"squashfs compression number {number(20, 2)}"
+        raise BollardError(f"{name}: {what} is not supported", "build it again with zstd or gzip")
+    used = number(40, 8)
+    if used > available:
+        raise sif.truncated(name, available, used)
+    block_size = number(12, 4)
+    starts = (number(48, 8), number(64, 8), number(72, 8))  # the id, inode and directory tables
+    if not 4096 <= block_size <= 1 << 20 or block_size != 1 << min(number(22, 2), 20) or max(starts) >= used:
+        raise BollardError(f"{name}: damaged: its squashfs superblock contradicts itself", "copy or build it again")
+    return compression
+
+
+def _check_arch(name: str, arch: str | None, machine: str) -> None:
+    here = sif.arch_name(machine)
+    if arch is None or not here or arch == here or arch in _COMPATIBLE.get(here, ()):
+        return
+    raise BollardError(f"{name}: built for {arch}, this node is {here}", f"build or pull it for {here}")
+
+
+def refuse_uri(path: str, name: str) -> None:
+    """BollardError when `path` is not a path but an image somewhere else; `name` is how to show it."""
+    if not path:
+        raise BollardError("no image named", "name a SIF file, a squashfs file or a directory")
+    if "\0" in path:
+        raise BollardError(f"{name}: a path cannot hold a NUL byte", "check the file name")
+    if is_uri(path):
+        raise BollardError(
+            f"{name}: is not a file, and is not fetched here",
+            f"run `bollard pull {name}`, and name the file that it writes",
+        )
+
+
+def is_uri(path: str) -> bool:
+    """Whether it names an image somewhere else."""
+    scheme, colon, rest = path.partition(":")
+    return bool(colon) and "/" not in scheme and (rest.startswith("//") or scheme in _TRANSPORTS)
+
+
+def _refuse_other_directories(name: str, fd: int) -> None:
+    """Directories that hold a container in another form than its root filesystem."""
+    names = set(os.listdir(fd))
+    if not names:
+        raise BollardError(f"{name}: is an empty directory", "name the root of a container")
+    if {"config.json", "rootfs"} <= names:
+        raise BollardError(f"{name}: is an OCI bundle", f"name the directory {name.rstrip('/')}/rootfs")
+    if {"oci-layout", "index.json"} <= names:
+        raise BollardError(f"{name}: is an OCI layout", "convert it to a SIF file first")
+    if not is_root(names):
+        raise BollardError(
+            f"{name}: is a directory, but not the root of a container", "name an image file, or its root"
+        )
+
+
+def _guess(first: bytes) -> str:
+    for at, magic, hint in _LOOKS_LIKE:
+        if first[at : at + len(magic)] == magic:
+            return hint
+    if not first.strip(b"\0"):
+        return "it begins with zeros; copy or build it again"
+    return "check the file name"
+
+
+def _quoted(raw: bytes) -> str:
+    """Bytes between double quotes, unprintable ones escaped."""
+    return '"' + repr(raw)[2:-1].replace('"', '\\"') + '"'
+
+
+def _open_error(path: str, name: str, error: OSError) -> BollardError:
+    """Say why open(2) failed: which directory is missing, who may read the file."""
+    import errno
+
+    if error.errno == errno.ENOENT:
+        return _missing(path, name)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return _forbidden(path, name)
+    if error.errno == errno.EISDIR:
+        return BollardError(f"{name}: is a directory", "name a SIF file")
+    if error.errno == errno.ENOTDIR:
+        return BollardError(f"{name}: a part of this path is not a directory", "check the path")
+    if error.errno == errno.ELOOP:
+        return BollardError(f"{name}: its symbolic links form a loop", "check where they point with `ls -l`")
+    if error.errno == errno.ENXIO:
+        return BollardError(
+            f"{name}: is a socket or device without a driver",
+            "name a SIF file, a squashfs file or a directory",
+        )
+    return BollardError(f"{name}: cannot be opened: {error.strerror}", "check the filesystem it is on")
+
+
+def _missing(path: str, name: str) -> BollardError:
+    if os.path.islink(path):
+        target = shown(os.readlink(path))
+        return BollardError(f"{name}: is a symbolic link to {target}, which does not exist", "check the link")
+    parent = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(parent):
+        return BollardError(f"{name}: no such file", f"check the name with `ls {shown(parent)}`")
+    while not os.path.isdir(parent):
+        parent, missing = os.path.dirname(parent), parent
+    return BollardError(
+        f"{name}: no such file",
+        f"the directory {shown(missing)} does not exist on this machine; is it on a shared filesystem?",
+    )
+
+
+def _forbidden(path: str, name: str) -> BollardError:
+    """Name the first part of the path that refuses, its owner and its mode."""
+    full = os.path.realpath(path)
+    place = os.path.dirname(full)
+    while place != "/" and not os.access(os.path.dirname(place), os.X_OK):
+        place = os.path.dirname(place)
+    if os.access(place, os.X_OK):
+        place, wanted = full, "read"
+    else:
+        wanted = "search"
+    try:
+        info = os.stat(place)
+    except OSError:
+        return BollardError(f"{name}: permission denied", "ask its owner for permission to read it")
+    what = "it" if place == full else f"directory {shown(place)}"
+    letter = "r" if wanted == "read" else "x"
+    owner = f"{_user_name(info.st_uid)}, mode {info.st_mode & 0o7777:04o}"
+    return BollardError(
+        f"{name}: permission denied: {what} belongs to {owner}",
+        f"its owner can allow you to {wanted} it with `chmod a+{letter} {shown(place)}`",
+    )
+
+
+def _user_name(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"

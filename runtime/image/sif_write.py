@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Write SIF images as Apptainer does: 48 descriptors, small objects, then the partition aligned to 4096.
+
+The layout of the bytes is in `sif`. The filesystem is made in its final place, behind a gap left for the
+header, so that an image of many gigabytes is written once and never copied:
+
+    with sif_write.Writer("img.sif", arch="x86_64", objects=[...]) as writer:
+        ...                                     # a program writes to writer.path, from writer.offset on
+        writer.finish()                         # header and descriptors, then rename
+
+With SOURCE_DATE_EPOCH set the file has no random part: times are Go's zero time and the UUID is nil, as
+Apptainer 1.5 writes a reproducible image.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.image import sif
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Final
+
+LAUNCH: Final = b"#!/usr/bin/env run-singularity\n"
+PARTITION_ALIGN: Final = 4096
+DEFAULT_GROUP: Final = 1
+MODE: Final = 0o755
+_READ_SIZE: Final = 4 << 20
+_DATA_OFFSET: Final = sif.TABLE_OFFSET + sif.DEFAULT_DESCRIPTORS * sif.DESCRIPTOR_SIZE
+
+
+def check_place(target: str) -> None:
+    """Raise BollardError where no file or directory `target` can be made or replaced; before the work for it begins."""
+    above = os.path.dirname(os.path.abspath(target))
+    if not os.path.basename(target.rstrip("/")):
+        raise BollardError(f"{target!r}: is not the name of a file", "name the file to be made")
+    try:
+        os.stat(above)
+        os.lstat(target.rstrip("/"))
+    except FileNotFoundError:
+        if not os.path.lexists(above):
+            raise BollardError(f"{target}: the directory {above} does not exist", "make it first") from None
+    except OSError as error:
+        raise BollardError(f"{target}: cannot be written: {error.strerror}", "choose another name") from None
+    if not os.path.isdir(above):
+        raise BollardError(f"{target}: {above} is not a directory", "choose another name")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise BollardError(f"{target}: you may not write into {above}", "choose a directory that you can write to")
+
+
+class Object:
+    """A small data object: `datatype` is a number of `sif`, `name` at most 128 bytes of UTF-8, `data` its
+    bytes.
+    """
+
+    __slots__ = ("data", "datatype", "name")
+
+    def __init__(self, datatype: int, name: str, data: bytes) -> None:
+        self.datatype = datatype
+        self.name = name
+        self.data = data
+
+
+class Writer:
+    """One image being written to `path`, a temporary file beside `target`.
+
+    `arch` is Go's or `uname -m`'s name. `objects` go before the partition in the order given. `offset` is
+    where the squashfs has to begin, a multiple of 4096 bytes. Leaving the `with` block without `finish`
+    removes the file. An existing `target` is an error unless `force` is set.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        arch: str,
+        objects: Sequence[Object] = (),
+        *,
+        force: bool = False,
+    ) -> None:
+        if len(objects) >= sif.DEFAULT_DESCRIPTORS:
+            raise ValueError(f"at most {sif.DEFAULT_DESCRIPTORS - 1} objects fit beside the partition")
+        if not force and os.path.lexists(target):
+            raise exists(target)
+        self.target = target
+        self.offset = _align(_DATA_OFFSET + sum(len(item.data) for item in objects), PARTITION_ALIGN)
+        self._arch = sif.arch_code(arch)
+        self._objects = tuple(objects)
+        self._force = force
+        try:
+            fd, self.path = tempfile.mkstemp(prefix=".bollard-", suffix=".tmp", dir=os.path.dirname(target) or ".")
+        except OSError as error:
+            raise BollardError(
+                f"{target}: cannot be written: {error.strerror}", "choose a directory you can write to"
+            ) from error
+        os.close(fd)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # A failing mksquashfs removes its file itself.
+        if self.path and os.path.lexists(self.path):
+            os.unlink(self.path)
+        self.path = ""
+
+    def finish(self) -> None:
+        """Complete the file whose squashfs is in place, make it durable and give it its name."""
+        try:
+            self._fill()
+            self._rename()
+        except OSError as error:
+            raise BollardError(
+                f"{self.target}: cannot be written: {error.strerror}",
+                "check the directory and its free space",
+            ) from error
+
+    def _fill(self) -> None:
+        mask = os.umask(0o022)
+        os.umask(mask)
+        with open(self.path, "r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end <= self.offset:
+                raise BollardError(f"{self.target}: its filesystem was not written", "build it again")
+            digest = sha256(file.fileno(), self.offset, end)
+            table, data = self._tables(end, digest)
+            file.seek(0)
+            file.write(header(table, self._arch, end - _DATA_OFFSET))
+            file.write(bytes(sif.TABLE_OFFSET - sif.HEADER_SIZE))
+            file.write(b"".join(table).ljust(_DATA_OFFSET - sif.TABLE_OFFSET, b"\0"))
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), MODE & ~mask)
+            os.fsync(file.fileno())
+
+    def _rename(self) -> None:
+        if not self._force:
+            # link(2) refuses an existing name, so that a file made meanwhile is not lost.
+            try:
+                os.link(self.path, self.target)
+            except FileExistsError:
+                raise exists(self.target) from None
+            except OSError:
+                pass  # a filesystem without hard links
+            else:
+                return  # __exit__ removes the other name
+        os.replace(self.path, self.target)
+        self.path = ""
+
+    def _tables(self, end: int, digest: str) -> tuple[list[bytes], bytes]:
+        """The descriptors, and the bytes of the small objects up to the partition, which has that digest."""
+        now = timestamp()
+        table: list[bytes] = []
+        at = _DATA_OFFSET
+        for item in self._objects:
+            size = len(item.data)
+            link = len(self._objects) + 1 if item.name == sif.DIGEST_NAME else 0  # to the partition
+            table.append(descriptor(item.datatype, len(table) + 1, at, size, size, now, item.name, link=link))
+            at += size
+        size = end - self.offset
+        extra = _le(sif.FS_SQUASHFS, 4) + _le(sif.PART_PRIMARY, 4) + self._arch
+        number = len(table) + 1
+        padded = end - at
+        table.append(descriptor(sif.PARTITION, number, self.offset, size, padded, now, "", extra))
+        data = b"".join(digest.encode() if item.name == sif.DIGEST_NAME else item.data for item in self._objects)
+        return table, data.ljust(self.offset - _DATA_OFFSET, b"\0")
+
+
+def sha256(fd: int, begin: int, end: int) -> str:
+    """Of the bytes from `begin` up to `end` of a file, in hexadecimal digits."""
+    import hashlib
+
+    summed = hashlib.sha256()
+    while begin < end and (part := os.pread(fd, min(end - begin, _READ_SIZE), begin)):
+        summed.update(part)
+        begin += len(part)
+    return summed.hexdigest()
+
+
+def header(table: Sequence[bytes], arch: bytes, data_size: int) -> bytes:
+    """The 128 bytes at offset 0 of an image with these descriptors; `data_size` counts from the end of the
+    table.
+    """
+    now = timestamp()
+    numbers = (
+        now,
+        now,
+        sif.DEFAULT_DESCRIPTORS - len(table),
+        sif.DEFAULT_DESCRIPTORS,
+        sif.TABLE_OFFSET,
+        sif.DEFAULT_DESCRIPTORS * sif.DESCRIPTOR_SIZE,
+        _DATA_OFFSET,
+        data_size,
+    )
+    identity = bytes(16) if reproducible() else uuid.uuid4().bytes
+    parts = (LAUNCH.ljust(32, b"\0"), sif.MAGIC, sif.VERSION, arch, identity)
+    return b"".join(parts) + b"".join(_le(number, 8) for number in numbers)
+
+
+def descriptor(
+    datatype: int,
+    number: int,
+    offset: int,
+    size: int,
+    padded_size: int,
+    time: int,
+    name: str,
+    extra: bytes = b"",
+    group: int = DEFAULT_GROUP,
+    link: int = 0,
+) -> bytes:
+    """One used slot of the table, 585 bytes; `number` counts from 1, `group` 0 is none."""
+    text = name.encode("utf-8", "surrogateescape")[:128]
+    front = (_le(datatype, 4), b"\1", _le(number, 4), _le(sif.GROUP_BIT | group, 4), _le(link, 4))
+    numbers = (offset, size, padded_size, time, time, 0, 0)
+    return b"".join((*front, *(_le(n, 8) for n in numbers), text.ljust(128, b"\0"), extra.ljust(384, b"\0")))
+
+
+def reproducible() -> bool:
+    """Whether the user asked for an image without random parts."""
+    return "SOURCE_DATE_EPOCH" in os.environ
+
+
+def timestamp() -> int:
+    """The time to write into the image: now, or Go's zero time in a reproducible one."""
+    import time
+
+    return sif.NO_TIME if reproducible() else int(time.time())
+
+
+def exists(target: str) -> BollardError:
+    return BollardError(f"{target}: exists already", "remove it, choose another name, or use --force")
+
+
+def _le(number: int, length: int) -> bytes:
+    return number.to_bytes(length, "little", signed=number < 0)
+
+
+def _align(number: int, to: int) -> int:
+    return (number + to - 1) // to * to

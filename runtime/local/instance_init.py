@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The init of an instance, which is the instance: one process from its start to its end.
+
+    bollard instance start ── fork twice ──► bollard-init ── launch ──► keeper, as for `bollard exec`
+                                                │  └─ fork ──► bollard-enter ──► the image's startscript
+    bollard instance list, stop, stats ────────►│ @bollard-instance/UID/NAME
+
+It holds the keeper's lifeline, adopts what the script leaves running, passes signals on, and answers what an instance
+is asked. Its record is what it answers, so that no record outlives it. Under Slurm it ends with the slurmstepd that
+it descends from.
+"""
+
+from __future__ import annotations
+
+import _signal as signal
+import errno
+import json
+import os
+import select
+import time
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM
+from socket import socket
+from typing import TYPE_CHECKING
+
+from bollard.runtime.container import wire
+from bollard.runtime.errors import BollardError
+from bollard.runtime.local import execution, instance
+from bollard.runtime.system import linux, processes
+
+if TYPE_CHECKING:
+    from bollard.runtime.request.spec import Spec
+
+_REQUEST_MAX = 64
+_PEER_SECONDS = 2.0
+_PASSED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+def start(asked: Spec, name: str, action: str, argv: list[str], config: str) -> int:
+    """Make the instance `name` and start its script in the background; the process id of its init. Its logs are
+    kept below the directory `config`."""
+    instance.check_name(name)
+    step = _slurmstepd()  # the init descends from nobody
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setsid()
+            if os.fork() == 0:
+                os.close(reader)
+                _begin(asked, name, action, argv, config, step, writer)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writer)
+    os.waitpid(child, 0)
+    return int(execution.answer(reader)[0])
+
+
+def _begin(
+    asked: Spec, name: str, action: str, argv: list[str], config: str, slurm: tuple[str, int], writer: int
+) -> None:
+    """Be the init, until its end; tells through `writer` when it is ready, or why not."""
+    try:
+        linux.name_process("bollard-init")
+        step, handle = slurm
+        linux.close_others((writer, handle))
+        listener, place = _claim(name)
+        paths = instance.log_paths(name, config)
+        logs = tuple(_open_log(path) for path in paths)
+        ours, pipe = os.pipe()
+        address, keeper, command = execution.launch(asked, action, argv, "", ours, name)
+        os.close(ours)
+        lifeline = _lifeline(address)
+        linux.adopt_orphans()
+        record = instance.Record(
+            name, os.getpid(), keeper, address, place, os.getuid(), asked.image, *paths, step, int(time.time()), ""
+        )
+        init = _Init(record, listener, lifeline, pipe, handle)
+        if command:
+            init.run_script(address, command, execution.variables(asked.verbose, instance.variables(name)), logs)
+        else:
+            os.write(logs[1], b"INFO:    No instance start script found in container\n")
+        for fd in logs:
+            os.close(fd)
+        os.chdir("/")
+    except BaseException as error:  # noqa: BLE001 - it becomes the one line the user sees
+        execution.tell_failure(writer, error)
+        return
+    execution.tell(writer, "+", f"{os.getpid()}\0")
+    os.close(writer)
+    init.serve()
+
+
+def _claim(name: str) -> tuple[socket, str]:
+    """The listener by which the instance is known, and its address; `BollardError` where its name is taken."""
+    address = f"{instance.ADDRESS}/{os.getuid()}/{name}"
+    listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+    listener.setblocking(False)
+    for place in (address, f"{address}/{os.urandom(4).hex()}"):  # the first may be bound by somebody else
+        try:
+            listener.bind("\0" + place)
+            listener.listen(64)
+            return listener, place
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            found = instance.connect(place, os.getuid())
+            if found is not None:
+                found[0].close()
+            if found is not None or instance.running(os.getuid(), name):
+                raise BollardError(
+                    f"the instance {name} exists already", "stop it first, or choose another name"
+                ) from None
+    raise BollardError("no address for the instance is free", "try again")
+
+
+def _lifeline(address: str) -> socket:
+    """Held open, it keeps the keeper (entry.py)."""
+    lifeline = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+    lifeline.settimeout(instance.ANSWER_SECONDS)
+    lifeline.connect("\0" + address)
+    lifeline.sendall(wire.LIFELINE)
+    if lifeline.recv(1) != wire.OK:
+        raise BollardError("the container's keeper ended before the instance was ready", "was it killed?")
+    return lifeline
+
+
+def _slurmstepd() -> tuple[str, int]:
+    """(JOB.STEP, pidfd) of the slurmstepd that we descend from; ("", -1) where there is none."""
+    pid = os.getppid()
+    while pid > 1:
+        try:
+            with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+                name = file.read().strip()
+            if name == "slurmstepd":
+                job, step = os.environ.get("SLURM_JOB_ID", "?"), os.environ.get("SLURM_STEP_ID", "")
+                return f"{job}.{step}" if step else job, os.pidfd_open(pid)
+            pid = processes.parent(pid)
+        except OSError:
+            break
+    return "", -1
+
+
+def _open_log(path: str) -> int:
+    """A log is added to, never followed to somewhere else by a link."""
+    umask = os.umask(0o077)
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise BollardError(
+            f"{path}: cannot be written: {error.strerror}", "set BOLLARD_CONFIGDIR to a directory of yours"
+        ) from None
+    finally:
+        os.umask(umask)
+
+
+class _Init:
+    """The init's loop."""
+
+    def __init__(self, record: instance.Record, listener: socket, lifeline: socket, pipe: int, slurmstepd: int) -> None:
+        self.record = record
+        self.listener = listener
+        self.lifeline = lifeline
+        self.pipe = pipe  # its end tells the keeper that we have ended
+        self.slurmstepd = slurmstepd
+        self.mounts = os.open(f"/proc/{record.keeper}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        self.script = 0
+        self.stopping = False
+        self.kill = False
+        self.wake, self.woken = os.pipe()
+        for fd in (self.wake, self.woken):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(self.woken, warn_on_full_buffer=False)
+        for number in (*_PASSED, signal.SIGCHLD):
+            signal.signal(number, lambda number, frame: None)
+
+    def run_script(self, address: str, command: list[str], environ: dict[str, str], logs: tuple[int, ...]) -> None:
+        """Start `command` in the container, in a process group of its own."""
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.setpgid(0, 0)
+                signal.set_wakeup_fd(-1)
+                for number in _PASSED:  # whoever started us may have ignored some
+                    signal.signal(number, signal.SIG_DFL)
+                os.dup2(logs[0], 1)
+                os.dup2(logs[1], 2)
+                execution.become(address, command, environ)
+            finally:
+                os._exit(127)
+        self.script = pid
+        self.record = self.record._replace(script="running")
+        try:
+            os.setpgid(pid, pid)
+        except OSError:
+            pass  # it has done so, and become the launcher
+
+    def serve(self) -> None:
+        """Until it is stopped, or the keeper or the job's step has ended."""
+        poll = select.poll()
+        for fd in (self.listener.fileno(), self.lifeline.fileno(), self.wake, self.slurmstepd):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
+        try:
+            while not self.kill:
+                for fd, _ in poll.poll():
+                    if fd == self.listener.fileno():
+                        self._answer()
+                    elif fd == self.wake:
+                        self._signals(os.read(self.wake, 512))
+                    else:
+                        self.kill = True
+        finally:
+            self._end()
+
+    def _signals(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number == signal.SIGCHLD:
+                self._reap()
+            else:
+                self._pass_on(number)
+
+    def _pass_on(self, number: int) -> None:
+        """A signal is the script's, or that of what it left running; one that ends, and finds nobody, ends the
+        instance."""
+        self.stopping = self.stopping or number in _ENDING
+        if self.record.script == "running":
+            os.killpg(self.script, number)
+        elif self._reap():
+            for pid in processes.children(os.getpid()):
+                processes.kill(pid, number)
+
+    def _reap(self) -> bool:
+        """Whether there are children left; one that was told to stop ends with the last of them."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                self.kill = self.kill or self.stopping
+                return False
+            if pid == 0:
+                return True
+            if pid == self.script:
+                code = os.waitstatus_to_exitcode(status)
+                self.record = self.record._replace(script=f"exit {code}" if code >= 0 else f"signal {-code}")
+
+    def _answer(self) -> None:
+        try:
+            peer, _ = self.listener.accept()
+        except OSError:
+            return  # gone again
+        with peer:
+            try:
+                if wire.credentials(peer)[1] not in (self.record.uid, 0):
+                    return
+                peer.settimeout(_PEER_SECONDS)
+                request = b""
+                while not request.endswith(b"\n") and len(request) < _REQUEST_MAX:
+                    part = peer.recv(_REQUEST_MAX)
+                    if not part:
+                        return
+                    request += part
+                peer.sendall(json.dumps(self.record._asdict()).encode())
+            except OSError:
+                return
+        word, _, number = request.decode("ascii", "replace").strip().partition(" ")
+        if word == "kill":
+            self.kill = True
+        elif word == "stop" and number.isdigit() and 0 < int(number) < signal.NSIG:
+            self.stopping = True
+            self._pass_on(int(number))
+
+    def _end(self) -> None:
+        """Nothing of the instance is left after this."""
+        keeper = processes.handle(self.record.keeper)
+        self.listener.close()
+        while True:
+            for pid in processes.children(os.getpid()):
+                processes.kill(pid, signal.SIGKILL)
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                break
+        self.lifeline.close()
+        os.close(self.pipe)
+        if keeper >= 0 and processes.wait([keeper], instance.ANSWER_SECONDS):
+            signal.pidfd_send_signal(keeper, signal.SIGKILL)
+        inside = os.fstat(self.mounts).st_ino
+        while left := processes.in_namespace(inside):
+            for pid in left:
+                processes.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)

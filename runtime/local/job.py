@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What is on record of a job: the files of this node's root, and Slurm's accounting.
+
+here      RECORDS/JOB.UID.HASH.TIME of this node: written by the keepers, through a descriptor of root's
+slurm     sacct, or scontrol where there is no accounting: what was asked, where, when, how it ended;
+          and AdminComment, which root has set (account=yes in plugstack.conf)
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+
+from bollard.runtime.container import record
+from bollard.runtime.errors import BollardError, shown
+from bollard.runtime.request import spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# The last may hold anything, so it is split off last.
+_FIELDS = ("JobID", "State", "ExitCode", "NTasks", "NodeList", "Start", "End", "AdminComment", "Container")
+_RECORD_MAX = 64 << 10
+
+
+def look(job: int, folder: str = record.RECORDS, collect: bool = False) -> dict[str, Any]:
+    """All that is known here, as plain data: the keys `job`, `node`, `here`, `slurm`. With `collect` the records of
+    the job's other nodes are fetched by a small job on them."""
+    steps = _sacct(job) or _scontrol(job)
+    found: dict[str, Any] = {
+        "job": job,
+        "node": os.uname().nodename.split(".")[0],
+        "here": list(records(job, folder)),
+        "slurm": steps,
+    }
+    if collect and steps:
+        found["here"] = _collected(job, steps[0])
+    if not found["here"] and not steps:
+        raise BollardError(
+            f"{job}: neither this node nor Slurm knows of such a job", "check the number with squeue or sacct"
+        )
+    return found
+
+
+def records(job: int, folder: str = record.RECORDS) -> list[dict[str, Any]]:
+    """The records of a job on this node that this user may read, the oldest first."""
+    try:
+        names = [name for name in os.listdir(folder) if name.split(".")[0] == str(job)]
+    except OSError:
+        return []
+    found = []
+    for name in sorted(names, key=lambda name: name.rsplit(".", 1)[-1]):
+        try:
+            with open(f"{folder}/{name}", "rb") as file:
+                entry = decode(file.read(_RECORD_MAX))
+        except (OSError, ValueError, BollardError):
+            continue
+        if entry:
+            parts = name.split(".")
+            found.append({**entry, "user": int(parts[1]) if parts[1].isdigit() else -1})
+    return found
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """A record's line as plain data."""
+    found: dict[str, Any] = {}
+    for name, value in spec.pairs(line.strip()):
+        if name == "steps":
+            pairs = (part.rpartition(":") for part in value.split(","))
+            found[name] = {step: int(count) for step, _, count in pairs if step}
+        elif name in ("made", "first", "last", "ended"):
+            found[name] = float(value)
+        elif name in ("tasks", "keeper"):
+            found[name] = int(value)
+        else:
+            found[name] = value
+    return found
+
+
+def _collected(job: int, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each node of the job answers to `bollard job --here`: a step of the job while that runs, else a job."""
+    import json
+
+    nodes = _run(["scontrol", "show", "hostnames", row.get("nodelist", "")]).split()
+    if not nodes:
+        raise BollardError(f"{job}: Slurm does not tell its nodes", "run `bollard job` on each of them")
+    count = str(len(nodes))
+    running = row.get("state") == "RUNNING"
+    where = [f"--jobid={job}", "--overlap"] if running else ["-t1", "-w", ",".join(nodes)]
+    command = ["bollard", "job", "--json", "--here", str(job)]
+    text = _run(["srun", "-Q", "-N", count, "-n", count, "--mpi=none", "--chdir=/", *where, *command])
+    answers = [json.loads(line) for line in text.splitlines() if line.startswith("[")]
+    if len(answers) != len(nodes):
+        raise BollardError(
+            f"{job}: {len(answers)} of its {count} nodes answered", "are they up? see sinfo; leave --collect out"
+        )
+    return [entry for answer in answers for entry in answer]
+
+
+def _run(argv: list[str]) -> str:
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError:
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _sacct(job: int) -> list[dict[str, Any]]:
+    """A dictionary for the job, then one for each step; empty without accounting."""
+    fields = list(_FIELDS)
+    text = _run(["sacct", "-P", "-n", "-j", str(job), "-o", ",".join(fields)])
+    if not text:  # before 21.08 there is no field Container
+        fields.remove("Container")
+        text = _run(["sacct", "-P", "-n", "-j", str(job), "-o", ",".join(fields)])
+    return [
+        _row(fields, line.split("|", len(fields) - 1))
+        for line in text.splitlines()
+        if line.count("|") >= len(fields) - 1
+    ]
+
+
+def _row(fields: list[str], values: list[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {name.lower(): value for name, value in zip(fields, values)}
+    comment = row.pop("admincomment", "")
+    if comment.startswith("bollard="):
+        try:
+            row["entered"] = decode(comment.encode("utf-8", "replace"))
+        except (ValueError, BollardError):
+            row["entered"] = {}
+    return row
+
+
+_COMMENT = "AdminComment="
+_SHOWN = {
+    "JobId": "jobid", "JobState": "state", "ExitCode": "exitcode", "NumTasks": "ntasks", "NodeList": "nodelist",
+    "StartTime": "start", "EndTime": "end", "Container": "container",
+}  # fmt: skip
+
+
+def _scontrol(job: int) -> list[dict[str, Any]]:
+    """The job alone, while slurmctld remembers it."""
+    words = _run(["scontrol", "show", "job", "--oneliner", str(job)]).split()
+    pairs = dict(word.split("=", 1) for word in words if "=" in word)
+    row: dict[str, Any] = {ours: pairs[slurms] for slurms, ours in _SHOWN.items() if slurms in pairs}
+    mark = next((number for number, word in enumerate(words) if word.startswith(_COMMENT + "bollard=")), -1)
+    if row and mark >= 0:
+        # Slurm's own names begin with capitals, and a record's do not.
+        more = itertools.takewhile(lambda word: word[0].islower(), words[mark + 1 :])
+        row.update(_row(["AdminComment"], [" ".join([words[mark][len(_COMMENT) :], *more])]))
+    return [row] if row else []
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """For people."""
+    text = []
+    for row in found["slurm"]:
+        if row["jobid"].endswith(".extern"):
+            continue
+        asked = row.get("container") or "no container"
+        text.append(shown(f"{row['jobid']:<14}{row['state']:<12}{row.get('nodelist', ''):<12}{asked}"))
+        if row.get("entered"):
+            text += [f"  {line}" for line in _entered(row["entered"])]
+    if found["here"]:
+        text.append("on record:")
+        text += [f"  {line}" for entry in found["here"] for line in _entered(entry)]
+    else:
+        nodes = sorted({row["nodelist"] for row in found["slurm"] if row.get("nodelist")})
+        where = f"; use --collect, or ask there: {', '.join(nodes)}" if nodes else ""
+        text.append(f"{found['node']} has no record of it that you may read{where}")
+    return text
+
+
+def _entered(entry: dict[str, Any]) -> list[str]:
+    import time
+
+    def when(name: str) -> str:
+        return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(entry[name])) if entry.get(name) else "-"
+
+    steps = ", ".join(f"{count} of step {step}" for step, count in entry.get("steps", {}).items())
+    lines = [
+        f"{entry.get('node', '?')}: {entry.get('tasks', 0)} tasks entered{f' ({steps})' if steps else ''}",
+        f"  {entry.get('image', '?')}",  # named by its user
+        f"  sha256 {entry.get('digest') or 'not in the image'}, file {entry.get('id', '?')}",
+        f"  first {when('first')}, last {when('last')}, ended {when('ended')}, bollard {entry.get('bollard', '?')}",
+    ]
+    return [shown(line) for line in lines]
+
+
+def verify(found: dict[str, Any]) -> list[str]:
+    """Read each image that is on record again, and compare it with what it says of itself."""
+    entries = [*found["here"], *(row["entered"] for row in found["slurm"] if row.get("entered"))]
+    return [
+        shown(f"{path}: {_verdict(path, digest)}")
+        for path, digest in sorted({(e.get("image", ""), e.get("digest", "")) for e in entries})
+    ]
+
+
+def _verdict(path: str, digest: str) -> str:
+    from bollard.runtime.image import image, sif_write
+
+    opened = image.open_image(path)
+    try:
+        if opened.kind == image.DIRECTORY:
+            return "is a directory: nothing to compare"
+        now = sif_write.sha256(opened.fd, opened.offset, opened.offset + opened.size)
+    finally:
+        opened.close()
+    if not digest:
+        return f"sha256 {now} today; the record has none"
+    return "is what is on record" if now == digest else f"sha256 {now} today, {digest} on record"

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What an image says of itself: labels, scripts, definition file, apps, with the keys of Apptainer's `inspect`.
+
+SIF files carry it as one JSON object. From other images, and SIF files without it, the same is read from
+`.singularity.d` and `/scif`: in a directory as it lies there, of a squashfs with unsquashfs, and where that is missing
+from a container of the image. Nothing of the image is executed.
+
+    attributes   {"apps": {name: {...}}, "environment": {path: text}, "labels": {...}, "runscript": text, ...}
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import stat
+import subprocess
+import tempfile
+from fnmatch import fnmatchcase
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.image import image, sif
+from bollard.runtime.system import linux
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+    Attributes = dict[str, Any]
+
+# In the order in which Apptainer writes them.
+TEXTS: Final = ("runscript", "test", "helpfile", "deffile", "startscript")
+APP_TEXTS: Final = ("runscript", "startscript", "test", "helpfile")
+MAPS: Final = ("environment", "labels")
+
+_FILES: Final = {
+    "runscript": "runscript",
+    "startscript": "startscript",
+    "test": "test",
+    "helpfile": "runscript.help",
+    "deffile": "Singularity",
+    "labels": "labels.json",
+}
+_OWN: Final = ".singularity.d"
+_APPS: Final = "scif/apps"
+_FILE_MAX: Final = 1 << 20
+_ENTRIES_MAX: Final = 1000  # of a directory
+
+
+def read(path: str) -> tuple[Attributes, bool]:
+    """The attributes of the image at `path`, and whether they come from a SIF file's JSON object."""
+    if not os.path.isdir(path):
+        found = _of_sif(path)
+        if found and found[1]:
+            return found
+        attributes = _of_file(path)
+        if found:
+            attributes.update(found[0])
+        return attributes, False
+    opened = image.open_image(path)
+    root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return read_tree(root), False
+    finally:
+        os.close(root)
+        opened.close()
+
+
+def _of_sif(path: str) -> tuple[Attributes, bool] | None:
+    """What the descriptors of a SIF file have: all of it, or the definition file alone; None for another file."""
+    opened = _opened_sif(path)
+    if not opened:
+        return None
+    fd, found = opened
+    try:
+        whole = parsed(sif.metadata(fd, found) or b"")
+        if whole is not None:
+            return whole, True
+        for item in found.descriptors:
+            if item.datatype == sif.DEFFILE and item.size <= _FILE_MAX:
+                deffile = sif.pread(fd, item.size, item.offset, found.name)
+                return {"deffile": deffile.decode("utf-8", "replace")}, False
+        return {}, False
+    finally:
+        os.close(fd)
+
+
+def _opened_sif(path: str) -> tuple[int, sif.Sif] | None:
+    opened = None
+    try:
+        opened = open(path, "rb")
+        first = opened.read(42)
+    except OSError:
+        first = b""  # open_image says it better
+    finally:
+        if opened:
+            opened.close()
+    return image.open_sif(path) if sif.is_sif(first) else None
+
+
+def parsed(text: bytes) -> Attributes | None:
+    """The attributes in the JSON text of a SIF file, None when it has another form: then the files in it count."""
+    try:
+        given = json.loads(text)["data"]["attributes"]
+        apps = given.get("apps") or {}
+        return {**_checked(given, TEXTS), "apps": {name: _checked(app, APP_TEXTS) for name, app in apps.items()}}
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return None
+
+
+def _checked(given: Attributes, texts: tuple[str, ...]) -> Attributes:
+    found: Attributes = {}
+    for name in texts:
+        value = given.get(name) or ""
+        if not isinstance(value, str):
+            raise TypeError(name)
+        found[name] = value
+    for name in MAPS:
+        pairs = (given.get(name) or {}).items()
+        if not all(isinstance(value, str) for _, value in pairs):
+            raise TypeError(name)
+        found[name] = dict(pairs)
+    return found
+
+
+def read_tree(root: int) -> Attributes:
+    """The attributes of the file tree whose root is the descriptor `root`; no link in it leads out of it."""
+    found = _read_section(root, _OWN, (*TEXTS, "labels"), ("10-docker*.sh", "9*-environment.sh"))
+    found["apps"] = {}
+    for name in _names(root, _APPS):
+        place = f"{_APPS}/{name}/scif"
+        if _open(root, place, os.O_DIRECTORY, close=True) is not None:
+            found["apps"][name] = _read_section(root, place, (*APP_TEXTS, "labels"), ("9*-environment.sh",))
+    return found
+
+
+def _read_section(root: int, place: str, texts: tuple[str, ...], scripts: tuple[str, ...]) -> Attributes:
+    found: Attributes = {name: _text(root, f"{place}/{_FILES[name]}").rstrip("\n") for name in texts}
+    found["labels"] = _labels(found["labels"])
+    found["environment"] = {}
+    names = _names(root, f"{place}/env")
+    for pattern in scripts:
+        for name in names:
+            if fnmatchcase(name, pattern):
+                path = f"{place}/env/{name}"
+                found["environment"]["/" + path] = _text(root, path).rstrip("\n")
+    return found
+
+
+def _labels(text: str) -> dict[str, str]:
+    try:
+        given = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        return {}
+    pairs = given.items() if isinstance(given, dict) else ()
+    return {name: value for name, value in pairs if isinstance(value, str)}
+
+
+def _names(root: int, place: str) -> list[str]:
+    """The names in a directory of the tree, sorted; [] where there is none."""
+    fd = _open(root, place, os.O_DIRECTORY)
+    if fd is None:
+        return []
+    try:
+        names = sorted(name for name in os.listdir(fd) if not name.startswith("."))
+    finally:
+        os.close(fd)
+    if len(names) > _ENTRIES_MAX:
+        raise BollardError(f"/{place} in the image has {len(names)} entries", f"at most {_ENTRIES_MAX} are allowed")
+    return names
+
+
+def _text(root: int, place: str) -> str:
+    fd = _open(root, place)
+    if fd is None:
+        return ""
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            return ""
+        if info.st_size > _FILE_MAX:
+            raise BollardError(f"/{place} in the image has {info.st_size} bytes", f"at most {_FILE_MAX} are allowed")
+        return os.read(fd, _FILE_MAX).decode("utf-8", "replace")
+    finally:
+        os.close(fd)
+
+
+def _open(root: int, place: str, more: int = 0, close: bool = False) -> int | None:
+    try:
+        fd = linux.open_in_root(root, "/" + place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | more)
+    except OSError as error:
+        if not linux.is_missing(error) and error.errno != errno.ENXIO:  # that is a socket or a device
+            raise BollardError(f"/{place} in the image: {error.strerror}", "check its permissions") from None
+        return None
+    if close:
+        os.close(fd)
+    return fd
+
+
+def _of_file(path: str) -> Attributes:
+    """The attributes of a squashfs, bare or in a SIF file."""
+    opened = image.open_image(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix="bollard-inspect-") as scratch:
+            tree = os.path.join(scratch, "root")
+            if not _unsquash(opened, tree):
+                return _through_container(path)
+            if not os.path.isdir(tree):
+                return {}
+            root = os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return read_tree(root)
+            finally:
+                os.close(root)
+    finally:
+        opened.close()
+
+
+def _unsquash(opened: image.Image, tree: str) -> bool:
+    """Unpack to `tree` the few files that count; whether there is a program that can."""
+    wanted = [f"{_OWN}/{name}" for name in (*_FILES.values(), "env")]
+    wanted += [f"{_APPS}/*/scif/{name}" for name in (*_FILES.values(), "env")]
+    command = ["unsquashfs", "-no-progress", "-no-xattrs", "-d", tree, "-o", str(opened.offset)]
+    try:
+        done = subprocess.run(
+            [*command, f"/proc/self/fd/{opened.fd}", *wanted],
+            pass_fds=(opened.fd,),
+            preexec_fn=_small_files_only,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="backslashreplace",
+            check=False,
+        )
+    except FileNotFoundError:
+        return False
+    name = image.shown(opened.path)
+    if done.returncode == -signal.SIGXFSZ:
+        raise BollardError(f"{name}: a text in its {_OWN} has more than {_FILE_MAX} bytes", "is it what it should be?")
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["unsquashfs gave no reason"]
+        reason = lines[-1].replace("FATAL ERROR:", "").strip()
+        raise BollardError(f"{name}: damaged: its filesystem cannot be read ({reason})", "copy or build it again")
+    return True
+
+
+def _small_files_only() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_MAX, _FILE_MAX))
+
+
+def _through_container(path: str) -> Attributes:
+    """Look at the image from inside: a child makes a container of it and tells what it finds."""
+    from bollard.runtime.container import keeper
+    from bollard.runtime.container.clock import Clock
+    from bollard.runtime.errors import one_line
+    from bollard.runtime.local import execution
+    from bollard.runtime.request import spec
+
+    asked = spec.Spec(os.path.abspath(path), asked=path)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reader)
+            execution.new_user_namespace(False)
+            keeper.enter(asked, Clock())
+            root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            answer: Attributes = {"attributes": read_tree(root)}
+        except BaseException as error:
+            answer = {"error": one_line(error)}
+        with open(writer, "wb") as file:
+            file.write(json.dumps(answer).encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        text = file.read()
+    os.waitpid(child, 0)
+    if not text:
+        raise BollardError(f"{image.shown(path)}: could not be looked at", "install the package squashfs-tools")
+    found: Attributes = json.loads(text)
+    if "error" in found:
+        raise BollardError(found["error"])
+    attributes: Attributes = found["attributes"]
+    return attributes

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The own options of commands that have many, as data: name -> (the word for its value, "" for a switch; help).
+
+It imports nothing, so that it costs `bollard exec` nothing. `MIXED` are the commands whose options may stand behind
+their words, as in Apptainer; `SHORT` has the letters that mean something else in one command than in the rest.
+"""
+
+Own = dict[str, tuple[str, str]]
+
+# Of commands that take an image by its URI: where it comes from.
+FETCH: Own = {
+    "authfile": ("FILE", "logins to registries, as `docker login` and `skopeo login` write them"),
+    "docker-login": ("", "ask for the user name and password of a registry"),
+    "docker-host": ("ADDRESS", "the Docker daemon that docker-daemon: is about [BOLLARD_DOCKER_HOST]"),
+    "no-https": ("", "a registry or library may speak plain HTTP [BOLLARD_NOHTTPS]"),
+    "disable-cache": ("", "neither use nor fill the cache [BOLLARD_DISABLE_CACHE]"),
+}
+_LIBRARY: Own = {"library": ("URL", "the library that library:// is about [BOLLARD_LIBRARY]")}
+_VERBOSE: Own = {"verbose": ("", "tell which policy decides whether an image may be fetched [BOLLARD_VERBOSE]")}
+PULL: Own = {
+    "force": ("", "replace TARGET if it exists"),
+    "dir": ("DIR", "where to write it [BOLLARD_PULLDIR]"),
+    "name": ("NAME", "its name, in the place of TARGET [BOLLARD_PULL_NAME]"),
+    "arch": ("ARCH", "for another architecture or variant: amd64, amd64/v2, arm64, ... [BOLLARD_PULL_ARCH]"),
+    **_LIBRARY,
+    **FETCH,
+    **_VERBOSE,
+    "allow-unsigned": ("", "do not warn that signatures are not verified [BOLLARD_ALLOW_UNSIGNED]"),
+}
+CACHE_LIST: Own = {
+    "verbose": ("", "each file of it"),
+    "type": ("TYPES", "only these: library, oci-tmp, oras, net, blob"),
+    "json": ("", "for programs"),
+}
+CACHE_CLEAN: Own = {
+    "type": ("TYPES", "only these: library, oci-tmp, oras, net, blob"),
+    "days": ("N", "only what is older than N days"),
+    "dry-run": ("", "show what would be removed"),
+    "force": ("", "do not ask"),
+}
+SHELL: Own = {"shell": ("PATH", "instead of the image's bash or sh [BOLLARD_SHELL]"), **FETCH}
+PLAN: Own = {"json": ("", "for programs"), **FETCH}
+
+INSPECT: Own = {
+    "labels": ("", "the labels; what is shown without an option"),
+    "deffile": ("", "the definition file it was built from"),
+    "runscript": ("", "what `bollard run` starts"),
+    "startscript": ("", "what an instance starts"),
+    "test": ("", "what `bollard test` starts"),
+    "environment": ("", "the scripts that set its variables"),
+    "helpfile": ("", "what `bollard run-help` shows"),
+    "list-apps": ("", "the apps in it"),
+    "app": ("NAME", "of one app in it"),
+    "json": ("", "for programs"),
+    "all": ("", "everything, as JSON"),
+    **FETCH,
+}
+RUN_HELP: Own = {"app": ("NAME", "of one app in it"), **FETCH}
+SIF_ADD: Own = {
+    "datatype": (
+        "N",
+        "what is added: 1 definition file, 2 variables, 3 labels, 4 partition, 5 signature, 6 JSON, 7 anything, "
+        "8 encrypted message, 9 SBOM, 10 OCI root index, 11 OCI blob",
+    ),
+    "parttype": ("N", "of a partition: 1 system, 2 primary system, 3 data, 4 overlay"),
+    "partfs": ("N", "of a partition: 1 squashfs, 2 ext3, 3 archive, 4 raw"),
+    "partarch": (
+        "N",
+        "of a partition: 1 386, 2 amd64, 3 arm, 4 arm64, 5 ppc64, 6 ppc64le, 7 mips, 8 mipsle, 9 mips64, "
+        "10 mips64le, 11 s390x, 12 riscv64, 13 loong64",
+    ),
+    "signhash": ("N", "of a signature: 1 SHA256, 2 SHA384, 3 SHA512, 4 BLAKE2s, 5 BLAKE2b"),
+    "signentity": ("HEX", "of a signature: the fingerprint of who signed, 40 digits"),
+    "sbomformat": (
+        "NAME",
+        "of an SBOM: cyclonedx-json, cyclonedx-xml, github-json, spdx-json, spdx-rdf, spdx-tag-value, spdx-yaml, "
+        "syft-json",
+    ),
+    "groupid": ("N", "the group it belongs to; none without this"),
+    "link": ("N", "the object it is about"),
+    "alignment": ("BYTES", "it begins at a multiple of this; 4096 for a partition without this"),
+    "filename": ("NAME", "its name in the file"),
+}
+OVERLAY_CREATE: Own = {
+    "size": ("MIB", "of its filesystem; 64 without this, which is the least"),
+    "sparse": ("", "take disk space only when it is written to"),
+    "create-dir": ("DIR", "a directory to make in it; commas between several"),
+    "fakeroot": ("", "its directories belong to root, for use with --fakeroot"),
+}
+
+BUILD: Own = {
+    "sandbox": ("", "make a directory instead of a SIF file"),
+    "force": ("", "replace TARGET if it exists; labels and help of the definition win over the base image's"),
+    "update": ("", "run the definition on the sandbox TARGET instead of its Bootstrap"),
+    "section": ("NAMES", "only these sections: setup, post, files, environment, test, labels, none, ..."),
+    "notest": ("", "do not run %test"),
+    "build-arg": ("KEY=VALUE", "a value for {{ KEY }}"),
+    "build-arg-file": ("FILE", "lines of KEY=VALUE"),
+    "warn-unused-build-args": ("", "a build argument that nothing uses is no error"),
+    "bind": ("SRC[:DST[:ro]],...", "make host paths visible to %post and %test"),
+    "reproducible": ("", "equal trees give equal images [SOURCE_DATE_EPOCH]"),
+    "fakeroot": ("", "accepted: a build without root is always one"),
+    "ignore-subuid": ("", "do without the ids of /etc/subuid"),
+    "ignore-seccomp": ("", "do without a seccomp filter: with the host's fakeroot"),
+    **_VERBOSE,
+    **_LIBRARY,
+    **FETCH,
+}
+_USER: Own = {"user": ("NAME", "another user's; for root alone")}
+INSTANCE_START: Own = {
+    "pid-file": ("FILE", "write the process id of the instance to FILE [BOLLARD_PID_FILE]"),
+    **FETCH,
+}
+INSTANCE_LIST: Own = {
+    "json": ("", "for programs"),
+    "logs": ("", "show where their output is"),
+    "all": ("", "accepted for Apptainer's sake"),
+    **_USER,
+}
+INSTANCE_STOP: Own = {
+    "all": ("", "all of yours"),
+    "force": ("", "kill at once"),
+    "signal": ("SIGNAL", "what the script is sent; SIGINT without this"),
+    "timeout": ("SECONDS", "how long to wait before what is left is killed; 10 without this"),
+    **_USER,
+}
+INSTANCE_STATS: Own = {"json": ("", "for programs; once"), "no-stream": ("", "once"), **_USER}
+_PREFIX: Own = {
+    "prefix": ("DIR", "where the installation is; default: the one this command belongs to, or /usr/lib/bollard")
+}
+_SLURM_CONF: Own = {"slurm-conf": ("DIR", "the directory of slurm.conf; default: that of SLURM_CONF, or /etc/slurm")}
+_CONFIG: Own = {"config": ("FILE", "the site's settings; default: /etc/bollard/bollard.yaml")}
+SITE_INSTALL: Own = {
+    **_PREFIX,
+    **_SLURM_CONF,
+    **_CONFIG,
+    "bin": ("DIR", "where the command bollard goes; default: /usr/bin"),
+    "destdir": ("DIR", "make the files of a package below DIR, and change nothing else"),
+}
+SITE_CONFIGURE: Own = {**_PREFIX, **_CONFIG, "example": ("", "print a bollard.yaml to start from")}
+SITE_CHECK: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG, "json": ("", "for programs")}
+SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
+
+MIXED = frozenset(
+    ("build", "pull", "cache list", "cache clean", "inspect", "run-help", "overlay create", "sif list", "sif header",
+     "sif info", "sif dump", "sif new", "sif add", "sif del", "sif setprim", "instance list", "instance stop",
+     "instance stats")
+)  # fmt: skip
+SHORT = {
+    "build": {"s": "sandbox", "u": "update", "f": "fakeroot", "T": "notest"},
+    "pull": {"U": "allow-unsigned"},
+    "cache list": {"T": "type"},
+    "cache clean": {"T": "type", "D": "days", "n": "dry-run", "f": "force"},
+    "inspect": {
+        "l": "labels",
+        "d": "deffile",
+        "r": "runscript",
+        "s": "startscript",
+        "t": "test",
+        "e": "environment",
+        "H": "helpfile",
+        "j": "json",
+    },
+    "overlay create": {"s": "size", "S": "sparse", "f": "fakeroot"},
+    "instance list": {"j": "json", "l": "logs", "u": "user", "a": "all"},
+    "instance stop": {"a": "all", "s": "signal", "t": "timeout", "u": "user"},
+    "instance stats": {"j": "json", "u": "user"},
+}

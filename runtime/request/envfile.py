@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The variables that a file for --env-file sets: it is read as a shell script, without a shell.
+
+As in Apptainer every assignment counts, exported or not; variables of the caller can be used; a command cannot, and
+says so.
+"""
+
+from __future__ import annotations
+
+import os
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.request import spec
+from bollard.runtime.shell import interpreter
+from bollard.runtime.shell.syntax import Unsupported
+
+_SIZE_MAX = 1 << 20
+_NOT_SET = frozenset((b"EUID", b"GID", b"HOME", b"IFS", b"OPTIND", b"PWD", b"UID"))
+
+
+class _Assigned(dict[bytes, bytes]):
+    """Variables that remember which of them were assigned."""
+
+    def __init__(self, before: dict[bytes, bytes]) -> None:
+        super().__init__(before)
+        self.names: set[bytes] = set()
+
+    def __setitem__(self, name: bytes, value: bytes) -> None:
+        super().__setitem__(name, value)
+        self.names.add(name)
+
+
+def pairs(paths: list[str]) -> list[tuple[str, str]]:
+    """("env", "NAME=VALUE") for what the files set; of two with one name the later wins. A path may be several with
+    commas between."""
+    found: dict[bytes, bytes] = {}
+    for path in [part for value in paths for part in value.split(",") if part]:
+        found.update(assigned(path, _read(path), dict(os.environb)))
+    return [("env", spec.one_assignment(os.fsdecode(name + b"=" + value))) for name, value in found.items()]
+
+
+def assigned(path: str, text: bytes, environ: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """What the script `text`, the content of `path`, sets when it starts with the variables `environ`."""
+    values, exported = _Assigned(environ), set[bytes]()
+    try:
+        interpreter.evaluate(text, values, exported)
+    except Unsupported as error:
+        raise BollardError(
+            f"{path}: cannot be evaluated because of {error}", "assign plain values, with quotes where they have spaces"
+        ) from None
+    return {name: value for name, value in values.items() if name in values.names | exported and name not in _NOT_SET}
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_SIZE_MAX + 1)
+    except OSError as error:
+        raise BollardError(f"{path}: cannot be read: {error.strerror}", "check the name given to --env-file") from None
+    if len(text) > _SIZE_MAX:
+        raise BollardError(f"{path}: more than {_SIZE_MAX} bytes", "is it a file of variables?")
+    return text

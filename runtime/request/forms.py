@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Environment forms, --container-opts and --env-file, replaced by the options that they stand for."""
+
+from __future__ import annotations
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.request import options, spec
+
+# Options that --container-opts cannot contain.
+_NOT_IN_OPTS = ("image", "opts", "help")
+# How to say otherwise what concerns the fetching of an image, which is over before --container-opts is read.
+_FETCH_HINTS = {
+    "authfile": "run `skopeo login`, or set BOLLARD_DOCKER_USERNAME and BOLLARD_DOCKER_PASSWORD",
+    "docker-login": "run `skopeo login`, or set BOLLARD_DOCKER_USERNAME and BOLLARD_DOCKER_PASSWORD",
+    "docker-host": "set BOLLARD_DOCKER_HOST",
+    "no-https": "set BOLLARD_NOHTTPS=1",
+    "disable-cache": "set BOLLARD_DISABLE_CACHE=1, or use `bollard pull`",
+}
+
+
+def resolve(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """`values` with environment forms replaced by the options they stand for, and "opts" by what it holds.
+
+    An option given by name wins over its forms, or comes after them (bind, mount); among those BOLLARD_ wins over
+    APPTAINER_ over SINGULARITY_ over PYXIS_; two forms of one prefix (BIND and BINDPATH) add up. Files of variables
+    become the `env` they stand for.
+    """
+    present = dict(values)
+    forms = {form.lstrip("!") for row in options.TABLE for form in options.variables(row)}
+    result = [(name, value) for name, value in values if name not in forms]
+    for row in options.TABLE:
+        if row[0] in options.ADDED:
+            result = [(row[0], value) for value in _from_environment(row, present)] + result
+        elif row[0] not in present:
+            result += [(row[0], value) for value in _from_environment(row, present)]
+    switches = {row[0] for row in options.TABLE if not row[1]}
+    result = _with_files(_with_opts(result))
+    return [(name, str(int(spec.switch([value]))) if name in switches else value) for name, value in result]
+
+
+def _from_environment(row: options.Row, present: dict[str, str]) -> list[str]:
+    """The values of `row` in the first group of its forms that has any."""
+    groups: dict[str, list[str]] = {}
+    for form in options.variables(row):
+        name = form.lstrip("!")
+        if name in present:
+            value = present[name]
+            if form != name:
+                value = "0" if spec.switch([value]) else "1"
+            groups.setdefault(name[: name.index("_")], []).append(value)
+    for found in groups.values():
+        return found if row[0] in options.JOINED else found[:1]
+    return []
+
+
+def _with_opts(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """--container-opts: what `bollard exec` would understand, before what was given by name."""
+    words = [value for name, value in values if name == "opts"]
+    if not words:
+        return values
+    import shlex
+
+    from bollard.runtime.request import command_line, command_options
+
+    try:
+        split = shlex.split(" ".join(words))
+    except ValueError as error:
+        raise BollardError(f"container-opts {' '.join(words)!r}: {error}", "close every quotation mark") from None
+    found, rest = command_line.parse(split, "exec", command_options.FETCH)
+    if rest:
+        raise BollardError(f"container-opts: {rest[0]!r} is not an option", "an option's value may need an = before it")
+    for name, _ in found:
+        if name in command_options.FETCH:
+            raise BollardError(f"container-opts: --{name} has no effect there", _FETCH_HINTS[name])
+        if name in _NOT_IN_OPTS:
+            raise BollardError(
+                f"container-opts: --{name} means nothing there", "see the options of `bollard exec --help`"
+            )
+    given = {name for name, _ in values}
+    found = [(name, value) for name, value in found if name in options.JOINED or name not in given]
+    return [pair for pair in values if pair[0] != "opts"] + found
+
+
+def _with_files(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """--env-file: what the files set, before what was given by --env, which so wins."""
+    files = [value for name, value in values if name == "env-file"]
+    if not files:
+        return values
+    from bollard.runtime.request import envfile
+
+    return envfile.pairs(files) + [pair for pair in values if pair[0] != "env-file"]

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""/etc/bollard/bollard.yaml: the table of its keys, the check of what a site wrote, the text compiled from it.
+
+`site.py` reads that text on each node; this module runs in `bollard site` alone. A mistake is told with its line,
+and nothing is compiled then.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Union
+
+from bollard.mpi import wireup
+from bollard.runtime.errors import BollardError
+from bollard.runtime.request import site, spec
+
+PATH = "/etc/bollard/bollard.yaml"
+# Far above what a person writes; YAML of a few bytes can stand for much more.
+SIZE_MAX = 1 << 18
+
+Value = Union[bool, str, tuple[str, ...]]
+
+
+class Key(NamedTuple):
+    """One key of bollard.yaml. `kind` says what may stand there, and how docs/admins.md calls it."""
+
+    name: str
+    kind: str
+    default: Value
+    help: str
+    example: str
+
+
+SWITCH, DIRECTORY, DIRECTORIES, BINDS, VARIABLES = (
+    "yes or no",
+    "directory",
+    "list of directories",
+    "list of SRC[:DST[:ro|rw]]",
+    "names and values",
+)
+
+TABLE: tuple[Key, ...] = (
+    Key(
+        "mounts",
+        BINDS,
+        (),
+        "shown in every container where they exist on the node; those a user asks for come later and win",
+        "[/scratch, /opt/site:/opt/site:ro]",
+    ),
+    Key("home", SWITCH, True, "whether the home directory is shown when a user says nothing about it", "no"),
+    Key("cwd", SWITCH, True, "whether the directory a job is started in is shown", "no"),
+    Key("writable", SWITCH, False, "whether a program may write to its container when a user says nothing", "yes"),
+    Key("mpirun", SWITCH, True, "whether mpirun and mpiexec of an image start their ranks by srun", "no"),
+    Key(
+        "spool",
+        DIRECTORY,
+        "",
+        "SlurmdSpoolDir, shown in containers of jobs; `%h` and `%n` stand for the node's name; without it, what the "
+        "line in plugstack.conf says",
+        "/var/spool/slurmd",
+    ),
+    Key(
+        "images-allowed",
+        DIRECTORIES,
+        (),
+        "images must lie in one of them; without it, anywhere",
+        "[/apps/images]",
+    ),
+    Key("images-forbidden", DIRECTORIES, (), "no image may lie in one of them", "[/tmp, /dev/shm]"),
+    Key(
+        "environment",
+        VARIABLES,
+        (),
+        "variables for every container, where neither the job nor the image has them",
+        "{OMP_PROC_BIND: close}",
+    ),
+)
+
+# A variable of such a name has a meaning of its own on the way in; environment.py would drop or bend it.
+_NOT_A_DEFAULT = ("HOME", "PATH", "LD_LIBRARY_PATH", "PWD", "UID", "GID")
+
+
+class Mistake(NamedTuple):
+    """What is wrong in one line of bollard.yaml."""
+
+    line: int
+    text: str
+    hint: str
+
+
+class Settings(NamedTuple):
+    """What a bollard.yaml says: the values of the keys that are in it, and the digest of its text."""
+
+    values: dict[str, Value]
+    digest: str
+
+
+def default_text() -> str:
+    """The bollard.yaml of a new site: every key with its help, none of them set."""
+    lines = ["# What this site decides for all containers. Afterwards: bollard site configure", ""]
+    for key in TABLE:
+        lines += [f"# {key.help}", f"#{key.name}: {key.example}", ""]
+    return "\n".join(lines)
+
+
+def reference() -> str:
+    """The table of the keys for docs/admins.md."""
+    rows = ["| key | value | default | |", "|---|---|---|---|"]
+    for key in TABLE:
+        default = {True: "yes", False: "no"}.get(key.default, "none") if isinstance(key.default, bool) else "none"
+        rows.append(f"| `{key.name}` | {key.kind.replace('|', chr(92) + '|')} | {default} | {key.help} |")
+    return "\n".join(rows)
+
+
+def complaints(path: str = PATH) -> list[str]:
+    """Every mistake in the file `path`, as a line for its author."""
+    data = _data(path)
+    return [f"{path}:{line}: {text}; {hint}" for line, text, hint in (read(data)[1] if data else [])]
+
+
+def load(path: str = PATH) -> Settings:
+    """The settings in the file `path`, the defaults when there is none; BollardError with the first mistake."""
+    data = _data(path)
+    if data is None:
+        return Settings({}, "")
+    values, mistakes = read(data)
+    if mistakes:
+        first, more = mistakes[0], len(mistakes) - 1
+        rest = f" (and {more} more below it)" if more else ""
+        raise BollardError(f"{path}:{first.line}: {first.text}", first.hint + rest)
+    return Settings(values, hashlib.sha256(data).hexdigest())
+
+
+def _data(path: str) -> bytes | None:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BollardError(f"{path}: {error.strerror}", "it should be root's, and readable by all") from None
+
+
+def compiled(settings: Settings, prefix: str) -> bytes:
+    """The text for `site.parse`."""
+    lines = ["# Compiled by `bollard site configure`; what is changed here is lost.", f"prefix={spec.quote(prefix)}"]
+    if settings.digest:
+        lines.append(f"digest={settings.digest}")
+    for name, value in settings.values.items():
+        if isinstance(value, bool):
+            lines.append(f"{name}={int(value)}")
+        else:
+            lines += [f"{name}={spec.quote(item)}" for item in ((value,) if isinstance(value, str) else value)]
+    data = ("\n".join(lines) + "\n").encode("ascii")
+    site.parse(data)
+    return data
+
+
+def read(data: bytes) -> tuple[dict[str, Value], list[Mistake]]:
+    """The values in the text of a bollard.yaml, and every mistake in it, by lines."""
+    if len(data) > SIZE_MAX:
+        return {}, [Mistake(1, f"the file has {len(data)} bytes, over {SIZE_MAX}", "is it what it should be?")]
+    try:
+        import yaml
+    except ImportError:
+        raise BollardError(
+            "PyYAML is not installed, so bollard.yaml cannot be read",
+            "install it (Debian: python3-yaml, EL: python3-pyyaml)",
+        ) from None
+    try:
+        top = yaml.compose(data.decode(), Loader=yaml.SafeLoader)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return {}, [Mistake(line, f"byte 0x{data[error.start]:02x} is not UTF-8", "save the file as UTF-8")]
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        return {}, [Mistake(mark.line + 1 if mark else 1, f"not YAML: {error.problem or error.context}", _YAML_HINT)]
+    except (yaml.YAMLError, RecursionError) as error:
+        return {}, [Mistake(1, f"not YAML: {' '.join(str(error).split())}", _YAML_HINT)]
+    if top is None:
+        return {}, []
+    if not isinstance(top, yaml.MappingNode):
+        return {}, [Mistake(_line(top), f"the file is {_kind(top)}", "write one `key: value` a line")]
+    values: dict[str, Value] = {}
+    mistakes: list[Mistake] = []
+    known = {key.name: key for key in TABLE}
+    seen: dict[str, int] = {}
+    for name_node, node in top.value:
+        name = str(name_node.value) if name_node.id == "scalar" else _kind(name_node)
+        if name not in known:
+            mistakes.append(Mistake(_line(name_node), f'no key is called "{name}"', _suggestion(name, known)))
+            continue
+        if name in seen:
+            hint = "put both into one"
+            mistakes.append(Mistake(_line(name_node), f"{name}: it stands in line {seen[name]} already", hint))
+            continue
+        seen[name] = _line(name_node)
+        found = list(_READERS[known[name].kind](name, node))
+        mistakes += [item for item in found if isinstance(item, Mistake)]
+        items = tuple(item for item in found if not isinstance(item, Mistake))
+        if known[name].kind in (SWITCH, DIRECTORY):
+            values.update((name, item) for item in items)
+        elif items:
+            values[name] = tuple(str(item) for item in items)
+    return values, sorted(mistakes)
+
+
+_YAML_HINT = "look at the indentation, the quotes and the brackets there"
+
+
+def _line(node: Any) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _kind(node: Any) -> str:
+    return {"scalar": f'"{node.value}"', "sequence": "a list", "mapping": "a set of keys"}[node.id]
+
+
+def _suggestion(name: str, known: dict[str, Key]) -> str:
+    close = difflib.get_close_matches(name.lower().replace("_", "-"), known, 1)
+    return f"did you mean {close[0]}?" if close else f"the keys are {', '.join(known)}"
+
+
+def _switch(name: str, node: Any) -> Iterator[bool | Mistake]:
+    if node.id == "scalar" and node.tag == "tag:yaml.org,2002:bool":
+        yield node.value.lower() in ("yes", "true", "on")
+    else:
+        yield Mistake(_line(node), f"{name}: {_kind(node)} is neither yes nor no", f"write `{name}: yes` or no")
+
+
+def _directory(name: str, node: Any) -> Iterator[str | Mistake]:
+    if node.id != "scalar" or node.tag == "tag:yaml.org,2002:null":
+        found = "nothing" if node.id == "scalar" else _kind(node)
+        yield Mistake(_line(node), f"{name}: {found} where a directory is expected", "write its path, from / on")
+        return
+    yield _checked_path(name, node.value, _line(node))
+
+
+def _checked_path(what: str, path: str, line: int) -> str | Mistake:
+    if not path.startswith("/"):
+        return Mistake(line, f'{what}: "{path}" does not begin with /', "name the directory in full")
+    if ".." in path.split("/"):
+        return Mistake(line, f'{what}: "{path}" has a .. in it', "name the directory in full")
+    if "\0" in path or not path.isprintable():
+        return Mistake(line, f"{what}: {path!r} has an invisible character", "type the path again")
+    return path
+
+
+def _items(name: str, node: Any) -> Iterator[tuple[str, Any, Mistake | None]]:
+    """(what to call it, node, what is wrong with it) for each item of a list."""
+    if node.id == "scalar" and node.tag == "tag:yaml.org,2002:null":
+        return
+    if node.id != "sequence":
+        yield name, node, Mistake(_line(node), f"{name}: {_kind(node)} is no list", "begin each item with `- `")
+        return
+    for number, item in enumerate(node.value):
+        what = f"{name}[{number}]"
+        wrong = None
+        if item.id != "scalar" or not item.value:
+            found = "nothing" if item.id == "scalar" else _kind(item)
+            wrong = Mistake(_line(item), f"{what}: {found} where a path is expected", "quote what holds a colon")
+        yield what, item, wrong
+
+
+def _directories(name: str, node: Any) -> Iterator[str | Mistake]:
+    for what, item, wrong in _items(name, node):
+        yield wrong or _checked_path(what, item.value, _line(item))
+
+
+def _binds(name: str, node: Any) -> Iterator[str | Mistake]:
+    for what, item, wrong in _items(name, node):
+        if wrong:
+            yield wrong
+            continue
+        checked = _checked_path(what, item.value, _line(item))
+        if isinstance(checked, Mistake):
+            yield checked
+            continue
+        try:
+            spec.parse_bind(checked, "/", "")
+        except BollardError as error:
+            yield Mistake(_line(item), f"{what}: {error.message}", error.hint)
+        else:
+            yield checked
+
+
+def _variables(name: str, node: Any) -> Iterator[str | Mistake]:
+    if node.id == "scalar" and node.tag == "tag:yaml.org,2002:null":
+        return
+    if node.id != "mapping":
+        yield Mistake(_line(node), f"{name}: {_kind(node)} is no set of names", "write one `NAME: value` a line")
+        return
+    seen = set()
+    for key, item in node.value:
+        what, line = f"{name}.{key.value}", _line(key)
+        if key.id != "scalar" or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", key.value):
+            text = f"{name}: {_kind(key)} is no name of a variable"
+            yield Mistake(line, text, "use letters, digits and _, and no digit first")
+        elif key.value in seen:
+            yield Mistake(line, f"{what}: it stands here twice", "remove one of them")
+        elif key.value in _NOT_A_DEFAULT or _is_wiring(key.value):
+            yield Mistake(line, f"{what}: it is not the site's to set", "Slurm, the user or the image does")
+        elif item.id != "scalar" or "\0" in item.value:
+            yield Mistake(_line(item), f"{what}: {_kind(item)} is no text", "write it between quotes")
+        else:
+            yield f"{key.value}={item.value}"
+        if key.id == "scalar":
+            seen.add(key.value)
+
+
+def _is_wiring(name: str) -> bool:
+    return name.startswith(("SLURM_", "SLURMD_", "SPANK_")) or bool(wireup.is_guarded(name.encode()))
+
+
+_READERS: dict[str, Any] = {
+    SWITCH: _switch,
+    DIRECTORY: _directory,
+    DIRECTORIES: _directories,
+    BINDS: _binds,
+    VARIABLES: _variables,
+}

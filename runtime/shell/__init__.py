@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The part of sh that environment scripts use, read as data.
+
+interpreter.py: evaluates the image's environment scripts without a shell.
+syntax.py: parses such a script into a tree.
+"""

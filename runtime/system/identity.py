@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Who one is in the container: the user namespace, and the lines in /etc/passwd and /etc/group.
+
+The host's name services are asked once per node and container, not once per task.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+
+# The user's groups, read before a user namespace of his own hides them.
+_groups: list[int] = []
+
+
+def new_namespace(as_root: bool) -> None:
+    """A user namespace in which our own ids are themselves, or root's: all that the kernel allows a user without
+    help. OSError where it does not allow that much."""
+    from bollard.runtime.system import linux
+
+    uid, gid = os.getuid(), os.getgid()
+    _groups[:] = os.getgroups()
+    linux.new_user_namespace()
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"{0 if as_root else uid} {uid} 1\n")
+    _write("/proc/self/gid_map", f"{0 if as_root else gid} {gid} 1\n")
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def lines(home: str) -> dict[str, list[bytes]]:
+    """{"passwd": [line], "group": [lines]} for this process's user; `home` "" means the host's word."""
+    uid, gid = os.getuid(), os.getgid()
+    if uid == 0:
+        root = f"root:x:0:{gid}:root:{home or '/root'}:/bin/sh"
+        return {"passwd": [os.fsencode(root)], "group": [os.fsencode(f"root:x:{gid}:")]}
+    try:
+        user = pwd.getpwuid(uid)
+        name, gecos, shell = user.pw_name, user.pw_gecos, user.pw_shell
+        home = home or user.pw_dir
+    except KeyError:
+        name, gecos, shell = str(uid), "", "/bin/sh"
+    groups = []
+    for number in dict.fromkeys([gid, *(_groups or os.getgroups())]):
+        try:
+            group = grp.getgrgid(number).gr_name
+        except KeyError:
+            continue
+        groups.append(os.fsencode(f"{group}:x:{number}:{name}"))
+    return {"passwd": [os.fsencode(f"{name}:x:{uid}:{gid}:{gecos}:{home or '/'}:{shell}")], "group": groups}
+
+
+def merged(text: bytes, ours: list[bytes]) -> bytes:
+    """The image's file with `ours` in place of its own lines of the same numbers; root's stay as they are."""
+    if any(line.split(b":")[2:3] == [b"0"] for line in text.split(b"\n")):
+        ours = [line for line in ours if line.split(b":")[2] != b"0"]
+    numbers = {line.split(b":")[2] for line in ours}
+    kept = [line for line in text.split(b"\n") if line and (line.split(b":") + [b""] * 3)[2] not in numbers]
+    return b"\n".join([*kept, *ours]) + b"\n"

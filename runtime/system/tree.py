@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The file tree of an image being built, touched from outside without ever leaving it.
+
+Every path is resolved beneath the tree's root (openat2), so that no symlink of an image leads a write, a copy or a
+removal to the machine that builds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.system import linux
+
+MAX_TEXT = 1 << 20
+_MAX_MATCHES = 100_000
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY
+DIRECTORY = stat.S_IFDIR  # of Tree.kind
+
+
+_Above = tuple[tuple[int, int], ...]  # st_dev and st_ino of directories, the outermost first
+
+
+class CopyError(Exception):
+    """What cannot be copied: `path` below what was named ("" for that itself), and why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class Tree:
+    """The tree below the directory `path`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.fd = os.open(path, _DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    @contextlib.contextmanager
+    def opened(self, path: str, flags: int = os.O_PATH) -> Iterator[int]:
+        """A descriptor of what `path` names, its links followed inside the tree."""
+        fd = linux.open_in_root(self.fd, path or "/", flags)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def parent(self, path: str) -> Iterator[tuple[int, str]]:
+        """The directory that holds `path`, made if it is missing, and the last component of `path`."""
+        head, _, name = path.strip("/").rpartition("/")
+        if name in ("", ".", ".."):
+            raise BollardError(f"{path}: names no entry of the image", "name a file or directory below its root")
+        fd = self._directory(head)
+        try:
+            yield fd, name
+        finally:
+            os.close(fd)
+
+    def makedirs(self, path: str, mode: int = 0o755) -> None:
+        os.close(self._directory(path, mode))
+
+    def _directory(self, path: str, mode: int = 0o755, links: int = 40) -> int:
+        """A descriptor of the directory `path`, made if it is missing, and where a link to nothing points."""
+        try:
+            return linux.open_in_root(self.fd, "/" + path, _DIRECTORY)
+        except FileNotFoundError:
+            pass
+        head, _, name = path.strip("/").rpartition("/")
+        if name == "..":
+            raise BollardError(f"{path}: does not exist in the image", "name it without ..")
+        above = self._directory(head, links=links)
+        try:
+            os.mkdir(name, mode, dir_fd=above)
+            os.chmod(name, mode, dir_fd=above)  # whatever the umask
+        except FileExistsError:
+            if not links or not stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+                raise BollardError(f"/{path.strip('/')} in the image is no directory", "name another place") from None
+            place = os.readlink(f"/proc/self/fd/{above}")[len(os.path.realpath(self.path)) :]
+            target = os.path.normpath(os.path.join("/", place, os.readlink(name, dir_fd=above)))
+            return self._directory(target.lstrip("/"), mode, links - 1)
+        finally:
+            os.close(above)
+        return linux.open_in_root(self.fd, "/" + path, _DIRECTORY)
+
+    def exists(self, path: str) -> bool:
+        """Whether `path` names something, its links followed."""
+        return self.kind(path) != 0
+
+    def kind(self, path: str) -> int:
+        """S_IFREG, S_IFDIR, ... of what `path` names, 0 for nothing."""
+        try:
+            with self.opened(path) as fd:
+                return stat.S_IFMT(os.fstat(fd).st_mode)
+        except OSError as error:
+            if not linux.is_missing(error):
+                raise
+            return 0
+
+    def is_link(self, path: str) -> bool:
+        try:
+            with self.opened(path, os.O_PATH | os.O_NOFOLLOW) as fd:
+                return stat.S_ISLNK(os.fstat(fd).st_mode)
+        except OSError as error:
+            if not linux.is_missing(error):
+                raise
+            return False
+
+    def read(self, path: str) -> bytes | None:
+        """The content of a regular file, None without one."""
+        try:
+            with self.opened(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY) as fd:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    return None
+                with open(fd, "rb", closefd=False) as file:
+                    data = file.read(MAX_TEXT + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if len(data) > MAX_TEXT:
+            raise BollardError(f"{path} of the image: more than {MAX_TEXT} bytes", "such a text does not belong there")
+        return data
+
+    def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        """Make `path` a regular file, in the place of whatever link or file was there."""
+        with self.parent(path) as (above, name):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=above)
+            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=above)
+            with open(fd, "wb") as file:
+                file.write(data)
+                os.fchmod(fd, mode)
+
+    def link(self, path: str, target: str) -> None:
+        """Make `path` a symbolic link, unless there is a file or directory."""
+        with self.parent(path) as (above, name):
+            try:
+                if not stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+                    return
+                os.unlink(name, dir_fd=above)
+            except FileNotFoundError:
+                pass
+            os.symlink(target, name, dir_fd=above)
+
+    def remove(self, path: str) -> None:
+        """Remove a file or a whole directory; what is not there is no error."""
+        with self.parent(path) as (above, name):
+            remove_at(above, name)
+
+    def names(self, path: str) -> list[str]:
+        try:
+            with self.opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+                return sorted(os.listdir(fd))
+        except OSError as error:
+            if not linux.is_missing(error):
+                raise
+            return []
+
+    def glob(self, pattern: str) -> list[str]:
+        """What matches `pattern` in the tree; the pattern itself when it has no wildcard or matches nothing."""
+        found: list[str] = []
+        for one in braces(pattern):
+            places = ["/"]
+            for part in [part for part in one.split("/") if part]:
+                if any(c in part for c in "*?["):
+                    places = [
+                        f"{place.rstrip('/')}/{name}"
+                        for place in places
+                        for name in self.names(place)
+                        if fnmatchcase(name, part) and (part[0] == "." or name[0] != ".")
+                    ]
+                else:
+                    places = [f"{place.rstrip('/')}/{part}" for place in places]
+                if len(places) > _MAX_MATCHES:
+                    raise BollardError(f"{pattern}: over {_MAX_MATCHES} matches", "name their directory instead")
+            found += places or [one]
+        return found
+
+    def copy_in(self, source: int, name: str, target: str, *, follow: bool) -> None:
+        """Copy `name` in the directory open at `source` to `target` as cp does: into it if it is a directory.
+
+        `follow` copies what links point to and gives new files the user's umask; without it links, modes, times
+        and owners are kept. Links inside `name` that lead to nothing, or to a directory that holds them, stay links.
+
+        Raises: CopyError with the path below `name` that cannot be copied.
+        """
+        if target.endswith("/"):
+            self.makedirs(target)
+        if self.kind(target) == stat.S_IFDIR:
+            target = f"{target.rstrip('/')}/{name}"
+        self._copy(source, name, target, follow, "", ())
+
+    def _copy(self, source: int, name: str, target: str, follow: bool, path: str, above: _Above) -> None:
+        """`path` is where we are below what was named, `above` the directories around it."""
+        try:
+            self._copy_entry(source, name, target, follow, path, above)
+        except OSError as error:
+            raise CopyError(path, error.strerror or str(error)) from None
+        except RecursionError:
+            raise CopyError("", "its directories are nested too deep") from None
+
+    def _copy_entry(self, source: int, name: str, target: str, follow: bool, path: str, above: _Above) -> None:
+        info = _info(source, name, follow, path, above)
+        if stat.S_ISDIR(info.st_mode):
+            self._copy_directory(source, name, target, follow, info, path, above)
+        elif stat.S_ISREG(info.st_mode):
+            self._copy_file(source, name, target, follow, info)
+        else:
+            with self.parent(target) as (place, last):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(last, dir_fd=place)
+                if stat.S_ISLNK(info.st_mode):
+                    os.symlink(os.readlink(name, dir_fd=source), last, dir_fd=place)
+                elif stat.S_ISFIFO(info.st_mode):
+                    os.mkfifo(last, stat.S_IMODE(info.st_mode), dir_fd=place)
+                else:
+                    return  # a socket, of which nobody listens there, or a device: /dev is the host's
+                if not follow:
+                    os.chown(last, info.st_uid, info.st_gid, dir_fd=place, follow_symlinks=False)
+
+    def _copy_directory(
+        self, source: int, name: str, target: str, follow: bool, info: os.stat_result, path: str, above: _Above
+    ) -> None:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+        inside = os.open(name, flags, dir_fd=source)
+        try:
+            names = sorted(os.listdir(inside))
+            made = self.kind(target) != stat.S_IFDIR
+            if made and self.is_link(target):
+                raise BollardError(f"{target}: is a link to nothing in the image", "name another place")
+            self.makedirs(target)
+            for entry in names:
+                inner = (*above, (info.st_dev, info.st_ino))
+                self._copy(inside, entry, f"{target.rstrip('/')}/{entry}", follow, f"{path}/{entry}", inner)
+        finally:
+            os.close(inside)
+        if made:
+            with self.opened(target, os.O_RDONLY | os.O_DIRECTORY) as fd:
+                self._dress(fd, info, follow)
+
+    def _copy_file(self, source: int, name: str, target: str, follow: bool, info: os.stat_result) -> None:
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
+        with open(os.open(name, flags, dir_fd=source), "rb") as data, self.parent(target) as (above, last):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(last, dir_fd=above)
+            fd = os.open(last, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=above)
+            with open(fd, "wb") as file:
+                shutil.copyfileobj(data, file, 1 << 20)
+                file.flush()
+                self._dress(fd, info, follow)
+
+    @staticmethod
+    def _dress(fd: int, info: os.stat_result, follow: bool) -> None:
+        """Give a new file or directory the owner, mode and time of its source, or what cp -r gives."""
+        if follow:
+            os.fchmod(fd, info.st_mode & 0o777 & ~umask())
+            return
+        os.fchown(fd, info.st_uid, info.st_gid)
+        os.fchmod(fd, stat.S_IMODE(info.st_mode))
+        os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def _info(source: int, name: str, follow: bool, path: str, above: _Above) -> os.stat_result:
+    """What is to be copied: what a link leads to, or, where that cannot be, the link."""
+    info = os.stat(name, dir_fd=source, follow_symlinks=False)
+    if not follow or not stat.S_ISLNK(info.st_mode):
+        return info
+    try:
+        found = os.stat(name, dir_fd=source)
+    except OSError as error:
+        if path and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return info
+        raise
+    return info if (found.st_dev, found.st_ino) in above else found
+
+
+def umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def braces(pattern: str) -> list[str]:
+    """`a{b,c}d` as ["abd", "acd"], the first pair of braces first; at most 1000."""
+    done: list[str] = []
+    todo = [pattern]
+    while todo:
+        one = todo.pop(0)
+        start = one.find("{")
+        end = one.find("}", start)
+        if start < 0 or "," not in one[start:end] or len(done) + len(todo) > 1000:
+            done.append(one)
+        else:
+            todo = [one[:start] + part + one[end + 1 :] for part in one[start + 1 : end].split(",")] + todo
+    return done
+
+
+def remove_at(above: int, name: str) -> None:
+    """Remove the entry `name` of the directory open at `above`, modes whatever they are, links not followed."""
+    if _unlink(above, name):
+        return
+    _empty(above, name)
+    os.rmdir(name, dir_fd=above)
+
+
+def _empty(above: int, name: str) -> None:
+    """Remove what is in the directory. One descriptor and no recursion, for links let a layer go deeper than either."""
+    fd = _enter(above, name)
+    names, left = [name], [os.listdir(fd)]
+    try:
+        while names:
+            while left[-1]:
+                entry = left[-1].pop()
+                if _unlink(fd, entry):
+                    continue
+                below = _enter(fd, entry)
+                os.close(fd)
+                fd = below
+                names.append(entry)
+                left.append(os.listdir(fd))
+            done = names.pop()
+            left.pop()
+            if names:
+                outer = os.open("..", _DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+                os.close(fd)
+                fd = outer
+                os.rmdir(done, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def _enter(above: int, name: str) -> int:
+    with contextlib.suppress(OSError):
+        os.chmod(name, 0o700, dir_fd=above)  # a race with a link is no concern: the tree is ours alone
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+
+
+def _unlink(above: int, name: str) -> bool:
+    """Whether the entry is gone; False for a directory."""
+    try:
+        os.unlink(name, dir_fd=above)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.EPERM):
+            raise
+        return False
+    return True

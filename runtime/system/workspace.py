@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The directory a build works in: 0700, beside the target or where temporary files go, and removed whatever happens."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.system import rootless
+from bollard.runtime.system.tree import remove_at
+
+_FORMS = ("BOLLARD_TMPDIR", "APPTAINER_TMPDIR", "SINGULARITY_TMPDIR", "TMPDIR")
+
+
+def parent(environ: Mapping[str, str], sandbox: str = "") -> str:
+    """Where to make the workspace; beside a sandbox, so that the finished tree only has to be renamed."""
+    if sandbox:
+        return os.path.dirname(os.path.abspath(sandbox))
+    place = next((environ[form] for form in _FORMS if environ.get(form)), "/tmp")
+    if not os.path.isdir(place):
+        raise BollardError(f"{place}: is not a directory for temporary files", f"set {_FORMS[0]} to one with space")
+    return os.path.abspath(place)
+
+
+def make(place: str) -> str:
+    try:
+        return tempfile.mkdtemp(prefix=".bollard-build-", dir=place)
+    except OSError as error:
+        raise BollardError(
+            f"{place}: cannot be written: {error.strerror}", f"set {_FORMS[0]} to a directory with space"
+        ) from None
+
+
+def remove(path: str, way: rootless.Way) -> None:
+    """Remove a workspace, files of subordinate ids and directories without permissions included."""
+    try:
+        shutil.rmtree(path)
+        return
+    except (OSError, RecursionError):  # before Python 3.13 a tree may be too deep for it
+        pass
+    above, name = os.path.split(path)
+
+    def work() -> None:
+        place = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        remove_at(place, name)
+
+    rootless.run(way, work)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The client's thorough look: which of several ways to ask counts, and what is refused before a job queues."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import pytest
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.local import submission
+from bollard.runtime.request import forms, spec
+
+
+@pytest.fixture
+def image(tmp_path):
+    """The smallest file that looks like a squashfs image."""
+    path = tmp_path / "img.sqfs"
+    head = struct.pack(
+        "<4sIIIIHHHHHHQQQQQQQQ",
+        b"hsqs", 1, 0, 131072, 0, 6, 17, 0, 1, 4, 0, 0, 4096, 200, 2**64 - 1, 200, 200, 200, 2**64 - 1,
+    )  # fmt: skip
+    path.write_bytes(head.ljust(4096, b"\0"))
+    return path
+
+
+def checked(*values: tuple[str, str]) -> list[tuple[str, str]]:
+    reader, writer = os.pipe()
+    try:
+        submission.check(spec.text(list(values)), writer)
+        return spec.pairs(os.read(reader, 65536))
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize(
+    ("given", "resolved"),
+    [
+        ([("image", "/i")], [("image", "/i")]),
+        ([("BOLLARD_PWD", "/a")], [("pwd", "/a")]),
+        ([("SINGULARITY_PWD", "/s"), ("APPTAINER_PWD", "/a")], [("pwd", "/a")]),
+        ([("APPTAINER_PWD", "/a"), ("BOLLARD_PWD", "/b")], [("pwd", "/b")]),
+        ([("pwd", "/option"), ("BOLLARD_PWD", "/b")], [("pwd", "/option")]),
+        ([("APPTAINER_BINDPATH", "/a"), ("APPTAINER_BIND", "/b")], [("bind", "/b"), ("bind", "/a")]),
+        ([("APPTAINER_BIND", "/a"), ("SINGULARITY_BIND", "/s")], [("bind", "/a")]),
+        ([("bind", "/o"), ("APPTAINER_BIND", "/a")], [("bind", "/a"), ("bind", "/o")]),
+        ([("mount", "o"), ("SINGULARITY_MOUNT", "s")], [("mount", "s"), ("mount", "o")]),
+        ([("dns", "1"), ("APPTAINER_DNS", "2")], [("dns", "1")]),
+        ([("env", "A=1"), ("env", "B=2")], [("env", "A=1"), ("env", "B=2")]),
+    ],
+)
+def test_resolve(given, resolved):
+    assert forms.resolve(given) == resolved
+
+
+def test_check_settles_the_image(image):
+    values = dict(checked(("image", "img.sqfs"), ("asked", "img.sqfs"), ("cwd", str(image.parent))))
+    info = image.stat()
+
+    assert values["image"] == str(image)
+    assert values["asked"] == "img.sqfs"
+    assert values["id"] == f"{info.st_ino}.{info.st_size}.{info.st_mtime_ns}"
+
+
+def test_check_believes_the_shim_about_an_image_it_has_seen():
+    assert dict(checked(("image", "/no/such.sif"), ("id", "1.2.3")))["id"] == "1.2.3"
+
+
+def test_an_image_on_the_nodes_alone_is_theirs_to_judge():
+    assert "id" not in dict(checked(("image", "/tmp/no-such-directory/img.sif")))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([("image", "/no/such.sif")], "no such file"),
+        ([("image", "/w/oci-archive:/no/a.tar"), ("asked", "oci-archive:/no/a.tar")], "no such file or directory"),
+        ([("image", "oras://"), ("asked", "oras://")], "names no image"),
+        ([("image", "/i"), ("BOLLARD_BIND", "a:b")], "must begin with /"),
+        ([("cwd", "/")], "no image named"),
+    ],
+)
+def test_mistakes_are_told(values, words):
+    with pytest.raises(BollardError, match=words):
+        checked(*values)
+
+
+@pytest.mark.parametrize("words", ["--image /other", "--opts --contain", "--help"])
+def test_what_opts_cannot_say(image, words):
+    with pytest.raises(BollardError, match="means nothing there"):
+        checked(("image", str(image)), ("opts", words))
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("--authfile=logins.json", "skopeo login"),
+        ("--docker-login", "BOLLARD_DOCKER_USERNAME"),
+        ("--docker-host=tcp://127.0.0.1:1", "BOLLARD_DOCKER_HOST"),
+        ("--no-https", "BOLLARD_NOHTTPS"),
+        ("--disable-cache", "bollard pull"),
+        ("--pem-path=key.pem", "leave it out"),
+    ],
+)
+def test_container_opts_that_would_be_ignored_are_refused(words, hint):
+    with pytest.raises(BollardError) as caught:
+        forms.resolve([("opts", words)])
+    assert words.partition("=")[0] in caught.value.message and hint in caught.value.hint
