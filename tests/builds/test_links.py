@@ -139,7 +139,8 @@ def test_the_users_own_tmp_covers_the_hosts(builder: Builder, fetcher: Fetcher, 
             (["--scratch", "/tmp"], False),
             (["--home", f"{host}:/tmp"], True),
         ):
-            status, out, err = fetcher.run("exec", *words, image, "ls", "/tmp", PYTHONPATH=installed)
+            answer = fetcher.run("exec", "--pwd", "/", *words, image, "ls", "/tmp", PYTHONPATH=installed)
+            status, out, err = answer
             assert (status, err) == (0, ""), words
             assert ("sock" in out, os.path.basename(file.name) in out) == (seen, False), words
 
