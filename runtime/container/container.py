@@ -33,6 +33,7 @@ class Container:
         "instance",
         "ops",
         "record",
+        "replaced",
         "saver",
         "scripts",
         "server",
@@ -72,6 +73,7 @@ class Container:
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
         self.instance = ""  # its name, for an instance: who ends tells the tasks in other words
         self.record = record.Record(opened)
+        self.replaced: set[bytes] = set()  # working directories that are not in it, and of which a task was told
         self.warnings: list[str] = []  # what was to be there and is not; until the first task has printed it
         self.told = False  # --container-verbose has been answered
         self.ways_in = ways_in  # descriptors of the namespaces to join, in that order
