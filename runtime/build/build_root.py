@@ -329,9 +329,7 @@ def _reap(program: int) -> int:
             return code if code >= 0 else 128 - code
 
 
-def _mount(
-    tree: Tree, scratch: str, binds: tuple[Bind, ...], private: list[tuple[str, str]], read_only: bool
-) -> None:
+def _mount(tree: Tree, scratch: str, binds: tuple[Bind, ...], private: list[tuple[str, str]], read_only: bool) -> None:
     root = linux.clone_tree(tree.path, recursive=False)
     linux.set_mount_flags(root, linux.MOUNT_ATTR_RDONLY if read_only else 0)
     sources = [(linux.clone_tree(source), source, target, ro) for source, target, ro in binds]
