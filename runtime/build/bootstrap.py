@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from bollard.runtime.build import build_root, image_files
+from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import layer, oci, sources
 from bollard.runtime.image import image, sif
-from bollard.runtime.errors import BollardError
 from bollard.runtime.system.tree import Tree
 
 _DEBIAN_ARCHES = {
