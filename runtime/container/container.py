@@ -84,8 +84,10 @@ class Container:
         saver = (self.saver.ask, self.saver.answer) if self.saver else ()
         return (listener, self.image.fd, *self.ways_in, self.record.fd, *saver)
 
-    def define_environment(self, shell: Callable[[bytes, list[bytes]], bytes | None]) -> environment.ImageEnvironment:
+    def define_environment(
+        self, shell: Callable[[bytes, list[bytes]], bytes | None], cwd: bytes = b"/"
+    ) -> environment.ImageEnvironment:
         """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
         home, path = os.fsencode(self.spec.home), os.fsencode(self.spec.image)
-        self.environment = environment.of_image(self.scripts, home, path, shell, os.fsencode(self.spec.app))
+        self.environment = environment.of_image(self.scripts, home, path, shell, os.fsencode(self.spec.app), cwd)
         return self.environment

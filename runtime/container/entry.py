@@ -103,7 +103,7 @@ def admit(container: Container, peer: socket) -> tuple[str, str]:
 
     image_env = container.environment
     if image_env is None:
-        image_env = container.define_environment(shell)
+        image_env = container.define_environment(shell, cwd)
     defaults = container.site.environment
     env = environment.of_task(image_env, env, asked, command, container.binds, cwd, defaults, container.tools)
     if asked.entrypoint:
