@@ -10,6 +10,7 @@ rows of `options.TABLE` and:
     cwd          the directory the tasks start in
     userhome     $HOME of the client
     id           inode.size.mtime of the image file, so that a rebuilt image is another container
+    once         a word of this client's own, where the container must be its step's alone
     multi-prog   under srun --multi-prog: 2, for srun puts the launcher before each program itself
     verbose      when the client began, in ns since 1970; last, and cut off on the node: it makes no other container
 
@@ -444,8 +445,20 @@ def make(values: list[tuple[str, str]]) -> Spec:
     return made
 
 
+def is_of_one_step(asked: Spec) -> bool:
+    """Whether the container must be its step's alone: tasks can leave something in it that another step would find.
+
+    A container with a name is shared on purpose. A writable overlay can be open in one container only.
+    """
+    if asked.name or any(not read_only for _, read_only in asked.overlays):
+        return False
+    own_files = asked.writable_tmpfs or asked.contain or (asked.scratch and not asked.workdir)
+    own_files = own_files or any(flags & TMPFS for _, _, flags in asked.binds)
+    return bool(own_files or asked.unshare or asked.entrypoint)
+
+
 # Keys that name a container rather than describe it; and those whose paths are given as they were resolved.
-_NOT_OPTIONS = frozenset(("image", "asked", "cwd", "userhome", "id", "multi-prog", "verbose", "save"))
+_NOT_OPTIONS = frozenset(("image", "asked", "cwd", "userhome", "id", "once", "multi-prog", "verbose", "save"))
 _WITH_PATHS = frozenset(("bind", "mounts", "mount", "home", "workdir", "overlay"))
 
 
