@@ -29,7 +29,7 @@ def test_the_loaders_first_library_of_this_machine():
 def test_the_drivers_libraries_and_no_others():
     made = gpu.binds("nv", gpu.libraries(LISTED, "x86_64"), False)
 
-    targets = {target for _, target, _ in made if target.startswith(gpu.LIBRARIES)}
+    targets = {bind.target for bind in made if bind.target.startswith(gpu.LIBRARIES)}
     assert targets == {f"{gpu.LIBRARIES}/{name}" for name in ("libcuda.so.1", "libnvidia-ml.so.1")}
 
 
@@ -44,4 +44,6 @@ def test_devices_where_dev_is_the_containers_own(monkeypatch):
 
     made = gpu.binds("nv", gpu.libraries(LISTED, "x86_64"), True)
 
-    assert [op[0] for op in made if op[1].startswith("/dev/")] == ["/dev/nvidia0", "/dev/nvidiactl"]
+    devices = [bind for bind in made if bind.target.startswith("/dev/")]
+    assert [bind.source for bind in devices] == ["/dev/nvidia0", "/dev/nvidiactl"]
+    assert all(bind.devices and not bind.read_only for bind in devices)
