@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from bollard.runtime.request.plan import OMIT, Bind
+from bollard.runtime.request.plan import BIND, OMIT, Mount
 
 LIBRARIES = "/.singularity.d/libs"
 _FOLDERS = ("/usr/bin", "/usr/local/bin", "/usr/sbin", "/opt/rocm/bin")
@@ -45,7 +45,7 @@ def libraries(listed: str, machine: str) -> dict[str, str]:
     return found
 
 
-def binds(kind: str, known: dict[str, str], devices: bool) -> list[Bind]:
+def binds(kind: str, known: dict[str, str], devices: bool) -> list[Mount]:
     """The binds for one kind of card, [] where the machine has none; `devices`: /dev is the container's own."""
     begins, programs, nodes = _CARDS[kind]
     if not any(name.startswith(_MARKS[kind]) for name in known):
@@ -54,10 +54,10 @@ def binds(kind: str, known: dict[str, str], devices: bool) -> list[Bind]:
     for name in programs:
         places = [f"{folder}/{name}" for folder in _FOLDERS if os.path.exists(f"{folder}/{name}")]
         files += [(path, f"/usr/bin/{name}") for path in places[:1]]
-    found = [Bind(source, target, read_only=True, if_missing=OMIT) for source, target in files]
+    found = [Mount(BIND, source, target, read_only=True, if_missing=OMIT) for source, target in files]
     if devices:
         names = [f"/dev/{name}" for name in sorted(os.listdir("/dev")) if name.startswith(nodes)]
-        found += [Bind(path, path, devices=True, if_missing=OMIT) for path in names]
+        found += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in names]
     return found
 
 
@@ -72,7 +72,7 @@ def of_machine() -> dict[str, str]:
     return libraries(done.stdout, os.uname().machine)
 
 
-def find(kinds: tuple[str, ...], devices: bool) -> tuple[tuple[Bind, ...], tuple[str, ...]]:
+def find(kinds: tuple[str, ...], devices: bool) -> tuple[tuple[Mount, ...], tuple[str, ...]]:
     """The binds for all `kinds`, and those kinds of which the machine has nothing."""
     known = of_machine()
     found = {kind: binds(kind, known, devices) for kind in kinds}

@@ -196,7 +196,7 @@ def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "") -> plan.
     """What the plan for `asked` needs to know of this node and of the files it names. Reads, and changes nothing."""
     brought: tuple[tuple[str, int], ...] = ()
     overlays: tuple[str, ...] = ()
-    gpus: tuple[plan.Bind, ...] = ()
+    gpus: tuple[plan.Mount, ...] = ()
     missing: tuple[str, ...] = ()
     if opened.overlays or asked.overlays:
         from bollard.runtime.container import layers

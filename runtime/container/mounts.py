@@ -75,16 +75,16 @@ def clone_sources(
     """
     places: list[Place] = []
     for mount in wanted:
-        if isinstance(mount, plan.Link):
+        if mount.kind == plan.LINK:
             places.append(Place(mount, -1, False))
-        elif isinstance(mount, plan.Proc):
+        elif mount.kind == plan.PROC:
             places.append(Place(mount, proc, True))
-        elif isinstance(mount, (plan.Tmpfs, plan.Devpts)):
+        elif mount.kind in (plan.TMPFS, plan.DEVPTS):
             places.append(_own_filesystem(mount, f"{session}/own{len(places)}"))
         else:
-            source = files[mount.name] if isinstance(mount, plan.File) else mount.source_text()
+            source = files[mount.source] if mount.kind == plan.FILE else mount.source
             try:
-                tree = _clone(source, isinstance(mount, plan.Bind) and mount.shallow)
+                tree = _clone(source, mount.shallow)
             except OSError as error:
                 _leave_out(mount, f"{source}: {error.strerror}", error, report)
                 continue
@@ -109,7 +109,7 @@ def _leave_out(mount: Mount, reason: str, error: OSError, report: Report) -> Non
     """Go on without a mount whose source cannot be had, or refuse."""
     if mount.if_missing == plan.REFUSE:
         raise BollardError(
-            f"bind {mount.source_text()}: {error.strerror}", "does it exist on this node, and may you read it?"
+            f"bind {mount.what()}: {error.strerror}", "does it exist on this node, and may you read it?"
         ) from None
     report.left_out.append(f"{mount.target}: {reason}")
     if mount.if_missing == plan.WARN or not linux.is_missing(error):
@@ -124,17 +124,17 @@ def _attributes(mount: Mount) -> int:
     return attributes
 
 
-def _own_filesystem(mount: plan.Tmpfs | plan.Devpts, folder: str) -> Place:
+def _own_filesystem(mount: Mount, folder: str) -> Place:
     """A tmpfs, or terminals, of the container's own; it stays mounted at `folder` too, to be filled."""
     os.mkdir(folder, 0o755)
     flags = linux.MS_NOSUID | (linux.MS_NOEXEC if mount.noexec else 0)
-    if isinstance(mount, plan.Devpts):
+    if mount.kind == plan.DEVPTS:
         linux.mount("devpts", folder, "newinstance,ptmxmode=0666,mode=0620", flags)
     else:
         try:
-            linux.mount("tmpfs", folder, mount.options, flags | linux.MS_NODEV)
+            linux.mount("tmpfs", folder, mount.source, flags | linux.MS_NODEV)
         except OSError as error:
-            raise BollardError(f"tmpfs {mount.target}: {mount.options}: {error.strerror}", "check its flags") from None
+            raise BollardError(f"tmpfs {mount.target}: {mount.source}: {error.strerror}", "check its flags") from None
     return Place(mount, linux.clone_tree(folder), True, folder)
 
 
@@ -142,12 +142,12 @@ def _make_place_in_own(place: Place, earlier: list[Place]) -> None:
     """A mount point, or a link, in a tmpfs of the container's own: the last one that holds its target."""
     target = place.mount.target
     around = [other for other in earlier if plan.below(target, other.mount.target) and target != other.mount.target]
-    if not around or not isinstance(around[-1].mount, plan.Tmpfs):
+    if not around or around[-1].mount.kind != plan.TMPFS:
         return
     parts = [part for part in target[len(around[-1].mount.target) :].split("/") if part]
-    if isinstance(place.mount, plan.Link):
+    if place.mount.kind == plan.LINK:
         _make(around[-1].folder, [(parts[:-1], True)] if parts[:-1] else [])
-        os.symlink(place.mount.text, f"{around[-1].folder}/{'/'.join(parts)}")
+        os.symlink(place.mount.source, f"{around[-1].folder}/{'/'.join(parts)}")
     else:
         _make(around[-1].folder, [(parts, place.directory)])
 
@@ -415,5 +415,5 @@ def _attach(root: int, place: Place, refused: dict[str, str], taken: set[str]) -
     finally:
         os.close(place.tree)
     if mount.if_missing == plan.REFUSE:
-        raise BollardError(f"bind {mount.source_text()}: {what}", hint)
+        raise BollardError(f"bind {mount.what()}: {what}", hint)
     return reason

@@ -6,9 +6,11 @@
 
 A plan is a list of small records that never change, each with a `describe()` for people and a `data()` for scripts:
 
-    Namespace                                 a namespace of the container's own
-    Overlay                                   a layer above the image, lowest first
-    Bind, File, Tmpfs, Proc, Devpts, Link     what is put into the root, in this order (`container/mounts.py`)
+    Namespace   a namespace of the container's own
+    Overlay     a layer above the image, lowest first
+    Mount       what is put into the root, in this order: a bind, file, tmpfs, proc, devpts or link
+
+One class for all kinds of mounts: each class more would cost the node path 15 microseconds.
 
 Order and rules of these are Apptainer's (its container_linux.go, `create`): kernel filesystems, /dev, site files and
 mounts, home, /tmp and /var/tmp, working directory, user binds, identity, name resolution.
@@ -17,8 +19,8 @@ mounts, home, /tmp and /var/tmp, working directory, user binds, identity, name r
 from __future__ import annotations
 
 from bollard.runtime.errors import BollardError
+from bollard.runtime.request import spec as flag
 from bollard.runtime.request.site import Site
-from bollard.runtime.request.spec import NOEXEC, OPTIONAL, READ_ONLY, SHALLOW, TMPFS, UMOUNT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +48,14 @@ TOOLS = VIEW + "/bin"
 
 # Filesystems of layers.
 DIRECTORY, EXT3, SQUASHFS, MEMORY = "directory", "ext3", "squashfs", "memory"
+
+# Kinds of mounts, and what `Mount.source` is of each.
+BIND = "bind"  # a file or directory of the host
+FILE = "file"  # the name of a file that the keeper writes: passwd, group, resolv.conf or hostname
+TMPFS = "tmpfs"  # an empty directory in memory; options of tmpfs(5)
+PROC = "proc"  # a /proc of the container's own process namespace; ""
+DEVPTS = "devpts"  # terminals of the container's own; ""
+LINK = "link"  # a symbolic link in a tmpfs of the container's own; what it holds
 
 # What happens to a mount whose source, or whose place in the container, is missing (`Mount.if_missing`):
 REFUSE = "refuse"  # the container does not start
@@ -126,121 +136,51 @@ class Overlay(Record):
 
 
 class Mount(Record):
-    """What is put into the root at `target`, an absolute path in the container. The fields below are fixed in most
-    kinds; those that differ have them as slots."""
-
-    __slots__ = ()
-    target: str
-    read_only: bool = False
-    noexec: bool = False
-    devices: bool = False  # device files can be used
-    if_missing: str = REFUSE
-    only: str = ""
-    over_link: bool = False  # takes the place of a link of the image, not of what the link leads to
-    if_free: bool = False  # not where an earlier mount is, by this name or through a link of the image
-
-    def source_text(self) -> str:
-        """What is mounted, in words."""
-        raise NotImplementedError
-
-    def describe(self) -> str:
-        words = [
-            word
-            for word, here in (
-                ("read-only", self.read_only), ("noexec", self.noexec), ("devices", self.devices),
-                ("if there", self.if_missing != REFUSE), ("if the image has it", self.only == HAS_TARGET),
-                ("if the image has Slurm", self.only == HAS_SLURM),
-            )
-            if here
-        ]  # fmt: skip
-        return f"{self.target}  from  {self.source_text()}" + (f"  ({', '.join(words)})" if words else "")
-
-
-class Bind(Mount):
-    """A file or directory of the host."""
+    """What is put into the root at `target`, an absolute path in the container."""
 
     __slots__ = (
-        "devices", "if_free", "if_missing", "noexec", "only", "over_link", "read_only", "shallow", "source", "target",
+        "devices", "if_free", "if_missing", "kind", "noexec", "only", "over_link", "read_only", "shallow", "source",
+        "target",
     )  # fmt: skip
-    kind = "bind"
+    kind: str
     source: str
-    shallow: bool  # without what is mounted below it on the host
+    target: str
+    read_only: bool
+    noexec: bool
+    devices: bool  # device files can be used
+    shallow: bool  # without what is mounted below the source on the host
+    if_missing: str
+    only: str
+    over_link: bool  # takes the place of a link of the image, not of what the link leads to
+    if_free: bool  # not where an earlier mount is, by this name or through a link of the image
 
     def __init__(
-        self, source: str, target: str, read_only: bool = False, noexec: bool = False, devices: bool = False,
-        shallow: bool = False, if_missing: str = REFUSE, only: str = "", over_link: bool = False, if_free: bool = False,
+        self, kind: str, source: str, target: str, read_only: bool = False, noexec: bool = False,
+        devices: bool = False, shallow: bool = False, if_missing: str = REFUSE, only: str = "",
+        over_link: bool = False, if_free: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(
-            source=source, target=target, read_only=read_only, noexec=noexec, devices=devices, shallow=shallow,
-            if_missing=if_missing, only=only, over_link=over_link, if_free=if_free,
+            kind=kind, source=source, target=target, read_only=read_only, noexec=noexec, devices=devices,
+            shallow=shallow, if_missing=if_missing, only=only, over_link=over_link, if_free=if_free,
         )  # fmt: skip
 
-    def source_text(self) -> str:
-        return self.source
+    def what(self) -> str:
+        """What is mounted, in words."""
+        if self.kind == FILE:
+            return f"{self.source} entry of the user" if self.source in ("passwd", "group") else f"{self.source} file"
+        if self.kind == LINK:
+            return f"a link to {self.source}"
+        own = {TMPFS: "an empty directory in memory", PROC: "own processes", DEVPTS: "own terminals"}
+        return own.get(self.kind, self.source)
 
-
-class File(Mount):
-    """A file that the keeper writes: passwd, group, resolv.conf or hostname."""
-
-    __slots__ = ("if_missing", "name", "target")
-    kind = "file"
-    read_only = True
-    name: str
-
-    def __init__(self, name: str, target: str, if_missing: str = OMIT) -> None:
-        super().__init__(name=name, target=target, if_missing=if_missing)
-
-    def source_text(self) -> str:
-        return f"{self.name} entry of the user" if self.name in ("passwd", "group") else f"{self.name} as asked"
-
-
-class Tmpfs(Mount):
-    """An empty directory in memory. `options` are those of tmpfs(5)."""
-
-    __slots__ = ("if_free", "noexec", "options", "target")
-    kind = "tmpfs"
-    options: str
-
-    def __init__(self, target: str, options: str, noexec: bool = False, if_free: bool = False) -> None:
-        super().__init__(target=target, options=options, noexec=noexec, if_free=if_free)
-
-    def source_text(self) -> str:
-        return "an empty directory in memory"
-
-
-class Proc(Mount):
-    """A /proc of the container's own process namespace."""
-
-    __slots__ = ("target",)
-    kind = "proc"
-
-    def source_text(self) -> str:
-        return "own processes"
-
-
-class Devpts(Mount):
-    """Terminals of the container's own."""
-
-    __slots__ = ("target",)
-    kind = "devpts"
-    noexec = True
-
-    def source_text(self) -> str:
-        return "own terminals"
-
-
-class Link(Mount):
-    """A symbolic link that holds `text`, in a tmpfs of the container's own."""
-
-    __slots__ = ("target", "text")
-    kind = "link"
-    text: str
-
-    def __init__(self, text: str, target: str) -> None:
-        super().__init__(text=text, target=target)
-
-    def source_text(self) -> str:
-        return f"a link to {self.text}"
+    def describe(self) -> str:
+        words = (
+            (self.read_only, "read-only"), (self.noexec, "noexec"), (self.devices, "devices"),
+            (self.if_missing != REFUSE, "if there"), (self.only == HAS_TARGET, "if the image has it"),
+            (self.only == HAS_SLURM, "if the image has Slurm"),
+        )  # fmt: skip
+        told = ", ".join([word for here, word in words if here])
+        return f"{self.target}  from  {self.what()}" + (f"  ({told})" if told else "")
 
 
 class Facts:
@@ -260,7 +200,7 @@ class Facts:
         directory: bool = False,
         image_layers: tuple[tuple[str, int], ...] = (),
         overlays: tuple[str, ...] = (),
-        gpus: tuple[Bind, ...] = (),
+        gpus: tuple[Mount, ...] = (),
         missing_gpus: tuple[str, ...] = (),
     ) -> None:
         self.site = site or Site()
@@ -359,15 +299,15 @@ def _mounts(spec: Spec, facts: Facts) -> list[Mount]:
     mounts = _kernel(spec, out) + _site_files(out) + _site_mounts(spec, facts.site, out) + _home(spec, out)
     mounts += _tmp(spec, out) + _scratch(spec)
     if facts.spool:
-        mounts.append(Bind(facts.spool, facts.spool, if_missing=OMIT))
+        mounts.append(Mount(BIND, facts.spool, facts.spool, if_missing=OMIT))
     mounts = [mount for mount in mounts if mount.target not in out]
     cwd = tidy(spec.cwd)  # --chdir passes on what was typed: "/usr/" is /usr
     if not spec.contain and not {"cwd", cwd} & out and _binds_cwd(spec.cwd, cwd, mounts, spec.binds):
-        mounts.append(Bind(cwd, cwd, if_missing=OMIT))
+        mounts.append(Mount(BIND, cwd, cwd, if_missing=OMIT))
     gone = []
     for asked in spec.binds:
         target = tidy(asked[1])
-        if asked[2] & UMOUNT:
+        if asked[2] & flag.UMOUNT:
             mounts = [mount for mount in mounts if not below(mount.target, target)]
             gone.append(target)
         else:
@@ -385,30 +325,30 @@ def _mounts(spec: Spec, facts: Facts) -> list[Mount]:
 def _as_asked(asked: Asked) -> Mount:
     """A bind or tmpfs of the user's or the site's."""
     source, target, flags = asked
-    noexec = bool(flags & NOEXEC)
-    if flags & TMPFS:
-        return Tmpfs(tidy(target), source, noexec)
-    missing = OMIT if flags & OPTIONAL else REFUSE
-    shallow, read_only = bool(flags & SHALLOW), bool(flags & READ_ONLY)
-    return Bind(source, tidy(target), read_only, noexec, shallow=shallow, if_missing=missing)
+    noexec = bool(flags & flag.NOEXEC)
+    if flags & flag.TMPFS:
+        return Mount(TMPFS, source, tidy(target), noexec=noexec)
+    missing = OMIT if flags & flag.OPTIONAL else REFUSE
+    shallow, read_only = bool(flags & flag.SHALLOW), bool(flags & flag.READ_ONLY)
+    return Mount(BIND, source, tidy(target), read_only, noexec, shallow=shallow, if_missing=missing)
 
 
 def _kernel(spec: Spec, out: set[str]) -> list[Mount]:
     """/proc, /sys and /dev."""
     mounts: list[Mount] = []
     if "proc" not in out:
-        mounts.append(Proc(target="/proc") if "pid" in spec.unshare else Bind("/proc", "/proc"))
+        mounts.append(Mount(PROC, "", "/proc") if "pid" in spec.unshare else Mount(BIND, "/proc", "/proc"))
     if "sys" not in out:
-        mounts.append(Bind("/sys", "/sys", if_missing=WARN))
+        mounts.append(Mount(BIND, "/sys", "/sys", if_missing=WARN))
     if "dev" in out:
         return mounts
     if not spec.contain:
-        return [*mounts, Bind("/dev", "/dev", devices=True)]
-    mounts.append(Tmpfs("/dev", "mode=0755,size=1m"))
-    mounts += [Bind(path, path, devices=True, if_missing=OMIT) for path in DEV_NODES]
-    mounts.append(Tmpfs("/dev/shm", "mode=1777"))
-    mounts += [] if "devpts" in out else [Devpts(target="/dev/pts")]
-    mounts += [Link(text, path) for text, path in DEV_LINKS]
+        return [*mounts, Mount(BIND, "/dev", "/dev", devices=True)]
+    mounts.append(Mount(TMPFS, "mode=0755,size=1m", "/dev"))
+    mounts += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in DEV_NODES]
+    mounts.append(Mount(TMPFS, "mode=1777", "/dev/shm"))
+    mounts += [] if "devpts" in out else [Mount(DEVPTS, "", "/dev/pts", noexec=True)]
+    mounts += [Mount(LINK, text, path) for text, path in DEV_LINKS]
     return mounts
 
 
@@ -420,9 +360,9 @@ def _site_files(out: set[str]) -> list[Mount]:
     if "localtime" not in out:
         # It is a link to a file of a time zone, which keeps its content: TZ=UTC is UTC.
         path = "/etc/localtime"
-        mounts.append(Bind(path, path, read_only=True, if_missing=OMIT, only=HAS_TARGET, over_link=True))
+        mounts.append(Mount(BIND, path, path, read_only=True, if_missing=OMIT, only=HAS_TARGET, over_link=True))
     if "hosts" not in out:  # without it Slurm's controller is not found: an image that has none gets one
-        mounts.append(Bind("/etc/hosts", "/etc/hosts", read_only=True, if_missing=OMIT))
+        mounts.append(Mount(BIND, "/etc/hosts", "/etc/hosts", read_only=True, if_missing=OMIT))
     return mounts
 
 
@@ -430,7 +370,7 @@ def _site_mounts(spec: Spec, here: Site, out: set[str]) -> list[Mount]:
     """Not with --contain, as with Apptainer's `bind path`."""
     if spec.contain or "bind-paths" in out:
         return []
-    return [_as_asked((source, target, flags | OPTIONAL)) for source, target, flags in here.mounts]
+    return [_as_asked((source, target, flags | flag.OPTIONAL)) for source, target, flags in here.mounts]
 
 
 def _home(spec: Spec, out: set[str]) -> list[Mount]:
@@ -438,25 +378,25 @@ def _home(spec: Spec, out: set[str]) -> list[Mount]:
         return []
     home = tidy(spec.home)
     if spec.home_source:
-        return [Bind(spec.home_source, home, if_missing=WARN)]
-    return [Bind(f"{spec.workdir}/home", home) if spec.workdir else Tmpfs(home, "mode=0700")]
+        return [Mount(BIND, spec.home_source, home, if_missing=WARN)]
+    return [Mount(BIND, f"{spec.workdir}/home", home) if spec.workdir else Mount(TMPFS, "mode=0700", home)]
 
 
 def _tmp(spec: Spec, out: set[str]) -> list[Mount]:
     if "tmp" in out:
         return []
     if not spec.contain:
-        return [Bind(path, path, if_missing=WARN, if_free=True) for path in ("/tmp", "/var/tmp")]
+        return [Mount(BIND, path, path, if_missing=WARN, if_free=True) for path in ("/tmp", "/var/tmp")]
     if spec.workdir:
         places = (("tmp", "/tmp"), ("var_tmp", "/var/tmp"))
-        return [Bind(f"{spec.workdir}/{name}", path, if_free=True) for name, path in places]
-    return [Tmpfs(path, "mode=1777", if_free=True) for path in ("/tmp", "/var/tmp")]
+        return [Mount(BIND, f"{spec.workdir}/{name}", path, if_free=True) for name, path in places]
+    return [Mount(TMPFS, "mode=1777", path, if_free=True) for path in ("/tmp", "/var/tmp")]
 
 
 def _scratch(spec: Spec) -> list[Mount]:
     if spec.workdir:
-        return [Bind(f"{spec.workdir}/scratch{path}", tidy(path)) for path in spec.scratch]
-    return [Tmpfs(tidy(path), "mode=0755") for path in spec.scratch]
+        return [Mount(BIND, f"{spec.workdir}/scratch{path}", tidy(path)) for path in spec.scratch]
+    return [Mount(TMPFS, "mode=0755", tidy(path)) for path in spec.scratch]
 
 
 def _directories(spec: Spec) -> list[str]:
@@ -471,28 +411,30 @@ def _directories(spec: Spec) -> list[str]:
 
 def _identity(spec: Spec, out: set[str]) -> list[Mount]:
     """Who the user is, and how names are resolved."""
-    mounts: list[Mount] = [File(name, f"/etc/{name}") for name in ("passwd", "group")]
+    mounts = [
+        Mount(FILE, name, f"/etc/{name}", read_only=True, if_missing=OMIT) for name in ("passwd", "group")
+    ]
     if spec.dns:
-        mounts.append(File("resolv.conf", "/etc/resolv.conf", REFUSE))
+        mounts.append(Mount(FILE, "resolv.conf", "/etc/resolv.conf", read_only=True))
     elif "resolv.conf" not in out:
-        mounts.append(Bind("/etc/resolv.conf", "/etc/resolv.conf", read_only=True, if_missing=OMIT))
+        mounts.append(Mount(BIND, "/etc/resolv.conf", "/etc/resolv.conf", read_only=True, if_missing=OMIT))
     if spec.hostname:
-        mounts.append(File("hostname", "/etc/hostname"))
+        mounts.append(Mount(FILE, "hostname", "/etc/hostname", read_only=True, if_missing=OMIT))
     return mounts
 
 
 def _slurm(spec: Spec, facts: Facts) -> list[Mount]:
     """The host's Slurm: its files for an image that has Slurm's commands, and its own commands for any image."""
-    mounts: list[Mount] = [
-        Bind(path, path, read_only=True, if_missing=OMIT, only=HAS_SLURM, if_free=True) for path in SLURM_FILES
+    mounts = [
+        Mount(BIND, path, path, read_only=True, if_missing=OMIT, only=HAS_SLURM, if_free=True) for path in SLURM_FILES
     ]
     views = []
     if facts.prefix:
         target = facts.site.prefix or facts.prefix
-        mounts.append(Bind(facts.prefix, target, read_only=True, shallow=True, if_missing=OMIT, only=HAS_SLURM))
+        mounts.append(Mount(BIND, facts.prefix, target, read_only=True, shallow=True, if_missing=OMIT, only=HAS_SLURM))
     if facts.tools and not spec.no_slurm:
         views = [(place, VIEW + place) for place in facts.places] + [(facts.tools, TOOLS)]
-    return mounts + [Bind(here, there, read_only=True, shallow=True, if_missing=OMIT) for here, there in views]
+    return mounts + [Mount(BIND, here, there, read_only=True, shallow=True, if_missing=OMIT) for here, there in views]
 
 
 def _binds_cwd(typed: str, cwd: str, mounts: list[Mount], binds: tuple[Asked, ...]) -> bool:

@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Iterator[int]:
 
 
 def place(target: str, only: str = "", directory: bool = True) -> mounts.Place:
-    return mounts.Place(plan.Bind("/src", target, only=only), os.open("/dev/null", os.O_RDONLY), directory)
+    return mounts.Place(plan.Mount(plan.BIND, "/src", target, only=only), os.open("/dev/null", os.O_RDONLY), directory)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_files_for_slurm_follow_only_an_image_that_has_slurm(root: int, tmp_path
 @pytest.mark.parametrize(
     ("mount", "left_out", "warnings"),
     [
-        (plan.Bind("/nope/a", "/a", if_missing=plan.OMIT), ["/a: /nope/a: No such file or directory"], 0),
-        (plan.Bind("/nope/a", "/a", if_missing=plan.WARN), ["/a: /nope/a: No such file or directory"], 1),
+        (plan.Mount(plan.BIND, "/nope/a", "/a", if_missing=plan.OMIT), ["/a: /nope/a: No such file or directory"], 0),
+        (plan.Mount(plan.BIND, "/nope/a", "/a", if_missing=plan.WARN), ["/a: /nope/a: No such file or directory"], 1),
     ],
 )
 def test_a_source_that_is_missing_is_told(
@@ -87,7 +87,7 @@ def test_a_source_that_is_missing_is_told(
 
 def test_a_source_that_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(BollardError, match="bind /nope/a: No such file or directory"):
-        mounts.clone_sources((plan.Bind("/nope/a", "/a"),), {}, str(tmp_path), -1, mounts.Report())
+        mounts.clone_sources((plan.Mount(plan.BIND, "/nope/a", "/a"),), {}, str(tmp_path), -1, mounts.Report())
 
 
 def test_a_link_of_the_image_leads_nowhere_on_the_host(tmp_path: Path) -> None:

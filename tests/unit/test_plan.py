@@ -29,7 +29,7 @@ def test_the_standard_plan():
         "/proc", "/sys", "/dev", "/etc/localtime", "/etc/hosts", "/home/u", "/tmp", "/var/tmp", "/var/spool/slurmd",
         "/scratch/job", "/etc/passwd", "/etc/group", "/etc/resolv.conf", "/etc/slurm", "/run/munge", "/usr/lib/bollard",
     ]  # fmt: skip
-    assert all(mount.source == mount.target for mount in found.mounts if isinstance(mount, plan.Bind))
+    assert all(mount.source == mount.target for mount in found.mounts if mount.kind == plan.BIND)
     assert found.namespaces == (plan.Namespace("user", "own ids"), plan.Namespace("mnt"))
     assert (found.layers, found.writable, found.owned, found.directories) == ((), False, False, ())
 
@@ -52,16 +52,16 @@ def test_binds_come_after_what_they_may_cover():
     found = made(home="/home/u", binds=(("/a", "/tmp/a", 0), ("/b", "/b/", READ_ONLY | NOEXEC | SHALLOW)))
     order = [mount.target for mount in found]
 
-    assert found[order.index("/tmp/a")] == plan.Bind("/a", "/tmp/a")
-    assert found[order.index("/b")] == plan.Bind("/b", "/b", read_only=True, noexec=True, shallow=True)
+    assert found[order.index("/tmp/a")] == plan.Mount(plan.BIND, "/a", "/tmp/a")
+    assert found[order.index("/b")] == plan.Mount(plan.BIND, "/b", "/b", read_only=True, noexec=True, shallow=True)
     assert order.index("/tmp") < order.index("/tmp/a") < order.index("/etc/passwd")
 
 
 def test_no_home_and_a_home_elsewhere():
     assert "/home/u" not in targets()
-    elsewhere = plan.Bind("/scratch/u", "/home/u", if_missing=plan.WARN)
+    elsewhere = plan.Mount(plan.BIND, "/scratch/u", "/home/u", if_missing=plan.WARN)
     assert elsewhere in made(home="/home/u/", home_source="/scratch/u")
-    assert plan.Tmpfs("/home/u", "mode=0700") in made(home="/home/u")
+    assert plan.Mount(plan.TMPFS, "mode=0700", "/home/u") in made(home="/home/u")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_the_description_has_a_line_for_each():
         "/dev/pts  from  own terminals  (noexec)",
         "/dev/fd  from  a link to /proc/self/fd",
         "/etc/passwd  from  passwd entry of the user  (read-only, if there)",
-        "/etc/hostname  from  hostname as asked  (read-only, if there)",
+        "/etc/hostname  from  hostname file  (read-only, if there)",
     ):
         assert line in lines
 
@@ -200,16 +200,18 @@ def test_a_plan_does_not_change():
 def test_what_the_user_binds_over_a_file_of_the_keeper_stays(path):
     found = made(binds=(("/mine", path + "/", 0),), hostname="other")
 
-    assert [mount for mount in found if mount.target == path] == [plan.Bind("/mine", path)]
+    assert [mount for mount in found if mount.target == path] == [plan.Mount(plan.BIND, "/mine", path)]
 
 
 def test_a_host_name_has_its_file():
-    assert plan.File("hostname", "/etc/hostname") in made(hostname="other")
+    assert plan.Mount(plan.FILE, "hostname", "/etc/hostname", read_only=True, if_missing=plan.OMIT) in made(
+        hostname="other"
+    )
     assert "/etc/hostname" not in targets()
 
 
 def test_links_of_an_own_dev_are_apptainers():
-    links = {mount.target: mount.text for mount in made(contain=True) if isinstance(mount, plan.Link)}
+    links = {mount.target: mount.source for mount in made(contain=True) if mount.kind == plan.LINK}
     assert links["/dev/ptmx"] == "/dev/pts/ptmx"
     assert links["/dev/stdin"] == "fd/0"
 
@@ -231,7 +233,9 @@ def test_umount_takes_away_all_that_comes_by_itself():
     binds = (("", "/etc/", UMOUNT), ("/mine", "/etc/hosts", 0), ("", "/run", UMOUNT), ("", "/tmp", UMOUNT))
     found = made(facts, binds=binds)
 
-    assert [mount for mount in found if mount.target.startswith("/etc")] == [plan.Bind("/mine", "/etc/hosts")]
+    assert [mount for mount in found if mount.target.startswith("/etc")] == [
+        plan.Mount(plan.BIND, "/mine", "/etc/hosts")
+    ]
     assert not [mount for mount in found if mount.target.startswith(("/run", "/tmp"))]
     assert "/var/tmp" in [mount.target for mount in found]
 
@@ -239,7 +243,7 @@ def test_umount_takes_away_all_that_comes_by_itself():
 def test_directories_below_the_workdir():
     found = plan.make(Spec("/i.sif", workdir="/w", scratch=("/s",), contain=True, home="/home/u"))
     assert found.directories == ("/w/scratch/s", "/w/tmp", "/w/var_tmp", "/w/home")
-    sources = [mount.source for mount in found.mounts if isinstance(mount, plan.Bind) and mount.source[:3] == "/w/"]
+    sources = [mount.source for mount in found.mounts if mount.kind == plan.BIND and mount.source[:3] == "/w/"]
     assert sorted(sources) == sorted(found.directories)
 
 

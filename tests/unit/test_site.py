@@ -213,7 +213,7 @@ def test_mounts_of_the_site_come_before_the_users():
     mounts = plan.make(asked, plan.Facts(here)).mounts
     targets = [mount.target for mount in mounts]
     assert targets.index("/scratch") < targets.index("/site") < targets.index("/home/u")
-    site_mount = plan.Bind("/opt/site", "/site", read_only=True, if_missing=plan.OMIT)
+    site_mount = plan.Mount(plan.BIND, "/opt/site", "/site", read_only=True, if_missing=plan.OMIT)
     assert [mount for mount in mounts if mount.target == "/site"] == [site_mount]
     assert [mount.source for mount in mounts if mount.target == "/scratch"] == ["/scratch", "/mine"]
 
