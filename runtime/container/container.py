@@ -28,8 +28,9 @@ class Container:
     """A container that is ready: this process stands in it."""
 
     __slots__ = (
-        "binds", "clock", "command", "entrypoint", "environment", "image", "instance", "plan", "record", "report",
-        "saver", "scripts", "server", "servers", "site", "spec", "steps", "told", "tools", "warnings", "ways_in",
+        "binds", "clock", "command", "entrypoint", "environment", "image", "instance", "plan", "record", "replaced",
+        "report", "saver", "scripts", "server", "servers", "site", "spec", "steps", "told", "tools", "warnings",
+        "ways_in",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +58,7 @@ class Container:
         self.steps: dict[bytes, Spec] = {}  # spec text of a step that named this container: what it asked
         self.environment: environment.ImageEnvironment | None = None  # what the scripts set, once that is known
         self.entrypoint: dict[bytes, bytes] | None = None  # what the entrypoint changed, once it has run
+        self.replaced: set[bytes] = set()  # working directories that are not in it, and of which a task was told
         no_driver = f"{node} has no driver for it; the container starts without"
         # What was to be there and is not; until the first task has printed it.
         self.warnings = [f"--{kind}: {no_driver}" for kind in plan.missing_gpus]
@@ -77,8 +79,10 @@ class Container:
         saver = (self.saver.ask, self.saver.answer) if self.saver else ()
         return (listener, self.image.fd, *self.ways_in, self.record.fd, *saver)
 
-    def define_environment(self, shell: Callable[[bytes, list[bytes]], bytes | None]) -> environment.ImageEnvironment:
+    def define_environment(
+        self, shell: Callable[[bytes, list[bytes]], bytes | None], cwd: bytes = b"/"
+    ) -> environment.ImageEnvironment:
         """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
         home, path = os.fsencode(self.spec.home), os.fsencode(self.spec.image)
-        self.environment = environment.of_image(self.scripts, home, path, shell, os.fsencode(self.spec.app))
+        self.environment = environment.of_image(self.scripts, home, path, shell, os.fsencode(self.spec.app), cwd)
         return self.environment

@@ -16,7 +16,7 @@ from _signal import SIG_IGN, SIGCHLD, signal
 from errno import EINVAL, EIO, ENOSPC, ENOSYS
 
 from bollard.runtime import host_slurm
-from bollard.runtime.container import entry, fuse, mounts, readahead, record, task_reaper
+from bollard.runtime.container import entry, fuse, imports, mounts, readahead, record, task_reaper
 from bollard.runtime.container.clock import Clock
 from bollard.runtime.container.container import Container
 from bollard.runtime.errors import BollardError
@@ -126,9 +126,7 @@ def _enter(
     processes = _unshare(made)
     base, server, words = _mount(asked, opened, made.owned)
     clock.mark("fuse")
-    # Nothing can be imported any more once this process stands in the image.
-    from bollard.runtime.shell import interpreter  # noqa: F401
-
+    imports.complete()  # meanwhile the server starts
     report = mounts.Report()
     files = _write_files(asked)
     accounts = identity.lines(asked.home)
@@ -150,6 +148,7 @@ def _enter(
     saver = _start_saver(asked, base, made.owned)
     new_root = mounts.make_root(base, SESSION, places, report, made.writable)
     ways_in = _ways_in(made, processes)
+    imports.end()
     linux.change_root(new_root)
     clock.mark("mounts")
     if asked.app and not os.path.isdir(f"/scif/apps/{asked.app}"):
@@ -209,7 +208,7 @@ def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "") -> plan.
         gpus, missing = gpu.find(asked.cards, asked.contain)
     return plan.Facts(
         here, spool, PREFIX, host_slurm.TOOLS, host_slurm.PLACES, opened.kind == image.DIRECTORY, brought, overlays,
-        gpus, missing,
+        gpus, missing, os.path.realpath(asked.cwd),
     )  # fmt: skip
 
 

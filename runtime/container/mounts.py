@@ -319,6 +319,7 @@ def make_root(image: str, session: str, places: list[Place], report: Report, wri
         path = _cover(image, session, root, missing)
         os.close(root)
         root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    places = _outer_first(root, places)
     taken: set[str] = set()
     no_place = []
     for place in places:
@@ -333,6 +334,25 @@ def make_root(image: str, session: str, places: list[Place], report: Report, wri
     if path != image:
         linux.remount_readonly(path, linux.MS_NOSUID | linux.MS_NODEV)
     return path
+
+
+def _outer_first(root: int, places: list[Place]) -> list[Place]:
+    """`places` with those that were asked for sorted by the depth of their targets, links of the image resolved."""
+    asked = [place for place in places if place.mount.asked]
+    if len(asked) < 2:
+        return places
+    ordered = iter(sorted(asked, key=lambda place: _resolved(root, place.mount.target).count("/")))
+    return [next(ordered) if place.mount.asked else place for place in places]
+
+
+def _resolved(root: int, path: str) -> str:
+    """Where `path` leads to beneath the root; what of it is missing is taken as it is written."""
+    parent, parts = (path, []) if _exists(root, path) else _deepest(root, path)
+    fd = linux.open_in_root(root, parent)
+    try:
+        return "/".join([os.readlink(_fd_path(fd)), *parts])
+    finally:
+        os.close(fd)
 
 
 def make_points(image: str, folder: str, places: list[Place]) -> None:

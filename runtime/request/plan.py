@@ -24,8 +24,7 @@ from bollard.runtime.request.site import Site
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bollard.runtime.request.spec import Bind as Asked
-    from bollard.runtime.request.spec import Spec
+    from bollard.runtime.request.spec import Bind, Spec
 
 # What a /dev of the container's own has of the host's (Apptainer's `mount dev = minimal`).
 DEV_NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
@@ -90,7 +89,7 @@ class Record:
         return hash((self.kind, self._values()))
 
     def __repr__(self) -> str:
-        return f"{self.kind}{self._values()}"
+        return " ".join([self.kind, *(f"{name}={getattr(self, name)!r}" for name in self.__slots__)])
 
     def data(self) -> dict[str, object]:
         """Its values by name, and `kind`; for JSON."""
@@ -139,8 +138,8 @@ class Mount(Record):
     """What is put into the root at `target`, an absolute path in the container."""
 
     __slots__ = (
-        "devices", "if_free", "if_missing", "kind", "noexec", "only", "over_link", "read_only", "shallow", "source",
-        "target",
+        "asked", "devices", "if_free", "if_missing", "kind", "noexec", "only", "over_link", "read_only", "shallow",
+        "source", "target",
     )  # fmt: skip
     kind: str
     source: str
@@ -153,15 +152,16 @@ class Mount(Record):
     only: str
     over_link: bool  # takes the place of a link of the image, not of what the link leads to
     if_free: bool  # not where an earlier mount is, by this name or through a link of the image
+    asked: bool  # of these an outer one is mounted before an inner one, in whatever order they were asked for
 
     def __init__(
         self, kind: str, source: str, target: str, read_only: bool = False, noexec: bool = False,
         devices: bool = False, shallow: bool = False, if_missing: str = REFUSE, only: str = "",
-        over_link: bool = False, if_free: bool = False,
+        over_link: bool = False, if_free: bool = False, asked: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(
             kind=kind, source=source, target=target, read_only=read_only, noexec=noexec, devices=devices,
-            shallow=shallow, if_missing=if_missing, only=only, over_link=over_link, if_free=if_free,
+            shallow=shallow, if_missing=if_missing, only=only, over_link=over_link, if_free=if_free, asked=asked,
         )  # fmt: skip
 
     def what(self) -> str:
@@ -187,7 +187,8 @@ class Facts:
     """What a plan depends on besides the spec: this node, its site, and what lies in files that the spec names."""
 
     __slots__ = (
-        "directory", "gpus", "image_layers", "missing_gpus", "overlays", "places", "prefix", "site", "spool", "tools",
+        "directory", "gpus", "image_layers", "missing_gpus", "overlays", "places", "prefix", "real_cwd", "site",
+        "spool", "tools",
     )  # fmt: skip
 
     def __init__(
@@ -202,6 +203,7 @@ class Facts:
         overlays: tuple[str, ...] = (),
         gpus: tuple[Mount, ...] = (),
         missing_gpus: tuple[str, ...] = (),
+        real_cwd: str = "",
     ) -> None:
         self.site = site or Site()
         self.spool = spool  # SlurmdSpoolDir, where batch scripts and PMIx files lie
@@ -211,6 +213,7 @@ class Facts:
         self.image_layers = image_layers  # (filesystem, offset) of the overlays that a SIF file brings
         self.overlays = overlays  # filesystem of each of the spec's overlays
         self.gpus = gpus  # files of the host's graphics drivers
+        self.real_cwd = real_cwd  # the spec's cwd on this node with its links resolved; "" for the same
         self.missing_gpus = missing_gpus  # kinds that were asked for, and for which there is no driver
 
 
@@ -297,22 +300,28 @@ def _mounts(spec: Spec, facts: Facts) -> list[Mount]:
     out = {tidy(word) if word[:1] == "/" else word for word in spec.no_mount}
     out |= {name for name in ("proc", "sys", "dev", "tmp") if f"/{name}" in out}
     mounts = _kernel(spec, out) + _site_files(out) + _site_mounts(spec, facts.site, out) + _home(spec, out)
-    mounts += _tmp(spec, out) + _scratch(spec)
+    mounts += _tmp(spec, out)
     if facts.spool:
         mounts.append(Mount(BIND, facts.spool, facts.spool, if_missing=OMIT))
     mounts = [mount for mount in mounts if mount.target not in out]
-    cwd = tidy(spec.cwd)  # --chdir passes on what was typed: "/usr/" is /usr
-    if not spec.contain and not {"cwd", cwd} & out and _binds_cwd(spec.cwd, cwd, mounts, spec.binds):
-        mounts.append(Mount(BIND, cwd, cwd, if_missing=OMIT))
+    asked = _scratch(spec)
+    if not spec.contain and "cwd" not in out:
+        # A task stands in the real directory, whatever it was called; a script may use the other name.
+        for name in (facts.real_cwd or spec.cwd, spec.cwd):
+            cwd = tidy(name)  # --chdir passes on what was typed: "/usr/" is /usr
+            if ".." not in name.split("/") and cwd not in out and _binds_cwd(cwd, mounts + asked, spec.binds):
+                mounts.append(Mount(BIND, cwd, cwd, if_missing=OMIT))
     gone = []
-    for asked in spec.binds:
-        target = tidy(asked[1])
-        if asked[2] & flag.UMOUNT:
+    for bind in spec.binds:
+        target = tidy(bind[1])
+        if bind[2] & flag.UMOUNT:
             mounts = [mount for mount in mounts if not below(mount.target, target)]
+            asked = [mount for mount in asked if not below(mount.target, target)]
             gone.append(target)
         else:
-            mounts.append(_as_asked(asked))
-    bound = {tidy(asked[1]) for asked in spec.binds}  # what the user binds there is what he wants
+            asked.append(_as_asked(bind, asked=True))
+    mounts += sorted(asked, key=_depth)
+    bound = {tidy(bind[1]) for bind in spec.binds}  # what the user binds there is what he wants
     late: list[Mount] = [mount for mount in _identity(spec, out) if mount.target not in bound]
     late += _slurm(spec, facts)
     late += facts.gpus
@@ -322,15 +331,20 @@ def _mounts(spec: Spec, facts: Facts) -> list[Mount]:
     return mounts
 
 
-def _as_asked(asked: Asked) -> Mount:
+def _depth(mount: Mount) -> int:
+    """How many directories deep the target is. Sorted by it, no mount hides one that was to be inside it."""
+    return mount.target.count("/")
+
+
+def _as_asked(bind: Bind, optional: bool = False, asked: bool = False) -> Mount:
     """A bind or tmpfs of the user's or the site's."""
-    source, target, flags = asked
-    noexec = bool(flags & flag.NOEXEC)
+    source, target, flags = bind
+    noexec, shallow = bool(flags & flag.NOEXEC), bool(flags & flag.SHALLOW)
     if flags & flag.TMPFS:
-        return Mount(TMPFS, source, tidy(target), noexec=noexec)
-    missing = OMIT if flags & flag.OPTIONAL else REFUSE
-    shallow, read_only = bool(flags & flag.SHALLOW), bool(flags & flag.READ_ONLY)
-    return Mount(BIND, source, tidy(target), read_only, noexec, shallow=shallow, if_missing=missing)
+        return Mount(TMPFS, source, tidy(target), noexec=noexec, asked=asked)
+    missing = OMIT if optional or flags & flag.OPTIONAL else REFUSE
+    read_only = bool(flags & flag.READ_ONLY)
+    return Mount(BIND, source, tidy(target), read_only, noexec, shallow=shallow, if_missing=missing, asked=asked)
 
 
 def _kernel(spec: Spec, out: set[str]) -> list[Mount]:
@@ -370,7 +384,7 @@ def _site_mounts(spec: Spec, here: Site, out: set[str]) -> list[Mount]:
     """Not with --contain, as with Apptainer's `bind path`."""
     if spec.contain or "bind-paths" in out:
         return []
-    return [_as_asked((source, target, flags | flag.OPTIONAL)) for source, target, flags in here.mounts]
+    return sorted([_as_asked(bind, optional=True) for bind in here.mounts], key=_depth)
 
 
 def _home(spec: Spec, out: set[str]) -> list[Mount]:
@@ -395,8 +409,8 @@ def _tmp(spec: Spec, out: set[str]) -> list[Mount]:
 
 def _scratch(spec: Spec) -> list[Mount]:
     if spec.workdir:
-        return [Mount(BIND, f"{spec.workdir}/scratch{path}", tidy(path)) for path in spec.scratch]
-    return [Mount(TMPFS, "mode=0755", tidy(path)) for path in spec.scratch]
+        return [Mount(BIND, f"{spec.workdir}/scratch{path}", tidy(path), asked=True) for path in spec.scratch]
+    return [Mount(TMPFS, "mode=0755", tidy(path), asked=True) for path in spec.scratch]
 
 
 def _directories(spec: Spec) -> list[str]:
@@ -411,9 +425,7 @@ def _directories(spec: Spec) -> list[str]:
 
 def _identity(spec: Spec, out: set[str]) -> list[Mount]:
     """Who the user is, and how names are resolved."""
-    mounts = [
-        Mount(FILE, name, f"/etc/{name}", read_only=True, if_missing=OMIT) for name in ("passwd", "group")
-    ]
+    mounts = [Mount(FILE, name, f"/etc/{name}", read_only=True, if_missing=OMIT) for name in ("passwd", "group")]
     if spec.dns:
         mounts.append(Mount(FILE, "resolv.conf", "/etc/resolv.conf", read_only=True))
     elif "resolv.conf" not in out:
@@ -437,8 +449,9 @@ def _slurm(spec: Spec, facts: Facts) -> list[Mount]:
     return mounts + [Mount(BIND, here, there, read_only=True, shallow=True, if_missing=OMIT) for here, there in views]
 
 
-def _binds_cwd(typed: str, cwd: str, mounts: list[Mount], binds: tuple[Asked, ...]) -> bool:
-    if ".." in typed.split("/") or cwd in NO_CWD or any(below(cwd, parent) for parent in NO_CWD_BELOW):
+def _binds_cwd(cwd: str, mounts: list[Mount], binds: tuple[Bind, ...]) -> bool:
+    """Whether the working directory is one to bind, and nothing shows it yet."""
+    if cwd in NO_CWD or any(below(cwd, parent) for parent in NO_CWD_BELOW):
         return False
-    targets = [mount.target for mount in mounts] + [asked[1] for asked in binds]
+    targets = [mount.target for mount in mounts] + [bind[1] for bind in binds]
     return not any(below(cwd, target) for target in targets)

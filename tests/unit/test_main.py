@@ -294,7 +294,7 @@ def test_the_path_of_exec_imports_little():
         (["-B=/a:/b"], [("bind", "/a:/b")]),
         (["-W", "/w", "-S/s", "-o", "/o"], [("workdir", "/w"), ("scratch", "/s"), ("overlay", "/o")]),
         (["--contain=false", "--pid=TRUE", "-w=t"], [("contain", "0"), ("pid", "1"), ("writable", "1")]),
-        (["-u", "--unsquash", "--no-init", "--authfile", "x", "--tmpdir=y"], []),
+        (["-u", "--unsquash", "--no-init", "--tmpdir=y"], []),
         (["--keep-privs=false"], []),
     ],
 )  # fmt: skip
@@ -309,6 +309,8 @@ def test_apptainers_ways_to_write_options(argv, found):
         (["--memory=1G"], "limits of a job are Slurm's"),
         (["--security", "seccomp:x"], "root's to set"),
         (["--nvccli"], "needs root"),
+        (["--passphrase"], "encrypted images cannot be opened yet"),
+        (["--pem-path", "key.pem"], "encrypted images cannot be opened yet"),
     ],
 )
 def test_options_that_cannot_be_had_say_why(argv, reason):
@@ -316,6 +318,15 @@ def test_options_that_cannot_be_had_say_why(argv, reason):
         parse(*argv)
 
     assert argv[0].partition("=")[0] in caught.value.message and reason in caught.value.message
+
+
+def test_root_cannot_give_its_rights_up(monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert parse("--no-privs", "img.sif") == ([], ["img.sif"])
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert parse("--no-privs=false", "img.sif") == ([], ["img.sif"])
+    with pytest.raises(BollardError, match="--no-privs: root keeps"):
+        parse("--no-privs", "img.sif")
 
 
 def test_no_option_is_known_in_two_ways():

@@ -52,9 +52,33 @@ def test_binds_come_after_what_they_may_cover():
     found = made(home="/home/u", binds=(("/a", "/tmp/a", 0), ("/b", "/b/", READ_ONLY | NOEXEC | SHALLOW)))
     order = [mount.target for mount in found]
 
-    assert found[order.index("/tmp/a")] == plan.Mount(plan.BIND, "/a", "/tmp/a")
-    assert found[order.index("/b")] == plan.Mount(plan.BIND, "/b", "/b", read_only=True, noexec=True, shallow=True)
+    assert found[order.index("/tmp/a")] == plan.Mount(plan.BIND, "/a", "/tmp/a", asked=True)
+    assert found[order.index("/b")] == plan.Mount(
+        plan.BIND, "/b", "/b", read_only=True, noexec=True, shallow=True, asked=True
+    )
     assert order.index("/tmp") < order.index("/tmp/a") < order.index("/etc/passwd")
+
+
+@pytest.mark.parametrize(
+    ("asked", "order"),
+    [
+        (["/c/dir", "/c"], ["/c", "/c/dir"]),
+        (["/a/b/c/", "/a/b", "/x", "/a"], ["/x", "/a", "/a/b", "/a/b/c"]),
+        (["/b", "/a"], ["/b", "/a"]),
+        (["/a/b", "umount:/a", "/a"], ["/a"]),
+        (["/a", "umount:/a/b", "/a/b"], ["/a", "/a/b"]),
+    ],
+)
+def test_an_outer_bind_comes_before_an_inner_one(asked, order):
+    binds = tuple(("", word[7:], UMOUNT) if word.startswith("umount:") else ("/s", word, 0) for word in asked)
+
+    assert [mount.target for mount in made(binds=binds) if mount.asked] == order
+
+
+def test_an_outer_mount_of_the_site_comes_before_an_inner_one():
+    order = targets(plan.Facts(Site(mounts=(("/s/x", "/s/x", 0), ("/s", "/s", 0)))))
+
+    assert order.index("/s") < order.index("/s/x")
 
 
 def test_no_home_and_a_home_elsewhere():
@@ -117,6 +141,22 @@ def test_the_working_directory_beside_home_and_binds(cwd, home, bind, bound):
     own = found[found.index("/var/tmp") + 1 : found.index("/etc/passwd") - 1]
 
     assert own == ([cwd] if bound else [])
+
+
+@pytest.mark.parametrize(
+    ("cwd", "real", "bound"),
+    [
+        ("/scratch/a", "/net/scratch/a", ["/net/scratch/a", "/scratch/a"]),
+        ("/scratch/a", "/scratch/a", ["/scratch/a"]),
+        ("/home/u/x", "/gpfs/u/x", ["/gpfs/u/x"]),  # the home is shown under its own name alone
+        ("/scratch/a", "/home/u/x", ["/scratch/a"]),
+        ("/scratch/a", "/usr", ["/scratch/a"]),
+    ],
+)
+def test_the_working_directory_by_its_real_name_and_the_one_that_was_given(cwd, real, bound):
+    found = targets(plan.Facts(real_cwd=real), cwd=cwd, home="/home/u", home_source="/home/u")
+
+    assert found[found.index("/var/tmp") + 1 : found.index("/etc/passwd")] == bound
 
 
 def test_the_hosts_slurm_is_all_in_one_directory():
@@ -183,7 +223,7 @@ def test_data_for_scripts():
     ]
     assert found["mounts"][0] == {
         "kind": "bind", "source": "/proc", "target": "/proc", "read_only": False, "noexec": False, "devices": False,
-        "shallow": False, "if_missing": "refuse", "only": "", "over_link": False, "if_free": False,
+        "shallow": False, "if_missing": "refuse", "only": "", "over_link": False, "if_free": False, "asked": False,
     }  # fmt: skip
     assert json.loads(json.dumps(found)) == found
 
@@ -200,7 +240,7 @@ def test_a_plan_does_not_change():
 def test_what_the_user_binds_over_a_file_of_the_keeper_stays(path):
     found = made(binds=(("/mine", path + "/", 0),), hostname="other")
 
-    assert [mount for mount in found if mount.target == path] == [plan.Mount(plan.BIND, "/mine", path)]
+    assert [mount for mount in found if mount.target == path] == [plan.Mount(plan.BIND, "/mine", path, asked=True)]
 
 
 def test_a_host_name_has_its_file():
@@ -234,7 +274,7 @@ def test_umount_takes_away_all_that_comes_by_itself():
     found = made(facts, binds=binds)
 
     assert [mount for mount in found if mount.target.startswith("/etc")] == [
-        plan.Mount(plan.BIND, "/mine", "/etc/hosts")
+        plan.Mount(plan.BIND, "/mine", "/etc/hosts", asked=True)
     ]
     assert not [mount for mount in found if mount.target.startswith(("/run", "/tmp"))]
     assert "/var/tmp" in [mount.target for mount in found]
