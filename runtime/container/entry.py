@@ -15,7 +15,7 @@ from _socket import socket
 
 from bollard.runtime.container import environment, record, task_reaper, wire
 from bollard.runtime.errors import BollardError, one_line, shown
-from bollard.runtime.request import plan, spec
+from bollard.runtime.request import spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def note(container: Container, verbose: bytes, begin: int) -> bytes:
         lines = [f"image {container.spec.image}, container of an earlier step of this job"]
     else:
         lines = [f"image {container.spec.image}, {container.image.compression or container.image.kind}"]
-        lines += plan.describe(container.ops)
+        lines += container.lines()
         lines += container.clock.lines(int(verbose) if verbose.isdigit() and len(verbose) < 20 else 0)
         container.told = True
     lines.append(f"{'entry':<15} {(time.monotonic_ns() - begin) / 1e6:8.2f} ms")
