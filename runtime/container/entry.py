@@ -222,7 +222,7 @@ def note(container: Container, verbose: bytes, begin: int) -> bytes:
         lines += container.clock.lines(int(verbose) if verbose.isdigit() and len(verbose) < 20 else 0)
         container.told = True
     lines.append(f"{'entry':<15} {(time.monotonic_ns() - begin) / 1e6:8.2f} ms")
-    text = warnings + "".join(f"bollard: {os.uname().nodename}: {line}\n" for line in lines)
+    text = warnings + "".join(f"bollard: {os.uname().nodename}: {shown(line)}\n" for line in lines)
     return text.encode("utf-8", "replace")
 
 
