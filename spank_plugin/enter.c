@@ -74,6 +74,7 @@ int main(int argc, char **argv)
 	fputs(entry.note, stderr);
 	if (entry.mode[0])
 		supervise(keeper, strcmp(entry.mode, MODE_SAVE) == 0);
+	act_as_root(entry.root);
 	reason = become(entry.argv, entry.envp);
 	image = variable(entry.envp, "BOLLARD_IMAGE");
 	snprintf(why, sizeof(why), "%s: %s in the container %s; %s", entry.argv[0],

@@ -203,9 +203,10 @@ def _plan(asked: Spec, spool: str, here: site.Site) -> tuple[list[plan.Op], list
 def _write_files(asked: Spec) -> dict[str, str]:
     """The files of /etc that are the container's own, by their names; empty where there is nothing of the user's to
     write yet."""
-    files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf", "hostname")}
+    files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf", "hostname", "apt.conf")}
     for path in files.values():
         _write(path, b"")
+    _write(files["apt.conf"], b'APT::Sandbox::User "root";\n')
     if asked.dns:
         _write(files["resolv.conf"], "".join(f"nameserver {server}\n" for server in asked.dns).encode())
     if asked.hostname:

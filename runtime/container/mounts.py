@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _IS_DIRECTORY = 0o040000
 _IS_LINK = 0o120000
+_FILE_MAX = 1 << 20  # bytes of a file that is copied
 
 
 class Place:
@@ -346,6 +347,8 @@ def _cover(image: str, session: str, root: int, missing: dict[str, list[tuple[li
 
 def _attach(root: int, place: Place, refused: dict[str, str]) -> str:
     """Put a tree in its place. Returns why an optional one has none, else "". `refused`: what `_make_in` returned."""
+    if place.flags & plan.COPIED and not place.directory:
+        return _copy(root, place)
     try:
         target = linux.open_in_root(root, place.target, _flags(place))
         fits = _is_directory(target) == place.directory
@@ -368,6 +371,45 @@ def _attach(root: int, place: Place, refused: dict[str, str]) -> str:
     if not place.flags & OPTIONAL:
         raise BollardError(f"bind {place.source}: {what}", hint)
     return reason
+
+
+def _copy(root: int, place: Place) -> str:
+    """Write the file that a tree consists of into the root, unless one like it is there. Returns why not, else "".
+
+    A link there is replaced, and not what it leads to. The file has no mount on it, so it can be renamed and removed.
+    """
+    folder, _, name = place.target.rpartition("/")
+    fresh = f".{name}.bollard"
+    try:
+        data = _read(_fd_path(place.tree))
+        parent = linux.open_in_root(root, folder or "/", os.O_PATH | os.O_DIRECTORY)
+        try:
+            if _read(f"{_fd_path(parent)}/{name}", os.O_NOFOLLOW) != data:
+                fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent)
+                os.write(fd, data)
+                os.close(fd)
+                os.rename(fresh, name, src_dir_fd=parent, dst_dir_fd=parent)
+        finally:
+            os.close(parent)
+    except OSError as error:
+        return str(error.strerror)
+    finally:
+        os.close(place.tree)
+    return ""
+
+
+def _read(path: str, flags: int = 0) -> bytes:
+    """A small file; empty where there is none, or something else."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | flags)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, _FILE_MAX)
+    except OSError:
+        return b""  # a directory
+    finally:
+        os.close(fd)
 
 
 def _tidy(path: str) -> str:

@@ -3,8 +3,8 @@
 
 An operation is a tuple (source, target, flags), carried out in order by `mounts.py`:
 
-    source  host path; or "passwd", "group", "resolv.conf", "hostname": a file the keeper writes; with TMPFS the
-            options of the new tmpfs; with LINK what a symbolic link holds; nothing with DEVPTS and PROC
+    source  host path; or "passwd", "group", "resolv.conf", "hostname", "apt.conf": a file the keeper writes; with
+            TMPFS the options of the new tmpfs; with LINK what a symbolic link holds; nothing with DEVPTS and PROC
     target  absolute path in the container
     flags   the sum of the constants below and of those in spec.py
 
@@ -31,6 +31,7 @@ PROC = 1024  # a /proc of a private process namespace
 LINK = 2048  # a symbolic link
 OVER_LINK = 8192  # a file that takes the place of a link itself, not of what the link leads to
 EXPECTED = 4096  # optional, but each node has it: a warning where it is missing
+COPIED = 16384  # a file that is written into the container's own root, so that a package can replace it
 SETS = TMPFS | DEVPTS | PROC | LINK  # those that have no source on the host
 
 # What a /dev of the container's own has of the host's (Apptainer's `mount dev = minimal`).
@@ -51,6 +52,11 @@ SLURM_FILES = ("/etc/slurm", "/run/munge")
 # Where a container has the host's Slurm: each place of the host at VIEW + its path, and the commands.
 VIEW = "/run/bollard"
 TOOLS = VIEW + "/bin"
+# Tells apt of a root's container not to become another user: it would notice that it has not.
+APT_CONF = VIEW + "/apt.conf"
+
+# What packages replace when they are installed. A file of the host there is copied where that ends with the container.
+REPLACED = ("/etc/localtime", "/etc/hosts", "/etc/resolv.conf", "/etc/hostname")
 
 DEFAULTS = Site()
 
@@ -84,9 +90,10 @@ def make(
             ops = [op for op in ops if not below(op[1], target)]
         else:
             ops.append((source, target, flags))
+    accounts = COPIED if installs_packages(spec) else 0
     own = [
-        ("passwd", "/etc/passwd", READ_ONLY | OPTIONAL),
-        ("group", "/etc/group", READ_ONLY | OPTIONAL),
+        ("passwd", "/etc/passwd", READ_ONLY | OPTIONAL | accounts),
+        ("group", "/etc/group", READ_ONLY | OPTIONAL | accounts),
     ]
     if spec.dns:
         own.append(("resolv.conf", "/etc/resolv.conf", READ_ONLY))
@@ -96,6 +103,10 @@ def make(
         own.append(("hostname", "/etc/hostname", READ_ONLY | OPTIONAL))
     bound = [target for _, target, _ in spec.binds]
     ops += [op for op in own if op[1] not in bound]  # what the user binds there is what he wants
+    if spec.writable_tmpfs and installs_packages(spec):
+        ops = [(source, target, flags | COPIED if target in REPLACED else flags) for source, target, flags in ops]
+    if spec.fakeroot:
+        ops.append(("apt.conf", APT_CONF, READ_ONLY | OPTIONAL))
     ops += [(path, path, READ_ONLY | OPTIONAL | IF_SLURM) for path in SLURM_FILES]
     if prefix:
         ops.append((prefix, here.prefix or prefix, READ_ONLY | OPTIONAL | SHALLOW | IF_SLURM))
@@ -103,6 +114,12 @@ def make(
         ops += [(place, VIEW + place, READ_ONLY | OPTIONAL | SHALLOW) for place in places]
         ops.append((tools, TOOLS, READ_ONLY | OPTIONAL | SHALLOW))
     return [op for op in ops if op[1] not in out]
+
+
+def installs_packages(spec: Spec) -> bool:
+    """Whether root is in the container, and can write to it: packages add users then, and replace files of /etc."""
+    writable = spec.writable_tmpfs or spec.writable or any(not read_only for _, read_only in spec.overlays)
+    return spec.fakeroot and writable
 
 
 def _kernel(spec: Spec) -> list[Op]:
@@ -193,7 +210,7 @@ def describe(ops: list[Op]) -> list[str]:
     """One line each, for people."""
     names = (
         (READ_ONLY, "read-only"), (NOEXEC, "noexec"), (DEVICES, "devices"), (OPTIONAL, "if there"),
-        (IF_IN_IMAGE, "if the image has it"), (IF_SLURM, "if the image has Slurm"),
+        (COPIED, "copied"), (IF_IN_IMAGE, "if the image has it"), (IF_SLURM, "if the image has Slurm"),
     )  # fmt: skip
     kinds = ((TMPFS, "an empty directory in memory"), (DEVPTS, "own terminals"), (PROC, "own processes"))
     lines = []

@@ -13,6 +13,20 @@ def targets(spool="", prefix="", **wishes) -> list[str]:
     return [target for _, target, _ in plan.make(Spec("/i.sif", **wishes), spool, prefix)]
 
 
+def test_files_that_packages_replace_are_copied():
+    def copied(**wishes) -> list[str]:
+        return [target for _, target, flags in plan.make(Spec("/i.sif", **wishes)) if flags & plan.COPIED]
+
+    accounts, replaced = ["/etc/passwd", "/etc/group"], ["/etc/localtime", "/etc/hosts"]
+    assert copied(fakeroot=True) == copied(writable_tmpfs=True) == []
+    assert copied(fakeroot=True, writable_tmpfs=True) == [*replaced, *accounts, "/etc/resolv.conf"]
+    # These would stay in the user's own layer.
+    assert copied(fakeroot=True, writable=True) == copied(fakeroot=True, overlays=(("/o", False),)) == accounts
+    assert copied(fakeroot=True, overlays=(("/o", True),)) == []
+    bound = (("/mine", "/etc/passwd", 0),)
+    assert copied(fakeroot=True, writable=True, binds=bound) == ["/etc/group"]
+
+
 def test_the_standard_plan():
     made = plan.make(
         Spec("/i.sif", cwd="/scratch/job", home="/home/u", home_source="/home/u"),
