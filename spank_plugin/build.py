@@ -6,12 +6,15 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. What it makes, t
 
     spank_bollard.so   the shim; plugstack.conf names it
     _bollard.so        the embedded runtime
+    bollard-keeper     starts the embedded runtime for a job; unreadable for users
     bollard-enter      the launcher, static
+    bollard-cat        what mksquashfs has for a shell in the saver; unreadable for users
     squashfuse[2]      a copy of the FUSE server, unreadable for users; 2: built with libfuse 2
     squashfuse-owner   another one, to show files as the user's, where the first has no uid=
     squashfuse-owner-is-known  empty; there where the first can do that itself
     fuse2fs, fuse-overlayfs    copies of the servers of layers; fuse2fs2 where it is built with libfuse 2
     fuse2fs-offset-in-name     empty; there where fuse2fs has no option offset= (before 1.47)
+    mksquashfs         a copy, unreadable for users: --container-save runs it
     check.sqfs         an image for `bollard site check`, where squashfs-tools are there to make it
     python/bollard/    the Python packages, compiled, and the C they were built with, to build them again
     inside/bin/        what starts the host's Slurm commands from containers
@@ -52,7 +55,9 @@ SOURCES = {
         *("shim", "client", "given", "spec", "plain", "slurm_options", "components", "multiprog"),
         *("stepd", "keeper", "argv", "refusal", "account", "privilege", "wire", "python"),
     ),
+    "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),
     "bollard-enter": ("enter", "entry", "script", "become", "supervise", "wire"),
+    "bollard-cat": ("cat",),
     "bollard-inside": ("inside", "mpirun", "placement", "program"),
     "paths.so": ("paths",),
 }
@@ -233,8 +238,13 @@ def build_shim(out: Path, work: Path, prefix: str) -> None:
     )
 
 
+def build_keeper(out: Path) -> None:
+    compile_c(out / "bollard-keeper", sources("bollard-keeper"), "-ldl")
+
+
 def build_launcher(out: Path) -> None:
-    compile_c(out / "bollard-enter", sources("bollard-enter"), "-static")
+    for name in ("bollard-enter", "bollard-cat"):
+        compile_c(out / name, sources(name), "-static")
 
 
 def build_tools(out: Path, work: Path, prefix: str, slurm_conf: str) -> None:
@@ -276,6 +286,7 @@ def build_runtime(out: Path, work: Path, prefix: str) -> None:
         "-Wno-unused-parameter",
         "-Wno-deprecated-declarations",
         "-Wno-unused-function",
+        f"-I{HERE}",
         f"-I{sysconfig.get_path('include')}",
         f"-DBOLLARD_SEARCH_PATH={wide}",
         f'-DBOLLARD_EXECUTABLE=L"{sys.executable}"',
@@ -340,6 +351,9 @@ def copy_server(out: Path) -> None:
             shutil.copy(found, out / (f"{name}2" if "libfuse.so.2" in libraries else name))
             if name == "fuse2fs" and b"offset=" not in Path(found).read_bytes():
                 (out / "fuse2fs-offset-in-name").touch()
+    packer = shutil.which("mksquashfs")
+    if packer:
+        shutil.copy(packer, out / "mksquashfs")
 
 
 def make_check_image(out: Path, work: Path) -> None:
@@ -362,6 +376,7 @@ def make(out: Path, work: Path, prefix: str, slurm_conf: str = "/etc/slurm") -> 
     (out / "session/README").write_text("A keeper covers this directory, in its own mount namespace alone.\n")
     copy_python(out)
     build_shim(out, work, prefix)
+    build_keeper(out)
     build_launcher(out)
     build_tools(out, work, prefix, slurm_conf)
     copy_server(out)

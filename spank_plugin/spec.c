@@ -3,11 +3,12 @@
 #define _GNU_SOURCE
 #include "client.h"
 #include "plain.h"
-#include "shim.h"
+#include "python.h"
 #include "wire.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,8 +50,15 @@ static char *checked(const char *spec)
 	if (pipe2(ends, O_CLOEXEC) < 0 || (pid = fork()) < 0)
 		fail("cannot start the check of --container: too many processes or open files; end some, and try again");
 	if (pid == 0) {
-		int verdict = python_check(spec, ends[1], why, sizeof(why));
+		char tree[PATH_MAX];
+		int verdict = -1;
 
+		/* Looked up once: at an upgrade the prefix, a link, leads to another tree. */
+		if (realpath(BOLLARD_PREFIX, tree))
+			verdict = python_check(tree, spec, ends[1], why, sizeof(why));
+		else
+			snprintf(why, sizeof(why), BOLLARD_PREFIX ": %s; the site's administrator should install bollard "
+				 "again on this machine", strerror(errno));
 		if (why[0])
 			fprintf(stderr, "bollard: %s\n", why);
 		_exit(verdict == 0 ? 0 : EXIT_BOLLARD);

@@ -26,10 +26,10 @@ def run(given: list[tuple[str, str]], words: list[str]) -> int:
     force = asked.get("force", "0") == "1"
     arch = sources.variable(os.environ, "PULL_ARCH")
     given = given if "arch" in asked or not arch else [*given, ("arch", arch)]
+    conversion.to_file(uri, os.path.join(folder, target), sources.settings(given, os.environ), force=force)
     if reference.parse(uri).scheme == "library" and not _allows_unsigned(asked):
         text = f"{image.shown(uri)}: no signature is verified; --allow-unsigned leaves this line out"
         os.write(2, f"bollard: warning: {text}\n".encode("utf-8", "surrogateescape"))
-    conversion.to_file(uri, os.path.join(folder, target), sources.settings(given, os.environ), force=force)
     return 0
 
 

@@ -7,6 +7,8 @@ library.py: the protocol of library://.
 policy.py: the host's policy.json, for skopeo.
 web.py: files of web servers.
 sources.py: brings layers or files here, through the cache.
+policy.py: the host's policy of which images may be fetched.
+variants.py: variants of an architecture, and which this processor runs.
 oci.py: turns OCI and Docker images into trees.
 cache.py: keeps what was fetched.
 """

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from typing import IO, Any, NamedTuple, cast
 
 from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import variants
 from bollard.runtime.fetch.reference import ARCHIVES
 from bollard.runtime.image import sif
 from bollard.runtime.system import linux
@@ -38,6 +39,7 @@ _MAX_DEPTH = 256  # parts of a path in a layer
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _VARIABLE = re.compile(r"[A-Za-z_][0-9A-Za-z_]*")
+_REF_NAME = "org.opencontainers.image.ref.name"
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 
 
@@ -49,17 +51,35 @@ class Layers(NamedTuple):
     config: dict[str, Any]
 
 
-def fetch(agent: str, reference: str, scratch: str) -> Layers:
-    """The layers of an image in an archive or layout; `scratch` is an empty directory of ours."""
+def fetch(agent: str, reference: str, scratch: str, arch: str = "") -> Layers:
+    """The layers of an image in an archive or layout; `scratch` is an empty directory of ours, `arch` Go's name of an
+    architecture, perhaps with a variant, "" for this machine's."""
     path, tag = split(agent, reference)
     if agent == "oci":
-        return _from_layout(path, tag, reference)
+        return _from_layout(path, tag, reference, arch)
     layout = f"{scratch}/archive"
     os.mkdir(layout)
     _extract_plain(path, layout)
-    if agent == "oci-archive":
-        return _from_layout(layout, tag, reference)
-    return _from_docker(layout, tag, reference)
+    return from_folder(agent, layout, tag, reference, arch)
+
+
+def from_folder(agent: str, layout: str, tag: str, name: str, arch: str = "") -> Layers:
+    """The layers of an image in an archive that is unpacked to the directory `layout`."""
+    return (_from_docker if agent == "docker-archive" else _from_layout)(layout, tag, name, arch)
+
+
+def transport(folder: str) -> str:
+    """What the directory holds, unpacked: "oci-archive", "docker-archive", or "" for no archive of an image."""
+    names = set(os.listdir(folder))
+    if {"oci-layout", "index.json"} <= names:
+        return "oci-archive"
+    if "manifest.json" not in names or not os.path.isfile(f"{folder}/manifest.json"):
+        return ""
+    try:
+        entries = _json_list(f"{folder}/manifest.json", folder)
+    except BollardError:
+        return ""
+    return "docker-archive" if entries and all("Layers" in _dict(entry) for entry in entries) else ""
 
 
 def unpack(layers: Layers, tree: Tree, name: str) -> None:
@@ -134,38 +154,58 @@ def _strings(value: object) -> list[str]:
 
 
 def split(agent: str, reference: str) -> tuple[str, str]:
-    """Path and tag; a path may hold colons."""
-    path, _, tag = reference.rpartition(":")
-    if not path or os.path.exists(reference):
-        path, tag = reference, ""
-    if agent == "docker-archive" and "/" not in tag and os.path.exists(path.rpartition(":")[0]):
-        path, name = path.rsplit(":", 1)
-        tag = f"{name}:{tag}"
-    if not os.path.exists(path):
-        raise BollardError(f"{agent}:{reference}: no such file or directory", "check the path")
-    return path, tag
+    """Path, and name of an image in it. Both may hold colons: the longest path that exists counts."""
+    path = reference
+    while not os.path.exists(path):
+        path, colon, _ = path.rpartition(":")
+        if not colon:
+            raise BollardError(f"{agent}:{reference}: no such file or directory", "check the path")
+    if reference == f"{path}:":
+        raise BollardError(f"{agent}:{reference}: names no image behind its last colon", "write a name or a tag there")
+    return path, reference[len(path) + 1 :]
 
 
-def _from_layout(layout: str, tag: str, name: str) -> Layers:
+def _from_layout(layout: str, tag: str, name: str, arch: str) -> Layers:
     found = _json(f"{layout}/index.json", name)
     entries = [item for item in _list(found.get("manifests")) if isinstance(item, dict)]
     named = [item for item in entries if tag in _dict(item.get("annotations")).values()] if tag else entries
-    if len(named) != 1:
-        raise BollardError(f"{name}: {len(named)} images of that name", "add :TAG to name one")
+    digests = {str(item.get("digest")) for item in named}  # of an image with two tags there are two entries
+    if len(digests) > 1 and len({json.dumps(item.get("annotations")) for item in named}) == 1:
+        named = [{"digest": for_arch({"manifests": named}, arch, name)}]
+    elif len(digests) != 1:
+        known = [str(_dict(item.get("annotations")).get(_REF_NAME, "")) for item in entries]
+        raise _ambiguous(name, len(digests), known, ":TAG")
     document = _blob(f"{layout}/blobs", named[0], name)
     for _ in range(4):
         if not is_index(document):
             break
-        document = _blob(f"{layout}/blobs", {"digest": for_arch(document, "", name)}, name)
-    return from_manifest(document, f"{layout}/blobs", name)
+        document = _blob(f"{layout}/blobs", {"digest": for_arch(document, arch, name)}, name)
+    return from_manifest(document, f"{layout}/blobs", name, arch)
 
 
-def from_manifest(document: dict[str, Any], blobs: str, name: str) -> Layers:
-    """The layers of a manifest, OCI's or Docker's, whose blobs lie in the directory as in an OCI layout."""
+def _ambiguous(name: str, count: int, known: list[str], form: str) -> BollardError:
+    names = [one for one in known if one.isprintable() and one]
+    hint = f"add {form} to name one" + (f" of {', '.join(names[:8])}" if names else "")
+    return BollardError(f"{name}: {count} images of that name", hint)
+
+
+def from_manifest(document: dict[str, Any], blobs: str, name: str, arch: str = "") -> Layers:
+    """The layers of a manifest, OCI's or Docker's, whose blobs lie in the directory as in an OCI layout.
+
+    Raises: BollardError for an image that is not for the architecture `arch`, unless that is "".
+    """
     config = _blob(blobs, _dict(document.get("config")), name)
+    _check_arch(config, arch, name)
     layers = digests(document, name)[: len(_list(document.get("layers")))]
     paths = tuple(f"{blobs}/{digest.replace(':', '/')}" for digest in layers)
     return Layers(paths, tuple(layers), _dict(config.get("config")))
+
+
+def _check_arch(config: dict[str, Any], arch: str, name: str) -> None:
+    found, wanted = config.get("architecture"), arch.partition("/")[0]
+    if wanted and isinstance(found, str) and found and found != wanted:
+        shown = found if found.isprintable() else ascii(found)
+        raise BollardError(f"{name}: is for {shown}, not for {wanted}", "leave --arch out, or name another image")
 
 
 def digests(document: dict[str, Any], name: str) -> list[str]:
@@ -182,14 +222,16 @@ def is_index(document: dict[str, Any]) -> bool:
     return document.get("mediaType") in _INDEXES or "manifests" in document
 
 
-def _from_docker(layout: str, tag: str, name: str) -> Layers:
+def _from_docker(layout: str, tag: str, name: str, arch: str) -> Layers:
     entries = [item for item in _json_list(f"{layout}/manifest.json", name) if isinstance(item, dict)]
     # Programs differ in whether they write the registry's name in front.
     named = [item for item in entries if any(f"/{one}".endswith(f"/{tag}") for one in _strings(item.get("RepoTags")))]
     named = named if tag else entries
     if len(named) != 1:
-        raise BollardError(f"{name}: {len(named)} images of that name", "add :NAME:TAG to name one")
+        known = [one for item in entries for one in _strings(item.get("RepoTags"))]
+        raise _ambiguous(name, len(named), known, ":NAME:TAG")
     config = _json(_inside(layout, str(named[0].get("Config")), name), name)
+    _check_arch(config, arch, name)
     paths = tuple(_inside(layout, path, name) for path in _strings(named[0].get("Layers")))
     # diff_ids are of the plain tar, and so are the layers of `docker save`.
     digests = _strings(_dict(config.get("rootfs")).get("diff_ids"))
@@ -203,15 +245,24 @@ def _is_plain(path: str) -> bool:
 
 
 def for_arch(index: dict[str, Any], arch: str, name: str) -> str:
-    """The digest of the image for the architecture, Go's name; "" is this machine's."""
-    wanted = arch or sif.arch_name(os.uname().machine)
-    entries = [_dict(item) for item in _list(index.get("manifests"))]
-    for item in entries:
+    """The digest of the best image for the architecture: Go's name, perhaps with a variant, "" for this machine's."""
+    arch = arch or sif.arch_name(os.uname().machine)
+    wanted, most = arch.partition("/")[0], variants.highest(arch)
+    known, best, digest = set(), -1, ""
+    for item in map(_dict, _list(index.get("manifests"))):
         platform = _dict(item.get("platform"))
-        if platform.get("architecture") == wanted and platform.get("os", "linux") == "linux":
-            return _digest(item, name)
-    known = sorted({str(_dict(item.get("platform")).get("architecture")) for item in entries} - {"unknown"})
-    raise BollardError(f"{name}: no image for {wanted}, only for {', '.join(known)}", "name another image")
+        found, variant = str(platform.get("architecture")), str(platform.get("variant") or "")
+        known.add(f"{found}/{variant}" if variant else found)
+        if found != wanted or platform.get("os", "linux") != "linux":
+            continue
+        rank = variants.rank(wanted, variant, most)
+        if rank > best:
+            best, digest = rank, _digest(item, name)
+    if digest:
+        return digest
+    others = sorted(one for one in known - {"unknown"} if one.isprintable())
+    asked = f"{wanted}/{most}" if most and any(one.partition("/")[0] == wanted for one in others) else wanted
+    raise BollardError(f"{name}: no image for {asked}, only for {', '.join(others)}", "name another image, or --arch")
 
 
 def _inside(layout: str, path: str, name: str) -> str:

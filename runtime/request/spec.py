@@ -19,6 +19,10 @@ Runs on the node path: no import but errors.
 
 from __future__ import annotations
 
+# Not the module csv: that imports re, which takes longer than everything else here.
+from _csv import Error as CsvError
+from _csv import reader as csv_reader
+
 from bollard.runtime.errors import BollardError
 
 TYPE_CHECKING = False
@@ -212,9 +216,7 @@ def parse_binds(text: str, cwd: str, home: str, what: str = "bind") -> tuple[Bin
 
 def parse_mount(text: str, cwd: str, home: str) -> Bind:
     """One type=bind,src=SRC,dst=DST[,ro], where double quotes keep a comma (docker's and Apptainer's --mount)."""
-    import csv
-
-    rows = list(csv.reader([text]))
+    rows = list(csv_reader([text]))
     keys: dict[str, str] = {}
     for word in rows[0] if rows else []:
         key, _, value = word.strip().partition("=")
@@ -310,11 +312,9 @@ def _assignments(text: str) -> list[tuple[bytes, bytes]]:
     """One NAME=VALUE, or several with commas between, where double quotes keep a comma (Apptainer's --env)."""
     pairs = [text]
     if text.startswith('"') or ("," in text and text.count("=") > 1):
-        import csv
-
         try:
-            pairs = next(csv.reader([text], strict=True))
-        except csv.Error:
+            pairs = next(csv_reader([text], strict=True))
+        except CsvError:
             pass  # a line break or a quote in a value: one pair
     found = []
     for pair in pairs:
