@@ -105,7 +105,9 @@ def _make_filesystem(place: Place, folder: str) -> None:
     """A tmpfs, or terminals, of the container's own; it stays mounted at `folder` too, to be filled."""
     os.mkdir(folder, 0o755)
     flags = linux.MS_NOSUID | (linux.MS_NOEXEC if place.flags & (NOEXEC | plan.DEVPTS) else 0)
-    if place.flags & plan.DEVPTS:
+    if place.flags & plan.MQUEUE:
+        linux.mount("mqueue", folder, "", flags | linux.MS_NODEV | linux.MS_NOEXEC)
+    elif place.flags & plan.DEVPTS:
         linux.mount("devpts", folder, "newinstance,ptmxmode=0666,mode=0620", flags)
     else:
         try:

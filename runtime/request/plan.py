@@ -15,7 +15,7 @@ home, /tmp and /var/tmp, working directory, user binds, identity, name resolutio
 from __future__ import annotations
 
 from bollard.runtime.request.site import Site
-from bollard.runtime.request.spec import NOEXEC, OPTIONAL, READ_ONLY, SHALLOW, TMPFS, UMOUNT
+from bollard.runtime.request.spec import NOEXEC, OPTIONAL, READ_ONLY, SHALLOW, TMPFS, UMOUNT, is_device
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ LINK = 2048  # a symbolic link
 OVER_LINK = 8192  # a file that takes the place of a link itself, not of what the link leads to
 EXPECTED = 4096  # optional, but each node has it: a warning where it is missing
 COPIED = 16384  # a file that is written into the container's own root, so that a package can replace it
-SETS = TMPFS | DEVPTS | PROC | LINK  # those that have no source on the host
+MQUEUE = 32768  # message queues of a private IPC namespace
+SETS = TMPFS | DEVPTS | PROC | LINK | MQUEUE  # those that have no source on the host
 
 # What a /dev of the container's own has of the host's (Apptainer's `mount dev = minimal`).
 DEV_NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
@@ -89,7 +90,7 @@ def make(
         if flags & UMOUNT:
             ops = [op for op in ops if not below(op[1], target)]
         else:
-            ops.append((source, target, flags))
+            ops.append((source, target, flags | (DEVICES if not flags & TMPFS and is_device(source) else 0)))
     accounts = COPIED if installs_packages(spec) else 0
     own = [
         ("passwd", "/etc/passwd", READ_ONLY | OPTIONAL | accounts),
@@ -132,7 +133,8 @@ def _kernel(spec: Spec) -> list[Op]:
     if "dev" in out:
         return ops
     if not spec.contain:
-        return [*ops, ("/dev", "/dev", DEVICES)]
+        private = [("mode=1777", "/dev/shm", TMPFS), ("", "/dev/mqueue", MQUEUE | OPTIONAL)]
+        return [*ops, ("/dev", "/dev", DEVICES), *(private if "ipc" in spec.unshare else [])]
     ops.append(("mode=0755,size=1m", "/dev", TMPFS | DEVICES))
     ops += [(path, path, DEVICES | OPTIONAL) for path in DEV_NODES]
     ops += [("mode=1777", "/dev/shm", TMPFS)]
@@ -212,7 +214,7 @@ def describe(ops: list[Op]) -> list[str]:
         (READ_ONLY, "read-only"), (NOEXEC, "noexec"), (DEVICES, "devices"), (OPTIONAL, "if there"),
         (COPIED, "copied"), (IF_IN_IMAGE, "if the image has it"), (IF_SLURM, "if the image has Slurm"),
     )  # fmt: skip
-    kinds = ((TMPFS, "an empty directory in memory"), (DEVPTS, "own terminals"), (PROC, "own processes"))
+    kinds = ((TMPFS, "an empty directory in memory"), (MQUEUE, "own message queues"), (DEVPTS, "own terminals"), (PROC, "own processes"))
     lines = []
     for source, target, flags in ops:
         what = source if source.startswith("/") else f"{source} entry of the user"

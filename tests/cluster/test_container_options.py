@@ -257,6 +257,40 @@ def test_own_namespaces(cluster: Cluster, images: Images) -> None:
     assert "unshare 'pid'" in refusal(srun(cluster, images, "--container-unshare=pid", "true"))
 
 
+def test_own_memory_of_a_private_ipc_namespace(cluster: Cluster, images: Images) -> None:
+    """POSIX shared memory and message queues are files; the host's would be seen through /dev."""
+    place = f"srun -Q -N1 -n1 --container={images.small}"
+    look = "ls -A /dev/shm /dev/mqueue; echo > /dev/shm/inside; stat -fc %T /dev/shm /dev/mqueue"
+    done = in_one_job(
+        cluster,
+        f"{place} sh -c 'echo > /dev/shm/$SLURM_JOB_ID'",
+        f"{place} --container-unshare=ipc sh -c '{look}'",
+        f"{place} sh -c 'ls /dev/shm/inside; rm /dev/shm/$SLURM_JOB_ID'",
+    )
+    assert done.out == "/dev/mqueue:\n\n/dev/shm:\ntmpfs\nmqueue\n" and "No such file" in done.err, done
+
+
+@pytest.mark.parametrize(
+    ("mounts", "script"),
+    [
+        ("/dev/null:/null", "echo x > /null; cat /null"),
+        ("/dev:/host-dev", "head -c1 /host-dev/zero >/host-dev/null"),
+        ("/dev:/dev", "head -c1 /dev/zero >/dev/null"),
+        ("/dev/pts:/dev/pts,/dev/./zero:/zero:ro+dev", "head -c1 /zero | od -An -tx1 | grep -q 00"),
+    ],
+)
+def test_devices_that_are_mounted_can_be_used(cluster: Cluster, images: Images, mounts: str, script: str) -> None:
+    for contain in ([], ["--container-opts=--contain"]):
+        assert good(srun(cluster, images, f"--container-mounts={mounts}", *contain, "sh", "-c", script)) == ""
+
+
+def test_devices_of_other_places_are_not_usable(cluster: Cluster, images: Images) -> None:
+    """A path through .. can be anything; and a file of the user's is no device."""
+    done = srun(cluster, images, "--container-mounts=/dev/../dev/zero:/zero", "head", "-c1", "/zero")
+    assert done.rc != 0 and "Permission denied" in done.err, done
+    assert "'dev' is not supported" in refusal(srun(cluster, images, "--container-mounts=/etc:/x:dev", "true"))
+
+
 def test_own_values_over_the_images(cluster: Cluster, images: Images) -> None:
     show = ["sh", "-c", "echo $PATH"]
     assert "/mine" not in good(srun(cluster, images, *show, env={"PATH": "/usr/bin:/bin:/mine"}))
