@@ -25,6 +25,7 @@ class Container:
 
     __slots__ = (
         "binds",
+        "by_slurm",
         "clock",
         "command",
         "entrypoint",
@@ -69,6 +70,7 @@ class Container:
         self.servers: layers.Servers | None = None  # of layers in files
         self.steps: dict[bytes, Spec] = {}  # spec text of a step that named this container: what it asked
         self.binds = os.fsencode(bind_text(spec.binds))
+        self.by_slurm = False  # made for a job step, and not by the command
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
         self.instance = ""  # its name, for an instance: who ends tells the tasks in other words
         self.record = record.Record(opened)

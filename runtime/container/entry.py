@@ -13,7 +13,7 @@ import select
 import time
 from _socket import socket
 
-from bollard.runtime.container import environment, record, task_reaper, wire
+from bollard.runtime.container import environment, pytorch, record, task_reaper, wire
 from bollard.runtime.errors import BollardError, one_line, shown
 from bollard.runtime.request import plan, spec
 
@@ -107,6 +107,9 @@ def admit(container: Container, peer: socket) -> tuple[str, str]:
     if root:
         defaults += ((b"APT_CONFIG", plan.APT_CONF.encode()),)
     env = environment.of_task(image_env, env, asked, command, container.binds, cwd, defaults, container.tools)
+    if container.by_slurm:
+        own = pytorch.variables(dict(entry.split(b"=", 1) for entry in env))
+        env += [name + b"=" + value for name, value in own.items()]
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if asked.save or container.servers else WAIT if "pid" in container.spec.unshare else b""
@@ -175,6 +178,10 @@ def _refuse_what_it_lacks(container: Container, asked: Spec, values: list[tuple[
         lacking.append("--container-readonly")
     if spec.switch([given.get("no-home", "")]) and made.home:
         lacking.append("--no-container-mount-home")
+    if "no-home" in given and not spec.switch([given["no-home"]]) and not made.home:
+        lacking.append("--container-mount-home")
+    if "fakeroot" in given and not asked.fakeroot and made.fakeroot:
+        lacking.append("--no-container-remap-root")
     if asked.save and not container.saver:
         lacking.append("--container-save")
     if lacking:

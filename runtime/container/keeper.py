@@ -336,6 +336,7 @@ def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job:
     words = os.fsdecode(arguments)
     spool = plan.spool_directory(words, os.uname().nodename.split(".")[0], here)
     container = enter(asked, clock, spool, os.fsdecode(program), here)
+    container.by_slurm = True
     container.record.fd = record.descriptor(words)
     container.record.write()
     serve(container, listener, job)

@@ -138,8 +138,13 @@ def _kernel(spec: Spec) -> list[Op]:
     ops.append(("mode=0755,size=1m", "/dev", TMPFS | DEVICES))
     ops += [(path, path, DEVICES | OPTIONAL) for path in DEV_NODES]
     ops += [("mode=1777", "/dev/shm", TMPFS)]
-    ops += [] if "devpts" in out else [("", "/dev/pts", DEVPTS)]
-    ops += [(held, path, LINK) for held, path in DEV_LINKS]
+    if spec.pty:  # the terminal is made after the container: it is seen among the host's alone
+        ops += [(path, path, DEVICES | OPTIONAL) for path in ("/dev/pts", "/dev/ptmx")]
+    else:
+        ops += [] if "devpts" in out else [("", "/dev/pts", DEVPTS)]
+    if spec.console:
+        ops.append((spec.console, "/dev/console", DEVICES | OPTIONAL))
+    ops += [(held, path, LINK) for held, path in DEV_LINKS if not (spec.pty and path == "/dev/ptmx")]
     return ops
 
 
@@ -214,7 +219,12 @@ def describe(ops: list[Op]) -> list[str]:
         (READ_ONLY, "read-only"), (NOEXEC, "noexec"), (DEVICES, "devices"), (OPTIONAL, "if there"),
         (COPIED, "copied"), (IF_IN_IMAGE, "if the image has it"), (IF_SLURM, "if the image has Slurm"),
     )  # fmt: skip
-    kinds = ((TMPFS, "an empty directory in memory"), (MQUEUE, "own message queues"), (DEVPTS, "own terminals"), (PROC, "own processes"))
+    kinds = (
+        (TMPFS, "an empty directory in memory"),
+        (MQUEUE, "own message queues"),
+        (DEVPTS, "own terminals"),
+        (PROC, "own processes"),
+    )
     lines = []
     for source, target, flags in ops:
         what = source if source.startswith("/") else f"{source} entry of the user"

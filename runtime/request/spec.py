@@ -11,6 +11,7 @@ rows of `options.TABLE` and:
     userhome     $HOME of the client
     id           inode.size.mtime of the image file, so that a rebuilt image is another container
     once         a word of this client's own, where the container must be its step's alone
+    pty          under srun --pty with --contain: 1
     multi-prog   under srun --multi-prog: 2, for srun puts the launcher before each program itself
     verbose      when the client began, in ns since 1970; last, and cut off on the node: it makes no other container
 
@@ -102,6 +103,8 @@ class Spec:
     app: str = ""  # one of the image's apps, /scif/apps/NAME
     dns: tuple[str, ...] = ()
     cards: tuple[str, ...] = ()  # nv, rocm
+    pty: bool = False  # slurmstepd makes a terminal for the task
+    console: str = ""  # the terminal of `bollard exec`, on the host
     no_umask: bool = False
     no_eval: bool = False
     no_slurm: bool = False
@@ -449,6 +452,7 @@ def make(values: list[tuple[str, str]]) -> Spec:
         hostname=_hostname(last("hostname")),
         dns=_servers(_list(given.get("dns", []))),
         cards=tuple(name for name in ("nv", "rocm") if on(name)),
+        pty=on("pty"),
         no_umask=compat or on("no-umask"),
         no_eval=compat or on("no-eval"),
         app=_app(last("app")),
@@ -473,7 +477,7 @@ def is_of_one_step(asked: Spec) -> bool:
 
 
 # Keys that name a container rather than describe it; and those whose paths are given as they were resolved.
-_NOT_OPTIONS = frozenset(("image", "asked", "cwd", "userhome", "id", "once", "multi-prog", "verbose", "save"))
+_NOT_OPTIONS = frozenset(("image", "asked", "cwd", "userhome", "id", "once", "pty", "multi-prog", "verbose", "save"))
 _WITH_PATHS = frozenset(("bind", "mounts", "mount", "home", "workdir", "overlay"))
 
 
