@@ -62,7 +62,18 @@ SOURCES = {
     "paths.so": ("paths",),
 }
 
-WARNINGS = ["-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
+WARNINGS = [
+    *("-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"),
+    "-Wno-missing-field-initializers",
+]
+# For every program and library; tests/hostile/test_elf.py reads them in what is installed. Some compilers set
+# _FORTIFY_SOURCE themselves.
+HARDENING = [
+    *("-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"),
+    "-Wl,-z,relro,-z,now,-z,noexecstack",
+]
+# C that cffi writes, with ours in it.
+GENERATED = ["-Wno-conversion", "-Wno-shadow", "-Wno-unused-parameter"]
 
 # extern "Python": start.c calls these, callbacks.py defines them.
 CALLBACKS = """
@@ -122,7 +133,7 @@ def sources(name: str) -> list[Path]:
 
 
 def compile_c(output: Path, files: list[Path], *flags: str) -> None:
-    command = [compiler(), *WARNINGS, "-o", str(output), *map(str, files), *flags]
+    command = [compiler(), *WARNINGS, *HARDENING, "-o", str(output), *map(str, files), *flags]
     done = subprocess.run(command, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise BollardError(f"{output.name} did not compile", f"the command was: {' '.join(command)}")
@@ -215,6 +226,12 @@ def _links_statically() -> bool:
     return "/" in done.stdout
 
 
+def static() -> list[str]:
+    """The flags of a program without libraries: at a random address, where this C library has the start for it."""
+    done = subprocess.run([compiler(), "-print-file-name=rcrt1.o"], stdout=subprocess.PIPE, text=True, check=False)
+    return ["-static-pie", "-fPIE"] if "/" in done.stdout else ["-static"]
+
+
 def emit(ffi: Any, source: Path) -> None:
     """cffi's C text, without cffi's word that it is writing it."""
     with contextlib.redirect_stdout(io.StringIO()):
@@ -232,19 +249,19 @@ def build_shim(out: Path, work: Path, prefix: str) -> None:
         f"-I{slurm_include() or '/usr/include'}",
         f'-DBOLLARD_PREFIX="{prefix}"',
         f'-DBOLLARD_STDLIB="{search_path()[0]}"',
-        "-Wl,-z,nodelete,-z,now,-z,relro",
+        "-Wl,-z,nodelete",
         f"-Wl,--version-script={HERE / 'export.map'}",
         "-ldl",
     )
 
 
 def build_keeper(out: Path) -> None:
-    compile_c(out / "bollard-keeper", sources("bollard-keeper"), "-ldl")
+    compile_c(out / "bollard-keeper", sources("bollard-keeper"), "-pie", "-fPIE", "-ldl")
 
 
 def build_launcher(out: Path) -> None:
     for name in ("bollard-enter", "bollard-cat"):
-        compile_c(out / name, sources(name), "-static")
+        compile_c(out / name, sources(name), *static())
 
 
 def build_tools(out: Path, work: Path, prefix: str, slurm_conf: str) -> None:
@@ -253,7 +270,7 @@ def build_tools(out: Path, work: Path, prefix: str, slurm_conf: str) -> None:
     (work / "host_slurm.h").write_text(build_inside.header(found, prefix))
     folder = out / "inside/bin"
     folder.mkdir(parents=True)
-    compile_c(folder / build_inside.PROGRAM, sources(build_inside.PROGRAM), "-static", f"-I{work}")
+    compile_c(folder / build_inside.PROGRAM, sources(build_inside.PROGRAM), *static(), f"-I{work}")
     compile_c(folder / "paths.so", sources("paths.so"), "-shared", "-fPIC", f"-I{work}", "-ldl")
     for name in (*(name for name, _ in found.commands), *build_inside.MPIRUN) if found else ():
         (folder / name).symlink_to(build_inside.PROGRAM)
@@ -283,7 +300,7 @@ def build_runtime(out: Path, work: Path, prefix: str) -> None:
         "-fPIC",
         "-fvisibility=hidden",
         "-D_GNU_SOURCE",
-        "-Wno-unused-parameter",
+        *GENERATED,
         "-Wno-deprecated-declarations",
         "-Wno-unused-function",
         f"-I{HERE}",
@@ -309,7 +326,7 @@ def build_syscalls(folder: Path, work: Path) -> None:
         "-shared",
         "-fPIC",
         "-D_GNU_SOURCE",
-        "-Wno-unused-parameter",
+        *GENERATED,
         f"-I{sysconfig.get_path('include')}",
     )
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from bollard.runtime.build import build_root, image_files
-from bollard.runtime.fetch import oci, sources
-from bollard.runtime.image import image, sif
 from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import layer, oci, sources
+from bollard.runtime.image import image, sif
 from bollard.runtime.system.tree import Tree
 
 _DEBIAN_ARCHES = {
@@ -120,7 +120,7 @@ def _localimage(source: Source) -> dict[str, bytes]:
         return _container_image(source, oci.fetch("oci", path, source.scratch), name)
     if os.path.isfile(path) and is_tarball(path):
         with open(path, "rb") as file:
-            oci.apply(file, source.tree, name, layer=False)
+            layer.apply(file, source.tree, name, layer=False)
         kind = oci.transport(source.tree.path)
         if kind:
             return _container_image(source, oci.from_folder(kind, _aside(source), "", name), name)

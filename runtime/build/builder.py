@@ -18,12 +18,13 @@ from typing import NamedTuple
 
 from bollard.runtime import progress
 from bollard.runtime.build import bootstrap, build_root, definition, image_files, scif
-from bollard.runtime.fetch import cache, oci, sources as fetch
+from bollard.runtime.build.definition import Definition, Script, Stage, Transfer
+from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import cache, oci
+from bollard.runtime.fetch import sources as fetch
 from bollard.runtime.image import image, pack, sif_write
 from bollard.runtime.system import rootless, workspace
 from bollard.runtime.system import tree as trees
-from bollard.runtime.build.definition import Definition, Script, Stage, Transfer
-from bollard.runtime.errors import BollardError
 from bollard.runtime.system.tree import Tree
 
 TYPE_CHECKING = False
@@ -66,6 +67,9 @@ def run(request: Request) -> None:
 def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
     """As `run`, but a signal raises Interrupted. `fetched` is what the stages begin with, if that is here already."""
     _check_target(request)
+    for source, _, _ in request.binds:
+        if not os.path.exists(source):
+            raise BollardError(f"bind {image.shown(source)}: no such file or directory", "check the path")
     way = rootless.choose(request.ignore_subuid, request.ignore_seccomp)
     if _is_plain(request):
 

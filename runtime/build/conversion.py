@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 from bollard.runtime import progress
 from bollard.runtime.build import builder
+from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import cache, oci, reference, sources, variants
+from bollard.runtime.fetch.cache import Store
+from bollard.runtime.fetch.reference import Reference
+from bollard.runtime.fetch.sources import Settings, Source
 from bollard.runtime.image import image, sif, sif_write
 from bollard.runtime.system import rootless
-from bollard.runtime.fetch.cache import Store
-from bollard.runtime.errors import BollardError
-from bollard.runtime.fetch.sources import Settings, Source
-from bollard.runtime.fetch.reference import Reference
 
 
 class Pulled(NamedTuple):
@@ -80,15 +80,12 @@ def _path(name: Reference, asked: Settings, store: Store) -> str:
 
 
 def _archive_key(name: Reference, arch: str) -> str:
-    """What changes when the archive or layout does, its file, when it was written, and its size; and the architecture."""
+    """What changes with the architecture, and when the archive or layout does: its file, time and size."""
     path, tag = oci.split(name.scheme, name.name)
     info = os.stat(f"{path}/index.json" if name.scheme == "oci" and os.path.isdir(path) else path)
-    words = (name.scheme, os.path.realpath(path), tag, arch or variants.highest(_here()), info.st_ino, info.st_size, info.st_mtime_ns)
+    arch = arch or variants.highest(sif.arch_name(os.uname().machine))
+    words = (name.scheme, os.path.realpath(path), tag, arch, info.st_ino, info.st_size, info.st_mtime_ns)
     return hashlib.sha256(repr(words).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _here() -> str:
-    return sif.arch_name(os.uname().machine)
 
 
 def _made(name: Reference, key: str, begin: Callable[[], Source], store: Store) -> str:

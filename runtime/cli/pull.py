@@ -9,12 +9,13 @@ from bollard.runtime.build import conversion
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import reference, sources
 from bollard.runtime.image import image
-from bollard.runtime.request import spec
+from bollard.runtime.request import command_line, spec
 
 
 def run(given: list[tuple[str, str]], words: list[str]) -> int:
     if len(words) not in (1, 2):
         raise BollardError(f"pull takes a URI, and perhaps a file before it, not {len(words)} words", "see --help")
+    command_line.refuse_empty(given)
     asked = dict(given)
     uri = words[-1]
     if ":" not in uri:

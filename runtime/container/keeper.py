@@ -189,7 +189,8 @@ def _mount(asked: Spec, opened: Image, own: bool) -> tuple[str, int, int]:
 
 def _plan(asked: Spec, spool: str, here: site.Site) -> tuple[list[plan.Op], list[str]]:
     """What is mounted, and a warning for each kind of card that was asked for and is not there."""
-    ops = plan.make(asked, spool, PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES)
+    real_cwd = os.path.realpath(asked.cwd)
+    ops = plan.make(asked, spool, PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES, real_cwd)
     if not asked.cards:
         return ops, []
     from bollard.runtime.container import gpu

@@ -2,7 +2,7 @@
 """The libraries that the host's loader knows: /etc/ld.so.cache, which ldconfig(8) writes.
 
 No program is run for it: one that its user can read could be traced by him, in the keeper's namespaces. The formats
-are those of glibc (sysdeps/generic/dl-cache.h): an old one, with or without the newer one behind it, or the newer alone.
+are those of glibc (sysdeps/generic/dl-cache.h): an old one, a newer one, or both in one file.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _count(data: bytes, at: int) -> int:
 
 
 def _entries(data: bytes, first: int, count: int, size: int, base: int, machine: str) -> dict[str, str]:
-    """The `count` entries of `size` bytes each from byte `first` on; their names and paths are at offsets from `base`."""
+    """The `count` entries of `size` bytes each from byte `first` on; their texts are at offsets from `base`."""
     if len(data) < first + count * size:
         raise ValueError("cut off in its list")
     found: dict[str, str] = {}

@@ -80,6 +80,7 @@ def _asked(fd: int) -> str:
 
 def _prepare() -> None:
     """Import what `write` needs, have mksquashfs find bollard-cat as /bin/sh, and give up every capability."""
+    import atexit  # noqa: F401  # weakref, for tempfile
     import hashlib  # noqa: F401
     import subprocess  # noqa: F401
     import time  # noqa: F401

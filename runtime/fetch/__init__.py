@@ -9,6 +9,7 @@ web.py: files of web servers.
 sources.py: brings layers or files here, through the cache.
 policy.py: the host's policy of which images may be fetched.
 variants.py: variants of an architecture, and which this processor runs.
-oci.py: turns OCI and Docker images into trees.
+oci.py: reads OCI and Docker images: manifests, configuration, archives.
+layer.py: unpacks a layer into a tree.
 cache.py: keeps what was fetched.
 """

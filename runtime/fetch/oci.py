@@ -8,39 +8,26 @@ the tree's root.
 
 from __future__ import annotations
 
-import contextlib
-import gzip
 import hashlib
 import json
 import os
 import re
-import shutil
-import stat
-import subprocess
-import tarfile
-import zlib
-from collections.abc import Iterator
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import variants
+from bollard.runtime.fetch.layer import apply
 from bollard.runtime.fetch.reference import ARCHIVES
 from bollard.runtime.image import sif
-from bollard.runtime.system import linux
-from bollard.runtime.system.tree import Tree, remove_at
+from bollard.runtime.system.tree import Tree
 
 TRANSPORTS = (*ARCHIVES, "docker", "docker-daemon")
 MAX_JSON = 8 << 20
-_DAMAGED = (
-    tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, OverflowError, ValueError, RecursionError,
-)  # fmt: skip
 _MAX_LAYERS = 1024
-_MAX_DEPTH = 256  # parts of a path in a layer
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _VARIABLE = re.compile(r"[A-Za-z_][0-9A-Za-z_]*")
 _REF_NAME = "org.opencontainers.image.ref.name"
-_WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 
 
 class Layers(NamedTuple):
@@ -88,24 +75,6 @@ def unpack(layers: Layers, tree: Tree, name: str) -> None:
         what = f"{name}: layer {number} of {len(layers.paths)}"
         with open(path, "rb") as file:
             apply(file, tree, what, digest)
-
-
-def apply(file: IO[bytes], tree: Tree, what: str, digest: str = "", *, layer: bool = True) -> None:
-    """Unpack one tar archive (plain, gzip or zstd, ...) into the tree; as a layer its whiteouts remove things."""
-    checked = _Hashed(file)
-    try:
-        with _decompressed(checked, what) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            _apply_members(archive, tree, layer)
-    except _DAMAGED as error:
-        raise BollardError(f"{what}: damaged: {error}", "fetch or build it again") from None
-    except OSError as error:  # a link to nothing, a name too long, a full disk
-        raise BollardError(
-            f"{what}: cannot be unpacked: {error.strerror}", "is there space, and is the image whole?"
-        ) from None
-    while checked.read(1 << 20):
-        pass  # the digest is of all bytes
-    if digest and checked.hash.hexdigest() != digest.partition(":")[2]:
-        raise BollardError(f"{what}: does not match its digest {digest}", "fetch it again")
 
 
 def scripts(config: dict[str, Any]) -> dict[str, str]:
@@ -334,169 +303,3 @@ def _extract_plain(path: str, target: str) -> None:
             apply(file, place, path, layer=False)
     finally:
         place.close()
-
-
-class _Hashed:
-    """A file that is hashed while it is read."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.hash = hashlib.sha256()
-        self.held = b""
-
-    def peek(self, size: int) -> bytes:
-        self.held = self.read(size)
-        return self.held
-
-    def read(self, size: int = -1) -> bytes:
-        if self.held:
-            data, self.held = self.held, b""
-            return data
-        data = self.file.read(size)
-        self.hash.update(data)
-        return data
-
-
-@contextlib.contextmanager
-def _decompressed(file: _Hashed, what: str) -> Iterator[Any]:
-    first = file.peek(8)
-    if first.startswith(b"\x1f\x8b"):
-        yield gzip.open(cast("IO[bytes]", _Whole(file)))
-        return
-    program = None
-    for magic, name in ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ", "xz"), (b"BZh", "bzip2")):
-        if first.startswith(magic):
-            program = name
-    if not program:
-        yield _Whole(file)
-        return
-    if not shutil.which(program):
-        raise BollardError(f"{what}: is packed by {program}", f"install the program {program}")
-    # Not a pipe that we feed while we read from another: a file in between cannot block.
-    with open(os.open("/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b") as plain:
-        process = subprocess.Popen([program, "-dc"], stdin=subprocess.PIPE, stdout=plain, stderr=subprocess.DEVNULL)
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-            while True:
-                data = file.read(1 << 20)
-                if not data:
-                    break
-                pipe.write(data)
-        if process.wait():
-            raise BollardError(f"{what}: damaged: {program} cannot unpack it", "fetch it again")
-        plain.seek(0)
-        yield plain
-
-
-class _Whole:
-    """Reads that are short only at the end, as tarfile wants them."""
-
-    def __init__(self, file: _Hashed) -> None:
-        self.file = file
-        self.held = b""
-
-    def read(self, size: int = -1) -> bytes:
-        while size < 0 or len(self.held) < size:
-            data = self.file.read(max(size - len(self.held), 65536) if size >= 0 else 1 << 20)
-            if not data:
-                break
-            self.held += data
-        size = len(self.held) if size < 0 else size
-        data, self.held = self.held[:size], self.held[size:]
-        return data
-
-
-def _apply_members(archive: tarfile.TarFile, tree: Tree, layer: bool) -> None:
-    directories: list[tuple[str, tarfile.TarInfo]] = []
-    written: set[str] = set()
-    for member in archive:
-        parts = [part for part in member.name.split("/") if part not in ("", ".")]
-        if ".." in parts:
-            raise ValueError(f"{member.name!r} has a .. in it")
-        if len(parts) > _MAX_DEPTH:
-            raise ValueError(f"a path of {len(parts)} parts, over {_MAX_DEPTH}")
-        path = "/".join(parts)
-        if layer and parts and parts[-1].startswith(_WHITEOUT):
-            _whiteout(tree, parts, written)
-        elif not parts:
-            with tree.opened("/", os.O_RDONLY | os.O_DIRECTORY) as fd:
-                os.fchmod(fd, member.mode & 0o7777 | 0o700)
-        else:
-            written.add(path)
-            _apply_member(archive, member, tree, path)
-            if member.isdir():
-                directories.append((path, member))
-    for path, member in reversed(directories):  # times and modes last: contents change the one and need the other
-        try:
-            with tree.opened(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as fd:
-                os.fchmod(fd, member.mode & 0o7777)
-                os.utime(fd, (member.mtime, member.mtime))
-        except OSError as error:
-            if not linux.is_missing(error):  # a later member or a whiteout has taken its place
-                raise
-
-
-def _whiteout(tree: Tree, parts: list[str], written: set[str]) -> None:
-    above = "/".join(parts[:-1])
-    if parts[-1] != _OPAQUE:
-        tree.remove("/".join([*parts[:-1], parts[-1][len(_WHITEOUT) :]]))
-        return
-    for name in tree.names(above):
-        path = f"{above}/{name}".lstrip("/")
-        if path not in written and not any(other.startswith(path + "/") for other in written):
-            tree.remove(path)
-
-
-def _apply_member(archive: tarfile.TarFile, member: tarfile.TarInfo, tree: Tree, path: str) -> None:
-    with tree.parent(path) as (above, name):
-        if not member.isdir() or not _is_directory(above, name):
-            remove_at(above, name)
-        if member.isdir():
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o700, dir_fd=above)
-        elif member.issym():
-            os.symlink(member.linkname, name, dir_fd=above)
-        elif member.islnk():
-            with tree.parent(member.linkname) as (place, source):
-                os.link(source, name, src_dir_fd=place, dst_dir_fd=above, follow_symlinks=False)
-            return
-        elif member.isfifo():
-            os.mkfifo(name, 0o600, dir_fd=above)
-        elif member.isreg():
-            _write_file(archive, member, above, name)
-        else:
-            return  # a device: /dev is the host's
-        _own(member, above, name)
-
-
-def _write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, above: int, name: str) -> None:
-    data = archive.extractfile(member)
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=above)
-    with open(fd, "wb") as file:
-        if data is not None:
-            shutil.copyfileobj(data, file, 1 << 20)
-        file.flush()
-        if file.tell() != member.size:
-            raise EOFError(f"{member.name} ends early")
-        for key, value in member.pax_headers.items():
-            if key.startswith("SCHILY.xattr."):
-                with contextlib.suppress(OSError):
-                    os.setxattr(fd, key[13:], value.encode("utf-8", "surrogateescape"))
-
-
-def _own(member: tarfile.TarInfo, above: int, name: str) -> None:
-    """Owner, mode and time; an owner that this namespace does not know becomes root."""
-    with contextlib.suppress(OSError):
-        os.chown(name, member.uid, member.gid, dir_fd=above, follow_symlinks=False)
-    if member.isdir():
-        return
-    if not member.issym():
-        os.chmod(name, member.mode & 0o7777, dir_fd=above)
-    os.utime(name, (member.mtime, member.mtime), dir_fd=above, follow_symlinks=False)
-
-
-def _is_directory(above: int, name: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False

@@ -387,6 +387,28 @@ class TestPipes:
         assert status == 255 and "an image or archive comes from a pipe; write it to a file first" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--bind", "/etc:"), "--bind /etc:: a part of it is empty"),
+        (("--bind", "/etc::ro"), "a part of it is empty"),
+        (("--bind", "/etc,"), "a part of it is empty"),
+        (("--bind", ""), "--bind: its value is empty; give one, or leave the option out"),
+        (("--bind", "/no-such"), "bind /no-such: no such file or directory"),
+        (("--section", ""), "--section: its value is empty"),
+        (("--section", "post,"), "--section : no such section"),
+        (("--section", "all,pots"), "--section pots: no such section"),
+        (("--authfile", ""), "--authfile: its value is empty"),
+        (("--build-arg-file", ""), "--build-arg-file: its value is empty"),
+        (("--build-arg-file", "/dev/null", "--build-arg-file", "/etc/hostname"), "/dev/null is one already"),
+    ],
+)
+def test_options_that_say_nothing(builder: Builder, place: Path, words: tuple[str, ...], line: str) -> None:
+    write(place, f"Bootstrap: scratch\n%pre\n    touch {place}/begun\n")
+    assert line in builder.refused(*words, place / "img.sif", place / "img.def")
+    assert not (place / "begun").exists()
+
+
 class TestArchives:
     """Without a scheme: taken for what they are, or refused."""
 

@@ -127,6 +127,13 @@ def test_mounts(cluster: Cluster, images: Images, work: Work) -> None:
     assert int(done.out.split()[-1]) > 0
 
 
+def test_an_inner_mount_is_seen_whatever_the_order(cluster: Cluster, images: Images, work: Work) -> None:
+    good(cluster.exec("mkdir -p outer/dir inner; echo inner > inner/name", cwd=work.path))
+    for mounts in ("./inner:/canary/dir,./outer:/canary", "./outer:/canary,./inner:/canary/dir"):
+        done = srun(cluster, images, f"--container-mounts={mounts}", "cat", "/canary/dir/name", cwd=work.path)
+        assert good(done) == "inner\n"
+
+
 def test_mounts_of_two_words(cluster: Cluster, images: Images) -> None:
     words = ["--container-mounts=/etc:/srv/one", "--container-mounts=/usr:/srv/two"]
     assert good(srun(cluster, images, *words, "sh", "-c", "ls -d /srv/one/passwd /srv/two/bin")).count("\n") == 2

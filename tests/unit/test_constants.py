@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bollard.runtime.container import entry, environment, record, wire
+from bollard.runtime.container import entry, environment, image_shell, record, wire
 from bollard.runtime.image import sif
 from bollard.runtime.request import options, site_config
 from bollard.spank_plugin import build_inside
@@ -53,8 +53,8 @@ def test_limits():
 
 
 def test_the_printers_descriptor():
-    assert number("script.c", "PRINTER_FD") == environment.PRINTER_FD
-    assert found("enter.c", r'"(--print-environment)"').encode() in environment.PRINTER
+    assert number("script.c", "PRINTER_FD") == image_shell.PRINTER_FD
+    assert found("enter.c", r'"(--print-environment)"').encode() in image_shell.PRINTER
 
 
 def test_names_of_variables():
@@ -132,7 +132,7 @@ def test_the_descriptor_of_the_gate():
 
 def test_the_sites_limits_of_images():
     """spec.c sees by the beginning of a line of site.conf that the runtime has to look."""
-    begin = found("spec.c", r'strstr\(text, "\\n(images-)"\)')
+    begin = found("spec.c", r'site_says\("\\n(images-)"\)')
     names = [key.name for key in site_config.TABLE if key.name.startswith(begin)]
     assert names == ["images-allowed", "images-forbidden"]
 

@@ -11,6 +11,7 @@ import tarfile
 import pytest
 
 from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import layer as layers
 from bollard.runtime.fetch import oci
 from bollard.runtime.system import tree
 
@@ -28,10 +29,10 @@ def layer(*members):
 
 
 def unpacked(tmp_path, *members):
-    (tmp_path / "root").mkdir()
+    (tmp_path / "root").mkdir(exist_ok=True)
     place = tree.Tree(str(tmp_path / "root"))
     try:
-        oci.apply(layer(*members), place, "image")
+        layers.apply(layer(*members), place, "image")
     finally:
         place.close()
 
@@ -60,7 +61,8 @@ def test_a_tree_deeper_than_python_goes_can_be_removed(tmp_path):
         before = f"l{number - 1}" if number > 1 else deep
         members += [(f"l{number}", tarfile.SYMTYPE, before), (f"l{number}/{deep}", tarfile.DIRTYPE, "")]
         members += [(f"l{number}", tarfile.SYMTYPE, f"{before}/{deep}")]
-    unpacked(tmp_path, *members, ("kept", tarfile.REGTYPE, ""), (".wh.d", tarfile.REGTYPE, ""))
+    unpacked(tmp_path, *members)
+    unpacked(tmp_path, ("kept", tarfile.REGTYPE, ""), (".wh.d", tarfile.REGTYPE, ""))
     assert not (tmp_path / "root/d").exists() and (tmp_path / "root/kept").exists()
 
 

@@ -22,7 +22,8 @@ STEP = {
 @pytest.mark.parametrize(
     ("hosts", "first"),
     [
-        (b"n1", b"n1"), (b"n1,n2", b"n1"), (b"n[1-4,7],x", b"n1"), (b"n[007,9]", b"n007"), (b"r[1-2]n[03-04]", b"r1n03"),
+        (b"n1", b"n1"), (b"n1,n2", b"n1"), (b"n[1-4,7],x", b"n1"), (b"n[007,9]", b"n007"),
+        (b"r[1-2]n[03-04]", b"r1n03"),
         (b"n[2-3]-ib.site", b"n2-ib.site"), (b"", b""), (b"n[", b"n"),
     ],
 )  # fmt: skip
