@@ -36,6 +36,8 @@
 #define B_LOW 0
 #endif
 
+#define B_ARGUMENT(number) ((unsigned int) (offsetof(struct seccomp_data, args) + 8u * (unsigned int) (number) + B_LOW))
+
 #ifdef B_ARCH
 /* A system call that changes a file's owner, and which of its arguments is the user id; the group id follows. */
 static const struct { int number, argument; } b_chown[] = {
@@ -76,7 +78,7 @@ static void b_add(struct sock_filter *code, int *count, unsigned short op, unsig
 static void b_add_chown(struct sock_filter *code, int *count, unsigned int number, int argument,
 			const unsigned int *groups, int groups_count)
 {
-	unsigned int user = offsetof(struct seccomp_data, args) + 8 * argument + B_LOW;
+	unsigned int user = B_ARGUMENT(argument);
 	unsigned char rest = (unsigned char) groups_count;
 
 	b_add(code, count, BPF_JMP | BPF_JEQ | BPF_K, 0, (unsigned char) (rest + 6), number);
@@ -93,7 +95,7 @@ static void b_add_chown(struct sock_filter *code, int *count, unsigned int numbe
 /* A device node is not made, and that is called success; a FIFO, socket or file is made. */
 static void b_add_mknod(struct sock_filter *code, int *count, unsigned int number, int argument)
 {
-	unsigned int mode = offsetof(struct seccomp_data, args) + 8 * argument + B_LOW;
+	unsigned int mode = B_ARGUMENT(argument);
 	b_add(code, count, BPF_JMP | BPF_JEQ | BPF_K, 0, 6, number);
 	b_add(code, count, BPF_LD | BPF_W | BPF_ABS, 0, 0, mode);
 	b_add(code, count, BPF_ALU | BPF_AND | BPF_K, 0, 0, S_IFMT);
