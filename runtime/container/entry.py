@@ -234,7 +234,7 @@ def note(container: Container, verbose: bytes, begin: int) -> bytes:
         lines = [f"image {container.spec.image}, container of an earlier step of this job"]
     else:
         lines = [f"image {container.spec.image}, {container.image.compression or container.image.kind}"]
-        lines += plan.describe(container.ops)
+        lines += container.lines()
         lines += container.clock.lines(int(verbose) if verbose.isdigit() and len(verbose) < 20 else 0)
         container.told = True
     lines.append(f"{'entry':<15} {(time.monotonic_ns() - begin) / 1e6:8.2f} ms")

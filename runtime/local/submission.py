@@ -7,7 +7,6 @@ The client's C code skips it where only an image is named and that image is plai
 from __future__ import annotations
 
 import os
-import re
 import stat
 import time
 
@@ -88,13 +87,15 @@ def _fetched(values: list[tuple[str, str]], here: site.Site) -> list[tuple[str, 
 
 
 # NAME, SERVER/PATH/NAME, each with :TAG or @DIGEST (the grammar of distribution's references).
-_REFERENCE = re.compile(r"[a-z0-9]+([._:/-]+[a-z0-9]+)*(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?", re.ASCII)
+_REFERENCE = r"[a-z0-9]+([._:/-]+[a-z0-9]+)*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?"
 _FILE_ENDS = (".sif", ".sqsh", ".sqfs", ".squashfs", ".simg", ".img", ".tar")
 
 
 def _is_registrys(name: str) -> bool:
     """Whether a registry can have an image of that name. A path that begins with / or . is never one."""
-    if name.endswith(_FILE_ENDS) or not _REFERENCE.fullmatch(name):
+    from re import fullmatch
+
+    if name.endswith(_FILE_ENDS) or not fullmatch(_REFERENCE, name):
         return False
     return ":" in name or "/" not in name or "." in name.split("/")[0]
 
