@@ -34,7 +34,7 @@ def check(text: bytes, out: int) -> None:
         values.append(("id", ".".join(map(str, opened.identity))))
     values = [(name, asked.image if name == "image" else value) for name, value in values if name not in LAST]
     # What would make another container of it, and changes nothing.
-    idle = ("once",) if not spec.is_of_one_step(spec.make(site.completed(values, here))) else ()
+    idle: tuple[str, ...] = ("once",) if not spec.is_of_one_step(spec.make(site.completed(values, here))) else ()
     idle += ("pty",) if not asked.contain else ()
     values = [pair for pair in values if pair[0] not in idle]
     if asked.verbose:

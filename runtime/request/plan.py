@@ -383,7 +383,7 @@ def _kernel(spec: Spec, out: set[str]) -> list[Mount]:
     mounts.append(Mount(TMPFS, "mode=0755,size=1m", "/dev"))
     mounts += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in DEV_NODES]
     mounts.append(Mount(TMPFS, "mode=1777", "/dev/shm"))
-    links = DEV_LINKS
+    links: tuple[tuple[str, str], ...] = DEV_LINKS
     if spec.pty:  # the terminal is made after the container: it is seen among the host's alone
         mounts += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in ("/dev/pts", "/dev/ptmx")]
         links = tuple([link for link in links if link[1] != "/dev/ptmx"])
