@@ -28,15 +28,15 @@ class Container:
     """A container that is ready: this process stands in it."""
 
     __slots__ = (
-        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "instance", "plan", "record",
-        "replaced", "report", "saver", "scripts", "server", "servers", "site", "spec", "steps", "told", "tools",
-        "warnings", "ways_in",
+        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "instance", "plan", "rc",
+        "record", "replaced", "report", "saver", "scripts", "server", "servers", "site", "spec", "steps", "told",
+        "tools", "warnings", "ways_in",
     )  # fmt: skip
 
     def __init__(
         self, *, spec: Spec, site: Site, image: Image, plan: Plan, report: mounts.Report, server: int, clock: Clock,
-        saver: Saver | None, servers: layers.Servers | None, scripts: list[tuple[str, bytes]], command: bytes,
-        instance: str, tools: bytes, ways_in: tuple[int, ...],
+        saver: Saver | None, servers: layers.Servers | None, scripts: list[tuple[str, bytes]], rc: bytes,
+        command: bytes, instance: str, tools: bytes, ways_in: tuple[int, ...],
     ) -> None:  # fmt: skip
         node = os.uname().nodename
         self.spec = spec
@@ -48,6 +48,7 @@ class Container:
         self.clock = clock
         self.saver = saver
         self.servers = servers  # of layers in files
+        self.rc = rc  # /etc/rc of an image in enroot's layout, else ""
         self.scripts = scripts  # the image's own, for its environment
         self.command = command  # the action, for APPTAINER_COMMAND
         self.instance = instance  # its name, for an instance: who ends tells the tasks in other words

@@ -13,7 +13,7 @@ import select
 import time
 from _socket import socket
 
-from bollard.runtime.container import environment, pytorch, record, task_reaper, wire
+from bollard.runtime.container import enroot, environment, pytorch, record, task_reaper, wire
 from bollard.runtime.errors import BollardError, one_line, shown
 from bollard.runtime.request import plan, spec
 
@@ -69,16 +69,17 @@ def _refuse(peer: socket, error: Exception) -> None:
         pass
 
 
-def working_directory(asked: Spec, cwd: bytes) -> bytes:
-    """Where the task starts: --pwd, its own directory (not with --contain), the home, or "/".
+def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
+    """Where the task starts: --pwd, the image's own (enroot's images), the task's (not with --contain), home, or "/".
 
-    `cwd` is the task's own directory on the host, "" for one that was removed.
+    cwd   the task's directory on the host, "" for one that was removed
+    own   the working directory that the image names, "" for none
     """
     if asked.pwd:
         if not os.path.isdir(asked.pwd):
             raise BollardError(f"--pwd {asked.pwd}: no such directory in the container", "make it, or bind one there")
         return os.fsencode(asked.pwd)
-    for path in (b"" if asked.contain else cwd, os.fsencode(asked.home)):
+    for path in (own, b"" if asked.contain else cwd, os.fsencode(asked.home)):
         if path and os.path.isdir(path) and os.access(path, os.X_OK):
             return path
     return b"/"
@@ -96,8 +97,9 @@ def admit(container: Container, peer: socket) -> tuple[str, str]:
         # Refused by PMIx's server, whose library then waits for itself (libpmix 4.2.2): the step would never end.
         reason = "root in a container does not go with PMIx, which compares user ids"
         raise BollardError(reason, "use --mpi=pmi2 or --mpi=none")
-    asked_cwd, cwd = cwd, working_directory(asked, cwd)
-    if cwd != asked_cwd and not asked.pwd and not asked.contain and asked_cwd not in container.replaced:
+    own = enroot.workdir(container.rc) if container.by_slurm else b""
+    asked_cwd, cwd = cwd, working_directory(asked, cwd, own)
+    if cwd not in (asked_cwd, own) and not asked.pwd and not asked.contain and asked_cwd not in container.replaced:
         container.replaced.add(asked_cwd)
         name = os.fsdecode(asked_cwd) or "a directory that was removed"
         words = f"{name} cannot be entered in the container; the program starts in {os.fsdecode(cwd)}"
@@ -203,8 +205,9 @@ def _through_entrypoint(
     container: Container, asked: Spec, env: list[bytes], cwd: bytes, shell: Callable[[bytes, list[bytes]], bytes | None]
 ) -> list[bytes]:
     """`env` with what the image's entrypoint changes in it. That runs once per container, in its first task."""
-    if container.entrypoint is None and os.access(ENTRYPOINT, os.X_OK):
-        answer = shell(environment.entrypoint_script(ENTRYPOINT, cwd, asked.entrypoint_log), env)
+    words = ["/bin/sh", enroot.RC] if container.rc else [ENTRYPOINT]
+    if container.entrypoint is None and os.access(words[0], os.X_OK):
+        answer = shell(environment.entrypoint_script(words, cwd, asked.entrypoint_log), env)
         if answer is None:
             raise BollardError(
                 "the image's entrypoint did not run the command it was given", "use --no-container-entrypoint"

@@ -54,6 +54,7 @@ def test_limits():
 
 def test_the_printers_descriptor():
     assert number("script.c", "PRINTER_FD") == image_shell.PRINTER_FD
+    assert number("script.c", "QUIET_FD") == image_shell.QUIET_FD
     assert found("enter.c", r'"(--print-environment)"').encode() in image_shell.PRINTER
 
 
