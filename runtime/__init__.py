@@ -14,6 +14,7 @@ shell/: the part of sh that environment scripts use, read as data.
 system/: system calls, processes, users and file trees. Knows nothing of containers' options.
 
 errors.py: the one exception that a user reads.
+causes.py: a failed system call in a user's words: the full place, the limit, who can mend it.
 installed.py: where the installation lies.
 progress.py: progress lines of long commands.
 host_slurm.py: this node's Slurm commands; written at install.

@@ -11,7 +11,7 @@ import os
 import sys
 
 from bollard.runtime.cli.commands import COMMANDS
-from bollard.runtime.errors import BollardError, shown
+from bollard.runtime.errors import BollardError, one_line, shown
 from bollard.runtime.request import command_options
 
 TYPE_CHECKING = False
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         _drop_output()  # whoever read us has enough: `bollard plan | head`
         return 0
     except OSError as error:
-        print(shown(f"bollard: {error.filename or 'system call'}: {error.strerror or error}"), file=sys.stderr)
+        print("bollard:", one_line(error), file=sys.stderr)
         _drop_output()  # a full disk is told of once
         return 255
     return status

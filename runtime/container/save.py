@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from _signal import SIG_DFL, SIGCHLD, signal
 
+from bollard.runtime import causes
 from bollard.runtime.container import imports
 from bollard.runtime.errors import BollardError, one_line
 from bollard.runtime.installed import CAT, MKSQUASHFS
@@ -145,11 +146,8 @@ def _squashfs(root: str, target: str) -> None:
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env={})
         if done.returncode:
-            words = done.stderr.decode("utf-8", "replace").strip().splitlines()
-            raise BollardError(
-                f"container-save {target}: {words[-1] if words else 'mksquashfs failed'}",
-                "is there room, and may you write?",
-            )
+            said, doing = done.stderr.decode("utf-8", "replace"), f"container-save {target}"
+            raise causes.of_program("mksquashfs", done.returncode, said, doing, folder, "may you write there?")
         os.rename(fresh, target)
     finally:
         if os.path.exists(fresh):
