@@ -96,6 +96,12 @@ def of_program(program: str, status: int, said: str, doing: str, place: str = ""
     return BollardError(f"{doing}: {program}: {line}", hint)
 
 
+def refuse_read_only(place: str, doing: str) -> None:
+    """Raise BollardError where the filesystem of the directory `place` is read-only; access(2) would not tell so."""
+    if os.statvfs(place).f_flag & os.ST_RDONLY:
+        raise of(OSError(EROFS, os.strerror(EROFS)), doing, place)
+
+
 def of_words(reason: str, doing: str, place: str, hint: str) -> BollardError:
     """As `of`, where only the words of the error have been kept."""
     number = told(reason)
@@ -121,13 +127,13 @@ def _path(error: OSError) -> str:
     """The path in the error, "" for none and for one that means nothing outside this process."""
     name = error.filename
     text = os.fsdecode(name) if isinstance(name, (str, bytes)) else ""
-    return text if "/" in text and not text.startswith("/proc/self/fd/") and "(" not in text and " " not in text else ""
+    return text if "/" in text and not text.startswith("/proc/self/") and "(" not in text and " " not in text else ""
 
 
 def _call(error: OSError) -> str:
     name = error.filename
     text = os.fsdecode(name) if isinstance(name, (str, bytes)) else ""
-    return "" if text.startswith("/proc/self/fd/") else text
+    return "" if text.startswith("/proc/self/") else text
 
 
 def _cause(error: OSError, place: str) -> tuple[str, str]:

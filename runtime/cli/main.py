@@ -34,12 +34,12 @@ def main(argv: list[str] | None = None) -> int:
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends us without a traceback
-    _open_streams()
-    if sys.stdout.isatty() or sys.stderr.isatty():
-        from bollard.runtime.cli import terminal
-
-        terminal.guard()
     try:
+        _open_streams()
+        if sys.stdout.isatty() or sys.stderr.isatty():
+            from bollard.runtime.cli import terminal
+
+            terminal.guard()
         status = _main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except BollardError as error:
@@ -68,6 +68,7 @@ def _open_streams() -> None:
 
 def _drop_output() -> None:
     """What is still to be written goes nowhere."""
+    os.close(1)  # first, for there may be no other descriptor left
     os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
 
 

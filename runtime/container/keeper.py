@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from _signal import SIG_DFL, SIG_IGN, SIGCHLD, signal
-from errno import ECONNABORTED, EINVAL, EIO, ENOSPC, ENOSYS, ENOTCONN
+from errno import ECONNABORTED, EINVAL, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, ENOSYS, ENOTCONN
 
 from bollard.runtime import causes, host_slurm
 from bollard.runtime.container import enroot, entry, fuse, imports, mounts, readahead, record, task_reaper
@@ -312,7 +312,7 @@ def _first_look(asked: Spec, base: str, words: int, server: int, opened: Image) 
         root = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.close(linux.open_in_root(root, "/", os.O_RDONLY | os.O_DIRECTORY))
     except OSError as error:
-        if words < 0:
+        if words < 0 or error.errno in (EMFILE, ENFILE, ENOMEM):
             raise causes.of(error, f"{asked.asked}: cannot be read", asked.image) from None
         raise fuse.failed(asked.asked, words, server, opened.fd, opened.offset) from None
     if words >= 0:

@@ -289,7 +289,7 @@ def _make(path: str, source: str) -> None:
         owner = os.stat(os.path.dirname(path)).st_uid
         if error.errno in (EACCES, EPERM) and owner != os.getuid():
             raise BollardError(
-                f"overlay {source}: its top directory belongs to user {owner}, so you cannot write into it",
-                "`bollard overlay create FILE` makes a filesystem that belongs to you",
+                f"overlay {source}: its top directory belongs to another user, as mkfs.ext3 gives it to root",
+                "`bollard overlay create FILE` makes one that belongs to you",
             ) from None
         raise causes.of(error, f"overlay {source}", source, "use one that you may write to") from None

@@ -132,6 +132,7 @@ def refuse(target: str) -> None:
         raise BollardError(
             f"container-save {target}: {folder} does not exist on this node", "make it, or name another place"
         )
+    causes.refuse_read_only(folder, f"container-save {target}: cannot be written")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BollardError(f"container-save {target}: you may not write to {folder}", "name another place")
 

@@ -51,6 +51,7 @@ def check_place(target: str) -> None:
         raise causes.of(error, f"{target}: cannot be written", above, "choose another name") from None
     if not os.path.isdir(above):
         raise BollardError(f"{target}: {above} is not a directory", "choose another name")
+    causes.refuse_read_only(above, f"{target}: cannot be written")
     if not os.access(above, os.W_OK | os.X_OK):
         raise BollardError(f"{target}: you may not write into {above}", "choose a directory that you can write to")
 
