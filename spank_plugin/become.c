@@ -2,6 +2,7 @@
 /* The launcher becomes the program. */
 #define _GNU_SOURCE
 #include "enter.h"
+#include "wire.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -9,8 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-static const char DEFAULT_PATH[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 const char *variable(char **envp, const char *name)
 {

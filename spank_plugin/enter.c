@@ -12,7 +12,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MODE_SAVE "save"  /* runtime/container/entry.py: SAVE; any other: WAIT */
 
 int fail(const char *text)
 {
@@ -38,7 +37,7 @@ static int be_fusermount(const char *socket_number, const char *device)
 
 int main(int argc, char **argv)
 {
-	const char *fuse_socket = getenv("_FUSE_COMMFD"), *fuse_device = getenv("BOLLARD_FUSE_FD");
+	const char *fuse_socket = getenv("_FUSE_COMMFD"), *fuse_device = getenv(ENV_FUSE_FD);
 	const char *name = getenv(ENV_ENTRY), *first = getenv(ENV_ARGV0), *image;
 	const char *local = getenv("SLURM_LOCALID"), *verbose = getenv(ENV_VERBOSE);
 	char *address, why[4096];
@@ -47,7 +46,7 @@ int main(int argc, char **argv)
 
 	if (fuse_device && !name)  /* a task may have such a variable; without a socket it is to unmount: our end does */
 		return fuse_socket ? be_fusermount(fuse_socket, fuse_device) : 0;
-	if (!name && argc == 2 && strcmp(argv[1], "--print-environment") == 0)
+	if (!name && argc == 2 && strcmp(argv[1], PRINTER_OPTION) == 0)
 		return print_environment();
 	if (!name && getenv(ENV_SPEC))
 		return fail("Slurm on this node has not loaded the bollard plugin, so there is no container; "
@@ -73,7 +72,7 @@ int main(int argc, char **argv)
 		return fail(why);
 	fputs(entry.note, stderr);
 	if (entry.mode[0])
-		supervise(keeper, strcmp(entry.mode, MODE_SAVE) == 0);
+		supervise(keeper, strcmp(entry.mode, LAUNCHER_SAVE) == 0);
 	reason = become(entry.argv, entry.envp);
 	image = variable(entry.envp, "BOLLARD_IMAGE");
 	snprintf(why, sizeof(why), "%s: %s in the container %s; %s", entry.argv[0],

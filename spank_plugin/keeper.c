@@ -17,8 +17,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define RECORDS "/var/log/bollard"  /* runtime/container/record.py */
-
 /* How long a keeper that may be starting can take to answer. Of an unnamed container a second one does no harm. */
 #define WARM_MS 1000
 #define NAMED_MS 10000
@@ -100,10 +98,10 @@ void hold_leash(char *name, size_t size)
  * example, containers go on. */
 static int hold_record(const struct identity *id, uint32_t job_id)
 {
-	int fd = strstr(step.site, "record=no ") ? -1 : open_record(RECORDS, job_id, id, hash(step.spec));
+	int fd = strstr(step.site, "record=no ") ? -1 : open_record(RECORDS, job_id, id, hash(step.options));
 	char *words = NULL;
 
-	if (fd >= 0 && asprintf(&words, "%srecord-fd=%d ", step.site, fd) >= 0)
+	if (fd >= 0 && asprintf(&words, "%s" RECORD_FD_WORD "%d ", step.site, fd) >= 0)
 		step.site = words;  /* until slurmstepd ends */
 	return fd;
 }
@@ -115,33 +113,29 @@ static int first_node(spank_t spank)
 	return spank_get_item(spank, S_JOB_NODEID, &node) == ESPANK_SUCCESS && node == 0;
 }
 
-/* "name=NAME" of the spec for a container that has one; whether it has. */
-static int name_in(const char *spec, char *name, size_t size)
-{
-	const char *at = strstr(spec, " name=");
-	size_t length = at ? strcspn(at + 1, " :") : 0;
-
-	step.named = at && length < size;
-	if (step.named)
-		snprintf(name, size, "%.*s", (int) length, at + 1);
-	return step.named;
-}
-
 /* Whether an earlier step of the job left this container; refuses where a named one should, or should not, be there. */
 static int found_running(uid_t uid)
 {
-	const char *name = step.named ? strstr(step.spec, " name=") + strlen(" name=") : "";
-	const char *mode = name + strcspn(name, " :");
-	int length = (int) (mode - name), here = take_lifeline(uid, step.named ? NAMED_MS : WARM_MS);
-	int has_image = strncmp(step.spec, "image=", strlen("image=")) == 0;  /* the client's first word */
+	const char *name = step.header.name;
+	int here = take_lifeline(uid, name[0] ? NAMED_MS : WARM_MS);
 
-	if (step.named && here && strncmp(mode, ":create", strlen(":create")) == 0)
-		refuse("this job has a container %.*s on this node already; use %.*s:exec, or another name", length, name,
-		       length, name);
-	else if (step.named && !here && (strncmp(mode, ":exec", strlen(":exec")) == 0 || !has_image))
-		refuse("this job has no container %.*s on this node; make it first with --container=IMAGE "
-		       "--container-name=%.*s", length, name, length, name);
+	if (name[0] && here && step.header.mode == CREATE)
+		refuse("this job has a container %s on this node already; use %s:exec, or another name", name, name);
+	else if (name[0] && !here && (step.header.mode == EXEC || !step.header.image))
+		refuse("this job has no container %s on this node; make it first with --container=IMAGE "
+		       "--container-name=%s", name, name);
 	return here || step.why[0];
+}
+
+/* By which the steps of a job find the same container: its name, else all that was asked. */
+static unsigned long long container_hash(void)
+{
+	char name[sizeof(step.header.name) + sizeof(HEADER_NAME)];
+
+	if (!step.header.name[0])
+		return hash(step.options);
+	snprintf(name, sizeof(name), HEADER_NAME "%s", step.header.name);
+	return hash(name);
 }
 
 /* The socket by which root ends the keeper. The extern step's, where the site has one (PrologFlags=Contain): the next
@@ -171,7 +165,7 @@ static int listen_for_tasks(uid_t uid)
 	fd = wire_listen(name, step.address, sizeof(step.address));
 	if (fd < 0)
 		refuse("cannot open the keeper's socket: %s; submit again", strerror(errno));
-	if (fd < 0 || !step.named || strcmp(name, step.address) == 0)
+	if (fd < 0 || !step.header.name[0] || strcmp(name, step.address) == 0)
 		return fd;
 	close(fd);  /* another step of the job makes this very container */
 	memcpy(step.address, name, sizeof(name));
@@ -199,9 +193,8 @@ static void start_keeper(struct identity *id, uint32_t job_id, int record)
 
 void find_keeper(spank_t spank, uint32_t job_id, uint32_t step_id)
 {
-	struct identity id = { .place = -1, .as_root = strstr(step.spec, " fakeroot=1") != NULL };
+	struct identity id = { .place = -1, .as_root = step.header.root };
 	gid_t *groups = NULL;
-	char name[100];
 	int record;
 
 	if (spank_get_item(spank, S_JOB_UID, &id.uid) != ESPANK_SUCCESS ||
@@ -212,7 +205,7 @@ void find_keeper(spank_t spank, uint32_t job_id, uint32_t step_id)
 	}
 	id.groups = groups;
 	snprintf(step.address, sizeof(step.address), "bollard/%u/%u/%016llx", id.uid, job_id,
-		 name_in(step.spec, name, sizeof(name)) ? hash(name) : hash(step.spec));
+		 container_hash());
 	if (found_running(id.uid))
 		return;
 	if (owned_by_root(BOLLARD_PREFIX "/_bollard.so") < 0 || owned_by_root(LAUNCHER) < 0 ||

@@ -14,11 +14,6 @@
 #include <time.h>
 #include <unistd.h>
 
-/* runtime/container/environment.py: PRINTER_FD; runtime/container/entry.py: SCRIPT_OUTPUT_MAX */
-#define PRINTER_FD 9
-#define OUTPUT_MAX (4u << 20)
-#define SCRIPT_MS 60000
-
 int print_environment(void)
 {
 	for (char **at = environ; *at; at++)
@@ -61,7 +56,7 @@ static long long now_ms(void)
  * own control group and limits, and the keeper gets what they export. One empty frame means no shell. */
 int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
 {
-	static char output[OUTPUT_MAX];
+	static char output[SCRIPT_OUTPUT_MAX];
 	struct pollfd more = { .events = POLLIN };
 	uint32_t used = 0;
 	long long deadline = now_ms() + SCRIPT_MS;
@@ -82,7 +77,7 @@ int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
 		ssize_t n = 0;
 
 		ended = waitpid(pid, &status, WNOHANG) == pid;
-		while (used < OUTPUT_MAX && (n = read(ends[0], output + used, OUTPUT_MAX - used)) > 0)
+		while (used < SCRIPT_OUTPUT_MAX && (n = read(ends[0], output + used, SCRIPT_OUTPUT_MAX - used)) > 0)
 			used += (uint32_t) n;
 		if (n == 0)
 			more.fd = -1;  /* closed, or more than we take: poll() only waits from here on */

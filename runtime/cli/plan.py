@@ -7,6 +7,7 @@ import os
 
 from bollard.runtime import host_slurm, installed
 from bollard.runtime.container import environment
+from bollard.runtime.frozen import values_of
 from bollard.runtime.image import image
 from bollard.runtime.request import plan, site, spec
 
@@ -54,7 +55,7 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
     pairs = [entry.partition(b"=") for entry in sorted(env)]
     ops = plan.make(asked, "", installed.PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES)
     return {
-        "spec": {name: _plain(value) for name, value in sorted(vars(asked).items())},
+        "spec": {name: _plain(value) for name, value in sorted(values_of(asked).items())},
         "image": described,
         "mounts": [list(op) for op in ops],
         "environment": {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs},

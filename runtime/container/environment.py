@@ -21,7 +21,7 @@ All names and values are bytes. Runs on the node path: no import but its sibling
 from __future__ import annotations
 
 from bollard.mpi import wireup
-from bollard.runtime.request.spec import DEFAULT_PATH
+from bollard.runtime import constants
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     # None: the image uses the name for itself without exporting it, so that the host's value is hidden.
     ImageEnvironment = dict[bytes, bytes | None]
 
+DEFAULT_PATH = constants.DEFAULT_PATH.encode()
 LIBRARIES = b"/.singularity.d/libs"
 
 ENV_PREFIXES = (b"BOLLARDENV_", b"APPTAINERENV_", b"SINGULARITYENV_")
@@ -49,8 +50,7 @@ _FIRST_PATH = "90-environment.sh"
 _BUILT_IN = "99-runtimevars.sh"
 
 # Writes the environment it is given to its standard output: a descriptor of bollard-enter, kept open for it.
-PRINTER_FD = 9
-PRINTER = b"/proc/self/fd/%d --print-environment" % PRINTER_FD
+PRINTER = f"/proc/self/fd/{constants.PRINTER_FD} {constants.PRINTER_OPTION}".encode()
 
 PROMPT = b"bollard> "
 _STOCK_PROMPTS = (b"Apptainer> ", b"Singularity> ")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 
+from bollard.runtime import constants
 from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import LAUNCHER, SERVER, SERVER_2, SERVER_OWNER, SHOWS_OWNER
 from bollard.runtime.system import linux
@@ -43,7 +44,7 @@ def mount(fd: int, offset: int, target: str, scratch: str, own: bool = False) ->
             command = [SERVER_2, "-f", "-o", options, f"/proc/self/fd/{fd}", f"{scratch}/unused"]
         else:
             command = [server, "-f", "-o", options, f"/proc/self/fd/{fd}", f"/dev/fd/{device}"]
-        _serve(parent, command, (device, fd), words, {"PATH": scratch, "BOLLARD_FUSE_FD": str(device)})
+        _serve(parent, command, (device, fd), words, {"PATH": scratch, constants.ENV_FUSE_FD: str(device)})
     os.close(device)
     return pid, words
 
@@ -65,7 +66,7 @@ def start(
     parent, pid = os.getpid(), os.fork()
     if pid == 0:
         command = [server, "-f", "-o", options, *words, f"{scratch}/unused" if scratch else f"/dev/fd/{device}"]
-        env = {"PATH": scratch, "BOLLARD_FUSE_FD": str(device)} if scratch else {"PATH": "/usr/bin:/bin"}
+        env = {"PATH": scratch, constants.ENV_FUSE_FD: str(device)} if scratch else {"PATH": "/usr/bin:/bin"}
         _serve(parent, command, (device, *inherited), log, env, _SIGKILL if read_only else _SIGTERM)
     os.close(device)
     try:

@@ -22,7 +22,7 @@ from bollard.runtime.container.container import Container
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
 from bollard.runtime.installed import PREFIX, SESSION
-from bollard.runtime.request import plan, site, spec
+from bollard.runtime.request import plan, site, spec, spec_text
 from bollard.runtime.system import identity, linux
 
 TYPE_CHECKING = False
@@ -315,7 +315,7 @@ def serve(container: Container, listener: int, job: int) -> None:
     entry.Server(container, listener, job, watcher).run()
 
 
-def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
+def main(text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
     """Be a step's keeper. Raises what went wrong; the caller then tells it to every task.
 
     `arguments`: of the plugin's line in plugstack.conf;
@@ -324,15 +324,16 @@ def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job:
     clock = Clock(times[0])
     clock.mark("fork", times[1])
     clock.mark("python")
-    values = spec.pairs(spec_text)
-    if any(name.isupper() for name, _ in values):  # the client was in a container, and could not settle them
+    header, values = spec_text.read(text)
+    if any(name.isupper() or name in ("opts", "env-file") for name, _ in values):  # from a client in a container
         from bollard.runtime.request import forms
 
         values = forms.resolve(values)
     here = site.load(PREFIX)
     asked = spec.make(site.completed(values, here))
-    if asked.fakeroot and os.getuid() != 0:  # privilege.c makes the namespace, and reads no variables
-        raise BollardError("inside a container, no variable can ask for root in another", "use --container-remap-root")
+    if asked.fakeroot and not header.root:  # privilege.c makes the namespace, and reads the header alone
+        raise BollardError("inside a container, --container-opts cannot ask for root", "use --container-remap-root")
+    spec_text.refuse_other(header, asked)
     words = os.fsdecode(arguments)
     spool = plan.spool_directory(words, os.uname().nodename.split(".")[0], here)
     container = enter(asked, clock, spool, os.fsdecode(program), here)

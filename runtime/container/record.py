@@ -4,7 +4,7 @@
     root     opens RECORDS/JOB.UID.HASH.TIME, a new file that is root's, and hands the keeper its descriptor
     keeper   writes one line into it, anew at each entry; nobody else has that descriptor
 
-The line is a spec's text (`spec.text`): name=value parted by spaces. It only grows, so that what is written over
+The line is a spec's text (`spec_text.text`): name=value parted by spaces. It only grows, so that what is written over
 never leaves a rest behind, and what is there when the keeper is killed is true.
 """
 
@@ -14,14 +14,14 @@ import os
 import time
 
 from bollard import __version__
-from bollard.runtime.request import spec
+from bollard.runtime import constants
+from bollard.runtime.request import spec_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bollard.runtime.image.image import Image
 
-# spank_plugin/keeper.c makes it.
-RECORDS = "/var/log/bollard"
+RECORDS = constants.RECORDS
 # A job of many steps: the first so many are counted by name, the others together.
 STEPS_MAX = 1000
 OTHERS = "others"
@@ -30,8 +30,9 @@ OTHERS = "others"
 def descriptor(site: str) -> int:
     """The number that root has told in the words of the site; -1 for none."""
     for word in site.split(" "):
-        if word.startswith("record-fd=") and word[10:].isdigit():
-            return int(word[10:])
+        number = word[len(constants.RECORD_FD_WORD) :]
+        if word.startswith(constants.RECORD_FD_WORD) and number.isdigit():
+            return int(number)
     return -1
 
 
@@ -84,7 +85,7 @@ class Record:
     def write(self) -> None:
         if self.fd >= 0:
             try:
-                os.pwrite(self.fd, spec.text(self.values()) + b"\n", 0)
+                os.pwrite(self.fd, spec_text.text(self.values()) + b"\n", 0)
             except OSError:
                 pass  # a full disk of the node's takes no container away
 

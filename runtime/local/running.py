@@ -12,7 +12,7 @@ from _socket import AF_UNIX, SOCK_STREAM, socket
 from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.installed import LAUNCHER
-from bollard.runtime.request import spec
+from bollard.runtime.request import spec_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def ask(address: str, uid: int) -> dict[str, str]:
         peer.sendall(wire.QUESTION)
         if wire.receive(peer, 1) != wire.OK:
             return {}
-        return dict(spec.pairs(wire.receive_frame(peer, _ANSWER_MAX).rstrip(b"\0")))
+        return dict(spec_text.pairs(wire.receive_frame(peer, _ANSWER_MAX).rstrip(b"\0")))
     except (OSError, ValueError, BollardError):
         return {}
     finally:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import spec
+from bollard.runtime.request import spec, spec_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def parse(text: bytes) -> Site:
         for line in text.decode("ascii").split("\n"):
             if line and line[0] != "#":
                 name, _, value = line.partition("=")
-                given.setdefault(name, []).append(spec.unquote(value))
+                given.setdefault(name, []).append(spec_text.unquote(value))
     except ValueError as error:
         raise BollardError(
             f"{NAME} of the installation cannot be read ({error})",

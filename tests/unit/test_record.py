@@ -12,7 +12,7 @@ from bollard.runtime.container import record
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image.image import Image
 from bollard.runtime.local import job, running
-from bollard.runtime.request import spec
+from bollard.runtime.request import spec_text
 
 
 @pytest.fixture
@@ -45,12 +45,12 @@ def test_what_is_written_last_is_read(tmp_path, image):
 def test_a_record_only_grows(image):
     """Each is written over the one before: nothing of that may be left behind its end."""
     kept = record.Record(image)
-    sizes = [len(spec.text(kept.values()))]
+    sizes = [len(spec_text.text(kept.values()))]
     for count in range(1200):
         kept.entered(str(count))
-        sizes.append(len(spec.text(kept.values())))
+        sizes.append(len(spec_text.text(kept.values())))
     kept.end()
-    sizes.append(len(spec.text(kept.values())))
+    sizes.append(len(spec_text.text(kept.values())))
     assert sizes == sorted(sizes)
     assert len(kept.steps) == record.STEPS_MAX + 1 and kept.steps[record.OTHERS] == 200
 
