@@ -21,8 +21,8 @@ PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv py
 	squashfs-tools:/usr/bin/mksquashfs squashfuse:/usr/bin/squashfuse git:/usr/bin/git \
 	e2fsprogs:/sbin/mkfs.ext3 groff-base:/usr/bin/groff
 BUILD_PACKAGES := debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot uidmap:/usr/bin/newuidmap \
-	skopeo:/usr/bin/skopeo openssl:/usr/bin/openssl
-TOOLS := pytest hypothesis pexpect cffi ruff mypy import-linter psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
+	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci openssl:/usr/bin/openssl
+TOOLS := pytest hypothesis pexpect cffi ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
 .PHONY: help machine packages dev demo test unit build-test cluster-test releases-test fuzz peers stress bench lint format clean
 
@@ -37,7 +37,7 @@ help:
 	@echo 'make peers         bollard and Apptainer run the same lines, and are compared'
 	@echo 'make stress        thousands of steps, cancelled at any moment (half an hour); STRESS=--cancels=20 for less'
 	@echo 'make bench         what a container costs, as a table and as JSON'
-	@echo 'make lint          ruff, mypy and import-linter'
+	@echo 'make lint          ruff, mypy, import-linter, codespell and ShellCheck'
 	@echo 'make format        let ruff format what it formats'
 	@echo 'make clean         remove what make made here; the cluster: slurm-test-cluster/cluster down --purge'
 
@@ -75,8 +75,8 @@ build-test: dev
 AGAIN := --last-failed --last-failed-no-failures none
 
 cluster-test: dev
-	$(PYTHON) -m pytest -q --suite $(SUITE) tests/cluster || \
-	$(PYTHON) -m pytest -q --suite $(SUITE) $(AGAIN) tests/cluster
+	$(PYTHON) -m pytest -q --suite $(SUITE) tests/cluster tests/hostile || \
+	$(PYTHON) -m pytest -q --suite $(SUITE) $(AGAIN) tests/cluster tests/hostile
 
 # STRESS='--cancels=20 --crowd=20 --named=10 --seed=1': tests/stress/conftest.py has them all.
 stress: dev
@@ -85,8 +85,8 @@ stress: dev
 releases-test: dev
 	@status=0; for suite in $(RELEASES); do \
 	    echo "== $$suite"; \
-	    $(PYTHON) -m pytest -q --suite $$suite -m every_release tests/cluster || \
-	    $(PYTHON) -m pytest -q --suite $$suite -m every_release $(AGAIN) tests/cluster || status=$$?; \
+	    $(PYTHON) -m pytest -q --suite $$suite -m every_release tests/cluster tests/hostile || \
+	    $(PYTHON) -m pytest -q --suite $$suite -m every_release $(AGAIN) tests/cluster tests/hostile || status=$$?; \
 	    $(CLUSTER) down --suite $$suite || status=$$?; \
 	done; exit $$status
 
@@ -110,8 +110,13 @@ fuzz: dev
 bench: packages
 	$(SYSTEM) bench/run.py
 
+# Shell: what an editor's ShellCheck would say. SC2016 is left out: scripts for another shell stand between single quotes.
+SHELL_SCRIPTS := .ci/run slurm-test-cluster/node-init.sh tests/demo.sh tests/peers/images/seen tests/peers/make-images
+lint: PACKAGES += shellcheck:/usr/bin/shellcheck
 lint: dev
 	.venv/bin/ruff check .
+	.venv/bin/codespell
+	shellcheck -x -e SC2016 $(SHELL_SCRIPTS)
 	cd .dev && ../.venv/bin/lint-imports ../pyproject.toml | tail -n +12
 	cd .dev && $(MYPY) -p bollard
 	cd slurm-test-cluster && $(MYPY) *.py && $(MYPY) --scripts-are-modules cluster && $(MYPY) --scripts-are-modules images
@@ -120,6 +125,7 @@ lint: dev
 	cd tests/fuzz && MYPYPATH=.. $(MYPY) .
 	cd tests/builds && MYPYPATH=.. $(MYPY) .
 	cd tests/stress && MYPYPATH=../cluster:.. $(MYPY) .
+	cd tests/hostile && MYPYPATH=../cluster:.. $(MYPY) .
 
 format: dev
 	.venv/bin/ruff check --fix-only --quiet .

@@ -52,7 +52,7 @@ def record(*, frozen: bool) -> Callable[[type], type]:
         cls.__init__ = init  # type: ignore[misc]
         cls.__eq__ = equal  # type: ignore[assignment,method-assign]
         cls.__repr__ = shown  # type: ignore[assignment,method-assign]
-        cls.__setattr__ = _refuse  # type: ignore[assignment,method-assign]
+        cls.__setattr__ = _refuse  # type: ignore[method-assign]
         cls.__delattr__ = _refuse  # type: ignore[assignment,method-assign]
         return cls
 

@@ -4,12 +4,13 @@
 #include "client.h"
 #include "header.h"
 #include "plain.h"
-#include "shim.h"
+#include "python.h"
 #include "switch.h"
 #include "wire.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,8 +78,15 @@ static char *checked(const char *spec)
 	if (pipe2(ends, O_CLOEXEC) < 0 || (pid = fork()) < 0)
 		fail("cannot start the check of --container: too many processes or open files; end some, and try again");
 	if (pid == 0) {
-		int verdict = python_check(spec, ends[1], why, sizeof(why));
+		char tree[PATH_MAX];
+		int verdict = -1;
 
+		/* Looked up once: at an upgrade the prefix, a link, leads to another tree. */
+		if (realpath(BOLLARD_PREFIX, tree))
+			verdict = python_check(tree, spec, ends[1], why, sizeof(why));
+		else
+			snprintf(why, sizeof(why), BOLLARD_PREFIX ": %s; the site's administrator should install bollard "
+				 "again on this machine", strerror(errno));
 		if (why[0])
 			fprintf(stderr, "bollard: %s\n", why);
 		_exit(verdict == 0 ? 0 : EXIT_BOLLARD);
@@ -268,6 +276,17 @@ static char *absolute(const char *container)
 	return image;
 }
 
+/* A word that no other client of this job has. All components of a heterogeneous step get the same one. */
+static const char *once(void)
+{
+	static char word[64];
+	struct timespec now;
+
+	if (!word[0] && clock_gettime(CLOCK_REALTIME, &now) == 0)
+		snprintf(word, sizeof(word), "%ld.%lld%09ld", (long) getpid(), (long long) now.tv_sec, now.tv_nsec);
+	return word;
+}
+
 char *make_spec(const char *container, const char *cwd, int multi_prog)
 {
 	struct header header = { .image = container != NULL, .multi_prog = multi_prog, .mode = AUTO };
@@ -288,6 +307,8 @@ char *make_spec(const char *container, const char *cwd, int multi_prog)
 		add_identity(&spec, &st);
 	more = add_options(&spec, in_container);
 	more |= add_variables(&spec, in_container);
+	if (more && !is_named())
+		add(&spec, "once", once());  /* the full check takes it out where steps may share the container */
 	free(image);
 	/* In a container the image's path is another one, and Python may be the image's: the node settles the rest. */
 	if (in_container)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Run a program in the tree of an image being built: %post and %test.
 
-It sees the tree as its root, /proc of its own processes, the host's /sys, a small /dev, private /tmp and /var/tmp,
-copies of the host's resolv.conf and hosts, and what --bind names: no home directory and nothing else of the host.
+It sees the tree as its root, /proc of its own processes, the host's /sys, a small /dev, private /tmp and /var/tmp with
+what the tree has there, copies of the host's resolv.conf and hosts, and what --bind names: no home directory and
+nothing else of the host.
 Its environment is empty but for PATH, HOME, the terminal, proxies and what the image's scripts set.
 
     the work ── fork ──► waits ── fork ──► process 1: reaps ── fork ──► the program
@@ -21,7 +22,7 @@ from typing import NamedTuple, NoReturn
 from bollard.runtime.constants import DEFAULT_PATH
 from bollard.runtime.errors import BollardError
 from bollard.runtime.system import linux, rootless
-from bollard.runtime.system.tree import Tree
+from bollard.runtime.system.tree import Tree, remove_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ _SOURCE = 'for script in /.singularity.d/env/*.sh; do if [ -f "$script" ]; then 
 _MARK = "\x1e"  # begins a traced command; ASCII's record separator
 _TRACE = f"PS4='{_MARK}$LINENO:+ '; set -x; . \"$0\""
 _MAX_LINE = 65536
+_TEMPORARY = {"tmp": "/tmp", "vartmp": "/var/tmp"}  # of the image; by what is called so in the scratch directory
 _DESCRIPTORS = 65536
 
 
@@ -52,6 +54,14 @@ class Trace(NamedTuple):
 
     command: str = ""
     line: int = 0
+
+
+class _Lent(NamedTuple):
+    """A directory of the image for temporary files, and the private one that has its entries meanwhile."""
+
+    path: str
+    private: str
+    names: tuple[str, ...]
 
 
 class Result(NamedTuple):
@@ -114,14 +124,17 @@ def run(
 ) -> Result:
     """Run `argv` in `tree` and wait; `scratch` is a directory of ours outside of it."""
     made = _places(tree, binds)
+    lent = _lend(tree, scratch)
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        _first(tree, argv, env, scratch, binds, read_only, writer)
+        private = [(place.private, place.path) for place in lent]
+        _first(tree, argv, env, scratch, binds, private, read_only, writer)
     os.close(writer)
     trace = _relay(reader)
     _, status = os.waitpid(pid, 0)
+    _take_back(tree, lent)
     for path in reversed(made):
         tree.remove(path)
     return Result(os.waitstatus_to_exitcode(status), trace)
@@ -167,6 +180,47 @@ def mount_devices(target: str, links: bool = True) -> None:
         os.symlink(link, f"{target}/{name}")
     with open(f"{target}/{os.path.basename(_APT)}", "wb") as file:
         file.write(_APT_TEXT)
+
+
+def _lend(tree: Tree, scratch: str) -> list[_Lent]:
+    """Move what the image has in /tmp and /var/tmp, by %files perhaps, to the private directories that cover them."""
+    lent: list[_Lent] = []
+    seen = []
+    for name, path in _TEMPORARY.items():
+        private = _private(scratch, name)
+        try:
+            with tree.opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+                info = os.fstat(fd)
+                if (info.st_dev, info.st_ino) in seen:
+                    continue  # one is a link to the other
+                seen.append((info.st_dev, info.st_ino))
+                names = tuple(os.listdir(fd))
+                _move(fd, private, names)
+        except NotADirectoryError:
+            continue
+        lent.append(_Lent(path, private, names))
+    return lent
+
+
+def _take_back(tree: Tree, lent: list[_Lent]) -> None:
+    """Move to the image what was moved by `_lend` and is still there; what the program has made beside it is gone."""
+    for place in lent:
+        above = os.open(place.private, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        left = set(os.listdir(above))
+        with tree.opened(place.path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            for name in place.names:
+                if name in left:
+                    os.rename(name, name, src_dir_fd=above, dst_dir_fd=fd)
+        for name in left - set(place.names):
+            remove_at(above, name)
+        os.close(above)
+
+
+def _move(source: int, target: str, names: tuple[str, ...]) -> None:
+    place = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for name in names:
+        os.rename(name, name, src_dir_fd=source, dst_dir_fd=place)
+    os.close(place)
 
 
 def _places(tree: Tree, binds: tuple[Bind, ...]) -> list[str]:
@@ -230,6 +284,7 @@ def _first(
     env: Mapping[str, str],
     scratch: str,
     binds: tuple[Bind, ...],
+    private: list[tuple[str, str]],
     read_only: bool,
     writer: int,
 ) -> NoReturn:
@@ -237,7 +292,7 @@ def _first(
 
     def work() -> None:
         os.dup2(writer, 2)
-        _mount(tree, scratch, binds, read_only)
+        _mount(tree, scratch, binds, private, read_only)
         null = os.open("/dev/null", os.O_RDWR)
         os.dup2(null, 0)
         pid = os.fork()
@@ -274,12 +329,11 @@ def _reap(program: int) -> int:
             return code if code >= 0 else 128 - code
 
 
-def _mount(tree: Tree, scratch: str, binds: tuple[Bind, ...], read_only: bool) -> None:
+def _mount(tree: Tree, scratch: str, binds: tuple[Bind, ...], private: list[tuple[str, str]], read_only: bool) -> None:
     root = linux.clone_tree(tree.path, recursive=False)
     linux.set_mount_flags(root, linux.MOUNT_ATTR_RDONLY if read_only else 0)
     sources = [(linux.clone_tree(source), source, target, ro) for source, target, ro in binds]
     files = [(_copy(name, scratch), f"/etc/{name}") for name in ("resolv.conf", "hosts")]
-    private = [(_private(scratch, name), path) for name, path in (("tmp", "/tmp"), ("vartmp", "/var/tmp"))]
     trees = [(linux.clone_tree(path, recursive=False), target, True) for path, target in files if path]
     trees += [(linux.clone_tree(path, recursive=False), target, True) for path, target in private]
     sysfs = linux.clone_tree("/sys")

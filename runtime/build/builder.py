@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bollard.runtime import progress
 from bollard.runtime.build import bootstrap, build_root, definition, image_files, scif
-from bollard.runtime.fetch import cache, sources as fetch
+from bollard.runtime.build.definition import Definition, Script, Stage, Transfer
+from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import cache, oci
+from bollard.runtime.fetch import sources as fetch
 from bollard.runtime.image import image, pack, sif_write
 from bollard.runtime.system import rootless, workspace
 from bollard.runtime.system import tree as trees
-from bollard.runtime.build.definition import Definition, Script, Stage, Transfer
-from bollard.runtime.errors import BollardError
 from bollard.runtime.system.tree import Tree
 
 TYPE_CHECKING = False
@@ -64,8 +66,14 @@ def run(request: Request) -> None:
 
 def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
     """As `run`, but a signal raises Interrupted. `fetched` is what the stages begin with, if that is here already."""
+    _check_target(request)
+    for source, _, _ in request.binds:
+        if not os.path.exists(source):
+            raise BollardError(f"bind {image.shown(source)}: no such file or directory", "check the path")
     way = rootless.choose(request.ignore_subuid, request.ignore_seccomp)
     if _is_plain(request):
+
+        image.open_image(request.source).close()  # a directory that is no root filesystem
 
         def plain() -> None:
             pack.build(request.target, request.source, force=request.force)
@@ -86,7 +94,6 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
         _warn(text)
     for stage in found.stages:
         bootstrap.check(stage.header)
-    _check_target(request)
     pack.schema_labels("")  # a SOURCE_DATE_EPOCH that is none
     with contextlib.ExitStack() as stack:
         if not fetched:
@@ -123,12 +130,17 @@ def load(source: str, arguments: Mapping[str, str]) -> Definition:
     scheme, colon, _ = source.partition(":")
     if colon and "/" not in scheme and not os.path.exists(source):
         return definition.from_uri(source)
-    if os.path.isdir(source) or bootstrap.is_tarball(source) or _is_image(source):
-        return definition.from_uri(f"localimage:{os.path.abspath(source)}")
     name = image.shown(source)
+    if os.path.isdir(source):
+        return definition.from_uri(f"localimage:{os.path.abspath(source)}")
     try:
-        with open(source, "rb") as file:
+        with open(source, "rb") as file:  # once: a pipe gives its bytes once
             raw = file.read(definition.MAX_BYTES + 1)
+            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        if _is_image(raw) or bootstrap.is_archive(raw):
+            if not regular:
+                raise BollardError(f"{name}: an image or archive comes from a pipe", "write it to a file first")
+            return definition.from_uri(f"localimage:{os.path.abspath(source)}")
     except OSError as error:
         raise BollardError(f"{name}: {error.strerror}", "name a definition file, an image or a directory") from None
     return definition.parse(raw, name, arguments)
@@ -136,20 +148,20 @@ def load(source: str, arguments: Mapping[str, str]) -> Definition:
 
 def _is_plain(request: Request) -> bool:
     """A directory that becomes a SIF file as it is needs no copy and no namespace."""
-    return os.path.isdir(request.source) and not request.sandbox and not request.update
-
-
-def _is_image(path: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            first = file.read(64)
-    except OSError:
+    if not os.path.isdir(request.source) or request.sandbox or request.update:
         return False
-    return first[32:41] == b"SIF_MAGIC" or first.startswith(b"hsqs")
+    return oci.transport(request.source) != "oci-archive"
+
+
+def _is_image(first: bytes) -> bool:
+    return first[32:41] == b"SIF_MAGIC" or image.squashfs_offset(first) >= 0
 
 
 def _check_target(request: Request) -> None:
     target = request.target
+    sif_write.check_place(target)
+    if not request.sandbox and target.endswith("/"):
+        raise BollardError(f"{target}: names a directory", "leave the / out, or add --sandbox")
     if request.update:
         if not os.path.isdir(f"{target}/.singularity.d"):
             raise BollardError(f"{target}: no sandbox to update", "build it with --sandbox first")
@@ -378,10 +390,11 @@ def _copy(
     try:
         with _directory(above) as fd:
             step.tree.copy_in(fd, os.path.basename(full.rstrip("/")), target, follow=follow)
-    except OSError as error:
+    except (OSError, trees.CopyError) as error:
+        path, reason = (error.path, error.reason) if isinstance(error, trees.CopyError) else ("", error.strerror)
         where = f"{step.definition.name}:{transfer.line}"
         raise BollardError(
-            f"{where}: %files {image.shown(shown)}: {error.strerror or error}",
+            f"{where}: %files {image.shown(shown.rstrip('/') + path)}: {reason or error}",
             "check the path, and that you may read it",
         ) from None
 

@@ -8,11 +8,14 @@ import os
 from bollard.runtime.build import conversion
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import reference, sources
+from bollard.runtime.image import image
+from bollard.runtime.request import command_line, spec
 
 
 def run(given: list[tuple[str, str]], words: list[str]) -> int:
     if len(words) not in (1, 2):
         raise BollardError(f"pull takes a URI, and perhaps a file before it, not {len(words)} words", "see --help")
+    command_line.refuse_empty(given)
     asked = dict(given)
     uri = words[-1]
     if ":" not in uri:
@@ -25,4 +28,11 @@ def run(given: list[tuple[str, str]], words: list[str]) -> int:
     arch = sources.variable(os.environ, "PULL_ARCH")
     given = given if "arch" in asked or not arch else [*given, ("arch", arch)]
     conversion.to_file(uri, os.path.join(folder, target), sources.settings(given, os.environ), force=force)
+    if reference.parse(uri).scheme == "library" and not _allows_unsigned(asked):
+        text = f"{image.shown(uri)}: no signature is verified; --allow-unsigned leaves this line out"
+        os.write(2, f"bollard: warning: {text}\n".encode("utf-8", "surrogateescape"))
     return 0
+
+
+def _allows_unsigned(asked: dict[str, str]) -> bool:
+    return spec.switch([asked.get("allow-unsigned", "") or sources.variable(os.environ, "ALLOW_UNSIGNED")])

@@ -26,7 +26,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import policy as policies
 from bollard.runtime.fetch import reference
+from bollard.runtime.fetch.policy import Policy
 from bollard.runtime.fetch.reference import Reference
 
 _MAX_MANIFEST = 8 << 20
@@ -45,12 +47,13 @@ _AWAY = (
 
 
 class Access(NamedTuple):
-    """How to come in: a file of logins, a user's name and password, whether plain HTTP will do."""
+    """How to come in: a file of logins, a user's name and password, whether plain HTTP will do; Docker's daemon."""
 
     authfile: str = ""
     user: str = ""
     password: str = ""
     insecure: bool = False
+    daemon: str = ""  # its address, "" for the local one
 
 
 def manifest(name: Reference, access: Access) -> bytes:
@@ -61,17 +64,21 @@ def manifest(name: Reference, access: Access) -> bytes:
     return raw
 
 
-def copy(name: Reference, digest: str, blobs: str, scratch: str, access: Access) -> None:
+def copy(name: Reference, digest: str, blobs: str, scratch: str, access: Access, policy: Policy) -> None:
     """Fetch the blobs of the image with that manifest into blobs/sha256, those that are there excepted.
+
+    Raises: BollardError where the policy refuses the image.
 
     skopeo checks every digest, and writes into `scratch`, on the same filesystem, before it gives a blob its name.
     """
-    argv = ["copy", "--quiet", "--insecure-policy", "--dest-oci-accept-uncompressed-layers"]
+    argv = ["copy", "--quiet", "--dest-oci-accept-uncompressed-layers"]
     argv += ["--dest-shared-blob-dir", blobs]
     if name.scheme in ("docker", "oras"):
         # Not by its tag, which may have moved; the two together are not understood.
         name = Reference(name.uri, name.scheme, f"{reference.repository(name.name)}@{digest}")
-    _run(argv, [_address(name), "oci:layout:image"], name, access, "src-", scratch)
+    with policies.as_file(policy) as path:
+        argv = [f"--policy={path}", *argv]
+        _run(argv, [_address(name), "oci:layout:image"], name, access, "src-", scratch, policy)
 
 
 def _address(name: Reference) -> str:
@@ -81,7 +88,15 @@ def _address(name: Reference) -> str:
     return f"docker://{tagged}"
 
 
-def _run(verb: list[str], words: list[str], name: Reference, access: Access, prefix: str, cwd: str | None) -> bytes:
+def _run(
+    verb: list[str],
+    words: list[str],
+    name: Reference,
+    access: Access,
+    prefix: str,
+    cwd: str | None,
+    policy: Policy | None = None,
+) -> bytes:
     if not shutil.which("skopeo"):
         raise BollardError(
             f"{name.uri}: needs the program skopeo", "install the package skopeo, or fetch the image elsewhere"
@@ -89,6 +104,8 @@ def _run(verb: list[str], words: list[str], name: Reference, access: Access, pre
     options = []
     if access.insecure and name.scheme != "docker-daemon":
         options.append(f"--{prefix}tls-verify=false")
+    if access.daemon and name.scheme == "docker-daemon":
+        options.append(f"--{prefix}daemon-host={access.daemon}")
     with _logins(name, access) as authfile:
         if authfile:
             options.append(f"--{prefix}authfile={os.path.abspath(authfile)}")
@@ -101,8 +118,9 @@ def _run(verb: list[str], words: list[str], name: Reference, access: Access, pre
         )
     if done.returncode:
         lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-        said = _SAYS.search(lines[-1]) if lines else None
-        raise explained(name, said[1].replace('\\"', '"') if said else (lines or ["failed"])[-1], bool(authfile))
+        match = _SAYS.search(lines[-1]) if lines else None
+        said = match[1].replace('\\"', '"') if match else (lines or ["failed"])[-1]
+        raise policy and policies.refused(policy, name, said) or explained(name, said, bool(authfile))
     return done.stdout
 
 
@@ -156,7 +174,7 @@ def explained(name: Reference, said: str, tried: bool = False) -> BollardError:
     if name.scheme == "docker-daemon":
         if has("no such image", "not found"):
             return BollardError(f"{name.uri}: no such image", "see `docker images`")
-        return BollardError(f"{name.uri}: {said}", "does docker run, and may you use it?")
+        return BollardError(f"{name.uri}: {said}", "does docker run there, and may you use it?")
     if has("server gave http response to https client"):
         return BollardError(f"{name.uri}: {host} speaks plain HTTP", "add --no-https to allow that")
     if has("x509", "certificate", "tls:"):

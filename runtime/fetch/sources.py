@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from bollard.runtime import progress
 from bollard.runtime.errors import BollardError
-from bollard.runtime.fetch import cache, library, oci, reference, registry, web
+from bollard.runtime.fetch import cache, library, oci, policy, reference, registry, variants, web
 from bollard.runtime.fetch.cache import Store
 from bollard.runtime.fetch.reference import Reference
 from bollard.runtime.fetch.registry import Access
@@ -37,14 +37,17 @@ class Settings(NamedTuple):
     disable_cache: bool = False
     library: str = ""
     arch: str = ""  # Go's name; "" for this machine's
+    verbose: bool = False  # tell which policy is asked
 
 
 class Source(NamedTuple):
-    """Layers to unpack, with the digest of their manifest in hexadecimal; or the path of an image."""
+    """Layers to unpack, with the digest of their manifest in hexadecimal; or the path of an image; or the architecture
+    of an image in an archive."""
 
     layers: oci.Layers | None = None
     digest: str = ""
     path: str = ""
+    arch: str = ""
 
 
 def settings(given: list[tuple[str, str]], environ: Mapping[str, str]) -> Settings:
@@ -56,13 +59,23 @@ def settings(given: list[tuple[str, str]], environ: Mapping[str, str]) -> Settin
 
     user = variable(environ, "DOCKER_USERNAME") or environ.get("DOCKER_USERNAME", "")
     password = variable(environ, "DOCKER_PASSWORD") or environ.get("DOCKER_PASSWORD", "")
+    daemon = asked.get("docker-host") or variable(environ, "DOCKER_HOST") or environ.get("DOCKER_HOST", "")
     return Settings(
-        access=Access(asked.get("authfile", ""), user, password, on("no-https", "NOHTTPS", "NO_HTTPS")),
+        access=Access(asked.get("authfile", ""), user, password, on("no-https", "NOHTTPS", "NO_HTTPS"), daemon),
         login=on("docker-login", "DOCKER_LOGIN"),
         disable_cache=on("disable-cache", "DISABLE_CACHE"),
         library=asked.get("library") or variable(environ, "LIBRARY"),
-        arch=sif.arch_name(asked.get("arch", "")),
+        arch=_arch(asked.get("arch"), environ),
+        verbose=on("verbose", "VERBOSE", "LOG"),
     )
+
+
+def _arch(asked: str | None, environ: Mapping[str, str]) -> str:
+    """The architecture to fetch images for: as asked for, else this one with the variant that BOLLARD_PULL_ARCH has."""
+    if asked is not None:
+        return variants.parse(asked)
+    found = variants.parse(variable(environ, "PULL_ARCH"))
+    return found if found.partition("/")[0] == sif.arch_name(os.uname().machine) else ""
 
 
 def variable(environ: Mapping[str, str], *forms: str) -> str:
@@ -131,11 +144,28 @@ def layers(name: Reference, digest: str, found: dict[str, Any], asked: Settings,
     """The image's layers, in the cache; what is damaged there is fetched again."""
     wanted = oci.digests(found, name.uri)
     intact = [cache.is_intact(store, item) for item in wanted]  # all of them: what is damaged goes
-    if not all(intact):
-        progress.say(f"fetching {name.uri}")
+    if not all(intact) or not is_accepted(name, digest, store):
         with cache.scratch(store) as place:
-            registry.copy(name, f"sha256:{digest}", store.blobs, place, asked.access)
-    return oci.from_manifest(found, store.blobs, name.uri)
+            _copy(name, digest, store.blobs, place, asked, store)
+    return oci.from_manifest(found, store.blobs, name.uri, asked.arch)
+
+
+def is_accepted(name: Reference, digest: str, store: Store) -> bool:
+    """Whether the host's policy, as it is now, has accepted the manifest with that hexadecimal digest before."""
+    digest = f"sha256:{digest}"
+    return policy.is_accepted(policy.of_host(name, digest, os.environ), name, digest, store)
+
+
+def _copy(name: Reference, digest: str, blobs: str, scratch: str, asked: Settings, store: Store) -> None:
+    """Fetch the blobs of a manifest that the host's policy accepts."""
+    progress.say(f"fetching {name.uri}")
+    digest = f"sha256:{digest}"
+    found = policy.of_host(name, digest, os.environ)
+    if asked.verbose:
+        how = f"the policy in {found.file} is asked" if found.file else "accepted: this host has no policy.json"
+        sys.stderr.write(f"bollard: {name.uri}: {how}\n")
+    registry.copy(name, digest, blobs, scratch, asked.access, found)
+    policy.accept(found, name, digest, store)
 
 
 def file(name: Reference, asked: Settings, store: Store) -> str:
@@ -171,11 +201,14 @@ def _artifact(name: Reference, asked: Settings, store: Store) -> str:
 
     def get(place: str) -> str:
         os.mkdir(f"{place}/blobs")
-        registry.copy(name, f"sha256:{digest}", f"{place}/blobs", place, asked.access)
+        _copy(name, digest, f"{place}/blobs", place, asked, store)
         path = f"{place}/blobs/{wanted.replace(':', '/')}"
         _verify(name, path, size, wanted.partition(":")[2])
         return path
 
+    if is_image(store.path("oras", wanted.partition(":")[2])) and not is_accepted(name, digest, store):
+        with cache.scratch(store) as place:
+            get(place)
     return _kept(store, "oras", wanted.partition(":")[2], name, get)
 
 
@@ -187,7 +220,8 @@ def _library_image(name: Reference, asked: Settings, store: Store) -> str:
     pinned = library.pinned(name)
     if pinned and os.path.exists(store.path("library", f"sha256.{pinned}")):
         return _kept(store, "library", f"sha256.{pinned}", name, lambda place: "")
-    found = library.look_up(name, asked.library, asked.arch or sif.arch_name(os.uname().machine), asked.access.insecure)
+    arch = asked.arch.partition("/")[0] or sif.arch_name(os.uname().machine)
+    found = library.look_up(name, asked.library, arch, asked.access.insecure)
     if pinned and found.digest != pinned:
         raise BollardError(f"{name.uri}: the library tells of another image, {found.digest}", "do not use it")
 

@@ -35,6 +35,25 @@ _READ_SIZE: Final = 4 << 20
 _DATA_OFFSET: Final = sif.TABLE_OFFSET + sif.DEFAULT_DESCRIPTORS * sif.DESCRIPTOR_SIZE
 
 
+def check_place(target: str) -> None:
+    """Raise BollardError where no file or directory `target` can be made or replaced; before the work for it begins."""
+    above = os.path.dirname(os.path.abspath(target))
+    if not os.path.basename(target.rstrip("/")):
+        raise BollardError(f"{target!r}: is not the name of a file", "name the file to be made")
+    try:
+        os.stat(above)
+        os.lstat(target.rstrip("/"))
+    except FileNotFoundError:
+        if not os.path.lexists(above):
+            raise BollardError(f"{target}: the directory {above} does not exist", "make it first") from None
+    except OSError as error:
+        raise BollardError(f"{target}: cannot be written: {error.strerror}", "choose another name") from None
+    if not os.path.isdir(above):
+        raise BollardError(f"{target}: {above} is not a directory", "choose another name")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise BollardError(f"{target}: you may not write into {above}", "choose a directory that you can write to")
+
+
 class Object:
     """A small data object: `datatype` is a number of `sif`, `name` at most 128 bytes of UTF-8, `data` its
     bytes.

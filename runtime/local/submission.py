@@ -27,6 +27,8 @@ def check(text: bytes, out: int) -> None:
         site.refuse_image(site.load(PREFIX), opened.fd, asked.asked)
         values.append(("id", ".".join(map(str, opened.identity))))
     values = [(name, asked.image if name == "image" else value) for name, value in values]
+    if not spec.is_of_one_step(asked):
+        values = [pair for pair in values if pair[0] != "once"]
     multi_prog = any(name == "multi-prog" for name, _ in values)
     header = spec_text.header_of(asked, str(time.time_ns()) if asked.verbose else "", multi_prog)
     settled = spec_text.canonical(values, header)

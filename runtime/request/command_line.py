@@ -7,6 +7,8 @@ and knows no "options end at the image's name".
 
 from __future__ import annotations
 
+import os
+
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import command_options, options
 
@@ -94,7 +96,16 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
             found.append((name, given))
         elif name in options.REFUSED and given != "0":
             raise BollardError(f"--{name} is not supported: {options.REFUSED[name][1]}", "leave it out")
+        elif name == "no-privs" and given != "0" and os.geteuid() == 0:
+            raise BollardError("--no-privs: root keeps root's rights in a container", "start it as another user")
     return found, words + rest
+
+
+def refuse_empty(given: list[tuple[str, str]]) -> None:
+    """Raise BollardError for an option without a value, as a variable that is not set makes of it in a script."""
+    for name, value in given:
+        if not value:
+            raise BollardError(f"--{name}: its value is empty", "give one, or leave the option out")
 
 
 def _is_bind(word: str) -> bool:

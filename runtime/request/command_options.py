@@ -11,18 +11,21 @@ Own = dict[str, tuple[str, str]]
 FETCH: Own = {
     "authfile": ("FILE", "logins to registries, as `docker login` and `skopeo login` write them"),
     "docker-login": ("", "ask for the user name and password of a registry"),
+    "docker-host": ("ADDRESS", "the Docker daemon that docker-daemon: is about [BOLLARD_DOCKER_HOST]"),
     "no-https": ("", "a registry or library may speak plain HTTP [BOLLARD_NOHTTPS]"),
     "disable-cache": ("", "neither use nor fill the cache [BOLLARD_DISABLE_CACHE]"),
 }
 _LIBRARY: Own = {"library": ("URL", "the library that library:// is about [BOLLARD_LIBRARY]")}
+_VERBOSE: Own = {"verbose": ("", "tell which policy decides whether an image may be fetched [BOLLARD_VERBOSE]")}
 PULL: Own = {
     "force": ("", "replace TARGET if it exists"),
     "dir": ("DIR", "where to write it [BOLLARD_PULLDIR]"),
     "name": ("NAME", "its name, in the place of TARGET [BOLLARD_PULL_NAME]"),
-    "arch": ("ARCH", "for another architecture: amd64, arm64, ... [BOLLARD_PULL_ARCH]"),
+    "arch": ("ARCH", "for another architecture or variant: amd64, amd64/v2, arm64, ... [BOLLARD_PULL_ARCH]"),
     **_LIBRARY,
     **FETCH,
-    "allow-unsigned": ("", "accepted: no signature is looked at"),
+    **_VERBOSE,
+    "allow-unsigned": ("", "do not warn that signatures are not verified [BOLLARD_ALLOW_UNSIGNED]"),
 }
 CACHE_LIST: Own = {
     "verbose": ("", "each file of it"),
@@ -99,6 +102,7 @@ BUILD: Own = {
     "fakeroot": ("", "accepted: a build without root is always one"),
     "ignore-subuid": ("", "do without the ids of /etc/subuid"),
     "ignore-seccomp": ("", "do without a seccomp filter: with the host's fakeroot"),
+    **_VERBOSE,
     **_LIBRARY,
     **FETCH,
 }

@@ -8,6 +8,14 @@ from bollard.runtime.request import options, spec
 
 # Options that --container-opts cannot contain.
 _NOT_IN_OPTS = ("image", "opts", "help")
+# How to say otherwise what concerns the fetching of an image, which is over before --container-opts is read.
+_FETCH_HINTS = {
+    "authfile": "run `skopeo login`, or set BOLLARD_DOCKER_USERNAME and BOLLARD_DOCKER_PASSWORD",
+    "docker-login": "run `skopeo login`, or set BOLLARD_DOCKER_USERNAME and BOLLARD_DOCKER_PASSWORD",
+    "docker-host": "set BOLLARD_DOCKER_HOST",
+    "no-https": "set BOLLARD_NOHTTPS=1",
+    "disable-cache": "set BOLLARD_DISABLE_CACHE=1, or use `bollard pull`",
+}
 
 
 def resolve(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -51,16 +59,18 @@ def _with_opts(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
         return values
     import shlex
 
-    from bollard.runtime.request import command_line
+    from bollard.runtime.request import command_line, command_options
 
     try:
         split = shlex.split(" ".join(words))
     except ValueError as error:
         raise BollardError(f"container-opts {' '.join(words)!r}: {error}", "close every quotation mark") from None
-    found, rest = command_line.parse(split, "exec", {})
+    found, rest = command_line.parse(split, "exec", command_options.FETCH)
     if rest:
         raise BollardError(f"container-opts: {rest[0]!r} is not an option", "an option's value may need an = before it")
     for name, _ in found:
+        if name in command_options.FETCH:
+            raise BollardError(f"container-opts: --{name} has no effect there", _FETCH_HINTS[name])
         if name in _NOT_IN_OPTS:
             raise BollardError(
                 f"container-opts: --{name} means nothing there", "see the options of `bollard exec --help`"

@@ -283,16 +283,17 @@ TABLE: tuple[Row, ...] = (
 # Apptainer's options for which there is nothing to do here: name -> the word that stands for its value.
 WITHOUT_EFFECT = {
     **dict.fromkeys(
-        ("userns", "unsquash", "underlay", "no-init", "no-pid", "no-privs", "sharens", "no-nv", "no-rocm", "no-https",
-         "disable-cache", "ignore-fakeroot-command", "ignore-subuid", "ignore-userns", "docker-login", "passphrase",
-         "oom-kill-disable"),
+        ("userns", "unsquash", "underlay", "no-init", "no-pid", "no-privs", "sharens", "no-nv", "no-rocm",
+         "ignore-fakeroot-command", "ignore-subuid", "ignore-userns", "oom-kill-disable"),
         "",
     ),
-    "authfile": "FILE", "docker-host": "ADDRESS", "pem-path": "FILE", "tmpdir": "DIR", "runscript-timeout": "TIME",
+    "tmpdir": "DIR", "runscript-timeout": "TIME",
 }  # fmt: skip
 
 _LIMITS = "limits of a job are Slurm's: ask for them with srun --mem, --cpus-per-task and the like"
 _RIGHTS = "a container has the rights of its user, and no others"
+
+_ENCRYPTED = "encrypted images cannot be opened yet, and of any other image no key is asked"
 
 # Those that are refused: name -> (the word that stands for its value, why not).
 REFUSED = {
@@ -305,6 +306,8 @@ REFUSED = {
     "nvccli": ("", "nvidia-container-cli needs root; --nv binds what the host has"),
     "network-args": ("ARGS", "networks other than none need root"),
     "netns-path": ("PATH", "joining another network namespace needs root"),
+    "passphrase": ("", _ENCRYPTED),
+    "pem-path": ("FILE", _ENCRYPTED),
     "fusemount": ("SPEC", "mount it on the host, and bind it"),
     "dmtcp-launch": ("NAME", "checkpoints are not made"),
     "dmtcp-restart": ("NAME", "checkpoints are not made"),

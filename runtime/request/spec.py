@@ -6,6 +6,10 @@ Runs on the node path.
 
 from __future__ import annotations
 
+# Not the module csv: that imports re, which takes longer than everything else here.
+from _csv import Error as CsvError
+from _csv import reader as csv_reader
+
 from bollard.runtime import constants
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import options, spec_text
@@ -125,9 +129,7 @@ def parse_binds(text: str, cwd: str, home: str, what: str = "bind") -> tuple[Bin
 
 def parse_mount(text: str, cwd: str, home: str) -> Bind:
     """One type=bind,src=SRC,dst=DST[,ro], where double quotes keep a comma (docker's and Apptainer's --mount)."""
-    import csv
-
-    rows = list(csv.reader([text]))
+    rows = list(csv_reader([text]))
     keys: dict[str, str] = {}
     for word in rows[0] if rows else []:
         key, _, value = word.strip().partition("=")
@@ -227,11 +229,9 @@ def _assignments(text: str) -> list[tuple[bytes, bytes]]:
     """One NAME=VALUE, or several with commas between, where double quotes keep a comma (Apptainer's --env)."""
     pairs = [text]
     if text.startswith('"') or ("," in text and text.count("=") > 1):
-        import csv
-
         try:
-            pairs = next(csv.reader([text], strict=True))
-        except csv.Error:
+            pairs = next(csv_reader([text], strict=True))
+        except CsvError:
             pass  # a line break or a quote in a value: one pair
     found = []
     for pair in pairs:
@@ -388,6 +388,18 @@ def make(values: list[tuple[str, str]]) -> Spec:
     fields.update(cwd=cwd, unshare=tuple(name for name in NAMESPACES if name in unshare))
     fields["asked"] = last("asked") or last("image") or fields["name"]
     return Spec(**fields, options=_options(given, fields))
+
+
+def is_of_one_step(asked: Spec) -> bool:
+    """Whether the container must be its step's alone: tasks can leave something in it that another step would find.
+
+    A container with a name is shared on purpose. A writable overlay can be open in one container only.
+    """
+    if asked.name or any(not read_only for _, read_only in asked.overlays):
+        return False
+    own_files = asked.writable_tmpfs or asked.contain or (asked.scratch and not asked.workdir)
+    own_files = own_files or any(flags & TMPFS for _, _, flags in asked.binds)
+    return bool(own_files or asked.unshare or asked.entrypoint)
 
 
 def _options(given: dict[str, list[str]], fields: dict[str, Any]) -> bytes:

@@ -19,6 +19,7 @@ or not ASCII; `&` stands between the values of an option that was given more tha
     cwd          the directory the tasks start in
     userhome     $HOME of the client
     id           inode.size.mtime of the image file, so that a rebuilt image is another container
+    once         a word of this client's own, where the container must be its step's alone
     the rows of options.TABLE, in their order
     the variables of options.TABLE: from a client that is itself in a container and so cannot settle them
 
@@ -42,7 +43,7 @@ else:
     from bollard.runtime.frozen import record
 
 MODES = (constants.MODE_AUTO, constants.MODE_CREATE, constants.MODE_EXEC, constants.MODE_NO_EXEC)
-FIXED = ("image", "asked", "cwd", "userhome", "id")
+FIXED = ("image", "asked", "cwd", "userhome", "id", "once")
 # Words of a client's own that only the header carries.
 IN_HEADER = ("multi-prog", "verbose")
 _MARK = constants.VALUE_MARK.decode()

@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 
 from bollard.runtime.errors import BollardError
@@ -22,6 +22,18 @@ MAX_TEXT = 1 << 20
 _MAX_MATCHES = 100_000
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 DIRECTORY = stat.S_IFDIR  # of Tree.kind
+
+
+_Above = tuple[tuple[int, int], ...]  # st_dev and st_ino of directories, the outermost first
+
+
+class CopyError(Exception):
+    """What cannot be copied: `path` below what was named ("" for that itself), and why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
 
 
 class Tree:
@@ -177,32 +189,47 @@ class Tree:
         """Copy `name` in the directory open at `source` to `target` as cp does: into it if it is a directory.
 
         `follow` copies what links point to and gives new files the user's umask; without it links, modes, times
-        and owners are kept.
+        and owners are kept. Links inside `name` that lead to nothing, or to a directory that holds them, stay links.
+
+        Raises: CopyError with the path below `name` that cannot be copied.
         """
         if target.endswith("/"):
             self.makedirs(target)
         if self.kind(target) == stat.S_IFDIR:
             target = f"{target.rstrip('/')}/{name}"
-        self._copy(source, name, target, follow)
+        self._copy(source, name, target, follow, "", ())
 
-    def _copy(self, source: int, name: str, target: str, follow: bool) -> None:
-        info = os.stat(name, dir_fd=source, follow_symlinks=follow)
+    def _copy(self, source: int, name: str, target: str, follow: bool, path: str, above: _Above) -> None:
+        """`path` is where we are below what was named, `above` the directories around it."""
+        try:
+            self._copy_entry(source, name, target, follow, path, above)
+        except OSError as error:
+            raise CopyError(path, error.strerror or str(error)) from None
+        except RecursionError:
+            raise CopyError("", "its directories are nested too deep") from None
+
+    def _copy_entry(self, source: int, name: str, target: str, follow: bool, path: str, above: _Above) -> None:
+        info = _info(source, name, follow, path, above)
         if stat.S_ISDIR(info.st_mode):
-            self._copy_directory(source, name, target, follow, info)
+            self._copy_directory(source, name, target, follow, info, path, above)
         elif stat.S_ISREG(info.st_mode):
             self._copy_file(source, name, target, follow, info)
         else:
-            with self.parent(target) as (above, last):
+            with self.parent(target) as (place, last):
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(last, dir_fd=above)
+                    os.unlink(last, dir_fd=place)
                 if stat.S_ISLNK(info.st_mode):
-                    os.symlink(os.readlink(name, dir_fd=source), last, dir_fd=above)
+                    os.symlink(os.readlink(name, dir_fd=source), last, dir_fd=place)
                 elif stat.S_ISFIFO(info.st_mode):
-                    os.mkfifo(last, stat.S_IMODE(info.st_mode), dir_fd=above)
+                    os.mkfifo(last, stat.S_IMODE(info.st_mode), dir_fd=place)
+                else:
+                    return  # a socket, of which nobody listens there, or a device: /dev is the host's
                 if not follow:
-                    os.chown(last, info.st_uid, info.st_gid, dir_fd=above, follow_symlinks=False)
+                    os.chown(last, info.st_uid, info.st_gid, dir_fd=place, follow_symlinks=False)
 
-    def _copy_directory(self, source: int, name: str, target: str, follow: bool, info: os.stat_result) -> None:
+    def _copy_directory(
+        self, source: int, name: str, target: str, follow: bool, info: os.stat_result, path: str, above: _Above
+    ) -> None:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
         inside = os.open(name, flags, dir_fd=source)
         try:
@@ -212,7 +239,8 @@ class Tree:
                 raise BollardError(f"{target}: is a link to nothing in the image", "name another place")
             self.makedirs(target)
             for entry in names:
-                self._copy(inside, entry, f"{target.rstrip('/')}/{entry}", follow)
+                inner = (*above, (info.st_dev, info.st_ino))
+                self._copy(inside, entry, f"{target.rstrip('/')}/{entry}", follow, f"{path}/{entry}", inner)
         finally:
             os.close(inside)
         if made:
@@ -241,6 +269,20 @@ class Tree:
         os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
+def _info(source: int, name: str, follow: bool, path: str, above: _Above) -> os.stat_result:
+    """What is to be copied: what a link leads to, or, where that cannot be, the link."""
+    info = os.stat(name, dir_fd=source, follow_symlinks=False)
+    if not follow or not stat.S_ISLNK(info.st_mode):
+        return info
+    try:
+        found = os.stat(name, dir_fd=source)
+    except OSError as error:
+        if path and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return info
+        raise
+    return info if (found.st_dev, found.st_ino) in above else found
+
+
 def umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
@@ -262,38 +304,64 @@ def braces(pattern: str) -> list[str]:
     return done
 
 
-def remove_at(above: int, name: str) -> None:
-    """Remove the entry `name` of the directory open at `above`, modes whatever they are, links not followed."""
-    if _unlink(above, name):
+def remove_at(above: int, name: str, kept: Collection[tuple[int, str]] = ()) -> None:
+    """Remove the entry `name` of the directory open at `above`, modes whatever they are, links not followed.
+
+    `kept` are entries that stay, as inode of their directory and name; directories around them stay, with mode 0755.
+    """
+    keep = (os.fstat(above).st_ino, name) in kept
+    if _stays(above, name) if keep else _unlink(above, name):
         return
-    _empty(above, name)
-    os.rmdir(name, dir_fd=above)
+    _empty(above, name, kept)
+    if not keep:
+        _rmdir(above, name, kept)
 
 
-def _empty(above: int, name: str) -> None:
+def _empty(above: int, name: str, kept: Collection[tuple[int, str]]) -> None:
     """Remove what is in the directory. One descriptor and no recursion, for links let a layer go deeper than either."""
     fd = _enter(above, name)
-    names, left = [name], [os.listdir(fd)]
+    names, left = [(name, True)], [os.listdir(fd)]  # of the first the caller takes care
     try:
         while names:
+            inode = os.fstat(fd).st_ino
             while left[-1]:
                 entry = left[-1].pop()
-                if _unlink(fd, entry):
+                keep = (inode, entry) in kept
+                if _stays(fd, entry) if keep else _unlink(fd, entry):
                     continue
                 below = _enter(fd, entry)
                 os.close(fd)
                 fd = below
-                names.append(entry)
+                inode = os.fstat(fd).st_ino
+                names.append((entry, keep))
                 left.append(os.listdir(fd))
-            done = names.pop()
+            done, keep = names.pop()
             left.pop()
             if names:
                 outer = os.open("..", _DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
                 os.close(fd)
                 fd = outer
-                os.rmdir(done, dir_fd=fd)
+                if not keep:
+                    _rmdir(fd, done, kept)
     finally:
         os.close(fd)
+
+
+def _rmdir(above: int, name: str, kept: Collection[tuple[int, str]]) -> None:
+    try:
+        os.rmdir(name, dir_fd=above)
+    except OSError as error:
+        if not kept or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        os.chmod(name, 0o755, dir_fd=above)
+
+
+def _stays(above: int, name: str) -> bool:
+    """Whether the entry has nothing in it that could be removed."""
+    try:
+        return not stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def _enter(above: int, name: str) -> int:

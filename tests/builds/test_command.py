@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tarfile
 import time
@@ -15,11 +17,12 @@ from pathlib import Path
 
 import pytest
 from conftest import USER, Builder
+from fetcher import Fetcher, words_of
 from test_definitions import tarball
 
 from bollard.runtime.image import image
 
-PROGRAMS = ("sh", "cat", "chmod", "echo", "id", "ln", "ls", "mkdir", "sleep", "touch")
+PROGRAMS = ("sh", "cat", "chmod", "echo", "id", "ln", "ls", "mkdir", "rm", "sleep", "touch")
 
 
 @pytest.fixture(scope="session")
@@ -210,6 +213,27 @@ def test_binds(builder: Builder, place: Path, shell: str) -> None:
     assert not (place / "data/other").exists()
 
 
+@pytest.mark.parametrize(
+    ("link", "target"), [("", ""), ("var/tmp", "/tmp"), ("tmp", "/var/tmp"), ("tmp", "/opt/elsewhere")]
+)
+def test_files_in_tmp_are_there_in_post(builder: Builder, place: Path, shell: str, link: str, target: str) -> None:
+    """With two directories, and with one that is a link to the other or to a third."""
+    (place / "a").write_text("from the host\n")
+    (place / "sub").mkdir()
+    (place / "sub/b").write_text("below\n")
+    owned(place)
+    setup = f"    mkdir -p opt/elsewhere\n    rmdir {link}\n    ln -s {target} {link}\n"
+    setup = f'%setup\n    cd "$APPTAINER_ROOTFS"\n{setup}' if link else ""
+    text = shell + f"    {place}/a /tmp/a\n    {place}/sub /var/tmp/sub\n    {place}/a /tmp/gone\n" + setup
+    text += "%post\n    cat /tmp/a /var/tmp/sub/b\n    echo changed > /tmp/a\n    echo x > /tmp/new\n"
+    text += "    ln -s /nowhere /tmp/link\n    rm /tmp/gone\n"
+    text += "%test\n    cat /tmp/a\n    if cat /tmp/new; then exit 1; fi\n"
+    said = builder.build("--sandbox", place / "box", write(place, text))
+    assert said.startswith("from the host\nbelow\n") and "changed" in said
+    found = {path.name for path in (place / "box").rglob("*") if path.name in ("a", "sub", "b", "gone", "new", "link")}
+    assert found == {"a", "sub", "b"}
+
+
 def test_post_sees_nothing_of_the_host(builder: Builder, place: Path, shell: str) -> None:
     write(
         place,
@@ -223,6 +247,64 @@ def test_files_that_are_not_there(builder: Builder, place: Path) -> None:
     line = builder.refused(place / "img.sif", place / "img.def")
     assert "img.def:3: %files" in line
     assert "No such file or directory" in line
+
+
+def test_links_in_a_directory_of_files(builder: Builder, place: Path) -> None:
+    """Those that lead to nothing or around in a circle stay links; others are followed."""
+    top = place / "data"
+    (top / "sub/deep").mkdir(parents=True)
+    (top / "file").write_text("x")
+    links = {
+        "self": ".", "nothing": "no-such", "loop": "loop", "through": "file/x", "real": "file", "dir": "sub",
+        "sub/up": "..", "sub/deep/top": "../../sub", "sub/deep/round": str(top),
+    }  # fmt: skip
+    for name, target in links.items():
+        (top / name).symlink_to(target)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(top / "socket"))
+    os.mkfifo(top / "fifo")
+    owned(place)
+    text = f"Bootstrap: scratch\nStage: one\n%files\n    {top} /opt/data\n    {top}/nothing* /opt/none/\n"
+    line = builder.refused("--sandbox", place / "box", write(place, text))
+    assert f"img.def:5: %files {top}/nothing: No such file or directory" in line  # what is named has to be there
+    text = text.rpartition("    ")[0] + "Bootstrap: scratch\n%files from one\n    /opt/data /opt/data\n"
+    builder.build("--sandbox", place / "box", write(place, text))
+    listener.close()
+    made = place / "box/opt/data"
+    found = {path: os.readlink(made / path) if (made / path).is_symlink() else "" for path in links}
+    assert found == {**links, "real": "", "dir": ""}
+    assert (made / "real").read_text() == "x" and (made / "dir/deep").is_dir()
+    assert os.readlink(made / "dir/up") == ".." and os.readlink(made / "dir/deep/top") == "../../sub"
+    assert (made / "fifo").is_fifo() and not (made / "socket").exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_the_path_that_cannot_be_copied_is_named(builder: Builder, place: Path, kind: str) -> None:
+    (place / "data/sub").mkdir(parents=True)
+    bad = place / "data/sub/bad"
+    bad.mkdir() if kind == "directory" else bad.touch()
+    owned(place)
+    if os.geteuid() == 0:
+        os.chown(bad, 0, 0)
+    bad.chmod(0)
+    write(place, f"Bootstrap: scratch\n%files\n    {place}/data /opt/data\n")
+    assert f"img.def:3: %files {bad}: Permission denied" in builder.refused(place / "img.sif", place / "img.def")
+    bad.chmod(0o700)
+
+
+def test_directories_that_are_too_deep(builder: Builder, place: Path) -> None:
+    above = os.open(place, os.O_RDONLY)
+    for _ in range(1100):
+        os.mkdir("d", dir_fd=above)
+        below = os.open("d", os.O_RDONLY, dir_fd=above)
+        os.close(above)
+        above = below
+    os.close(above)
+    owned(place)
+    write(place, f"Bootstrap: scratch\n%files\n    {place}/d /opt/d\n")
+    line = builder.refused(place / "img.sif", place / "img.def")
+    assert f"%files {place}/d" in line and ("nested too deep" in line or "File name too long" in line)
+    subprocess.run(["rm", "-r", str(place / "d")], check=True)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +327,149 @@ def test_agents_that_cannot_work(builder: Builder, place: Path, agent: str, word
     (place / "bin").mkdir()
     line = builder.refused(place / "img.sif", place / "img.def", PATH=str(place / "bin"))
     assert words in line
+
+
+class TestPlaces:
+    """Where nothing can be written: told before anything is done."""
+
+    def refused(self, builder: Builder, place: Path, *words: object) -> str:
+        write(place, f"Bootstrap: scratch\n%pre\n    touch {place}/begun\n")
+        line = builder.refused(*words, place / "img.def")
+        assert not (place / "begun").exists()
+        return line
+
+    def test_targets(self, builder: Builder, place: Path) -> None:
+        (place / "file").write_text("x")
+        (place / "closed").mkdir()
+        (place / "closed").chmod(0o555)
+        owned(place)
+        for box in ((), ("--sandbox",)):
+            line = self.refused(builder, place, *box, place / "nosuch/out")
+            assert f"{place}/nosuch/out: the directory {place}/nosuch does not exist; make it" in line
+            line = self.refused(builder, place, *box, place / "file/out")
+            assert "file/out: cannot be written: Not a directory" in line
+            line = self.refused(builder, place, *box, place / "closed/out")
+            assert f"you may not write into {place}/closed" in line
+            assert "cannot be written: File name too long" in self.refused(builder, place, *box, "n" * 300)
+            assert "'': is not the name of a file" in self.refused(builder, place, *box, "")
+        assert "out/: names a directory" in self.refused(builder, place, f"{place}/out/")
+
+    def test_of_images_that_are_fetched(self, builder: Builder, place: Path) -> None:
+        """Nobody is asked: there is no such registry."""
+        for words in (("pull", f"{place}/no/a.sif"), ("build", f"{place}/no/a.sif")):
+            status, _, err = builder.run(*words, "docker://127.0.0.1:1/a")
+            assert status == 255 and f"the directory {place}/no does not exist" in err
+
+
+# Whoever builds owns the pipe, as in a shell of his own.
+_PIPED = 'piped() {{ chown {} "${{!#}}"; exec "$@"; }}; piped "$@" {}'
+
+
+class TestPipes:
+    def builder(self, builder: Builder, place: Path, source: str) -> Builder:
+        owner = USER if os.geteuid() == 0 else os.getuid()
+        return builder._replace(work=place, prefix=("bash", "-c", _PIPED.format(owner, source), "bash"))
+
+    @pytest.mark.parametrize("source", ["<(cat img.def)", "/dev/stdin < img.def", "/dev/stdin < <(cat img.def)"])
+    def test_a_definition(self, builder: Builder, place: Path, source: str) -> None:
+        write(place, "Bootstrap: scratch\n%labels\n    Colour green\n")
+        owned(place)
+        piped = self.builder(builder, place, source)
+        status, _, err = piped.run("build", "--sandbox", "box", PYTHONPATH=str(place.parent.parent / "lib"))
+        assert status == 0, err
+        assert labels(place / "box")["Colour"] == "green"
+
+    def test_what_is_none(self, builder: Builder, place: Path) -> None:
+        (place / "tree.tar").write_bytes(tarball({"etc/name": b"x"}, {}))
+        owned(place)
+        piped = self.builder(builder, place, "<(cat tree.tar)")
+        status, _, err = piped.run("build", "--sandbox", "box", PYTHONPATH=str(place.parent.parent / "lib"))
+        assert status == 255 and "an image or archive comes from a pipe; write it to a file first" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--bind", "/etc:"), "--bind /etc:: a part of it is empty"),
+        (("--bind", "/etc::ro"), "a part of it is empty"),
+        (("--bind", "/etc,"), "a part of it is empty"),
+        (("--bind", ""), "--bind: its value is empty; give one, or leave the option out"),
+        (("--bind", "/no-such"), "bind /no-such: no such file or directory"),
+        (("--section", ""), "--section: its value is empty"),
+        (("--section", "post,"), "--section : no such section"),
+        (("--section", "all,pots"), "--section pots: no such section"),
+        (("--authfile", ""), "--authfile: its value is empty"),
+        (("--build-arg-file", ""), "--build-arg-file: its value is empty"),
+        (("--build-arg-file", "/dev/null", "--build-arg-file", "/etc/hostname"), "/dev/null is one already"),
+    ],
+)
+def test_options_that_say_nothing(builder: Builder, place: Path, words: tuple[str, ...], line: str) -> None:
+    write(place, f"Bootstrap: scratch\n%pre\n    touch {place}/begun\n")
+    assert line in builder.refused(*words, place / "img.sif", place / "img.def")
+    assert not (place / "begun").exists()
+
+
+class TestArchives:
+    """Without a scheme: taken for what they are, or refused."""
+
+    def packed(self, place: Path, layouts: dict[str, Path], scheme: str, name: str) -> Path:
+        path = place / f"{scheme}.tar"
+        argv = ["skopeo", "copy", "--quiet", "--insecure-policy", f"oci:{layouts['one']}:latest"]
+        subprocess.run([*argv, f"{scheme}:{path}:{name}"], check=True)
+        owned(place)
+        return path
+
+    def check(self, builder: Builder, place: Path, source: object, target: str) -> None:
+        builder.build(place / target, source)
+        assert words_of(place / target) == "one"
+        assert "'/bin/echo' 'entry'" in builder.run("inspect", "--runscript", place / target)[1]
+
+    @pytest.mark.parametrize("scheme", ["docker-archive", "oci-archive"])
+    def test_of_images(self, builder: Builder, place: Path, layouts: dict[str, Path], scheme: str) -> None:
+        name = "localhost:5000/me/app:2.0"
+        path = self.packed(place, layouts, scheme, name)
+        self.check(builder, place, path, "a.sif")
+        self.check(builder, place, f"{scheme}:{path}:{name}", "b.sif")
+        (place / "packed.tar.gz").write_bytes(gzip.compress(path.read_bytes()))
+        self.check(builder, place, place / "packed.tar.gz", "c.sif")
+        self.check(builder, place, write(place, f"Bootstrap: localimage\nFrom: {path}\n"), "d.sif")
+        line = builder.refused(place / "x.sif", f"{scheme}:{path}:localhost:5000/me/app:9")
+        assert "0 images of that name" in line and name in line
+
+    def test_a_layout(self, builder: Builder, place: Path, layouts: dict[str, Path]) -> None:
+        self.check(builder, place, layouts["one"], "a.sif")
+        self.check(builder, place, write(place, f"Bootstrap: localimage\nFrom: {layouts['one']}\n"), "b.sif")
+
+    def test_what_is_no_root(self, builder: Builder, place: Path) -> None:
+        (place / "data.tar").write_bytes(tarball({"data/a": b"x", "notes": b"x"}, {}))
+        (place / "json.tar").write_bytes(tarball({"manifest.json": b"{}", "notes": b"x"}, {}))
+        (place / "empty.tar").write_bytes(bytes(10240))
+        (place / "data").mkdir()
+        (place / "data/a").touch()
+        (place / "empty").mkdir()
+        owned(place)
+        for name, words in (
+            ("data.tar", "is not the archive of a root filesystem; in it: data, notes"),
+            ("json.tar", "is not the archive of a root filesystem; in it: manifest.json, notes"),
+            ("data", "is a directory, but not the root of a container"),
+            ("empty", "is an empty directory"),
+        ):
+            assert words in builder.refused(place / "img.sif", place / name)
+            assert words in builder.refused("--sandbox", place / "box", place / name)
+
+
+def test_an_image_of_singularity_2(
+    builder: Builder, sandbox: Path, place: Path, fetcher: Fetcher, installed: str
+) -> None:
+    subprocess.run(["mksquashfs", sandbox, place / "raw.sqfs", "-quiet", "-no-progress", "-comp", "gzip"], check=True)
+    data = (place / "raw.sqfs").read_bytes()
+    (place / "old.simg").write_bytes(b"#!/usr/bin/env run-singularity\n" + data)
+    owned(place)
+    builder.build(place / "new.sif", place / "old.simg")
+    builder.build("--sandbox", place / "other", place / "new.sif")
+    assert (place / "other/made").read_text() == "one\n"
+    for name in ("old.simg", "new.sif"):
+        assert fetcher.done("exec", place / name, "cat", "/made", PYTHONPATH=installed) == "one\n"
 
 
 class TestHostileImages:
@@ -302,7 +527,8 @@ class TestHostileImages:
     def test_a_damaged_image(self, builder: Builder, sandbox: Path, place: Path) -> None:
         builder.build(place / "one.sif", sandbox)
         raw = bytearray((place / "one.sif").read_bytes())
-        raw[-3000:] = bytes(3000)
+        end = len(raw.rstrip(b"\0"))  # mksquashfs fills the last 4096 bytes up
+        raw[end - 3000 : end] = bytes(3000)
         (place / "bad.sif").write_bytes(raw)
         line = builder.refused("--sandbox", place / "other", place / "bad.sif")
         assert "bad.sif" in line

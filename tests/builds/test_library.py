@@ -35,6 +35,14 @@ def test_pull(fetcher: Fetcher, library: Library, sif_file: bytes) -> None:
     assert [path.name for path in fetcher.kept("library")] == [f"sha256.{hashlib.sha256(sif_file).hexdigest()}"]
 
 
+def test_a_pull_says_that_no_signature_is_verified(fetcher: Fetcher, library: Library) -> None:
+    words = ("pull", "-F", "--library", library.url, f"library://{NAME}:v1")
+    line = f"bollard: warning: library://{NAME}:v1: no signature is verified; --allow-unsigned leaves this line out\n"
+    assert fetcher.run(*words)[::2] == (0, line)
+    assert fetcher.run(*words, "-U")[::2] == (0, "")
+    assert fetcher.run(*words, APPTAINER_ALLOW_UNSIGNED="1")[::2] == (0, "")
+
+
 def test_exec(fetcher: Fetcher, library: Library, sif_file: bytes, installed: str) -> None:
     env = {"PYTHONPATH": installed, "BOLLARD_LIBRARY": library.url}
     for _ in range(2):

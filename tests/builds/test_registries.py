@@ -113,6 +113,9 @@ def test_an_index_of_images(fetcher: Fetcher, registry: Registry, layouts: dict[
         (("docker://--help",), "is not the name of an image"),
         (("nonsense://x",), "nonsense images cannot be fetched; known are docker"),
         (("alpine",), "alpine: is not a URI; write docker://alpine"),
+        (("--dir", "", "docker://HOST/tiny/one:v1"), "--dir: its value is empty"),
+        (("--arch", "amd64/v9", "docker://HOST/tiny/one:v1"), "architecture 'amd64/v9': has no such variant"),
+        (("--arch", "s390x", "--no-https", "docker://HOST/tiny/one:v1"), "not for s390x; leave --arch out"),
     ],
 )
 def test_what_cannot_be_pulled(fetcher: Fetcher, registry: Registry, words: tuple[str, ...], line: str) -> None:
@@ -247,6 +250,18 @@ class TestBuild:
         fetcher.done("build", "--no-https", "a.sif", "img.def")
         assert words_of(fetcher.path / "a.sif") == "one"
         assert '"Colour": "red"' in fetcher.done("inspect", "--json", "a.sif")
+
+
+def test_the_daemon_that_is_named_is_asked(fetcher: Fetcher) -> None:
+    """Where nobody listens: another daemon's image is not taken for it."""
+    address = f"127.0.0.1:{servers.free_port()}"
+    words = ("pull", "a.sif", "docker-daemon:tiny/one:v1")
+    lines = [
+        fetcher.refused(*words, "--docker-host", f"tcp://{address}"),
+        fetcher.refused(*words, APPTAINER_DOCKER_HOST=f"tcp://{address}"),
+        fetcher.refused(*words, DOCKER_HOST=f"tcp://{address}"),
+    ]
+    assert all(address in line for line in lines), lines
 
 
 @pytest.mark.parametrize("scheme", ["oci", "oci-archive", "docker-archive"])

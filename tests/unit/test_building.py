@@ -96,3 +96,39 @@ def test_agents_are_checked_before_anything_is_made():
     bootstrap.check({"bootstrap": "LocalImage"})
     with pytest.raises(BollardError, match="shub is not supported; Singularity Hub has closed"):
         bootstrap.check({"bootstrap": "shub"})
+
+
+@pytest.mark.parametrize("agent", sorted((*bootstrap._AGENTS, *oci.TRANSPORTS)))
+@pytest.mark.parametrize("value", ["12045C8C0B1004D058DE4BEDA20C27EE7FF7BA84", ""])
+def test_fingerprints_are_refused_until_they_are_enforced(agent, value):
+    with pytest.raises(BollardError) as caught:
+        bootstrap.check({"bootstrap": agent, "from": "x", "fingerprints": value})
+    assert caught.value.message.startswith(f"Fingerprints: {value}".rstrip(": ") + ": signatures of images are not")
+    assert "pin it by its digest" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("agent", "key", "refused"),
+    [
+        ("docker", "productpgp", True),
+        ("yum", "setopt", True),
+        ("dnf", "modules", True),
+        ("docker", "setopt", False),
+        ("docker", "modules", False),
+        ("docker", "includecmd", False),
+    ],
+)
+def test_keys_that_protect_and_have_no_effect_are_refused(agent, key, refused):
+    header = {"bootstrap": agent, "from": "x", key: "a\x1bb"}
+    if not refused:
+        bootstrap.check(header)
+        return
+    with pytest.raises(BollardError, match=r"a\\x1bb: .* with Bootstrap: "):
+        bootstrap.check(header)
+
+
+def test_the_key_for_packages_is_refused_where_it_is_not_used(monkeypatch):
+    monkeypatch.setenv("GPG", "https://127.0.0.1/key")
+    bootstrap.check({"bootstrap": "debootstrap"})
+    with pytest.raises(BollardError, match="GPG=https://127.0.0.1/key: dnf would not check"):
+        bootstrap.check({"bootstrap": "dnf"})

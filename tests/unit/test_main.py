@@ -216,8 +216,13 @@ def test_plan_of_a_squashfs(squashfs):
     assert plan["spec"]["env"] == [["A", "b"]]
     assert (plan["image"]["kind"], plan["image"]["offset"], plan["image"]["arch"]) == ("squashfs", 0, None)
     assert plan["image"]["scripts"] is False
-    assert ["/home/u", "/home/u"] in [mount[:2] for mount in plan["mounts"]]
-    assert ["/usr", "/mnt", 1] in plan["mounts"]
+    mounts = {mount["target"]: mount for mount in plan["mounts"]}
+    assert (mounts["/home/u"]["kind"], mounts["/home/u"]["source"]) == ("bind", "/home/u")
+    assert (mounts["/mnt"]["source"], mounts["/mnt"]["read_only"], mounts["/mnt"]["if_missing"]) == (
+        "/usr", True, "refuse",
+    )  # fmt: skip
+    assert [namespace["name"] for namespace in plan["namespaces"]] == ["user", "mnt"]
+    assert (plan["layers"], plan["writable"]) == ([], False)
     environment = plan["environment"]
     assert (environment["A"], environment["HOME"], environment["BOLLARD_IMAGE"]) == ("b", "/home/u", squashfs.name)
     assert environment["APPTAINER_BIND"] == "/mnt"
@@ -228,6 +233,28 @@ def test_plan_of_a_directory_has_the_images_environment(directory):
 
     assert (environment["WHO"], environment["ELSE"]) == ("image", "host")
     assert environment["PATH"].startswith("/own:/usr/local/sbin:")
+
+
+def test_plan_has_namespaces_layers_and_cards(squashfs, tmp_path):
+    (tmp_path / "layer").mkdir()
+    wishes = ["--overlay", f"{tmp_path}/layer", "--overlay", f"{squashfs}:ro", "--net", "--hostname", "there", "--nv"]
+    plan = planned(*wishes, str(squashfs))
+
+    assert [(namespace["name"], namespace["setting"]) for namespace in plan["namespaces"]] == [
+        ("user", "own ids"), ("mnt", ""), ("net", ""), ("uts", "there"),
+    ]  # fmt: skip
+    layers = [(layer["source"], layer["filesystem"], layer["read_only"]) for layer in plan["layers"]]
+    assert layers == [(f"{tmp_path}/layer", "directory", False), (str(squashfs), "squashfs", True)]
+    assert plan["writable"] is True
+    assert bool(plan["missing_gpus"]) != any(mount["target"].startswith("/.singularity.d") for mount in plan["mounts"])
+    assert len(plan["text"]) == len(plan["namespaces"] + plan["layers"] + plan["mounts"])
+
+
+def test_plan_refuses_what_the_keeper_refuses(squashfs, tmp_path):
+    assert "is a file; --writable needs a directory" in refused("plan", "--writable", str(squashfs))
+    assert "overlay /nope: No such file" in refused("plan", "--overlay", "/nope", str(squashfs))
+    wishes = ["--overlay", str(tmp_path), "--writable-tmpfs"]
+    assert "more than one layer to write to" in refused("plan", *wishes, str(squashfs))
 
 
 def test_plan_follows_variables(squashfs):
@@ -278,7 +305,7 @@ def test_the_path_of_exec_imports_little():
         (["-B=/a:/b"], [("bind", "/a:/b")]),
         (["-W", "/w", "-S/s", "-o", "/o"], [("workdir", "/w"), ("scratch", "/s"), ("overlay", "/o")]),
         (["--contain=false", "--pid=TRUE", "-w=t"], [("contain", "0"), ("pid", "1"), ("writable", "1")]),
-        (["-u", "--unsquash", "--no-init", "--authfile", "x", "--tmpdir=y"], []),
+        (["-u", "--unsquash", "--no-init", "--tmpdir=y"], []),
         (["--keep-privs=false"], []),
     ],
 )  # fmt: skip
@@ -293,6 +320,8 @@ def test_apptainers_ways_to_write_options(argv, found):
         (["--memory=1G"], "limits of a job are Slurm's"),
         (["--security", "seccomp:x"], "root's to set"),
         (["--nvccli"], "needs root"),
+        (["--passphrase"], "encrypted images cannot be opened yet"),
+        (["--pem-path", "key.pem"], "encrypted images cannot be opened yet"),
     ],
 )
 def test_options_that_cannot_be_had_say_why(argv, reason):
@@ -319,6 +348,15 @@ def test_help_of_no_command(words):
 def test_verbose_before_an_image_is_verbose():
     assert parse("-v", "/data/img.sif") == ([("verbose", "1")], ["/data/img.sif"])
     assert parse("-v", "docker://a:1") == ([("verbose", "1")], ["docker://a:1"])
+
+
+def test_root_cannot_give_its_rights_up(monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert parse("--no-privs", "img.sif") == ([], ["img.sif"])
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert parse("--no-privs=false", "img.sif") == ([], ["img.sif"])
+    with pytest.raises(BollardError, match="--no-privs: root keeps"):
+        parse("--no-privs", "img.sif")
 
 
 def test_no_option_is_known_in_two_ways():

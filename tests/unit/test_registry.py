@@ -82,6 +82,10 @@ def test_settings():
     access = registry.Access("f", "a", "p", True)
     assert sources.settings(given, environ) == sources.Settings(access, False, False, "l", "arm64")
     assert sources.settings([], environ).disable_cache
+    hosts = {"DOCKER_HOST": "tcp://d", "APPTAINER_DOCKER_HOST": "tcp://a"}
+    assert sources.settings([], hosts).access.daemon == "tcp://a"
+    assert sources.settings([("docker-host", "tcp://o")], hosts).access.daemon == "tcp://o"
+    assert sources.settings([], {"DOCKER_HOST": "tcp://d"}).access.daemon == "tcp://d"
     assert sources.settings([], {"SINGULARITY_NO_HTTPS": "yes"}).access.insecure
     assert not sources.settings([], {"APPTAINER_NOHTTPS": "false"}).access.insecure
 

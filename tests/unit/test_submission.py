@@ -94,3 +94,20 @@ def test_mistakes_are_told(values, words):
 def test_what_opts_cannot_say(image, words):
     with pytest.raises(BollardError, match="means nothing there"):
         checked(("image", str(image)), ("opts", words))
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("--authfile=logins.json", "skopeo login"),
+        ("--docker-login", "BOLLARD_DOCKER_USERNAME"),
+        ("--docker-host=tcp://127.0.0.1:1", "BOLLARD_DOCKER_HOST"),
+        ("--no-https", "BOLLARD_NOHTTPS"),
+        ("--disable-cache", "bollard pull"),
+        ("--pem-path=key.pem", "leave it out"),
+    ],
+)
+def test_container_opts_that_would_be_ignored_are_refused(words, hint):
+    with pytest.raises(BollardError) as caught:
+        forms.resolve([("opts", words)])
+    assert words.partition("=")[0] in caught.value.message and hint in caught.value.hint

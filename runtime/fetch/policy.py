@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The host's policy of which images may be fetched, containers-policy.json(5): found here, and enforced by skopeo.
+
+The policy is `~/.config/containers/policy.json`, else `/etc/containers/policy.json`. Where the host has neither, skopeo
+would refuse to work, so it gets one that accepts every image.
+
+skopeo fetches an image by the digest of its manifest. A rule for the tag, or for the digest of an index, does not match
+that name. The copy of the policy that skopeo reads has such a rule once more, for the digest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import cache, reference
+from bollard.runtime.fetch.cache import Store
+from bollard.runtime.fetch.reference import Reference
+
+_MAX_BYTES = 1 << 20
+_SYSTEM = "/etc/containers/policy.json"
+_USER = ".config/containers/policy.json"  # below $HOME
+# What skopeo says before the reason, with the name of the file that it was given.
+_BEFORE_REASON = re.compile(r'^.*policy(?: in "[^"]*")?: ')
+_PERMISSIVE = b'{"default":[{"type":"insecureAcceptAnything"}]}'
+
+
+class Policy(NamedTuple):
+    """The policy for one image: the host's file ("" for none), and the text that skopeo is given."""
+
+    file: str
+    text: bytes
+
+    def mark(self, name: Reference, digest: str) -> bytes:
+        """What the cache keeps when this policy has accepted the image."""
+        own, repository = hashlib.sha256(self.text).hexdigest(), reference.repository(name.name)
+        return f"accepted {own} {name.scheme} {repository} {digest}".encode()
+
+
+def of_host(name: Reference, digest: str, environ: Mapping[str, str]) -> Policy:
+    """The policy for the image `name`, whose manifest has the digest "sha256:HEX".
+
+    Raises: BollardError for a policy that cannot be read.
+    """
+    path = host_file(environ)
+    if not path:
+        return Policy("", _PERMISSIVE)
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise _unusable(path, error.strerror or "cannot be read") from None
+    if len(text) > _MAX_BYTES:
+        raise _unusable(path, f"has over {_MAX_BYTES} bytes")
+    return Policy(path, text if name.scheme == "docker-daemon" else _for_digest(text, path, name, digest))
+
+
+def host_file(environ: Mapping[str, str], system: str = _SYSTEM) -> str:
+    """The path of the policy that skopeo would use, "" where the host has none."""
+    home = environ.get("HOME") or os.path.expanduser("~")
+    return next((path for path in (os.path.join(home, _USER), system) if os.path.lexists(path)), "")
+
+
+def is_accepted(policy: Policy, name: Reference, digest: str, store: Store) -> bool:
+    """Whether this policy has accepted the image before; without a policy of the host's every image is accepted."""
+    if not policy.file:
+        return True
+    mark = policy.mark(name, digest)
+    return cache.blob(store, f"sha256:{hashlib.sha256(mark).hexdigest()}", len(mark) + 1) == mark
+
+
+def accept(policy: Policy, name: Reference, digest: str, store: Store) -> None:
+    """Keep in the cache that this policy has accepted the image."""
+    if policy.file:
+        cache.keep_blob(store, policy.mark(name, digest))
+
+
+@contextlib.contextmanager
+def as_file(policy: Policy) -> Iterator[str]:
+    """The path of a private file, of mode 0600, with the policy's text."""
+    with tempfile.NamedTemporaryFile("wb", prefix="bollard-policy-", suffix=".json") as file:
+        file.write(policy.text)
+        file.flush()
+        yield file.name
+
+
+def refused(policy: Policy, name: Reference, said: str) -> BollardError | None:
+    """The error for what skopeo `said`, None where that is not about the policy."""
+    text = said.lower()
+    if "error loading trust policy" in text or "invalid policy" in text:
+        return _unusable(policy.file, _BEFORE_REASON.sub("", said))
+    if "rejected by policy" not in text and "source image rejected" not in text:
+        return None
+    reason = "" if "rejected by policy" in text else f": {said.partition('rejected: ')[2] or said}"
+    return BollardError(
+        f"{name.uri}: refused by the policy in {policy.file or 'use'}{reason}",
+        "use an image that the policy accepts, or ask who maintains that file",
+    )
+
+
+def _for_digest(text: bytes, path: str, name: Reference, digest: str) -> bytes:
+    """The policy with the rules for the image's tag and digest as rules for the digest that is fetched."""
+    try:
+        found = json.loads(text, object_pairs_hook=_object)
+        scopes = found.get("transports", {}).get("docker", {})
+        rules = {str(scope): rule for scope, rule in scopes.items() if isinstance(rule, list)}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise _unusable(path, str(error)) from None
+    repository, _, pinned = name.name.partition("@")
+    repository = reference.repository(repository)
+    tag = name.name.partition("@")[0][len(repository) + 1 :] or ("" if pinned else "latest")
+    wanted = {mark + word for mark, word in ((":", tag), ("@", pinned)) if word} - {f"@{digest}"}
+    for scope in rules:
+        if any(scope.endswith(word) and _is_alias(scope[: -len(word)], repository) for word in (*wanted, f"@{digest}")):
+            raise BollardError(
+                f"{name.uri}: the policy in {path} has a rule for {scope}, which may be the same image",
+                "write the name as the policy has it",
+            )
+    matching = [rules[repository + word] for word in sorted(wanted) if repository + word in rules]
+    if not matching:
+        return text
+    target = f"{repository}@{digest}"
+    scopes[target] = [item for rule in (*matching, rules.get(target, [])) for item in rule]
+    return json.dumps(found).encode()
+
+
+def _is_alias(scope: str, repository: str) -> bool:
+    """Whether two names may be one repository, though they differ: a registry that is left out or a host of the
+    same domain, and `library/` that is left out."""
+    if scope == repository:
+        return False
+    host = reference.registry(repository)
+    path = repository[len(host) + 1 :] if host else repository
+    above, _, below = scope.partition("/")
+    return below in (path, f"library/{path}") and (not host or host == above or host.endswith(f".{above}"))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
+def _unusable(path: str, reason: str) -> BollardError:
+    return BollardError(f"{path}: is not a usable policy: {reason}", "repair it; see containers-policy.json(5)")

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The host's policy of which images may be fetched, with skopeo and Debian's docker-registry on 127.0.0.1."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import servers
+from conftest import USER, Builder
+from fetcher import Fetcher, words_of
+from servers import Registry
+
+SIF_LAYER = "application/vnd.sylabs.sif.layer.v1.sif"
+ACCEPT, REJECT = [{"type": "insecureAcceptAnything"}], [{"type": "reject"}]
+# A host without a policy of its own.
+HIDDEN = ("sh", "-c", 'mount -t tmpfs none /etc/containers && exec "$@"', "sh")
+
+
+@pytest.fixture(scope="module")
+def registry(builder: Builder, program: str, layouts: dict[str, Path]) -> Iterator[Registry]:
+    with servers.registry(program, builder.work.parent / "registry-policies") as found:
+        found.push(layouts["one"], "tiny/one:v1")
+        found.push(layouts["two"], "tiny/two:v1")
+        yield found
+
+
+def put(fetcher: Fetcher, text: object) -> Path:
+    """The user's own policy, which comes before the system's."""
+    path = fetcher.path / ".config/containers/policy.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text if isinstance(text, str) else json.dumps(text))
+    for place in (path, path.parent, path.parent.parent) if os.geteuid() == 0 else ():
+        os.chown(place, USER, USER)
+    return path
+
+
+def scopes(**rules: object) -> dict[str, object]:
+    return {"default": ACCEPT, "transports": {"docker": rules}}
+
+
+def test_an_image_that_is_rejected(fetcher: Fetcher, registry: Registry, installed: str) -> None:
+    path = put(fetcher, {"default": REJECT})
+    uri = f"docker://{registry.host}/tiny/one:v1"
+    line = f"{uri}: refused by the policy in {path}; use an image that the policy accepts"
+    assert fetcher.refused("pull", "--no-https", "a.sif", uri).startswith(line)
+    assert fetcher.refused("pull", "--no-https", "--disable-cache", "a.sif", uri).startswith(line)
+    assert fetcher.refused("build", "--no-https", "a.sif", uri).startswith(line)
+    assert fetcher.refused("exec", "--no-https", uri, "true", PYTHONPATH=installed).startswith(line)
+    assert not (fetcher.path / "a.sif").exists() and not fetcher.kept("oci-tmp")
+    assert not list(Path("/tmp").glob("bollard-policy-*"))
+
+
+def test_a_signature_that_is_missing(fetcher: Fetcher, registry: Registry) -> None:
+    (fetcher.path / "key").write_text("no key")
+    rule = [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": str(fetcher.path / "key")}]
+    path = put(fetcher, {"default": rule})
+    uri = f"docker://{registry.host}/tiny/one:v1"
+    line = fetcher.refused("pull", "--no-https", "a.sif", uri)
+    assert line.startswith(f"{uri}: refused by the policy in {path}: A signature was required, but no signature exists")
+
+
+def test_a_rule_for_one_tag(fetcher: Fetcher, registry: Registry) -> None:
+    """Which counts although the image is fetched by its digest."""
+    put(fetcher, scopes(**{f"{registry.host}/tiny/one:v1": REJECT}))
+    uri = f"docker://{registry.host}/tiny/one:v1"
+    assert "refused by the policy" in fetcher.refused("pull", "--no-https", "a.sif", uri)
+    fetcher.done("pull", "--no-https", "a.sif", uri.replace("one", "two"))
+    put(fetcher, {"default": REJECT, "transports": {"docker": {f"{registry.host}/tiny/one:v1": ACCEPT}}})
+    fetcher.done("pull", "--no-https", "b.sif", uri)
+    assert "refused by the policy" in fetcher.refused("pull", "--no-https", "c.sif", uri.replace("one", "two"))
+
+
+def test_what_the_cache_has_is_asked_about_again(
+    fetcher: Fetcher, registry: Registry, sif_file: bytes, installed: str
+) -> None:
+    registry.put("sif/asked", "v1", [servers.entry(sif_file, SIF_LAYER)], [sif_file])
+    for uri in (f"docker://{registry.host}/tiny/one:v1", f"oras://{registry.host}/sif/asked:v1"):
+        words = ("exec", "--no-https", uri, "cat", "/opt/words")
+        put(fetcher, scopes())
+        assert fetcher.done(*words, PYTHONPATH=installed) == "one"
+        put(fetcher, {"default": REJECT})
+        assert "refused by the policy" in fetcher.refused(*words, PYTHONPATH=installed)
+        put(fetcher, scopes(other=REJECT))
+        assert fetcher.done(*words, PYTHONPATH=installed) == "one"
+
+
+def test_a_policy_that_is_none(fetcher: Fetcher, registry: Registry) -> None:
+    for text in ("{", '{"defaul": []}'):
+        path = put(fetcher, text)
+        line = fetcher.refused("pull", "--no-https", "a.sif", f"docker://{registry.host}/tiny/one:v1")
+        assert line.startswith(f"{path}: is not a usable policy: "), line
+        assert "bollard-policy-" not in line
+
+
+def test_what_is_said(fetcher: Fetcher, registry: Registry) -> None:
+    path = put(fetcher, scopes())
+    uri = f"docker://{registry.host}/tiny/one:v1"
+    said = f"bollard: {uri}: the policy in {path} is asked\n"
+    assert fetcher.run("pull", "--no-https", "--disable-cache", "a.sif", uri)[::2] == (0, "")
+    assert fetcher.run("pull", "--no-https", "--disable-cache", "-v", "b.sif", uri)[::2] == (0, said)
+    assert fetcher.run("-v", "build", "--no-https", "--disable-cache", "c.sif", uri)[::2] == (0, said)
+
+
+def test_a_host_without_a_policy(fetcher: Fetcher, registry: Registry) -> None:
+    own = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    hidden = fetcher.builder._replace(work=fetcher.path, prefix=("unshare", "--mount", *own, *HIDDEN))
+    env = {"BOLLARD_CACHEDIR": str(fetcher.path / "cache"), "PYTHONPATH": str(fetcher.builder.work.parent / "lib")}
+    uri = f"docker://{registry.host}/tiny/one:v1"
+    said = f"bollard: {uri}: accepted: this host has no policy.json\n"
+    assert hidden.run("pull", "--no-https", "--disable-cache", "a.sif", uri, **env)[::2] == (0, "")
+    assert hidden.run("pull", "--no-https", "--verbose", "b.sif", uri, **env)[::2] == (0, said)
+    assert words_of(fetcher.path / "a.sif") == words_of(fetcher.path / "b.sif") == "one"
