@@ -36,6 +36,7 @@ class Row:
     added: what its variables ask for is added to what options ask for, as Apptainer does
     fixed: decided where a container is made; a later step of a named container cannot ask for more
     pyxis: pyxis has its name for srun
+    alone: tasks can leave something in such a container, so no other step finds it
     alike: belongs to the options of another container like this one (mpirun in a container)
     help: one line
     """
@@ -51,6 +52,7 @@ class Row:
     added: bool = False
     fixed: bool = False
     pyxis: bool = False
+    alone: bool = False
     alike: bool = True
     help: str = ""
 
@@ -156,7 +158,7 @@ TABLE: tuple[Row, ...] = (
     ),
     Row(
         "contain", field="contain", forms=("BOLLARD_CONTAIN",), fixed=True,
-        help="a private /dev, /tmp and home instead of the host's",
+        alone=True, help="a private /dev, /tmp and home instead of the host's",
     ),
     Row(
         "containall", forms=("BOLLARD_CONTAINALL",),
@@ -190,7 +192,7 @@ TABLE: tuple[Row, ...] = (
             "!BOLLARD_CONTAINER_READONLY", "!PYXIS_CONTAINER_READONLY",
         ),
         slurm="container-writable", opposite="container-readonly", pyxis=True,
-        help="let the container be written to; what is written is kept in memory and ends with it",
+        alone=True, help="let the container be written to; what is written is kept in memory and ends with it",
     ),
     Row(
         "writable", field="writable", forms=("BOLLARD_WRITABLE",), fixed=True,
@@ -210,7 +212,7 @@ TABLE: tuple[Row, ...] = (
     Row(
         "entrypoint", field="entrypoint", forms=("BOLLARD_CONTAINER_ENTRYPOINT", "PYXIS_CONTAINER_ENTRYPOINT"),
         slurm="container-entrypoint", opposite="no-container-entrypoint", pyxis=True,
-        help="run the image's entrypoint once, before the first task",
+        alone=True, help="run the image's entrypoint once, before the first task",
     ),
     Row(
         "entrypoint-log", field="entrypoint_log",
@@ -230,25 +232,31 @@ TABLE: tuple[Row, ...] = (
     Row(
         "unshare", argument="NS[,NS]", kind="unshare", field="unshare",
         forms=("BOLLARD_CONTAINER_UNSHARE", "PYXIS_CONTAINER_UNSHARE"), slurm="container-unshare", joined=",",
-        fixed=True, pyxis=True, help="private namespaces for the container: net, ipc, uts",
+        fixed=True, pyxis=True, alone=True, help="private namespaces for the container: net, ipc, uts",
     ),
     Row(
         "net", kind="namespace", field="unshare", forms=("BOLLARD_NET",), fixed=True,
-        help="a private network namespace, with no network in it",
+        alone=True, help="a private network namespace, with no network in it",
     ),
     Row(
         "network", argument="none", kind="network", field="unshare", forms=("BOLLARD_NETWORK",), fixed=True,
-        help="which network --net has",
+        alone=True, help="which network --net has",
     ),
-    Row("ipc", kind="namespace", field="unshare", forms=("BOLLARD_IPC",), fixed=True, help="a private IPC namespace"),
-    Row("uts", kind="namespace", field="unshare", forms=("BOLLARD_UTS",), fixed=True, help="a private UTS namespace"),
+    Row(
+        "ipc", kind="namespace", field="unshare", forms=("BOLLARD_IPC",), fixed=True, alone=True,
+        help="a private IPC namespace",
+    ),
+    Row(
+        "uts", kind="namespace", field="unshare", forms=("BOLLARD_UTS",), fixed=True, alone=True,
+        help="a private UTS namespace",
+    ),
     Row(
         "hostname", argument="NAME", kind="hostname", field="hostname", forms=("BOLLARD_HOSTNAME",), fixed=True,
-        help="the host's name in the container; with a private UTS namespace",
+        alone=True, help="the host's name in the container; with a private UTS namespace",
     ),
     Row(
         "pid", kind="namespace", field="unshare", forms=("BOLLARD_PID",), fixed=True,
-        help="a private process namespace",
+        alone=True, help="a private process namespace",
     ),
     Row(
         "nv", kind="card", field="cards", forms=("BOLLARD_NV",), fixed=True,

@@ -397,9 +397,9 @@ def is_of_one_step(asked: Spec) -> bool:
     """
     if asked.name or any(not read_only for _, read_only in asked.overlays):
         return False
-    own_files = asked.writable_tmpfs or asked.contain or (asked.scratch and not asked.workdir)
-    own_files = own_files or any(flags & TMPFS for _, _, flags in asked.binds)
-    return bool(own_files or asked.unshare or asked.entrypoint)
+    if any(row.alone and getattr(asked, row.field) for row in options.TABLE):
+        return True
+    return bool(asked.scratch and not asked.workdir) or any(flags & TMPFS for _, _, flags in asked.binds)
 
 
 def _options(given: dict[str, list[str]], fields: dict[str, Any]) -> bytes:
