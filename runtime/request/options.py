@@ -89,6 +89,7 @@ class Spec:
     hostname: str = ""
     app: str = ""  # one of the image's apps, /scif/apps/NAME
     dns: tuple[str, ...] = ()
+    shm_size: str = ""  # of a /dev/shm of the container's own, as tmpfs(5) takes it; "" for the host's
     cards: tuple[str, ...] = ()  # nv, rocm
     no_umask: bool = False
     no_eval: bool = False
@@ -263,6 +264,11 @@ TABLE: tuple[Row, ...] = (
         help="show the host's NVIDIA driver: its libraries and programs",
     ),
     Row("rocm", kind="card", field="cards", forms=("BOLLARD_ROCM",), fixed=True, help="the same of AMD's"),
+    Row(
+        "shm-size", argument="SIZE", kind="size", field="shm_size", forms=("BOLLARD_CONTAINER_SHM_SIZE",),
+        slurm="container-shm-size", fixed=True, alone=True,
+        help="a private /dev/shm in memory that holds so much: 64m, 2g",
+    ),
     Row("no-umask", field="no_umask", forms=("BOLLARD_NO_UMASK",), help="start with umask 0022 instead of yours"),
     Row(
         "no-eval", field="no_eval", forms=("BOLLARD_NO_EVAL",),

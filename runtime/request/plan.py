@@ -354,13 +354,14 @@ def _kernel(spec: Spec, out: set[str]) -> list[Mount]:
         mounts.append(Mount(PROC, "", "/proc") if "pid" in spec.unshare else Mount(BIND, "/proc", "/proc"))
     if "sys" not in out:
         mounts.append(Mount(BIND, "/sys", "/sys", if_missing=WARN))
+    shm = [Mount(TMPFS, f"mode=1777,size={spec.shm_size}" if spec.shm_size else "mode=1777", "/dev/shm")]
     if "dev" in out:
-        return mounts
+        return mounts + shm if spec.shm_size else mounts
     if not spec.contain:
-        return [*mounts, Mount(BIND, "/dev", "/dev", devices=True)]
+        return [*mounts, Mount(BIND, "/dev", "/dev", devices=True), *(shm if spec.shm_size else [])]
     mounts.append(Mount(TMPFS, "mode=0755,size=1m", "/dev"))
     mounts += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in DEV_NODES]
-    mounts.append(Mount(TMPFS, "mode=1777", "/dev/shm"))
+    mounts += shm
     mounts += [] if "devpts" in out else [Mount(DEVPTS, "", "/dev/pts", noexec=True)]
     mounts += [Mount(LINK, text, path) for text, path in DEV_LINKS]
     return mounts

@@ -87,6 +87,7 @@ def test_forms_in_the_order_in_which_they_win():
 
 
 VALUES = {
+    "shm-size": "2g",
     "bind": "/a:/b", "mounts": "/a:/b", "mount": "type=bind,src=/a,dst=/b", "env": "A=b", "home": "/x:/y",
     "unshare": "net", "hostname": "h", "app": "a", "dns": "192.0.2.1",
 }  # fmt: skip
