@@ -28,17 +28,17 @@ class Container:
     """A container that is ready: this process stands in it."""
 
     __slots__ = (
-        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "instance", "plan", "rc",
+        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "instance", "node", "plan", "rc",
         "record", "replaced", "report", "saver", "scripts", "server", "servers", "site", "spec", "steps", "told",
         "tools", "warnings", "ways_in",
     )  # fmt: skip
 
     def __init__(
-        self, *, spec: Spec, site: Site, image: Image, plan: Plan, report: mounts.Report, server: int, clock: Clock,
-        saver: Saver | None, servers: layers.Servers | None, scripts: list[tuple[str, bytes]], rc: bytes,
+        self, *, node: str, spec: Spec, site: Site, image: Image, plan: Plan, report: mounts.Report, server: int,
+        clock: Clock, saver: Saver | None, servers: layers.Servers | None, scripts: list[tuple[str, bytes]], rc: bytes,
         command: bytes, instance: str, tools: bytes, ways_in: tuple[int, ...],
     ) -> None:  # fmt: skip
-        node = os.uname().nodename
+        self.node = node  # the host's name outside
         self.spec = spec
         self.site = site
         self.image = image
@@ -55,7 +55,7 @@ class Container:
         self.tools = tools  # where the host's Slurm commands are, in the container
         self.ways_in = ways_in  # descriptors of the namespaces to join, in that order
         self.binds = os.fsencode(bind_text(spec.binds))  # for APPTAINER_BIND
-        self.record = record.Record(image)
+        self.record = record.Record(image, node)
         self.steps: dict[bytes, Spec] = {}  # spec text of a step that named this container: what it asked
         self.environment: environment.ImageEnvironment | None = None  # what the scripts set, once that is known
         self.entrypoint: dict[bytes, bytes] | None = None  # what the entrypoint changed, once it has run

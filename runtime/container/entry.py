@@ -103,7 +103,7 @@ def admit(container: Container, peer: socket) -> tuple[str, str]:
         container.replaced.add(asked_cwd)
         name = os.fsdecode(asked_cwd) or "a directory that was removed"
         words = f"{name} cannot be entered in the container; the program starts in {os.fsdecode(cwd)}"
-        container.warnings.append(f"{os.uname().nodename}: {words}")
+        container.warnings.append(f"{container.node}: {words}")
 
     root = AS_ROOT if container.spec.fakeroot else b""
 
@@ -241,7 +241,7 @@ def note(container: Container, verbose: bytes, begin: int) -> bytes:
         lines += container.clock.lines(int(verbose) if verbose.isdigit() and len(verbose) < 20 else 0)
         container.told = True
     lines.append(f"{'entry':<15} {(time.monotonic_ns() - begin) / 1e6:8.2f} ms")
-    text = warnings + "".join(f"bollard: {os.uname().nodename}: {shown(line)}\n" for line in lines)
+    text = warnings + "".join(f"bollard: {container.node}: {shown(line)}\n" for line in lines)
     return text.encode("utf-8", "replace")
 
 
@@ -357,7 +357,7 @@ class Server:
         peer.close()
 
     def _end(self, who: str) -> None:
-        reason = f"{who} on {os.uname().nodename} ended; the task in its container is ended too"
+        reason = f"{who} on {self.container.node} ended; the task in its container is ended too"
         task_reaper.end_tasks([(pid, handle) for handle, pid in self.tasks.items()], reason)
 
     def _accept(self) -> None:

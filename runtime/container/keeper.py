@@ -119,6 +119,7 @@ def _enter(
     """Decide first, then do: the plan is made before anything is touched. Work that does not need the file server
     runs while the file server starts."""
     signal(SIGCHLD, SIG_IGN)  # children are watched by their pidfd; none waits to be reaped
+    node = os.uname().nodename  # the container may have a name of its own
     linux.new_mount_namespace()  # first, for a directory can be bound only by the namespace it was opened in
     opened, made, own_layers = _open(asked, here, spool)
     clock.mark("image")
@@ -131,7 +132,10 @@ def _enter(
     files = _write_files(asked)
     accounts = identity.lines(asked.home)
     proc = linux.clone_tree(f"{SESSION}/proc", recursive=False) if processes >= 0 else -1
-    places = mounts.clone_sources(made.mounts, files, SESSION, proc, report)
+    trees = {mount.source: linux.clone_tree(files[mount.source]) for mount in made.mounts if mount.kind == plan.FILE}
+    linux.set_bindable(SESSION, False)  # a bind of /usr holds nothing of the keeper's
+    places = mounts.clone_sources(made.mounts, trees, SESSION, proc, report)
+    linux.set_bindable(SESSION, True)
     clock.mark("sources")
     root = _first_look(asked, base, words)
     if server:
@@ -156,9 +160,9 @@ def _enter(
             f"{asked.asked}: has no app {asked.app}", f"see `bollard inspect --list-apps {asked.asked}`", 1
         )
     container = Container(
-        spec=asked, site=here, image=opened, plan=made, report=report, server=server, clock=clock, saver=saver,
-        servers=servers, scripts=_scripts(), rc=_enroot_rc(), command=command, instance=instance, ways_in=ways_in,
-        tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
+        node=node, spec=asked, site=here, image=opened, plan=made, report=report, server=server, clock=clock,
+        saver=saver, servers=servers, scripts=_scripts(), rc=_enroot_rc(), command=command, instance=instance,
+        ways_in=ways_in, tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
     )  # fmt: skip
     try:
         container.define_environment(_no_shell_here)

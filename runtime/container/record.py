@@ -40,14 +40,14 @@ class Record:
 
     __slots__ = ("_known", "ended", "fd", "first", "last", "made", "steps")
 
-    def __init__(self, image: Image, fd: int = -1) -> None:
+    def __init__(self, image: Image, node: str, fd: int = -1) -> None:
         self.fd = fd
         self.made = time.time()
         self.first = self.last = self.ended = 0.0
         self.steps: dict[str, int] = {}  # step: tasks that entered
         self._known = [
             ("bollard", __version__),
-            ("node", os.uname().nodename.split(".")[0]),
+            ("node", node.split(".")[0]),
             ("image", image.path),
             ("id", ".".join(map(str, image.identity))),
             ("digest", image.digest()),

@@ -28,7 +28,7 @@ def test_what_is_written_last_is_read(tmp_path, image):
     folder = tmp_path / "records"
     folder.mkdir()
     fd = os.open(folder / "7.1000.0123456789abcdef.5", os.O_RDWR | os.O_CREAT)
-    kept = record.Record(image, fd)
+    kept = record.Record(image, "n1.example", fd)
     kept.write()
     assert job.records(7, str(folder))[0]["tasks"] == 0
     for step in ("0", "0", "batch"):
@@ -44,7 +44,7 @@ def test_what_is_written_last_is_read(tmp_path, image):
 
 def test_a_record_only_grows(image):
     """Each is written over the one before: nothing of that may be left behind its end."""
-    kept = record.Record(image)
+    kept = record.Record(image, "n1")
     sizes = [len(spec.text(kept.values()))]
     for count in range(1200):
         kept.entered(str(count))
@@ -57,7 +57,7 @@ def test_a_record_only_grows(image):
 
 def test_a_full_disk_is_no_error(image):
     with open("/dev/full", "wb") as full:
-        record.Record(image, full.fileno()).entered("0")
+        record.Record(image, "n1", full.fileno()).entered("0")
 
 
 @pytest.mark.parametrize(
