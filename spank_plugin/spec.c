@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -146,6 +147,7 @@ char *make_spec(const char *container, const char *cwd, int multi_prog)
 	struct text spec = { NULL, 0 };
 	char *image = container ? absolute(container) : NULL, *full;
 	const char *home = getenv("HOME");
+	struct passwd *me;
 	struct stat st;
 	int plain = 0;
 
@@ -154,7 +156,9 @@ char *make_spec(const char *container, const char *cwd, int multi_prog)
 		add(&spec, "asked", container);
 	}
 	add(&spec, "cwd", cwd);
-	add(&spec, "userhome", home ? home : "");
+	if (!home || !home[0])
+		home = (me = getpwuid(getuid())) ? me->pw_dir : "";
+	add(&spec, "userhome", home);
 	plain = image && image[0] == '/' && plain_image(image, &st) && !site_limits_images();
 	if (plain)
 		add_identity(&spec, &st);

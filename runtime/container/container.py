@@ -31,6 +31,7 @@ class Container:
         "environment",
         "image",
         "instance",
+        "locales",
         "ops",
         "record",
         "saver",
@@ -73,6 +74,7 @@ class Container:
         self.instance = ""  # its name, for an instance: who ends tells the tasks in other words
         self.record = record.Record(opened)
         self.warnings: list[str] = []  # what was to be there and is not; until the first task has printed it
+        self.locales: frozenset[bytes] | None = None  # the image's (locales.available)
         self.told = False  # --container-verbose has been answered
         self.ways_in = ways_in  # descriptors of the namespaces to join, in that order
         self.tools = b""  # where the host's Slurm commands are, in the container
@@ -86,6 +88,6 @@ class Container:
         self, shell: Callable[[bytes, list[bytes]], bytes | None], cwd: bytes = b"/"
     ) -> environment.ImageEnvironment:
         """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
-        home, path = os.fsencode(self.spec.home), os.fsencode(self.spec.image)
+        home, path = os.fsencode(self.spec.home or self.spec.user_home), os.fsencode(self.spec.image)
         self.environment = environment.of_image(self.scripts, home, path, shell, os.fsencode(self.spec.app), cwd)
         return self.environment

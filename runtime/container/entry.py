@@ -97,7 +97,9 @@ def admit(container: Container, peer: socket) -> tuple[str, str]:
     if image_env is None:
         image_env = container.define_environment(shell, cwd)
     defaults = container.site.environment
-    env = environment.of_task(image_env, env, asked, command, container.binds, cwd, defaults, container.tools)
+    env = environment.of_task(
+        image_env, env, asked, command, container.binds, cwd, defaults, container.tools, container.locales
+    )
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if asked.save or container.servers else WAIT if "pid" in container.spec.unshare else b""

@@ -16,7 +16,7 @@ from _signal import SIG_IGN, SIGCHLD, signal
 from errno import EINVAL, EIO, ENOSPC, ENOSYS
 
 from bollard.runtime import host_slurm
-from bollard.runtime.container import entry, fuse, layers, mounts, readahead, record, task_reaper
+from bollard.runtime.container import entry, fuse, layers, locales, mounts, readahead, record, task_reaper
 from bollard.runtime.container.clock import Clock
 from bollard.runtime.container.container import Container
 from bollard.runtime.errors import BollardError
@@ -238,7 +238,7 @@ def _look_around(container: Container) -> None:
         )
     if os.path.isdir(plan.TOOLS):
         container.tools = os.fsencode(plan.TOOLS)
-    container.scripts = _scripts()
+    container.scripts, container.locales = _scripts(), _locales()
     try:
         container.define_environment(_no_shell_here)
     except _NeedsShell:
@@ -286,6 +286,15 @@ def _first_look(asked: Spec, base: str, words: int) -> int:
     if words >= 0:
         os.close(words)
     return root
+
+
+def _locales() -> frozenset[bytes] | None:
+    """The locales of the container (locales.available); this process stands in it."""
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return locales.available(root)
+    finally:
+        os.close(root)
 
 
 def _scripts() -> list[tuple[str, bytes]]:

@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from bollard.runtime.container import entry, environment, image_shell, wire
+from bollard.runtime.container import entry, image_shell, wire
 from bollard.spank_plugin import build
 
 PATH = b"PATH=/usr/bin:/bin"
