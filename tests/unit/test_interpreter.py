@@ -124,7 +124,8 @@ BASH = [
     'case ":$PATH:" in *:/bin:*) export A=1 ;; *) export B=1 ;; esac',
     "case abc in a) export A=1;; x|a*) export A=2;; *) export A=3; esac",
     "case x in (x) export A=1 ;; esac\ncase '' in '') export B=1;; esac\ncase a in b) ;; esac",
-    "case a.b in *.b)\n export A=1\n true ;;\nesac; case '*' in \\*) export B=1;; esac; case x in [!a-w]) export C=1; esac",
+    "case a.b in *.b)\n export A=1\n true ;;\nesac; case '*' in \\*) export B=1;; esac",
+    "case x in [!a-w]) export C=1; esac",
     # loops
     "for i in 1 2 '3 4'; do A=$A$i; done; export A; export I=$i",
     "for i in 1 2 3 4; do [ $i = 2 ] && continue; [ $i = 4 ] && break; A=$A$i; done; export A",
