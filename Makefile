@@ -21,7 +21,7 @@ PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv py
 	squashfs-tools:/usr/bin/mksquashfs squashfuse:/usr/bin/squashfuse git:/usr/bin/git \
 	e2fsprogs:/sbin/mkfs.ext3 groff-base:/usr/bin/groff
 BUILD_PACKAGES := debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot uidmap:/usr/bin/newuidmap \
-	skopeo:/usr/bin/skopeo openssl:/usr/bin/openssl
+	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci openssl:/usr/bin/openssl
 TOOLS := pytest hypothesis pexpect cffi ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
 .PHONY: help machine packages dev demo test unit build-test cluster-test releases-test fuzz peers stress bench lint format clean
@@ -75,8 +75,8 @@ build-test: dev
 AGAIN := --last-failed --last-failed-no-failures none
 
 cluster-test: dev
-	$(PYTHON) -m pytest -q --suite $(SUITE) tests/cluster || \
-	$(PYTHON) -m pytest -q --suite $(SUITE) $(AGAIN) tests/cluster
+	$(PYTHON) -m pytest -q --suite $(SUITE) tests/cluster tests/hostile || \
+	$(PYTHON) -m pytest -q --suite $(SUITE) $(AGAIN) tests/cluster tests/hostile
 
 # STRESS='--cancels=20 --crowd=20 --named=10 --seed=1': tests/stress/conftest.py has them all.
 stress: dev
@@ -85,8 +85,8 @@ stress: dev
 releases-test: dev
 	@status=0; for suite in $(RELEASES); do \
 	    echo "== $$suite"; \
-	    $(PYTHON) -m pytest -q --suite $$suite -m every_release tests/cluster || \
-	    $(PYTHON) -m pytest -q --suite $$suite -m every_release $(AGAIN) tests/cluster || status=$$?; \
+	    $(PYTHON) -m pytest -q --suite $$suite -m every_release tests/cluster tests/hostile || \
+	    $(PYTHON) -m pytest -q --suite $$suite -m every_release $(AGAIN) tests/cluster tests/hostile || status=$$?; \
 	    $(CLUSTER) down --suite $$suite || status=$$?; \
 	done; exit $$status
 
@@ -125,6 +125,7 @@ lint: dev
 	cd tests/fuzz && MYPYPATH=.. $(MYPY) .
 	cd tests/builds && MYPYPATH=.. $(MYPY) .
 	cd tests/stress && MYPYPATH=../cluster:.. $(MYPY) .
+	cd tests/hostile && MYPYPATH=../cluster:.. $(MYPY) .
 
 format: dev
 	.venv/bin/ruff check --fix-only --quiet .

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* In the keeper's place, where there is none: the reason, for each task. */
 #define _GNU_SOURCE
-#include "stepd.h"
+#include "keeper.h"
 #include "wire.h"
 
 #include <errno.h>

@@ -70,7 +70,7 @@ int wire_listen(const char *name, char *bound, size_t size)
 	length = sizeof(addr);
 	if (listen(fd, SOMAXCONN) < 0 || getsockname(fd, (struct sockaddr *) &addr, &length) < 0)
 		goto fail;
-	length -= offsetof(struct sockaddr_un, sun_path) + 1;
+	length -= (socklen_t) offsetof(struct sockaddr_un, sun_path) + 1;
 	if (length + 1 > size) {
 		errno = ENAMETOOLONG;
 		goto fail;

@@ -16,5 +16,7 @@ task_reaper.py: ends tasks when the keeper ends.
 readahead.py: reads what the first task will need.
 save.py: writes a container to an image file.
 record.py: which image ran, and how many tasks.
+imports.py: what is imported before the keeper goes in; nothing is afterwards.
+loader_cache.py: the libraries that the host's loader knows.
 clock.py: how long each phase took.
 """

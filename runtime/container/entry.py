@@ -15,7 +15,7 @@ from _socket import socket
 
 from bollard.runtime.container import environment, record, task_reaper, wire
 from bollard.runtime.errors import BollardError, one_line, shown
-from bollard.runtime.request import plan, spec
+from bollard.runtime.request import spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,10 @@ def _refuse(peer: socket, error: Exception) -> None:
 
 
 def working_directory(asked: Spec, cwd: bytes) -> bytes:
-    """Where the task starts: --pwd, its own directory (not with --contain), the home, or "/"."""
+    """Where the task starts: --pwd, its own directory (not with --contain), the home, or "/".
+
+    `cwd` is the task's own directory on the host, "" for one that was removed.
+    """
     if asked.pwd:
         if not os.path.isdir(asked.pwd):
             raise BollardError(f"--pwd {asked.pwd}: no such directory in the container", "make it, or bind one there")
@@ -88,7 +91,12 @@ def admit(container: Container, peer: socket) -> tuple[str, str]:
         # Refused by PMIx's server, whose library then waits for itself (libpmix 4.2.2): the step would never end.
         reason = "root in a container does not go with PMIx, which compares user ids"
         raise BollardError(reason, "use --mpi=pmi2 or --mpi=none")
-    cwd = working_directory(asked, cwd)
+    asked_cwd, cwd = cwd, working_directory(asked, cwd)
+    if cwd != asked_cwd and not asked.pwd and not asked.contain and asked_cwd not in container.replaced:
+        container.replaced.add(asked_cwd)
+        name = os.fsdecode(asked_cwd) or "a directory that was removed"
+        words = f"{name} cannot be entered in the container; the program starts in {os.fsdecode(cwd)}"
+        container.warnings.append(f"{os.uname().nodename}: {words}")
 
     def shell(script: bytes, start: list[bytes]) -> bytes | None:
         return _run_there(peer, container.ways_in, script, start)
@@ -212,7 +220,7 @@ def note(container: Container, verbose: bytes, begin: int) -> bytes:
         lines = [f"image {container.spec.image}, container of an earlier step of this job"]
     else:
         lines = [f"image {container.spec.image}, {container.image.compression or container.image.kind}"]
-        lines += plan.describe(container.ops)
+        lines += container.lines()
         lines += container.clock.lines(int(verbose) if verbose.isdigit() and len(verbose) < 20 else 0)
         container.told = True
     lines.append(f"{'entry':<15} {(time.monotonic_ns() - begin) / 1e6:8.2f} ms")

@@ -141,14 +141,12 @@ def _doubtful(scripts: list[tuple[str, bytes]]) -> set[str]:
 def entrypoint_script(entrypoint: str, cwd: bytes, log: bool) -> bytes:
     """The sh script by which an image's entrypoint starts a command that writes the environment it is given to the
     script's standard output. What the entrypoint itself prints goes to stderr, or nowhere without `log`."""
+    printer = image_shell.quoted(b"exec " + image_shell.PRINTER + b" >&3")
     lines = [
         b"exec 3>&1 >&2",
         b"cd " + image_shell.quoted(cwd) + b" 2>/dev/null",
         b"" if log else b"exec >/dev/null 2>&1",
-        b"exec "
-        + image_shell.quoted(entrypoint.encode())
-        + b" /bin/sh -c "
-        + image_shell.quoted(b"exec " + image_shell.PRINTER + b" >&3"),
+        b"exec " + image_shell.quoted(entrypoint.encode()) + b" /bin/sh -c " + printer,
     ]
     return b"\n".join(lines) + b"\n"
 

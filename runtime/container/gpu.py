@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import os
 
-from bollard.runtime.request.plan import DEVICES
-from bollard.runtime.request.spec import OPTIONAL, READ_ONLY
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from bollard.runtime.request.plan import Op
+from bollard.runtime.container import loader_cache
+from bollard.runtime.errors import BollardError
+from bollard.runtime.request.plan import BIND, OMIT, Mount
 
 LIBRARIES = "/.singularity.d/libs"
 _FOLDERS = ("/usr/bin", "/usr/local/bin", "/usr/sbin", "/opt/rocm/bin")
@@ -38,48 +35,35 @@ _CARDS = {
 _MARKS = {"nv": ("libcuda.so", "libnvidia-ml.so"), "rocm": ("libdrm_amdgpu.so",)}
 
 
-def libraries(listed: str, machine: str) -> dict[str, str]:
-    """{name: path} of what `ldconfig -p` lists for this machine, the first of a name."""
-    foreign = "libc6)" if machine == "x86_64" else ""  # its 32-bit libraries
-    found: dict[str, str] = {}
-    for line in listed.splitlines():
-        left, arrow, path = line.strip().partition(" => ")
-        name, _, what = left.partition(" ")
-        if arrow and not (foreign and what.endswith(foreign) and "," not in what):
-            found.setdefault(name, path)
-    return found
-
-
-def binds(kind: str, known: dict[str, str], devices: bool) -> list[Op]:
-    """The operations for one kind of card, [] where the machine has none; `devices`: /dev is the container's own."""
+def binds(kind: str, known: dict[str, str], devices: bool) -> list[Mount]:
+    """The binds for one kind of card, [] where the machine has none; `devices`: /dev is the container's own."""
     begins, programs, nodes = _CARDS[kind]
     if not any(name.startswith(_MARKS[kind]) for name in known):
         return []
-    ops = [
-        (path, f"{LIBRARIES}/{name}", READ_ONLY | OPTIONAL) for name, path in known.items() if name.startswith(begins)
-    ]
+    files = [(path, f"{LIBRARIES}/{name}") for name, path in known.items() if name.startswith(begins)]
     for name in programs:
         places = [f"{folder}/{name}" for folder in _FOLDERS if os.path.exists(f"{folder}/{name}")]
-        ops += [(path, f"/usr/bin/{name}", READ_ONLY | OPTIONAL) for path in places[:1]]
+        files += [(path, f"/usr/bin/{name}") for path in places[:1]]
+    found = [Mount(BIND, source, target, read_only=True, if_missing=OMIT) for source, target in files]
     if devices:
-        names = [name for name in sorted(os.listdir("/dev")) if name.startswith(nodes)]
-        ops += [(f"/dev/{name}", f"/dev/{name}", DEVICES | OPTIONAL) for name in names]
-    return ops
+        names = [f"/dev/{name}" for name in sorted(os.listdir("/dev")) if name.startswith(nodes)]
+        found += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in names]
+    return found
 
 
 def of_machine() -> dict[str, str]:
     """The libraries that the host's loader knows."""
-    import subprocess
-
     try:
-        done = subprocess.run(["/sbin/ldconfig", "-p"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    except OSError:
-        return {}
-    return libraries(done.stdout, os.uname().machine)
+        return loader_cache.read(os.uname().machine)
+    except ValueError as error:
+        raise BollardError(
+            f"{loader_cache.PATH} on this node is damaged ({error})", "its administrator should run ldconfig"
+        ) from None
 
 
-def make(kinds: tuple[str, ...], devices: bool) -> tuple[list[Op], list[str]]:
-    """The operations for all `kinds`, and those of which the machine has nothing."""
+def find(kinds: tuple[str, ...], devices: bool) -> tuple[tuple[Mount, ...], tuple[str, ...]]:
+    """The binds for all `kinds`, and those kinds of which the machine has nothing."""
     known = of_machine()
     found = {kind: binds(kind, known, devices) for kind in kinds}
-    return [op for ops in found.values() for op in ops], [kind for kind, ops in found.items() if not ops]
+    missing = tuple(kind for kind, of_kind in found.items() if not of_kind)
+    return tuple(bind for of_kind in found.values() for bind in of_kind), missing

@@ -144,3 +144,13 @@ def _elsewhere(here: Site) -> str:
 def _lies_in(path: str, folder: str) -> bool:
     real = os.path.realpath(folder)
     return path == real or path.startswith(real.rstrip("/") + "/")
+
+
+def spool_directory(arguments: str, host: str, here: Site) -> str:
+    """SlurmdSpoolDir: the site's word, else `spool=` of the plugstack.conf arguments; its %h and %n replaced by this
+    node's name."""
+    found = here.spool
+    for word in arguments.split(" "):
+        if word.startswith("spool=") and not found:
+            found = word[6:]
+    return found.replace("%h", host).replace("%n", host)

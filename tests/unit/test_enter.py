@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -93,6 +94,21 @@ def test_the_program_takes_the_place_of_the_launcher(launcher, ways):
         assert started(launcher, address, "anything", "at all").returncode == 3
 
 
+def test_a_directory_that_was_removed_is_no_directory(launcher, ways, tmp_path):
+    """The keeper chooses another one and says so."""
+
+    def answer(peer, request):
+        assert entry.parse_request(request)[2] == b""
+        wire.send(peer, wire.OK, program(b"", b"true"), ways)
+
+    def leave():
+        os.chdir(tmp_path)
+        os.rmdir(tmp_path)
+
+    with Keeper(answer) as address:
+        assert started(launcher, address, "x", prepare=leave).returncode == 0
+
+
 def test_no_variable_of_a_task_makes_it_a_fusermount(launcher, ways):
     """It would end with 0, and the program would not have been there."""
     more = [("BOLLARD_FUSE_FD", "3"), ("_FUSE_COMMFD", "4")]
@@ -104,7 +120,12 @@ def test_no_variable_of_a_task_makes_it_a_fusermount(launcher, ways):
 
 def test_no_room_for_all_namespaces_is_no_container(launcher, ways):
     """Else the program would run in those that there was room for."""
-    with Keeper(lambda peer, _: wire.send(peer, wire.OK, program(b"", b"echo", b"here"), ways)) as address:
+
+    def answer(peer, _):
+        with contextlib.suppress(BrokenPipeError):  # the launcher may have gone by the end of the frame
+            wire.send(peer, wire.OK, program(b"", b"echo", b"here"), ways)
+
+    with Keeper(answer) as address:
         limit = (3 + 1 + len(ways) - 1,) * 2  # standard streams, the connection, all ways but one
         done = started(launcher, address, "x", prepare=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit))
 
