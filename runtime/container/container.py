@@ -29,8 +29,8 @@ class Container:
 
     __slots__ = (
         "binds", "clock", "command", "entrypoint", "environment", "image", "instance", "locales", "plan", "record",
-        "replaced", "report", "saver", "scripts", "server", "servers", "site", "spec", "steps", "told", "tools", "warnings",
-        "ways_in",
+        "replaced", "report", "saver", "scripts", "server", "servers", "site", "spec", "steps", "told", "tools",
+        "warnings", "ways_in",
     )  # fmt: skip
 
     def __init__(
