@@ -108,8 +108,9 @@ def test_an_environment_script_written_for_bash(cluster: Cluster, images: Images
     look = "echo $SETUP:$TESTED:$WORDS:$WHO:$WHERE_AM_I:$HIDDEN"
     options = ("-w", "n1", "-n2", "-D", work.path, f"--container={images.small}", f"--container-mounts={mounts}")
     done = cluster.srun(*options, "sh", "-c", look, env={"HIDDEN": "host"})
+    uid = good(cluster.exec("id -u")).strip()
     hidden = "" if shells == "bash" else "host"
-    assert good(done) == f"yes:1:one two:{ALICE}:{work.path}:{hidden}\n" * 2
+    assert good(done) == f"yes:1:one two:{uid}:{work.path}:{hidden}\n" * 2
 
 
 def test_an_environment_script_that_ends_its_shell(cluster: Cluster, images: Images, work: Work) -> None:
