@@ -51,6 +51,7 @@ SOURCES = {
     "spank_bollard.so": (
         *("shim", "client", "given", "spec", "plain", "slurm_options", "components", "multiprog"),
         *("stepd", "keeper", "argv", "refusal", "account", "privilege", "wire", "python"),
+        *("job_cgroup", "job_folder", "job_end"),
     ),
     "bollard-enter": ("enter", "entry", "script", "become", "supervise", "wire"),
     "bollard-inside": ("inside", "mpirun", "placement", "program"),

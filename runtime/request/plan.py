@@ -179,6 +179,13 @@ def _binds_cwd(cwd: str, ops: list[Op], binds: tuple[tuple[str, str, int], ...])
     return not any(below(cwd, target) for _, target, *_ in (*ops, *binds))
 
 
+def shows(ops: list[Op], cwd: str, spec: Spec) -> bool:
+    """Whether a container of `spec`, made with `ops`, is what a step in `cwd` needs: it would bind nothing more."""
+    if spec.contain or "cwd" in spec.no_mount:
+        return True
+    return not _binds_cwd(cwd, ops, spec.binds)
+
+
 def spool_directory(arguments: str, host: str, here: Site = DEFAULTS) -> str:
     """SlurmdSpoolDir: the site's word, else `spool=` of the plugstack.conf arguments; its %h and %n replaced by this
     node's name."""
