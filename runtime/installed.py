@@ -22,3 +22,6 @@ EXT_2 = f"{PREFIX}/fuse2fs2"
 # There when it has no option for where in its file the filesystem begins.
 EXT_OFFSET_IN_NAME = f"{PREFIX}/fuse2fs-offset-in-name"
 OVERLAY = f"{PREFIX}/fuse-overlayfs"
+# What --container-save writes with, where the machine has it, and what that has for a shell.
+MKSQUASHFS = f"{PREFIX}/mksquashfs"
+CAT = f"{PREFIX}/bollard-cat"

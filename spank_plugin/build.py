@@ -6,12 +6,15 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. What it makes, t
 
     spank_bollard.so   the shim; plugstack.conf names it
     _bollard.so        the embedded runtime
+    bollard-keeper     starts the embedded runtime for a job; unreadable for users
     bollard-enter      the launcher, static
+    bollard-cat        what mksquashfs has for a shell in the saver; unreadable for users
     squashfuse[2]      a copy of the FUSE server, unreadable for users; 2: built with libfuse 2
     squashfuse-owner   another one, to show files as the user's, where the first has no uid=
     squashfuse-owner-is-known  empty; there where the first can do that itself
     fuse2fs, fuse-overlayfs    copies of the servers of layers; fuse2fs2 where it is built with libfuse 2
     fuse2fs-offset-in-name     empty; there where fuse2fs has no option offset= (before 1.47)
+    mksquashfs         a copy, unreadable for users: --container-save runs it
     check.sqfs         an image for `bollard site check`, where squashfs-tools are there to make it
     python/bollard/    the Python packages, compiled, and the C they were built with, to build them again
     inside/bin/        what starts the host's Slurm commands from containers
@@ -53,12 +56,25 @@ SOURCES = {
         *("stepd", "keeper", "argv", "refusal", "account", "privilege", "wire", "python"),
         *("job_cgroup", "job_folder", "job_end"),
     ),
+    "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),
     "bollard-enter": ("enter", "entry", "script", "become", "supervise", "wire"),
+    "bollard-cat": ("cat",),
     "bollard-inside": ("inside", "mpirun", "placement", "program"),
     "paths.so": ("paths",),
 }
 
-WARNINGS = ["-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
+WARNINGS = [
+    *("-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"),
+    "-Wno-missing-field-initializers",
+]
+# For every program and library; tests/hostile/test_elf.py reads them in what is installed. Some compilers set
+# _FORTIFY_SOURCE themselves.
+HARDENING = [
+    *("-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"),
+    "-Wl,-z,relro,-z,now,-z,noexecstack",
+]
+# C that cffi writes, with ours in it.
+GENERATED = ["-Wno-conversion", "-Wno-shadow", "-Wno-unused-parameter"]
 
 # extern "Python": start.c calls these, callbacks.py defines them.
 CALLBACKS = """
@@ -118,7 +134,7 @@ def sources(name: str) -> list[Path]:
 
 
 def compile_c(output: Path, files: list[Path], *flags: str) -> None:
-    command = [compiler(), *WARNINGS, "-o", str(output), *map(str, files), *flags]
+    command = [compiler(), *WARNINGS, *HARDENING, "-o", str(output), *map(str, files), *flags]
     done = subprocess.run(command, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise BollardError(f"{output.name} did not compile", f"the command was: {' '.join(command)}")
@@ -211,6 +227,12 @@ def _links_statically() -> bool:
     return "/" in done.stdout
 
 
+def static() -> list[str]:
+    """The flags of a program without libraries: at a random address, where this C library has the start for it."""
+    done = subprocess.run([compiler(), "-print-file-name=rcrt1.o"], stdout=subprocess.PIPE, text=True, check=False)
+    return ["-static-pie", "-fPIE"] if "/" in done.stdout else ["-static"]
+
+
 def emit(ffi: Any, source: Path) -> None:
     """cffi's C text, without cffi's word that it is writing it."""
     with contextlib.redirect_stdout(io.StringIO()):
@@ -228,14 +250,19 @@ def build_shim(out: Path, work: Path, prefix: str) -> None:
         f"-I{slurm_include() or '/usr/include'}",
         f'-DBOLLARD_PREFIX="{prefix}"',
         f'-DBOLLARD_STDLIB="{search_path()[0]}"',
-        "-Wl,-z,nodelete,-z,now,-z,relro",
+        "-Wl,-z,nodelete",
         f"-Wl,--version-script={HERE / 'export.map'}",
         "-ldl",
     )
 
 
+def build_keeper(out: Path) -> None:
+    compile_c(out / "bollard-keeper", sources("bollard-keeper"), "-pie", "-fPIE", "-ldl")
+
+
 def build_launcher(out: Path) -> None:
-    compile_c(out / "bollard-enter", sources("bollard-enter"), "-static")
+    for name in ("bollard-enter", "bollard-cat"):
+        compile_c(out / name, sources(name), *static())
 
 
 def build_tools(out: Path, work: Path, prefix: str, slurm_conf: str) -> None:
@@ -244,7 +271,7 @@ def build_tools(out: Path, work: Path, prefix: str, slurm_conf: str) -> None:
     (work / "host_slurm.h").write_text(build_inside.header(found, prefix))
     folder = out / "inside/bin"
     folder.mkdir(parents=True)
-    compile_c(folder / build_inside.PROGRAM, sources(build_inside.PROGRAM), "-static", f"-I{work}")
+    compile_c(folder / build_inside.PROGRAM, sources(build_inside.PROGRAM), *static(), f"-I{work}")
     compile_c(folder / "paths.so", sources("paths.so"), "-shared", "-fPIC", f"-I{work}", "-ldl")
     for name in (*(name for name, _ in found.commands), *build_inside.MPIRUN) if found else ():
         (folder / name).symlink_to(build_inside.PROGRAM)
@@ -274,9 +301,10 @@ def build_runtime(out: Path, work: Path, prefix: str) -> None:
         "-fPIC",
         "-fvisibility=hidden",
         "-D_GNU_SOURCE",
-        "-Wno-unused-parameter",
+        *GENERATED,
         "-Wno-deprecated-declarations",
         "-Wno-unused-function",
+        f"-I{HERE}",
         f"-I{sysconfig.get_path('include')}",
         f"-DBOLLARD_SEARCH_PATH={wide}",
         f'-DBOLLARD_EXECUTABLE=L"{sys.executable}"',
@@ -299,7 +327,7 @@ def build_syscalls(folder: Path, work: Path) -> None:
         "-shared",
         "-fPIC",
         "-D_GNU_SOURCE",
-        "-Wno-unused-parameter",
+        *GENERATED,
         f"-I{sysconfig.get_path('include')}",
     )
 
@@ -341,6 +369,9 @@ def copy_server(out: Path) -> None:
             shutil.copy(found, out / (f"{name}2" if "libfuse.so.2" in libraries else name))
             if name == "fuse2fs" and b"offset=" not in Path(found).read_bytes():
                 (out / "fuse2fs-offset-in-name").touch()
+    packer = shutil.which("mksquashfs")
+    if packer:
+        shutil.copy(packer, out / "mksquashfs")
 
 
 def make_check_image(out: Path, work: Path) -> None:
@@ -363,6 +394,7 @@ def make(out: Path, work: Path, prefix: str, slurm_conf: str = "/etc/slurm") -> 
     (out / "session/README").write_text("A keeper covers this directory, in its own mount namespace alone.\n")
     copy_python(out)
     build_shim(out, work, prefix)
+    build_keeper(out)
     build_launcher(out)
     build_tools(out, work, prefix, slurm_conf)
     copy_server(out)

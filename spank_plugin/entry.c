@@ -129,7 +129,7 @@ static int ask(int fd, char **argv, const char *verbose, struct entry *entry, st
 	static char here[1 << 16];
 
 	if (!getcwd(here, sizeof(here)))
-		strcpy(here, "/");
+		here[0] = '\0'; /* it was removed: the keeper chooses another one, and says so */
 	if (send_request(fd, argv, environ, here, verbose) < 0 || read_reply(fd, status, ways, &entry->frame, size) < 0)
 		return -1;
 	while (*status == WIRE_SCRIPT) {

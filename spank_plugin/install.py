@@ -31,9 +31,10 @@ from bollard.spank_plugin import build, build_inside, plugstack
 
 MANIFEST = "manifest.json"
 MODES = {
-    "bollard-enter": 0o755, build_inside.PROGRAM: 0o755, "squashfuse": 0o711, "squashfuse2": 0o711,
-    "squashfuse-owner": 0o711, "fuse2fs": 0o711, "fuse2fs2": 0o711,
-    "fuse-overlayfs": 0o711,
+    "bollard-enter": 0o755, build_inside.PROGRAM: 0o755,
+    # Their users cannot read them, so that the kernel lets nobody trace them.
+    "bollard-keeper": 0o711, "squashfuse": 0o711, "squashfuse2": 0o711, "squashfuse-owner": 0o711, "fuse2fs": 0o711,
+    "fuse2fs2": 0o711, "fuse-overlayfs": 0o711, "mksquashfs": 0o711, "bollard-cat": 0o711,
 }  # fmt: skip
 
 Say = Callable[[str], None]

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "job_cgroup.h"
 #include "job_folder.h"
+#include "keeper.h"
 #include "privilege.h"
 #include "shim.h"
 #include "stepd.h"
@@ -10,9 +11,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -84,18 +88,63 @@ static int take_lifeline(uid_t uid, int wait_ms)
 	return 0;
 }
 
-/* In the keeper's process, which is the user by now. */
-static int keep(void *unused)
+/* Write "NAME=text" to words[*count]; -1 where there is no memory. */
+__attribute__((format(printf, 3, 4))) static int add_word(char **words, int *count, const char *format, ...)
 {
-	char why[1024] = "";
+	va_list list;
+	int size;
 
-	(void) unused;
+	va_start(list, format);
+	size = vasprintf(&words[*count], format, list);
+	va_end(list);
+	if (size < 0)
+		return -1;
+	words[++*count] = NULL;
+	return 0;
+}
+
+/* Let `fd` pass through execve(2). */
+static int hand_on(int fd)
+{
+	return fcntl(fd, F_SETFD, 0);
+}
+
+/* Become bollard-keeper. Returns only where that fails, with errno. The spec goes by the environment: every user can
+ * read a command line in /proc, the environment of this process only root. */
+static void become_keeper(int record)
+{
+	char tree[PATH_MAX], path[PATH_MAX + 32], *argv[] = { "bollard-keeper", NULL }, *words[9] = { NULL };
+	int count = 0;
+
+	/* Looked up once: at an upgrade the prefix, a link, leads to another tree from one moment to the next. */
+	if (!realpath(BOLLARD_PREFIX, tree))
+		return;
+	snprintf(path, sizeof(path), "%s/bollard-keeper", tree);
+	if (add_word(words, &count, KEEPER_SPEC "=%s", step.spec) < 0 ||
+	    add_word(words, &count, KEEPER_SITE "=%s", step.site) < 0 ||
+	    add_word(words, &count, KEEPER_PROGRAM "=%s", step.program) < 0 ||
+	    add_word(words, &count, KEEPER_LISTENER "=%d", step.listener) < 0 ||
+	    add_word(words, &count, KEEPER_JOB "=%d", step.job) < 0 ||
+	    add_word(words, &count, KEEPER_FORKED "=%lld", step.times[0]) < 0 ||
+	    add_word(words, &count, KEEPER_DROPPED "=%lld", step.times[1]) < 0 ||
+	    (record >= 0 && add_word(words, &count, KEEPER_RECORD "=%d", record) < 0) ||
+	    hand_on(step.listener) < 0 || hand_on(step.job) < 0 || (record >= 0 && hand_on(record) < 0))
+		return;
+	execve(path, argv, words);
+}
+
+/* In the keeper's process, which is the user by now. */
+static int keep(void *record)
+{
+	char why[512];
+
 	prctl(PR_SET_NAME, "bollard-keeper");
 	signal(SIGPIPE, SIG_IGN);  /* a task that goes away while it is answered takes nobody with it */
 	step.times[1] = now();
-	if (python_keep(step.spec, step.site, step.program, step.listener, step.job, step.times, why, sizeof(why)) == 0)
-		return 0;
-	serve_refusal(step.listener, why[0] ? why : "the runtime ended without a reason; this is a defect");
+	become_keeper(*(const int *) record);
+	snprintf(why, sizeof(why), KEEPER " cannot be started: %s; the site's administrator should install bollard again "
+		 "on this node", strerror(errno));
+	serve_refusal(step.listener, why);
 	return 1;
 }
 
@@ -209,7 +258,7 @@ static void start_keeper(struct identity *id, uint32_t job_id, int record)
 	id->place = open_job_place(job_id);
 	job_cgroups_find(&cgroups, job_id);
 	id->cgroups = &cgroups;
-	if (become_and_run(id, keep_open, record < 0 ? 2 : 3, step.job, keep, NULL, &step.helper) < 0)
+	if (become_and_run(id, keep_open, record < 0 ? 2 : 3, step.job, keep, &record, &step.helper) < 0)
 		refuse("cannot start the keeper: %s; submit again", strerror(errno));
 	/* Connects to the backlog at once; the keeper answers when it is there to read it. */
 	else if ((step.lifeline = wire_connect(step.address, id->uid)) < 0 ||
@@ -237,7 +286,7 @@ static void find_or_start(spank_t spank, struct identity *id, uint32_t job_id, u
 		if (found_running(id->uid))
 			return;
 	}
-	if (owned_by_root(BOLLARD_PREFIX "/_bollard.so") < 0 || owned_by_root(LAUNCHER) < 0 ||
+	if (owned_by_root(BOLLARD_PREFIX "/_bollard.so") < 0 || owned_by_root(LAUNCHER) < 0 || owned_by_root(KEEPER) < 0 ||
 	    owned_by_root(BOLLARD_PREFIX "/python/bollard/runtime") < 0 || owned_by_root(BOLLARD_STDLIB) < 0) {
 		refuse("the installation in " BOLLARD_PREFIX " or " BOLLARD_STDLIB " is not root's alone (%s); "
 		       "the site's administrator should install it again", strerror(errno));

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <link.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -342,6 +343,25 @@ void kill_all(const int *handles, int count)
 		syscall(SYS_pidfd_send_signal, handles[count], SIGKILL, NULL, 0);
 }
 
+/* The capabilities over our user namespace stay through execve(2), which takes them from every user but root of that
+ * namespace (capabilities(7), "Ambient"). The program that comes then keeps them for itself: keeper_start.c. */
+static int keep_capabilities(void)
+{
+	struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
+	struct __user_cap_data_struct sets[2];
+
+	if (syscall(SYS_capget, &head, sets) < 0)
+		return -1;
+	sets[0].inheritable = sets[0].permitted;
+	sets[1].inheritable = sets[1].permitted;
+	if (syscall(SYS_capset, &head, sets) < 0)
+		return -1;
+	for (unsigned int cap = 0; cap < 64; cap++)
+		if ((sets[cap / 32].permitted >> (cap % 32) & 1) && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0) < 0)
+			return -1;
+	return 0;
+}
+
 /* The keeper to be: stops being root, enters a user namespace, waits for its map (or for the end of
  * the helper that was to write it). */
 static int drop(const struct identity *id, int leash, int ready, int mapped)
@@ -373,7 +393,7 @@ static int drop(const struct identity *id, int leash, int ready, int mapped)
 		return -1;
 	if (unshare(CLONE_NEWUSER) < 0)
 		return -1;
-	return write(ready, &byte, 1) == 1 && read(mapped, &byte, 1) == 1 ? 0 : -1;
+	return write(ready, &byte, 1) == 1 && read(mapped, &byte, 1) == 1 ? keep_capabilities() : -1;
 }
 
 /* Root's last act: map the ids of the child that has given root up. */

@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* runtime/container/environment.py: PRINTER_FD; runtime/container/entry.py: SCRIPT_OUTPUT_MAX */
+/* runtime/container/image_shell.py: PRINTER_FD; runtime/container/entry.py: SCRIPT_OUTPUT_MAX */
 #define PRINTER_FD 9
 #define OUTPUT_MAX (4u << 20)
 #define SCRIPT_MS 60000
@@ -27,11 +27,21 @@ int print_environment(void)
 	return fflush(stdout) == 0 ? 0 : EXIT_BOLLARD;
 }
 
+/* Becomes the image's bash, for recipes are written for it, or its sh. With -p bash reads no file that $BASH_ENV names. */
+static void exec_shell(char *script, char **envp)
+{
+	static const char *const places[] = { "/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash" };
+	char *bash[] = { "bash", "-p", "-c", script, NULL }, *sh[] = { "sh", "-c", script, NULL };
+
+	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++)
+		execve(places[i], bash, envp);
+	execve("/bin/sh", sh, envp);
+}
+
 /* In a child: the image's shell with the frame's environment and script, its output to `out`. */
 static void be_shell(const struct ways *ways, char *frame, uint32_t size, int out)
 {
 	char *at = frame, **envp = wire_next_list(&at, frame + size), *script = envp ? wire_next(&at, frame + size) : NULL;
-	char *argv[] = { "sh", "-c", script, NULL };
 	int status, self = open("/proc/self/exe", O_RDONLY), null = open("/dev/null", O_RDWR);
 
 	/* Joined first: any of these descriptors may have the printer's number. */
@@ -44,7 +54,7 @@ static void be_shell(const struct ways *ways, char *frame, uint32_t size, int ou
 		if (pid > 0)
 			_exit(waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status) : 127);
 		if (pid == 0)
-			execve("/bin/sh", argv, envp);
+			exec_shell(script, envp);
 	}
 	_exit(127);
 }
@@ -58,7 +68,8 @@ static long long now_ms(void)
 }
 
 /* Environment scripts of the image that need a real shell are user code: they run here, in the task's
- * own control group and limits, and the keeper gets what they export. One empty frame means no shell. */
+ * own control group and limits, and the keeper gets what they print, whatever the shell's status is. One empty frame
+ * means no shell. */
 int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
 {
 	static char output[OUTPUT_MAX];
@@ -96,8 +107,6 @@ int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
 		fprintf(stderr, "bollard: the image's environment scripts took over %d s and were ended\n",
 			SCRIPT_MS / 1000);
 	}
-	if (status != 0)
-		used = 0;
 	if (sigaction(SIGCHLD, &before, NULL) < 0)
 		return -1;
 	if (wire_write(fd, &used, sizeof(used)) < 0)

@@ -20,11 +20,4 @@ int stepd_task_init(spank_t spank);
 void stepd_task_post_fork(spank_t spank);
 void stepd_exit(spank_t spank);
 
-/* python.c: the embedded runtime, loaded on first use, in a process that is the user already.
- * Each returns the runtime's verdict, or -1 with `why` when Python could not be started.
- * `times`: when the shim forked and when the child had given root up, CLOCK_MONOTONIC in ns. */
-int python_keep(const char *spec, const char *site, const char *program, int listener, int job, const long long *times,
-		char *why, size_t size);
-int python_check(const char *spec, int out, char *why, size_t size);
-
 #endif

@@ -3,16 +3,18 @@
 #define _GNU_SOURCE
 #include "client.h"
 #include "plain.h"
-#include "shim.h"
+#include "python.h"
 #include "wire.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /* A growing spec: "name=value" parted by spaces, with %XX for all that is not plain text. */
@@ -48,8 +50,15 @@ static char *checked(const char *spec)
 	if (pipe2(ends, O_CLOEXEC) < 0 || (pid = fork()) < 0)
 		fail("cannot start the check of --container: too many processes or open files; end some, and try again");
 	if (pid == 0) {
-		int verdict = python_check(spec, ends[1], why, sizeof(why));
+		char tree[PATH_MAX];
+		int verdict = -1;
 
+		/* Looked up once: at an upgrade the prefix, a link, leads to another tree. */
+		if (realpath(BOLLARD_PREFIX, tree))
+			verdict = python_check(tree, spec, ends[1], why, sizeof(why));
+		else
+			snprintf(why, sizeof(why), BOLLARD_PREFIX ": %s; the site's administrator should install bollard "
+				 "again on this machine", strerror(errno));
 		if (why[0])
 			fprintf(stderr, "bollard: %s\n", why);
 		_exit(verdict == 0 ? 0 : EXIT_BOLLARD);
@@ -141,13 +150,24 @@ static char *absolute(const char *container)
 	return image;
 }
 
+/* A word that no other client of this job has. All components of a heterogeneous step get the same one. */
+static const char *once(void)
+{
+	static char word[64];
+	struct timespec now;
+
+	if (!word[0] && clock_gettime(CLOCK_REALTIME, &now) == 0)
+		snprintf(word, sizeof(word), "%ld.%lld%09ld", (long) getpid(), (long long) now.tv_sec, now.tv_nsec);
+	return word;
+}
+
 char *make_spec(const char *container, const char *cwd, int multi_prog)
 {
 	struct text spec = { NULL, 0 };
 	char *image = container ? absolute(container) : NULL, *full;
 	const char *home = getenv("HOME");
 	struct stat st;
-	int plain = 0;
+	int plain = 0, asks;  /* `asks`: for more than an image */
 
 	if (image) {
 		add(&spec, "image", image);
@@ -158,8 +178,7 @@ char *make_spec(const char *container, const char *cwd, int multi_prog)
 	plain = image && image[0] == '/' && plain_image(image, &st) && !site_limits_images();
 	if (plain)
 		add_identity(&spec, &st);
-	if (add_variables(&spec))
-		plain = 0;
+	asks = add_variables(&spec);
 	if (multi_prog)
 		add(&spec, "multi-prog", "2");  /* see client_local_user_init() */
 	if (given.here) {  /* finished spec text: spec.py, options */
@@ -169,16 +188,18 @@ char *make_spec(const char *container, const char *cwd, int multi_prog)
 			fail("out of memory");
 		spec.at = grown;
 		spec.size += (size_t) sprintf(spec.at + spec.size, " %s", given.here);
-		plain = 0;
+		asks = 1;
 	}
+	for (int i = 0; i < OPTION_COUNT; i++)
+		asks |= given.values[i] && i != OPTION_IMAGE;
+	if (asks && !is_named())
+		add(&spec, "once", once());  /* the full check takes it out where steps may share the container */
 	for (int i = 0; i < OPTION_COUNT; i++)  /* verbose is the last row of the table: see stepd_init() */
-		if (given.values[i] && i != OPTION_IMAGE) {
+		if (given.values[i] && i != OPTION_IMAGE)
 			add(&spec, OPTIONS[i].name, given.values[i]);
-			plain = 0;
-		}
 	free(image);
 	/* In a container the image's path is another one, and Python may be the image's: the node decides. */
-	if (plain || getenv("BOLLARD_CONTAINER"))
+	if ((plain && !asks) || getenv("BOLLARD_CONTAINER"))
 		return spec.at;
 	full = checked(spec.at);
 	free(spec.at);

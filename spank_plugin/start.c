@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Part of _bollard.so, after cffi's own text: start Python with nothing of the user's in it, call the
  * runtime, say no until it has said yes. BOLLARD_* come from build.py. */
+#include "keeper.h"
+
 #include <dlfcn.h>
 #include <limits.h>
 #include <stdio.h>
@@ -81,13 +83,13 @@ static int started(char *why, size_t size)
 	return 1;
 }
 
-CFFI_DLLEXPORT int bollard_keep(const char *spec, const char *site, const char *program, int listener, int job, const long long *times,
-				char *why, size_t size)
+CFFI_DLLEXPORT int bollard_keep(const struct keeper_job *job, char *why, size_t size)
 {
 	int verdict = -1;
 
 	if (started(why, size))
-		keep((char *) spec, (char *) site, (char *) program, listener, job, times[0], times[1], why, (int) size, &verdict);
+		keep((char *) job->spec, (char *) job->site, (char *) job->program, job->listener, job->socket, job->times[0],
+		     job->times[1], why, (int) size, &verdict);
 	if (verdict != 0 && !why[0])
 		snprintf(why, size, "the runtime in " BOLLARD_PREFIX " could not be loaded; "
 			 "the site's administrator should install bollard again on this node");

@@ -9,6 +9,7 @@
 
 #define RECORDS "/var/log/bollard"  /* runtime/container/record.py */
 #define LAUNCHER BOLLARD_PREFIX "/bollard-enter"
+#define KEEPER BOLLARD_PREFIX "/bollard-keeper"
 
 /* What this step knows; a task forked by slurmstepd inherits it. */
 extern struct step {
@@ -55,8 +56,5 @@ void look_at_argv(spank_t spank);
 
 /* argv.c: the launcher before this task's program; 0, or -1 where Slurm does not allow it. */
 int put_launcher_first(spank_t spank);
-
-/* refusal.c: tell every task that comes to `listener` why there is no container, until slurmstepd has gone. */
-void serve_refusal(int listener, const char *why);
 
 #endif

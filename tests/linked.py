@@ -61,4 +61,14 @@ def winding(top: Path) -> None:
     (top / "etc/resolv.conf").symlink_to("../var/run/resolv.conf")
 
 
+def one_tmp(top: Path) -> None:
+    (top / "var/tmp").rmdir()
+    (top / "var/tmp").symlink_to("/tmp")
+
+
+def tmp_below_var(top: Path) -> None:
+    (top / "tmp").rmdir()
+    (top / "tmp").symlink_to("var/tmp")
+
+
 KINDS: dict[str, Callable[[Path], None]] = {"red-hat": red_hat, "systemd": systemd, "winding": winding}

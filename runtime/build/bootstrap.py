@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from bollard.runtime.build import build_root, image_files
-from bollard.runtime.fetch import oci, sources
-from bollard.runtime.image import image, sif
 from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import layer, oci, sources
+from bollard.runtime.image import image, sif
 from bollard.runtime.system.tree import Tree
 
 _DEBIAN_ARCHES = {
@@ -69,8 +69,7 @@ def fill(source: Source) -> dict[str, bytes]:
     if agent in oci.TRANSPORTS:
         return _oci(source, agent)
     if agent in _AGENTS:
-        _AGENTS[agent](source)
-        return {}
+        return _AGENTS[agent](source) or {}
     hint = _UNSUPPORTED.get(agent, "known are " + ", ".join(sorted((*_AGENTS, *oci.TRANSPORTS))))
     raise BollardError(f"Bootstrap: {agent} is not supported", hint)
 
@@ -113,13 +112,25 @@ def _scratch(source: Source) -> None:
     image_files.base(source.tree, overwrite=True)
 
 
-def _localimage(source: Source) -> None:
+def _localimage(source: Source) -> dict[str, bytes]:
     name = source.key("from")
     path = os.path.expanduser(name)
     path = path if path.startswith("/") else os.path.join(source.cwd, path)
+    if os.path.isdir(path) and oci.transport(path) == "oci-archive":
+        return _container_image(source, oci.fetch("oci", path, source.scratch), name)
     if os.path.isfile(path) and is_tarball(path):
         with open(path, "rb") as file:
-            oci.apply(file, source.tree, name, layer=False)
+            layer.apply(file, source.tree, name, layer=False)
+        kind = oci.transport(source.tree.path)
+        if kind:
+            return _container_image(source, oci.from_folder(kind, _aside(source), "", name), name)
+        names = source.tree.names("/")
+        if not image.is_root(names):
+            shown = ", ".join(map(image.shown, names[:4])) + (", ..." if names[4:] else "")
+            raise BollardError(
+                f"{name}: is not the archive of a root filesystem; in it: {shown or 'nothing'}",
+                "name an image, an archive of docker or OCI, or a tar archive of a container's /",
+            )
     else:
         opened = image.open_image(path, os.uname().machine)
         try:
@@ -130,6 +141,16 @@ def _localimage(source: Source) -> None:
         finally:
             opened.close()
     image_files.base(source.tree, overwrite=False)
+    return {}
+
+
+def _aside(source: Source) -> str:
+    """Move what is in the tree to a directory of ours."""
+    folder = f"{source.scratch}/archive"
+    os.mkdir(folder)
+    for name in source.tree.names("/"):
+        os.rename(f"{source.tree.path}/{name}", f"{folder}/{name}")
+    return folder
 
 
 def _copy_directory(fd: int, tree: Tree) -> None:
@@ -154,10 +175,17 @@ def _oci(source: Source, agent: str) -> dict[str, bytes]:
     layers = source.fetched.layers
     if layers is None:
         os.mkdir(folder)
-        layers = oci.fetch(agent, name if name.startswith("/") else os.path.join(source.cwd, name), folder)
+        path = name if name.startswith("/") else os.path.join(source.cwd, name)
+        layers = oci.fetch(agent, path, folder, source.fetched.arch)
+    found = _container_image(source, layers, name)
+    shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+def _container_image(source: Source, layers: oci.Layers, name: str) -> dict[str, bytes]:
+    """Unpack the layers, and turn the configuration into scripts and labels."""
     source.say(f"unpacking {len(layers.paths)} layers")
     oci.unpack(layers, source.tree, name)
-    shutil.rmtree(folder, ignore_errors=True)
     image_files.base(source.tree, overwrite=True)
     for file, text in oci.scripts(layers.config).items():
         source.tree.write(f"/.singularity.d/{file}", text.encode("utf-8", "surrogateescape"), 0o755)
@@ -166,9 +194,9 @@ def _oci(source: Source, agent: str) -> dict[str, bytes]:
     return {"oci-config.json": json.dumps(layers.config, separators=(",", ":")).encode()}
 
 
-def _fetched_image(source: Source) -> None:
+def _fetched_image(source: Source) -> dict[str, bytes]:
     """oras and library: a SIF file."""
-    _localimage(source._replace(header={**source.header, "from": source.fetched.path}))
+    return _localimage(source._replace(header={**source.header, "from": source.fetched.path}))
 
 
 def _debootstrap(source: Source) -> None:
@@ -313,9 +341,9 @@ def _last_line(path: str) -> str:
     return lines[-1].strip() if lines else "no reason given"
 
 
-_AGENTS: dict[str, Callable[[Source], None]] = {
-    "scratch": _scratch,
+_AGENTS: dict[str, Callable[[Source], dict[str, bytes] | None]] = {
     "localimage": _localimage,
+    "scratch": _scratch,
     "debootstrap": _debootstrap,
     "yum": _yum,
     "dnf": _yum,

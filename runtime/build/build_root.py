@@ -19,9 +19,9 @@ import subprocess
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, NoReturn
 
-from bollard.runtime.system import linux, rootless
-from bollard.runtime.request.spec import DEFAULT_PATH
 from bollard.runtime.errors import BollardError
+from bollard.runtime.request.spec import DEFAULT_PATH
+from bollard.runtime.system import linux, rootless
 from bollard.runtime.system.tree import Tree, remove_at
 
 TYPE_CHECKING = False

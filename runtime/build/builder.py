@@ -18,12 +18,13 @@ from typing import NamedTuple
 
 from bollard.runtime import progress
 from bollard.runtime.build import bootstrap, build_root, definition, image_files, scif
-from bollard.runtime.fetch import cache, sources as fetch
+from bollard.runtime.build.definition import Definition, Script, Stage, Transfer
+from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import cache, oci
+from bollard.runtime.fetch import sources as fetch
 from bollard.runtime.image import image, pack, sif_write
 from bollard.runtime.system import rootless, workspace
 from bollard.runtime.system import tree as trees
-from bollard.runtime.build.definition import Definition, Script, Stage, Transfer
-from bollard.runtime.errors import BollardError
 from bollard.runtime.system.tree import Tree
 
 TYPE_CHECKING = False
@@ -66,8 +67,13 @@ def run(request: Request) -> None:
 def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
     """As `run`, but a signal raises Interrupted. `fetched` is what the stages begin with, if that is here already."""
     _check_target(request)
+    for source, _, _ in request.binds:
+        if not os.path.exists(source):
+            raise BollardError(f"bind {image.shown(source)}: no such file or directory", "check the path")
     way = rootless.choose(request.ignore_subuid, request.ignore_seccomp)
     if _is_plain(request):
+
+        image.open_image(request.source).close()  # a directory that is no root filesystem
 
         def plain() -> None:
             pack.build(request.target, request.source, force=request.force)
@@ -142,11 +148,13 @@ def load(source: str, arguments: Mapping[str, str]) -> Definition:
 
 def _is_plain(request: Request) -> bool:
     """A directory that becomes a SIF file as it is needs no copy and no namespace."""
-    return os.path.isdir(request.source) and not request.sandbox and not request.update
+    if not os.path.isdir(request.source) or request.sandbox or request.update:
+        return False
+    return oci.transport(request.source) != "oci-archive"
 
 
 def _is_image(first: bytes) -> bool:
-    return first[32:41] == b"SIF_MAGIC" or first.startswith(b"hsqs")
+    return first[32:41] == b"SIF_MAGIC" or image.squashfs_offset(first) >= 0
 
 
 def _check_target(request: Request) -> None:

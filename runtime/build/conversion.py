@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 from bollard.runtime import progress
 from bollard.runtime.build import builder
-from bollard.runtime.fetch import cache, oci, reference, sources
-from bollard.runtime.image import image, sif_write
-from bollard.runtime.system import rootless
-from bollard.runtime.fetch.cache import Store
 from bollard.runtime.errors import BollardError
-from bollard.runtime.fetch.sources import Settings, Source
+from bollard.runtime.fetch import cache, oci, reference, sources, variants
+from bollard.runtime.fetch.cache import Store
 from bollard.runtime.fetch.reference import Reference
+from bollard.runtime.fetch.sources import Settings, Source
+from bollard.runtime.image import image, sif, sif_write
+from bollard.runtime.system import rootless
 
 
 class Pulled(NamedTuple):
@@ -70,7 +70,7 @@ def _ending_by_signals() -> Iterator[None]:
 
 def _path(name: Reference, asked: Settings, store: Store) -> str:
     if name.scheme in reference.ARCHIVES:
-        return _made(name, _archive_key(name), Source, store)
+        return _made(name, _archive_key(name, asked.arch), lambda: Source(arch=asked.arch), store)
     if name.scheme not in ("docker", "docker-daemon"):
         return sources.file(name, asked, store)
     digest, found = sources.manifest(name, asked, store)
@@ -79,11 +79,12 @@ def _path(name: Reference, asked: Settings, store: Store) -> str:
     return _made(name, digest, lambda: Source(sources.layers(name, digest, found, asked, store)), store)
 
 
-def _archive_key(name: Reference) -> str:
-    """What changes when the archive or layout does: its file, when it was written, and its size."""
+def _archive_key(name: Reference, arch: str) -> str:
+    """What changes with the architecture, and when the archive or layout does: its file, time and size."""
     path, tag = oci.split(name.scheme, name.name)
     info = os.stat(f"{path}/index.json" if name.scheme == "oci" and os.path.isdir(path) else path)
-    words = (name.scheme, os.path.realpath(path), tag, info.st_ino, info.st_size, info.st_mtime_ns)
+    arch = arch or variants.highest(sif.arch_name(os.uname().machine))
+    words = (name.scheme, os.path.realpath(path), tag, arch, info.st_ino, info.st_size, info.st_mtime_ns)
     return hashlib.sha256(repr(words).encode("utf-8", "surrogateescape")).hexdigest()
 
 

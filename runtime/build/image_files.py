@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 
 import bollard
 from bollard.runtime.build import definition, scif
-from bollard.runtime.image import layout, pack
 from bollard.runtime.build.definition import Stage
 from bollard.runtime.errors import BollardError
+from bollard.runtime.image import layout, pack
 from bollard.runtime.system.tree import Tree
 
 SCRIPT = "/.singularity.d/env/90-environment.sh"

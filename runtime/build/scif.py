@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from bollard.runtime.build import definition
-from bollard.runtime.image import layout
 from bollard.runtime.build.definition import App, Transfer
+from bollard.runtime.image import layout
 
 BASE = ".singularity.d/env/94-appsbase.sh"
 SCRIPT = ".singularity.d/env/95-apps.sh"

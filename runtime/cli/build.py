@@ -4,12 +4,18 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 
 from bollard.runtime.build import builder, definition
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import sources
+from bollard.runtime.request import command_line
 from bollard.runtime.request.spec import parse_binds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bollard.runtime.request.spec import Bind
 
 
 def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
@@ -21,6 +27,7 @@ def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
 
 def request(given: list[tuple[str, str]], words: list[str]) -> builder.Request:
     """What the options ask for."""
+    command_line.refuse_empty(given)
     switches = {option for option, _ in given}
     if "reproducible" in switches and "SOURCE_DATE_EPOCH" not in os.environ:
         os.environ["SOURCE_DATE_EPOCH"] = str(int(_newest(words[1])))
@@ -35,9 +42,7 @@ def request(given: list[tuple[str, str]], words: list[str]) -> builder.Request:
         sections=_sections([value for option, value in given if option == "section"]),
         arguments=_arguments(given),
         allow_unused="warn-unused-build-args" in switches,
-        binds=tuple(
-            bind for option, value in given if option == "bind" for bind in parse_binds(value, os.getcwd(), home)
-        ),
+        binds=tuple(bind for option, value in given if option == "bind" for bind in _binds(value, home)),
         ignore_subuid="ignore-subuid" in switches,
         ignore_seccomp="ignore-seccomp" in switches,
         fetch=sources.settings(given, os.environ),
@@ -52,15 +57,21 @@ def _newest(source: str) -> float:
         return time.time()
 
 
+def _binds(value: str, home: str) -> tuple[Bind, ...]:
+    if re.search(r"(?<!\\):(?=[:,]|$)|^,|,,|,$", value):
+        raise BollardError(f"--bind {value}: a part of it is empty", "write SRC[:DST[:ro]], commas between several")
+    return parse_binds(value, os.getcwd(), home)
+
+
 def _sections(values: list[str]) -> frozenset[str]:
-    names = [name for value in values for name in value.split(",") if name]
-    if not names or "all" in names:
-        return builder.SECTIONS
+    names = [name for value in values for name in value.split(",")]
     for name in names:
-        if name != "none" and name not in builder.SECTIONS:
+        if name not in ("all", "none") and name not in builder.SECTIONS:
             raise BollardError(
                 f"--section {name}: no such section", "known are all, none, " + ", ".join(sorted(builder.SECTIONS))
             )
+    if not names or "all" in names:
+        return builder.SECTIONS
     return frozenset(names) - {"none"}
 
 
@@ -68,6 +79,8 @@ def _arguments(given: list[tuple[str, str]]) -> dict[str, str]:
     text = file = ""
     for option, value in given:
         if option == "build-arg-file":
+            if file:
+                raise BollardError(f"--build-arg-file {value}: {file} is one already", "put both into one file")
             file = value
             try:
                 with open(file, encoding="utf-8", errors="surrogateescape") as opened:

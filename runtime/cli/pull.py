@@ -9,12 +9,13 @@ from bollard.runtime.build import conversion
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import reference, sources
 from bollard.runtime.image import image
-from bollard.runtime.request import spec
+from bollard.runtime.request import command_line, spec
 
 
 def run(given: list[tuple[str, str]], words: list[str]) -> int:
     if len(words) not in (1, 2):
         raise BollardError(f"pull takes a URI, and perhaps a file before it, not {len(words)} words", "see --help")
+    command_line.refuse_empty(given)
     asked = dict(given)
     uri = words[-1]
     if ":" not in uri:
@@ -26,10 +27,10 @@ def run(given: list[tuple[str, str]], words: list[str]) -> int:
     force = asked.get("force", "0") == "1"
     arch = sources.variable(os.environ, "PULL_ARCH")
     given = given if "arch" in asked or not arch else [*given, ("arch", arch)]
+    conversion.to_file(uri, os.path.join(folder, target), sources.settings(given, os.environ), force=force)
     if reference.parse(uri).scheme == "library" and not _allows_unsigned(asked):
         text = f"{image.shown(uri)}: no signature is verified; --allow-unsigned leaves this line out"
         os.write(2, f"bollard: warning: {text}\n".encode("utf-8", "surrogateescape"))
-    conversion.to_file(uri, os.path.join(folder, target), sources.settings(given, os.environ), force=force)
     return 0
 
 

@@ -6,6 +6,7 @@ container.py: a container that is ready for tasks.
 mounts.py: attaches the plan's mounts.
 layers.py: a root filesystem that can be written to.
 environment.py: which variables a task gets, in Apptainer's order.
+image_shell.py: the image's own shell, for environment scripts.
 fuse.py: file servers.
 gpu.py: the host's GPU drivers, as binds.
 entry.py: lets tasks in.
@@ -14,5 +15,7 @@ task_reaper.py: ends tasks when the keeper ends.
 readahead.py: reads what the first task will need.
 save.py: writes a container to an image file.
 record.py: which image ran, and how many tasks.
+imports.py: what is imported before the keeper goes in; nothing is afterwards.
+loader_cache.py: the libraries that the host's loader knows.
 clock.py: how long each phase took.
 """

@@ -33,6 +33,7 @@ class Container:
         "instance",
         "ops",
         "record",
+        "replaced",
         "saver",
         "scripts",
         "server",
@@ -72,6 +73,7 @@ class Container:
         self.command = b"exec"  # the action, for APPTAINER_COMMAND
         self.instance = ""  # its name, for an instance: who ends tells the tasks in other words
         self.record = record.Record(opened)
+        self.replaced: set[bytes] = set()  # working directories that are not in it, and of which a task was told
         self.warnings: list[str] = []  # what was to be there and is not; until the first task has printed it
         self.told = False  # --container-verbose has been answered
         self.ways_in = ways_in  # descriptors of the namespaces to join, in that order
@@ -82,8 +84,10 @@ class Container:
         saver = (self.saver.ask, self.saver.answer) if self.saver else ()
         return (listener, self.image.fd, *self.ways_in, self.record.fd, *saver)
 
-    def define_environment(self, shell: Callable[[bytes, list[bytes]], bytes | None]) -> environment.ImageEnvironment:
+    def define_environment(
+        self, shell: Callable[[bytes, list[bytes]], bytes | None], cwd: bytes = b"/"
+    ) -> environment.ImageEnvironment:
         """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
         home, path = os.fsencode(self.spec.home), os.fsencode(self.spec.image)
-        self.environment = environment.of_image(self.scripts, home, path, shell, os.fsencode(self.spec.app))
+        self.environment = environment.of_image(self.scripts, home, path, shell, os.fsencode(self.spec.app), cwd)
         return self.environment

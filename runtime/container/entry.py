@@ -70,7 +70,10 @@ def _refuse(peer: socket, error: Exception) -> None:
 
 
 def working_directory(asked: Spec, cwd: bytes) -> bytes:
-    """Where the task starts: --pwd, its own directory (not with --contain), the home, or "/"."""
+    """Where the task starts: --pwd, its own directory (not with --contain), the home, or "/".
+
+    `cwd` is the task's own directory on the host, "" for one that was removed.
+    """
     if asked.pwd:
         if not os.path.isdir(asked.pwd):
             raise BollardError(f"--pwd {asked.pwd}: no such directory in the container", "make it, or bind one there")
@@ -93,14 +96,19 @@ def admit(container: Container, peer: socket) -> tuple[str, str]:
         # Refused by PMIx's server, whose library then waits for itself (libpmix 4.2.2): the step would never end.
         reason = "root in a container does not go with PMIx, which compares user ids"
         raise BollardError(reason, "use --mpi=pmi2 or --mpi=none")
-    cwd = working_directory(asked, cwd)
+    asked_cwd, cwd = cwd, working_directory(asked, cwd)
+    if cwd != asked_cwd and not asked.pwd and not asked.contain and asked_cwd not in container.replaced:
+        container.replaced.add(asked_cwd)
+        name = os.fsdecode(asked_cwd) or "a directory that was removed"
+        words = f"{name} cannot be entered in the container; the program starts in {os.fsdecode(cwd)}"
+        container.warnings.append(f"{os.uname().nodename}: {words}")
 
     def shell(script: bytes, start: list[bytes]) -> bytes | None:
         return _run_there(peer, container.ways_in, script, start)
 
     image_env = container.environment
     if image_env is None:
-        image_env = container.define_environment(shell)
+        image_env = container.define_environment(shell, cwd)
     defaults = container.site.environment
     env = environment.of_task(image_env, env, asked, command, container.binds, cwd, defaults, container.tools)
     if asked.entrypoint:

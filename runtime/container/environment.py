@@ -21,6 +21,7 @@ All names and values are bytes. Runs on the node path: no import but its sibling
 from __future__ import annotations
 
 from bollard.mpi import wireup
+from bollard.runtime.container import image_shell
 from bollard.runtime.request.spec import DEFAULT_PATH
 
 TYPE_CHECKING = False
@@ -43,15 +44,6 @@ _NOT_FROM_HOST = frozenset((b"PATH", b"HOME", b"LD_LIBRARY_PATH"))
 _NOT_BY_OPTION = frozenset((b"HOME", b"UID", b"GID"))
 _PATH_FORMS = frozenset((b"PATH", b"PREPEND_PATH", b"APPEND_PATH"))
 
-# Files with a meaning beyond their text: Apptainer completes PATH around them, and has the last one built in.
-_DOCKER = ("10-docker2singularity.sh", "10-docker.sh", "environment")
-_FIRST_PATH = "90-environment.sh"
-_BUILT_IN = "99-runtimevars.sh"
-
-# Writes the environment it is given to its standard output: a descriptor of bollard-enter, kept open for it.
-PRINTER_FD = 9
-PRINTER = b"/proc/self/fd/%d --print-environment" % PRINTER_FD
-
 PROMPT = b"bollard> "
 _STOCK_PROMPTS = (b"Apptainer> ", b"Singularity> ")
 
@@ -62,6 +54,7 @@ def of_image(
     image: bytes,
     shell: Callable[[bytes, list[bytes]], bytes | None],
     app: bytes = b"",
+    cwd: bytes = b"/",
 ) -> ImageEnvironment:
     """What the image's own scripts set, starting from nothing of the host's.
 
@@ -69,10 +62,12 @@ def of_image(
     /environment that images older than that have, or nothing. `image` is the path of the image, `app` the one of
     its apps to be started, which its own scripts then prepare for.
 
-    `shell(script, env)` is called when a script needs a real shell: it has to run the image's
-    `/bin/sh -c script` in the container with exactly the environment `env` and give what that writes to its
-    standard output, which is the resulting environment, NUL-terminated; or None where that cannot be done. The
-    result is then what could be found out without one.
+    `shell(script, env)` is called when a script needs a real shell: it has to run the image's bash, or its /bin/sh
+    where it has no bash, with that script and exactly the environment `env`, and give what that writes to its standard
+    output; b"" or None where that cannot be done. All scripts run there then, from the first one on, in the directory
+    `cwd`. Without a shell the result is what could be found out.
+
+    Raises `BollardError` when a script ends the shell.
     """
     values = {b"HOME": home} if home else {}
     values.update(_names(image))
@@ -80,27 +75,13 @@ def of_image(
         values[b"SINGULARITY_APPNAME"] = app
     start = dict(values)
     exported = set(values)
-    if scripts:
-        from bollard.runtime.shell import interpreter
-        from bollard.runtime.shell.syntax import Unsupported
-
-        for index, (name, text) in enumerate(scripts):
-            if name == _BUILT_IN:
-                continue
-            if name == _FIRST_PATH:
-                values.setdefault(b"PATH", DEFAULT_PATH)
-            before = dict(values), set(exported)
-            try:
-                interpreter.evaluate(text, values, exported)
-            except Unsupported:
-                rest = [name for name, _ in scripts[index:]]
-                answer = shell(_script(rest, *before), [n + b"=" + v for n, v in before[0].items() if n in before[1]])
-                if answer is not None:
-                    values, exported = _parsed(answer), set()
-                    exported.update(values)
-                break
-            if name in _DOCKER:
-                values[b"PATH"] = completed(values.get(b"PATH", b""))
+    if scripts and not _interpreted(scripts, values, exported):
+        env = [name + b"=" + value for name, value in start.items()]
+        answer = shell(image_shell.script(scripts, _doubtful(scripts), cwd), env)
+        found = image_shell.parsed(answer) if answer else None
+        if found is not None:
+            exported = {name for name, value in found.items() if value is not None}
+            values = {name: value or b"" for name, value in found.items()}
     values[b"PATH"] = values.get(b"PATH") or DEFAULT_PATH
     exported.add(b"PATH")
     if values.get(b"PS1") in _STOCK_PROMPTS:
@@ -112,14 +93,54 @@ def of_image(
     }
 
 
+def _interpreted(scripts: list[tuple[str, bytes]], values: dict[bytes, bytes], exported: set[bytes]) -> bool:
+    """Whether no script needs a real shell; `values` and `exported` become what the scripts set up to there."""
+    from bollard.runtime.shell import interpreter
+    from bollard.runtime.shell.syntax import Unsupported
+
+    for name, text in scripts:
+        if name == image_shell.BUILT_IN:
+            continue
+        if name == image_shell.FIRST_PATH and b"PATH" not in values:
+            values[b"PATH"] = DEFAULT_PATH
+            exported.add(b"PATH")
+        before = dict(values), set(exported)
+        try:
+            interpreter.evaluate(text, values, exported)
+        except Unsupported:
+            values.clear()
+            values.update(before[0])
+            exported.clear()
+            exported.update(before[1])
+            return False
+        if name in image_shell.DOCKER:
+            values[b"PATH"] = completed(values.get(b"PATH", b""))
+            exported.add(b"PATH")
+    return True
+
+
+def _doubtful(scripts: list[tuple[str, bytes]]) -> set[str]:
+    """The names of the scripts whose syntax is not known to be right."""
+    from bollard.runtime.shell import syntax
+
+    found = set()
+    for name, text in scripts:
+        try:
+            syntax.script(text)
+        except syntax.Unsupported:
+            found.add(name)
+    return found
+
+
 def entrypoint_script(entrypoint: str, cwd: bytes, log: bool) -> bytes:
     """The sh script by which an image's entrypoint starts a command that writes the environment it is given to the
     script's standard output. What the entrypoint itself prints goes to stderr, or nowhere without `log`."""
+    printer = image_shell.quoted(b"exec " + image_shell.PRINTER + b" >&3")
     lines = [
         b"exec 3>&1 >&2",
-        b"cd " + _quoted(cwd) + b" 2>/dev/null",
+        b"cd " + image_shell.quoted(cwd) + b" 2>/dev/null",
         b"" if log else b"exec >/dev/null 2>&1",
-        b"exec " + _quoted(entrypoint.encode()) + b" /bin/sh -c " + _quoted(b"exec " + PRINTER + b" >&3"),
+        b"exec " + image_shell.quoted(entrypoint.encode()) + b" /bin/sh -c " + printer,
     ]
     return b"\n".join(lines) + b"\n"
 
@@ -127,7 +148,7 @@ def entrypoint_script(entrypoint: str, cwd: bytes, log: bool) -> bytes:
 def changes(before: list[bytes], answer: bytes) -> dict[bytes, bytes]:
     """What `answer`, an environment as a program wrote it, has otherwise than `before`; what wires up MPI left out."""
     known = set(before)
-    found = _parsed(answer)
+    found = image_shell.environment(answer.split(b"\0"))
     return {n: v for n, v in found.items() if n + b"=" + v not in known and not wireup.is_guarded(n)}
 
 
@@ -151,44 +172,6 @@ def _names(image: bytes) -> dict[bytes, bytes]:
         b"SINGULARITY_CONTAINER": image,
         b"SINGULARITY_NAME": name,
     }
-
-
-def _script(names: list[str], values: dict[bytes, bytes], exported: set[bytes]) -> bytes:
-    """The sh script that goes on with the files `names`, where `values` were reached without it."""
-    lines = [b"exec 3>&1 >&2", b"unset PS1 PATH"]
-    for name in sorted({*values} - exported | ({*values} & {b"PS1", b"PATH"})):
-        lines.append((b"export " if name in exported else b"") + name + b"=" + _quoted(values[name]))
-    for file in names:
-        if file == _BUILT_IN:
-            continue
-        path = "/environment" if file == "environment" else "/.singularity.d/env/" + file
-        if file == _FIRST_PATH:
-            lines.append(b'export PATH="${PATH-' + DEFAULT_PATH + b'}"')
-        lines.append(b". " + _quoted(path.encode("utf-8", "surrogateescape")))
-        if file in _DOCKER:
-            lines += [
-                b'case ":${PATH-}:" in *:' + part + b":*) ;; *) PATH=${PATH:+$PATH:}" + part + b";; esac"
-                for part in DEFAULT_PATH.split(b":")
-            ]
-            lines.append(b"export PATH")
-    # A program's own view of its environment: no builtin prints it so that every value can be read back.
-    lines += [b'export PATH="${PATH:-' + DEFAULT_PATH + b'}"', b"exec >&3 3>&-"]
-    lines.append(b"exec " + PRINTER)
-    return b"\n".join(lines) + b"\n"
-
-
-def _quoted(value: bytes) -> bytes:
-    return b"'" + value.replace(b"'", b"'\\''") + b"'"
-
-
-def _parsed(answer: bytes) -> dict[bytes, bytes]:
-    """NUL-terminated NAME=VALUE; the shell's own names left out."""
-    found = {}
-    for entry in answer.split(b"\0"):
-        name, equals, value = entry.partition(b"=")
-        if equals and name not in (b"_", b"SHLVL", b"PWD", b"OLDPWD"):
-            found[name] = value
-    return found
 
 
 def of_task(

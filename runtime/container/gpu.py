@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+from bollard.runtime.container import loader_cache
+from bollard.runtime.errors import BollardError
 from bollard.runtime.request.plan import DEVICES
 from bollard.runtime.request.spec import OPTIONAL, READ_ONLY
 
@@ -38,18 +40,6 @@ _CARDS = {
 _MARKS = {"nv": ("libcuda.so", "libnvidia-ml.so"), "rocm": ("libdrm_amdgpu.so",)}
 
 
-def libraries(listed: str, machine: str) -> dict[str, str]:
-    """{name: path} of what `ldconfig -p` lists for this machine, the first of a name."""
-    foreign = "libc6)" if machine == "x86_64" else ""  # its 32-bit libraries
-    found: dict[str, str] = {}
-    for line in listed.splitlines():
-        left, arrow, path = line.strip().partition(" => ")
-        name, _, what = left.partition(" ")
-        if arrow and not (foreign and what.endswith(foreign) and "," not in what):
-            found.setdefault(name, path)
-    return found
-
-
 def binds(kind: str, known: dict[str, str], devices: bool) -> list[Op]:
     """The operations for one kind of card, [] where the machine has none; `devices`: /dev is the container's own."""
     begins, programs, nodes = _CARDS[kind]
@@ -69,13 +59,12 @@ def binds(kind: str, known: dict[str, str], devices: bool) -> list[Op]:
 
 def of_machine() -> dict[str, str]:
     """The libraries that the host's loader knows."""
-    import subprocess
-
     try:
-        done = subprocess.run(["/sbin/ldconfig", "-p"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    except OSError:
-        return {}
-    return libraries(done.stdout, os.uname().machine)
+        return loader_cache.read(os.uname().machine)
+    except ValueError as error:
+        raise BollardError(
+            f"{loader_cache.PATH} on this node is damaged ({error})", "its administrator should run ldconfig"
+        ) from None
 
 
 def make(kinds: tuple[str, ...], devices: bool) -> tuple[list[Op], list[str]]:

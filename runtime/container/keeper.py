@@ -16,7 +16,7 @@ from _signal import SIG_IGN, SIGCHLD, signal
 from errno import EINVAL, EIO, ENOSPC, ENOSYS
 
 from bollard.runtime import host_slurm
-from bollard.runtime.container import entry, fuse, layers, mounts, readahead, record, task_reaper
+from bollard.runtime.container import entry, fuse, imports, layers, mounts, readahead, record, task_reaper
 from bollard.runtime.container.clock import Clock
 from bollard.runtime.container.container import Container
 from bollard.runtime.errors import BollardError
@@ -116,9 +116,7 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     own = layers.are_own(asked, own_layers)
     base, server, words = _mount(asked, opened, own)
     clock.mark("fuse")
-    # Nothing can be imported any more once this process stands in the image.
-    from bollard.runtime.shell import interpreter  # noqa: F401
-
+    imports.complete()  # meanwhile the server starts
     ops, lacking = _plan(asked, spool, here)
     warnings: list[str] = []
     files = _write_files(asked)
@@ -137,6 +135,7 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     saver = _start_saver(asked, base, own)
     new_root = mounts.make_root(base, SESSION, places, warnings, layers.is_writable(asked, own_layers))
     ways_in = _ways_in(asked, processes)
+    imports.end()
     linux.change_root(new_root)
     clock.mark("mounts")
     container = Container(asked, opened, ops, server, clock, here, ways_in)
@@ -190,7 +189,8 @@ def _mount(asked: Spec, opened: Image, own: bool) -> tuple[str, int, int]:
 
 def _plan(asked: Spec, spool: str, here: site.Site) -> tuple[list[plan.Op], list[str]]:
     """What is mounted, and a warning for each kind of card that was asked for and is not there."""
-    ops = plan.make(asked, spool, PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES)
+    real_cwd = os.path.realpath(asked.cwd)
+    ops = plan.make(asked, spool, PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES, real_cwd)
     if not asked.cards:
         return ops, []
     from bollard.runtime.container import gpu

@@ -13,6 +13,8 @@ to, an ext3 file by FUSE or some network file systems, goes through fuse-overlay
 from __future__ import annotations
 
 import os
+from _signal import pidfd_send_signal
+from select import POLLIN, poll
 
 from bollard.runtime.container import fuse, mounts
 from bollard.runtime.errors import BollardError
@@ -59,9 +61,6 @@ class Servers:
     def end(self) -> None:
         """Each leaves its file clean; the one above first. One that hangs is left to the end of the keeper, unless
         its user keeps it stopped: no other signal would end it then, and it would stay on the node."""
-        from _signal import pidfd_send_signal
-        from select import POLLIN, poll
-
         while self.pids:
             self._go_on()  # all of them, for the one above waits for the one below
             pid = self.pids.pop()

@@ -286,13 +286,34 @@ def make_root(image: str, session: str, places: list[Place], warnings: list[str]
         path = _cover(image, session, root, missing)
         os.close(root)
         root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    left_out = [f"{place.target} ({reason})" for place in places if (reason := _attach(root, place, refused))]
+    places = _outer_first(root, places)
+    taken: set[str] = set()
+    left_out = [f"{place.target} ({reason})" for place in places if (reason := _attach(root, place, refused, taken))]
     if left_out:
         warnings.append(f"no place in the container for {', '.join(left_out)}; it starts without")
     os.close(root)
     if path != image:
         linux.remount_readonly(path, linux.MS_NOSUID | linux.MS_NODEV)
     return path
+
+
+def _outer_first(root: int, places: list[Place]) -> list[Place]:
+    """`places` with those that were asked for sorted by the depth of their targets, links of the image resolved."""
+    asked = [place for place in places if place.flags & plan.ASKED]
+    if len(asked) < 2:
+        return places
+    ordered = iter(sorted(asked, key=lambda place: _resolved(root, place.target).count("/")))
+    return [next(ordered) if place.flags & plan.ASKED else place for place in places]
+
+
+def _resolved(root: int, path: str) -> str:
+    """Where `path` leads to beneath the root; what of it is missing is taken as it is written."""
+    parent, parts = (path, []) if _exists(root, path) else _deepest(root, path)
+    fd = linux.open_in_root(root, parent)
+    try:
+        return "/".join([os.readlink(_fd_path(fd)), *parts])
+    finally:
+        os.close(fd)
 
 
 def make_points(image: str, folder: str, places: list[Place]) -> None:
@@ -344,13 +365,19 @@ def _cover(image: str, session: str, root: int, missing: dict[str, list[tuple[li
     return path
 
 
-def _attach(root: int, place: Place, refused: dict[str, str]) -> str:
-    """Put a tree in its place. Returns why an optional one has none, else "". `refused`: what `_make_in` returned."""
+def _attach(root: int, place: Place, refused: dict[str, str], taken: set[str]) -> str:
+    """Put a tree in its place. Returns why an optional one has none, else "".
+
+    refused   what `_make_in` returned
+    taken     where mounts are, links of the image resolved; gets this one
+    """
     try:
         target = linux.open_in_root(root, place.target, _flags(place))
         fits = _is_directory(target) == place.directory
-        if fits:
+        resolved = os.readlink(_fd_path(target))
+        if fits and not (place.flags & plan.IF_FREE and resolved in taken):
             linux.attach(place.tree, target)
+            taken.add(resolved)
         os.close(target)
     except OSError as error:
         reason = refused.get(_tidy(place.target), str(error.strerror))

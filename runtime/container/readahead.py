@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 
+from bollard.runtime.container import imports
 from bollard.runtime.system import linux
 
 # The loader and the C library of glibc (Debian's and other layouts) and musl; those an image lacks cost a look-up.
@@ -35,6 +36,7 @@ def start(root: int, program: str) -> None:
         return
     try:
         linux.die_with_parent(_SIGKILL, parent)
+        imports.end()  # the keeper's pivot_root takes this process along
         for path in (*FILES, *_candidates(program)):
             if path and _read(root, path) and path not in FILES:
                 break

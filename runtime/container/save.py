@@ -3,12 +3,19 @@
 
 The keeper itself lives in the container. So a child of it, forked before it goes in, keeps the host's view and the
 container's root without the mounts above it, and waits: it saves when the last task on the node has ended.
+
+No program that the user can read runs there: he could trace it, and enter the saver's namespaces by it. So mksquashfs
+is the installation's copy, and so is what it has for a shell.
 """
 
 from __future__ import annotations
 
 import os
+from _signal import SIG_DFL, SIGCHLD, signal
 
+from bollard.runtime.container import imports
+from bollard.runtime.errors import BollardError, one_line
+from bollard.runtime.installed import CAT, MKSQUASHFS
 from bollard.runtime.system import linux
 
 _SIGKILL = 9
@@ -53,6 +60,7 @@ def start(root: str) -> Saver:
         linux.close_others((ask_read, answer_write))
         linux.new_mount_namespace()
         os.write(answer_write, b"+")
+        _prepare()
         while target := _asked(ask_read):
             os.write(answer_write, b"=" + write(root, target).encode("utf-8", "replace")[:4000])
     finally:
@@ -70,19 +78,43 @@ def _asked(fd: int) -> str:
     return os.fsdecode(path[:-1])
 
 
+def _prepare() -> None:
+    """Import what `write` needs, have mksquashfs find bollard-cat as /bin/sh, and give up every capability."""
+    import atexit  # noqa: F401  # weakref, for tempfile
+    import hashlib  # noqa: F401
+    import subprocess  # noqa: F401
+    import time  # noqa: F401
+
+    from bollard.runtime.image import pack  # noqa: F401
+
+    imports.end(programs=True)
+    signal(SIGCHLD, SIG_DFL)  # the keeper's is another: it reaps nobody
+    if os.path.exists(CAT) and os.path.exists("/bin/sh"):
+        tree = linux.clone_tree(CAT, recursive=False)
+        place = os.open("/bin/sh", os.O_PATH | os.O_CLOEXEC)
+        linux.attach(tree, place)
+        os.close(place)
+        os.close(tree)
+    linux.drop_capabilities()
+
+
+def _processors() -> int:
+    """How many CPUs this step may use: mksquashfs would start a thread for each of the node's."""
+    return len(os.sched_getaffinity(0))
+
+
 def write(root: str, target: str) -> str:
     """Write the tree `root` to `target`: SIF where its name ends so, else bare squashfs. "" or what went wrong."""
-    from _signal import SIG_DFL, SIGCHLD, signal
-
-    from bollard.runtime.errors import one_line
-
-    signal(SIGCHLD, SIG_DFL)  # the keeper's is another: it reaps nobody
     try:
-        linux.drop_capabilities()
+        if not os.path.exists(MKSQUASHFS):
+            raise BollardError(
+                f"container-save: {MKSQUASHFS} is missing on this node",
+                "its administrator should install squashfs-tools, then bollard again",
+            )
         if target.endswith(".sif"):
             from bollard.runtime.image import pack
 
-            pack.build(target, root, force=True)
+            pack.build(target, root, force=True, program=MKSQUASHFS, processors=_processors())
         else:
             _squashfs(root, target)
         return ""
@@ -92,8 +124,6 @@ def write(root: str, target: str) -> str:
 
 def refuse(target: str) -> None:
     """Say no to a file that cannot be written, before a program has run for hours."""
-    from bollard.runtime.errors import BollardError
-
     folder = os.path.dirname(target) or "/"
     if os.path.isdir(target) or target.endswith(("/", "/.", "/..")):
         raise BollardError(f"container-save {target}: is a directory", "name a file: NAME.sqsh or NAME.sif")
@@ -108,15 +138,12 @@ def refuse(target: str) -> None:
 def _squashfs(root: str, target: str) -> None:
     import subprocess
 
-    from bollard.runtime.errors import BollardError
-
     folder, name = os.path.split(target)
     fresh = os.path.join(folder, f".{name}.{os.getpid()}")
-    command = ["mksquashfs", root, fresh, "-comp", "zstd", "-Xcompression-level", "3", "-all-root", "-noappend",
-               "-no-progress", "-quiet", "-exit-on-error"]  # fmt: skip
-    env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    command = [MKSQUASHFS, root, fresh, "-comp", "zstd", "-Xcompression-level", "3", "-all-root", "-noappend",
+               "-no-progress", "-quiet", "-exit-on-error", "-processors", str(_processors())]  # fmt: skip
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=env)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env={})
         if done.returncode:
             words = done.stderr.decode("utf-8", "replace").strip().splitlines()
             raise BollardError(
@@ -124,10 +151,6 @@ def _squashfs(root: str, target: str) -> None:
                 "is there room, and may you write?",
             )
         os.rename(fresh, target)
-    except FileNotFoundError:
-        raise BollardError(
-            "container-save: mksquashfs is missing on this node", "its administrator should install squashfs-tools"
-        ) from None
     finally:
         if os.path.exists(fresh):
             os.unlink(fresh)

@@ -7,6 +7,9 @@ library.py: the protocol of library://.
 policy.py: the host's policy.json, for skopeo.
 web.py: files of web servers.
 sources.py: brings layers or files here, through the cache.
-oci.py: turns OCI and Docker images into trees.
+policy.py: the host's policy of which images may be fetched.
+variants.py: variants of an architecture, and which this processor runs.
+oci.py: reads OCI and Docker images: manifests, configuration, archives.
+layer.py: unpacks a layer into a tree.
 cache.py: keeps what was fetched.
 """

@@ -8,37 +8,26 @@ the tree's root.
 
 from __future__ import annotations
 
-import contextlib
-import gzip
 import hashlib
 import json
 import os
 import re
-import shutil
-import stat
-import subprocess
-import tarfile
-import zlib
-from collections.abc import Iterator
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import variants
+from bollard.runtime.fetch.layer import apply
 from bollard.runtime.fetch.reference import ARCHIVES
 from bollard.runtime.image import sif
-from bollard.runtime.system import linux
-from bollard.runtime.system.tree import Tree, remove_at
+from bollard.runtime.system.tree import Tree
 
 TRANSPORTS = (*ARCHIVES, "docker", "docker-daemon")
 MAX_JSON = 8 << 20
-_DAMAGED = (
-    tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, OverflowError, ValueError, RecursionError,
-)  # fmt: skip
 _MAX_LAYERS = 1024
-_MAX_DEPTH = 256  # parts of a path in a layer
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _VARIABLE = re.compile(r"[A-Za-z_][0-9A-Za-z_]*")
-_WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
+_REF_NAME = "org.opencontainers.image.ref.name"
 
 
 class Layers(NamedTuple):
@@ -49,17 +38,35 @@ class Layers(NamedTuple):
     config: dict[str, Any]
 
 
-def fetch(agent: str, reference: str, scratch: str) -> Layers:
-    """The layers of an image in an archive or layout; `scratch` is an empty directory of ours."""
+def fetch(agent: str, reference: str, scratch: str, arch: str = "") -> Layers:
+    """The layers of an image in an archive or layout; `scratch` is an empty directory of ours, `arch` Go's name of an
+    architecture, perhaps with a variant, "" for this machine's."""
     path, tag = split(agent, reference)
     if agent == "oci":
-        return _from_layout(path, tag, reference)
+        return _from_layout(path, tag, reference, arch)
     layout = f"{scratch}/archive"
     os.mkdir(layout)
     _extract_plain(path, layout)
-    if agent == "oci-archive":
-        return _from_layout(layout, tag, reference)
-    return _from_docker(layout, tag, reference)
+    return from_folder(agent, layout, tag, reference, arch)
+
+
+def from_folder(agent: str, layout: str, tag: str, name: str, arch: str = "") -> Layers:
+    """The layers of an image in an archive that is unpacked to the directory `layout`."""
+    return (_from_docker if agent == "docker-archive" else _from_layout)(layout, tag, name, arch)
+
+
+def transport(folder: str) -> str:
+    """What the directory holds, unpacked: "oci-archive", "docker-archive", or "" for no archive of an image."""
+    names = set(os.listdir(folder))
+    if {"oci-layout", "index.json"} <= names:
+        return "oci-archive"
+    if "manifest.json" not in names or not os.path.isfile(f"{folder}/manifest.json"):
+        return ""
+    try:
+        entries = _json_list(f"{folder}/manifest.json", folder)
+    except BollardError:
+        return ""
+    return "docker-archive" if entries and all("Layers" in _dict(entry) for entry in entries) else ""
 
 
 def unpack(layers: Layers, tree: Tree, name: str) -> None:
@@ -68,24 +75,6 @@ def unpack(layers: Layers, tree: Tree, name: str) -> None:
         what = f"{name}: layer {number} of {len(layers.paths)}"
         with open(path, "rb") as file:
             apply(file, tree, what, digest)
-
-
-def apply(file: IO[bytes], tree: Tree, what: str, digest: str = "", *, layer: bool = True) -> None:
-    """Unpack one tar archive (plain, gzip or zstd, ...) into the tree; as a layer its whiteouts remove things."""
-    checked = _Hashed(file)
-    try:
-        with _decompressed(checked, what) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            _apply_members(archive, tree, layer)
-    except _DAMAGED as error:
-        raise BollardError(f"{what}: damaged: {error}", "fetch or build it again") from None
-    except OSError as error:  # a link to nothing, a name too long, a full disk
-        raise BollardError(
-            f"{what}: cannot be unpacked: {error.strerror}", "is there space, and is the image whole?"
-        ) from None
-    while checked.read(1 << 20):
-        pass  # the digest is of all bytes
-    if digest and checked.hash.hexdigest() != digest.partition(":")[2]:
-        raise BollardError(f"{what}: does not match its digest {digest}", "fetch it again")
 
 
 def scripts(config: dict[str, Any]) -> dict[str, str]:
@@ -134,38 +123,58 @@ def _strings(value: object) -> list[str]:
 
 
 def split(agent: str, reference: str) -> tuple[str, str]:
-    """Path and tag; a path may hold colons."""
-    path, _, tag = reference.rpartition(":")
-    if not path or os.path.exists(reference):
-        path, tag = reference, ""
-    if agent == "docker-archive" and "/" not in tag and os.path.exists(path.rpartition(":")[0]):
-        path, name = path.rsplit(":", 1)
-        tag = f"{name}:{tag}"
-    if not os.path.exists(path):
-        raise BollardError(f"{agent}:{reference}: no such file or directory", "check the path")
-    return path, tag
+    """Path, and name of an image in it. Both may hold colons: the longest path that exists counts."""
+    path = reference
+    while not os.path.exists(path):
+        path, colon, _ = path.rpartition(":")
+        if not colon:
+            raise BollardError(f"{agent}:{reference}: no such file or directory", "check the path")
+    if reference == f"{path}:":
+        raise BollardError(f"{agent}:{reference}: names no image behind its last colon", "write a name or a tag there")
+    return path, reference[len(path) + 1 :]
 
 
-def _from_layout(layout: str, tag: str, name: str) -> Layers:
+def _from_layout(layout: str, tag: str, name: str, arch: str) -> Layers:
     found = _json(f"{layout}/index.json", name)
     entries = [item for item in _list(found.get("manifests")) if isinstance(item, dict)]
     named = [item for item in entries if tag in _dict(item.get("annotations")).values()] if tag else entries
-    if len(named) != 1:
-        raise BollardError(f"{name}: {len(named)} images of that name", "add :TAG to name one")
+    digests = {str(item.get("digest")) for item in named}  # of an image with two tags there are two entries
+    if len(digests) > 1 and len({json.dumps(item.get("annotations")) for item in named}) == 1:
+        named = [{"digest": for_arch({"manifests": named}, arch, name)}]
+    elif len(digests) != 1:
+        known = [str(_dict(item.get("annotations")).get(_REF_NAME, "")) for item in entries]
+        raise _ambiguous(name, len(digests), known, ":TAG")
     document = _blob(f"{layout}/blobs", named[0], name)
     for _ in range(4):
         if not is_index(document):
             break
-        document = _blob(f"{layout}/blobs", {"digest": for_arch(document, "", name)}, name)
-    return from_manifest(document, f"{layout}/blobs", name)
+        document = _blob(f"{layout}/blobs", {"digest": for_arch(document, arch, name)}, name)
+    return from_manifest(document, f"{layout}/blobs", name, arch)
 
 
-def from_manifest(document: dict[str, Any], blobs: str, name: str) -> Layers:
-    """The layers of a manifest, OCI's or Docker's, whose blobs lie in the directory as in an OCI layout."""
+def _ambiguous(name: str, count: int, known: list[str], form: str) -> BollardError:
+    names = [one for one in known if one.isprintable() and one]
+    hint = f"add {form} to name one" + (f" of {', '.join(names[:8])}" if names else "")
+    return BollardError(f"{name}: {count} images of that name", hint)
+
+
+def from_manifest(document: dict[str, Any], blobs: str, name: str, arch: str = "") -> Layers:
+    """The layers of a manifest, OCI's or Docker's, whose blobs lie in the directory as in an OCI layout.
+
+    Raises: BollardError for an image that is not for the architecture `arch`, unless that is "".
+    """
     config = _blob(blobs, _dict(document.get("config")), name)
+    _check_arch(config, arch, name)
     layers = digests(document, name)[: len(_list(document.get("layers")))]
     paths = tuple(f"{blobs}/{digest.replace(':', '/')}" for digest in layers)
     return Layers(paths, tuple(layers), _dict(config.get("config")))
+
+
+def _check_arch(config: dict[str, Any], arch: str, name: str) -> None:
+    found, wanted = config.get("architecture"), arch.partition("/")[0]
+    if wanted and isinstance(found, str) and found and found != wanted:
+        shown = found if found.isprintable() else ascii(found)
+        raise BollardError(f"{name}: is for {shown}, not for {wanted}", "leave --arch out, or name another image")
 
 
 def digests(document: dict[str, Any], name: str) -> list[str]:
@@ -182,14 +191,16 @@ def is_index(document: dict[str, Any]) -> bool:
     return document.get("mediaType") in _INDEXES or "manifests" in document
 
 
-def _from_docker(layout: str, tag: str, name: str) -> Layers:
+def _from_docker(layout: str, tag: str, name: str, arch: str) -> Layers:
     entries = [item for item in _json_list(f"{layout}/manifest.json", name) if isinstance(item, dict)]
     # Programs differ in whether they write the registry's name in front.
     named = [item for item in entries if any(f"/{one}".endswith(f"/{tag}") for one in _strings(item.get("RepoTags")))]
     named = named if tag else entries
     if len(named) != 1:
-        raise BollardError(f"{name}: {len(named)} images of that name", "add :NAME:TAG to name one")
+        known = [one for item in entries for one in _strings(item.get("RepoTags"))]
+        raise _ambiguous(name, len(named), known, ":NAME:TAG")
     config = _json(_inside(layout, str(named[0].get("Config")), name), name)
+    _check_arch(config, arch, name)
     paths = tuple(_inside(layout, path, name) for path in _strings(named[0].get("Layers")))
     # diff_ids are of the plain tar, and so are the layers of `docker save`.
     digests = _strings(_dict(config.get("rootfs")).get("diff_ids"))
@@ -203,15 +214,24 @@ def _is_plain(path: str) -> bool:
 
 
 def for_arch(index: dict[str, Any], arch: str, name: str) -> str:
-    """The digest of the image for the architecture, Go's name; "" is this machine's."""
-    wanted = arch or sif.arch_name(os.uname().machine)
-    entries = [_dict(item) for item in _list(index.get("manifests"))]
-    for item in entries:
+    """The digest of the best image for the architecture: Go's name, perhaps with a variant, "" for this machine's."""
+    arch = arch or sif.arch_name(os.uname().machine)
+    wanted, most = arch.partition("/")[0], variants.highest(arch)
+    known, best, digest = set(), -1, ""
+    for item in map(_dict, _list(index.get("manifests"))):
         platform = _dict(item.get("platform"))
-        if platform.get("architecture") == wanted and platform.get("os", "linux") == "linux":
-            return _digest(item, name)
-    known = sorted({str(_dict(item.get("platform")).get("architecture")) for item in entries} - {"unknown"})
-    raise BollardError(f"{name}: no image for {wanted}, only for {', '.join(known)}", "name another image")
+        found, variant = str(platform.get("architecture")), str(platform.get("variant") or "")
+        known.add(f"{found}/{variant}" if variant else found)
+        if found != wanted or platform.get("os", "linux") != "linux":
+            continue
+        rank = variants.rank(wanted, variant, most)
+        if rank > best:
+            best, digest = rank, _digest(item, name)
+    if digest:
+        return digest
+    others = sorted(one for one in known - {"unknown"} if one.isprintable())
+    asked = f"{wanted}/{most}" if most and any(one.partition("/")[0] == wanted for one in others) else wanted
+    raise BollardError(f"{name}: no image for {asked}, only for {', '.join(others)}", "name another image, or --arch")
 
 
 def _inside(layout: str, path: str, name: str) -> str:
@@ -283,169 +303,3 @@ def _extract_plain(path: str, target: str) -> None:
             apply(file, place, path, layer=False)
     finally:
         place.close()
-
-
-class _Hashed:
-    """A file that is hashed while it is read."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.hash = hashlib.sha256()
-        self.held = b""
-
-    def peek(self, size: int) -> bytes:
-        self.held = self.read(size)
-        return self.held
-
-    def read(self, size: int = -1) -> bytes:
-        if self.held:
-            data, self.held = self.held, b""
-            return data
-        data = self.file.read(size)
-        self.hash.update(data)
-        return data
-
-
-@contextlib.contextmanager
-def _decompressed(file: _Hashed, what: str) -> Iterator[Any]:
-    first = file.peek(8)
-    if first.startswith(b"\x1f\x8b"):
-        yield gzip.open(cast("IO[bytes]", _Whole(file)))
-        return
-    program = None
-    for magic, name in ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ", "xz"), (b"BZh", "bzip2")):
-        if first.startswith(magic):
-            program = name
-    if not program:
-        yield _Whole(file)
-        return
-    if not shutil.which(program):
-        raise BollardError(f"{what}: is packed by {program}", f"install the program {program}")
-    # Not a pipe that we feed while we read from another: a file in between cannot block.
-    with open(os.open("/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b") as plain:
-        process = subprocess.Popen([program, "-dc"], stdin=subprocess.PIPE, stdout=plain, stderr=subprocess.DEVNULL)
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-            while True:
-                data = file.read(1 << 20)
-                if not data:
-                    break
-                pipe.write(data)
-        if process.wait():
-            raise BollardError(f"{what}: damaged: {program} cannot unpack it", "fetch it again")
-        plain.seek(0)
-        yield plain
-
-
-class _Whole:
-    """Reads that are short only at the end, as tarfile wants them."""
-
-    def __init__(self, file: _Hashed) -> None:
-        self.file = file
-        self.held = b""
-
-    def read(self, size: int = -1) -> bytes:
-        while size < 0 or len(self.held) < size:
-            data = self.file.read(max(size - len(self.held), 65536) if size >= 0 else 1 << 20)
-            if not data:
-                break
-            self.held += data
-        size = len(self.held) if size < 0 else size
-        data, self.held = self.held[:size], self.held[size:]
-        return data
-
-
-def _apply_members(archive: tarfile.TarFile, tree: Tree, layer: bool) -> None:
-    directories: list[tuple[str, tarfile.TarInfo]] = []
-    written: set[str] = set()
-    for member in archive:
-        parts = [part for part in member.name.split("/") if part not in ("", ".")]
-        if ".." in parts:
-            raise ValueError(f"{member.name!r} has a .. in it")
-        if len(parts) > _MAX_DEPTH:
-            raise ValueError(f"a path of {len(parts)} parts, over {_MAX_DEPTH}")
-        path = "/".join(parts)
-        if layer and parts and parts[-1].startswith(_WHITEOUT):
-            _whiteout(tree, parts, written)
-        elif not parts:
-            with tree.opened("/", os.O_RDONLY | os.O_DIRECTORY) as fd:
-                os.fchmod(fd, member.mode & 0o7777 | 0o700)
-        else:
-            written.add(path)
-            _apply_member(archive, member, tree, path)
-            if member.isdir():
-                directories.append((path, member))
-    for path, member in reversed(directories):  # times and modes last: contents change the one and need the other
-        try:
-            with tree.opened(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as fd:
-                os.fchmod(fd, member.mode & 0o7777)
-                os.utime(fd, (member.mtime, member.mtime))
-        except OSError as error:
-            if not linux.is_missing(error):  # a later member or a whiteout has taken its place
-                raise
-
-
-def _whiteout(tree: Tree, parts: list[str], written: set[str]) -> None:
-    above = "/".join(parts[:-1])
-    if parts[-1] != _OPAQUE:
-        tree.remove("/".join([*parts[:-1], parts[-1][len(_WHITEOUT) :]]))
-        return
-    for name in tree.names(above):
-        path = f"{above}/{name}".lstrip("/")
-        if path not in written and not any(other.startswith(path + "/") for other in written):
-            tree.remove(path)
-
-
-def _apply_member(archive: tarfile.TarFile, member: tarfile.TarInfo, tree: Tree, path: str) -> None:
-    with tree.parent(path) as (above, name):
-        if not member.isdir() or not _is_directory(above, name):
-            remove_at(above, name)
-        if member.isdir():
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o700, dir_fd=above)
-        elif member.issym():
-            os.symlink(member.linkname, name, dir_fd=above)
-        elif member.islnk():
-            with tree.parent(member.linkname) as (place, source):
-                os.link(source, name, src_dir_fd=place, dst_dir_fd=above, follow_symlinks=False)
-            return
-        elif member.isfifo():
-            os.mkfifo(name, 0o600, dir_fd=above)
-        elif member.isreg():
-            _write_file(archive, member, above, name)
-        else:
-            return  # a device: /dev is the host's
-        _own(member, above, name)
-
-
-def _write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, above: int, name: str) -> None:
-    data = archive.extractfile(member)
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=above)
-    with open(fd, "wb") as file:
-        if data is not None:
-            shutil.copyfileobj(data, file, 1 << 20)
-        file.flush()
-        if file.tell() != member.size:
-            raise EOFError(f"{member.name} ends early")
-        for key, value in member.pax_headers.items():
-            if key.startswith("SCHILY.xattr."):
-                with contextlib.suppress(OSError):
-                    os.setxattr(fd, key[13:], value.encode("utf-8", "surrogateescape"))
-
-
-def _own(member: tarfile.TarInfo, above: int, name: str) -> None:
-    """Owner, mode and time; an owner that this namespace does not know becomes root."""
-    with contextlib.suppress(OSError):
-        os.chown(name, member.uid, member.gid, dir_fd=above, follow_symlinks=False)
-    if member.isdir():
-        return
-    if not member.issym():
-        os.chmod(name, member.mode & 0o7777, dir_fd=above)
-    os.utime(name, (member.mtime, member.mtime), dir_fd=above, follow_symlinks=False)
-
-
-def _is_directory(above: int, name: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False

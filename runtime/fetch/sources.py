@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from bollard.runtime import progress
 from bollard.runtime.errors import BollardError
-from bollard.runtime.fetch import cache, library, oci, policy, reference, registry, web
+from bollard.runtime.fetch import cache, library, oci, policy, reference, registry, variants, web
 from bollard.runtime.fetch.cache import Store
 from bollard.runtime.fetch.reference import Reference
 from bollard.runtime.fetch.registry import Access
@@ -41,11 +41,13 @@ class Settings(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Layers to unpack, with the digest of their manifest in hexadecimal; or the path of an image."""
+    """Layers to unpack, with the digest of their manifest in hexadecimal; or the path of an image; or the architecture
+    of an image in an archive."""
 
     layers: oci.Layers | None = None
     digest: str = ""
     path: str = ""
+    arch: str = ""
 
 
 def settings(given: list[tuple[str, str]], environ: Mapping[str, str]) -> Settings:
@@ -63,9 +65,17 @@ def settings(given: list[tuple[str, str]], environ: Mapping[str, str]) -> Settin
         login=on("docker-login", "DOCKER_LOGIN"),
         disable_cache=on("disable-cache", "DISABLE_CACHE"),
         library=asked.get("library") or variable(environ, "LIBRARY"),
-        arch=sif.arch_name(asked.get("arch", "")),
+        arch=_arch(asked.get("arch"), environ),
         verbose=on("verbose", "VERBOSE", "LOG"),
     )
+
+
+def _arch(asked: str | None, environ: Mapping[str, str]) -> str:
+    """The architecture to fetch images for: as asked for, else this one with the variant that BOLLARD_PULL_ARCH has."""
+    if asked is not None:
+        return variants.parse(asked)
+    found = variants.parse(variable(environ, "PULL_ARCH"))
+    return found if found.partition("/")[0] == sif.arch_name(os.uname().machine) else ""
 
 
 def variable(environ: Mapping[str, str], *forms: str) -> str:
@@ -137,7 +147,7 @@ def layers(name: Reference, digest: str, found: dict[str, Any], asked: Settings,
     if not all(intact) or not is_accepted(name, digest, store):
         with cache.scratch(store) as place:
             _copy(name, digest, store.blobs, place, asked, store)
-    return oci.from_manifest(found, store.blobs, name.uri)
+    return oci.from_manifest(found, store.blobs, name.uri, asked.arch)
 
 
 def is_accepted(name: Reference, digest: str, store: Store) -> bool:
@@ -210,7 +220,8 @@ def _library_image(name: Reference, asked: Settings, store: Store) -> str:
     pinned = library.pinned(name)
     if pinned and os.path.exists(store.path("library", f"sha256.{pinned}")):
         return _kept(store, "library", f"sha256.{pinned}", name, lambda place: "")
-    found = library.look_up(name, asked.library, asked.arch or sif.arch_name(os.uname().machine), asked.access.insecure)
+    arch = asked.arch.partition("/")[0] or sif.arch_name(os.uname().machine)
+    found = library.look_up(name, asked.library, arch, asked.access.insecure)
     if pinned and found.digest != pinned:
         raise BollardError(f"{name.uri}: the library tells of another image, {found.digest}", "do not use it")
 

@@ -16,12 +16,14 @@ from bollard.runtime.image import sif
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Final
 
 SQUASHFS: Final = "squashfs"
 DIRECTORY: Final = "directory"
 
 SQUASHFS_MAGIC: Final = b"hsqs"
+_LAUNCH_SIZE: Final = 31  # of the line "#!..." that Singularity 2.4 to 2.6 puts before the squashfs
 _SUPERBLOCK_SIZE: Final = 96
 _COMPRESSIONS: Final = {1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
 _SNIFF_SIZE: Final = 2048  # reaches ext3's magic number at 1080
@@ -43,7 +45,7 @@ _TRANSPORTS: Final = ("docker-archive", "docker-daemon", "oci", "oci-archive", "
 
 # Offset, bytes there, and the hint for a file that is no image. The first match wins.
 _LOOKS_LIKE: Final = (
-    (31, b"hsqs", "is it a Singularity 2 image? build it again as a SIF file"),
+    (31 + 1080, b"\x53\xef", "is it an ext3 image of Singularity 2? build it again as a SIF file"),
     (0, b"#!/usr/bin/env run-singularity", "it was a SIF file; copy or build it again"),
     (0, b"#!", "is it a script?"),
     (0, b"\x7fELF", "is it a program? name the image first, then the program"),
@@ -172,12 +174,26 @@ def _identify(path: str, name: str, fd: int, machine: str) -> Image:
         image.overlays = sif.overlays(image._sif)
         image.arch = part.arch or image._sif.header.arch
         _check_arch(name, image.arch, machine)
-    elif first.startswith(SQUASHFS_MAGIC):
-        image.size = info.st_size
+    elif squashfs_offset(first) >= 0:
+        image.offset = squashfs_offset(first)
+        image.size = info.st_size - image.offset
     else:
         raise BollardError(f"{name}: not a SIF or squashfs image (first bytes: {_quoted(first[:4])})", _guess(first))
     image.compression = check_superblock(name, fd, image.offset, image.size)
     return image
+
+
+def squashfs_offset(first: bytes) -> int:
+    """Where the squashfs begins in a file that begins so and is no SIF file, -1 where there is none."""
+    if first.startswith(SQUASHFS_MAGIC):
+        return 0
+    old = first.startswith(b"#!") and first[_LAUNCH_SIZE:].startswith(SQUASHFS_MAGIC)
+    return _LAUNCH_SIZE if old else -1
+
+
+def is_root(names: Iterable[str]) -> bool:
+    """Whether a directory with these names can be the root of a container."""
+    return bool(_ROOT_NAMES.intersection(names))
 
 
 def check_superblock(name: str, fd: int, offset: int, available: int) -> str:
@@ -246,7 +262,7 @@ def _refuse_other_directories(name: str, fd: int) -> None:
         raise BollardError(f"{name}: is an OCI bundle", f"name the directory {name.rstrip('/')}/rootfs")
     if {"oci-layout", "index.json"} <= names:
         raise BollardError(f"{name}: is an OCI layout", "convert it to a SIF file first")
-    if not names & _ROOT_NAMES:
+    if not is_root(names):
         raise BollardError(
             f"{name}: is a directory, but not the root of a container", "name an image file, or its root"
         )

@@ -82,8 +82,10 @@ class Entry:
         self.content = content
 
 
-def build(target: str, source: str, *, force: bool = False) -> None:
-    """Make the SIF image `target` from the tree at `source`.
+def build(
+    target: str, source: str, *, force: bool = False, program: str = "mksquashfs", processors: int = 0
+) -> None:
+    """Make the SIF image `target` from the tree at `source`, by the `program` and at most `processors` CPUs (0: all).
 
     An existing target is an error unless `force` is set. With SOURCE_DATE_EPOCH in the environment equal
     trees give equal images. Owners are kept when root builds, otherwise everything in the image is root's.
@@ -97,7 +99,7 @@ def build(target: str, source: str, *, force: bool = False) -> None:
     # Where a tree that is an unpacked image came from stays true.
     labels.setdefault("org.label-schema.usage.singularity.deffile.bootstrap", "localimage")
     labels.setdefault("org.label-schema.usage.singularity.deffile.from", source)
-    pack(target, source, arch, labels, deffile, {}, force=force)
+    pack(target, source, arch, labels, deffile, {}, force=force, program=program, processors=processors)
 
 
 def pack(
@@ -110,6 +112,8 @@ def pack(
     *,
     force: bool,
     progress: bool = False,
+    program: str = "mksquashfs",
+    processors: int = 0,
 ) -> None:
     """Write the SIF image of a tree; `documents` are further JSON objects by name."""
     texts = {sif.METADATA_NAME: inspect_metadata(source, labels, deffile), **documents}
@@ -117,17 +121,28 @@ def pack(
     objects += [sif_write.Object(sif.GENERIC_JSON, name, texts[name]) for name in sorted(texts)]
     objects.append(sif_write.Object(sif.GENERIC, sif.DIGEST_NAME, bytes(sif.DIGEST_SIZE)))  # the writer fills it in
     with sif_write.Writer(target, arch, objects, force=force) as writer:
-        squash(source, writer.path, writer.offset, additions(source, labels, deffile), progress=progress)
+        entries = additions(source, labels, deffile)
+        squash(source, writer.path, writer.offset, entries, progress=progress, program=program, processors=processors)
         writer.finish()
 
 
-def squash(source: str, path: str, offset: int, entries: list[Entry], *, progress: bool = False) -> None:
+def squash(
+    source: str,
+    path: str,
+    offset: int,
+    entries: list[Entry],
+    *,
+    progress: bool = False,
+    program: str = "mksquashfs",
+    processors: int = 0,
+) -> None:
     """Write the tree and the entries as squashfs into the file `path`, from byte `offset` on (n x 4096).
 
-    `progress` lets mksquashfs draw its bar on stderr.
+    `progress` lets mksquashfs draw its bar on stderr; `program` is mksquashfs, `processors` how many CPUs it may use
+    (0: all).
     """
     with tempfile.TemporaryDirectory(prefix="bollard-build-") as scratch:
-        argv = ["mksquashfs", os.path.abspath(source), os.path.abspath(path)]
+        argv = [program, os.path.abspath(source), os.path.abspath(path)]
         argv += [
             "-noappend",
             *(() if progress else ("-no-progress",)),
@@ -138,6 +153,8 @@ def squash(source: str, path: str, offset: int, entries: list[Entry], *, progres
             "-noId",
             "-noX",
         ]
+        if processors:
+            argv += ["-processors", str(processors)]
         if os.geteuid() != 0:
             argv.append("-all-root")
         mode = stat.S_IMODE(os.stat(source).st_mode)

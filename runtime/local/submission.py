@@ -29,6 +29,8 @@ def check(text: bytes, out: int) -> None:
         site.refuse_image(site.load(PREFIX), opened.fd, asked.asked)
         values.append(("id", ".".join(map(str, opened.identity))))
     values = [(name, asked.image if name == "image" else value) for name, value in values if name not in LAST]
+    if not spec.is_of_one_step(asked):
+        values = [pair for pair in values if pair[0] != "once"]
     if asked.verbose:
         values.append(("verbose", str(time.time_ns())))
     os.write(out, spec.text(values))

@@ -99,6 +99,13 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
     return found, words + rest
 
 
+def refuse_empty(given: list[tuple[str, str]]) -> None:
+    """Raise BollardError for an option without a value, as a variable that is not set makes of it in a script."""
+    for name, value in given:
+        if not value:
+            raise BollardError(f"--{name}: its value is empty", "give one, or leave the option out")
+
+
 def _similar(name: str, known: Mapping[str, str], command: str) -> str:
     import difflib
 

@@ -21,7 +21,7 @@ PULL: Own = {
     "force": ("", "replace TARGET if it exists"),
     "dir": ("DIR", "where to write it [BOLLARD_PULLDIR]"),
     "name": ("NAME", "its name, in the place of TARGET [BOLLARD_PULL_NAME]"),
-    "arch": ("ARCH", "for another architecture: amd64, arm64, ... [BOLLARD_PULL_ARCH]"),
+    "arch": ("ARCH", "for another architecture or variant: amd64, amd64/v2, arm64, ... [BOLLARD_PULL_ARCH]"),
     **_LIBRARY,
     **FETCH,
     **_VERBOSE,

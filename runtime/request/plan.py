@@ -30,6 +30,8 @@ DEVPTS = 512  # terminals of the container's own
 PROC = 1024  # a /proc of a private process namespace
 LINK = 2048  # a symbolic link
 OVER_LINK = 8192  # a file that takes the place of a link itself, not of what the link leads to
+ASKED = 32768  # of these an outer one is mounted before an inner one, in whatever order they were asked for
+IF_FREE = 16384  # not where an earlier mount is, by this name or through a link of the image
 EXPECTED = 4096  # optional, but each node has it: a warning where it is missing
 SETS = TMPFS | DEVPTS | PROC | LINK  # those that have no source on the host
 
@@ -60,6 +62,11 @@ def below(path: str, parent: str) -> bool:
     return path == parent or path.startswith(parent.rstrip("/") + "/")
 
 
+def _depth(op: Op) -> int:
+    """How many directories deep the target is: sorted by it, no mount hides one that was to be inside it."""
+    return len([part for part in op[1].split("/") if part not in ("", ".")])
+
+
 def make(
     spec: Spec,
     spool: str = "",
@@ -67,23 +74,29 @@ def make(
     here: Site = DEFAULTS,
     tools: str = "",
     places: tuple[str, ...] = (),
+    real_cwd: str = "",
 ) -> list[Op]:
     """The operations for `spec`. `spool`: SlurmdSpoolDir, where batch scripts and PMIx files lie; `prefix`:
     the installation, which Slurm's commands in the image load the plugin from; `here`: what the site wants;
-    `tools`, `places`: what host_slurm.py says."""
+    `tools`, `places`: what host_slurm.py says; `real_cwd`: spec.cwd on this node with its links resolved, "" for
+    the same."""
     out = spec.no_mount
     ops = _kernel(spec) + _site_files(spec) + _site_mounts(spec, here) + _home(spec) + _tmp(spec)
-    ops += [("mode=0755", path, TMPFS) for path in spec.scratch if not spec.workdir]
-    ops += [(f"{spec.workdir}/scratch{path}", path, 0) for path in spec.scratch if spec.workdir]
+    asked = [("mode=0755", path, TMPFS | ASKED) for path in spec.scratch if not spec.workdir]
+    asked += [(f"{spec.workdir}/scratch{path}", path, ASKED) for path in spec.scratch if spec.workdir]
     if spool:
         ops.append((spool, spool, OPTIONAL))
-    if not spec.contain and "cwd" not in out and _binds_cwd(spec.cwd, ops, spec.binds):
-        ops.append((spec.cwd, spec.cwd, OPTIONAL))
+    # A task stands in the real directory, whatever it was called; a script may use the other name.
+    for cwd in dict.fromkeys((real_cwd or spec.cwd, spec.cwd)):
+        if not spec.contain and "cwd" not in out and _binds_cwd(cwd, ops + asked, spec.binds):
+            ops.append((cwd, cwd, OPTIONAL))
     for source, target, flags in spec.binds:
         if flags & UMOUNT:
             ops = [op for op in ops if not below(op[1], target)]
+            asked = [op for op in asked if not below(op[1], target)]
         else:
-            ops.append((source, target, flags))
+            asked.append((source, target, flags | ASKED))
+    ops += sorted(asked, key=_depth)
     own = [
         ("passwd", "/etc/passwd", READ_ONLY | OPTIONAL),
         ("group", "/etc/group", READ_ONLY | OPTIONAL),
@@ -96,7 +109,7 @@ def make(
         own.append(("hostname", "/etc/hostname", READ_ONLY | OPTIONAL))
     bound = [target for _, target, _ in spec.binds]
     ops += [op for op in own if op[1] not in bound]  # what the user binds there is what he wants
-    ops += [(path, path, READ_ONLY | OPTIONAL | IF_SLURM) for path in SLURM_FILES]
+    ops += [(path, path, READ_ONLY | OPTIONAL | IF_SLURM | IF_FREE) for path in SLURM_FILES]
     if prefix:
         ops.append((prefix, here.prefix or prefix, READ_ONLY | OPTIONAL | SHALLOW | IF_SLURM))
     if tools and not spec.no_slurm:
@@ -139,7 +152,7 @@ def _site_mounts(spec: Spec, here: Site) -> list[Op]:
     """Not with --contain, as with Apptainer's `bind path`."""
     if spec.contain or "bind-paths" in spec.no_mount:
         return []
-    return [(source, target, OPTIONAL | flags) for source, target, flags in here.mounts]
+    return sorted([(source, target, OPTIONAL | flags) for source, target, flags in here.mounts], key=_depth)
 
 
 def _home(spec: Spec) -> list[Op]:
@@ -154,10 +167,10 @@ def _tmp(spec: Spec) -> list[Op]:
     if "tmp" in spec.no_mount:
         return []
     if not spec.contain:
-        return [(path, path, OPTIONAL | EXPECTED) for path in ("/tmp", "/var/tmp")]
+        return [(path, path, OPTIONAL | EXPECTED | IF_FREE) for path in ("/tmp", "/var/tmp")]
     if spec.workdir:
-        return [(f"{spec.workdir}/tmp", "/tmp", 0), (f"{spec.workdir}/var_tmp", "/var/tmp", 0)]
-    return [("mode=1777", "/tmp", TMPFS), ("mode=1777", "/var/tmp", TMPFS)]
+        return [(f"{spec.workdir}/{name}", path, IF_FREE) for name, path in (("tmp", "/tmp"), ("var_tmp", "/var/tmp"))]
+    return [("mode=1777", path, TMPFS | IF_FREE) for path in ("/tmp", "/var/tmp")]
 
 
 def workdirs(spec: Spec) -> list[str]:

@@ -10,6 +10,7 @@ rows of `options.TABLE` and:
     cwd          the directory the tasks start in
     userhome     $HOME of the client
     id           inode.size.mtime of the image file, so that a rebuilt image is another container
+    once         a word of this client's own, where the container must be its step's alone
     multi-prog   under srun --multi-prog: 2, for srun puts the launcher before each program itself
     verbose      when the client began, in ns since 1970; last, and cut off on the node: it makes no other container
 
@@ -17,6 +18,10 @@ Runs on the node path: no import but errors.
 """
 
 from __future__ import annotations
+
+# Not the module csv: that imports re, which takes longer than everything else here.
+from _csv import Error as CsvError
+from _csv import reader as csv_reader
 
 from bollard.runtime.errors import BollardError
 
@@ -211,9 +216,7 @@ def parse_binds(text: str, cwd: str, home: str, what: str = "bind") -> tuple[Bin
 
 def parse_mount(text: str, cwd: str, home: str) -> Bind:
     """One type=bind,src=SRC,dst=DST[,ro], where double quotes keep a comma (docker's and Apptainer's --mount)."""
-    import csv
-
-    rows = list(csv.reader([text]))
+    rows = list(csv_reader([text]))
     keys: dict[str, str] = {}
     for word in rows[0] if rows else []:
         key, _, value = word.strip().partition("=")
@@ -309,11 +312,9 @@ def _assignments(text: str) -> list[tuple[bytes, bytes]]:
     """One NAME=VALUE, or several with commas between, where double quotes keep a comma (Apptainer's --env)."""
     pairs = [text]
     if text.startswith('"') or ("," in text and text.count("=") > 1):
-        import csv
-
         try:
-            pairs = next(csv.reader([text], strict=True))
-        except csv.Error:
+            pairs = next(csv_reader([text], strict=True))
+        except CsvError:
             pass  # a line break or a quote in a value: one pair
     found = []
     for pair in pairs:
@@ -444,8 +445,20 @@ def make(values: list[tuple[str, str]]) -> Spec:
     return made
 
 
+def is_of_one_step(asked: Spec) -> bool:
+    """Whether the container must be its step's alone: tasks can leave something in it that another step would find.
+
+    A container with a name is shared on purpose. A writable overlay can be open in one container only.
+    """
+    if asked.name or any(not read_only for _, read_only in asked.overlays):
+        return False
+    own_files = asked.writable_tmpfs or asked.contain or (asked.scratch and not asked.workdir)
+    own_files = own_files or any(flags & TMPFS for _, _, flags in asked.binds)
+    return bool(own_files or asked.unshare or asked.entrypoint)
+
+
 # Keys that name a container rather than describe it; and those whose paths are given as they were resolved.
-_NOT_OPTIONS = frozenset(("image", "asked", "cwd", "userhome", "id", "multi-prog", "verbose", "save"))
+_NOT_OPTIONS = frozenset(("image", "asked", "cwd", "userhome", "id", "once", "multi-prog", "verbose", "save"))
 _WITH_PATHS = frozenset(("bind", "mounts", "mount", "home", "workdir", "overlay"))
 
 

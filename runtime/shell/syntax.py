@@ -54,7 +54,7 @@ def script(text: bytes) -> list[Command]:
     """The commands of a whole file; `Unsupported` where any of it is outside the subset."""
     if b"\0" in text:
         raise Unsupported("a NUL byte")
-    parser = Parser(text)
+    parser = Parser(text.replace(b"\r\n", b"\n"))  # as Apptainer reads it
     commands = parser.commands()
     if parser.peek() != _END:
         raise Unsupported("an unpaired word")

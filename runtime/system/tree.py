@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 
 from bollard.runtime.errors import BollardError
@@ -304,38 +304,64 @@ def braces(pattern: str) -> list[str]:
     return done
 
 
-def remove_at(above: int, name: str) -> None:
-    """Remove the entry `name` of the directory open at `above`, modes whatever they are, links not followed."""
-    if _unlink(above, name):
+def remove_at(above: int, name: str, kept: Collection[tuple[int, str]] = ()) -> None:
+    """Remove the entry `name` of the directory open at `above`, modes whatever they are, links not followed.
+
+    `kept` are entries that stay, as inode of their directory and name; directories around them stay, with mode 0755.
+    """
+    keep = (os.fstat(above).st_ino, name) in kept
+    if _stays(above, name) if keep else _unlink(above, name):
         return
-    _empty(above, name)
-    os.rmdir(name, dir_fd=above)
+    _empty(above, name, kept)
+    if not keep:
+        _rmdir(above, name, kept)
 
 
-def _empty(above: int, name: str) -> None:
+def _empty(above: int, name: str, kept: Collection[tuple[int, str]]) -> None:
     """Remove what is in the directory. One descriptor and no recursion, for links let a layer go deeper than either."""
     fd = _enter(above, name)
-    names, left = [name], [os.listdir(fd)]
+    names, left = [(name, True)], [os.listdir(fd)]  # of the first the caller takes care
     try:
         while names:
+            inode = os.fstat(fd).st_ino
             while left[-1]:
                 entry = left[-1].pop()
-                if _unlink(fd, entry):
+                keep = (inode, entry) in kept
+                if _stays(fd, entry) if keep else _unlink(fd, entry):
                     continue
                 below = _enter(fd, entry)
                 os.close(fd)
                 fd = below
-                names.append(entry)
+                inode = os.fstat(fd).st_ino
+                names.append((entry, keep))
                 left.append(os.listdir(fd))
-            done = names.pop()
+            done, keep = names.pop()
             left.pop()
             if names:
                 outer = os.open("..", _DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
                 os.close(fd)
                 fd = outer
-                os.rmdir(done, dir_fd=fd)
+                if not keep:
+                    _rmdir(fd, done, kept)
     finally:
         os.close(fd)
+
+
+def _rmdir(above: int, name: str, kept: Collection[tuple[int, str]]) -> None:
+    try:
+        os.rmdir(name, dir_fd=above)
+    except OSError as error:
+        if not kept or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        os.chmod(name, 0o755, dir_fd=above)
+
+
+def _stays(above: int, name: str) -> bool:
+    """Whether the entry has nothing in it that could be removed."""
+    try:
+        return not stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def _enter(above: int, name: str) -> int:

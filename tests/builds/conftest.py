@@ -131,7 +131,7 @@ def installed(builder: Builder) -> str:
     code = "import sys; from pathlib import Path; sys.path.insert(0, 'spank_plugin'); import build\n"
     code += "out = Path(sys.argv[1]); (out / 'session').mkdir(parents=True); (out / 'session/README').touch()\n"
     code += "build.copy_python(out); build.build_launcher(out); build.copy_server(out)\n"
-    code += "build.build_syscalls(out / 'python/bollard/runtime', out)"
+    code += "build.build_syscalls(out / 'python/bollard/runtime/system', out)"
     subprocess.run([sys.executable, "-c", code, str(prefix)], cwd=TOP, check=True)
     subprocess.run(["chmod", "-R", "a+rX", str(prefix)], check=True)
     return f"{prefix}/python"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import USER, Builder
+from fetcher import Fetcher, words_of
 from test_definitions import tarball
 
 from bollard.runtime.image import image
@@ -385,6 +387,91 @@ class TestPipes:
         assert status == 255 and "an image or archive comes from a pipe; write it to a file first" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--bind", "/etc:"), "--bind /etc:: a part of it is empty"),
+        (("--bind", "/etc::ro"), "a part of it is empty"),
+        (("--bind", "/etc,"), "a part of it is empty"),
+        (("--bind", ""), "--bind: its value is empty; give one, or leave the option out"),
+        (("--bind", "/no-such"), "bind /no-such: no such file or directory"),
+        (("--section", ""), "--section: its value is empty"),
+        (("--section", "post,"), "--section : no such section"),
+        (("--section", "all,pots"), "--section pots: no such section"),
+        (("--authfile", ""), "--authfile: its value is empty"),
+        (("--build-arg-file", ""), "--build-arg-file: its value is empty"),
+        (("--build-arg-file", "/dev/null", "--build-arg-file", "/etc/hostname"), "/dev/null is one already"),
+    ],
+)
+def test_options_that_say_nothing(builder: Builder, place: Path, words: tuple[str, ...], line: str) -> None:
+    write(place, f"Bootstrap: scratch\n%pre\n    touch {place}/begun\n")
+    assert line in builder.refused(*words, place / "img.sif", place / "img.def")
+    assert not (place / "begun").exists()
+
+
+class TestArchives:
+    """Without a scheme: taken for what they are, or refused."""
+
+    def packed(self, place: Path, layouts: dict[str, Path], scheme: str, name: str) -> Path:
+        path = place / f"{scheme}.tar"
+        argv = ["skopeo", "copy", "--quiet", "--insecure-policy", f"oci:{layouts['one']}:latest"]
+        subprocess.run([*argv, f"{scheme}:{path}:{name}"], check=True)
+        owned(place)
+        return path
+
+    def check(self, builder: Builder, place: Path, source: object, target: str) -> None:
+        builder.build(place / target, source)
+        assert words_of(place / target) == "one"
+        assert "'/bin/echo' 'entry'" in builder.run("inspect", "--runscript", place / target)[1]
+
+    @pytest.mark.parametrize("scheme", ["docker-archive", "oci-archive"])
+    def test_of_images(self, builder: Builder, place: Path, layouts: dict[str, Path], scheme: str) -> None:
+        name = "localhost:5000/me/app:2.0"
+        path = self.packed(place, layouts, scheme, name)
+        self.check(builder, place, path, "a.sif")
+        self.check(builder, place, f"{scheme}:{path}:{name}", "b.sif")
+        (place / "packed.tar.gz").write_bytes(gzip.compress(path.read_bytes()))
+        self.check(builder, place, place / "packed.tar.gz", "c.sif")
+        self.check(builder, place, write(place, f"Bootstrap: localimage\nFrom: {path}\n"), "d.sif")
+        line = builder.refused(place / "x.sif", f"{scheme}:{path}:localhost:5000/me/app:9")
+        assert "0 images of that name" in line and name in line
+
+    def test_a_layout(self, builder: Builder, place: Path, layouts: dict[str, Path]) -> None:
+        self.check(builder, place, layouts["one"], "a.sif")
+        self.check(builder, place, write(place, f"Bootstrap: localimage\nFrom: {layouts['one']}\n"), "b.sif")
+
+    def test_what_is_no_root(self, builder: Builder, place: Path) -> None:
+        (place / "data.tar").write_bytes(tarball({"data/a": b"x", "notes": b"x"}, {}))
+        (place / "json.tar").write_bytes(tarball({"manifest.json": b"{}", "notes": b"x"}, {}))
+        (place / "empty.tar").write_bytes(bytes(10240))
+        (place / "data").mkdir()
+        (place / "data/a").touch()
+        (place / "empty").mkdir()
+        owned(place)
+        for name, words in (
+            ("data.tar", "is not the archive of a root filesystem; in it: data, notes"),
+            ("json.tar", "is not the archive of a root filesystem; in it: manifest.json, notes"),
+            ("data", "is a directory, but not the root of a container"),
+            ("empty", "is an empty directory"),
+        ):
+            assert words in builder.refused(place / "img.sif", place / name)
+            assert words in builder.refused("--sandbox", place / "box", place / name)
+
+
+def test_an_image_of_singularity_2(
+    builder: Builder, sandbox: Path, place: Path, fetcher: Fetcher, installed: str
+) -> None:
+    subprocess.run(["mksquashfs", sandbox, place / "raw.sqfs", "-quiet", "-no-progress", "-comp", "gzip"], check=True)
+    data = (place / "raw.sqfs").read_bytes()
+    (place / "old.simg").write_bytes(b"#!/usr/bin/env run-singularity\n" + data)
+    owned(place)
+    builder.build(place / "new.sif", place / "old.simg")
+    builder.build("--sandbox", place / "other", place / "new.sif")
+    assert (place / "other/made").read_text() == "one\n"
+    for name in ("old.simg", "new.sif"):
+        assert fetcher.done("exec", place / name, "cat", "/made", PYTHONPATH=installed) == "one\n"
+
+
 class TestHostileImages:
     """What an image holds must not lead a build to the machine it runs on."""
 
@@ -440,7 +527,8 @@ class TestHostileImages:
     def test_a_damaged_image(self, builder: Builder, sandbox: Path, place: Path) -> None:
         builder.build(place / "one.sif", sandbox)
         raw = bytearray((place / "one.sif").read_bytes())
-        raw[-3000:] = bytes(3000)
+        end = len(raw.rstrip(b"\0"))  # mksquashfs fills the last 4096 bytes up
+        raw[end - 3000 : end] = bytes(3000)
         (place / "bad.sif").write_bytes(raw)
         line = builder.refused("--sandbox", place / "other", place / "bad.sif")
         assert "bad.sif" in line

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import tarfile
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import USER, Builder
 from disturbance import renames
 from fetcher import Fetcher
-from linked import KINDS, ZONE, base
+from linked import KINDS, ZONE, base, one_tmp, tmp_below_var
 from servers import layout, programs
 
 STARTS = 20
@@ -102,3 +105,61 @@ def test_the_zone_that_localtime_leads_to_is_the_images(
     assert (status, err) == (0, "")
     assert out == "the image's\n" + Path("/etc/localtime").read_text(errors="replace")
     assert os.readlink(linked / kind / "etc/localtime").endswith("zoneinfo/Etc/UTC")
+
+
+@pytest.mark.parametrize("links", [one_tmp, tmp_below_var])
+@pytest.mark.parametrize("more", [[], ["--writable-tmpfs"]])
+def test_a_tmp_that_is_a_link_to_the_other(
+    builder: Builder, fetcher: Fetcher, installed: str, links: Callable[[Path], None], more: list[str]
+) -> None:
+    """Both are the host's /tmp, and so is the current directory in it."""
+    place = base(fetcher.path / "tree")
+    links(place)
+    subprocess.run(["chown", "-R", f"{USER}:{USER}", str(place)], check=os.geteuid() == 0)
+    builder.build(fetcher.path / "i.sif", place)
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="bollard-test-tmp-") as here:
+        os.chmod(here, 0o777)
+        there = fetcher._replace(path=Path(here))
+        script = f"pwd; touch made; ls /var/tmp/{os.path.basename(here)}"
+        answer = there.run("exec", *more, fetcher.path / "i.sif", "sh", "-c", script, PYTHONPATH=installed)
+        assert answer == (0, f"{here}\nmade\n", "")
+        assert os.listdir(here) == ["made"]
+
+
+def test_the_users_own_tmp_covers_the_hosts(builder: Builder, fetcher: Fetcher, installed: str, linked: Path) -> None:
+    """What the user binds or asks for in the place of a default mount counts, also through a link."""
+    image = base(fetcher.path / "tree")
+    one_tmp(image)
+    subprocess.run(["chown", "-R", f"{USER}:{USER}", str(image)], check=os.geteuid() == 0)
+    host = f"{linked}/host"
+    with tempfile.NamedTemporaryFile(dir="/tmp") as file:
+        for words, seen in (
+            (["--bind", f"{host}:/tmp"], True),
+            (["--bind", f"{host}:/var/tmp"], True),
+            (["--scratch", "/tmp"], False),
+            (["--home", f"{host}:/tmp"], True),
+        ):
+            answer = fetcher.run("exec", "--pwd", "/", *words, image, "ls", "/tmp", PYTHONPATH=installed)
+            status, out, err = answer
+            assert (status, err) == (0, ""), words
+            assert ("sock" in out, os.path.basename(file.name) in out) == (seen, False), words
+
+
+def test_an_inner_bind_is_seen_whatever_the_order(fetcher: Fetcher, installed: str, linked: Path) -> None:
+    """By options, by the variable, by both; and through links: /data/x is /srv/data/x."""
+    (fetcher.path / "outer/dir").mkdir(parents=True)
+    (fetcher.path / "outer/data/x").mkdir(parents=True)
+    (fetcher.path / "outer/more").symlink_to("../var/../srv/data")  # of the image too
+    outer, inner, image = fetcher.path / "outer", linked / "host", linked / "winding.sif"
+    for words, variable, seen in (
+        (["--bind", f"{inner}:/canary/dir", "--bind", f"{outer}:/canary"], "", "/canary/dir"),
+        (["--bind", f"{outer}:/canary", "--bind", f"{inner}:/canary/dir"], "", "/canary/dir"),
+        (["--bind", f"{inner}:/canary/dir,{outer}:/canary"], "", "/canary/dir"),
+        (["--mount", f"type=bind,src={inner},dst=/canary/dir", "--bind", f"{outer}:/canary"], "", "/canary/dir"),
+        ([], f"{inner}:/canary/dir,{outer}:/canary", "/canary/dir"),
+        (["--bind", f"{inner}:/canary/dir"], f"{outer}:/canary", "/canary/dir"),
+        (["--bind", f"{outer}:/canary"], f"{inner}:/canary/dir", "/canary/dir"),
+        (["--bind", f"{inner}:/data/x", "--bind", f"{outer}:/srv"], "", "/data/x"),
+    ):
+        answer = fetcher.run("exec", *words, image, "ls", seen, PYTHONPATH=installed, APPTAINER_BIND=variable)
+        assert answer == (0, "sock\n", ""), (words, variable)

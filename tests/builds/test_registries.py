@@ -113,6 +113,9 @@ def test_an_index_of_images(fetcher: Fetcher, registry: Registry, layouts: dict[
         (("docker://--help",), "is not the name of an image"),
         (("nonsense://x",), "nonsense images cannot be fetched; known are docker"),
         (("alpine",), "alpine: is not a URI; write docker://alpine"),
+        (("--dir", "", "docker://HOST/tiny/one:v1"), "--dir: its value is empty"),
+        (("--arch", "amd64/v9", "docker://HOST/tiny/one:v1"), "architecture 'amd64/v9': has no such variant"),
+        (("--arch", "s390x", "--no-https", "docker://HOST/tiny/one:v1"), "not for s390x; leave --arch out"),
     ],
 )
 def test_what_cannot_be_pulled(fetcher: Fetcher, registry: Registry, words: tuple[str, ...], line: str) -> None:

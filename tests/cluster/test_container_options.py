@@ -127,6 +127,13 @@ def test_mounts(cluster: Cluster, images: Images, work: Work) -> None:
     assert int(done.out.split()[-1]) > 0
 
 
+def test_an_inner_mount_is_seen_whatever_the_order(cluster: Cluster, images: Images, work: Work) -> None:
+    good(cluster.exec("mkdir -p outer/dir inner; echo inner > inner/name", cwd=work.path))
+    for mounts in ("./inner:/canary/dir,./outer:/canary", "./outer:/canary,./inner:/canary/dir"):
+        done = srun(cluster, images, f"--container-mounts={mounts}", "cat", "/canary/dir/name", cwd=work.path)
+        assert good(done) == "inner\n"
+
+
 def test_mounts_of_two_words(cluster: Cluster, images: Images) -> None:
     words = ["--container-mounts=/etc:/srv/one", "--container-mounts=/usr:/srv/two"]
     assert good(srun(cluster, images, *words, "sh", "-c", "ls -d /srv/one/passwd /srv/two/bin")).count("\n") == 2
@@ -180,6 +187,37 @@ def test_what_is_written_ends_with_the_step(cluster: Cluster, images: Images) ->
     assert done.out == "x\n" and "No such file" in done.err, done
     assert "No such file" in srun(cluster, images, "--container-writable", "ls", "/opt/d").err
     assert "Read-only" in srun(cluster, images, "touch", "/opt/d").err
+
+
+# What a step can leave behind in a container: options, a line that writes, and a line that finds it.
+LEFT = [
+    ("--container-writable", "touch /opt/left", "ls /opt/left"),
+    ("--container-mounts=tmpfs:/room", "touch /room/left", "ls /room/left"),
+    ("--container-opts=--contain", "touch /tmp/left ~/left", "ls /tmp/left"),
+    ("--container-opts=--scratch=/room", "touch /room/left", "ls /room/left"),
+    ("--container-unshare=uts", "readlink /proc/self/ns/uts", "false"),
+]
+
+
+@pytest.mark.parametrize(("option", "write", "look"), LEFT, ids=[option for option, _, _ in LEFT])
+def test_a_container_without_a_name_is_new_for_each_step(
+    cluster: Cluster, images: Images, option: str, write: str, look: str
+) -> None:
+    """Two steps of one job with the same words; those that only read share a container (test_warm.py)."""
+    step = f"srun -Q -N1 -n1 --container={images.small} {option} sh -c"
+    done = in_one_job(
+        cluster, f"{step} 'readlink /proc/self/ns/mnt; {write}'", f"{step} 'readlink /proc/self/ns/mnt; {look}'"
+    )
+    assert done.rc != 0, done
+    places = [line for line in done.out.split() if line.startswith("mnt:")]
+    assert len(set(places)) == 2, done
+
+
+def test_concurrent_steps_do_not_write_into_each_other(cluster: Cluster, images: Images) -> None:
+    step = f"srun -Q --overlap -N1 -n1 --container={images.small} --container-writable"
+    script = "bash -c 'echo $0 > /opt/mine; sleep 0.5; test $(cat /opt/mine) = $0 && ls /opt'"
+    done = in_one_job(cluster, f"{step} {script} 1 & {step} {script} 2 & wait")
+    assert good(done) == "mine\nmine\n"
 
 
 def test_ranks_share_what_is_written(cluster: Cluster, images: Images) -> None:

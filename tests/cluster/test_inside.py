@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 
 import pytest
 from cluster import WHERE, Cluster, Images, Work, good
@@ -86,6 +87,41 @@ def test_a_working_directory_that_no_image_has(cluster: Cluster, images: Images)
     finally:
         for node in (cluster.nodes()[0], "n1"):
             cluster.exec(f"rm -r {place}", node=node, user="root")
+
+
+@pytest.fixture
+def linked(cluster: Cluster) -> Iterator[str]:
+    """A directory NAME/run of alice's on the controller and n1, which is NAME-link/run too."""
+    place = f"/scratch-{secrets.token_hex(4)}"
+    for node in (cluster.nodes()[0], "n1"):
+        good(cluster.exec(f"install -d -o alice {place}/run; ln -s {place} {place}-link", node=node, user="root"))
+    yield place
+    for node in (cluster.nodes()[0], "n1"):
+        cluster.exec(f"rm -r {place} {place}-link", node=node, user="root")
+
+
+def test_a_working_directory_that_is_named_through_a_link(
+    cluster: Cluster, images: Images, work: Work, linked: str
+) -> None:
+    script = f"pwd; echo > made; ls {linked}-link/run"
+    step = ["-w", "n1", f"--container={images.small}", f"--chdir={linked}-link/run", "sh", "-c", script]
+    assert good(cluster.srun(*step)) == f"{linked}/run\nmade\n"
+
+    job = f"#!/bin/sh\n#SBATCH -w n1 --container={images.small} -D {linked}-link/run\n{script}\n"
+    assert cluster.batch(job, work) == (0, f"{linked}/run\nmade\n", "")
+
+
+def test_a_working_directory_that_is_not_there_is_told_of(
+    cluster: Cluster, images: Images, work: Work, linked: str
+) -> None:
+    """The rule for --contain is Apptainer's: the home, without a word."""
+    asked = ["-n2", "-N1", "-w", "n1", f"--container={images.small}"]
+    done = cluster.srun(*asked, "--container-opts=--no-mount cwd", "pwd", cwd=f"{linked}/run")
+    line = f"bollard: n1: {linked}/run cannot be entered in the container; the program starts in /home/alice"
+    assert (done.rc, done.out, done.complaints()) == (0, "/home/alice\n" * 2, [line])
+
+    done = cluster.srun(*asked, "--container-opts=--contain", "pwd", cwd=f"{linked}/run")
+    assert good(done) == "/home/alice\n" * 2
 
 
 @pytest.mark.parametrize("form", ["sif", "squashfs", "directory"])

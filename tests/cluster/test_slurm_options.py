@@ -113,8 +113,9 @@ def test_job_arrays(cluster: Cluster, images: Images, work: Work) -> None:
     until(lambda: not cluster.exec(["squeue", "-h", "-j", str(job)]).out, "the end of the array")
 
 
-def test_heterogeneous_steps(cluster: Cluster, images: Images) -> None:
-    look = [f"--container={images.small}", "sh", "-c", f"{WHERE}; echo $SLURM_PROCID"]
+@pytest.mark.parametrize("option", [[], ["--container-writable"]], ids=["plain", "writable"])
+def test_heterogeneous_steps(cluster: Cluster, images: Images, option: list[str]) -> None:
+    look = [f"--container={images.small}", *option, "sh", "-c", f"{WHERE}; echo $SLURM_PROCID"]
     done = cluster.srun("-n1", *look, ":", "-n2", *look)
     assert sorted(good(done).split()) == ["0", "1", "2", "inside", "inside", "inside"]
 

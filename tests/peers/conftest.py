@@ -90,7 +90,7 @@ def install(prefix):
         build.copy_python(out)
         build.build_launcher(out)
         build.copy_server(out)
-        build.build_syscalls(out / "python/bollard/runtime", Path(scratch))
+        build.build_syscalls(out / "python/bollard/runtime/system", Path(scratch))
         shutil.copytree(out, prefix)
     subprocess.run(["chmod", "-R", "a+rX", prefix], check=True)
 

@@ -16,7 +16,7 @@ HOURS = 4 * 3600.0
 
 
 def test_starts_beside_starts(cluster: Cluster, images: Images, work: Work, pytestconfig: pytest.Config) -> None:
-    from bollard.runtime.build import build
+    from bollard.runtime.image.pack import build
 
     count, made = pytestconfig.getoption("--starts"), []
     for kind, links in KINDS.items():

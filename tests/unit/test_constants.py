@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bollard.runtime.container import entry, environment, record, wire
+from bollard.runtime.container import entry, environment, image_shell, record, wire
 from bollard.runtime.image import sif
 from bollard.runtime.request import options, site_config
 from bollard.spank_plugin import build_inside
@@ -53,8 +53,8 @@ def test_limits():
 
 
 def test_the_printers_descriptor():
-    assert number("script.c", "PRINTER_FD") == environment.PRINTER_FD
-    assert found("enter.c", r'"(--print-environment)"').encode() in environment.PRINTER
+    assert number("script.c", "PRINTER_FD") == image_shell.PRINTER_FD
+    assert found("enter.c", r'"(--print-environment)"').encode() in image_shell.PRINTER
 
 
 def test_names_of_variables():

@@ -6,11 +6,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 
 import pytest
 
-from bollard.runtime.container.environment import DEFAULT_PATH, PRINTER, completed, of_image, of_task
+from bollard.runtime.container.environment import DEFAULT_PATH, completed, of_image, of_task
+from bollard.runtime.container.image_shell import PRINTER
+from bollard.runtime.errors import BollardError
 from bollard.runtime.request.spec import Spec
 
 IMAGE = b"/data/img.sif"
@@ -98,27 +99,112 @@ def test_an_image_cannot_forge_a_wire_up():
     assert set(env) == {b"PATH", b"OMPI_MCA_btl"}
 
 
-def test_a_shell_goes_on_where_the_evaluator_stops(tmp_path):
-    (tmp_path / "50-a.sh").write_text("export HERE=$(echo computed) MORE=\"$B\"\nexport NL='x\ny'\n")
-    (tmp_path / "90-environment.sh").write_text("export PATH=/own:$PATH\n")
-    scripts = [("20-b.sh", b"export A=\"it's\"; B='plain  value'")]
-    scripts += [(path.name, path.read_bytes()) for path in sorted(tmp_path.iterdir())]
-    asked = []
+def real_shell(folder, program="bash", cwd="/"):
+    """What bollard-enter does with a script, on this machine: the files of `folder` stand for the image's."""
 
     def shell(script: bytes, env: list[bytes]) -> bytes:
-        asked.append(env)
-        script = script.replace(b"/.singularity.d/env", os.fsencode(tmp_path))
-        script = script.replace(PRINTER, b"/bin/cat /proc/self/environ")
+        script = script.replace(b"/.singularity.d/env", os.fsencode(folder))
+        script = script.replace(PRINTER, b"/usr/bin/env -0")
         pairs = dict(pair.split(b"=", 1) for pair in env)
-        return subprocess.run(["/bin/sh", "-c", script], env=pairs, stdout=subprocess.PIPE, check=True).stdout
+        return subprocess.run([program, "-c", script], env=pairs, cwd=cwd, stdout=subprocess.PIPE, check=False).stdout
 
-    env = image_env(*scripts, shell=shell)
+    return shell
 
-    assert {b"A=it's", b"HOME=/home/u"} <= set(asked[0])
+
+def files(folder, **texts: str) -> list[tuple[str, bytes]]:
+    """Scripts in `folder`: their names without ".sh" and their texts."""
+    for name, text in texts.items():
+        (folder / f"{name}.sh").write_text(text)
+    return [(f"{name}.sh", text.encode()) for name, text in texts.items()]
+
+
+@pytest.mark.parametrize("program", ["bash", "dash"])
+def test_a_shell_runs_all_where_the_evaluator_stops(tmp_path, program):
+    scripts = files(
+        tmp_path,
+        **{
+            "20-b": "export A=\"it's\"; B='plain  value'",
+            "50-a": "export HERE=$(echo computed) MORE=\"$B\"\nexport NL='x\ny'\n",
+            "90-environment": f"export PATH=/own:$PATH USER_ID=$UID GROUP_ID=$GID\nsource {tmp_path}/more\n",
+        },
+    )
+    (tmp_path / "more").write_text("export SOURCED=1\n")
+
+    env = image_env(*scripts, shell=real_shell(tmp_path, program))
+
     assert env[b"A"] == b"it's"
     assert (env[b"HERE"], env[b"MORE"], env[b"NL"]) == (b"computed", b"plain  value", b"x\ny")
-    assert env[b"PATH"] == b"/own:" + DEFAULT_PATH
+    assert (env[b"USER_ID"], env[b"GROUP_ID"]) == (b"%d" % os.getuid(), b"%d" % os.getgid())
+    assert (env[b"PATH"], env[b"SOURCED"]) == (b"/own:" + DEFAULT_PATH, b"1")
     assert not {b"PWD", b"SHLVL", b"_", b"HOME"} & set(env)
+
+
+def test_bash_reads_what_is_written_for_it(tmp_path):
+    text = """
+source /no/such/file
+[[ -d / && $HOME == /home/* ]] && export TESTED=1
+function f() { export CALLED=$1; }
+f yes
+list=(a b); export SECOND=${list[1]} DASHED=${HOME//\\//-}
+HIDDEN=1
+cat /dev/null | while read -r _; do :; done
+echo x | read -r READ; export READ
+"""
+    scripts = files(tmp_path, **{"90-environment": text, "95-later": "export LATER=1\n"})
+
+    env = image_env(*scripts, shell=real_shell(tmp_path))
+
+    assert {name: env.get(name) for name in (b"TESTED", b"CALLED", b"SECOND", b"DASHED", b"READ", b"LATER")} == {
+        b"TESTED": b"1", b"CALLED": b"yes", b"SECOND": b"b", b"DASHED": b"-home-u", b"READ": b"x", b"LATER": b"1",
+    }  # fmt: skip
+    assert env[b"HIDDEN"] is None
+    assert set(env) <= {
+        b"TESTED", b"CALLED", b"SECOND", b"DASHED", b"READ", b"LATER", b"HIDDEN", b"PATH", b"list", b"PIPESTATUS",
+        b"REPLY",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("program", ["bash", "dash"])
+def test_a_broken_script_is_left_out_and_no_other(tmp_path, program):
+    scripts = files(tmp_path, **{"10-a": "A=$(echo 1)\nexport A", "20-b": "if [", "30-c": "export C=1"})
+
+    env = image_env(*scripts, shell=real_shell(tmp_path, program))
+
+    assert (env[b"A"], env.get(b"B"), env[b"C"]) == (b"1", None, b"1")
+
+
+@pytest.mark.parametrize("program", ["bash", "dash"])
+def test_lines_as_windows_ends_them(tmp_path, program):
+    assert image_env(("90-environment.sh", b"export A=1\r\n"))[b"A"] == b"1"
+    scripts = files(tmp_path, **{"90-environment": "export A=$(echo 1)\r\nexport B='$A'\r\n"})
+
+    env = image_env(*scripts, shell=real_shell(tmp_path, program))
+
+    assert (env[b"A"], env[b"B"]) == (b"1", b"$A")
+
+
+@pytest.mark.parametrize("program", ["bash", "dash"])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("export A=1; exit 3", "ended with status 3"),
+        ("set -e; false", "ended with status 1"),
+        ("exit 0", "ended with status 0"),
+        ("exec true", "replaced its shell"),
+    ],
+)
+def test_a_script_that_ends_the_shell_is_a_failure(tmp_path, program, text, reason):
+    """Else the program would run without what the rest of the scripts set."""
+    with pytest.raises(BollardError, match=reason):
+        image_env(*files(tmp_path, **{"90-environment": text}), shell=real_shell(tmp_path, program))
+
+
+def test_a_script_runs_where_the_program_will(tmp_path):
+    scripts = files(tmp_path, **{"90-environment": "export HERE=$PWD BEFORE=${OLDPWD:-none}"})
+
+    env = of_image(scripts, b"/home/u", IMAGE, real_shell(tmp_path), b"", os.fsencode(tmp_path))
+
+    assert (env[b"HERE"], env[b"BEFORE"]) == (os.fsencode(tmp_path), b"none")
 
 
 def test_without_a_shell_what_was_found_out_counts():
@@ -141,18 +227,9 @@ def test_without_an_app_its_script_needs_no_shell():
     assert image_env(FIRST, OWN, APPS)[b"PATH"] == DEFAULT_PATH
 
 
-def test_an_app_prepares_its_environment():
-    def shell(script, env):
-        assert b"SINGULARITY_APPNAME=foo" in env
-        pairs = dict(pair.split(b"=", 1) for pair in env)
-        script = script.replace(PRINTER, b"/bin/cat /proc/self/environ").replace(b"/.singularity.d/env/", place)
-        return subprocess.run(["/bin/sh", "-c", script], env=pairs, stdout=subprocess.PIPE, check=True).stdout
-
-    with tempfile.TemporaryDirectory() as folder:
-        place = os.fsencode(folder) + b"/"
-        with open(os.path.join(folder, APPS[0]), "wb") as file:
-            file.write(APPS[1])
-        found = of_image([OWN, APPS], b"/home/u", IMAGE, shell, b"foo")
+def test_an_app_prepares_its_environment(tmp_path):
+    scripts = files(tmp_path, **{name[:-3]: text.decode() for name, text in (OWN, APPS)})
+    found = of_image(scripts, b"/home/u", IMAGE, real_shell(tmp_path, "sh"), b"foo")
     assert (found[b"SCIF_APPROOT"], found[b"PATH"]) == (b"/scif/apps/foo", b"/scif/apps/foo/bin:" + DEFAULT_PATH)
     env = task_env(found, spec=Spec("/data/img.sif", home="/home/u", app="foo"))
     assert env[b"APPTAINER_APPNAME"] == env[b"SINGULARITY_APPNAME"] == b"foo"
@@ -324,7 +401,7 @@ def test_the_node_path_imports_nothing_else():
     code += "print(*(set(sys.modules) - old))"
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, encoding="utf-8")
 
-    assert {name for name in done.stdout.split() if not name.startswith("bollard")} <= {"__future__"}
+    assert {name for name in done.stdout.split() if not name.startswith("bollard")} <= {"__future__", "_csv"}
     assert "bollard.runtime.shell.interpreter" not in done.stdout
 
 

@@ -8,29 +8,28 @@ import os
 import pytest
 
 from bollard.runtime.container import gpu
+from bollard.runtime.errors import BollardError
 
-LISTED = """\
-5 libs found in cache `/etc/ld.so.cache'
-\tlibcuda.so.1 (libc6,x86-64) => /usr/lib/x86_64-linux-gnu/libcuda.so.1
-\tlibcuda.so.1 (libc6) => /usr/lib/i386-linux-gnu/libcuda.so.1
-\tlibnvidia-ml.so.1 (libc6,x86-64) => /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1
-\tlibcuda.so.1 (libc6,x86-64) => /opt/later/libcuda.so.1
-\tlibm.so.6 (libc6,x86-64) => /usr/lib/x86_64-linux-gnu/libm.so.6
-"""
-
-
-def test_the_loaders_first_library_of_this_machine():
-    found = gpu.libraries(LISTED, "x86_64")
-
-    assert found["libcuda.so.1"] == "/usr/lib/x86_64-linux-gnu/libcuda.so.1"
-    assert set(found) == {"libcuda.so.1", "libnvidia-ml.so.1", "libm.so.6"}
+KNOWN = {
+    "libcuda.so.1": "/usr/lib/x86_64-linux-gnu/libcuda.so.1",
+    "libnvidia-ml.so.1": "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1",
+    "libm.so.6": "/usr/lib/x86_64-linux-gnu/libm.so.6",
+}
 
 
 def test_the_drivers_libraries_and_no_others():
-    made = gpu.binds("nv", gpu.libraries(LISTED, "x86_64"), False)
+    made = gpu.binds("nv", KNOWN, False)
 
     targets = {target for _, target, _ in made if target.startswith(gpu.LIBRARIES)}
     assert targets == {f"{gpu.LIBRARIES}/{name}" for name in ("libcuda.so.1", "libnvidia-ml.so.1")}
+
+
+def test_a_damaged_cache_of_the_loader_is_told(monkeypatch, tmp_path):
+    (tmp_path / "ld.so.cache").write_bytes(b"glibc-ld.so.cache1.1")
+    monkeypatch.setattr(gpu.loader_cache, "PATH", str(tmp_path / "ld.so.cache"))
+
+    with pytest.raises(BollardError, match="damaged .cut off in its header.; its administrator should run ldconfig"):
+        gpu.make(("nv",), False)
 
 
 @pytest.mark.parametrize("kind", ["nv", "rocm"])
@@ -42,6 +41,6 @@ def test_a_machine_without_cards(kind):
 def test_devices_where_dev_is_the_containers_own(monkeypatch):
     monkeypatch.setattr(os, "listdir", lambda path: ["null", "nvidia0", "nvidiactl"])
 
-    made = gpu.binds("nv", gpu.libraries(LISTED, "x86_64"), True)
+    made = gpu.binds("nv", KNOWN, True)
 
     assert [op[0] for op in made if op[1].startswith("/dev/")] == ["/dev/nvidia0", "/dev/nvidiactl"]

@@ -111,7 +111,7 @@ def test_the_checked_file_stays_open_when_its_name_is_reused(tmp_path):
         (b"\x28\xb5\x2f\xfd", "is it a zstd archive?"),
         (bytes(257) + b"ustar\0", "is it a docker or OCI archive?"),
         (bytes(1080) + b"\x53\xef", "is it an ext3 image?"),
-        (b"#! /usr/bin/env run-singularity".ljust(31) + b"hsqs", "Singularity 2 image?"),
+        (b"#!/usr/bin/env run-singularity\n".ljust(1111, b"\0") + b"\x53\xef", "ext3 image of Singularity 2?"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"<!DOCTYPE html>", "is it a web page?"),
         (b"Bootstrap: docker\n", "is it a definition file?"),
@@ -327,3 +327,13 @@ def test_a_compression_that_this_squashfuse_lacks_is_no_damage():
     said = "Squashfs image uses lzma compression, this version supports only zlib."
     assert str(fuse.unreadable("a.sif", said)).startswith("a.sif: cannot be read on this machine (Squashfs image uses")
     assert str(fuse.unreadable("a.sif", "the file server ended")).startswith("a.sif: damaged: ")
+
+
+@pytest.mark.parametrize("line", [b"#!/usr/bin/env run-singularity\n", b"#! /usr/bin/env run-singularity"])
+def test_an_image_of_singularity_2(tmp_path, line):
+    (tmp_path / "old.simg").write_bytes(line + superblock().ljust(4096, b"\0"))
+    opened = open_image(str(tmp_path / "old.simg"), "x86_64")
+    assert (opened.kind, opened.offset, opened.size, opened.arch) == (SQUASHFS, 31, 4096, None)
+    opened.close()
+    (tmp_path / "old.simg").write_bytes(line + superblock().ljust(4095, b"\0"))
+    assert "truncated" in refused(tmp_path / "old.simg")

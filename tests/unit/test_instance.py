@@ -256,7 +256,10 @@ def test_a_directory_that_the_user_may_not_enter(user, tmp_path):
     user.start("web", "stay")
     command = user.command("exec", "instance://web", "sh", "-c", "pwd")
     done = subprocess.run(command, cwd=tmp_path, env=user.env, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == (user.env["HOME"] + "\n", "")
+    home = user.env["HOME"]
+    assert done.stdout == home + "\n"
+    assert done.stderr.endswith(f": {tmp_path} cannot be entered in the container; the program starts in {home}\n")
+    assert done.stderr.count("\n") == 1
 
 
 def test_instance_run(user):

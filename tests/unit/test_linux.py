@@ -15,7 +15,7 @@ import pytest
 from disturbance import renames
 
 from bollard.runtime.container import keeper, mounts
-from bollard.runtime.fetch import oci
+from bollard.runtime.fetch import layer as layers
 from bollard.runtime.system import linux
 from bollard.runtime.system.tree import Tree
 
@@ -119,6 +119,6 @@ def test_a_layer_is_unpacked_beside_renames(tmp_path: Path) -> None:
             archive.addfile(member)
     layer.seek(0)
     with renames():
-        oci.apply(layer, tree, "layer 2")
+        layers.apply(layer, tree, "layer 2")
     tree.close()
     assert len(os.listdir(tmp_path / "run/d")) == count

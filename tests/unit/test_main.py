@@ -14,6 +14,7 @@ import bollard
 from bollard.runtime.cli.commands import COMMANDS
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import command_line, options
+from bollard.runtime.request.plan import ASKED, READ_ONLY
 
 OWN = {"json": ("", "for programs"), "shell": ("PATH", "a shell")}
 
@@ -206,7 +207,7 @@ def test_plan_of_a_squashfs(squashfs):
     assert (plan["image"]["kind"], plan["image"]["offset"], plan["image"]["arch"]) == ("squashfs", 0, None)
     assert plan["image"]["scripts"] is False
     assert ["/home/u", "/home/u"] in [mount[:2] for mount in plan["mounts"]]
-    assert ["/usr", "/mnt", 1] in plan["mounts"]
+    assert ["/usr", "/mnt", READ_ONLY | ASKED] in plan["mounts"]
     environment = plan["environment"]
     assert (environment["A"], environment["HOME"], environment["BOLLARD_IMAGE"]) == ("b", "/home/u", squashfs.name)
     assert environment["APPTAINER_BIND"] == "/mnt"

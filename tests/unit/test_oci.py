@@ -11,6 +11,7 @@ import tarfile
 import pytest
 
 from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import layer as layers
 from bollard.runtime.fetch import oci
 from bollard.runtime.system import tree
 
@@ -28,10 +29,10 @@ def layer(*members):
 
 
 def unpacked(tmp_path, *members):
-    (tmp_path / "root").mkdir()
+    (tmp_path / "root").mkdir(exist_ok=True)
     place = tree.Tree(str(tmp_path / "root"))
     try:
-        oci.apply(layer(*members), place, "image")
+        layers.apply(layer(*members), place, "image")
     finally:
         place.close()
 
@@ -60,7 +61,8 @@ def test_a_tree_deeper_than_python_goes_can_be_removed(tmp_path):
         before = f"l{number - 1}" if number > 1 else deep
         members += [(f"l{number}", tarfile.SYMTYPE, before), (f"l{number}/{deep}", tarfile.DIRTYPE, "")]
         members += [(f"l{number}", tarfile.SYMTYPE, f"{before}/{deep}")]
-    unpacked(tmp_path, *members, ("kept", tarfile.REGTYPE, ""), (".wh.d", tarfile.REGTYPE, ""))
+    unpacked(tmp_path, *members)
+    unpacked(tmp_path, ("kept", tarfile.REGTYPE, ""), (".wh.d", tarfile.REGTYPE, ""))
     assert not (tmp_path / "root/d").exists() and (tmp_path / "root/kept").exists()
 
 
@@ -96,3 +98,38 @@ def test_an_archive_that_names_what_it_does_not_hold(tmp_path, name):
     (tmp_path / "scratch").mkdir()
     with pytest.raises(BollardError, match="which it does not hold"):
         oci.fetch("docker-archive", str(tmp_path / "image.tar"), str(tmp_path / "scratch"))
+
+
+NAMES = [
+    ("a.tar", "a.tar", ""),
+    ("a.tar:1.0", "a.tar", "1.0"),
+    ("a.tar:host.test/me/app:1.0", "a.tar", "host.test/me/app:1.0"),
+    ("a.tar:localhost:5000/me/app:2.0", "a.tar", "localhost:5000/me/app:2.0"),
+    ("a:b.tar", "a:b.tar", ""),
+    ("a:b.tar:localhost:5000/app", "a:b.tar", "localhost:5000/app"),
+]
+
+
+@pytest.mark.parametrize("agent", ["oci", "oci-archive", "docker-archive"])
+@pytest.mark.parametrize(("given", "path", "name"), NAMES)
+def test_a_path_and_the_name_of_an_image(tmp_path, agent, given, path, name):
+    for file in ("a.tar", "a:b.tar"):
+        (tmp_path / file).touch()
+    assert oci.split(agent, f"{tmp_path}/{given}") == (f"{tmp_path}/{path}", name)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [("b.tar:1.0", "no such file or directory"), ("a.tar:", "names no image"), ("", "no such file")]
+)
+def test_names_that_are_none(tmp_path, given, words):
+    (tmp_path / "a.tar").touch()
+    with pytest.raises(BollardError, match=words):
+        oci.split("oci-archive", f"{tmp_path}/{given}" if given else "")
+
+
+def test_the_names_in_an_archive_are_told(tmp_path):
+    entries = [{"annotations": {"org.opencontainers.image.ref.name": f"v{n}"}, "digest": f"x{n}"} for n in (1, 2)]
+    (tmp_path / "index.json").write_text(json.dumps({"manifests": entries}))
+    for tag, count in (("", 2), (":v9", 0)):
+        with pytest.raises(BollardError, match=f"{count} images of that name; add :TAG to name one of v1, v2"):
+            oci.fetch("oci", f"{tmp_path}{tag}", "")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from bollard.runtime.request import plan
+from bollard.runtime.request.site import Site
 from bollard.runtime.request.spec import Spec
 
 
@@ -58,9 +59,33 @@ def test_binds_come_after_what_they_may_cover():
     made = plan.make(Spec("/i.sif", home="/home/u", binds=(("/a", "/tmp/a", False), ("/b", "/b", True))))
     order = [target for _, target, _ in made]
 
-    assert made[order.index("/tmp/a")] == ("/a", "/tmp/a", 0)
-    assert made[order.index("/b")] == ("/b", "/b", plan.READ_ONLY)
+    assert made[order.index("/tmp/a")] == ("/a", "/tmp/a", plan.ASKED)
+    assert made[order.index("/b")] == ("/b", "/b", plan.READ_ONLY | plan.ASKED)
     assert order.index("/tmp") < order.index("/tmp/a") < order.index("/etc/passwd")
+
+
+@pytest.mark.parametrize(
+    ("asked", "order"),
+    [
+        (["/c/dir", "/c"], ["/c", "/c/dir"]),
+        (["/a/b/c/", "/a/b", "/x", "/a"], ["/x", "/a", "/a/b", "/a/b/c/"]),
+        (["/b", "/a"], ["/b", "/a"]),
+        (["/a/b", "umount:/a", "/a"], ["/a"]),
+        (["/a", "umount:/a/b", "/a/b"], ["/a", "/a/b"]),
+    ],
+)
+def test_an_outer_bind_comes_before_an_inner_one(asked, order):
+    binds = tuple(("", word[7:], plan.UMOUNT) if word.startswith("umount:") else ("/s", word, 0) for word in asked)
+    made = plan.make(Spec("/i.sif", binds=binds))
+
+    assert [target for _, target, flags in made if flags & plan.ASKED] == order
+
+
+def test_an_outer_mount_of_the_site_comes_before_an_inner_one():
+    made = plan.make(Spec("/i.sif"), here=Site(mounts=(("/s/x", "/s/x", 0), ("/s", "/s", 0))))
+    order = [target for _, target, _ in made]
+
+    assert order.index("/s") < order.index("/s/x")
 
 
 def test_no_home_and_a_home_elsewhere():
@@ -123,6 +148,22 @@ def test_the_working_directory_beside_home_and_binds(cwd, home, bind, bound):
     own = made[made.index("/var/tmp") + 1 : made.index(bind, made.index("/var/tmp"))]
 
     assert own == ([cwd] if bound else [])
+
+
+@pytest.mark.parametrize(
+    ("cwd", "real", "bound"),
+    [
+        ("/scratch/a", "/net/scratch/a", ["/net/scratch/a", "/scratch/a"]),
+        ("/scratch/a", "/scratch/a", ["/scratch/a"]),
+        ("/home/u/x", "/gpfs/u/x", ["/gpfs/u/x"]),  # the home is shown under its own name alone
+        ("/scratch/a", "/home/u/x", ["/scratch/a"]),
+        ("/scratch/a", "/usr", ["/scratch/a"]),
+    ],
+)
+def test_the_working_directory_by_its_real_name_and_the_one_that_was_given(cwd, real, bound):
+    made = [op[1] for op in plan.make(Spec("/i.sif", cwd=cwd, home="/home/u", home_source="/home/u"), real_cwd=real)]
+
+    assert made[made.index("/var/tmp") + 1 : made.index("/etc/passwd")] == bound
 
 
 def test_the_hosts_slurm_is_all_in_one_directory():

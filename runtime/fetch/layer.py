@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One layer of an image, or another tar archive, unpacked into a tree; every path is resolved beneath the tree's root.
+
+A whiteout hides what lower layers have, and nothing of its own layer, wherever it stands in it (image-spec, layer.md):
+
+    d/.wh.name        d/name, of lower layers
+    d/.wh..wh..opq    all that lower layers have in d
+
+What a layer has written is known by the inode of the directory and the name in it: the same through whatever link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import tarfile
+import zlib
+from collections.abc import Iterator
+from typing import IO, Any, cast
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.system import linux
+from bollard.runtime.system.tree import Tree, remove_at
+
+_DAMAGED = (
+    tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, OverflowError, ValueError, RecursionError,
+)  # fmt: skip
+_MAX_DEPTH = 256  # parts of a path in a layer
+_WHITEOUT, _META, _OPAQUE = ".wh.", ".wh..wh.", ".wh..wh..opq"
+
+
+def apply(file: IO[bytes], tree: Tree, what: str, digest: str = "", *, layer: bool = True) -> None:
+    """Unpack one tar archive (plain, gzip or zstd, ...) into the tree; as a layer its whiteouts remove things."""
+    checked = _Hashed(file)
+    try:
+        with _decompressed(checked, what) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            _apply_members(archive, tree, layer)
+    except _DAMAGED as error:
+        raise BollardError(f"{what}: damaged: {error}", "fetch or build it again") from None
+    except OSError as error:  # a link to nothing, a name too long, a full disk
+        raise BollardError(
+            f"{what}: cannot be unpacked: {error.strerror}", "is there space, and is the image whole?"
+        ) from None
+    while checked.read(1 << 20):
+        pass  # the digest is of all bytes
+    if digest and checked.hash.hexdigest() != digest.partition(":")[2]:
+        raise BollardError(f"{what}: does not match its digest {digest}", "fetch it again")
+
+
+class _Hashed:
+    """A file that is hashed while it is read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.hash = hashlib.sha256()
+        self.held = b""
+
+    def peek(self, size: int) -> bytes:
+        self.held = self.read(size)
+        return self.held
+
+    def read(self, size: int = -1) -> bytes:
+        if self.held:
+            data, self.held = self.held, b""
+            return data
+        data = self.file.read(size)
+        self.hash.update(data)
+        return data
+
+
+@contextlib.contextmanager
+def _decompressed(file: _Hashed, what: str) -> Iterator[Any]:
+    first = file.peek(8)
+    if first.startswith(b"\x1f\x8b"):
+        yield gzip.open(cast("IO[bytes]", _Whole(file)))
+        return
+    program = None
+    for magic, name in ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ", "xz"), (b"BZh", "bzip2")):
+        if first.startswith(magic):
+            program = name
+    if not program:
+        yield _Whole(file)
+        return
+    if not shutil.which(program):
+        raise BollardError(f"{what}: is packed by {program}", f"install the program {program}")
+    # Not a pipe that we feed while we read from another: a file in between cannot block.
+    with open(os.open("/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b") as plain:
+        process = subprocess.Popen([program, "-dc"], stdin=subprocess.PIPE, stdout=plain, stderr=subprocess.DEVNULL)
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+            while True:
+                data = file.read(1 << 20)
+                if not data:
+                    break
+                pipe.write(data)
+        if process.wait():
+            raise BollardError(f"{what}: damaged: {program} cannot unpack it", "fetch it again")
+        plain.seek(0)
+        yield plain
+
+
+class _Whole:
+    """Reads that are short only at the end, as tarfile wants them."""
+
+    def __init__(self, file: _Hashed) -> None:
+        self.file = file
+        self.held = b""
+
+    def read(self, size: int = -1) -> bytes:
+        while size < 0 or len(self.held) < size:
+            data = self.file.read(max(size - len(self.held), 65536) if size >= 0 else 1 << 20)
+            if not data:
+                break
+            self.held += data
+        size = len(self.held) if size < 0 else size
+        data, self.held = self.held[:size], self.held[size:]
+        return data
+
+
+def _apply_members(archive: tarfile.TarFile, tree: Tree, layer: bool) -> None:
+    directories: dict[str, tarfile.TarInfo] = {}
+    written: set[tuple[int, str]] = set()
+    for member in archive:
+        parts = [part for part in member.name.split("/") if part not in ("", ".")]
+        if ".." in parts:
+            raise ValueError(f"{member.name!r} has a .. in it")
+        if len(parts) > _MAX_DEPTH:
+            raise ValueError(f"a path of {len(parts)} parts, over {_MAX_DEPTH}")
+        path = "/".join(parts)
+        if layer and any(part.startswith(_META) and part != _OPAQUE for part in parts):
+            continue  # what aufs keeps for itself
+        if layer and parts and parts[-1].startswith(_WHITEOUT):
+            _whiteout(tree, parts, written)
+        elif not parts:
+            with tree.opened("/", os.O_RDONLY | os.O_DIRECTORY) as fd:
+                os.fchmod(fd, member.mode & 0o7777 | 0o700)
+        else:
+            directories.pop(path, None)  # of several members of one name the last counts
+            _apply_member(archive, member, tree, path, written)
+            if member.isdir():
+                directories[path] = member
+    # Times and modes last, those of what is inside first: contents change the one and need the other.
+    for path, member in sorted(directories.items(), key=lambda item: -item[0].count("/")):
+        try:
+            with tree.opened(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as fd:
+                os.fchmod(fd, member.mode & 0o7777)
+                os.utime(fd, (member.mtime, member.mtime))
+        except OSError as error:
+            if not linux.is_missing(error):  # a later member has taken its place
+                raise
+
+
+def _whiteout(tree: Tree, parts: list[str], written: set[tuple[int, str]]) -> None:
+    """Remove what the whiteout `parts` hides, but for what this layer has `written`."""
+    name = parts[-1][len(_WHITEOUT) :]
+    if name in ("", ".", ".."):
+        raise ValueError(f"{'/'.join(parts)!r} is a whiteout of no name")
+    try:
+        with tree.opened("/".join(parts[:-1]), os.O_RDONLY | os.O_DIRECTORY) as above:
+            for entry in os.listdir(above) if parts[-1] == _OPAQUE else (name,):
+                remove_at(above, entry, written)
+    except OSError as error:
+        if not linux.is_missing(error):  # a whiteout where there is nothing to hide makes no directory
+            raise
+
+
+def _apply_member(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, tree: Tree, path: str, written: set[tuple[int, str]]
+) -> None:
+    with tree.parent(path) as (above, name):
+        written.add((os.fstat(above).st_ino, name))
+        if member.islnk():
+            _link(member, tree, above, name)
+            return
+        if not member.isdir() or not _is_directory(above, name):
+            remove_at(above, name)
+        if member.isdir():
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=above)
+        elif member.issym():
+            os.symlink(member.linkname, name, dir_fd=above)
+        elif member.isfifo():
+            os.mkfifo(name, 0o600, dir_fd=above)
+        elif member.isreg():
+            _write_file(archive, member, above, name)
+        else:
+            return  # a device: /dev is the host's
+        _own(member, above, name)
+
+
+def _link(member: tarfile.TarInfo, tree: Tree, above: int, name: str) -> None:
+    """A hard link; one to itself, as tar writes of a file that is named twice, is there already."""
+    with tree.parent(member.linkname) as (place, source):
+        if source == name and os.path.sameopenfile(place, above):
+            os.stat(name, dir_fd=above, follow_symlinks=False)
+            return
+        remove_at(above, name)
+        os.link(source, name, src_dir_fd=place, dst_dir_fd=above, follow_symlinks=False)
+
+
+def _write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, above: int, name: str) -> None:
+    data = archive.extractfile(member)
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=above)
+    with open(fd, "wb") as file:
+        if data is not None:
+            shutil.copyfileobj(data, file, 1 << 20)
+        file.flush()
+        if file.tell() != member.size:
+            raise EOFError(f"{member.name} ends early")
+        for key, value in member.pax_headers.items():
+            if key.startswith("SCHILY.xattr."):
+                with contextlib.suppress(OSError):
+                    os.setxattr(fd, key[13:], value.encode("utf-8", "surrogateescape"))
+
+
+def _own(member: tarfile.TarInfo, above: int, name: str) -> None:
+    """Owner, mode and time; an owner that this namespace does not know becomes root."""
+    with contextlib.suppress(OSError):
+        os.chown(name, member.uid, member.gid, dir_fd=above, follow_symlinks=False)
+    if member.isdir():
+        return
+    if not member.issym():
+        os.chmod(name, member.mode & 0o7777, dir_fd=above)
+    os.utime(name, (member.mtime, member.mtime), dir_fd=above, follow_symlinks=False)
+
+
+def _is_directory(above: int, name: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False

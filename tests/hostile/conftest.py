@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a user tries against the keeper, against root and against others: each test is an attack that must fail.
+
+The fixtures are those of tests/cluster, and so is the promise that nothing is left on any node. `make cluster-test`
+runs these tests too, and `make releases-test` runs them on every release.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+CLUSTER_TESTS = HERE.parent / "cluster"
+sys.path.insert(0, str(CLUSTER_TESTS))
+
+_spec = importlib.util.spec_from_file_location("cluster_conftest", CLUSTER_TESTS / "conftest.py")
+assert _spec is not None and _spec.loader is not None
+_shared = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_shared)
+cluster, images, leftovers, work = _shared.cluster, _shared.images, _shared.leftovers, _shared.work
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == HERE:
+            item.add_marker("every_release")

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Code of a user's in the keeper: modules that he puts into the container, programs that he can trace."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster import PREFIX, SERVERS, Cluster, Images, Process, Work, good, until
+
+# Modules that Python's own library, and functions of ours, import late.
+MODULES = (
+    "csv", "re", "shlex", "subprocess", "difflib", "json", "typing", "traceback", "linecache", "tokenize", "warnings",
+    "contextlib", "encodings/idna", "encodings/punycode", "encodings/ascii", "locale", "threading", "hashlib", "struct",
+    "bollard",
+)  # fmt: skip
+EVIL = "import os\ntry: os.close(os.open('{marker}', os.O_CREAT | os.O_WRONLY))\nexcept OSError: pass\n"
+# What a task may send in the place of its spec, and in its environment.
+SPECS = (
+    "mount=type=bind,src=/tmp,dst=/mnt name=a",
+    "env=a=1,b=2 name=a",
+    'env="a=1" name=a',
+    "opts=--nosuch name=a",
+    "env-file=/etc/passwd name=a",
+    "binds=%FF%FE name=a",
+    "image=/no/such image=%80 name=a",
+    "nosuch=1",
+    "",
+)
+# Sends each of them to every keeper of this user's on the node, as a launcher would, and prints the answers' letters.
+SENDER = """
+import re, socket, struct, sys
+names = set(re.findall(r"@(bollard/%d/\\S+)" % __import__("os").getuid(), open("/proc/net/unix").read()))
+for name in sorted(names):
+    for spec in sys.argv[1:]:
+        env = [b"SLURM_BOLLARD_SPEC=" + spec.encode(), b"A=\\xff", b"PMIX_NAMESPACE="] if spec else [b"\\xff"]
+        words = [b"1", b"true", b"%d" % len(env), *env, b"/", b"1", b""]
+        frame = b"\\0".join(words)
+        peer = socket.socket(socket.AF_UNIX)
+        peer.settimeout(30)
+        peer.connect("\\0" + name)
+        peer.sendall(b"T" + struct.pack("=I", len(frame)) + frame)
+        print(name.rpartition("/")[2], peer.recv(1).decode(), flush=True)
+"""
+
+
+def stdlib(cluster: Cluster) -> str:
+    """The directory of the nodes' standard library."""
+    text = "import sysconfig; print(sysconfig.get_path('stdlib'))"
+    return good(cluster.exec(["/usr/bin/python3", "-c", text], node="n1")).strip()
+
+
+@contextlib.contextmanager
+def container(cluster: Cluster, work: Work, *words: str) -> Iterator[Process]:
+    """The keeper of a container on n1 whose task waits; the job is over at the end of the block."""
+    command = ["srun", "-Q", "-w", "n1", "-n1", *words, "sh", "-c", work.pause("inside")]
+    with cluster.start(command, cwd=work.path) as job:
+        work.wait_for("inside")
+        keepers = until(lambda: cluster.named("n1", "bollard-keeper"), "a keeper")
+        yield keepers[0]
+        work.go_on("inside")
+        assert job.result().rc == 0
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_keeper_imports_nothing_of_the_container(cluster: Cluster, images: Images, work: Work, named: bool) -> None:
+    folder = stdlib(cluster)
+    (work.here / "evil/encodings").mkdir(parents=True)
+    for module in MODULES:
+        work.write(f"evil/{module}.py", EVIL.format(marker=f"{work.path}/ran-{module.replace('/', '-')}"))
+    work.write("send.py", SENDER)
+    words = [f"--container={images.small}", f"--container-mounts={work.path}/evil:{folder}"]
+    with container(cluster, work, *words, *(["--container-name=a"] if named else [])) as keeper:
+        answers = good(cluster.exec(["/usr/bin/python3", f"{work.path}/send.py", *SPECS], node="n1"))
+        assert len(answers.splitlines()) == len(SPECS), answers
+        assert keeper.alive()
+        assert sorted(path.name for path in work.here.glob("ran-*")) == []
+        # Nor what these answers led to: a program, or a process that nobody knows.
+        assert [p.name for p in cluster.processes("n1") if p.status("PPid") == str(keeper.pid) and p.name == "sh"] == []
+
+
+def test_nothing_of_slurmstepd_is_in_the_keeper(cluster: Cluster, images: Images, work: Work) -> None:
+    with container(cluster, work, f"--container={images.small}") as keeper:
+        own = cluster.named("n1", "bollard-keeper", "bollard-guard")
+        assert {process.name for process in own} == {"bollard-keeper", "bollard-guard"}
+        for process in own:
+            there = Path(f"/proc/{process.pid}")
+            assert os.readlink(there / "exe").rpartition("/")[2] == "bollard-keeper"
+            maps = (there / "maps").read_text()
+            assert "slurm" not in maps and "libpython" in maps
+            assert b"slurmstepd" not in (there / "cmdline").read_bytes()
+            assert (there / "environ").stat().st_uid == 0  # not dumpable
+        for server in cluster.named("n1", *SERVERS):
+            for field in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+                assert int(server.status(field), 16) == 0, (server, field)
+        for field in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+            assert int(keeper.status(field), 16) == 0, field
+        assert keeper.status("NoNewPrivs") == "1"
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_no_process_of_the_keepers_can_be_traced(cluster: Cluster, images: Images, work: Work, root: bool) -> None:
+    """Neither by its user nor by root in the container, whose capabilities are over the keeper's namespace."""
+    remap = ["--container-remap-root"] if root else []
+    with container(cluster, work, f"--container={images.small}", *remap):
+        own = cluster.named("n1", "bollard-keeper", "bollard-guard", *SERVERS)
+        inside = {process.pid: process.status("NSpid").split()[-1] for process in own}
+        look = "readlink /proc/$p/ns/mnt /proc/$p/root /proc/$p/fd/0; cat /proc/$p/environ /proc/$p/maps 2>/dev/null"
+        text = f"for p in {' '.join(inside.values())}; do {look}; done; true"
+        assert good(cluster.exec(["sh", "-c", text], node="n1")) == ""
+        enter = cluster.srun("-w", "n1", "--overlap", f"--container={images.small}", *remap, "sh", "-c", text)
+        assert enter.out == ""
+
+
+@contextlib.contextmanager
+def told(cluster: Cluster, path: str, marker: str) -> Iterator[None]:
+    """On n1, `path` is a program that leaves a mark wherever it runs; `marker` is a file that all may write."""
+    real = cluster.path("n1", "/tmp/told")
+    real.write_text(f"#!/bin/sh\necho ran >> {marker}\n")
+    real.chmod(0o755)
+    good(cluster.exec(["mount", "--bind", "/tmp/told", path], node="n1", user="root"))
+    try:
+        yield
+    finally:
+        good(cluster.exec(["umount", path], node="n1", user="root"))
+        real.unlink()
+
+
+def test_ldconfig_is_not_run(cluster: Cluster, images: Images, work: Work) -> None:
+    marker = work.write("marker", "", 0o666)
+    with told(cluster, good(cluster.exec(["readlink", "-f", "/sbin/ldconfig"], node="n1")).strip(), marker):
+        done = cluster.srun("-w", "n1", f"--container={images.small}", "--container-opts=--nv --rocm", "true")
+        assert done.rc == 0
+    assert work.read("marker") == ""
+
+
+# Prints the name of each process of this user's below a saver that can be looked into, and of all that were seen.
+WATCHER = """
+import os, sys
+seen, reached = set(), set()
+def field(pid, name):
+    with open(f"/proc/{pid}/status") as file:
+        return next(line.split()[1] for line in file if line.startswith(name))
+while not os.path.exists(sys.argv[1]):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            at, names = pid, []
+            while int(at) > 1:
+                names.append(field(at, "Name:"))
+                at = field(at, "PPid:")
+            if "bollard-saver" not in names:
+                continue
+            seen.add(names[0])
+            os.readlink(f"/proc/{pid}/ns/mnt")
+            reached.add(names[0])
+        except (OSError, StopIteration):
+            pass
+    open(sys.argv[2], "w").close()
+print(" ".join(sorted(seen)), "|", " ".join(sorted(reached)))
+"""
+
+
+@pytest.mark.parametrize("name", ["saved.sqsh", "saved.sif"])
+def test_what_saves_a_container_cannot_be_entered(cluster: Cluster, images: Images, work: Work, name: str) -> None:
+    """The image has no .singularity.d: for a SIF file mksquashfs has to ask a shell for files."""
+    import subprocess
+
+    plain = work.here / "plain.sqfs"
+    command = ["mksquashfs", images.small_tree, plain, "-comp", "gzip", "-quiet", "-no-progress", "-all-root"]
+    subprocess.run([*command, "-e", ".singularity.d"], check=True, stdout=subprocess.DEVNULL)
+    plain.chmod(0o644)
+    work.write("watch.py", WATCHER)
+    watch = ["/usr/bin/python3", f"{work.path}/watch.py", f"{work.path}/over", f"{work.path}/watching"]
+    with cluster.start(watch, node="n1") as watcher:
+        work.wait_for("watching")
+        words = [f"--container={work.path}/plain.sqfs", "--container-writable", f"--container-save={work.path}/{name}"]
+        done = cluster.srun("-w", "n1", "-n1", *words, "sh", "-c", "echo > /opt/kept")
+        work.write("over", "")
+        seen, _, reached = good(watcher.result()).strip().partition("|")
+    assert good(done) == ""
+    assert "mksquashfs" in seen.split(), seen
+    assert reached.strip() == ""
+    check = "ls /opt/kept; test -s /.singularity.d/runscript && echo runscript; true"
+    out = good(cluster.srun("-w", "n1", f"--container={work.path}/{name}", "sh", "-c", check)).split()
+    assert out == ["/opt/kept", *(["runscript"] if name.endswith(".sif") else [])]
+
+
+def test_the_installation_lets_nobody_read_what_must_not_be_traced(cluster: Cluster) -> None:
+    names = ("bollard-keeper", "bollard-cat", "mksquashfs", *SERVERS[:2])
+    there = [path for name in names if (path := cluster.path("n1", f"{PREFIX}/{name}")).exists()]
+    assert {"bollard-keeper", "bollard-cat", "mksquashfs"} <= {path.name for path in there}
+    for path in there:
+        assert path.stat().st_mode & 0o777 == 0o711, path
