@@ -77,7 +77,7 @@ def test_a_record_is_bounded(tmp_path, image):
 
 def test_a_full_disk_is_no_error(image):
     with open("/dev/full", "wb") as full:
-        record.Record(image, full.fileno()).entered("0")
+        record.Record(image, "n1", full.fileno()).entered("0")
 
 
 @pytest.mark.parametrize(
