@@ -47,6 +47,14 @@ def test_a_shell_on_a_terminal(cluster: Cluster, images: Images) -> None:
     assert terminal.exitstatus == 7
 
 
+def test_a_terminal_of_root(cluster: Cluster, images: Images) -> None:
+    """sshd gives the terminal of a login to its user and to the group tty."""
+    command = "chown 0:5 $(tty) && chmod 620 $(tty) && echo given"
+    terminal = cluster.terminal(f"srun -Q --pty --container={images.small} --container-remap-root sh -c '{command}'")
+    terminal.expect_exact("given")
+    terminal.wait()
+
+
 @pytest.mark.parametrize(
     "command", ["srun -Q --pty --container={} --container-opts=--contain", "bollard exec --contain {}"]
 )

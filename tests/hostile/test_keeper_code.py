@@ -33,8 +33,9 @@ SPECS = (
 )
 # Sends each of them to every keeper of this user's on the node, as a launcher would, and prints the answers' letters.
 SENDER = """
-import re, socket, struct, sys
-names = set(re.findall(r"@(bollard/\\d+/\\S+|bollard-[0-9a-f]{32})", open("/proc/net/unix").read()))
+import glob, re, socket, struct, sys
+names = set(glob.glob("/run/bollard-jobs/*/" + 16 * "[0-9a-f]"))
+names |= {"\\0" + name for name in re.findall(r"@(bollard-[0-9a-f]{32})", open("/proc/net/unix").read())}
 for name in sorted(names):
     for spec in sys.argv[1:]:
         env = [b"SLURM_BOLLARD_SPEC=" + spec.encode(), b"A=\\xff", b"PMIX_NAMESPACE="] if spec else [b"\\xff"]
@@ -42,7 +43,7 @@ for name in sorted(names):
         frame = b"\\0".join(words)
         peer = socket.socket(socket.AF_UNIX)
         peer.settimeout(30)
-        peer.connect("\\0" + name)
+        peer.connect(name)
         peer.sendall(b"T" + struct.pack("=I", len(frame)) + frame)
         print(name.rpartition("/")[2], peer.recv(1).decode(), flush=True)
 """
