@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from bollard.runtime.request.spec import Spec
 
 # What is learned after the container was made; everything else is set once.
-_LEARNED = ("entrypoint", "environment", "told", "warnings")
+_LEARNED = ("by_slurm", "entrypoint", "environment", "told", "warnings")
 
 
 class Container:
     """A container that is ready: this process stands in it."""
 
     __slots__ = (
-        "binds", "clock", "command", "entrypoint", "environment", "image", "instance", "node", "plan", "record",
-        "replaced", "report", "saver", "scripts", "server", "servers", "site", "spec", "steps", "told", "tools",
-        "warnings", "ways_in",
+        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "instance", "node", "plan", "rc",
+        "record", "replaced", "report", "saver", "scripts", "server", "servers", "site", "spec", "steps", "told",
+        "tools", "warnings", "ways_in",
     )  # fmt: skip
 
     def __init__(
         self, *, node: str, spec: Spec, site: Site, image: Image, plan: Plan, report: mounts.Report, server: int,
-        clock: Clock, saver: Saver | None, servers: layers.Servers | None, scripts: list[tuple[str, bytes]],
+        clock: Clock, saver: Saver | None, servers: layers.Servers | None, scripts: list[tuple[str, bytes]], rc: bytes,
         command: bytes, instance: str, tools: bytes, ways_in: tuple[int, ...],
     ) -> None:  # fmt: skip
         self.node = node  # the host's name outside
@@ -48,6 +48,7 @@ class Container:
         self.clock = clock
         self.saver = saver
         self.servers = servers  # of layers in files
+        self.rc = rc  # /etc/rc of an image in enroot's layout, else ""
         self.scripts = scripts  # the image's own, for its environment
         self.command = command  # the action, for APPTAINER_COMMAND
         self.instance = instance  # its name, for an instance: who ends tells the tasks in other words
@@ -63,6 +64,7 @@ class Container:
         # What was to be there and is not; until the first task has printed it.
         self.warnings = [f"--{kind}: {no_driver}" for kind in plan.missing_gpus]
         self.warnings += [f"{node}: {warning}" for warning in report.warnings]
+        self.by_slurm = False  # made for a job step, and not by the command
         self.told = False  # --container-verbose has been answered
 
     def __setattr__(self, name: str, value: object) -> None:

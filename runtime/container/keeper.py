@@ -16,7 +16,7 @@ from _signal import SIG_IGN, SIGCHLD, signal
 from errno import EINVAL, EIO, ENOSPC, ENOSYS
 
 from bollard.runtime import host_slurm
-from bollard.runtime.container import entry, fuse, imports, mounts, readahead, record, task_reaper
+from bollard.runtime.container import enroot, entry, fuse, imports, mounts, readahead, record, task_reaper
 from bollard.runtime.container.clock import Clock
 from bollard.runtime.container.container import Container
 from bollard.runtime.errors import BollardError
@@ -161,7 +161,7 @@ def _enter(
         )
     container = Container(
         node=node, spec=asked, site=here, image=opened, plan=made, report=report, server=server, clock=clock,
-        saver=saver, servers=servers, scripts=_scripts(), command=command, instance=instance,
+        saver=saver, servers=servers, scripts=_scripts(), rc=_enroot_rc(), command=command, instance=instance,
         ways_in=ways_in, tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
     )  # fmt: skip
     try:
@@ -240,9 +240,10 @@ def _mount(asked: Spec, opened: Image, own: bool) -> tuple[str, int, int]:
 def _write_files(asked: Spec) -> dict[str, str]:
     """The files of /etc that are the container's own, by their names; empty where there is nothing of the user's to
     write yet."""
-    files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf", "hostname")}
+    files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf", "hostname", "apt.conf")}
     for path in files.values():
         _write(path, b"")
+    _write(files["apt.conf"], b'APT::Sandbox::User "root";\n')
     if asked.dns:
         _write(files["resolv.conf"], "".join(f"nameserver {server}\n" for server in asked.dns).encode())
     if asked.hostname:
@@ -324,9 +325,23 @@ def _scripts() -> list[tuple[str, bytes]]:
         if not linux.is_missing(error):
             raise
         old = _read_in(root, "/environment")  # Singularity before 2.3
+        if not old and enroot.is_layout(_read_in(root, enroot.RC)):
+            old = enroot.script(_read_in(root, enroot.ENVIRONMENT))
         return [("environment", old)] if old else []
     finally:
         os.close(root)
+
+
+def _enroot_rc() -> bytes:
+    """The text of /etc/rc of an image in enroot's layout, "" for any other; this process stands in the image."""
+    if os.path.isdir("/.singularity.d"):
+        return b""
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        text = _read_in(root, enroot.RC)
+    finally:
+        os.close(root)
+    return text if enroot.is_layout(text) else b""
 
 
 def serve(container: Container, listener: int, job: int) -> None:
@@ -358,6 +373,7 @@ def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job:
     words = os.fsdecode(arguments)
     spool = site.spool_directory(words, os.uname().nodename.split(".")[0], here)
     container = enter(asked, clock, here, spool, os.fsdecode(program))
+    container.by_slurm = True
     container.record.fd = record.descriptor(words)
     container.record.write()
     serve(container, listener, job)

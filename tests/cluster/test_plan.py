@@ -20,6 +20,7 @@ from cluster import Cluster, Images, Result, Work, good
 SPOOL = {
     "kind": "bind", "source": "/var/spool/slurmd", "target": "/var/spool/slurmd", "read_only": False, "noexec": False,
     "devices": False, "if_missing": "omit", "only": "", "if_free": False,
+    "copied": False,
 }  # fmt: skip
 SPOOL_TEXT = "/var/spool/slurmd  from  /var/spool/slurmd  (if there)"
 NODE = "n1"
@@ -79,6 +80,7 @@ SETS = {
     "overlay ext3 by hand": "--overlay {W}/other.img --bind {W}/a:/new/a",
     "overlays": "--overlay {W}/read:ro --writable-tmpfs",
     "fakeroot": "--fakeroot",
+    "fakeroot that writes": "--fakeroot --writable-tmpfs",
     "net": "--net",
     "ipc": "--ipc",
     "uts": "--uts",
@@ -169,7 +171,7 @@ class Host:
         return [mount.point[len(path.rstrip("/")) :] for mount in self.mounts if below(mount.point, path)]
 
 
-FILESYSTEMS = {"tmpfs": "tmpfs", "file": "tmpfs", "proc": "proc", "devpts": "devpts"}
+FILESYSTEMS = {"tmpfs": "tmpfs", "file": "tmpfs", "proc": "proc", "devpts": "devpts", "mqueue": "mqueue"}
 LINKS = {"/var/run": "/run"}  # of the image
 
 
@@ -201,6 +203,8 @@ def differences(plan: dict[str, Any], seen: Look, host: Host, real: dict[str, st
             if seen.links.get(target) != mount["source"]:
                 wrong.append(f"link {target}: {seen.links.get(target)}")
             continue
+        if mount["copied"]:
+            continue  # no mount: one there is not planned
         may_go = mount["if_missing"] != "refuse" or mount["only"] or mount["if_free"]
         if left_out[target] and may_go:
             left_out[target] -= 1
