@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -166,6 +167,7 @@ char *make_spec(const char *container, const char *cwd, int multi_prog)
 	struct text spec = { NULL, 0 };
 	char *image = container ? absolute(container) : NULL, *full;
 	const char *home = getenv("HOME");
+	struct passwd *me;
 	struct stat st;
 	int plain = 0, asks;  /* `asks`: for more than an image */
 
@@ -174,7 +176,9 @@ char *make_spec(const char *container, const char *cwd, int multi_prog)
 		add(&spec, "asked", container);
 	}
 	add(&spec, "cwd", cwd);
-	add(&spec, "userhome", home ? home : "");
+	if (!home || !home[0])
+		home = (me = getpwuid(getuid())) ? me->pw_dir : "";
+	add(&spec, "userhome", home);
 	plain = image && image[0] == '/' && plain_image(image, &st) && !site_says("\nimages-");
 	if (plain)
 		add_identity(&spec, &st);

@@ -6,6 +6,7 @@ container.py: a container that is ready for tasks.
 mounts.py: attaches the plan's mounts.
 layers.py: a root filesystem that can be written to.
 environment.py: which variables a task gets, in Apptainer's order.
+locales.py: the locales that an image has.
 image_shell.py: the image's own shell, for environment scripts.
 fuse.py: file servers.
 gpu.py: the host's GPU drivers, as binds.

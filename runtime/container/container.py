@@ -28,15 +28,15 @@ class Container:
     """A container that is ready: this process stands in it."""
 
     __slots__ = (
-        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "instance", "node", "plan", "rc",
-        "record", "replaced", "report", "saver", "scripts", "server", "servers", "site", "spec", "steps", "told",
-        "tools", "warnings", "ways_in",
+        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "instance", "locales", "node",
+        "plan", "rc", "record", "replaced", "report", "saver", "scripts", "server", "servers", "site", "spec", "steps",
+        "told", "tools", "warnings", "ways_in",
     )  # fmt: skip
 
     def __init__(
         self, *, node: str, spec: Spec, site: Site, image: Image, plan: Plan, report: mounts.Report, server: int,
         clock: Clock, saver: Saver | None, servers: layers.Servers | None, scripts: list[tuple[str, bytes]], rc: bytes,
-        command: bytes, instance: str, tools: bytes, ways_in: tuple[int, ...],
+        locales: frozenset[bytes] | None, command: bytes, instance: str, tools: bytes, ways_in: tuple[int, ...],
     ) -> None:  # fmt: skip
         self.node = node  # the host's name outside
         self.spec = spec
@@ -50,6 +50,7 @@ class Container:
         self.servers = servers  # of layers in files
         self.rc = rc  # /etc/rc of an image in enroot's layout, else ""
         self.scripts = scripts  # the image's own, for its environment
+        self.locales = locales  # the image's (locales.available)
         self.command = command  # the action, for APPTAINER_COMMAND
         self.instance = instance  # its name, for an instance: who ends tells the tasks in other words
         self.tools = tools  # where the host's Slurm commands are, in the container
@@ -85,6 +86,6 @@ class Container:
         self, shell: Callable[[bytes, list[bytes]], bytes | None], cwd: bytes = b"/"
     ) -> environment.ImageEnvironment:
         """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
-        home, path = os.fsencode(self.spec.home), os.fsencode(self.spec.image)
+        home, path = os.fsencode(self.spec.home or self.spec.user_home), os.fsencode(self.spec.image)
         self.environment = environment.of_image(self.scripts, home, path, shell, os.fsencode(self.spec.app), cwd)
         return self.environment

@@ -116,10 +116,12 @@ def admit(container: Container, peer: socket) -> tuple[str, str]:
     defaults = container.site.environment
     if root:
         defaults += ((b"APT_CONFIG", plan.APT_CONF.encode()),)
-    env = environment.of_task(image_env, env, asked, command, container.binds, cwd, defaults, container.tools)
+    env = environment.of_task(
+        image_env, env, asked, command, container.binds, cwd, defaults, container.tools, container.locales
+    )
     if container.by_slurm:
-        own = pytorch.variables(dict(entry.split(b"=", 1) for entry in env))
-        env += [name + b"=" + value for name, value in own.items()]
+        torch = pytorch.variables(dict(entry.split(b"=", 1) for entry in env))
+        env += [name + b"=" + value for name, value in torch.items()]
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if asked.save or container.servers else WAIT if "pid" in container.spec.unshare else b""

@@ -16,7 +16,7 @@ from _signal import SIG_IGN, SIGCHLD, signal
 from errno import EINVAL, EIO, ENOSPC, ENOSYS
 
 from bollard.runtime import host_slurm
-from bollard.runtime.container import enroot, entry, fuse, imports, mounts, readahead, record, task_reaper
+from bollard.runtime.container import enroot, entry, fuse, imports, locales, mounts, readahead, record, task_reaper
 from bollard.runtime.container.clock import Clock
 from bollard.runtime.container.container import Container
 from bollard.runtime.errors import BollardError
@@ -161,8 +161,8 @@ def _enter(
         )
     container = Container(
         node=node, spec=asked, site=here, image=opened, plan=made, report=report, server=server, clock=clock,
-        saver=saver, servers=servers, scripts=_scripts(), rc=_enroot_rc(), command=command, instance=instance,
-        ways_in=ways_in, tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
+        saver=saver, servers=servers, scripts=_scripts(), rc=_enroot_rc(), locales=_locales(), command=command,
+        instance=instance, ways_in=ways_in, tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
     )  # fmt: skip
     try:
         container.define_environment(_no_shell_here)
@@ -309,6 +309,15 @@ def _first_look(asked: Spec, base: str, words: int) -> int:
     if words >= 0:
         os.close(words)
     return root
+
+
+def _locales() -> frozenset[bytes] | None:
+    """The locales of the container (locales.available); this process stands in it."""
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return locales.available(root)
+    finally:
+        os.close(root)
 
 
 def _scripts() -> list[tuple[str, bytes]]:

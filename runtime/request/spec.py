@@ -59,6 +59,7 @@ _NO_FLAGS = {
     "unbindable": "mounts made in a container stay in it",
     "image-src": "what is in an image is not bound; --overlay FILE.sqfs lays a whole squashfs file over the container",
     "id": "what is in an image is not bound",
+    "nonested": "APPTAINER_BIND in the container names every bind",
 }
 # tmpfs(5), and the marks that their values have beside letters and digits.
 _TMPFS_SETTINGS = ("size", "nr_blocks", "nr_inodes", "mode", "huge", "mpol")
@@ -79,6 +80,7 @@ class Spec:
     cwd: str = "/"
     home: str = ""  # where it appears in the container; "" for no home
     home_source: str = ""  # "" for an empty one of the container's own
+    user_home: str = ""  # the value of HOME where no home is shown
     binds: tuple[Bind, ...] = ()
     env: tuple[tuple[bytes, bytes], ...] = ()
     keep_env: tuple[bytes, ...] = ()
@@ -429,6 +431,7 @@ def make(values: list[tuple[str, str]]) -> Spec:
         cwd=cwd,
         home=target,
         home_source=source,
+        user_home=host_home,
         binds=_binds(given, cwd, host_home),
         env=tuple(pair for value in given.get("env", []) for pair in _assignments(value)),
         keep_env=_names("container-env", _list(given.get("keep-env", []))),

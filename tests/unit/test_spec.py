@@ -191,7 +191,7 @@ def test_options_mean_the_same_in_any_directory():
     again = spec.make([("image", "/data/a.sif"), ("cwd", "/elsewhere"), *spec.pairs(made.options)])
 
     assert "save" not in dict(spec.pairs(made.options)), "one file, by the container around"
-    other = ("cwd", "asked", "save", "verbose")
+    other = ("cwd", "asked", "save", "verbose", "user_home")
     same = [name for name in vars(spec.Spec) if not name.startswith("_") and name not in other]
     assert {name: getattr(again, name) for name in same} == {name: getattr(made, name) for name in same}
     assert again.binds[0] == ("/data/here", "/there", spec.READ_ONLY)
