@@ -56,7 +56,7 @@ SOURCES = {
         *("stepd", "keeper", "argv", "refusal", "account", "privilege", "wire", "python"),
     ),
     "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),
-    "bollard-enter": ("enter", "entry", "script", "become", "supervise", "wire"),
+    "bollard-enter": ("enter", "entry", "script", "become", "supervise", "ranks", "program", "wire"),
     "bollard-cat": ("cat",),
     "bollard-inside": ("inside", "mpirun", "placement", "program"),
     "paths.so": ("paths",),

@@ -3,19 +3,56 @@
  * TaskProlog and limits, asks the keeper, joins its namespaces and becomes the program. */
 #define _GNU_SOURCE
 #include "enter.h"
+#include "ranks.h"
 #include "wire.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define TOLD_MS 1000  /* how long to wait for the next task with the same mistake */
 #define MODE_SAVE "save"  /* runtime/container/entry.py: SAVE; any other: WAIT */
+
+static unsigned long long hash(const char *text)
+{
+	unsigned long long sum = 0xcbf29ce484222325u;  /* FNV-1a, 64 bit */
+
+	for (; *text; text++)
+		sum = (sum ^ (unsigned char) *text) * 0x100000001b3u;
+	return sum;
+}
+
+/* Whether another task of this step on this node has told the same just now. Who tells first holds an address for a
+ * while; the others find it there. */
+static int is_told(const char *text)
+{
+	const char *job = getenv("SLURM_JOB_ID"), *id = getenv("SLURM_STEP_ID"), *tasks = getenv("SLURM_STEP_NUM_TASKS");
+	char name[100], bound[100];
+	struct pollfd other = { .events = POLLIN };
+	long others = tasks ? atol(tasks) - 1 : 0;
+	int fd;
+
+	if (!job || !id || others < 1)
+		return 0;
+	snprintf(name, sizeof(name), "bollard-told/%u/%.20s.%.20s/%016llx", getuid(), job, id, hash(text));
+	fd = wire_listen(name, bound, sizeof(bound));
+	if (fd >= 0 && strcmp(name, bound) != 0)  /* wire_connect() makes sure that the holder is this user */
+		return wire_connect(name, getuid(), NULL) >= 0;
+	fprintf(stderr, "bollard: %s\n", text);
+	for (other.fd = fd; others > 0 && poll(&other, 1, TOLD_MS) == 1; others--)
+		if (accept4(fd, NULL, NULL, SOCK_CLOEXEC) < 0)
+			break;
+	return 1;
+}
 
 int fail(const char *text)
 {
+	if (is_told(text))
+		return EXIT_BOLLARD;
 	fprintf(stderr, "bollard: %s\n", text);
 	return EXIT_BOLLARD;
 }
@@ -74,6 +111,8 @@ int main(int argc, char **argv)
 	fputs(entry.note, stderr);
 	if (entry.mode[0])
 		supervise(keeper, strcmp(entry.mode, MODE_SAVE) == 0);
+	act_as_root(entry.root);
+	warn_of_single_ranks(entry.argv, entry.envp);
 	reason = become(entry.argv, entry.envp);
 	image = variable(entry.envp, "BOLLARD_IMAGE");
 	snprintf(why, sizeof(why), "%s: %s in the container %s; %s", entry.argv[0],

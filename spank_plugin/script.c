@@ -42,10 +42,11 @@ static void exec_shell(char *script, char **envp)
 static void be_shell(const struct ways *ways, char *frame, uint32_t size, int out)
 {
 	char *at = frame, **envp = wire_next_list(&at, frame + size), *script = envp ? wire_next(&at, frame + size) : NULL;
+	const char *root = script ? wire_next(&at, frame + size) : NULL;
 	int status, self = open("/proc/self/exe", O_RDONLY), null = open("/dev/null", O_RDWR);
 
 	/* Joined first: any of these descriptors may have the printer's number. */
-	if (script && self >= 0 && null >= 0 && join(ways) == 0 && dup2(null, 0) == 0 && dup2(out, 1) == 1 &&
+	if (root && self >= 0 && null >= 0 && join(ways) == 0 && dup2(null, 0) == 0 && dup2(out, 1) == 1 &&
 	    (self == PRINTER_FD ? fcntl(self, F_SETFD, 0) == 0 : dup2(self, PRINTER_FD) == PRINTER_FD) &&
 	    chdir("/") == 0) {
 		/* Children alone enter a process namespace; its /proc knows no others. */
@@ -53,6 +54,8 @@ static void be_shell(const struct ways *ways, char *frame, uint32_t size, int ou
 
 		if (pid > 0)
 			_exit(waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status) : 127);
+		if (pid == 0)
+			act_as_root(root);
 		if (pid == 0)
 			exec_shell(script, envp);
 	}

@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from bollard.runtime.request.spec import Spec
 
 # What is learned after the container was made; everything else is set once.
-_LEARNED = ("entrypoint", "environment", "told", "warnings")
+_LEARNED = ("by_slurm", "entrypoint", "environment", "told", "warnings")
 
 
 class Container:
     """A container that is ready: this process stands in it."""
 
     __slots__ = (
-        "binds", "clock", "command", "entrypoint", "environment", "image", "instance", "locales", "plan", "record",
+        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "instance", "locales", "plan",
+        "record",
         "replaced", "report", "saver", "scripts", "server", "servers", "site", "spec", "steps", "told", "tools",
         "warnings", "ways_in",
     )  # fmt: skip
@@ -65,6 +66,7 @@ class Container:
         # What was to be there and is not; until the first task has printed it.
         self.warnings = [f"--{kind}: {no_driver}" for kind in plan.missing_gpus]
         self.warnings += [f"{node}: {warning}" for warning in report.warnings]
+        self.by_slurm = False  # made for a job step, and not by the command
         self.told = False  # --container-verbose has been answered
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -13,9 +13,9 @@ import select
 import time
 from _socket import socket
 
-from bollard.runtime.container import environment, record, task_reaper, wire
+from bollard.runtime.container import environment, pytorch, record, task_reaper, wire
 from bollard.runtime.errors import BollardError, one_line, shown
-from bollard.runtime.request import spec
+from bollard.runtime.request import plan, spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ COMMAND_VARIABLE = b"SLURM_BOLLARD_COMMAND="
 # enter; to save the container, when it sends wire.DONE and ends when it is answered.
 WAIT = b"wait"
 SAVE = b"save"
+# With --container-remap-root: changes of owner, which the namespace knows no ids for, succeed (ownership.h).
+AS_ROOT = b"root"
 ENTRYPOINT = "/.singularity.d/runscript"
 # A launcher says what it has to say at once; the image's environment scripts may take a minute (Apptainer's rule).
 PEER_SECONDS = 10.0
@@ -50,9 +52,12 @@ def parse_request(frame: bytes) -> tuple[list[bytes], list[bytes], bytes, bytes]
     return argv, env, words[at], words[at + 1]
 
 
-def reply(argv: list[bytes], env: list[bytes], cwd: bytes, note: bytes = b"", mode: bytes = b"") -> bytes:
-    """The frame of a yes; `note` goes to the task's stderr; `mode` is "" or how to run the program."""
-    return wire.texts(argv, env, cwd, note, mode)
+def reply(
+    argv: list[bytes], env: list[bytes], cwd: bytes, note: bytes = b"", mode: bytes = b"", root: bytes = b""
+) -> bytes:
+    """The frame of a yes; `note` goes to the task's stderr; `mode` is "" or how to run the program; `root` is "" or
+    AS_ROOT."""
+    return wire.texts(argv, env, cwd, note, mode, root)
 
 
 def _refuse(peer: socket, error: Exception) -> None:
@@ -98,20 +103,27 @@ def admit(container: Container, peer: socket) -> tuple[str, str]:
         words = f"{name} cannot be entered in the container; the program starts in {os.fsdecode(cwd)}"
         container.warnings.append(f"{os.uname().nodename}: {words}")
 
+    root = AS_ROOT if container.spec.fakeroot else b""
+
     def shell(script: bytes, start: list[bytes]) -> bytes | None:
-        return _run_there(peer, container.ways_in, script, start)
+        return _run_there(peer, container.ways_in, script, start, root)
 
     image_env = container.environment
     if image_env is None:
         image_env = container.define_environment(shell, cwd)
     defaults = container.site.environment
+    if root:
+        defaults += ((b"APT_CONFIG", plan.APT_CONF.encode()),)
     env = environment.of_task(
         image_env, env, asked, command, container.binds, cwd, defaults, container.tools, container.locales
     )
+    if container.by_slurm:
+        own = pytorch.variables(dict(entry.split(b"=", 1) for entry in env))
+        env += [name + b"=" + value for name, value in own.items()]
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if asked.save or container.servers else WAIT if "pid" in container.spec.unshare else b""
-    wire.send(peer, wire.OK, reply(argv, env, cwd, note(container, verbose, begin), mode), container.ways_in)
+    wire.send(peer, wire.OK, reply(argv, env, cwd, note(container, verbose, begin), mode, root), container.ways_in)
     return step, asked.save
 
 
@@ -176,6 +188,10 @@ def _refuse_what_it_lacks(container: Container, asked: Spec, values: list[tuple[
         lacking.append("--container-readonly")
     if spec.switch([given.get("no-home", "")]) and made.home:
         lacking.append("--no-container-mount-home")
+    if "no-home" in given and not spec.switch([given["no-home"]]) and not made.home:
+        lacking.append("--container-mount-home")
+    if "fakeroot" in given and not asked.fakeroot and made.fakeroot:
+        lacking.append("--no-container-remap-root")
     if asked.save and not container.saver:
         lacking.append("--container-save")
     if lacking:
@@ -199,11 +215,11 @@ def _through_entrypoint(
     return environment.changed(env, container.entrypoint or {})
 
 
-def _run_there(peer: socket, ways_in: tuple[int, ...], script: bytes, env: list[bytes]) -> bytes | None:
+def _run_there(peer: socket, ways_in: tuple[int, ...], script: bytes, env: list[bytes], root: bytes) -> bytes | None:
     """What the image's shell prints when this task's launcher runs `script` with exactly `env`; None without
-    a shell. It is the image's code, so it must run within the task's limits."""
+    a shell. `root` is "" or AS_ROOT. It is the image's code, so it must run within the task's limits."""
     peer.settimeout(SCRIPT_SECONDS)
-    wire.send(peer, wire.SCRIPT, wire.texts(env, script), ways_in)
+    wire.send(peer, wire.SCRIPT, wire.texts(env, script, root), ways_in)
     return wire.receive_frame(peer, SCRIPT_OUTPUT_MAX) or None
 
 

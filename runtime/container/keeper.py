@@ -236,9 +236,10 @@ def _mount(asked: Spec, opened: Image, own: bool) -> tuple[str, int, int]:
 def _write_files(asked: Spec) -> dict[str, str]:
     """The files of /etc that are the container's own, by their names; empty where there is nothing of the user's to
     write yet."""
-    files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf", "hostname")}
+    files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf", "hostname", "apt.conf")}
     for path in files.values():
         _write(path, b"")
+    _write(files["apt.conf"], b'APT::Sandbox::User "root";\n')
     if asked.dns:
         _write(files["resolv.conf"], "".join(f"nameserver {server}\n" for server in asked.dns).encode())
     if asked.hostname:
@@ -363,6 +364,7 @@ def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job:
     words = os.fsdecode(arguments)
     spool = site.spool_directory(words, os.uname().nodename.split(".")[0], here)
     container = enter(asked, clock, here, spool, os.fsdecode(program))
+    container.by_slurm = True
     container.record.fd = record.descriptor(words)
     container.record.write()
     serve(container, listener, job)

@@ -58,6 +58,7 @@ def launch(
     listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     listener.bind(b"\0" + name)
     listener.listen(8)
+    asked.console = terminal()
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -67,6 +68,16 @@ def launch(
     keeper, *command = answer(reader)
     listener.close()
     return name.decode(), int(keeper), command
+
+
+def terminal() -> str:
+    """The path of this process's terminal, "" where it has none."""
+    for fd in range(3):
+        try:
+            return os.ttyname(fd)
+        except OSError:
+            pass
+    return ""
 
 
 def spool(here: Site) -> str:

@@ -33,6 +33,7 @@ class Site:
         "mounts",
         "mpirun",
         "prefix",
+        "registry",
         "spool",
         "writable",
     )
@@ -49,6 +50,7 @@ class Site:
         forbidden: tuple[str, ...] = (),
         environment: tuple[tuple[bytes, bytes], ...] = (),
         prefix: str = "",
+        registry: bool = False,
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -59,6 +61,7 @@ class Site:
         self.allowed = allowed  # directories of images; () for any
         self.forbidden = forbidden
         self.environment = environment
+        self.registry = registry
         self.prefix = prefix  # what Slurm's configuration calls the installation; "" where nothing was compiled
 
 
@@ -107,6 +110,7 @@ def parse(text: bytes) -> Site:
         forbidden=tuple(given.get("images-forbidden", [])),
         environment=tuple(environment),
         prefix=last("prefix", ""),
+        registry=last("registry", "0") == "1",
     )
 
 

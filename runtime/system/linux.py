@@ -132,7 +132,7 @@ def no_new_privileges() -> None:
 def fake_ownership(devices_only: bool = False) -> None:
     """From here on chown, setuid and their kin, and mknod of devices succeed without doing anything: in a
     namespace that knows one id they would fail. For good, and for every program started from here."""
-    _check(lib.b_fake_ownership(devices_only), "prctl(PR_SET_SECCOMP)")
+    _check(lib.b_fake_ownership(devices_only, ffi.NULL, 0), "prctl(PR_SET_SECCOMP)")
 
 
 def can_fake_ownership() -> bool:

@@ -27,6 +27,7 @@ cwd: off
 writable: yes
 mpirun: false
 spool: /var/spool/slurmd.%n
+registry: yes
 images-allowed: [/apps, /data/images]
 images-forbidden: [/tmp]
 environment:
@@ -50,7 +51,7 @@ def compiled(text: str) -> site.Site:
 def test_every_key_arrives_on_the_node():
     here = compiled(ALL)
     assert [tuple(mount) for mount in here.mounts] == [("/scratch", "/scratch", False), ("/opt/site", "/site", True)]
-    assert (here.home, here.cwd, here.writable, here.mpirun) == (False, False, True, False)
+    assert (here.home, here.cwd, here.writable, here.mpirun, here.registry) == (False, False, True, False, True)
     assert here.spool == "/var/spool/slurmd.%n"
     assert (here.allowed, here.forbidden) == (("/apps", "/data/images"), ("/tmp",))
     assert here.environment == ((b"OMP_PROC_BIND", b"close"), (b"SITE", b"a b=c\n%"), (b"ONE", b"1"))

@@ -182,7 +182,8 @@ def test_options_mean_the_same_in_any_directory():
     given = [
         ("image", "a.sif"), ("asked", "a.sif"), ("cwd", "/data"), ("userhome", "/home/u"), ("id", "1"),
         ("verbose", "1"),
-        ("bind", "here:/there:ro,/a\\:b"), ("mounts", "tmpfs:/t:size=1m+noexec,umount:/sys,./x:/y:ro+noexec"),
+        ("bind", "here:/there:ro,/a\\:b"),
+        ("mounts", "tmpfs:/t:size=50%+huge=within_size+noexec,umount:/sys,./x:/y:ro+noexec"),
         ("mount", "type=bind,src=c,dst=/c"), ("home", "h:/home/u"), ("workdir", "w"), ("overlay", "o:ro"),
         ("contain", "1"), ("env", "A=b c"), ("pwd", "/p"), ("name", "n"), ("save", "s.sif"), ("no-mpirun", "1"),
     ]  # fmt: skip
