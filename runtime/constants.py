@@ -35,6 +35,7 @@ HEADER_MULTI_PROG = "multi-prog="
 HEADER_VERBOSE = "verbose="
 HEADER_NAME = "name="
 HEADER_MODE = "mode="
+HEADER_CWD = "cwd="
 # The header's last word; the options follow it.
 HEADER_END = ":"
 
@@ -42,6 +43,8 @@ HEADER_END = ":"
 MODE_AUTO, MODE_CREATE, MODE_EXEC, MODE_NO_EXEC = "auto", "create", "exec", "no_exec"
 NAME_MAX_BYTES = 64
 NAME_MARKS = "_.-"
+# The header's working directory: a path of PATH_MAX bytes, each of them quoted.
+CWD_MAX = 3 * 4096 + 16
 # Digits of the time at which the client began, ns since 1970.
 VERBOSE_MAX = 19
 
@@ -65,6 +68,7 @@ LAUNCHER_WAIT, LAUNCHER_SAVE = "wait", "save"
 # option by which it does, how much it may print, and how long the shell may take. The keeper waits longer.
 PRINTER_FD = 9
 PRINTER_OPTION = "--print-environment"
+QUIET_FD = 8
 SCRIPT_OUTPUT_MAX = 4 << 20
 SCRIPT_MS = 60_000
 SCRIPT_WAIT_MS = 65_000
@@ -77,6 +81,9 @@ GATE = "/proc/self/fd/943"
 RECORDS = "/var/log/bollard"
 # The words that root adds to those of plugstack.conf for the keeper.
 RECORD_FD_WORD = "record-fd="
+
+# The folders of jobs on this node, which are root's: JOB_FOLDERS/JOB/HASH is the socket of a keeper.
+JOB_FOLDERS = "/run/bollard-jobs"
 
 # Numbers of steps: SLURM_EXTERN_CONT and SLURM_BATCH_SCRIPT in slurm.h.
 EXTERN_STEP = 0xFFFFFFFC

@@ -66,6 +66,20 @@ static int find_mode(const char *word, enum mode *mode)
 	return -1;
 }
 
+/* " cwd=VALUE": no byte of the value is a space. */
+static int read_cwd(const char **at, struct header *header)
+{
+	if (skip(at, " ") < 0)
+		return -1;
+	header->cwd = *at;
+	if (skip(at, HEADER_CWD) < 0)
+		return -1;
+	while (**at > ' ' && **at <= '~')
+		(*at)++;
+	header->cwd_size = (size_t) (*at - header->cwd);
+	return header->cwd_size < CWD_MAX ? 0 : -1;
+}
+
 const char *read_header(const char *spec, struct header *header)
 {
 	const char *at = spec;
@@ -78,7 +92,7 @@ const char *read_header(const char *spec, struct header *header)
 	    read_word(&at, HEADER_VERBOSE, is_digit, header->verbose, sizeof(header->verbose) - 1) < 0 ||
 	    read_word(&at, HEADER_NAME, may_be_in_a_name, header->name, sizeof(header->name) - 1) < 0 ||
 	    read_word(&at, HEADER_MODE, may_be_in_a_name, mode, sizeof(mode) - 1) < 0 ||
-	    find_mode(mode, &header->mode) < 0 || skip(&at, " " HEADER_END " ") < 0)
+	    find_mode(mode, &header->mode) < 0 || read_cwd(&at, header) < 0 || skip(&at, " " HEADER_END " ") < 0)
 		return NULL;
 	if (!header->name[0] && header->mode != AUTO)
 		return NULL;
@@ -93,9 +107,9 @@ char *write_header(const struct header *header)
 	char *text;
 
 	if (asprintf(&text, HEADER_VERSION " " HEADER_ROOT "%d " HEADER_IMAGE "%d " HEADER_MULTI_PROG "%d "
-		     HEADER_VERBOSE "%s " HEADER_NAME "%s " HEADER_MODE "%s " HEADER_END " ", header->root != 0,
+		     HEADER_VERBOSE "%s " HEADER_NAME "%s " HEADER_MODE "%s " HEADER_CWD "%.*s " HEADER_END " ", header->root != 0,
 		     header->image != 0, header->multi_prog != 0, header->verbose, header->name,
-		     modes[header->mode]) < 0)
+		     modes[header->mode], (int) header->cwd_size, header->cwd ? header->cwd : "") < 0)
 		return NULL;
 	return text;
 }

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -220,18 +221,27 @@ static void settle(struct text *spec, struct header *header)
 }
 
 /* The text that a node reads. */
-static char *with_header(const struct text *spec, const struct header *header)
+static char *with_header(const struct text *spec, struct header *header, const char *cwd)
 {
-	char *head = write_header(header), *full;
+	struct text quoted = { NULL, 0 };
+	char *head, *full;
 
+	put(&quoted, "", 0);
+	put_quoted(&quoted, cwd);
+	if (quoted.size >= CWD_MAX - sizeof(HEADER_CWD))
+		fail("the path of the current directory is too long; change to another one");
+	header->cwd = quoted.at;
+	header->cwd_size = quoted.size;
+	head = write_header(header);
 	if (!head || asprintf(&full, "%s%s", head, spec->at) < 0)
 		fail("out of memory");
+	free(quoted.at);
 	free(head);
 	return full;
 }
 
-/* Whether the site limits where images lie, or may: the runtime knows (site.py). */
-static int site_limits_images(void)
+/* Whether the site's settings have a line that begins so, or may: the runtime knows (site.py). */
+static int site_says(const char *line)
 {
 	int fd = open(BOLLARD_PREFIX "/site.conf", O_RDONLY | O_CLOEXEC);
 	char text[65536];
@@ -244,7 +254,7 @@ static int site_limits_images(void)
 	if (size < 0 || size == (ssize_t) sizeof(text) - 1)
 		return 1;
 	text[size] = '\0';
-	return strstr(text, "\n" SITE_LIMITS_IMAGES) != NULL;
+	return strstr(text, line) != NULL;
 }
 
 static void add_identity(struct text *spec, const struct stat *st)
@@ -294,19 +304,24 @@ char *make_spec(const char *container, const char *cwd, int multi_prog)
 	char *image = container ? absolute(container) : NULL, *full;
 	const char *home = getenv("HOME");
 	struct text spec = { NULL, 0 };
+	struct passwd *me;
 	struct stat st;
 
 	if (image) {
 		add(&spec, "image", image);
 		add(&spec, "asked", container);
 	}
-	add(&spec, "cwd", cwd);
-	add(&spec, "userhome", home ? home : "");
-	plain = image && image[0] == '/' && plain_image(image, &st) && !site_limits_images();
+	if (!home || !home[0])
+		home = (me = getpwuid(getuid())) ? me->pw_dir : "";
+	add(&spec, "userhome", home);
+	plain = image && image[0] == '/' && plain_image(image, &st) && !site_says("\n" SITE_LIMITS_IMAGES);
 	if (plain)
 		add_identity(&spec, &st);
 	more = add_options(&spec, in_container);
 	more |= add_variables(&spec, in_container);
+	more |= plain && site_says("\nwritable=1");
+	if (more && is_set(slurm_option("pty")))
+		add(&spec, "pty", "1");  /* the full check takes it out where it changes nothing */
 	if (more && !is_named())
 		add(&spec, "once", once());  /* the full check takes it out where steps may share the container */
 	free(image);
@@ -314,8 +329,9 @@ char *make_spec(const char *container, const char *cwd, int multi_prog)
 	if (in_container)
 		settle(&spec, &header);
 	if (in_container || (plain && !more)) {
-		full = with_header(&spec, &header);
+		full = with_header(&spec, &header, cwd);
 	} else {
+		add(&spec, "cwd", cwd);
 		if (multi_prog)
 			add(&spec, "multi-prog", "1");
 		full = checked(spec.at);
@@ -328,7 +344,8 @@ char *make_spec(const char *container, const char *cwd, int multi_prog)
 static int same_header(const struct header *a, const struct header *b)
 {
 	return a->root == b->root && a->image == b->image && a->multi_prog == b->multi_prog && a->mode == b->mode &&
-	       strcmp(a->name, b->name) == 0;
+	       strcmp(a->name, b->name) == 0 && a->cwd_size == b->cwd_size &&
+	       memcmp(a->cwd, b->cwd, a->cwd_size) == 0;
 }
 
 int same_container(const char *a, const char *b)

@@ -48,7 +48,7 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
         opened.close()
     of_image = environment.of_image(
         scripts or [],
-        os.fsencode(asked.home),
+        os.fsencode(asked.home or asked.user_home),
         os.fsencode(asked.image),
         lambda script, env: None,
         os.fsencode(asked.app),

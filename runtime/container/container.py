@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from bollard.runtime.request.spec import Spec
 
 # What is learned after the container was made; everything else is set once.
-_LEARNED = ("entrypoint", "environment", "told", "warnings")
+_LEARNED = ("by_slurm", "entrypoint", "environment", "told", "warnings")
 
 
 class Container:
     """A container that is ready: this process stands in it."""
 
     __slots__ = (
-        "binds", "clock", "command", "entrypoint", "environment", "image", "instance", "plan", "record", "replaced",
-        "report", "saver", "scripts", "server", "servers", "site", "spec", "steps", "told", "tools", "warnings",
-        "ways_in",
+        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "instance", "locales", "node",
+        "plan", "rc", "record", "replaced", "report", "saver", "scripts", "server", "servers", "site", "spec", "steps",
+        "told", "tools", "warnings", "ways_in",
     )  # fmt: skip
 
     def __init__(
-        self, *, spec: Spec, site: Site, image: Image, plan: Plan, report: mounts.Report, server: int, clock: Clock,
-        saver: Saver | None, servers: layers.Servers | None, scripts: list[tuple[str, bytes]], command: bytes,
-        instance: str, tools: bytes, ways_in: tuple[int, ...],
+        self, *, node: str, spec: Spec, site: Site, image: Image, plan: Plan, report: mounts.Report, server: int,
+        clock: Clock, saver: Saver | None, servers: layers.Servers | None, scripts: list[tuple[str, bytes]], rc: bytes,
+        locales: frozenset[bytes] | None, command: bytes, instance: str, tools: bytes, ways_in: tuple[int, ...],
     ) -> None:  # fmt: skip
-        node = os.uname().nodename
+        self.node = node  # the host's name outside
         self.spec = spec
         self.site = site
         self.image = image
@@ -48,13 +48,15 @@ class Container:
         self.clock = clock
         self.saver = saver
         self.servers = servers  # of layers in files
+        self.rc = rc  # /etc/rc of an image in enroot's layout, else ""
         self.scripts = scripts  # the image's own, for its environment
+        self.locales = locales  # the image's (locales.available)
         self.command = command  # the action, for APPTAINER_COMMAND
         self.instance = instance  # its name, for an instance: who ends tells the tasks in other words
         self.tools = tools  # where the host's Slurm commands are, in the container
         self.ways_in = ways_in  # descriptors of the namespaces to join, in that order
         self.binds = os.fsencode(bind_text(spec.binds))  # for APPTAINER_BIND
-        self.record = record.Record(image)
+        self.record = record.Record(image, node)
         self.steps: dict[bytes, Spec] = {}  # spec text of a step that named this container: what it asked
         self.environment: environment.ImageEnvironment | None = None  # what the scripts set, once that is known
         self.entrypoint: dict[bytes, bytes] | None = None  # what the entrypoint changed, once it has run
@@ -63,6 +65,7 @@ class Container:
         # What was to be there and is not; until the first task has printed it.
         self.warnings = [f"--{kind}: {no_driver}" for kind in plan.missing_gpus]
         self.warnings += [f"{node}: {warning}" for warning in report.warnings]
+        self.by_slurm = False  # made for a job step, and not by the command
         self.told = False  # --container-verbose has been answered
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -83,6 +86,6 @@ class Container:
         self, shell: Callable[[bytes, list[bytes]], bytes | None], cwd: bytes = b"/"
     ) -> environment.ImageEnvironment:
         """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
-        home, path = os.fsencode(self.spec.home), os.fsencode(self.spec.image)
+        home, path = os.fsencode(self.spec.home or self.spec.user_home), os.fsencode(self.spec.image)
         self.environment = environment.of_image(self.scripts, home, path, shell, os.fsencode(self.spec.app), cwd)
         return self.environment

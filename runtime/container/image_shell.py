@@ -27,6 +27,8 @@ FIRST_PATH = "90-environment.sh"
 BUILT_IN = "99-runtimevars.sh"
 
 # Writes the environment it is given to its standard output: a descriptor of bollard-enter, kept open for it.
+# QUIET_FD is a file in memory of bollard-enter's, for what is shown only where a script fails.
+QUIET_FD = constants.QUIET_FD
 PRINTER = f"/proc/self/fd/{constants.PRINTER_FD} {constants.PRINTER_OPTION}".encode()
 DEFAULT_PATH = constants.DEFAULT_PATH.encode()
 
@@ -47,7 +49,7 @@ if [ -n "${BASH_VERSION-}" ]; then
     eval 'trap() { echo "trap: not supported in an environment script" >&2; }'
 else
     UID=%(uid)d EUID=%(uid)d
-    command -v source >/dev/null 2>&1 || eval 'source() { . "$@"; }'
+    command -v source >/dev/null 2>&1 || eval 'source() { command . "$@"; }'
 fi
 GID=%(gid)d
 cd %(cwd)s 2>/dev/null

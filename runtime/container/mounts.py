@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _IS_DIRECTORY = 0o040000
 _IS_LINK = 0o120000
+_FILE_MAX = 1 << 20  # bytes of a file that is copied
 # Why a mount with `if_free` is left out: nothing is missing then.
 _TAKEN = "an earlier mount is there"
 
@@ -63,12 +64,12 @@ def _is_directory(fd: int) -> bool:
 
 
 def clone_sources(
-    wanted: tuple[Mount, ...], files: dict[str, str], session: str, proc: int, report: Report
+    wanted: tuple[Mount, ...], files: dict[str, int], session: str, proc: int, report: Report
 ) -> list[Place]:
     """Detach a copy of every source of the host, and make what has none; returns the mounts that can be made.
 
     wanted    those of the plan
-    files     paths of the files that the keeper wrote, by their names
+    files     trees of the files that the keeper writes, by their names
     session   a directory on a tmpfs of ours
     proc      tree of the container's own /proc, -1 where there is none
     report    gets the mounts whose source is missing and that may be left out
@@ -79,14 +80,16 @@ def clone_sources(
             places.append(Place(mount, -1, False))
         elif mount.kind == plan.PROC:
             places.append(Place(mount, proc, True))
-        elif mount.kind in (plan.TMPFS, plan.DEVPTS):
+        elif mount.kind in (plan.TMPFS, plan.DEVPTS, plan.MQUEUE):
             places.append(_own_filesystem(mount, f"{session}/own{len(places)}"))
+        elif mount.kind == plan.FILE:
+            linux.set_mount_flags(files[mount.source], _attributes(mount))
+            places.append(Place(mount, files.pop(mount.source), False))
         else:
-            source = files[mount.source] if mount.kind == plan.FILE else mount.source
             try:
-                tree = _clone(source, mount.shallow)
+                tree = _clone(mount.source, mount.shallow)
             except OSError as error:
-                _leave_out(mount, f"{source}: {error.strerror}", error, report)
+                _leave_out(mount, error, report)
                 continue
             linux.set_mount_flags(tree, _attributes(mount))
             places.append(Place(mount, tree, _is_directory(tree)))
@@ -105,12 +108,13 @@ def _clone(path: str, shallow: bool) -> int:
     return linux.clone_tree(path)
 
 
-def _leave_out(mount: Mount, reason: str, error: OSError, report: Report) -> None:
+def _leave_out(mount: Mount, error: OSError, report: Report) -> None:
     """Go on without a mount whose source cannot be had, or refuse."""
     if mount.if_missing == plan.REFUSE:
         raise BollardError(
             f"bind {mount.what()}: {error.strerror}", "does it exist on this node, and may you read it?"
         ) from None
+    reason = f"{mount.source}: {error.strerror}"
     report.left_out.append(f"{mount.target}: {reason}")
     if mount.if_missing == plan.WARN or not linux.is_missing(error):
         report.warnings.append(f"{reason}; the container starts without it")
@@ -125,11 +129,13 @@ def _attributes(mount: Mount) -> int:
 
 
 def _own_filesystem(mount: Mount, folder: str) -> Place:
-    """A tmpfs, or terminals, of the container's own; it stays mounted at `folder` too, to be filled."""
+    """A tmpfs, terminals or message queues of the container's own; it stays mounted at `folder` too, to be filled."""
     os.mkdir(folder, 0o755)
     flags = linux.MS_NOSUID | (linux.MS_NOEXEC if mount.noexec else 0)
     if mount.kind == plan.DEVPTS:
         linux.mount("devpts", folder, "newinstance,ptmxmode=0666,mode=0620", flags)
+    elif mount.kind == plan.MQUEUE:
+        linux.mount("mqueue", folder, "", flags | linux.MS_NODEV)
     else:
         try:
             linux.mount("tmpfs", folder, mount.source, flags | linux.MS_NODEV)
@@ -412,6 +418,8 @@ def _attach(root: int, place: Place, refused: dict[str, str], taken: set[str]) -
     Raises: BollardError where it may not be left out.
     """
     mount = place.mount
+    if mount.copied and not place.directory:
+        return _copy(root, place)
     try:
         target = linux.open_in_root(root, mount.target, _flags(place))
         fits = _is_directory(target) == place.directory
@@ -437,3 +445,42 @@ def _attach(root: int, place: Place, refused: dict[str, str], taken: set[str]) -
     if mount.if_missing == plan.REFUSE:
         raise BollardError(f"bind {mount.what()}: {what}", hint)
     return reason
+
+
+def _copy(root: int, place: Place) -> str:
+    """Write the file that a tree consists of into the root, unless one like it is there. Returns why not, else "".
+
+    A link there is replaced, and not what it leads to. The file has no mount on it, so it can be renamed and removed.
+    """
+    folder, _, name = place.mount.target.rpartition("/")
+    fresh = f".{name}.bollard"
+    try:
+        data = _read(_fd_path(place.tree))
+        parent = linux.open_in_root(root, folder or "/", os.O_PATH | os.O_DIRECTORY)
+        try:
+            if _read(f"{_fd_path(parent)}/{name}", os.O_NOFOLLOW) != data:
+                fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent)
+                os.write(fd, data)
+                os.close(fd)
+                os.rename(fresh, name, src_dir_fd=parent, dst_dir_fd=parent)
+        finally:
+            os.close(parent)
+    except OSError as error:
+        return str(error.strerror)
+    finally:
+        os.close(place.tree)
+    return ""
+
+
+def _read(path: str, flags: int = 0) -> bytes:
+    """A small file; empty where there is none, or something else."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | flags)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, _FILE_MAX)
+    except OSError:
+        return b""  # a directory
+    finally:
+        os.close(fd)

@@ -15,7 +15,11 @@ from bollard.runtime import constants
 SPEC, ENTRY, VERBOSE, OWN = constants.ENV_SPEC, constants.ENV_ENTRY, constants.ENV_VERBOSE, constants.ENV_OWN
 LIFELINE, QUESTION, TASK = constants.WIRE_LIFELINE, constants.WIRE_QUESTION, constants.WIRE_TASK
 DONE, OK, ERROR, SCRIPT = constants.WIRE_DONE, constants.WIRE_OK, constants.WIRE_ERROR, constants.WIRE_SCRIPT
+# From another keeper of the job: end, unless a step is here.
+END_IDLE = b"E"
 FRAME_MAX = constants.WIRE_FRAME_MAX
+# The folders of jobs on this node, root's: JOBS/JOB/HASH is the socket of a keeper (spank_plugin/job_folder.h).
+JOBS = constants.JOB_FOLDERS
 
 
 def credentials(peer: socket) -> tuple[int, int]:

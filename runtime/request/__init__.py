@@ -8,7 +8,7 @@ command_line.py: parses the command line, renders its help.
 command_options.py: options of single commands.
 spec.py: the options of one container, parsed and validated.
 spec_text.py: the spec as text, from the client to the nodes.
-plan.py: what a node mounts for a spec.
+plan.py: all that a node makes for a spec: namespaces, layers, mounts.
 site.py: the site's settings, as a node reads them.
 site_config.py: bollard.yaml: its keys, its check, the text compiled from it.
 """

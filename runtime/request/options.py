@@ -66,6 +66,7 @@ class Spec:
     cwd: str = "/"
     home: str = ""  # where it appears in the container; "" for no home
     home_source: str = ""  # "" for an empty one of the container's own
+    user_home: str = ""  # the value of HOME where no home is shown
     binds: tuple[Bind, ...] = ()
     env: tuple[tuple[bytes, bytes], ...] = ()
     keep_env: tuple[bytes, ...] = ()
@@ -91,6 +92,8 @@ class Spec:
     dns: tuple[str, ...] = ()
     shm_size: str = ""  # of a /dev/shm of the container's own, as tmpfs(5) takes it; "" for the host's
     cards: tuple[str, ...] = ()  # nv, rocm
+    pty: bool = False  # slurmstepd makes a terminal for the task
+    console: str = ""  # the terminal of `bollard exec`, on the host
     no_umask: bool = False
     no_eval: bool = False
     no_slurm: bool = False
@@ -144,7 +147,8 @@ TABLE: tuple[Row, ...] = (
     ),
     Row("cleanenv", field="cleanenv", forms=("BOLLARD_CLEANENV",), help="start from an empty environment"),
     Row(
-        "no-env", argument="NAME[,NAME]", kind="names", field="no_env", forms=("BOLLARD_NO_ENV",), joined=",",
+        "no-env", argument="NAME[,NAME]", kind="names", field="no_env", forms=("BOLLARD_NO_ENV", "BOLLARD_NOENV"),
+        joined=",",
         help="do not pass these variables of yours",
     ),
     Row("home", argument="SRC[:DST]", kind="home", forms=("BOLLARD_HOME",), help="another directory as the home"),

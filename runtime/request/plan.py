@@ -44,16 +44,21 @@ SLURM_FILES = ("/etc/slurm", "/run/munge")
 # Where a container has the host's Slurm: each place of the host at VIEW + its path, and the commands.
 VIEW = "/run/bollard"
 TOOLS = VIEW + "/bin"
+# Tells apt of a root's container not to become another user: it would notice that it has not.
+APT_CONF = VIEW + "/apt.conf"
+# What packages replace when they are installed. A file of the host there is copied where that ends with the container.
+REPLACED = ("/etc/localtime", "/etc/hosts", "/etc/resolv.conf", "/etc/hostname")
 
 # Filesystems of layers.
 DIRECTORY, EXT3, SQUASHFS, MEMORY = "directory", "ext3", "squashfs", "memory"
 
 # Kinds of mounts, and what `Mount.source` is of each.
 BIND = "bind"  # a file or directory of the host
-FILE = "file"  # the name of a file that the keeper writes: passwd, group, resolv.conf or hostname
+FILE = "file"  # the name of a file that the keeper writes: passwd, group, resolv.conf, hostname or apt.conf
 TMPFS = "tmpfs"  # an empty directory in memory; options of tmpfs(5)
 PROC = "proc"  # a /proc of the container's own process namespace; ""
 DEVPTS = "devpts"  # terminals of the container's own; ""
+MQUEUE = "mqueue"  # message queues of the container's own IPC namespace; ""
 LINK = "link"  # a symbolic link in a tmpfs of the container's own; what it holds
 
 # What happens to a mount whose source, or whose place in the container, is missing (`Mount.if_missing`):
@@ -138,8 +143,8 @@ class Mount(Record):
     """What is put into the root at `target`, an absolute path in the container."""
 
     __slots__ = (
-        "asked", "devices", "if_free", "if_missing", "kind", "noexec", "only", "over_link", "read_only", "shallow",
-        "source", "target",
+        "asked", "copied", "devices", "if_free", "if_missing", "kind", "noexec", "only", "over_link", "read_only",
+        "shallow", "source", "target",
     )  # fmt: skip
     kind: str
     source: str
@@ -153,16 +158,22 @@ class Mount(Record):
     over_link: bool  # takes the place of a link of the image, not of what the link leads to
     if_free: bool  # not where an earlier mount is, by this name or through a link of the image
     asked: bool  # of these an outer one is mounted before an inner one, in whatever order they were asked for
+    copied: bool  # a file that is written into the container's own root, so that a package can replace it
 
     def __init__(
         self, kind: str, source: str, target: str, read_only: bool = False, noexec: bool = False,
         devices: bool = False, shallow: bool = False, if_missing: str = REFUSE, only: str = "",
-        over_link: bool = False, if_free: bool = False, asked: bool = False,
+        over_link: bool = False, if_free: bool = False, asked: bool = False, copied: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(
             kind=kind, source=source, target=target, read_only=read_only, noexec=noexec, devices=devices,
             shallow=shallow, if_missing=if_missing, only=only, over_link=over_link, if_free=if_free, asked=asked,
+            copied=copied,
         )  # fmt: skip
+
+    def as_copy(self) -> Mount:
+        """The same mount, of a file that is copied."""
+        return Mount(**{**{name: getattr(self, name) for name in self.__slots__}, "copied": True})
 
     def what(self) -> str:
         """What is mounted, in words."""
@@ -170,13 +181,19 @@ class Mount(Record):
             return f"{self.source} entry of the user" if self.source in ("passwd", "group") else f"{self.source} file"
         if self.kind == LINK:
             return f"a link to {self.source}"
-        own = {TMPFS: "an empty directory in memory", PROC: "own processes", DEVPTS: "own terminals"}
+        own = {
+            TMPFS: "an empty directory in memory",
+            PROC: "own processes",
+            DEVPTS: "own terminals",
+            MQUEUE: "own message queues",
+        }
         return own.get(self.kind, self.source)
 
     def describe(self) -> str:
         words = (
             (self.read_only, "read-only"), (self.noexec, "noexec"), (self.devices, "devices"),
-            (self.if_missing != REFUSE, "if there"), (self.only == HAS_TARGET, "if the image has it"),
+            (self.copied, "copied"), (self.if_missing != REFUSE, "if there"),
+            (self.only == HAS_TARGET, "if the image has it"),
             (self.only == HAS_SLURM, "if the image has Slurm"),
         )  # fmt: skip
         told = ", ".join([word for here, word in words if here])
@@ -254,8 +271,9 @@ def make(spec: Spec, facts: Facts | None = None) -> Plan:
     facts = facts or Facts()
     layers = _layers(spec, facts)
     writable = spec.writable or any(not layer.read_only for layer in layers)
+    mounts = _mounts(spec, facts)
     return Plan(
-        namespaces=_namespaces(spec), layers=layers, mounts=tuple(_mounts(spec, facts)),
+        namespaces=_namespaces(spec), layers=layers, mounts=tuple(_replaceable(spec, mounts) if writable else mounts),
         directories=tuple(_directories(spec)), missing_gpus=facts.missing_gpus, writable=writable,
         owned=spec.fakeroot or bool(spec.save) or writable,
     )  # fmt: skip
@@ -344,7 +362,8 @@ def _as_asked(bind: Bind, optional: bool = False, asked: bool = False) -> Mount:
         return Mount(TMPFS, source, tidy(target), noexec=noexec, asked=asked)
     missing = OMIT if optional or flags & flag.OPTIONAL else REFUSE
     read_only = bool(flags & flag.READ_ONLY)
-    return Mount(BIND, source, tidy(target), read_only, noexec, shallow=shallow, if_missing=missing, asked=asked)
+    devices = flag.is_device(source)
+    return Mount(BIND, source, tidy(target), read_only, noexec, devices, shallow, missing, asked=asked)
 
 
 def _kernel(spec: Spec, out: set[str]) -> list[Mount]:
@@ -358,12 +377,24 @@ def _kernel(spec: Spec, out: set[str]) -> list[Mount]:
     if "dev" in out:
         return mounts + shm if spec.shm_size else mounts
     if not spec.contain:
-        return [*mounts, Mount(BIND, "/dev", "/dev", devices=True), *(shm if spec.shm_size else [])]
+        mounts.append(Mount(BIND, "/dev", "/dev", devices=True))
+        if "ipc" in spec.unshare or spec.shm_size:
+            mounts += shm
+        if "ipc" in spec.unshare:
+            mounts.append(Mount(MQUEUE, "", "/dev/mqueue", noexec=True))
+        return mounts
     mounts.append(Mount(TMPFS, "mode=0755,size=1m", "/dev"))
     mounts += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in DEV_NODES]
     mounts += shm
-    mounts += [] if "devpts" in out else [Mount(DEVPTS, "", "/dev/pts", noexec=True)]
-    mounts += [Mount(LINK, text, path) for text, path in DEV_LINKS]
+    links: tuple[tuple[str, str], ...] = DEV_LINKS
+    if spec.pty:  # the terminal is made after the container: it is seen among the host's alone
+        mounts += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in ("/dev/pts", "/dev/ptmx")]
+        links = tuple([link for link in links if link[1] != "/dev/ptmx"])
+    elif "devpts" not in out:
+        mounts.append(Mount(DEVPTS, "", "/dev/pts", noexec=True))
+    if spec.console:
+        mounts.append(Mount(BIND, spec.console, "/dev/console", devices=True, if_missing=OMIT))
+    mounts += [Mount(LINK, text, path) for text, path in links]
     return mounts
 
 
@@ -433,7 +464,18 @@ def _identity(spec: Spec, out: set[str]) -> list[Mount]:
         mounts.append(Mount(BIND, "/etc/resolv.conf", "/etc/resolv.conf", read_only=True, if_missing=OMIT))
     if spec.hostname:
         mounts.append(Mount(FILE, "hostname", "/etc/hostname", read_only=True, if_missing=OMIT))
+    if spec.fakeroot:
+        mounts.append(Mount(FILE, "apt.conf", APT_CONF, read_only=True, if_missing=OMIT))
     return mounts
+
+
+def _replaceable(spec: Spec, mounts: list[Mount]) -> list[Mount]:
+    """`mounts` with files of /etc copied, where root is in the container and can write to it: packages add users then,
+    and replace files. Files of the host are copied into a root in memory alone: elsewhere they would stay."""
+    if not spec.fakeroot:
+        return mounts
+    places = ("/etc/passwd", "/etc/group", *(REPLACED if spec.writable_tmpfs else ()))
+    return [mount.as_copy() if mount.target in places and not mount.asked else mount for mount in mounts]
 
 
 def _slurm(spec: Spec, facts: Facts) -> list[Mount]:
@@ -456,3 +498,10 @@ def _binds_cwd(cwd: str, mounts: list[Mount], binds: tuple[Bind, ...]) -> bool:
         return False
     targets = [mount.target for mount in mounts] + [bind[1] for bind in binds]
     return not any(below(cwd, target) for target in targets)
+
+
+def shows(mounts: tuple[Mount, ...], cwd: str, spec: Spec) -> bool:
+    """Whether a container of `spec`, made with `mounts`, is what a step in `cwd` needs: it would bind nothing more."""
+    if spec.contain or "cwd" in spec.no_mount:
+        return True
+    return ".." not in cwd.split("/") and not _binds_cwd(tidy(cwd), list(mounts), spec.binds)

@@ -30,9 +30,11 @@ class Site:
         "environment",
         "forbidden",
         "home",
+        "layer_max",
         "mounts",
         "mpirun",
         "prefix",
+        "registry",
         "spool",
         "writable",
     )
@@ -49,6 +51,8 @@ class Site:
         forbidden: tuple[str, ...] = (),
         environment: tuple[tuple[bytes, bytes], ...] = (),
         prefix: str = "",
+        registry: bool = False,
+        layer_max: int = 0,
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -59,6 +63,8 @@ class Site:
         self.allowed = allowed  # directories of images; () for any
         self.forbidden = forbidden
         self.environment = environment
+        self.layer_max = layer_max  # bytes that one archive may unpack to; 0 for no limit
+        self.registry = registry
         self.prefix = prefix  # what Slurm's configuration calls the installation; "" where nothing was compiled
 
 
@@ -107,6 +113,8 @@ def parse(text: bytes) -> Site:
         forbidden=tuple(given.get("images-forbidden", [])),
         environment=tuple(environment),
         prefix=last("prefix", ""),
+        layer_max=int(last("layer-max", "0")),
+        registry=last("registry", "0") == "1",
     )
 
 

@@ -51,8 +51,11 @@ _NO_FLAGS = {
     "unbindable": "mounts made in a container stay in it",
     "image-src": "what is in an image is not bound; --overlay FILE.sqfs lays a whole squashfs file over the container",
     "id": "what is in an image is not bound",
+    "nonested": "APPTAINER_BIND in the container names every bind",
 }
-_TMPFS_SETTINGS = ("size", "mode", "nr_inodes")
+# tmpfs(5), and the marks that their values have beside letters and digits.
+_TMPFS_SETTINGS = ("size", "nr_blocks", "nr_inodes", "mode", "huge", "mpol")
+_SETTING_MARKS = "%_:-="
 
 NAMESPACES = ("net", "ipc", "uts", "pid")
 _HOST_MAX = 64  # the kernel's
@@ -106,17 +109,30 @@ def _bind(what: str, text: str, source: str, target: str, words: list[str], spec
     flags = {"tmpfs": TMPFS, "umount": UMOUNT}.get(special, 0)
     settings = []
     for word in words:
-        if (name := word.partition("=")[0]) in _NO_FLAGS:
+        name, _, setting = word.partition("=")
+        if name == "dev" and is_device(source):
+            continue
+        if name in _NO_FLAGS:
             raise BollardError(f"{what} {text!r}: {name!r} is not supported: {_NO_FLAGS[name]}", "leave it out")
         if special == "tmpfs" and name == "size":
-            settings.append("size=" + parse_size(f"{what} {text!r}: size", word[5:]))
-        elif special == "tmpfs" and name in _TMPFS_SETTINGS and word.partition("=")[2].isalnum():
+            settings.append("size=" + parse_size(f"{what} {text!r}: size", setting))
+        elif special == "tmpfs" and name in _TMPFS_SETTINGS and _is_setting(setting):
             settings.append(word)
         elif word in _FLAGS:
             flags |= _FLAGS[word]
         elif word:
             raise BollardError(f"{what} {text!r}: unknown flag {word!r}", "use ro, rw, noexec or nofail")
     return ",".join(settings) if special else source, target, flags
+
+
+def _is_setting(value: str) -> bool:
+    return bool(value) and all(c.isascii() and (c.isalnum() or c in _SETTING_MARKS) for c in value)
+
+
+def is_device(path: str) -> bool:
+    """Whether a path of the host names /dev, or something in it."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return path.startswith("/") and parts[:1] == ["dev"] and ".." not in parts
 
 
 def parse_binds(text: str, cwd: str, home: str, what: str = "bind") -> tuple[Bind, ...]:
@@ -385,7 +401,8 @@ def make(values: list[tuple[str, str]]) -> Spec:
     if not fields.get("image") and fields.get("name_mode", constants.MODE_CREATE) == constants.MODE_CREATE:
         raise BollardError("no image named", "use --container=IMAGE")
     fields["home_source"], fields["home"] = _homes(given, cwd, home, fields.get("contain", False))
-    fields.update(cwd=cwd, unshare=tuple(name for name in NAMESPACES if name in unshare))
+    fields.update(cwd=cwd, user_home=home, unshare=tuple(name for name in NAMESPACES if name in unshare))
+    fields["pty"] = switch(given.get("pty", []))
     fields["asked"] = last("asked") or last("image") or fields["name"]
     return Spec(**fields, options=_options(given, fields))
 

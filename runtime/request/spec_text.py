@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The spec as text, on its way from the client to the nodes in one environment variable: a header, then options.
 
-    bollard1 root=0 image=1 multi-prog=0 verbose= name= mode=auto : image=/data/a%20b.sif asked=a%20b.sif cwd=/data ...
+    bollard1 root=0 image=1 multi-prog=0 verbose= name= mode=auto cwd=/data : image=/data/a%20b.sif ...
 
 The header has a fixed form, for root reads it (`spank_plugin/header.c`) and nothing else:
 
@@ -10,13 +10,13 @@ The header has a fixed form, for root reads it (`spank_plugin/header.c`) and not
     multi-prog   1: srun has put the launcher before each program of --multi-prog
     verbose      when the client began, ns since 1970; empty without --container-verbose
     name, mode   of the container; an empty name for none
+    cwd          the directory the tasks start in, as a value of an option
 
 The options are `KEY=VALUE` with a space between. %XX stands for a byte that is a space, `%`, `&`, a control character
 or not ASCII; `&` stands between the values of an option that was given more than once. Each key stands once:
 
     image        absolute path of the image
     asked        the words the user typed, for messages
-    cwd          the directory the tasks start in
     userhome     $HOME of the client
     id           inode.size.mtime of the image file, so that a rebuilt image is another container
     once         a word of this client's own, where the container must be its step's alone
@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from bollard.runtime import constants
 from bollard.runtime.errors import BollardError
+from bollard.runtime.frozen import replace
 from bollard.runtime.request import options
 
 TYPE_CHECKING = False
@@ -43,9 +44,9 @@ else:
     from bollard.runtime.frozen import record
 
 MODES = (constants.MODE_AUTO, constants.MODE_CREATE, constants.MODE_EXEC, constants.MODE_NO_EXEC)
-FIXED = ("image", "asked", "cwd", "userhome", "id", "once")
+FIXED = ("image", "asked", "userhome", "id", "once", "pty")
 # Words of a client's own that only the header carries.
-IN_HEADER = ("multi-prog", "verbose")
+IN_HEADER = ("cwd", "multi-prog", "verbose")
 _MARK = constants.VALUE_MARK.decode()
 _ESCAPED = frozenset(b"%" + constants.VALUE_MARK)
 _LETTERS = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -63,6 +64,7 @@ class Header:
     verbose: str = ""
     name: str = ""
     mode: str = constants.MODE_AUTO
+    cwd: str = "/"  # quoted
 
 
 def quote(text: str) -> str:
@@ -135,6 +137,7 @@ def _head(header: Header) -> bytes:
         constants.HEADER_VERBOSE + header.verbose,
         constants.HEADER_NAME + header.name,
         constants.HEADER_MODE + header.mode,
+        constants.HEADER_CWD + header.cwd,
         constants.HEADER_END,
         "",
     )
@@ -146,7 +149,9 @@ def header_of(asked: Spec, verbose: str = "", multi_prog: bool = False) -> Heade
 
     verbose: when the client began, ns since 1970; "" where the user did not ask.
     """
-    return Header(asked.fakeroot, bool(asked.image), multi_prog, verbose, asked.name, asked.name_mode)
+    return Header(
+        asked.fakeroot, bool(asked.image), multi_prog, verbose, asked.name, asked.name_mode, quote(asked.cwd)
+    )  # fmt: skip
 
 
 def split_header(text: bytes) -> tuple[Header, bytes]:
@@ -154,8 +159,8 @@ def split_header(text: bytes) -> tuple[Header, bytes]:
 
     Raises: BollardError for any text that root does not take for a spec.
     """
-    words = text.split(b" ", 8)
-    if len(words) != 9 or words[0] != constants.HEADER_VERSION.encode() or words[7] != constants.HEADER_END.encode():
+    words = text.split(b" ", 9)
+    if len(words) != 10 or words[0] != constants.HEADER_VERSION.encode() or words[8] != constants.HEADER_END.encode():
         raise _unreadable("its header is of another form")
     root, image, multi_prog = (
         _one_of(word, key, (b"0", b"1")) == b"1"
@@ -170,9 +175,12 @@ def split_header(text: bytes) -> tuple[Header, bytes]:
         raise _unreadable("its header has no number")
     if len(name) > constants.NAME_MAX_BYTES or not _NAME_LETTERS.issuperset(name) or (not name and mode != b"auto"):
         raise _unreadable("its header has no name")
-    if any(not 0x20 <= byte <= 0x7E for byte in words[8]):
+    cwd = _after(words[7], constants.HEADER_CWD)
+    if len(words[7]) >= constants.CWD_MAX:
+        raise _unreadable("its header has no directory")
+    if any(not 0x20 <= byte <= 0x7E for byte in cwd + words[9]):
         raise _unreadable("a byte in it is not printable ASCII")
-    return Header(root, image, multi_prog, verbose.decode(), name.decode(), mode.decode()), words[8]
+    return Header(root, image, multi_prog, verbose.decode(), name.decode(), mode.decode(), cwd.decode()), words[9]
 
 
 def _after(word: bytes, key: str) -> bytes:
@@ -194,7 +202,7 @@ def read(text: bytes) -> tuple[Header, Values]:
     Raises: BollardError for a text that no client has made: an unknown or repeated key, a byte that is not ASCII.
     """
     header, rest = split_header(text)
-    values = pairs(rest)
+    values = pairs(constants.HEADER_CWD.encode() + header.cwd.encode() + b" " + rest)
     keys = [pair.partition(b"=")[0].decode("ascii") for pair in rest.split(b" ")]
     known = {*FIXED, *options.ROWS, *options.VARIABLES}.difference(IN_HEADER)
     for at, key in enumerate(keys):
@@ -211,7 +219,7 @@ def read(text: bytes) -> tuple[Header, Values]:
 def refuse_other(header: Header, asked: Spec) -> None:
     """BollardError where what root has read says something else than the options do."""
     own = header_of(asked, header.verbose, header.multi_prog)
-    if own != header:
+    if replace(own, cwd=header.cwd) != header:  # the directory stands nowhere else
         raise _unreadable("its header contradicts its options")
 
 

@@ -121,8 +121,8 @@ def test_the_extern_step():
         assert slurms and int(slurms[1], 16) == constants.EXTERN_STEP
 
 
-def test_the_word_of_the_records_descriptor():
-    assert record.descriptor(f"spool=/x {constants.RECORD_FD_WORD}17 ") == 17
+def test_the_words_of_the_records_descriptor():
+    assert record.descriptor(f"spool=/x {constants.RECORD_FD_WORD}17 record-as=a.1 ") == (17, "a.1")
 
 
 def test_the_number_of_a_batch_script():

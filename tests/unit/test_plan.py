@@ -21,6 +21,21 @@ def targets(facts: plan.Facts | None = None, **wishes) -> list[str]:
     return [mount.target for mount in made(facts, **wishes)]
 
 
+def test_files_that_packages_replace_are_copied():
+    def copied(overlays=(), **wishes) -> set[str]:
+        facts = plan.Facts(directory=True, overlays=tuple(plan.DIRECTORY for _ in overlays))
+        made = plan.make(Spec("/i.sif", overlays=overlays, **wishes), facts)
+        return {mount.target for mount in made.mounts if mount.copied}
+
+    accounts, replaced = {"/etc/passwd", "/etc/group"}, {"/etc/localtime", "/etc/hosts", "/etc/resolv.conf"}
+    assert copied(fakeroot=True) == copied(writable_tmpfs=True) == set()
+    assert copied(fakeroot=True, writable_tmpfs=True) == accounts | replaced
+    # These would stay in the user's own layer.
+    assert copied(fakeroot=True, writable=True) == copied(fakeroot=True, overlays=(("/o", False),)) == accounts
+    assert copied(fakeroot=True, overlays=(("/o", True),)) == set()
+    assert copied(fakeroot=True, writable=True, binds=(("/mine", "/etc/passwd", 0),)) == {"/etc/group"}
+
+
 def test_the_standard_plan():
     facts = plan.Facts(spool="/var/spool/slurmd", prefix="/usr/lib/bollard")
     found = plan.make(Spec("/i.sif", cwd="/scratch/job", home="/home/u", home_source="/home/u"), facts)
@@ -232,6 +247,7 @@ def test_data_for_scripts():
     assert found["mounts"][0] == {
         "kind": "bind", "source": "/proc", "target": "/proc", "read_only": False, "noexec": False, "devices": False,
         "shallow": False, "if_missing": "refuse", "only": "", "over_link": False, "if_free": False, "asked": False,
+        "copied": False,
     }  # fmt: skip
     assert json.loads(json.dumps(found)) == found
 

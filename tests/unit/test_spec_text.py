@@ -16,10 +16,12 @@ from bollard.runtime.request.spec_text import Header
 
 # What can stand in an environment: any bytes but NUL, as os.environ decodes them.
 TEXT = st.binary().map(lambda raw: raw.replace(b"\0", b"").decode("utf-8", "surrogateescape"))
-PLAIN = b"bollard1 root=0 image=1 multi-prog=0 verbose= name= mode=auto : "
+PLAIN = b"bollard1 root=0 image=1 multi-prog=0 verbose= name= mode=auto cwd=/ : "
 
 DECLARATIONS = """
-struct header { int root, image, multi_prog; char verbose[20]; char name[65]; int mode; };
+struct header {
+    int root, image, multi_prog; char verbose[20]; char name[65]; int mode; const char *cwd; size_t cwd_size;
+};
 const char *read_header(const char *spec, struct header *header);
 char *write_header(const struct header *header);
 int parse_name(const char *text, struct header *header);
@@ -42,6 +44,7 @@ def read_by_c(c, text: bytes):
     found = Header(
         bool(header.root), bool(header.image), bool(header.multi_prog),
         ffi.string(header.verbose).decode(), ffi.string(header.name).decode(), spec_text.MODES[header.mode],
+        ffi.buffer(header.cwd, header.cwd_size)[4:].decode(),
     )  # fmt: skip
     return found, ffi.string(rest)
 
@@ -76,14 +79,14 @@ def test_text_that_nobody_wrote(text):
 
 def test_the_canonical_form():
     values = [
-        ("env", "A=1&2"), ("fakeroot", "1"), ("cwd", "/w"), ("image", "/a b%.sif"), ("fakeroot", "0"),
+        ("env", "A=1&2"), ("fakeroot", "1"), ("cwd", "/w x"), ("image", "/a b%.sif"), ("fakeroot", "0"),
         ("env", "B=\u00e4\n"), ("verbose", "1"), ("multi-prog", "1"),
     ]  # fmt: skip
     text = spec_text.canonical(values, spec_text.header_of(spec.make(values), "17", True))
 
     assert text == (
-        b"bollard1 root=0 image=1 multi-prog=1 verbose=17 name= mode=auto : "
-        b"image=/a%20b%25.sif cwd=/w env=A=1%262&B=%C3%A4%0A fakeroot=0"
+        b"bollard1 root=0 image=1 multi-prog=1 verbose=17 name= mode=auto cwd=/w%20x : "
+        b"image=/a%20b%25.sif env=A=1%262&B=%C3%A4%0A fakeroot=0"
     )
     header, found = spec_text.read(text)
     assert spec_text.canonical(found, header) == text
@@ -98,7 +101,8 @@ def test_the_canonical_form():
         (b"image=/i nonsense=1", "'nonsense' is no key"),
         (b"image=/i verbose=1", "'verbose' is no key"),
         (b"image=/i multi-prog=1", "'multi-prog' is no key"),
-        (b"image=/i  cwd=/", "'' is no key"),
+        (b"image=/i  pwd=/", "'' is no key"),
+        (b"image=/i cwd=/", "'cwd' is no key"),
         (b"", "'' is no key"),
         (b"image=/i env", "no value for 'env'"),
         (b"image=/i env=A%3", "cannot be read"),
@@ -132,6 +136,7 @@ def test_a_header_that_says_something_else(head, rest):
 HEADERS = st.builds(
     Header, st.booleans(), st.booleans(), st.booleans(), st.text("0123456789", max_size=19),
     st.from_regex("[A-Za-z0-9_.-]{1,64}", fullmatch=True), st.sampled_from(spec_text.MODES),
+    TEXT.map(spec_text.quote),
 )  # fmt: skip
 
 
@@ -142,6 +147,8 @@ def test_c_and_python_write_one_header(c, header):
     held.root, held.image, held.multi_prog = header.root, header.image, header.multi_prog
     held.verbose, held.name = header.verbose.encode(), header.name.encode()
     held.mode = spec_text.MODES.index(header.mode)
+    directory = ffi.new("char[]", header.cwd.encode())
+    held.cwd, held.cwd_size = directory, len(header.cwd)
     written = lib.write_header(held)
     text = ffi.string(written)
     lib.free(written)
@@ -169,8 +176,9 @@ def some_text(rng: random.Random) -> bytes:
     name = rng.choice(("", "a", "n_.-9", "x" * rng.randint(60, 66)))
     mode = rng.choice(spec_text.MODES) if name and rng.random() < 0.9 else "auto"
     verbose = str(rng.randrange(10 ** rng.randint(1, 21))) if rng.random() < 0.3 else ""
-    header = Header(rng.random() < 0.5, rng.random() < 0.8, rng.random() < 0.1, verbose, name, mode)
-    values = [("image", "/data/a b.sif"), ("cwd", "/w")]
+    cwd = rng.choice(("/", "/w", "", "/a%20b", "/" + "x" * rng.randint(12280, 12310)))
+    header = Header(rng.random() < 0.5, rng.random() < 0.8, rng.random() < 0.1, verbose, name, mode, cwd)
+    values = [("image", "/data/a b.sif")]
     values += [(row, rng.choice(("1", "0", "a&b c", "\u00e4"))) for row in rng.choices(list(options.ROWS)[1:-1], k=2)]
     text = bytearray(spec_text._head(header) + spec_text.text(values))
     for _ in range(rng.choice((0, 0, 1, 1, 1, 2, 5))):
