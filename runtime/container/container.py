@@ -30,6 +30,7 @@ class Container:
         "entrypoint",
         "environment",
         "image",
+        "image_root",
         "instance",
         "ops",
         "record",
@@ -37,6 +38,7 @@ class Container:
         "saver",
         "scripts",
         "server",
+        "server_state",
         "servers",
         "site",
         "spec",
@@ -62,6 +64,8 @@ class Container:
         self.image = opened
         self.ops = ops
         self.server = server  # process id of the FUSE server, 0 for a directory
+        self.server_state = -1  # a descriptor of its /proc/PID/stat
+        self.image_root = -1  # a descriptor of the image's own root directory
         self.clock = clock
         self.scripts: list[tuple[str, bytes]] = []  # the image's own, for its environment
         self.environment: environment.ImageEnvironment | None = None  # what they set, once that is known
@@ -82,7 +86,7 @@ class Container:
     def private(self, listener: int) -> tuple[int, ...]:
         """The descriptors that are the keeper's alone."""
         saver = (self.saver.ask, self.saver.answer) if self.saver else ()
-        return (listener, self.image.fd, *self.ways_in, self.record.fd, *saver)
+        return (listener, self.image.fd, self.image_root, *self.ways_in, self.record.fd, *saver)
 
     def define_environment(
         self, shell: Callable[[bytes, list[bytes]], bytes | None], cwd: bytes = b"/"

@@ -16,7 +16,7 @@ from _signal import SIG_IGN, SIGCHLD, signal
 from errno import EINVAL, EIO, ENOSPC, ENOSYS
 
 from bollard.runtime import host_slurm
-from bollard.runtime.container import entry, fuse, imports, layers, mounts, readahead, record, task_reaper
+from bollard.runtime.container import entry, fuse, idle, imports, layers, mounts, readahead, record, task_reaper
 from bollard.runtime.container.clock import Clock
 from bollard.runtime.container.container import Container
 from bollard.runtime.errors import BollardError
@@ -84,10 +84,18 @@ def enter(asked: Spec, clock: Clock, spool: str = "", program: str = "", here: s
 
     `spool` is SlurmdSpoolDir, `program` what the first task will most likely start, `here` what the site wants.
     """
+    deadlines: list[fuse.Deadline] = []
     try:
-        return _enter(asked, clock, spool, program, here)
-    except OSError as error:
-        raise _explained(asked, error) from error
+        container = _enter(asked, clock, spool, program, here, deadlines)
+    except (OSError, BollardError) as error:
+        if not all(deadline.met() for deadline in deadlines):
+            raise fuse.silent(asked.asked) from error
+        if isinstance(error, OSError):
+            raise _explained(asked, error) from error
+        raise
+    if not all(deadline.met() for deadline in deadlines):
+        raise fuse.silent(asked.asked)
+    return container
 
 
 def _explained(asked: Spec, error: OSError) -> BollardError:
@@ -105,7 +113,9 @@ def _explained(asked: Spec, error: OSError) -> BollardError:
     )
 
 
-def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site) -> Container:
+def _enter(
+    asked: Spec, clock: Clock, spool: str, program: str, here: site.Site, deadlines: list[fuse.Deadline]
+) -> Container:
     """The order is one of time: what needs no answer of the image's server is done while that starts."""
     signal(SIGCHLD, SIG_IGN)  # children are watched by their pidfd; none waits to be reaped
     linux.new_mount_namespace()  # first, for a directory can be bound only by the namespace it was opened in
@@ -115,6 +125,8 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     processes = _unshare(asked)
     own = layers.are_own(asked, own_layers)
     base, server, words = _mount(asked, opened, own)
+    state = fuse.open_state(server) if server else -1
+    deadlines += [fuse.Deadline(server, state)] if server else []
     clock.mark("fuse")
     imports.complete()  # meanwhile the server starts
     ops, lacking = _plan(asked, spool, here)
@@ -129,7 +141,6 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
         readahead.start(root, program)
     for name, ours in accounts.items():
         _write(files[name], identity.merged(_read_in(root, f"/etc/{name}"), ours))
-    os.close(root)
     clock.mark("server")
     base, servers = layers.mount(asked, base, SESSION, own_layers, places)
     saver = _start_saver(asked, base, own)
@@ -141,6 +152,7 @@ def _enter(asked: Spec, clock: Clock, spool: str, program: str, here: site.Site)
     container = Container(asked, opened, ops, server, clock, here, ways_in)
     container.saver, container.servers = saver, servers
     container.warnings = lacking + [f"{os.uname().nodename}: {warning}" for warning in warnings]
+    container.server_state, container.image_root = state, root
     _look_around(container)
     clock.mark("environment")
     return container
@@ -311,7 +323,7 @@ def serve(container: Container, listener: int, job: int, holder: int = entry.ANY
     """Let tasks in until the end of the step, of the job, or of the last task (see entry.Server.run). `holder`: who may
     hold a lifeline."""
     linux.drop_capabilities()
-    watcher = task_reaper.start(job, container.private(listener))
+    watcher = task_reaper.start(job, container.private(listener), container.server, container.server_state)
     container.clock.mark("ready")
     entry.Server(container, listener, job, watcher, holder).run()
 
@@ -336,6 +348,7 @@ def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job:
         raise BollardError("inside a container, no variable can ask for root in another", "use --container-remap-root")
     words = os.fsdecode(arguments)
     spool = plan.spool_directory(words, os.uname().nodename.split(".")[0], here)
+    idle.end_oldest(listener, here.idle)
     holder = entry.USER_IS_ROOT if identity.is_host_root() else entry.ROOT
     container = enter(asked, clock, spool, os.fsdecode(program), here)
     container.record.fd, container.record.container = record.descriptor(words)

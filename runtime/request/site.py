@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NAME = "site.conf"
 # Far above what a site writes; a longer file is not ours.
 SIZE_MAX = 1 << 20
+IDLE_CONTAINERS = 8
 
 
 class Site:
@@ -30,6 +31,7 @@ class Site:
         "environment",
         "forbidden",
         "home",
+        "idle",
         "mounts",
         "mpirun",
         "prefix",
@@ -49,6 +51,7 @@ class Site:
         forbidden: tuple[str, ...] = (),
         environment: tuple[tuple[bytes, bytes], ...] = (),
         prefix: str = "",
+        idle: int = IDLE_CONTAINERS,
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -59,6 +62,7 @@ class Site:
         self.allowed = allowed  # directories of images; () for any
         self.forbidden = forbidden
         self.environment = environment
+        self.idle = idle  # how many containers of a job may wait for its next step
         self.prefix = prefix  # what Slurm's configuration calls the installation; "" where nothing was compiled
 
 
@@ -107,6 +111,7 @@ def parse(text: bytes) -> Site:
         forbidden=tuple(given.get("images-forbidden", [])),
         environment=tuple(environment),
         prefix=last("prefix", ""),
+        idle=int(last("idle-containers", str(IDLE_CONTAINERS))),
     )
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # The kernel's limit for one string of the environment (MAX_ARG_STRLEN).
 VALUE_MAX = 128 * 1024
+# Of all values together, and of all that a script assigns. More is for the image's own shell, in the task's limits.
+VALUES_MAX = 4 << 20
 
 _SPLITS = b" \t\n*?[\\"
 
@@ -51,6 +53,7 @@ class _Shell:
     def __init__(self, values: dict[bytes, bytes], exported: set[bytes]) -> None:
         self.values = values
         self.exported = exported
+        self.size = sum(map(len, values.values()))  # with each value that was replaced
 
     def run(self, commands: list[Command]) -> bool:
         """Whether the last command succeeded."""
@@ -101,6 +104,9 @@ class _Shell:
             raise Unsupported(f"{name.decode()}=")
         if len(value) > VALUE_MAX:
             raise Unsupported("a very long value")
+        self.size += len(value)
+        if self.size > VALUES_MAX:
+            raise Unsupported("very many values")
         self.values[name] = value
 
     def _export(self, words: list[Word]) -> None:

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from bollard.runtime.shell.interpreter import VALUE_MAX, evaluate, expand
+from bollard.runtime.shell.interpreter import VALUE_MAX, VALUES_MAX, evaluate, expand
 from bollard.runtime.shell.syntax import Unsupported, is_name
 
 START = {b"HOME": b"/home/u", b"PATH": b"/usr/bin:/bin"}
@@ -300,3 +300,13 @@ def test_random_bytes_are_understood_or_refused():
         script = b"".join(source.choice(pieces) for _ in range(source.randrange(24)))
         with contextlib.suppress(Unsupported):
             ours(script)
+
+
+def test_many_values_are_too_many():
+    """A short script that would make gigabytes of variables."""
+    double = b"A=xxxxxxxxxxxxxxxx\n" + b"A=$A$A\n" * 12
+    script = double + b"".join(b"B%d=$A\n" % number for number in range(2000))
+    values = {}
+    with pytest.raises(Unsupported, match="very many values"):
+        evaluate(script, values, set())
+    assert sum(map(len, values.values())) <= VALUES_MAX
