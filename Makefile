@@ -24,7 +24,7 @@ BUILD_PACKAGES := debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot u
 	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci openssl:/usr/bin/openssl
 TOOLS := pytest hypothesis pexpect cffi ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
-.PHONY: help machine packages dev demo test unit build-test cluster-test releases-test fuzz peers stress bench lint format clean
+.PHONY: help machine packages dev demo test unit build-test cluster-test releases-test fuzz fuzz-c peers stress bench lint format clean
 
 help:
 	@echo 'make demo          bring a Slurm cluster up on this machine and run MPI in a container on it'
@@ -33,7 +33,8 @@ help:
 	@echo 'make build-test    definition files built without root (minutes; Debian mirror, PyPI)'
 	@echo 'make cluster-test  tests on the cluster; SUITE=trixie for another Slurm'
 	@echo 'make releases-test what meets Slurm, on the other releases: $(RELEASES)'
-	@echo 'make fuzz          damaged input for the readers of definitions and images; SECONDS=60'
+	@echo 'make fuzz          damaged input for the readers of definitions and images, and for those in C; SECONDS=60'
+	@echo 'make fuzz-c        the C alone, with sanitizers; SECONDS=60'
 	@echo 'make peers         bollard and Apptainer run the same lines, and are compared'
 	@echo 'make stress        thousands of steps, cancelled at any moment (half an hour); STRESS=--cancels=20 for less'
 	@echo 'make bench         what a container costs, as a table and as JSON'
@@ -75,8 +76,8 @@ build-test: dev
 AGAIN := --last-failed --last-failed-no-failures none
 
 cluster-test: dev
-	$(PYTHON) -m pytest -q --suite $(SUITE) tests/cluster || \
-	$(PYTHON) -m pytest -q --suite $(SUITE) $(AGAIN) tests/cluster
+	$(PYTHON) -m pytest -q --suite $(SUITE) tests/cluster tests/hostile || \
+	$(PYTHON) -m pytest -q --suite $(SUITE) $(AGAIN) tests/cluster tests/hostile
 
 # STRESS='--cancels=20 --crowd=20 --named=10 --seed=1': tests/stress/conftest.py has them all.
 stress: dev
@@ -85,8 +86,8 @@ stress: dev
 releases-test: dev
 	@status=0; for suite in $(RELEASES); do \
 	    echo "== $$suite"; \
-	    $(PYTHON) -m pytest -q --suite $$suite -m every_release tests/cluster || \
-	    $(PYTHON) -m pytest -q --suite $$suite -m every_release $(AGAIN) tests/cluster || status=$$?; \
+	    $(PYTHON) -m pytest -q --suite $$suite -m every_release tests/cluster tests/hostile || \
+	    $(PYTHON) -m pytest -q --suite $$suite -m every_release $(AGAIN) tests/cluster tests/hostile || status=$$?; \
 	    $(CLUSTER) down --suite $$suite || status=$$?; \
 	done; exit $$status
 
@@ -107,6 +108,9 @@ test: machine
 fuzz: dev
 	$(PYTHON) tests/fuzz/run.py --seconds $(SECONDS)
 
+fuzz-c: dev
+	$(PYTHON) tests/fuzz/run.py --seconds $(SECONDS) --only c
+
 bench: packages
 	$(SYSTEM) bench/run.py
 
@@ -125,6 +129,7 @@ lint: dev
 	cd tests/fuzz && MYPYPATH=.. $(MYPY) .
 	cd tests/builds && MYPYPATH=.. $(MYPY) .
 	cd tests/stress && MYPYPATH=../cluster:.. $(MYPY) .
+	cd tests/hostile && MYPYPATH=../cluster:.. $(MYPY) .
 
 format: dev
 	.venv/bin/ruff check --fix-only --quiet .

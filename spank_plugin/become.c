@@ -2,13 +2,18 @@
 /* The launcher becomes the program. */
 #define _GNU_SOURCE
 #include "enter.h"
+#include "ownership.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+/* In the namespace, a group that is not mapped there. */
+#define NO_GROUP 65534
 
 static const char DEFAULT_PATH[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -20,6 +25,21 @@ const char *variable(char **envp, const char *name)
 		if (strncmp(*envp, name, size) == 0 && (*envp)[size] == '=')
 			return *envp + size + 1;
 	return NULL;
+}
+
+void act_as_root(const char *root)
+{
+	static gid_t groups[NGROUPS_MAX];
+	int all, count = 0;
+
+	if (!root[0] || !b_can_fake_ownership())
+		return;  /* such a program is told by the kernel what it may not do */
+	all = getgroups(NGROUPS_MAX, groups);
+	for (int i = 0; i < all; i++)
+		if (groups[i] != 0 && groups[i] != NO_GROUP)
+			groups[count++] = groups[i];
+	if (b_fake_ownership(0, groups, count) < 0)
+		fprintf(stderr, "bollard: no seccomp filter (%s): changes of owner will fail\n", strerror(errno));
 }
 
 /* execve(2), and as execvp(3) and every shell do, a script without a #! line goes to /bin/sh. */

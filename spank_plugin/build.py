@@ -57,7 +57,7 @@ SOURCES = {
         *("job_cgroup", "job_folder", "job_end"),
     ),
     "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),
-    "bollard-enter": ("enter", "entry", "script", "become", "supervise", "wire"),
+    "bollard-enter": ("enter", "entry", "script", "become", "supervise", "ranks", "program", "wire"),
     "bollard-cat": ("cat",),
     "bollard-inside": ("inside", "mpirun", "placement", "program"),
     "paths.so": ("paths",),

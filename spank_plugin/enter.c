@@ -3,19 +3,57 @@
  * TaskProlog and limits, asks the keeper, joins its namespaces and becomes the program. */
 #define _GNU_SOURCE
 #include "enter.h"
+#include "ranks.h"
 #include "wire.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#define TOLD_MS 1000  /* how long to wait for the next task with the same mistake */
 #define MODE_SAVE "save"  /* runtime/container/entry.py: SAVE; any other: WAIT */
+
+static unsigned long long hash(const char *text)
+{
+	unsigned long long sum = 0xcbf29ce484222325u;  /* FNV-1a, 64 bit */
+
+	for (; *text; text++)
+		sum = (sum ^ (unsigned char) *text) * 0x100000001b3u;
+	return sum;
+}
+
+/* Whether another task of this step on this node has told the same just now. Who tells first holds an address for a
+ * while; the others find it there. */
+static int is_told(const char *text)
+{
+	const char *job = getenv("SLURM_JOB_ID"), *id = getenv("SLURM_STEP_ID"), *tasks = getenv("SLURM_STEP_NUM_TASKS");
+	char name[100];
+	struct pollfd other = { .events = POLLIN };
+	long others = tasks ? atol(tasks) - 1 : 0;
+	int fd;
+
+	if (!job || !id || others < 1)
+		return 0;
+	snprintf(name, sizeof(name), "bollard-told/%u/%.20s.%.20s/%016llx", getuid(), job, id, hash(text));
+	fd = wire_listen(name);
+	if (fd < 0)  /* wire_connect() makes sure that the holder is this user */
+		return errno == EADDRINUSE && wire_connect(name, getuid()) >= 0;
+	fprintf(stderr, "bollard: %s\n", text);
+	for (other.fd = fd; others > 0 && poll(&other, 1, TOLD_MS) == 1; others--)
+		if (accept4(fd, NULL, NULL, SOCK_CLOEXEC) < 0)
+			break;
+	return 1;
+}
 
 int fail(const char *text)
 {
+	if (is_told(text))
+		return EXIT_BOLLARD;
 	fprintf(stderr, "bollard: %s\n", text);
 	return EXIT_BOLLARD;
 }
@@ -36,10 +74,28 @@ static int be_fusermount(const char *socket_number, const char *device)
 	return sendmsg(atoi(socket_number), &message, 0) == 1 ? 0 : EXIT_BOLLARD;
 }
 
+static int is_directory(const char *path)
+{
+	struct stat st;
+
+	return path && path[0] == '/' && stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+/* A TaskProlog makes a directory when the container stands already. One task of the node tells. */
+static void warn_of_lost_scratch(const char *scratch, char **envp)
+{
+	const char *local = getenv("SLURM_LOCALID"), *inside = variable(envp, "TMPDIR");
+
+	if (inside && strcmp(inside, scratch) == 0 && !is_directory(inside) && (!local || strcmp(local, "0") == 0))
+		fprintf(stderr, "bollard: $TMPDIR is %s, which is not in the container; bind it, or ask the site's "
+			"administrator to add its parent directory to `mounts` in bollard.yaml\n", inside);
+}
+
 int main(int argc, char **argv)
 {
 	const char *fuse_socket = getenv("_FUSE_COMMFD"), *fuse_device = getenv("BOLLARD_FUSE_FD");
 	const char *name = getenv(ENV_ENTRY), *first = getenv(ENV_ARGV0), *image;
+	const char *scratch = is_directory(getenv("TMPDIR")) ? strdup(getenv("TMPDIR")) : NULL;
 	const char *local = getenv("SLURM_LOCALID"), *verbose = getenv(ENV_VERBOSE);
 	char *address, why[4096];
 	struct entry entry = { 0 };
@@ -72,8 +128,12 @@ int main(int argc, char **argv)
 	if (enter(address, argv, verbose ? verbose : "", &entry, &keeper, why, sizeof(why)) < 0)
 		return fail(why);
 	fputs(entry.note, stderr);
+	if (scratch)
+		warn_of_lost_scratch(scratch, entry.envp);
 	if (entry.mode[0])
 		supervise(keeper, strcmp(entry.mode, MODE_SAVE) == 0);
+	act_as_root(entry.root);
+	warn_of_single_ranks(entry.argv, entry.envp);
 	reason = become(entry.argv, entry.envp);
 	image = variable(entry.envp, "BOLLARD_IMAGE");
 	snprintf(why, sizeof(why), "%s: %s in the container %s; %s", entry.argv[0],

@@ -22,6 +22,7 @@ struct entry {
 	const char *cwd;
 	const char *note;  /* for the user's stderr, may be empty */
 	const char *mode;  /* "", or how to run the program: see supervise() */
+	const char *root;  /* "", or "root": the program believes to be root, see act_as_root() */
 };
 
 /* entry.c: ask the keeper at `name` for entry of the command `argv`, join its namespaces, change to its directory.
@@ -30,6 +31,9 @@ int enter(const char *name, char **argv, const char *verbose, struct entry *entr
 
 /* entry.c: 0, or -1 with errno. No set-user-id program gives this process more than it has from here on. */
 int join(const struct ways *ways);
+
+/* become.c: from here on changes of owner succeed without doing anything, in this process and all that it starts. */
+void act_as_root(const char *root);
 
 /* script.c: run the environment script in `frame` in the container, and send what it prints to `keeper`. */
 int run_script(int keeper, const struct ways *ways, char *frame, uint32_t size);

@@ -107,7 +107,8 @@ static int parse(struct entry *entry, uint32_t size)
 	entry->cwd = entry->envp ? wire_next(&at, end) : NULL;
 	entry->note = entry->cwd ? wire_next(&at, end) : NULL;
 	entry->mode = entry->note ? wire_next(&at, end) : NULL;
-	if (entry->mode && entry->argv[0])
+	entry->root = entry->mode ? wire_next(&at, end) : NULL;
+	if (entry->root && entry->argv[0])
 		return 0;
 	errno = EPROTO;
 	return -1;

@@ -98,15 +98,19 @@ static int look_for_private_tmp(struct dl_phdr_info *info, size_t size, void *fo
 	return 0;
 }
 
-/* A path as /proc/self/mountinfo writes it, \040 for a space. */
+static int octal(char c)
+{
+	return c >= '0' && c <= '7';
+}
+
+/* A path as /proc/self/mountinfo writes it, \040 for a space: three digits, always. */
 static void unescape(char *text)
 {
-	unsigned int byte;
 	char *to = text;
 
 	for (; *text; text++)
-		if (sscanf(text, "\\%3o", &byte) == 1) {
-			*to++ = (char) byte;
+		if (text[0] == '\\' && octal(text[1]) && octal(text[2]) && octal(text[3])) {
+			*to++ = (char) ((text[1] - '0') * 64 + (text[2] - '0') * 8 + (text[3] - '0'));
 			text += 3;
 		} else {
 			*to++ = *text;

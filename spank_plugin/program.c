@@ -16,10 +16,11 @@
 static const char OPEN_MPI[] = "pmix", MPICH[] = "pmi2";
 
 /* libmpich.so.12, libmpi.so.12 (the ABI that MPICH, Intel's and others share), libmpi.so.40 (Open MPI). */
-static const char *wireup_of_library(const char *name)
+static const char *wireup_of_library(const char *name, const char *unused)
 {
 	const char *version = strstr(name, ".so.");
 
+	(void) unused;
 	if (strncmp(name, "libmpich", 8) == 0)
 		return MPICH;
 	if (strncmp(name, "libopen-", 8) == 0 || strncmp(name, "libprrte", 8) == 0)  /* Open MPI's own mpirun */
@@ -38,8 +39,10 @@ static uint64_t offset_of(const Elf64_Phdr *parts, unsigned count, uint64_t addr
 	return UINT64_MAX;
 }
 
-/* Every size and place is the file's own word: each is checked before it is used. */
-static const char *wireup_of_elf(const unsigned char *file, uint64_t size)
+/* The first answer of `look` to one of the libraries that a program or library names. Every size and place is the
+ * file's own word: each is checked before it is used. */
+static const char *ask_libraries(const unsigned char *file, uint64_t size,
+				 const char *(*look)(const char *name, const char *wanted), const char *wanted)
 {
 	const Elf64_Ehdr *head = (const Elf64_Ehdr *) file;
 	const Elf64_Phdr *parts;
@@ -65,12 +68,17 @@ static const char *wireup_of_elf(const unsigned char *file, uint64_t size)
 		uint64_t at = dynamic[i].d_un.d_val;
 
 		if (dynamic[i].d_tag == DT_NEEDED && at < size - names && memchr(file + names + at, '\0', size - names - at))
-			found = wireup_of_library((const char *) file + names + at);
+			found = look((const char *) file + names + at, wanted);
 	}
 	return found;
 }
 
-static const char *wireup_of_file(const char *path)
+static const char *same_library(const char *name, const char *wanted)
+{
+	return strncmp(name, wanted, strlen(wanted)) == 0 ? wanted : NULL;
+}
+
+static const char *ask_file(const char *path, const char *(*look)(const char *name, const char *wanted), const char *wanted)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	const char *found = NULL;
@@ -81,11 +89,21 @@ static const char *wireup_of_file(const char *path)
 		return NULL;
 	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0 &&
 	    (file = mmap(NULL, (size_t) st.st_size, PROT_READ, MAP_PRIVATE, fd, 0)) != MAP_FAILED) {
-		found = wireup_of_elf(file, (uint64_t) st.st_size);
+		found = ask_libraries(file, (uint64_t) st.st_size, look, wanted);
 		munmap(file, (size_t) st.st_size);
 	}
 	close(fd);
 	return found;
+}
+
+const char *wireup_of_file(const char *path)
+{
+	return ask_file(path, wireup_of_library, NULL);
+}
+
+int names_library(const char *path, const char *library)
+{
+	return ask_file(path, same_library, library) != NULL;
 }
 
 static const char *wireup_of_name(const char *path)

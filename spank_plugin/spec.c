@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,8 +105,8 @@ static int add_variables(struct text *spec)
 	return any;
 }
 
-/* Whether the site limits where images lie, or may: the runtime knows (site.py). */
-static int site_limits_images(void)
+/* Whether the site's settings have a line that begins so, or may: the runtime knows (site.py). */
+static int site_says(const char *line)
 {
 	int fd = open(BOLLARD_PREFIX "/site.conf", O_RDONLY | O_CLOEXEC);
 	char text[65536];
@@ -118,7 +119,7 @@ static int site_limits_images(void)
 	if (size < 0 || size == (ssize_t) sizeof(text) - 1)
 		return 1;
 	text[size] = '\0';
-	return strstr(text, "\nimages-") != NULL;
+	return strstr(text, line) != NULL;
 }
 
 static void add_identity(struct text *spec, const struct stat *st)
@@ -166,6 +167,7 @@ char *make_spec(const char *container, const char *cwd, int multi_prog)
 	struct text spec = { NULL, 0 };
 	char *image = container ? absolute(container) : NULL, *full;
 	const char *home = getenv("HOME");
+	struct passwd *me;
 	struct stat st;
 	int plain = 0, asks;  /* `asks`: for more than an image */
 
@@ -174,13 +176,17 @@ char *make_spec(const char *container, const char *cwd, int multi_prog)
 		add(&spec, "asked", container);
 	}
 	add(&spec, "cwd", cwd);
-	add(&spec, "userhome", home ? home : "");
-	plain = image && image[0] == '/' && plain_image(image, &st) && !site_limits_images();
+	if (!home || !home[0])
+		home = (me = getpwuid(getuid())) ? me->pw_dir : "";
+	add(&spec, "userhome", home);
+	plain = image && image[0] == '/' && plain_image(image, &st) && !site_says("\nimages-");
 	if (plain)
 		add_identity(&spec, &st);
 	asks = add_variables(&spec);
 	if (multi_prog)
 		add(&spec, "multi-prog", "2");  /* see client_local_user_init() */
+	if (is_set(slurm_option("pty")))
+		add(&spec, "pty", "1");  /* the full check takes it out where it changes nothing */
 	if (given.here) {  /* finished spec text: spec.py, options */
 		char *grown = realloc(spec.at, spec.size + strlen(given.here) + 2);
 
@@ -192,6 +198,7 @@ char *make_spec(const char *container, const char *cwd, int multi_prog)
 	}
 	for (int i = 0; i < OPTION_COUNT; i++)
 		asks |= given.values[i] && i != OPTION_IMAGE;
+	asks |= plain && site_says("\nwritable=1");
 	if (asks && !is_named())
 		add(&spec, "once", once());  /* the full check takes it out where steps may share the container */
 	for (int i = 0; i < OPTION_COUNT; i++)  /* verbose is the last row of the table: see stepd_init() */

@@ -160,12 +160,16 @@ void stepd_task_post_fork(spank_t spank)
 
 int stepd_task_init(spank_t spank)
 {
+	int task = 0;
+
 	if (!step.asked)
 		return 0;
 	if (!step.why[0] && put_launcher_first(spank) < 0 && !step.why[0])
 		refuse("Slurm refused to start the task through bollard-enter; tell the site's administrator");
 	if (!step.why[0])
 		return 0;
-	fprintf(stderr, "bollard: %s\n", step.why);
+	/* The reason is the node's, and the same for all of its tasks. */
+	if (spank_get_item(spank, S_TASK_ID, &task) != ESPANK_SUCCESS || task == 0)
+		fprintf(stderr, "bollard: %s\n", step.why);
 	_exit(EXIT_BOLLARD);  /* never on to the host */
 }

@@ -61,7 +61,8 @@ def _link(package: Path, wanted: dict[Path, Path]) -> None:
 def _compile(folder: Path) -> None:
     """The system calls for this Python, when they are older than their source or for another one."""
     module = folder / ("_linux" + sysconfig.get_config_var("EXT_SUFFIX"))
-    sources = (TOP / "runtime/system/linux_build.py", TOP / "spank_plugin/build.py")
+    names = ("runtime/system/linux_build.py", "spank_plugin/ownership.h", "spank_plugin/build.py")
+    sources = [TOP / name for name in names]
     if module.exists() and module.stat().st_mtime > max(source.stat().st_mtime for source in sources):
         return
     program = (

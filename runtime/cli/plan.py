@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What `bollard plan` shows: the spec, the image, the mounts and the environment, without making any of it."""
+"""What `bollard plan` shows: the spec, the image, the plan and the environment, without making any of it.
+
+The plan is the keeper's own: made by the same function from the same facts. docs/users.md lists the keys of `--json`.
+"""
 
 from __future__ import annotations
 
 import os
 
 from bollard.runtime import host_slurm, installed
-from bollard.runtime.container import environment
+from bollard.runtime.container import environment, keeper
 from bollard.runtime.image import image
+from bollard.runtime.local import execution
 from bollard.runtime.request import plan, site, spec
 
 TYPE_CHECKING = False
@@ -19,16 +23,17 @@ if TYPE_CHECKING:
 
 
 def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
-    """Plain data, ready for JSON: the keys `spec`, `image`, `mounts`, `environment`, `command`.
+    """Plain data, ready for JSON: the keys `spec`, `image`, those of the plan, `text`, `environment`, `command`.
 
-    `mounts` are (source, target, flags) in their order, `environment` what a program started from this process
-    would find; `image.scripts` is false where the image's own variables can only be known once it is mounted.
+    `text` has the plan in words, `environment` what a program started from this process would find; `image.scripts`
+    is false where the image's own variables can only be known once it is mounted.
     """
     here = site.load(installed.PREFIX)
     opened = image.open_image(asked.image, os.uname().machine)
     try:
         site.refuse_image(here, opened.fd, asked.asked)
         scripts = _scripts(opened)
+        made = plan.make(asked, keeper.facts(asked, opened, here, execution.spool(here)))
         described = {
             "path": opened.path,
             "kind": opened.kind,
@@ -42,7 +47,7 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
         opened.close()
     of_image = environment.of_image(
         scripts or [],
-        os.fsencode(asked.home),
+        os.fsencode(asked.home or asked.user_home),
         os.fsencode(asked.image),
         lambda script, env: None,
         os.fsencode(asked.app),
@@ -52,11 +57,11 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
     tools = b"" if asked.no_slurm or not host_slurm.TOOLS else plan.TOOLS.encode()
     env = environment.of_task(of_image, env, asked, b"exec", binds, defaults=here.environment, tools=tools)
     pairs = [entry.partition(b"=") for entry in sorted(env)]
-    ops = plan.make(asked, "", installed.PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES)
     return {
         "spec": {name: _plain(value) for name, value in sorted(vars(asked).items())},
         "image": described,
-        "mounts": [list(op) for op in ops],
+        **made.data(),
+        "text": made.lines(),
         "environment": {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs},
         "command": command,
     }
@@ -76,8 +81,10 @@ def lines(shown: dict[str, Any]) -> list[str]:
     ]
     if shown["command"]:
         found.append(f"program      {' '.join(image.shown(word) for word in shown['command'])}")
-    found += ["", "mounts, in this order:"]
-    found += [f"  {line}" for line in plan.describe([(op[0], op[1], op[2]) for op in shown["mounts"]])]
+    found += ["", "what is made, in this order:"]
+    found += [f"  {line}" for line in shown["text"]]
+    node = os.uname().nodename
+    found += [f"  left out: --{kind}: {node} has no driver for it" for kind in shown["missing_gpus"]]
     found += ["", "environment, in addition to what passes from yours unchanged:"]
     for name, value in shown["environment"].items():
         if os.environ.get(name) != value:

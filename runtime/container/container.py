@@ -12,76 +12,73 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bollard.runtime.container import layers
+    from bollard.runtime.container import layers, mounts
     from bollard.runtime.container.clock import Clock
     from bollard.runtime.container.save import Saver
     from bollard.runtime.image.image import Image
-    from bollard.runtime.request import plan, site
+    from bollard.runtime.request.plan import Plan
+    from bollard.runtime.request.site import Site
     from bollard.runtime.request.spec import Spec
+
+# What is learned after the container was made; everything else is set once.
+_LEARNED = ("by_slurm", "entrypoint", "environment", "told", "warnings")
 
 
 class Container:
     """A container that is ready: this process stands in it."""
 
     __slots__ = (
-        "binds",
-        "clock",
-        "command",
-        "entrypoint",
-        "environment",
-        "image",
-        "image_root",
-        "instance",
-        "ops",
-        "record",
-        "replaced",
-        "saver",
-        "scripts",
-        "server",
-        "server_state",
-        "servers",
-        "site",
-        "spec",
-        "steps",
-        "told",
-        "tools",
-        "warnings",
-        "ways_in",
-    )
+        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "image_root", "instance", "locales",
+        "node", "plan", "rc", "record", "replaced", "report", "saver", "scripts", "server", "server_state", "servers",
+        "site", "spec", "steps", "told", "tools", "warnings", "ways_in",
+    )  # fmt: skip
 
     def __init__(
-        self,
-        spec: Spec,
-        opened: Image,
-        ops: list[plan.Op],
-        server: int,
-        clock: Clock,
-        here: site.Site,
-        ways_in: tuple[int, ...],
-    ) -> None:
+        self, *, node: str, spec: Spec, site: Site, image: Image, plan: Plan, report: mounts.Report, server: int,
+        server_state: int, image_root: int, clock: Clock, saver: Saver | None, servers: layers.Servers | None,
+        scripts: list[tuple[str, bytes]], rc: bytes, locales: frozenset[bytes] | None, command: bytes, instance: str,
+        tools: bytes, ways_in: tuple[int, ...],
+    ) -> None:  # fmt: skip
+        self.node = node  # the host's name outside
         self.spec = spec
-        self.site = here
-        self.image = opened
-        self.ops = ops
+        self.site = site
+        self.image = image
+        self.plan = plan
+        self.report = report  # what became of the plan
         self.server = server  # process id of the FUSE server, 0 for a directory
-        self.server_state = -1  # a descriptor of its /proc/PID/stat
-        self.image_root = -1  # a descriptor of the image's own root directory
+        self.server_state = server_state  # a descriptor of its /proc/PID/stat
+        self.image_root = image_root  # a descriptor of the image's own root directory
         self.clock = clock
-        self.scripts: list[tuple[str, bytes]] = []  # the image's own, for its environment
-        self.environment: environment.ImageEnvironment | None = None  # what they set, once that is known
-        self.entrypoint: dict[bytes, bytes] | None = None  # what the entrypoint changed, once it has run
-        self.saver: Saver | None = None
-        self.servers: layers.Servers | None = None  # of layers in files
-        self.steps: dict[bytes, Spec] = {}  # spec text of a step that named this container: what it asked
-        self.binds = os.fsencode(bind_text(spec.binds))
-        self.command = b"exec"  # the action, for APPTAINER_COMMAND
-        self.instance = ""  # its name, for an instance: who ends tells the tasks in other words
-        self.record = record.Record(opened)
-        self.replaced: set[bytes] = set()  # working directories that are not in it, and of which a task was told
-        self.warnings: list[str] = []  # what was to be there and is not; until the first task has printed it
-        self.told = False  # --container-verbose has been answered
+        self.saver = saver
+        self.servers = servers  # of layers in files
+        self.rc = rc  # /etc/rc of an image in enroot's layout, else ""
+        self.scripts = scripts  # the image's own, for its environment
+        self.locales = locales  # the image's (locales.available)
+        self.command = command  # the action, for APPTAINER_COMMAND
+        self.instance = instance  # its name, for an instance: who ends tells the tasks in other words
+        self.tools = tools  # where the host's Slurm commands are, in the container
         self.ways_in = ways_in  # descriptors of the namespaces to join, in that order
-        self.tools = b""  # where the host's Slurm commands are, in the container
+        self.binds = os.fsencode(bind_text(spec.binds))  # for APPTAINER_BIND
+        self.record = record.Record(image, node)
+        self.steps: dict[bytes, Spec] = {}  # spec text of a step that named this container: what it asked
+        self.environment: environment.ImageEnvironment | None = None  # what the scripts set, once that is known
+        self.entrypoint: dict[bytes, bytes] | None = None  # what the entrypoint changed, once it has run
+        self.replaced: set[bytes] = set()  # working directories that are not in it, and of which a task was told
+        no_driver = f"{node} has no driver for it; the container starts without"
+        # What was to be there and is not; until the first task has printed it.
+        self.warnings = [f"--{kind}: {no_driver}" for kind in plan.missing_gpus]
+        self.warnings += [f"{node}: {warning}" for warning in report.warnings]
+        self.by_slurm = False  # made for a job step, and not by the command
+        self.told = False  # --container-verbose has been answered
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _LEARNED and hasattr(self, name):
+            raise AttributeError(f"{name} of a container is fixed")
+        object.__setattr__(self, name, value)
+
+    def lines(self) -> list[str]:
+        """What was planned, and what became of it: one line each, for people."""
+        return self.plan.lines() + self.report.lines()
 
     def private(self, listener: int) -> tuple[int, ...]:
         """The descriptors that are the keeper's alone."""
@@ -92,6 +89,6 @@ class Container:
         self, shell: Callable[[bytes, list[bytes]], bytes | None], cwd: bytes = b"/"
     ) -> environment.ImageEnvironment:
         """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
-        home, path = os.fsencode(self.spec.home), os.fsencode(self.spec.image)
+        home, path = os.fsencode(self.spec.home or self.spec.user_home), os.fsencode(self.spec.image)
         self.environment = environment.of_image(self.scripts, home, path, shell, os.fsencode(self.spec.app), cwd)
         return self.environment

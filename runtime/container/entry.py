@@ -15,7 +15,7 @@ import time
 from _socket import socket
 from errno import ECONNABORTED, ENOTCONN
 
-from bollard.runtime.container import environment, fuse, record, task_reaper, wire
+from bollard.runtime.container import enroot, environment, fuse, pytorch, record, task_reaper, wire
 from bollard.runtime.errors import BollardError, one_line, shown
 from bollard.runtime.request import plan, spec
 
@@ -34,6 +34,8 @@ COMMAND_VARIABLE = b"SLURM_BOLLARD_COMMAND="
 # enter; to save the container, when it sends wire.DONE and ends when it is answered.
 WAIT = b"wait"
 SAVE = b"save"
+# With --container-remap-root: changes of owner, which the namespace knows no ids for, succeed (ownership.h).
+AS_ROOT = b"root"
 ENTRYPOINT = "/.singularity.d/runscript"
 # A launcher says what it has to say at once; the image's environment scripts may take a minute (Apptainer's rule).
 PEER_SECONDS = 10.0
@@ -59,9 +61,12 @@ def parse_request(frame: bytes) -> tuple[list[bytes], list[bytes], bytes, bytes]
     return argv, env, words[at], words[at + 1]
 
 
-def reply(argv: list[bytes], env: list[bytes], cwd: bytes, note: bytes = b"", mode: bytes = b"") -> bytes:
-    """The frame of a yes; `note` goes to the task's stderr; `mode` is "" or how to run the program."""
-    return wire.texts(argv, env, cwd, note, mode)
+def reply(
+    argv: list[bytes], env: list[bytes], cwd: bytes, note: bytes = b"", mode: bytes = b"", root: bytes = b""
+) -> bytes:
+    """The frame of a yes; `note` goes to the task's stderr; `mode` is "" or how to run the program; `root` is "" or
+    AS_ROOT."""
+    return wire.texts(argv, env, cwd, note, mode, root)
 
 
 def _refuse(peer: socket, error: Exception) -> None:
@@ -73,16 +78,17 @@ def _refuse(peer: socket, error: Exception) -> None:
         pass
 
 
-def working_directory(asked: Spec, cwd: bytes) -> bytes:
-    """Where the task starts: --pwd, its own directory (not with --contain), the home, or "/".
+def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
+    """Where the task starts: --pwd, the image's own (enroot's images), the task's (not with --contain), home, or "/".
 
-    `cwd` is the task's own directory on the host, "" for one that was removed.
+    cwd   the task's directory on the host, "" for one that was removed
+    own   the working directory that the image names, "" for none
     """
     if asked.pwd:
         if not os.path.isdir(asked.pwd):
             raise BollardError(f"--pwd {asked.pwd}: no such directory in the container", "make it, or bind one there")
         return os.fsencode(asked.pwd)
-    for path in (b"" if asked.contain else cwd, os.fsencode(asked.home)):
+    for path in (own, b"" if asked.contain else cwd, os.fsencode(asked.home)):
         if path and os.path.isdir(path) and os.access(path, os.X_OK):
             return path
     return b"/"
@@ -100,26 +106,36 @@ def admit(container: Container, peer: socket, frame: bytes) -> tuple[str, str]:
         # Refused by PMIx's server, whose library then waits for itself (libpmix 4.2.2): the step would never end.
         reason = "root in a container does not go with PMIx, which compares user ids"
         raise BollardError(reason, "use --mpi=pmi2 or --mpi=none")
-    asked_cwd, cwd = cwd, working_directory(asked, cwd)
-    if cwd != asked_cwd and not asked.pwd and not asked.contain and asked_cwd not in container.replaced:
+    own = enroot.workdir(container.rc) if container.by_slurm else b""
+    asked_cwd, cwd = cwd, working_directory(asked, cwd, own)
+    if cwd not in (asked_cwd, own) and not asked.pwd and not asked.contain and asked_cwd not in container.replaced:
         if len(container.replaced) < KEPT_SPECS:
             container.replaced.add(asked_cwd)
         name = os.fsdecode(asked_cwd) or "a directory that was removed"
         words = f"{name} cannot be entered in the container; the program starts in {os.fsdecode(cwd)}"
-        container.warnings.append(f"{os.uname().nodename}: {words}")
+        container.warnings.append(f"{container.node}: {words}")
+
+    root = AS_ROOT if container.spec.fakeroot else b""
 
     def shell(script: bytes, start: list[bytes]) -> bytes | None:
-        return _run_there(peer, container.ways_in, script, start)
+        return _run_there(peer, container.ways_in, script, start, root)
 
     image_env = container.environment
     if image_env is None:
         image_env = container.define_environment(shell, cwd)
     defaults = container.site.environment
-    env = environment.of_task(image_env, env, asked, command, container.binds, cwd, defaults, container.tools)
+    if root:
+        defaults += ((b"APT_CONFIG", plan.APT_CONF.encode()),)
+    env = environment.of_task(
+        image_env, env, asked, command, container.binds, cwd, defaults, container.tools, container.locales
+    )
+    if container.by_slurm:
+        torch = pytorch.variables(dict(entry.split(b"=", 1) for entry in env))
+        env += [name + b"=" + value for name, value in torch.items()]
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if asked.save or container.servers else WAIT if "pid" in container.spec.unshare else b""
-    wire.send(peer, wire.OK, reply(argv, env, cwd, note(container, verbose, begin), mode), container.ways_in)
+    wire.send(peer, wire.OK, reply(argv, env, cwd, note(container, verbose, begin), mode, root), container.ways_in)
     return step, asked.save
 
 
@@ -187,6 +203,10 @@ def _refuse_what_it_lacks(container: Container, asked: Spec, values: list[tuple[
         lacking.append("--container-readonly")
     if spec.switch([given.get("no-home", "")]) and made.home:
         lacking.append("--no-container-mount-home")
+    if "no-home" in given and not spec.switch([given["no-home"]]) and not made.home:
+        lacking.append("--container-mount-home")
+    if "fakeroot" in given and not asked.fakeroot and made.fakeroot:
+        lacking.append("--no-container-remap-root")
     if asked.save and not container.saver:
         lacking.append("--container-save")
     if lacking:
@@ -200,8 +220,9 @@ def _through_entrypoint(
     container: Container, asked: Spec, env: list[bytes], cwd: bytes, shell: Callable[[bytes, list[bytes]], bytes | None]
 ) -> list[bytes]:
     """`env` with what the image's entrypoint changes in it. That runs once per container, in its first task."""
-    if container.entrypoint is None and os.access(ENTRYPOINT, os.X_OK):
-        answer = shell(environment.entrypoint_script(ENTRYPOINT, cwd, asked.entrypoint_log), env)
+    words = ["/bin/sh", enroot.RC] if container.rc else [ENTRYPOINT]
+    if container.entrypoint is None and os.access(words[0], os.X_OK):
+        answer = shell(environment.entrypoint_script(words, cwd, asked.entrypoint_log), env)
         if answer is None:
             raise BollardError(
                 "the image's entrypoint did not run the command it was given", "use --no-container-entrypoint"
@@ -210,11 +231,11 @@ def _through_entrypoint(
     return environment.changed(env, container.entrypoint or {})
 
 
-def _run_there(peer: socket, ways_in: tuple[int, ...], script: bytes, env: list[bytes]) -> bytes | None:
+def _run_there(peer: socket, ways_in: tuple[int, ...], script: bytes, env: list[bytes], root: bytes) -> bytes | None:
     """What the image's shell prints when this task's launcher runs `script` with exactly `env`; None without
-    a shell. It is the image's code, so it must run within the task's limits."""
+    a shell. `root` is "" or AS_ROOT. It is the image's code, so it must run within the task's limits."""
     peer.settimeout(SCRIPT_SECONDS)
-    wire.send(peer, wire.SCRIPT, wire.texts(env, script), ways_in)
+    wire.send(peer, wire.SCRIPT, wire.texts(env, script, root), ways_in)
     return wire.receive_frame(peer, SCRIPT_OUTPUT_MAX) or None
 
 
@@ -231,11 +252,11 @@ def note(container: Container, verbose: bytes, begin: int) -> bytes:
         lines = [f"image {container.spec.image}, container of an earlier step of this job"]
     else:
         lines = [f"image {container.spec.image}, {container.image.compression or container.image.kind}"]
-        lines += plan.describe(container.ops)
+        lines += container.lines()
         lines += container.clock.lines(int(verbose) if verbose.isdigit() and len(verbose) < 20 else 0)
         container.told = True
     lines.append(f"{'entry':<15} {(time.monotonic_ns() - begin) / 1e6:8.2f} ms")
-    text = warnings + "".join(f"bollard: {os.uname().nodename}: {line}\n" for line in lines)
+    text = warnings + "".join(f"bollard: {container.node}: {shown(line)}\n" for line in lines)
     return text.encode("utf-8", "replace")
 
 
@@ -361,7 +382,7 @@ class Server:
         peer.close()
 
     def _end(self, who: str) -> None:
-        reason = f"{who} on {os.uname().nodename} ended; the task in its container is ended too"
+        reason = f"{who} on {self.container.node} ended; the task in its container is ended too"
         task_reaper.end_tasks([(pid, handle) for handle, pid in self.tasks.items()], reason)
 
     def _accept(self) -> None:
@@ -428,7 +449,7 @@ class Server:
     def _hold(self, peer: socket) -> None:
         """Stay for as long as `peer` is open, unless its step needs a working directory that is not here."""
         cwd = spec.pairs(wire.receive_frame(peer, CWD_MAX))
-        if cwd and not plan.shows(self.container.ops, cwd[0][1], self.container.spec):
+        if cwd and not self._shows(cwd[0][1]):
             peer.sendall(wire.ERROR)
             return
         number = peer.fileno()
@@ -437,6 +458,15 @@ class Server:
         self.poll.register(number, select.POLLIN)
         self.begun = self.by_slurm = True
         peer.sendall(wire.OK)
+
+    def _shows(self, cwd: str) -> bool:
+        """Whether a step can work there: in the directory as it was called, and in what links lead to."""
+        self.watcher.waiting()
+        try:
+            names = {cwd, os.path.realpath(cwd)}
+        finally:
+            self.watcher.answered()
+        return all(plan.shows(self.container.plan.mounts, name, self.container.spec) for name in names)
 
     def _is_idle(self) -> bool:
         return self.by_slurm and not self.lifelines and not self.tasks

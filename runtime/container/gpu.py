@@ -11,12 +11,7 @@ import os
 
 from bollard.runtime.container import loader_cache
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request.plan import DEVICES
-from bollard.runtime.request.spec import OPTIONAL, READ_ONLY
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from bollard.runtime.request.plan import Op
+from bollard.runtime.request.plan import BIND, OMIT, Mount
 
 LIBRARIES = "/.singularity.d/libs"
 _FOLDERS = ("/usr/bin", "/usr/local/bin", "/usr/sbin", "/opt/rocm/bin")
@@ -40,21 +35,20 @@ _CARDS = {
 _MARKS = {"nv": ("libcuda.so", "libnvidia-ml.so"), "rocm": ("libdrm_amdgpu.so",)}
 
 
-def binds(kind: str, known: dict[str, str], devices: bool) -> list[Op]:
-    """The operations for one kind of card, [] where the machine has none; `devices`: /dev is the container's own."""
+def binds(kind: str, known: dict[str, str], devices: bool) -> list[Mount]:
+    """The binds for one kind of card, [] where the machine has none; `devices`: /dev is the container's own."""
     begins, programs, nodes = _CARDS[kind]
     if not any(name.startswith(_MARKS[kind]) for name in known):
         return []
-    ops = [
-        (path, f"{LIBRARIES}/{name}", READ_ONLY | OPTIONAL) for name, path in known.items() if name.startswith(begins)
-    ]
+    files = [(path, f"{LIBRARIES}/{name}") for name, path in known.items() if name.startswith(begins)]
     for name in programs:
         places = [f"{folder}/{name}" for folder in _FOLDERS if os.path.exists(f"{folder}/{name}")]
-        ops += [(path, f"/usr/bin/{name}", READ_ONLY | OPTIONAL) for path in places[:1]]
+        files += [(path, f"/usr/bin/{name}") for path in places[:1]]
+    found = [Mount(BIND, source, target, read_only=True, if_missing=OMIT) for source, target in files]
     if devices:
-        names = [name for name in sorted(os.listdir("/dev")) if name.startswith(nodes)]
-        ops += [(f"/dev/{name}", f"/dev/{name}", DEVICES | OPTIONAL) for name in names]
-    return ops
+        names = [f"/dev/{name}" for name in sorted(os.listdir("/dev")) if name.startswith(nodes)]
+        found += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in names]
+    return found
 
 
 def of_machine() -> dict[str, str]:
@@ -67,8 +61,9 @@ def of_machine() -> dict[str, str]:
         ) from None
 
 
-def make(kinds: tuple[str, ...], devices: bool) -> tuple[list[Op], list[str]]:
-    """The operations for all `kinds`, and those of which the machine has nothing."""
+def find(kinds: tuple[str, ...], devices: bool) -> tuple[tuple[Mount, ...], tuple[str, ...]]:
+    """The binds for all `kinds`, and those kinds of which the machine has nothing."""
     known = of_machine()
     found = {kind: binds(kind, known, devices) for kind in kinds}
-    return [op for ops in found.values() for op in ops], [kind for kind, ops in found.items() if not ops]
+    missing = tuple(kind for kind, of_kind in found.items() if not of_kind)
+    return tuple(bind for of_kind in found.values() for bind in of_kind), missing

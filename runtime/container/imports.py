@@ -34,7 +34,7 @@ def end(programs: bool = False) -> None:
     for places in (sys.path, sys.meta_path, sys.path_hooks):
         places.clear()
     sys.path_importer_cache.clear()
-    sys.stderr = sys.__stderr__ = None  # type: ignore[misc,assignment]  # Python's C code then prints nothing
+    sys.stderr = sys.__stderr__ = None  # type: ignore[misc]  # Python's C code then prints nothing
     sys.excepthook = sys.unraisablehook = _say_nothing
     forbidden = _LOADS if programs else _LOADS | _STARTS
 

@@ -16,7 +16,18 @@ from _signal import SIG_IGN, SIGCHLD, signal
 from errno import EINVAL, EIO, ENOSPC, ENOSYS
 
 from bollard.runtime import host_slurm
-from bollard.runtime.container import entry, fuse, idle, imports, layers, mounts, readahead, record, task_reaper
+from bollard.runtime.container import (
+    enroot,
+    entry,
+    fuse,
+    idle,
+    imports,
+    locales,
+    mounts,
+    readahead,
+    record,
+    task_reaper,
+)
 from bollard.runtime.container.clock import Clock
 from bollard.runtime.container.container import Container
 from bollard.runtime.errors import BollardError
@@ -27,6 +38,7 @@ from bollard.runtime.system import identity, linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from bollard.runtime.container import layers
     from bollard.runtime.container.save import Saver
     from bollard.runtime.image.image import Image
     from bollard.runtime.request.spec import Spec
@@ -79,14 +91,21 @@ def _is_file(root: int, path: str) -> bool:
         os.close(fd)
 
 
-def enter(asked: Spec, clock: Clock, spool: str = "", program: str = "", here: site.Site = plan.DEFAULTS) -> Container:
+def enter(
+    asked: Spec, clock: Clock, here: site.Site, spool: str = "", program: str = "", command: bytes = b"exec",
+    instance: str = "",
+) -> Container:  # fmt: skip
     """Make the container and move this process into it. Must be in a user namespace already.
 
-    `spool` is SlurmdSpoolDir, `program` what the first task will most likely start, `here` what the site wants.
+    here      what the site wants
+    spool     SlurmdSpoolDir
+    program   what the first task will most likely start
+    command   the action, for APPTAINER_COMMAND
+    instance  its name, for an instance
     """
     deadlines: list[fuse.Deadline] = []
     try:
-        container = _enter(asked, clock, spool, program, here, deadlines)
+        container = _enter(asked, clock, here, spool, program, command, instance, deadlines)
     except (OSError, BollardError) as error:
         if not all(deadline.met() for deadline in deadlines):
             raise fuse.silent(asked.asked) from error
@@ -114,27 +133,31 @@ def _explained(asked: Spec, error: OSError) -> BollardError:
 
 
 def _enter(
-    asked: Spec, clock: Clock, spool: str, program: str, here: site.Site, deadlines: list[fuse.Deadline]
-) -> Container:
-    """The order is one of time: what needs no answer of the image's server is done while that starts."""
+    asked: Spec, clock: Clock, here: site.Site, spool: str, program: str, command: bytes, instance: str,
+    deadlines: list[fuse.Deadline],
+) -> Container:  # fmt: skip
+    """Decide first, then do: the plan is made before anything is touched. Work that does not need the file server
+    runs while the file server starts."""
     signal(SIGCHLD, SIG_IGN)  # children are watched by their pidfd; none waits to be reaped
+    node = os.uname().nodename  # the container may have a name of its own
     linux.new_mount_namespace()  # first, for a directory can be bound only by the namespace it was opened in
-    opened, own_layers = _open(asked, here)
+    opened, made, own_layers = _open(asked, here, spool)
     clock.mark("image")
     linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
-    processes = _unshare(asked)
-    own = layers.are_own(asked, own_layers)
-    base, server, words = _mount(asked, opened, own)
+    processes = _unshare(made)
+    base, server, words = _mount(asked, opened, made.owned)
     state = fuse.open_state(server) if server else -1
     deadlines += [fuse.Deadline(server, state)] if server else []
     clock.mark("fuse")
     imports.complete()  # meanwhile the server starts
-    ops, lacking = _plan(asked, spool, here)
-    warnings: list[str] = []
+    report = mounts.Report()
     files = _write_files(asked)
     accounts = identity.lines(asked.home)
-    ready = {plan.PROC: linux.clone_tree(f"{SESSION}/proc", recursive=False)} if processes >= 0 else {}
-    places = mounts.clone_sources(ops, files, SESSION, ready, warnings)
+    proc = linux.clone_tree(f"{SESSION}/proc", recursive=False) if processes >= 0 else -1
+    trees = {mount.source: linux.clone_tree(files[mount.source]) for mount in made.mounts if mount.kind == plan.FILE}
+    linux.set_bindable(SESSION, False)  # a bind of /usr holds nothing of the keeper's
+    places = mounts.clone_sources(made.mounts, trees, SESSION, proc, report)
+    linux.set_bindable(SESSION, True)
     clock.mark("sources")
     root = _first_look(asked, base, words)
     if server:
@@ -142,40 +165,77 @@ def _enter(
     for name, ours in accounts.items():
         _write(files[name], identity.merged(_read_in(root, f"/etc/{name}"), ours))
     clock.mark("server")
-    base, servers = layers.mount(asked, base, SESSION, own_layers, places)
-    saver = _start_saver(asked, base, own)
-    new_root = mounts.make_root(base, SESSION, places, warnings, layers.is_writable(asked, own_layers))
-    ways_in = _ways_in(asked, processes)
+    servers = None
+    if made.layers:
+        from bollard.runtime.container import layers
+
+        base, servers = layers.mount(made, base, SESSION, own_layers, places)
+    saver = _start_saver(asked, base, made.owned)
+    new_root = mounts.make_root(base, SESSION, places, report, made.writable)
+    ways_in = _ways_in(made, processes)
     imports.end()
     linux.change_root(new_root)
     clock.mark("mounts")
-    container = Container(asked, opened, ops, server, clock, here, ways_in)
-    container.saver, container.servers = saver, servers
-    container.warnings = lacking + [f"{os.uname().nodename}: {warning}" for warning in warnings]
-    container.server_state, container.image_root = state, root
-    _look_around(container)
+    if asked.app and not os.path.isdir(f"/scif/apps/{asked.app}"):
+        raise BollardError(
+            f"{asked.asked}: has no app {asked.app}", f"see `bollard inspect --list-apps {asked.asked}`", 1
+        )
+    container = Container(
+        node=node, spec=asked, site=here, image=opened, plan=made, report=report, server=server, clock=clock,
+        server_state=state, image_root=root,
+        saver=saver, servers=servers, scripts=_scripts(), rc=_enroot_rc(), locales=_locales(), command=command,
+        instance=instance, ways_in=ways_in, tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
+    )  # fmt: skip
+    try:
+        container.define_environment(_no_shell_here)
+    except _NeedsShell:
+        pass  # user code, so a task runs it: entry.admit
     clock.mark("environment")
     return container
 
 
-def _open(asked: Spec, here: site.Site) -> tuple[Image, list[layers.Layer]]:
-    """What is the user's, by his own rights alone: the image, layers above it, a directory for scratch files."""
+def _open(asked: Spec, here: site.Site, spool: str) -> tuple[Image, plan.Plan, list[layers.Layer]]:
+    """Open what is the user's, by his own rights alone, and decide what is done with it."""
     linux.use_capabilities(False)
     opened = image.open_image(asked.image, os.uname().machine)
     site.refuse_image(here, opened.fd, asked.asked)
-    if asked.writable and opened.kind != image.DIRECTORY and not opened.overlays:
-        raise BollardError(f"{asked.asked}: is a file; --writable needs a directory", "use --writable-tmpfs")
-    own_layers = layers.opened(asked, opened)
+    made = plan.make(asked, facts(asked, opened, here, spool))
+    own_layers: list[layers.Layer] = []
+    if made.layers:
+        from bollard.runtime.container import layers
+
+        own_layers = layers.opened(made.layers, opened.fd)
     if asked.workdir and not os.path.isdir(asked.workdir):
         raise BollardError(f"workdir {asked.workdir}: no such directory", "make it, or name another one")
-    for path in plan.workdirs(asked):
+    for path in made.directories:
         os.makedirs(path, exist_ok=True)
     if asked.save:
         from bollard.runtime.container import save
 
         save.refuse(asked.save)
     linux.use_capabilities(True)
-    return opened, own_layers
+    return opened, made, own_layers
+
+
+def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "") -> plan.Facts:
+    """What the plan for `asked` needs to know of this node and of the files it names. Reads, and changes nothing."""
+    brought: tuple[tuple[str, int], ...] = ()
+    overlays: tuple[str, ...] = ()
+    gpus: tuple[plan.Mount, ...] = ()
+    missing: tuple[str, ...] = ()
+    if opened.overlays or asked.overlays:
+        from bollard.runtime.container import layers
+
+        brought = layers.of_image(opened, asked.asked)
+        overlays = tuple([layers.filesystem(path) for path, _ in asked.overlays])
+    if asked.cards:
+        from bollard.runtime.container import gpu
+
+        gpus, missing = gpu.find(asked.cards, asked.contain)
+    return plan.Facts(
+        here, spool, PREFIX, host_slurm.TOOLS, host_slurm.PLACES, opened.kind == image.DIRECTORY, brought, overlays,
+        gpus, missing, os.path.realpath(asked.cwd),
+    )  # fmt: skip
 
 
 def _mount(asked: Spec, opened: Image, own: bool) -> tuple[str, int, int]:
@@ -199,25 +259,13 @@ def _mount(asked: Spec, opened: Image, own: bool) -> tuple[str, int, int]:
     return base, *fuse.mount(opened.fd, opened.offset, base, scratch, own)
 
 
-def _plan(asked: Spec, spool: str, here: site.Site) -> tuple[list[plan.Op], list[str]]:
-    """What is mounted, and a warning for each kind of card that was asked for and is not there."""
-    real_cwd = os.path.realpath(asked.cwd)
-    ops = plan.make(asked, spool, PREFIX, here, host_slurm.TOOLS, host_slurm.PLACES, real_cwd)
-    if not asked.cards:
-        return ops, []
-    from bollard.runtime.container import gpu
-
-    cards, lacking = gpu.make(asked.cards, asked.contain)
-    warning = f"{os.uname().nodename} has no driver for it; the container starts without"
-    return ops + cards, [f"--{kind}: {warning}" for kind in lacking]
-
-
 def _write_files(asked: Spec) -> dict[str, str]:
     """The files of /etc that are the container's own, by their names; empty where there is nothing of the user's to
     write yet."""
-    files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf", "hostname")}
+    files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf", "hostname", "apt.conf")}
     for path in files.values():
         _write(path, b"")
+    _write(files["apt.conf"], b'APT::Sandbox::User "root";\n')
     if asked.dns:
         _write(files["resolv.conf"], "".join(f"nameserver {server}\n" for server in asked.dns).encode())
     if asked.hostname:
@@ -234,40 +282,25 @@ def _start_saver(asked: Spec, base: str, own: bool) -> Saver | None:
     return save.start(base)
 
 
-def _ways_in(asked: Spec, processes: int) -> tuple[int, ...]:
+def _ways_in(made: plan.Plan, processes: int) -> tuple[int, ...]:
     """Descriptors of the namespaces, opened on the host's /proc: the container may have none."""
-    names = [name for name in ("user", "mnt", *asked.unshare) if name != "pid"]
+    names = [namespace.name for namespace in made.namespaces if namespace.name != "pid"]
     ways = tuple(os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in names)
     return (*ways, processes) if processes >= 0 else ways
 
 
-def _look_around(container: Container) -> None:
-    """What is known of the image only now that this process stands in it: its app, commands and environment."""
-    asked = container.spec
-    if asked.app and not os.path.isdir(f"/scif/apps/{asked.app}"):
-        raise BollardError(
-            f"{asked.asked}: has no app {asked.app}", f"see `bollard inspect --list-apps {asked.asked}`", 1
-        )
-    if os.path.isdir(plan.TOOLS):
-        container.tools = os.fsencode(plan.TOOLS)
-    container.scripts = _scripts()
-    try:
-        container.define_environment(_no_shell_here)
-    except _NeedsShell:
-        pass  # user code, so a task runs it: entry.admit
-
-
-def _unshare(asked: Spec) -> int:
-    """The namespaces asked for, beyond those that every container has. A descriptor of the process namespace, whose
-    /proc is at SESSION/proc then; -1 where none was asked for."""
-    linux.new_namespaces(tuple(name for name in asked.unshare if name != "pid"))
-    if asked.hostname:
+def _unshare(made: plan.Plan) -> int:
+    """Make the plan's namespaces, but for those of user and mounts, in which this process is. A descriptor of the
+    process namespace, whose /proc is at SESSION/proc then; -1 where none was asked for."""
+    own = {namespace.name: namespace.setting for namespace in made.namespaces[2:]}
+    linux.new_namespaces(tuple(name for name in own if name != "pid"))
+    if own.get("uts"):
         from _socket import sethostname
 
-        sethostname(asked.hostname)
-    if "net" in asked.unshare:
+        sethostname(own["uts"])
+    if "net" in own:
         linux.bring_up("lo")
-    if "pid" not in asked.unshare:
+    if "pid" not in own:
         return -1
     os.mkdir(f"{SESSION}/proc", 0o755)
     try:
@@ -300,6 +333,15 @@ def _first_look(asked: Spec, base: str, words: int) -> int:
     return root
 
 
+def _locales() -> frozenset[bytes] | None:
+    """The locales of the container (locales.available); this process stands in it."""
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return locales.available(root)
+    finally:
+        os.close(root)
+
+
 def _scripts() -> list[tuple[str, bytes]]:
     """The image's environment scripts in the order in which they count; this process stands in the image."""
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -314,9 +356,23 @@ def _scripts() -> list[tuple[str, bytes]]:
         if not linux.is_missing(error):
             raise
         old = _read_in(root, "/environment")  # Singularity before 2.3
+        if not old and enroot.is_layout(_read_in(root, enroot.RC)):
+            old = enroot.script(_read_in(root, enroot.ENVIRONMENT))
         return [("environment", old)] if old else []
     finally:
         os.close(root)
+
+
+def _enroot_rc() -> bytes:
+    """The text of /etc/rc of an image in enroot's layout, "" for any other; this process stands in the image."""
+    if os.path.isdir("/.singularity.d"):
+        return b""
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        text = _read_in(root, enroot.RC)
+    finally:
+        os.close(root)
+    return text if enroot.is_layout(text) else b""
 
 
 def serve(container: Container, listener: int, job: int, holder: int = entry.ANYONE) -> None:
@@ -347,9 +403,10 @@ def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job:
     if asked.fakeroot and os.getuid() != 0:  # privilege.c makes the namespace, and reads no variables
         raise BollardError("inside a container, no variable can ask for root in another", "use --container-remap-root")
     words = os.fsdecode(arguments)
-    spool = plan.spool_directory(words, os.uname().nodename.split(".")[0], here)
+    spool = site.spool_directory(words, os.uname().nodename.split(".")[0], here)
     idle.end_oldest(listener, here.idle)
     holder = entry.USER_IS_ROOT if identity.is_host_root() else entry.ROOT
-    container = enter(asked, clock, spool, os.fsdecode(program), here)
+    container = enter(asked, clock, here, spool, os.fsdecode(program))
+    container.by_slurm = True
     container.record.fd, container.record.container = record.descriptor(words)
     serve(container, listener, job, holder)

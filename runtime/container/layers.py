@@ -7,7 +7,8 @@
     --writable          for a SIF file: the ext3 layer that it brings; without it that layer is read only
 
 The kernel's overlay does it, with user.* attributes for its marks (Linux 5.11; on a tmpfs 6.6). What it does not write
-to, an ext3 file by FUSE or some network file systems, goes through fuse-overlayfs.
+to, an ext3 file by FUSE or some network file systems, goes through fuse-overlayfs. The plan says which layers there
+are; this module is imported only where there is one.
 """
 
 from __future__ import annotations
@@ -20,14 +21,10 @@ from bollard.runtime.container import fuse, mounts
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image, sif
 from bollard.runtime.installed import EXT, EXT_2, EXT_OFFSET_IN_NAME, OVERLAY
+from bollard.runtime.request import plan
 from bollard.runtime.system import linux
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from bollard.runtime.request.spec import Spec
-
 _EXT_MAGIC = (0x438, b"\x53\xef")
-_EXT, _SQUASHFS = "ext3", "squashfs"
 # Another container may be about to end that has the file open.
 _LOCK_TRIES = 100
 _LOCK_PAUSE = 0.1
@@ -37,16 +34,13 @@ _END_MS = 60000
 
 
 class Layer:
-    """One layer: `fd` is the directory, or the file whose `filesystem` begins at `offset`."""
+    """A layer of the plan that is open: `fd` is the directory, or the file with the filesystem."""
 
-    __slots__ = ("fd", "filesystem", "offset", "path", "read_only")
+    __slots__ = ("fd", "overlay")
 
-    def __init__(self, path: str, fd: int, read_only: bool, filesystem: str = "", offset: int = 0) -> None:
-        self.path = path
+    def __init__(self, overlay: plan.Overlay, fd: int) -> None:
+        self.overlay = overlay
         self.fd = fd
-        self.read_only = read_only
-        self.filesystem = filesystem
-        self.offset = offset
 
 
 class Servers:
@@ -91,60 +85,70 @@ def _is_stopped(handle: int) -> bool:
         return False
 
 
-def is_writable(asked: Spec, layers: list[Layer]) -> bool:
-    """Whether the container's root takes writes."""
-    return asked.writable or asked.writable_tmpfs or any(not layer.read_only for layer in layers)
-
-
-def are_own(asked: Spec, layers: list[Layer]) -> bool:
-    """Whether a squashfs has to show its files as the user's: what is copied up from it keeps its owner."""
-    return asked.fakeroot or bool(asked.save) or is_writable(asked, layers)
-
-
-def opened(asked: Spec, opened_image: image.Image) -> list[Layer]:
-    """The layers of the image and the user, lowest first; to be opened without any capability."""
+def of_image(opened: image.Image, name: str) -> tuple[tuple[str, int], ...]:
+    """(filesystem, offset in bytes) of each layer that the image brings, lowest first. `name` is for messages."""
     found = []
-    for part in opened_image.overlays:
-        kind = _EXT if part.fstype == sif.FS_EXT3 else _SQUASHFS
-        read_only = not asked.writable or kind == _SQUASHFS
-        fd = _open(asked.asked, asked.image, read_only)
-        if kind == _SQUASHFS:
-            image.check_superblock(asked.asked, fd, part.offset, part.size)
-        found.append(Layer(asked.asked, fd, read_only, kind, part.offset))
-    for path, read_only in asked.overlays:
-        try:
-            fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            found.append(Layer(path, fd, read_only))
-        except NotADirectoryError:
-            found.append(_file(path, read_only))
-        except OSError as error:
-            raise BollardError(f"overlay {path}: {error.strerror}", "make it, or check its permissions") from None
-    if sum(not layer.read_only for layer in found) + asked.writable_tmpfs > 1:
-        raise BollardError("more than one layer to write to", "keep one of the overlays, or --writable-tmpfs")
+    for part in opened.overlays:
+        kind = plan.EXT3 if part.fstype == sif.FS_EXT3 else plan.SQUASHFS
+        if kind == plan.SQUASHFS:
+            image.check_superblock(name, opened.fd, part.offset, part.size)
+        found.append((kind, part.offset))
+    return tuple(found)
+
+
+def filesystem(path: str) -> str:
+    """What --overlay names: plan.DIRECTORY, EXT3 or SQUASHFS. Reads with the caller's rights.
+
+    Raises: BollardError where there is nothing, or something else.
+    """
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        raise BollardError(f"overlay {path}: {error.strerror}", "make it, or check its permissions") from None
+    directory = os.fstat(fd).st_mode & 0o170000 == 0o040000
+    os.close(fd)
+    if directory:
+        return plan.DIRECTORY
+    if _begins(path, image.SQUASHFS_MAGIC):
+        return plan.SQUASHFS
+    if _begins(path, _EXT_MAGIC[1], _EXT_MAGIC[0]):
+        return plan.EXT3
+    raise BollardError(
+        f"overlay {path}: neither a directory nor an ext3 or squashfs file", "make one: mkdir DIR, --overlay DIR"
+    )
+
+
+def opened(overlays: tuple[plan.Overlay, ...], image_fd: int) -> list[Layer]:
+    """Open the layers of the plan but the one in memory; without any capability. `image_fd` is the image's file."""
+    found = []
+    for overlay in overlays:
+        if overlay.filesystem == plan.MEMORY:
+            continue
+        name = overlay.source
+        if overlay.filesystem == plan.DIRECTORY:
+            try:
+                fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError as error:
+                raise BollardError(f"overlay {name}: {error.strerror}", "make it, or check its permissions") from None
+        elif overlay.offset:
+            fd = _open(name, f"/proc/self/fd/{image_fd}", overlay.read_only)  # the file that was checked
+        else:
+            fd = _open(name, name, overlay.read_only)
+            if overlay.filesystem == plan.SQUASHFS:
+                image.check_superblock(f"overlay {name}", fd, 0, os.fstat(fd).st_size)
+            elif os.pread(fd, 2, _EXT_MAGIC[0]) != _EXT_MAGIC[1]:
+                raise BollardError(f"overlay {name}: was changed while it was opened", "start the container again")
+        found.append(Layer(overlay, fd))
     return found
 
 
-def _file(path: str, read_only: bool) -> Layer:
-    """The layer in a file; squashfs needs no :ro, as under Apptainer."""
-    squashfs = _begins(path, image.SQUASHFS_MAGIC)
-    fd = _open(path, path, read_only or squashfs)
-    if squashfs:
-        image.check_superblock(f"overlay {path}", fd, 0, os.fstat(fd).st_size)
-        return Layer(path, fd, True, _SQUASHFS)
-    if os.pread(fd, 2, _EXT_MAGIC[0]) != _EXT_MAGIC[1]:
-        raise BollardError(
-            f"overlay {path}: neither a directory nor an ext3 or squashfs file", "make one: mkdir DIR, --overlay DIR"
-        )
-    return Layer(path, fd, read_only, _EXT)
-
-
-def _begins(path: str, magic: bytes) -> bool:
+def _begins(path: str, magic: bytes, at: int = 0) -> bool:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return False  # `_open` says why
+    except OSError as error:
+        raise BollardError(f"overlay {path}: {error.strerror}", "check its permissions") from None
     try:
-        return os.pread(fd, len(magic), 0) == magic
+        return os.pread(fd, len(magic), at) == magic
     except OSError:
         return False  # a pipe
     finally:
@@ -175,12 +179,18 @@ def _open(name: str, path: str, read_only: bool) -> int:
 
 
 def mount(
-    asked: Spec, base: str, session: str, layers: list[Layer], places: list[mounts.Place]
+    made: plan.Plan, base: str, session: str, layers: list[Layer], places: list[mounts.Place]
 ) -> tuple[str, Servers | None]:
-    """Mount `layers` above the image at `base`: the path of the result, and what has to end before the container
-    does. What the image lacks of the mount points for `places` is in a layer below it: the user's own stays clean."""
-    if not layers and not asked.writable_tmpfs:
-        return base, None
+    """Mount the plan's layers above the image at `base`; returns the path of the result, and what has to end before
+    the container does.
+
+    made      the plan
+    base      path of the image's root
+    session   a directory on a tmpfs of ours
+    layers    what `opened` made of the plan's layers
+    places    mounts that come on top. Mount points that the image lacks are in a layer below the user's, which stays
+              clean.
+    """
     points = f"{session}/points"
     os.mkdir(points, 0o755)
     mounts.make_points(base, points, places)
@@ -188,24 +198,23 @@ def mount(
     by_fuse, pids = False, []
     parts: list[int] = []  # upper and work of each layer
     for number, layer in enumerate(layers):
-        path = f"/proc/self/fd/{layer.fd}"
-        if layer.filesystem:
-            own = are_own(asked, layers)
-            path, pid = _serve(layer, f"{session}/layer{number}", f"{session}/scratch", own)
-            if not layer.read_only:
+        path, overlay = f"/proc/self/fd/{layer.fd}", layer.overlay
+        if overlay.filesystem != plan.DIRECTORY:
+            path, pid = _serve(layer, f"{session}/layer{number}", f"{session}/scratch", made.owned)
+            if not overlay.read_only:
                 by_fuse = True
                 pids.append(pid)
-        if layer.read_only:
-            if layer.filesystem != _SQUASHFS and os.path.lexists(f"{path}/upper"):
-                parts.append(_part(path, "upper", layer))
+        if overlay.read_only:
+            if overlay.filesystem != plan.SQUASHFS and os.path.lexists(f"{path}/upper"):
+                parts.append(_part(path, "upper", overlay.source))
                 path = f"/proc/self/fd/{parts[-1]}"
             lower.insert(0, path)
             continue
-        _make(f"{path}/upper", layer)
-        _make(f"{path}/work", layer)
-        parts += [_part(path, "upper", layer), _part(path, "work", layer)]
+        _make(f"{path}/upper", overlay.source)
+        _make(f"{path}/work", overlay.source)
+        parts += [_part(path, "upper", overlay.source), _part(path, "work", overlay.source)]
         upper, work = (f"/proc/self/fd/{fd}" for fd in parts[-2:])
-    if asked.writable_tmpfs:
+    if any(overlay.filesystem == plan.MEMORY for overlay in made.layers):
         room = f"{session}/written"
         os.mkdir(room, 0o755)
         linux.mount("tmpfs", room, "mode=0755", linux.MS_NOSUID | linux.MS_NODEV)
@@ -220,7 +229,7 @@ def mount(
             linux.mount("overlay", merged, options + ",userxattr", linux.MS_NOSUID | linux.MS_NODEV)
     except OSError as error:
         if not os.path.exists(OVERLAY):
-            where = ", ".join(layer.path for layer in layers) or "memory"
+            where = ", ".join(layer.overlay.source for layer in layers) or "memory"
             raise BollardError(
                 f"no writable layer possible in {where}: {error.strerror}",
                 "a network file system takes none; on Linux before 6.6 use --overlay with a directory of a local disk",
@@ -235,43 +244,44 @@ def mount(
 
 
 def _serve(layer: Layer, target: str, scratch: str, own: bool) -> tuple[str, int]:
+    overlay = layer.overlay
     os.mkdir(target, 0o755)
-    if layer.filesystem == _SQUASHFS:
-        pid, words = fuse.mount(layer.fd, layer.offset, target, scratch, own)
+    if overlay.filesystem == plan.SQUASHFS:
+        pid, words = fuse.mount(layer.fd, overlay.offset, target, scratch, own)
         try:
             os.stat(target)  # waits for its first answer; overlayfs takes the mode it finds
         except OSError:
-            raise fuse.unreadable(f"overlay {layer.path}", fuse.last_words(words)) from None
+            raise fuse.unreadable(f"overlay {overlay.source}", fuse.last_words(words)) from None
         os.close(words)
         return target, pid
-    options, file = ("ro,fakeroot" if layer.read_only else "fakeroot"), f"/proc/self/fd/{layer.fd}"
-    if layer.offset and os.path.exists(EXT_OFFSET_IN_NAME):
-        file += f"?offset={layer.offset}"  # ext2fs_open2() of libext2fs
-    elif layer.offset:
-        options += f",offset={layer.offset}"
+    options, file = ("ro,fakeroot" if overlay.read_only else "fakeroot"), f"/proc/self/fd/{layer.fd}"
+    if overlay.offset and os.path.exists(EXT_OFFSET_IN_NAME):
+        file += f"?offset={overlay.offset}"  # ext2fs_open2() of libext2fs
+    elif overlay.offset:
+        options += f",offset={overlay.offset}"
     server, old = (EXT_2, scratch) if os.path.exists(EXT_2) else (EXT, "")
     try:
-        pid = fuse.start(server, options, [file], target, (layer.fd,), layer.read_only, old)
+        pid = fuse.start(server, options, [file], target, (layer.fd,), overlay.read_only, old)
     except BollardError as error:
-        raise BollardError(f"overlay {layer.path}: {error}") from None
+        raise BollardError(f"overlay {overlay.source}: {error}") from None
     return target, pid
 
 
-def _part(path: str, name: str, layer: Layer) -> int:
+def _part(path: str, name: str, source: str) -> int:
     """A descriptor of a layer's upper or work: the directory itself, for a link of whoever made the layer would lead
     to a directory of the host."""
     try:
         return os.open(f"{path}/{name}", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except NotADirectoryError:
-        raise BollardError(f"overlay {layer.path}: its {name} is no directory", "make another one") from None
+        raise BollardError(f"overlay {source}: its {name} is no directory", "make another one") from None
     except OSError as error:
-        raise BollardError(f"overlay {layer.path}: its {name}: {error.strerror}", "check its permissions") from None
+        raise BollardError(f"overlay {source}: its {name}: {error.strerror}", "check its permissions") from None
 
 
-def _make(path: str, layer: Layer) -> None:
+def _make(path: str, source: str) -> None:
     try:
         os.mkdir(path, 0o755)
     except FileExistsError:
         pass
     except OSError as error:
-        raise BollardError(f"overlay {layer.path}: {error.strerror}", "use one that you may write to") from None
+        raise BollardError(f"overlay {source}: {error.strerror}", "use one that you may write to") from None

@@ -19,29 +19,44 @@ from errno import EINVAL
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import plan
-from bollard.runtime.request.spec import NOEXEC, OPTIONAL, READ_ONLY, SHALLOW, TMPFS
 from bollard.runtime.system import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bollard.runtime.request.plan import Op
+    from bollard.runtime.request.plan import Mount
 
 _IS_DIRECTORY = 0o040000
 _IS_LINK = 0o120000
+_FILE_MAX = 1 << 20  # bytes of a file that is copied
+# Why a mount with `if_free` is left out: nothing is missing then.
+_TAKEN = "an earlier mount is there"
 
 
 class Place:
-    """Where a tree goes."""
+    """A mount of the plan whose source has been found."""
 
-    __slots__ = ("directory", "flags", "folder", "source", "target", "tree")
+    __slots__ = ("directory", "folder", "mount", "tree")
 
-    def __init__(self, source: str, target: str, flags: int, tree: int, directory: bool) -> None:
-        self.source = source
-        self.target = target
-        self.flags = flags
+    def __init__(self, mount: Mount, tree: int, directory: bool, folder: str = "") -> None:
+        self.mount = mount
         self.tree = tree  # detached copy of the source's mounts; -1 for a link
         self.directory = directory
-        self.folder = ""  # where a filesystem of the container's own can be filled
+        self.folder = folder  # where a filesystem of the container's own can be filled
+
+
+class Report:
+    """What became of a plan, for people."""
+
+    __slots__ = ("covers", "left_out", "warnings")
+
+    def __init__(self) -> None:
+        self.covers: list[str] = []  # directories of the image that were covered, and for what
+        self.left_out: list[str] = []  # mounts that are not there, and why
+        self.warnings: list[str] = []  # those of them that a node or an image was expected to have
+
+    def lines(self) -> list[str]:
+        """One line each."""
+        return [f"covered: {line}" for line in self.covers] + [f"left out: {line}" for line in self.left_out]
 
 
 def _is_directory(fd: int) -> bool:
@@ -49,41 +64,42 @@ def _is_directory(fd: int) -> bool:
 
 
 def clone_sources(
-    ops: list[Op], files: dict[str, str], session: str, ready: dict[int, int], warnings: list[str]
+    wanted: tuple[Mount, ...], files: dict[str, int], session: str, proc: int, report: Report
 ) -> list[Place]:
-    """Detach a copy of every source of the host, and make what has none. `files` names those the keeper wrote
-    itself, `ready` has trees {flag of plan.SETS: descriptor} that only it can make. An optional source that is left
-    out gets a line in `warnings`, unless it is one that a node may lack."""
+    """Detach a copy of every source of the host, and make what has none; returns the mounts that can be made.
+
+    wanted    those of the plan
+    files     trees of the files that the keeper writes, by their names
+    session   a directory on a tmpfs of ours
+    proc      tree of the container's own /proc, -1 where there is none
+    report    gets the mounts whose source is missing and that may be left out
+    """
     places: list[Place] = []
-    for source, target, flags in ops:
-        if flags & plan.LINK:
-            places.append(Place(source, target, flags, -1, False))
-        elif flags & plan.SETS:
-            tree = ready.get(flags & plan.SETS, -1)
-            place = Place(source, target, flags, tree, True)
-            if tree < 0:
-                _make_filesystem(place, f"{session}/own{len(places)}")
-            places.append(place)
-        elif files.get(source, source):
+    for mount in wanted:
+        if mount.kind == plan.LINK:
+            places.append(Place(mount, -1, False))
+        elif mount.kind == plan.PROC:
+            places.append(Place(mount, proc, True))
+        elif mount.kind in (plan.TMPFS, plan.DEVPTS, plan.MQUEUE):
+            places.append(_own_filesystem(mount, f"{session}/own{len(places)}"))
+        elif mount.kind == plan.FILE:
+            linux.set_mount_flags(files[mount.source], _attributes(mount))
+            places.append(Place(mount, files.pop(mount.source), False))
+        else:
             try:
-                tree = _clone(files.get(source, source), flags)
+                tree = _clone(mount.source, mount.shallow)
             except OSError as error:
-                if flags & OPTIONAL:
-                    if flags & plan.EXPECTED or not linux.is_missing(error):
-                        warnings.append(f"{source}: {error.strerror}; the container starts without it")
-                    continue
-                raise BollardError(
-                    f"bind {source}: {error.strerror}", "does it exist on this node, and may you read it?"
-                ) from None
-            linux.set_mount_flags(tree, _attributes(flags))
-            places.append(Place(source, target, flags, tree, _is_directory(tree)))
+                _leave_out(mount, error, report)
+                continue
+            linux.set_mount_flags(tree, _attributes(mount))
+            places.append(Place(mount, tree, _is_directory(tree)))
     for number, place in enumerate(places):
         _make_place_in_own(place, places[:number])
     return places
 
 
-def _clone(path: str, flags: int) -> int:
-    if flags & SHALLOW:
+def _clone(path: str, shallow: bool) -> int:
+    if shallow:
         try:
             return linux.clone_tree(path, recursive=False)
         except OSError as error:
@@ -92,38 +108,52 @@ def _clone(path: str, flags: int) -> int:
     return linux.clone_tree(path)
 
 
-def _attributes(flags: int) -> int:
+def _leave_out(mount: Mount, error: OSError, report: Report) -> None:
+    """Go on without a mount whose source cannot be had, or refuse."""
+    if mount.if_missing == plan.REFUSE:
+        raise BollardError(
+            f"bind {mount.what()}: {error.strerror}", "does it exist on this node, and may you read it?"
+        ) from None
+    reason = f"{mount.source}: {error.strerror}"
+    report.left_out.append(f"{mount.target}: {reason}")
+    if mount.if_missing == plan.WARN or not linux.is_missing(error):
+        report.warnings.append(f"{reason}; the container starts without it")
+
+
+def _attributes(mount: Mount) -> int:
     attributes = linux.MOUNT_ATTR_NOSUID
-    attributes |= 0 if flags & plan.DEVICES else linux.MOUNT_ATTR_NODEV
-    attributes |= linux.MOUNT_ATTR_RDONLY if flags & READ_ONLY else 0
-    attributes |= linux.MOUNT_ATTR_NOEXEC if flags & NOEXEC else 0
+    attributes |= 0 if mount.devices else linux.MOUNT_ATTR_NODEV
+    attributes |= linux.MOUNT_ATTR_RDONLY if mount.read_only else 0
+    attributes |= linux.MOUNT_ATTR_NOEXEC if mount.noexec else 0
     return attributes
 
 
-def _make_filesystem(place: Place, folder: str) -> None:
-    """A tmpfs, or terminals, of the container's own; it stays mounted at `folder` too, to be filled."""
+def _own_filesystem(mount: Mount, folder: str) -> Place:
+    """A tmpfs, terminals or message queues of the container's own; it stays mounted at `folder` too, to be filled."""
     os.mkdir(folder, 0o755)
-    flags = linux.MS_NOSUID | (linux.MS_NOEXEC if place.flags & (NOEXEC | plan.DEVPTS) else 0)
-    if place.flags & plan.DEVPTS:
+    flags = linux.MS_NOSUID | (linux.MS_NOEXEC if mount.noexec else 0)
+    if mount.kind == plan.DEVPTS:
         linux.mount("devpts", folder, "newinstance,ptmxmode=0666,mode=0620", flags)
+    elif mount.kind == plan.MQUEUE:
+        linux.mount("mqueue", folder, "", flags | linux.MS_NODEV | linux.MS_NOEXEC)
     else:
         try:
-            linux.mount("tmpfs", folder, place.source, flags | linux.MS_NODEV)
+            linux.mount("tmpfs", folder, mount.source, flags | linux.MS_NODEV)
         except OSError as error:
-            raise BollardError(f"tmpfs {place.target}: {place.source}: {error.strerror}", "check its flags") from None
-    place.tree = linux.clone_tree(folder)
-    place.folder = folder
+            raise BollardError(f"tmpfs {mount.target}: {mount.source}: {error.strerror}", "check its flags") from None
+    return Place(mount, linux.clone_tree(folder), True, folder)
 
 
 def _make_place_in_own(place: Place, earlier: list[Place]) -> None:
     """A mount point, or a link, in a tmpfs of the container's own: the last one that holds its target."""
-    around = [other for other in earlier if plan.below(place.target, other.target) and place.target != other.target]
-    if not around or not around[-1].folder or not around[-1].flags & TMPFS:
+    target = place.mount.target
+    around = [other for other in earlier if plan.below(target, other.mount.target) and target != other.mount.target]
+    if not around or around[-1].mount.kind != plan.TMPFS:
         return
-    parts = [part for part in place.target[len(around[-1].target) :].split("/") if part]
-    if place.flags & plan.LINK:
+    parts = [part for part in target[len(around[-1].mount.target) :].split("/") if part]
+    if place.mount.kind == plan.LINK:
         _make(around[-1].folder, [(parts[:-1], True)] if parts[:-1] else [])
-        os.symlink(place.source, f"{around[-1].folder}/{'/'.join(parts)}")
+        os.symlink(place.mount.source, f"{around[-1].folder}/{'/'.join(parts)}")
     else:
         _make(around[-1].folder, [(parts, place.directory)])
 
@@ -131,7 +161,8 @@ def _make_place_in_own(place: Place, earlier: list[Place]) -> None:
 def bind_directory(fd: int, target: str, writable: bool = False) -> None:
     """Put the directory open at `fd` on `target`: a sandbox as image."""
     tree = linux.clone_tree_at(fd)
-    linux.set_mount_flags(tree, _attributes(0 if writable else READ_ONLY))
+    attributes = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV | (0 if writable else linux.MOUNT_ATTR_RDONLY)
+    linux.set_mount_flags(tree, attributes)
     place = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     linux.attach(tree, place)
     os.close(place)
@@ -140,7 +171,7 @@ def bind_directory(fd: int, target: str, writable: bool = False) -> None:
 
 def _flags(place: Place) -> int:
     """How a place is opened. The kernel mounts a file on a link as well, if the descriptor is one of the link."""
-    return os.O_PATH | (os.O_NOFOLLOW if place.flags & plan.OVER_LINK else 0)
+    return os.O_PATH | (os.O_NOFOLLOW if place.mount.over_link else 0)
 
 
 def _exists(root: int, path: str, flags: int = os.O_PATH) -> bool:
@@ -153,14 +184,20 @@ def _exists(root: int, path: str, flags: int = os.O_PATH) -> bool:
     return True
 
 
-def _wanted(root: int, places: list[Place]) -> list[Place]:
+def _wanted(root: int, places: list[Place], report: Report) -> list[Place]:
+    """Those of `places` that this image is to have."""
     slurm = _exists(root, plan.SLURM_MARK)
     wanted = []
     for place in places:
-        if (place.flags & plan.IF_IN_IMAGE and not _exists(root, place.target, _flags(place))) or (
-            place.flags & plan.IF_SLURM and not slurm
-        ):
+        mount = place.mount
+        lacking = ""
+        if mount.only == plan.HAS_TARGET and not _exists(root, mount.target, _flags(place)):
+            lacking = mount.target
+        elif mount.only == plan.HAS_SLURM and not slurm:
+            lacking = plan.SLURM_MARK
+        if lacking:
             os.close(place.tree)  # such a one has a source
+            report.left_out.append(f"{mount.target}: no {lacking} in the image")
         else:
             wanted.append(place)
     return wanted
@@ -187,9 +224,9 @@ def _missing(root: int, places: list[Place]) -> dict[str, list[tuple[list[str], 
     found: dict[str, list[tuple[list[str], bool]]] = {}
     for number, place in enumerate(places):
         # A place inside an earlier bind is that bind's affair.
-        inside = any(plan.below(place.target, other.target) for other in places[:number])
-        if not inside and not _exists(root, place.target, _flags(place)):
-            parent, parts = _deepest(root, place.target)
+        inside = any(plan.below(place.mount.target, other.mount.target) for other in places[:number])
+        if not inside and not _exists(root, place.mount.target, _flags(place)):
+            parent, parts = _deepest(root, place.mount.target)
             found.setdefault(parent, []).append((parts, place.directory))
     return found
 
@@ -269,28 +306,36 @@ class Shadows:
         return folder
 
 
-def make_root(image: str, session: str, places: list[Place], warnings: list[str], writable: bool = False) -> str:
+def make_root(image: str, session: str, places: list[Place], report: Report, writable: bool = False) -> str:
     """Make every mount of the plan on top of the root mounted at `image`; returns the path of the root.
 
     `session` is a directory on a tmpfs of ours. What the image lacks is decided before anything is covered,
     parents before children, so no cover hides an earlier mount. A `writable` root gets its mount points itself.
-    An optional mount that has no place gets a line in `warnings`.
+    `report` gets what is covered or left out.
     """
     root = os.open(image, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    places = _wanted(root, [place for place in places if place.tree >= 0])
+    places = _wanted(root, [place for place in places if place.tree >= 0], report)
     missing = _missing(root, places)
     path, refused = image, {}
     if writable:
         refused = _make_in(root, missing)
     elif missing:
+        for parent, wanted in missing.items():
+            report.covers.append(f"{parent}  to hold  {' '.join('/'.join(parts) for parts, _ in wanted)}")
         path = _cover(image, session, root, missing)
         os.close(root)
         root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     places = _outer_first(root, places)
     taken: set[str] = set()
-    left_out = [f"{place.target} ({reason})" for place in places if (reason := _attach(root, place, refused, taken))]
-    if left_out:
-        warnings.append(f"no place in the container for {', '.join(left_out)}; it starts without")
+    no_place = []
+    for place in places:
+        reason = _attach(root, place, refused, taken)
+        if reason:
+            report.left_out.append(f"{place.mount.target}: {reason}")
+            if reason != _TAKEN:
+                no_place.append(f"{place.mount.target} ({reason})")
+    if no_place:
+        report.warnings.append(f"no place in the container for {', '.join(no_place)}; it starts without")
     os.close(root)
     if path != image:
         linux.remount_readonly(path, linux.MS_NOSUID | linux.MS_NODEV)
@@ -299,11 +344,11 @@ def make_root(image: str, session: str, places: list[Place], warnings: list[str]
 
 def _outer_first(root: int, places: list[Place]) -> list[Place]:
     """`places` with those that were asked for sorted by the depth of their targets, links of the image resolved."""
-    asked = [place for place in places if place.flags & plan.ASKED]
+    asked = [place for place in places if place.mount.asked]
     if len(asked) < 2:
         return places
-    ordered = iter(sorted(asked, key=lambda place: _resolved(root, place.target).count("/")))
-    return [next(ordered) if place.flags & plan.ASKED else place for place in places]
+    ordered = iter(sorted(asked, key=lambda place: _resolved(root, place.mount.target).count("/")))
+    return [next(ordered) if place.mount.asked else place for place in places]
 
 
 def _resolved(root: int, path: str) -> str:
@@ -334,7 +379,7 @@ def _make_in(root: int, missing: dict[str, list[tuple[list[str], bool]]]) -> dic
             try:
                 _make(_fd_path(fd), [(parts, directory)])
             except OSError as error:
-                refused[_tidy("/".join([parent, *parts]))] = str(error.strerror)
+                refused[plan.tidy("/".join([parent, *parts]))] = str(error.strerror)
         os.close(fd)
     return refused
 
@@ -366,36 +411,76 @@ def _cover(image: str, session: str, root: int, missing: dict[str, list[tuple[li
 
 
 def _attach(root: int, place: Place, refused: dict[str, str], taken: set[str]) -> str:
-    """Put a tree in its place. Returns why an optional one has none, else "".
+    """Put a tree in its place. Returns why it is not there, else "".
 
     refused   what `_make_in` returned
     taken     where mounts are, links of the image resolved; gets this one
+    Raises: BollardError where it may not be left out.
     """
+    mount = place.mount
+    if mount.copied and not place.directory:
+        return _copy(root, place)
     try:
-        target = linux.open_in_root(root, place.target, _flags(place))
+        target = linux.open_in_root(root, mount.target, _flags(place))
         fits = _is_directory(target) == place.directory
         resolved = os.readlink(_fd_path(target))
-        if fits and not (place.flags & plan.IF_FREE and resolved in taken):
+        free = not (mount.if_free and resolved in taken)
+        if fits and free:
             linux.attach(place.tree, target)
             taken.add(resolved)
         os.close(target)
     except OSError as error:
-        reason = refused.get(_tidy(place.target), str(error.strerror))
-        what = f"no place for it at {place.target} ({reason})"
+        reason = refused.get(mount.target, str(error.strerror))
+        what = f"no place for it at {mount.target} ({reason})"
         hint = "a mount point inside another bind must exist in that bind's source"
     else:
         if fits:
-            return ""
+            return "" if free else _TAKEN
         kinds = ("a directory", "a file") if place.directory else ("a file", "a directory")
         reason = f"{kinds[1]} is there"
-        what = f"it is {kinds[0]}, but {place.target} in the image is {kinds[1]}"
+        what = f"it is {kinds[0]}, but {mount.target} in the image is {kinds[1]}"
         hint = "name another place for it"
     finally:
         os.close(place.tree)
-    if not place.flags & OPTIONAL:
-        raise BollardError(f"bind {place.source}: {what}", hint)
+    if mount.if_missing == plan.REFUSE:
+        raise BollardError(f"bind {mount.what()}: {what}", hint)
     return reason
 
 
-def _tidy(path: str) -> str:
-    return "/" + "/".join(part for part in path.split("/") if part)
+def _copy(root: int, place: Place) -> str:
+    """Write the file that a tree consists of into the root, unless one like it is there. Returns why not, else "".
+
+    A link there is replaced, and not what it leads to. The file has no mount on it, so it can be renamed and removed.
+    """
+    folder, _, name = place.mount.target.rpartition("/")
+    fresh = f".{name}.bollard"
+    try:
+        data = _read(_fd_path(place.tree))
+        parent = linux.open_in_root(root, folder or "/", os.O_PATH | os.O_DIRECTORY)
+        try:
+            if _read(f"{_fd_path(parent)}/{name}", os.O_NOFOLLOW) != data:
+                fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent)
+                os.write(fd, data)
+                os.close(fd)
+                os.rename(fresh, name, src_dir_fd=parent, dst_dir_fd=parent)
+        finally:
+            os.close(parent)
+    except OSError as error:
+        return str(error.strerror)
+    finally:
+        os.close(place.tree)
+    return ""
+
+
+def _read(path: str, flags: int = 0) -> bytes:
+    """A small file; empty where there is none, or something else."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | flags)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, _FILE_MAX)
+    except OSError:
+        return b""  # a directory
+    finally:
+        os.close(fd)

@@ -44,7 +44,7 @@ class Record:
 
     __slots__ = ("_known", "_size", "_written", "container", "ended", "fd", "first", "last", "made", "pending", "steps")
 
-    def __init__(self, image: Image, fd: int = -1) -> None:
+    def __init__(self, image: Image, node: str, fd: int = -1) -> None:
         self.fd = fd
         self.container = ""
         self.pending = False  # something has changed that is not in the file
@@ -55,7 +55,7 @@ class Record:
         self.steps: dict[str, int] = {}  # step: tasks that entered
         self._known = [
             ("bollard", __version__),
-            ("node", os.uname().nodename.split(".")[0]),
+            ("node", node.split(".")[0]),
             ("image", image.path),
             ("id", ".".join(map(str, image.identity))),
             ("digest", image.digest()),

@@ -19,6 +19,7 @@ import shutil
 import stat
 import subprocess
 import tarfile
+import threading
 import zlib
 from collections.abc import Iterator
 from typing import IO, Any, cast
@@ -31,6 +32,7 @@ _DAMAGED = (
     tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, OverflowError, ValueError, RecursionError,
 )  # fmt: skip
 _MAX_DEPTH = 256  # parts of a path in a layer
+_AFTER_MAX = 1 << 20  # bytes behind the end of an archive
 _WHITEOUT, _META, _OPAQUE = ".wh.", ".wh..wh.", ".wh..wh..opq"
 
 
@@ -88,20 +90,46 @@ def _decompressed(file: _Hashed, what: str) -> Iterator[Any]:
         return
     if not shutil.which(program):
         raise BollardError(f"{what}: is packed by {program}", f"install the program {program}")
-    # Not a pipe that we feed while we read from another: a file in between cannot block.
-    with open(os.open("/tmp", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b") as plain:
-        process = subprocess.Popen([program, "-dc"], stdin=subprocess.PIPE, stdout=plain, stderr=subprocess.DEVNULL)
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-            while True:
-                data = file.read(1 << 20)
-                if not data:
-                    break
-                pipe.write(data)
-        if process.wait():
-            raise BollardError(f"{what}: damaged: {program} cannot unpack it", "fetch it again")
-        plain.seek(0)
+    with _streamed(file, program, what) as plain:
         yield plain
+
+
+@contextlib.contextmanager
+def _streamed(file: _Hashed, program: str, what: str) -> Iterator[IO[bytes]]:
+    """What `program` makes of the file, as it comes: nothing of it is kept but what is in the archive."""
+    process = subprocess.Popen(
+        [program, "-dc"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdin is not None and process.stdout is not None
+    failures: list[BaseException] = []
+    feeder = threading.Thread(target=_feed, args=(file, process.stdin, failures), daemon=True)
+    feeder.start()
+    ended = False
+    try:
+        yield process.stdout
+        # Behind the archive stand zeros, up to a whole record of tar's. More is not looked at.
+        ended = len(process.stdout.read(_AFTER_MAX)) < _AFTER_MAX
+    except _DAMAGED:
+        ended = process.stdout.read(1) == b""  # the archive is short, for the program has given up
+        raise
+    finally:
+        process.stdout.close()  # ends a program that still has more to write
+        feeder.join()
+        status = process.wait()
+        if failures:
+            raise failures[0]
+        if ended and status:
+            raise BollardError(f"{what}: damaged: {program} cannot unpack it", "fetch it again")
+
+
+def _feed(file: _Hashed, pipe: IO[bytes], failures: list[BaseException]) -> None:
+    """Write the whole file into the pipe, until nobody reads there."""
+    try:
+        with contextlib.suppress(BrokenPipeError), pipe:
+            while data := file.read(1 << 20):
+                pipe.write(data)
+    except BaseException as error:  # noqa: BLE001 - the reader raises it
+        failures.append(error)
 
 
 class _Whole:
@@ -205,6 +233,12 @@ def _link(member: tarfile.TarInfo, tree: Tree, above: int, name: str) -> None:
 
 def _write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, above: int, name: str) -> None:
     data = archive.extractfile(member)
+    room = os.fstatvfs(above)
+    if member.size > room.f_bavail * room.f_frsize:
+        raise BollardError(
+            f"{member.name} has {member.size} bytes, and there is room for {room.f_bavail * room.f_frsize}",
+            "set BOLLARD_TMPDIR to a directory with more space, or build a smaller image",
+        )
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=above)
     with open(fd, "wb") as file:
         if data is not None:

@@ -82,9 +82,7 @@ class Entry:
         self.content = content
 
 
-def build(
-    target: str, source: str, *, force: bool = False, program: str = "mksquashfs", processors: int = 0
-) -> None:
+def build(target: str, source: str, *, force: bool = False, program: str = "mksquashfs", processors: int = 0) -> None:
     """Make the SIF image `target` from the tree at `source`, by the `program` and at most `processors` CPUs (0: all).
 
     An existing target is an error unless `force` is set. With SOURCE_DATE_EPOCH in the environment equal

@@ -19,12 +19,14 @@ from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError, one_line
 from bollard.runtime.installed import LAUNCHER, PREFIX
+from bollard.runtime.request import site
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from bollard.runtime.request.site import Site
     from bollard.runtime.request.spec import Spec
 
 
@@ -56,6 +58,7 @@ def launch(
     listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     listener.bind(b"\0" + name)
     listener.listen(8)
+    asked.console = terminal()
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -65,6 +68,23 @@ def launch(
     keeper, *command = answer(reader)
     listener.close()
     return name.decode(), int(keeper), command
+
+
+def terminal() -> str:
+    """The path of this process's terminal, "" where it has none."""
+    for fd in range(3):
+        try:
+            return os.ttyname(fd)
+        except OSError:
+            pass
+    return ""
+
+
+def spool(here: Site) -> str:
+    """The directory of Slurm's that a container by hand shows: the site's SlurmdSpoolDir, or in a step the one that
+    its PMIx files lie in; "" for none."""
+    named = site.spool_directory("", os.uname().nodename.split(".")[0], here)
+    return named or os.path.dirname(os.environ.get("PMIX_SERVER_TMPDIR", ""))
 
 
 def variables(verbose: bool, container: dict[str, str]) -> dict[str, str]:
@@ -139,14 +159,14 @@ def _keep(
     try:
         from bollard.runtime.container import clock, keeper
         from bollard.runtime.local import action as actions
-        from bollard.runtime.request import site
         from bollard.runtime.system import linux  # now, for none can be imported inside
 
         linux.name_process("bollard-keeper")
         times = clock.Clock()
-        spool = os.path.dirname(os.environ.get("PMIX_SERVER_TMPDIR", ""))
+        here = site.load(PREFIX)
         new_user_namespace(asked.fakeroot)
-        container = keeper.enter(asked, times, spool, argv[0] if argv else "sh", site.load(PREFIX))
+        program = argv[0] if argv else "sh"
+        container = keeper.enter(asked, times, here, spool(here), program, action.encode(), instance)
         command = actions.inside(action, argv, _is_program, shell, asked.app)
     except BaseException as error:  # noqa: BLE001 - it becomes the one line the user sees
         tell_failure(writer, error)
@@ -155,8 +175,6 @@ def _keep(
     os.close(writer)
     if not command and not instance:
         return
-    container.command = action.encode()
-    container.instance = instance
     keeper.serve(container, listener, handle)  # the program's pidfd in the place of a job's socket
     pause = 0.02
     while not instance and _others_here():  # what the program left in the background goes on, as it would on the host

@@ -259,7 +259,7 @@ def _through_container(path: str) -> Attributes:
     from bollard.runtime.container.clock import Clock
     from bollard.runtime.errors import one_line
     from bollard.runtime.local import execution
-    from bollard.runtime.request import spec
+    from bollard.runtime.request import site, spec
 
     asked = spec.Spec(os.path.abspath(path), asked=path)
     reader, writer = os.pipe()
@@ -268,7 +268,7 @@ def _through_container(path: str) -> Attributes:
         try:
             os.close(reader)
             execution.new_user_namespace(False)
-            keeper.enter(asked, Clock())
+            keeper.enter(asked, Clock(), site.Site())
             root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             answer: Attributes = {"attributes": read_tree(root)}
         except BaseException as error:

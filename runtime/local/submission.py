@@ -7,6 +7,7 @@ The client's C code skips it where only an image is named and that image is plai
 from __future__ import annotations
 
 import os
+import stat
 import time
 
 from bollard.runtime.errors import BollardError
@@ -22,26 +23,56 @@ NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm")
 
 def check(text: bytes, out: int) -> None:
     """Write the settled form of the spec `text` to `out`; BollardError for what cannot work."""
-    values = _fetched(forms.resolve(spec.pairs(text)))
+    here = site.load(PREFIX)
+    values = _fetched(forms.resolve(spec.pairs(text)), here)
     asked = spec.make(values)
+    if asked.save:
+        _look_at_saved(asked)
     if asked.image and not any(name == "id" for name, _ in values) and not _on_nodes_only(asked.image):
         opened = image.open_image(asked.image, os.uname().machine)
-        site.refuse_image(site.load(PREFIX), opened.fd, asked.asked)
+        site.refuse_image(here, opened.fd, asked.asked)
         values.append(("id", ".".join(map(str, opened.identity))))
     values = [(name, asked.image if name == "image" else value) for name, value in values if name not in LAST]
-    if not spec.is_of_one_step(asked):
-        values = [pair for pair in values if pair[0] != "once"]
+    # What would make another container of it, and changes nothing.
+    idle: tuple[str, ...] = ("once",) if not spec.is_of_one_step(spec.make(site.completed(values, here))) else ()
+    idle += ("pty",) if not asked.contain else ()
+    values = [pair for pair in values if pair[0] not in idle]
     if asked.verbose:
         values.append(("verbose", str(time.time_ns())))
     os.write(out, spec.text(values))
 
 
-def _fetched(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _look_at_saved(asked: spec.Spec) -> None:
+    """Tell the user that a file will be replaced. The image itself is replaced only where the same words name it."""
+    try:
+        there = os.stat(asked.save)
+    except OSError:
+        return
+    if not stat.S_ISREG(there.st_mode):
+        return  # the node says why it cannot be
+    try:
+        is_image = bool(asked.image) and os.path.samestat(os.stat(asked.image), there)
+    except OSError:
+        is_image = False
+    if is_image and asked.save != asked.image:
+        raise BollardError(
+            f"container-save {asked.save}: is the image itself", f"to replace it, name both as {asked.asked}"
+        )
+    what = "the image" if is_image else "the file that is there"
+    os.write(2, f"bollard: container-save {image.shown(asked.save)}: replaces {what}\n".encode("utf-8", "replace"))
+
+
+def _fetched(values: list[tuple[str, str]], here: site.Site) -> list[tuple[str, str]]:
     """With an image that lies elsewhere brought into the user's cache: once, here, and not on each node."""
     given = dict(values)
     uri = given.get("asked", "")
     if "#" in uri and not image.is_uri(uri) and not os.path.lexists(given["image"]):
         uri = f"docker://{uri}"  # pyxis's form, which needs no scheme
+    elif _is_registrys(uri) and not os.path.lexists(given["image"]):
+        if not here.registry:
+            hint = f"check the name with `ls`; an image of a registry is docker://{uri}"
+            raise BollardError(f"{uri}: no such file", hint)
+        uri = f"docker://{uri}"
     if not image.is_uri(uri):
         return values
     from bollard.runtime.build import conversion
@@ -53,6 +84,20 @@ def _fetched(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
     found = conversion.image_of(uri, settings)
     found.close()
     return [(name, found.path if name == "image" else value) for name, value in values]
+
+
+# NAME, SERVER/PATH/NAME, each with :TAG or @DIGEST (the grammar of distribution's references).
+_REFERENCE = r"[a-z0-9]+([._:/-]+[a-z0-9]+)*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?"
+_FILE_ENDS = (".sif", ".sqsh", ".sqfs", ".squashfs", ".simg", ".img", ".tar")
+
+
+def _is_registrys(name: str) -> bool:
+    """Whether a registry can have an image of that name. A path that begins with / or . is never one."""
+    from re import fullmatch
+
+    if name.endswith(_FILE_ENDS) or not fullmatch(_REFERENCE, name):
+        return False
+    return ":" in name or "/" not in name or "." in name.split("/")[0]
 
 
 def _on_nodes_only(path: str) -> bool:

@@ -69,7 +69,7 @@ TABLE: tuple[Row, ...] = (
         "let these variables of yours win over the image's own values",
     ),
     ("cleanenv", "", ("BOLLARD_CLEANENV",), "", "start from an empty environment"),
-    ("no-env", "NAME[,NAME]", ("BOLLARD_NO_ENV",), "", "do not pass these variables of yours"),
+    ("no-env", "NAME[,NAME]", ("BOLLARD_NO_ENV", "BOLLARD_NOENV"), "", "do not pass these variables of yours"),
     ("home", "SRC[:DST]", ("BOLLARD_HOME",), "", "another directory as the home"),
     (
         "no-home",

@@ -35,6 +35,7 @@ class Site:
         "mounts",
         "mpirun",
         "prefix",
+        "registry",
         "spool",
         "writable",
     )
@@ -52,6 +53,7 @@ class Site:
         environment: tuple[tuple[bytes, bytes], ...] = (),
         prefix: str = "",
         idle: int = IDLE_CONTAINERS,
+        registry: bool = False,
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -63,6 +65,7 @@ class Site:
         self.forbidden = forbidden
         self.environment = environment
         self.idle = idle  # how many containers of a job may wait for its next step
+        self.registry = registry
         self.prefix = prefix  # what Slurm's configuration calls the installation; "" where nothing was compiled
 
 
@@ -112,6 +115,7 @@ def parse(text: bytes) -> Site:
         environment=tuple(environment),
         prefix=last("prefix", ""),
         idle=int(last("idle-containers", str(IDLE_CONTAINERS))),
+        registry=last("registry", "0") == "1",
     )
 
 
@@ -149,3 +153,13 @@ def _elsewhere(here: Site) -> str:
 def _lies_in(path: str, folder: str) -> bool:
     real = os.path.realpath(folder)
     return path == real or path.startswith(real.rstrip("/") + "/")
+
+
+def spool_directory(arguments: str, host: str, here: Site) -> str:
+    """SlurmdSpoolDir: the site's word, else `spool=` of the plugstack.conf arguments; its %h and %n replaced by this
+    node's name."""
+    found = here.spool
+    for word in arguments.split(" "):
+        if word.startswith("spool=") and not found:
+            found = word[6:]
+    return found.replace("%h", host).replace("%n", host)

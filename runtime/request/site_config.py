@@ -78,6 +78,13 @@ TABLE: tuple[Key, ...] = (
         "images must lie in one of them; without it, anywhere",
         "[/apps/images]",
     ),
+    Key(
+        "registry",
+        SWITCH,
+        False,
+        "whether `--container=NAME:TAG` means `docker://NAME:TAG` where there is no such file, as under pyxis",
+        "yes",
+    ),
     Key("images-forbidden", DIRECTORIES, (), "no image may lie in one of them", "[/tmp, /dev/shm]"),
     Key(
         "environment",

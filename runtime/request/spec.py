@@ -11,6 +11,7 @@ rows of `options.TABLE` and:
     userhome     $HOME of the client
     id           inode.size.mtime of the image file, so that a rebuilt image is another container
     once         a word of this client's own, where the container must be its step's alone
+    pty          under srun --pty with --contain: 1
     multi-prog   under srun --multi-prog: 2, for srun puts the launcher before each program itself
     verbose      when the client began, in ns since 1970; last, and cut off on the node: it makes no other container
 
@@ -58,8 +59,11 @@ _NO_FLAGS = {
     "unbindable": "mounts made in a container stay in it",
     "image-src": "what is in an image is not bound; --overlay FILE.sqfs lays a whole squashfs file over the container",
     "id": "what is in an image is not bound",
+    "nonested": "APPTAINER_BIND in the container names every bind",
 }
-_TMPFS_SETTINGS = ("size", "mode", "nr_inodes")
+# tmpfs(5), and the marks that their values have beside letters and digits.
+_TMPFS_SETTINGS = ("size", "nr_blocks", "nr_inodes", "mode", "huge", "mpol")
+_SETTING_MARKS = "%_:-="
 
 NAME_MODES = ("auto", "create", "exec", "no_exec")
 NAMESPACES = ("net", "ipc", "uts", "pid")
@@ -76,6 +80,7 @@ class Spec:
     cwd: str = "/"
     home: str = ""  # where it appears in the container; "" for no home
     home_source: str = ""  # "" for an empty one of the container's own
+    user_home: str = ""  # the value of HOME where no home is shown
     binds: tuple[Bind, ...] = ()
     env: tuple[tuple[bytes, bytes], ...] = ()
     keep_env: tuple[bytes, ...] = ()
@@ -100,6 +105,8 @@ class Spec:
     app: str = ""  # one of the image's apps, /scif/apps/NAME
     dns: tuple[str, ...] = ()
     cards: tuple[str, ...] = ()  # nv, rocm
+    pty: bool = False  # slurmstepd makes a terminal for the task
+    console: str = ""  # the terminal of `bollard exec`, on the host
     no_umask: bool = False
     no_eval: bool = False
     no_slurm: bool = False
@@ -198,15 +205,28 @@ def _bind(what: str, text: str, source: str, target: str, words: list[str], spec
     flags = {"tmpfs": TMPFS, "umount": UMOUNT}.get(special, 0)
     settings = []
     for word in words:
-        if (name := word.partition("=")[0]) in _NO_FLAGS:
+        name, _, setting = word.partition("=")
+        if name == "dev" and is_device(source):
+            continue
+        if name in _NO_FLAGS:
             raise BollardError(f"{what} {text!r}: {name!r} is not supported: {_NO_FLAGS[name]}", "leave it out")
-        if special == "tmpfs" and word.partition("=")[0] in _TMPFS_SETTINGS and word.partition("=")[2].isalnum():
+        if special == "tmpfs" and name in _TMPFS_SETTINGS and _is_setting(setting):
             settings.append(word)
         elif word in _FLAGS:
             flags |= _FLAGS[word]
         elif word:
             raise BollardError(f"{what} {text!r}: unknown flag {word!r}", "use ro, rw, noexec or nofail")
     return ",".join(settings) if special else source, target, flags
+
+
+def _is_setting(value: str) -> bool:
+    return bool(value) and all(c.isascii() and (c.isalnum() or c in _SETTING_MARKS) for c in value)
+
+
+def is_device(path: str) -> bool:
+    """Whether a path of the host names /dev, or something in it."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return path.startswith("/") and parts[:1] == ["dev"] and ".." not in parts
 
 
 def parse_binds(text: str, cwd: str, home: str, what: str = "bind") -> tuple[Bind, ...]:
@@ -411,6 +431,7 @@ def make(values: list[tuple[str, str]]) -> Spec:
         cwd=cwd,
         home=target,
         home_source=source,
+        user_home=host_home,
         binds=_binds(given, cwd, host_home),
         env=tuple(pair for value in given.get("env", []) for pair in _assignments(value)),
         keep_env=_names("container-env", _list(given.get("keep-env", []))),
@@ -434,6 +455,7 @@ def make(values: list[tuple[str, str]]) -> Spec:
         hostname=_hostname(last("hostname")),
         dns=_servers(_list(given.get("dns", []))),
         cards=tuple(name for name in ("nv", "rocm") if on(name)),
+        pty=on("pty"),
         no_umask=compat or on("no-umask"),
         no_eval=compat or on("no-eval"),
         app=_app(last("app")),
@@ -458,7 +480,7 @@ def is_of_one_step(asked: Spec) -> bool:
 
 
 # Keys that name a container rather than describe it; and those whose paths are given as they were resolved.
-_NOT_OPTIONS = frozenset(("image", "asked", "cwd", "userhome", "id", "once", "multi-prog", "verbose", "save"))
+_NOT_OPTIONS = frozenset(("image", "asked", "cwd", "userhome", "id", "once", "pty", "multi-prog", "verbose", "save"))
 _WITH_PATHS = frozenset(("bind", "mounts", "mount", "home", "workdir", "overlay"))
 
 

@@ -132,7 +132,7 @@ def no_new_privileges() -> None:
 def fake_ownership(devices_only: bool = False) -> None:
     """From here on chown, setuid and their kin, and mknod of devices succeed without doing anything: in a
     namespace that knows one id they would fail. For good, and for every program started from here."""
-    _check(lib.b_fake_ownership(devices_only), "prctl(PR_SET_SECCOMP)")
+    _check(lib.b_fake_ownership(devices_only, ffi.NULL, 0), "prctl(PR_SET_SECCOMP)")
 
 
 def can_fake_ownership() -> bool:
@@ -156,6 +156,12 @@ def remount_readonly(target: str, flags: int = 0) -> None:
     """Make the one mount at `target` read-only; the flags it was mounted with must be given again."""
     flags |= lib.MS_REMOUNT | lib.MS_BIND | lib.MS_RDONLY
     _check(lib.mount(ffi.NULL, os.fsencode(target), ffi.NULL, flags, ffi.NULL), f"remount of {target}")
+
+
+def set_bindable(target: str, on: bool) -> None:
+    """Let recursive clones of what is around the mount at `target` have it and all below it, or leave it out."""
+    flags = lib.MS_PRIVATE if on else lib.MS_UNBINDABLE
+    _check(lib.mount(ffi.NULL, os.fsencode(target), ffi.NULL, flags, ffi.NULL), f"propagation of {target}")
 
 
 def clone_tree(path: str, recursive: bool = True) -> int:

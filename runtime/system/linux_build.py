@@ -5,7 +5,12 @@ The newer calls go through syscall(2): glibc has wrappers for them from 2.36 onl
 on every architecture (asm-generic/unistd.h).
 """
 
+from pathlib import Path
+
 from cffi import FFI
+
+# The filter that the launcher installs too.
+OWNERSHIP = Path(__file__).resolve().parents[2] / "spank_plugin/ownership.h"
 
 ffi = FFI()
 
@@ -20,9 +25,11 @@ ffi.cdef("""
 #define MS_NODEV ...
 #define MS_NOEXEC ...
 #define MS_RDONLY ...
+#define MS_PRIVATE ...
 #define MS_REC ...
 #define MS_BIND ...
 #define MS_SLAVE ...
+#define MS_UNBINDABLE ...
 #define MS_REMOUNT ...
 #define MNT_DETACH ...
 #define PR_SET_DUMPABLE ...
@@ -46,7 +53,7 @@ int b_openat2(int dir, const char *path, unsigned long long flags, unsigned long
 int b_exchange(const char *one, const char *other);
 int b_drop_capabilities(void);
 int b_use_capabilities(int on);
-int b_fake_ownership(int devices_only);
+int b_fake_ownership(int devices_only, const unsigned int *groups, int count);
 int b_can_fake_ownership(void);
 int b_start_first(const char *proc, int parent);
 """)
@@ -56,11 +63,8 @@ ffi.set_source(
     r"""
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/audit.h>
 #include <linux/capability.h>
 #include <linux/securebits.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sched.h>
 #include <stddef.h>
 #include <signal.h>
@@ -69,7 +73,6 @@ ffi.set_source(
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -189,103 +192,6 @@ static int b_drop_capabilities(void)
     memset(none, 0, sizeof(none));
     return (int) syscall(SYS_capset, &head, none);
 }
-
-#if defined(__x86_64__)
-#define B_ARCH AUDIT_ARCH_X86_64
-#elif defined(__i386__)
-#define B_ARCH AUDIT_ARCH_I386
-#elif defined(__aarch64__)
-#define B_ARCH AUDIT_ARCH_AARCH64
-#elif defined(__arm__)
-#define B_ARCH AUDIT_ARCH_ARM
-#elif defined(__powerpc64__) && defined(__LITTLE_ENDIAN__)
-#define B_ARCH AUDIT_ARCH_PPC64LE
-#elif defined(__riscv) && __riscv_xlen == 64
-#define B_ARCH AUDIT_ARCH_RISCV64
-#elif defined(__s390x__)
-#define B_ARCH AUDIT_ARCH_S390X
-#endif
-
-/* Of a 64-bit argument the half that holds a mode. */
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-#define B_LOW 4
-#else
-#define B_LOW 0
-#endif
-
-#ifdef B_ARCH
-/* What only root of the machine may do, and what a package's installation does out of habit. */
-static const int b_faked[] = {
-#ifdef SYS_chown
-    SYS_chown,
-#endif
-#ifdef SYS_lchown
-    SYS_lchown,
-#endif
-    SYS_fchown, SYS_fchownat, SYS_setuid, SYS_setgid, SYS_setreuid, SYS_setregid, SYS_setresuid, SYS_setresgid,
-    SYS_setgroups, SYS_setfsuid, SYS_setfsgid, SYS_capset,
-#ifdef SYS_chown32
-    SYS_chown32, SYS_lchown32, SYS_fchown32, SYS_setuid32, SYS_setgid32, SYS_setreuid32, SYS_setregid32,
-    SYS_setresuid32, SYS_setresgid32, SYS_setgroups32, SYS_setfsuid32, SYS_setfsgid32,
-#endif
-};
-#define B_FAKED (sizeof(b_faked) / sizeof(b_faked[0]))
-
-static void b_add(struct sock_filter *code, int *count, unsigned short op, unsigned char yes, unsigned char no,
-                  unsigned int value)
-{
-    code[(*count)++] = (struct sock_filter) { op, yes, no, value };
-}
-
-/* A device node is not made, and that is called success; a FIFO, socket or file is made. */
-static void b_add_mknod(struct sock_filter *code, int *count, unsigned int number, int argument)
-{
-    unsigned int mode = offsetof(struct seccomp_data, args) + 8 * argument + B_LOW;
-    b_add(code, count, BPF_JMP | BPF_JEQ | BPF_K, 0, 6, number);
-    b_add(code, count, BPF_LD | BPF_W | BPF_ABS, 0, 0, mode);
-    b_add(code, count, BPF_ALU | BPF_AND | BPF_K, 0, 0, S_IFMT);
-    b_add(code, count, BPF_JMP | BPF_JEQ | BPF_K, 2, 0, S_IFCHR);
-    b_add(code, count, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, S_IFBLK);
-    b_add(code, count, BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW);
-    b_add(code, count, BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO);
-}
-#endif
-
-/* A filter that cannot be read: with filters the kernel finds that out (EFAULT), without them it knows no such call. */
-static int b_can_fake_ownership(void)
-{
-#ifdef B_ARCH
-    return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, NULL, 0, 0) < 0 && errno == EFAULT;
-#else
-    return 0;
-#endif
-}
-
-static int b_fake_ownership(int devices_only)
-{
-#ifdef B_ARCH
-    struct sock_filter code[2 * B_FAKED + 24];
-    int count = 0;
-    b_add(code, &count, BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, arch));
-    b_add(code, &count, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, B_ARCH);
-    b_add(code, &count, BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW);
-    b_add(code, &count, BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, nr));
-    for (size_t i = 0; i < B_FAKED && !devices_only; i++) {
-        b_add(code, &count, BPF_JMP | BPF_JEQ | BPF_K, 0, 1, b_faked[i]);
-        b_add(code, &count, BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO); /* errno 0: success */
-    }
-#ifdef SYS_mknod
-    b_add_mknod(code, &count, SYS_mknod, 1);
-#endif
-    b_add_mknod(code, &count, SYS_mknodat, 2);
-    b_add(code, &count, BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW);
-    struct sock_fprog program = { count, code };
-    return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0);
-#else
-    (void) devices_only;
-    errno = ENOSYS;
-    return -1;
-#endif
-}
-""",
+"""
+    + OWNERSHIP.read_text(),
 )

@@ -23,6 +23,7 @@ EVERY_RELEASE: dict[str, tuple[str, ...]] = {
     "test_fetched.py": (),
     "test_inside.py": (),
     "test_mpi.py": ("test_images_of_other_releases",),
+    "test_packages.py": (),
     "test_plain.py": ("test_no_variable_of_ours", "test_help_has_the_options"),
     "test_sites.py": (),
     "test_slurm_inside.py": (

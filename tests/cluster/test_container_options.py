@@ -58,6 +58,15 @@ def test_variables_of_pyxis_where_it_is_loaded(cluster: Cluster, images: Images,
     assert good(cluster.srun("--export=HOME,PATH", "bash", "-c", WHERE, env=env)) == "inside\n"
 
 
+@pytest.mark.parametrize(
+    "name", ["debian:12", "docker.io/library/debian:12", "registry.example/team/app:1.0", "debian"]
+)
+def test_a_name_of_a_registry_without_docker(cluster: Cluster, name: str) -> None:
+    """pyxis's users write no docker://; a plain word is a file here, and the message says how to go on."""
+    done = cluster.srun(f"--container-image={name}", "true")
+    assert f"an image of a registry is docker://{name}" in refusal(done)
+
+
 def test_options_of_no_container(cluster: Cluster) -> None:
     assert "--container-mounts without a container" in refusal(cluster.srun("--container-mounts=/a:/b", "true"))
     assert "--container-readonly without a container" in refusal(cluster.srun("--container-readonly", "true"))
@@ -264,6 +273,49 @@ def test_own_namespaces(cluster: Cluster, images: Images) -> None:
     assert "unshare 'pid'" in refusal(srun(cluster, images, "--container-unshare=pid", "true"))
 
 
+def test_variables_of_pytorch(cluster: Cluster, images: Images) -> None:
+    show = "echo $RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $((MASTER_PORT - SLURM_JOB_ID % 4536)) $OMP_NUM_THREADS"
+    words = ["-N2", "--ntasks-per-node=2", f"--container={images.small}", "sh", "-c", show]
+    done = cluster.srun(*words, env={"PYTORCH_VERSION": "2.1"})
+    first = good(done).split()[3]
+    assert sorted(done.out.splitlines()) == [f"{rank} {rank % 2} 4 {first} 61000 1" for rank in range(4)], done
+    assert good(cluster.srun("-n1", "-N1", f"--container={images.small}", "sh", "-c", "echo $RANK.")) == ".\n"
+
+
+def test_own_memory_of_a_private_ipc_namespace(cluster: Cluster, images: Images) -> None:
+    """POSIX shared memory and message queues are files; the host's would be seen through /dev."""
+    place = f"srun -Q -N1 -n1 --container={images.small}"
+    look = "ls -A /dev/shm /dev/mqueue; echo > /dev/shm/inside; stat -fc %T /dev/shm /dev/mqueue"
+    done = in_one_job(
+        cluster,
+        f"{place} sh -c 'echo > /dev/shm/$SLURM_JOB_ID'",
+        f"{place} --container-unshare=ipc sh -c '{look}'",
+        f"{place} sh -c 'ls /dev/shm/inside; rm /dev/shm/$SLURM_JOB_ID'",
+    )
+    assert done.out == "/dev/mqueue:\n\n/dev/shm:\ntmpfs\nmqueue\n" and "No such file" in done.err, done
+
+
+@pytest.mark.parametrize(
+    ("mounts", "script"),
+    [
+        ("/dev/null:/null", "echo x > /null; cat /null"),
+        ("/dev:/host-dev", "head -c1 /host-dev/zero >/host-dev/null"),
+        ("/dev:/dev", "head -c1 /dev/zero >/dev/null"),
+        ("/dev/pts:/dev/pts,/dev/./zero:/zero:ro+dev", "head -c1 /zero | od -An -tx1 | grep -q 00"),
+    ],
+)
+def test_devices_that_are_mounted_can_be_used(cluster: Cluster, images: Images, mounts: str, script: str) -> None:
+    for contain in ([], ["--container-opts=--contain"]):
+        assert good(srun(cluster, images, f"--container-mounts={mounts}", *contain, "sh", "-c", script)) == ""
+
+
+def test_devices_of_other_places_are_not_usable(cluster: Cluster, images: Images) -> None:
+    """A path through .. can be anything; and a file of the user's is no device."""
+    done = srun(cluster, images, "--container-mounts=/dev/../dev/zero:/zero", "head", "-c1", "/zero")
+    assert done.rc != 0 and "Permission denied" in done.err, done
+    assert "'dev' is not supported" in refusal(srun(cluster, images, "--container-mounts=/etc:/x:dev", "true"))
+
+
 def test_own_values_over_the_images(cluster: Cluster, images: Images) -> None:
     show = ["sh", "-c", "echo $PATH"]
     assert "/mine" not in good(srun(cluster, images, *show, env={"PATH": "/usr/bin:/bin:/mine"}))
@@ -458,6 +510,21 @@ def test_what_a_later_step_cannot_have(cluster: Cluster, images: Images) -> None
         assert f"container lab was made without this {option.partition('=')[0]}; " in line, lines
 
 
+def test_what_a_later_step_does_not_want(cluster: Cluster, images: Images) -> None:
+    make = f"srun -Q -N1 -n1 --container={images.small} --container-name=lab --container-remap-root"
+    later = "srun -Q -N1 -n1 --container-name=lab"
+    done = in_one_job(
+        cluster,
+        f"{make} --no-container-mount-home true",
+        f"{later} --no-container-remap-root id -u",
+        f"PYXIS_CONTAINER_MOUNT_HOME=1 {later} echo ran",
+    )
+    options = ("--no-container-remap-root", "--container-mount-home")
+    lines = done.complaints()
+    assert done.out == "" and len(lines) == 2, done
+    assert all(f"was made without this {option}; " in line for option, line in zip(options, lines)), lines
+
+
 def test_a_name_is_the_jobs_own(cluster: Cluster, images: Images) -> None:
     make = f"srun -Q -w n1 --container={images.small} --container-name=lab --container-writable"
     inner = "salloc -Q -w n1 -n1 --overcommit srun -Q --container-name=lab true"
@@ -502,6 +569,28 @@ def test_a_file_that_cannot_be_written_is_refused_first(
 ) -> None:
     done = srun(cluster, images, f"--container-save={path}", "echo", "ran")
     assert words in refusal(done) and done.out == "", done
+
+
+def test_a_file_that_is_there_is_replaced_with_a_word(cluster: Cluster, images: Images, work: Work) -> None:
+    work.write("old.sqsh", "old")
+    words = [f"--container={images.small}", "--container-save=old.sqsh", "true"]
+    done = cluster.srun(*words, cwd=work.path)
+    assert (done.rc, done.complaints()) == (
+        0, [f"bollard: container-save {work.path}/old.sqsh: replaces the file that is there"]
+    ), done  # fmt: skip
+    assert work.here.joinpath("old.sqsh").read_bytes()[:4] == b"hsqs"
+
+
+def test_the_image_is_not_replaced_by_accident(cluster: Cluster, images: Images, work: Work) -> None:
+    good(cluster.exec(["cp", images.small, "own.sif"], cwd=work.path))
+    good(cluster.exec(["ln", "-s", "own.sif", "link.sif"], cwd=work.path))
+    before = (work.here / "own.sif").stat().st_mtime_ns
+    for name in ("link.sif", "./own.sif"):
+        done = cluster.srun("--container=own.sif", f"--container-save={name}", "echo", "ran", cwd=work.path)
+        assert "is the image itself" in refusal(done)
+    assert (work.here / "own.sif").stat().st_mtime_ns == before
+    done = cluster.srun("-n1", "--container=own.sif", "--container-save=own.sif", "true", cwd=work.path)
+    assert done.rc == 0 and "replaces the image" in done.complaints()[0], done
 
 
 def test_a_step_that_saves_what_an_earlier_one_made(cluster: Cluster, images: Images, work: Work) -> None:
@@ -576,7 +665,52 @@ def test_an_entrypoint(cluster: Cluster, with_entrypoint: str) -> None:
 
 def test_an_entrypoint_that_does_not_go_on(cluster: Cluster, images: Images, work: Work) -> None:
     path = f"{work.path}/entry.sif"
-    script = work.write("make.sh", "printf '#!/bin/sh\\nexit 0\\n' > /.singularity.d/runscript")
+    script = work.write(
+        "make.sh", "printf '#!/bin/sh\\necho no licence here >&2\\nexit 0\\n' > /.singularity.d/runscript"
+    )
     good(cluster.srun(f"--container={images.small}", "--container-writable", f"--container-save={path}", "sh", script))
     done = cluster.srun(f"--container={path}", "--container-entrypoint", "true")
     assert "--no-container-entrypoint" in refusal(done)
+    assert "no licence here" in done.err  # its own words, though --container-entrypoint-log was not asked for
+
+
+# Images of enroot's.
+
+ENROOT = """
+mkdir /workspace
+cat > /etc/environment <<'END'
+PATH=/opt/own:/usr/bin:/bin
+GREETING=it's me
+END
+cat > /etc/rc <<'END'
+mkdir -p "/workspace" 2> /dev/null
+cd "/workspace" && unset OLDPWD || exit 1
+
+if [ -s /etc/rc.local ]; then
+    . /etc/rc.local
+fi
+
+if [ $# -gt 0 ]; then
+    exec '/entry.sh' "$@"
+else
+    exec '/entry.sh' 'bash'
+fi
+END
+printf '#!/bin/sh\\necho hello\\nexport MADE=here\\nexec "$@"\\n' > /entry.sh
+chmod +x /entry.sh
+rm -rf /.singularity.d
+"""
+
+
+def test_an_image_in_enroots_layout(cluster: Cluster, images: Images, work: Work) -> None:
+    path = f"{work.path}/enroot.sqsh"
+    script = work.write("make.sh", ENROOT)
+    good(cluster.srun(f"--container={images.small}", "--container-writable", f"--container-save={path}", "sh", script))
+    show = ["sh", "-c", "pwd; echo ${PATH#*bollard/bin:}; echo $GREETING $MADE"]
+    words = ["-N1", "-n2", f"--container-image={path}"]
+    plain = good(cluster.srun(*words, *show)).splitlines()
+    assert plain[0] == plain[3] == "/workspace" and plain[1].startswith("/opt/own:/usr/bin:/bin"), plain
+    assert plain[2] == plain[5] == "it's me"
+    started = good(cluster.srun(*words, "--container-entrypoint", *show)).splitlines()
+    assert started[0] == "/workspace" and started[2] == started[5] == "it's me here"
+    assert good(cluster.srun(*words, "--container-workdir=/usr", "pwd")) == "/usr\n/usr\n"

@@ -272,3 +272,28 @@ def test_a_spec_made_by_hand(cluster: Cluster, work: Work) -> None:
             good(cluster.exec(["rm", f"{work.path}/marker"]))  # the client dropped it, and this ran as a plain step
         else:
             assert len(done.complaints()) == 1 and not work.exists("marker"), done
+
+
+ONE_LINE = [
+    ("--container-workdir=/nope", "true", "no such directory"),
+    ("--container-mounts=/etc/hostname:/etc", "true", "/etc in the image is a directory"),
+    ("--container-writable", "no-such-program", "not found in the container"),
+    ("--container-name=a:exec", "true", "has no container a"),
+]
+
+
+@pytest.mark.parametrize(("option", "program", "words"), ONE_LINE, ids=[words for _, _, words in ONE_LINE])
+def test_a_mistake_of_all_tasks_is_told_once_a_node(
+    cluster: Cluster, images: Images, option: str, program: str, words: str
+) -> None:
+    """Each task ends with 255, and one of each node says why."""
+    done = cluster.srun("-N2", "--ntasks-per-node=4", f"--container={images.small}", option, program)
+    lines = done.complaints()
+    assert done.rc == 255 and len(lines) == 2 and all(words in line for line in lines), done
+
+
+def test_different_mistakes_are_all_told(cluster: Cluster, images: Images, work: Work) -> None:
+    programs = work.write("programs", "0-1 /no/a\n2-3 /no/b\n")
+    done = cluster.srun("-N1", "-n4", "--multi-prog", f"--container={images.small}", programs)
+    lines = sorted(done.complaints())
+    assert len(lines) == 2 and "/no/a: not found" in lines[0] and "/no/b: not found" in lines[1], done

@@ -141,3 +141,34 @@ def test_mpi_from_a_script_in_a_container(cluster: Cluster, images: Images, work
     script = f"#!/bin/sh\nexec srun --mpi=pmix --container={images.mpi} /opt/mpi/ompi_ring\n"
     done = cluster.batch(script, work, "-N2", "-n4", f"--container={images.mpi}", env=SETTINGS)
     assert lacks(cluster, "pmix", done) or len(world(done)) == 4
+
+
+def single_ranks(done: Result) -> list[str]:
+    return [line for line in done.complaints() if "jobs of 1 rank" in line]
+
+
+@pytest.mark.parametrize("mpi", ["none", "pmix"])
+def test_mpich_without_its_wire_up_is_told(cluster: Cluster, images: Images, mpi: str) -> None:
+    """Its ranks are jobs of their own and end with 0: one line says so, however many nodes and ranks there are."""
+    done = cluster.srun("-N2", "-n4", f"--mpi={mpi}", f"--container={images.mpi}", "/opt/mpi/mpich_ring")
+    if not lacks(cluster, mpi, done):
+        (line,) = single_ranks(done)
+        assert "mpich_ring: 4 jobs of 1 rank" in line and line.endswith("use --mpi=pmi2"), done
+
+
+def test_open_mpi_without_its_wire_up_is_told(cluster: Cluster, images: Images) -> None:
+    done = cluster.srun("-N1", "-n2", "--mpi=none", f"--container={images.mpi}", "/opt/mpi/ompi_ring", env=SETTINGS)
+    (line,) = single_ranks(done)
+    assert line.endswith("use --mpi=pmix"), done
+
+
+def test_no_word_about_ranks_where_there_is_nothing_to_say(cluster: Cluster, images: Images) -> None:
+    image = f"--container={images.mpi}"
+    for options in (
+        ["-n2", "--mpi=none", image, "true"],
+        ["-n1", "--mpi=none", image, "/opt/mpi/mpich_ring"],
+        ["-n2", "--mpi=pmi2", image, "/opt/mpi/mpich_ring"],
+    ):
+        assert single_ranks(cluster.srun("-N1", *options)) == []
+    intel = cluster.srun("-N1", "-n2", "--mpi=none", image, "/opt/mpi/mpich_ring", env={"I_MPI_PMI_LIBRARY": "/x"})
+    assert single_ranks(intel) == []

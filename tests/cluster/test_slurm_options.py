@@ -47,6 +47,24 @@ def test_a_shell_on_a_terminal(cluster: Cluster, images: Images) -> None:
     assert terminal.exitstatus == 7
 
 
+def test_a_terminal_of_root(cluster: Cluster, images: Images) -> None:
+    """sshd gives the terminal of a login to its user and to the group tty."""
+    command = "chown 0:5 $(tty) && chmod 620 $(tty) && echo given"
+    terminal = cluster.terminal(f"srun -Q --pty --container={images.small} --container-remap-root sh -c '{command}'")
+    terminal.expect_exact("given")
+    terminal.wait()
+
+
+@pytest.mark.parametrize(
+    "command", ["srun -Q --pty --container={} --container-opts=--contain", "bollard exec --contain {}"]
+)
+def test_a_terminal_in_a_contained_container(cluster: Cluster, images: Images, command: str) -> None:
+    terminal = cluster.terminal(f"{command.format(images.small)} sh -c 'tty && echo ok > $(tty); ls -d /dev/pts/ptmx'")
+    terminal.expect(r"(/dev/console|/dev/pts/\d+)\r\nok\r\n")
+    terminal.expect_exact("/dev/pts/ptmx")
+    terminal.wait()
+
+
 @pytest.mark.parametrize("tasks", ["1", "2"])
 def test_ten_megabytes_through_stdin(cluster: Cluster, images: Images, tasks: str) -> None:
     data = random.Random(1).randbytes(10_000_000)

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Feed damaged input to the readers of definition files and of SIF images, for a while.
+"""Feed damaged input to the readers of definition files and of SIF images, and to those in C, for a while.
 
-    tests/fuzz/run.py [--seconds 60] [--seed N] [--only definition|sif]
+    tests/fuzz/run.py [--seconds 60] [--seed N] [--only c|definition|sif]
 
 Whatever comes in, the answer is a value or one BollardError of one line: no other exception, no hang, no memory
 beyond a limit that the kernel enforces. A failure prints the seed that repeats it and keeps the input.
+The C is compiled with AddressSanitizer and UndefinedBehaviorSanitizer (readers.c): their first finding is the failure.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import random
 import re
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -70,6 +72,27 @@ def fuzz(name: str, seconds: float, seed: int) -> int:
     return 0
 
 
+def fuzz_c(seconds: float, seed: int) -> int:
+    """Compile readers.c with the plugin's files that it calls, and run it."""
+    here = Path(__file__).resolve().parent
+    plugin = here.parent.parent / "spank_plugin"
+    with tempfile.TemporaryDirectory(prefix="bollard-fuzz-") as folder:
+        program = f"{folder}/readers"
+        command = [
+            *(os.environ.get("CC", "cc"), "-O1", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror"),
+            *("-Wno-missing-field-initializers", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+            *(f"-I{plugin}", "-o", program, str(here / "readers.c")),
+            *(str(plugin / f"{name}.c") for name in ("wire", "script", "supervise", "become")),
+        ]
+        if subprocess.run(command, stdin=subprocess.DEVNULL).returncode:
+            return 1
+        print(f"c: seed {seed}", flush=True)
+        status = subprocess.run([program, str(max(1, round(seconds))), str(seed)], stdin=subprocess.DEVNULL).returncode
+    if status:
+        print(f"c: seed {seed} failed, exit status {status}")
+    return 1 if status else 0
+
+
 def _class(message: str) -> str:
     """A message without what it quotes."""
     text = message.partition(": ")[2] or message
@@ -95,14 +118,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--only", choices=sorted(TARGETS))
+    parser.add_argument("--only", choices=sorted((*TARGETS, "c")))
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}", flush=True)
+    names = [options.only] if options.only else ["c", *sorted(TARGETS)]
+    share = options.seconds / len(names)
+    failed = fuzz_c(share, seed) if "c" in names else 0  # before the limit: the sanitizers map terabytes
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGALRM, _too_long)
-    names = [options.only] if options.only else sorted(TARGETS)
-    return max(fuzz(name, options.seconds / len(names), seed) for name in names)
+    return max(failed, *(fuzz(name, share, seed) for name in names if name != "c"), 0)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,10 +167,8 @@ print(" ".join(sorted(seen)), "|", " ".join(sorted(reached)))
 @pytest.mark.parametrize("name", ["saved.sqsh", "saved.sif"])
 def test_what_saves_a_container_cannot_be_entered(cluster: Cluster, images: Images, work: Work, name: str) -> None:
     """The image has no .singularity.d: for a SIF file mksquashfs has to ask a shell for files."""
-    import subprocess
-
     plain = work.here / "plain.sqfs"
-    command = ["mksquashfs", images.small_tree, plain, "-comp", "gzip", "-quiet", "-no-progress", "-all-root"]
+    command = ["mksquashfs", str(images.small_tree), str(plain), "-comp", "gzip", "-quiet", "-no-progress", "-all-root"]
     subprocess.run([*command, "-e", ".singularity.d"], check=True, stdout=subprocess.DEVNULL)
     plain.chmod(0o644)
     work.write("watch.py", WATCHER)

@@ -54,6 +54,7 @@ def test_limits():
 
 def test_the_printers_descriptor():
     assert number("script.c", "PRINTER_FD") == image_shell.PRINTER_FD
+    assert number("script.c", "QUIET_FD") == image_shell.QUIET_FD
     assert found("enter.c", r'"(--print-environment)"').encode() in image_shell.PRINTER
 
 
@@ -136,7 +137,7 @@ def test_the_descriptor_of_the_gate():
 
 def test_the_sites_limits_of_images():
     """spec.c sees by the beginning of a line of site.conf that the runtime has to look."""
-    begin = found("spec.c", r'strstr\(text, "\\n(images-)"\)')
+    begin = found("spec.c", r'site_says\("\\n(images-)"\)')
     names = [key.name for key in site_config.TABLE if key.name.startswith(begin)]
     assert names == ["images-allowed", "images-forbidden"]
 

@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -150,6 +151,39 @@ def test_what_a_signal_does_to_the_program_it_does_to_the_launcher(launcher, way
         assert started(launcher, address, "x").returncode == -signal.SIGUSR1
 
 
+# Ids that this process's namespace may not know, and a group that it has.
+CHANGES = """
+import os, stat, sys
+path, other, own = sys.argv[1], 4321, int(sys.argv[2])
+for call in (
+    lambda: os.chown(path, other, other), lambda: os.lchown(path, 0, other), lambda: os.chown(path, other, own),
+    lambda: os.setgroups([other]), lambda: os.setresgid(other, other, other), lambda: os.setresuid(other, other, other),
+    lambda: os.mknod(path + ".node", stat.S_IFCHR | 0o600, os.makedev(1, 3)),
+):
+    call()
+assert os.stat(path).st_gid != own
+os.chown(path, -1, own)
+assert os.stat(path).st_gid == own
+os.mkfifo(path + ".fifo")
+print(os.getuid(), os.path.exists(path + ".node"), os.path.exists(path + ".fifo"))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give itself another group")
+@pytest.mark.parametrize("mode", [b"", b"wait"])
+def test_a_program_that_believes_to_be_root(launcher, ways, tmp_path, mode):
+    """Changes of owner succeed without being done, but for one that the user may make."""
+    path = tmp_path / "file"
+    path.write_text("")
+    words = [sys.executable, "-c", CHANGES, str(path), "4711"]
+    answer = entry.reply([os.fsencode(word) for word in words], [PATH], b"/", b"", mode, entry.AS_ROOT)
+    here = ways[1:]  # the user namespace of the others knows no such group
+    with Keeper(lambda peer, _: wire.send(peer, wire.OK, answer, here)) as address:
+        done = started(launcher, address, "x", prepare=lambda: os.setgroups([4711]))
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"0 False True\n", b"")
+
+
 def test_a_container_that_is_not_saved_is_a_failure(launcher, ways):
     def answer(peer, _):
         wire.send(peer, wire.OK, program(b"save", b"true"), ways)
@@ -175,7 +209,7 @@ def test_a_script_of_the_image(launcher, ways, chosen, script, told):
     """Its environment may be larger than a pipe; where it fails there is none."""
 
     def answer(peer, _):
-        wire.send(peer, wire.SCRIPT, wire.texts(LARGE, script), ways)
+        wire.send(peer, wire.SCRIPT, wire.texts(LARGE, script, b""), ways)
         found = [entry for entry in wire.receive_frame(peer).split(b"\0") if not entry.startswith((b"SHLVL=", b"_="))]
         assert sorted(found) == sorted(told.split(b"\0"))
         wire.send(peer, wire.OK, program(b"", b"true"), ways)

@@ -20,7 +20,7 @@ KNOWN = {
 def test_the_drivers_libraries_and_no_others():
     made = gpu.binds("nv", KNOWN, False)
 
-    targets = {target for _, target, _ in made if target.startswith(gpu.LIBRARIES)}
+    targets = {bind.target for bind in made if bind.target.startswith(gpu.LIBRARIES)}
     assert targets == {f"{gpu.LIBRARIES}/{name}" for name in ("libcuda.so.1", "libnvidia-ml.so.1")}
 
 
@@ -29,7 +29,7 @@ def test_a_damaged_cache_of_the_loader_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu.loader_cache, "PATH", str(tmp_path / "ld.so.cache"))
 
     with pytest.raises(BollardError, match="damaged .cut off in its header.; its administrator should run ldconfig"):
-        gpu.make(("nv",), False)
+        gpu.find(("nv",), False)
 
 
 @pytest.mark.parametrize("kind", ["nv", "rocm"])
@@ -43,4 +43,6 @@ def test_devices_where_dev_is_the_containers_own(monkeypatch):
 
     made = gpu.binds("nv", KNOWN, True)
 
-    assert [op[0] for op in made if op[1].startswith("/dev/")] == ["/dev/nvidia0", "/dev/nvidiactl"]
+    devices = [bind for bind in made if bind.target.startswith("/dev/")]
+    assert [bind.source for bind in devices] == ["/dev/nvidia0", "/dev/nvidiactl"]
+    assert all(bind.devices and not bind.read_only for bind in devices)

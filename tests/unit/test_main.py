@@ -14,7 +14,6 @@ import bollard
 from bollard.runtime.cli.commands import COMMANDS
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import command_line, options
-from bollard.runtime.request.plan import ASKED, READ_ONLY
 
 OWN = {"json": ("", "for programs"), "shell": ("PATH", "a shell")}
 
@@ -206,8 +205,13 @@ def test_plan_of_a_squashfs(squashfs):
     assert plan["spec"]["env"] == [["A", "b"]]
     assert (plan["image"]["kind"], plan["image"]["offset"], plan["image"]["arch"]) == ("squashfs", 0, None)
     assert plan["image"]["scripts"] is False
-    assert ["/home/u", "/home/u"] in [mount[:2] for mount in plan["mounts"]]
-    assert ["/usr", "/mnt", READ_ONLY | ASKED] in plan["mounts"]
+    mounts = {mount["target"]: mount for mount in plan["mounts"]}
+    assert (mounts["/home/u"]["kind"], mounts["/home/u"]["source"]) == ("bind", "/home/u")
+    assert (mounts["/mnt"]["source"], mounts["/mnt"]["read_only"], mounts["/mnt"]["if_missing"]) == (
+        "/usr", True, "refuse",
+    )  # fmt: skip
+    assert [namespace["name"] for namespace in plan["namespaces"]] == ["user", "mnt"]
+    assert (plan["layers"], plan["writable"]) == ([], False)
     environment = plan["environment"]
     assert (environment["A"], environment["HOME"], environment["BOLLARD_IMAGE"]) == ("b", "/home/u", squashfs.name)
     assert environment["APPTAINER_BIND"] == "/mnt"
@@ -218,6 +222,28 @@ def test_plan_of_a_directory_has_the_images_environment(directory):
 
     assert (environment["WHO"], environment["ELSE"]) == ("image", "host")
     assert environment["PATH"].startswith("/own:/usr/local/sbin:")
+
+
+def test_plan_has_namespaces_layers_and_cards(squashfs, tmp_path):
+    (tmp_path / "layer").mkdir()
+    wishes = ["--overlay", f"{tmp_path}/layer", "--overlay", f"{squashfs}:ro", "--net", "--hostname", "there", "--nv"]
+    plan = planned(*wishes, str(squashfs))
+
+    assert [(namespace["name"], namespace["setting"]) for namespace in plan["namespaces"]] == [
+        ("user", "own ids"), ("mnt", ""), ("net", ""), ("uts", "there"),
+    ]  # fmt: skip
+    layers = [(layer["source"], layer["filesystem"], layer["read_only"]) for layer in plan["layers"]]
+    assert layers == [(f"{tmp_path}/layer", "directory", False), (str(squashfs), "squashfs", True)]
+    assert plan["writable"] is True
+    assert bool(plan["missing_gpus"]) != any(mount["target"].startswith("/.singularity.d") for mount in plan["mounts"])
+    assert len(plan["text"]) == len(plan["namespaces"] + plan["layers"] + plan["mounts"])
+
+
+def test_plan_refuses_what_the_keeper_refuses(squashfs, tmp_path):
+    assert "is a file; --writable needs a directory" in refused("plan", "--writable", str(squashfs))
+    assert "overlay /nope: No such file" in refused("plan", "--overlay", "/nope", str(squashfs))
+    wishes = ["--overlay", str(tmp_path), "--writable-tmpfs"]
+    assert "more than one layer to write to" in refused("plan", *wishes, str(squashfs))
 
 
 def test_plan_follows_variables(squashfs):

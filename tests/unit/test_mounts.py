@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bollard.runtime.container import mounts
+from bollard.runtime.errors import BollardError
 from bollard.runtime.request import plan
 
 
@@ -26,8 +27,8 @@ def root(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-def place(target: str, flags: int = 0, directory: bool = True) -> mounts.Place:
-    return mounts.Place("/src", target, flags, os.open("/dev/null", os.O_RDONLY), directory)
+def place(target: str, only: str = "", directory: bool = True) -> mounts.Place:
+    return mounts.Place(plan.Mount(plan.BIND, "/src", target, only=only), os.open("/dev/null", os.O_RDONLY), directory)
 
 
 @pytest.mark.parametrize(
@@ -58,11 +59,35 @@ def test_only_what_is_missing_and_not_inside_another_bind_is_made(root: int) -> 
 
 
 def test_files_for_slurm_follow_only_an_image_that_has_slurm(root: int, tmp_path: Path) -> None:
-    places = [place("/etc/hosts", plan.IF_IN_IMAGE), place("/etc/passwd", plan.IF_IN_IMAGE), place("/x", plan.IF_SLURM)]
-    assert [found.target for found in mounts._wanted(root, places)] == ["/etc/hosts"]
+    report = mounts.Report()
+    over = [place("/etc/hosts", plan.HAS_TARGET), place("/etc/passwd", plan.HAS_TARGET), place("/x", plan.HAS_SLURM)]
+    assert [found.mount.target for found in mounts._wanted(root, over, report)] == ["/etc/hosts"]
+    assert report.left_out == ["/etc/passwd: no /etc/passwd in the image", "/x: no /etc/slurm in the image"]
 
     (tmp_path / "etc/slurm").mkdir()
-    assert [found.target for found in mounts._wanted(root, [place("/x", plan.IF_SLURM)])] == ["/x"]
+    assert [found.mount.target for found in mounts._wanted(root, [place("/x", plan.HAS_SLURM)], report)] == ["/x"]
+    assert len(report.left_out) == 2
+
+
+@pytest.mark.parametrize(
+    ("mount", "left_out", "warnings"),
+    [
+        (plan.Mount(plan.BIND, "/nope/a", "/a", if_missing=plan.OMIT), ["/a: /nope/a: No such file or directory"], 0),
+        (plan.Mount(plan.BIND, "/nope/a", "/a", if_missing=plan.WARN), ["/a: /nope/a: No such file or directory"], 1),
+    ],
+)
+def test_a_source_that_is_missing_is_told(
+    mount: plan.Mount, left_out: list[str], warnings: int, tmp_path: Path
+) -> None:
+    report = mounts.Report()
+    assert mounts.clone_sources((mount,), {}, str(tmp_path), -1, report) == []
+    assert (report.left_out, len(report.warnings)) == (left_out, warnings)
+    assert report.lines() == ["left out: /a: /nope/a: No such file or directory"]
+
+
+def test_a_source_that_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(BollardError, match="bind /nope/a: No such file or directory"):
+        mounts.clone_sources((plan.Mount(plan.BIND, "/nope/a", "/a"),), {}, str(tmp_path), -1, mounts.Report())
 
 
 def test_a_link_of_the_image_leads_nowhere_on_the_host(tmp_path: Path) -> None:

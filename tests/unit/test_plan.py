@@ -3,64 +3,74 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from bollard.runtime.request import plan
+from bollard.runtime.errors import BollardError
+from bollard.runtime.request import plan, site
 from bollard.runtime.request.site import Site
-from bollard.runtime.request.spec import Spec
+from bollard.runtime.request.spec import NOEXEC, READ_ONLY, SHALLOW, UMOUNT, Spec
 
 
-def targets(spool="", prefix="", **wishes) -> list[str]:
-    return [target for _, target, _ in plan.make(Spec("/i.sif", **wishes), spool, prefix)]
+def made(facts: plan.Facts | None = None, **wishes) -> tuple[plan.Mount, ...]:
+    return plan.make(Spec("/i.sif", **wishes), facts).mounts
+
+
+def targets(facts: plan.Facts | None = None, **wishes) -> list[str]:
+    return [mount.target for mount in made(facts, **wishes)]
+
+
+def test_files_that_packages_replace_are_copied():
+    def copied(overlays=(), **wishes) -> set[str]:
+        facts = plan.Facts(directory=True, overlays=tuple(plan.DIRECTORY for _ in overlays))
+        made = plan.make(Spec("/i.sif", overlays=overlays, **wishes), facts)
+        return {mount.target for mount in made.mounts if mount.copied}
+
+    accounts, replaced = {"/etc/passwd", "/etc/group"}, {"/etc/localtime", "/etc/hosts", "/etc/resolv.conf"}
+    assert copied(fakeroot=True) == copied(writable_tmpfs=True) == set()
+    assert copied(fakeroot=True, writable_tmpfs=True) == accounts | replaced
+    # These would stay in the user's own layer.
+    assert copied(fakeroot=True, writable=True) == copied(fakeroot=True, overlays=(("/o", False),)) == accounts
+    assert copied(fakeroot=True, overlays=(("/o", True),)) == set()
+    assert copied(fakeroot=True, writable=True, binds=(("/mine", "/etc/passwd", 0),)) == {"/etc/group"}
 
 
 def test_the_standard_plan():
-    made = plan.make(
-        Spec("/i.sif", cwd="/scratch/job", home="/home/u", home_source="/home/u"),
-        "/var/spool/slurmd",
-        "/usr/lib/bollard",
-    )
+    facts = plan.Facts(spool="/var/spool/slurmd", prefix="/usr/lib/bollard")
+    found = plan.make(Spec("/i.sif", cwd="/scratch/job", home="/home/u", home_source="/home/u"), facts)
 
-    assert [(source, target) for source, target, _ in made] == [
-        ("/proc", "/proc"),
-        ("/sys", "/sys"),
-        ("/dev", "/dev"),
-        ("/etc/localtime", "/etc/localtime"),
-        ("/etc/hosts", "/etc/hosts"),
-        ("/home/u", "/home/u"),
-        ("/tmp", "/tmp"),
-        ("/var/tmp", "/var/tmp"),
-        ("/var/spool/slurmd", "/var/spool/slurmd"),
-        ("/scratch/job", "/scratch/job"),
-        ("passwd", "/etc/passwd"),
-        ("group", "/etc/group"),
-        ("/etc/resolv.conf", "/etc/resolv.conf"),
-        ("/etc/slurm", "/etc/slurm"),
-        ("/run/munge", "/run/munge"),
-        ("/usr/lib/bollard", "/usr/lib/bollard"),
-    ]
+    assert [mount.target for mount in found.mounts] == [
+        "/proc", "/sys", "/dev", "/etc/localtime", "/etc/hosts", "/home/u", "/tmp", "/var/tmp", "/var/spool/slurmd",
+        "/scratch/job", "/etc/passwd", "/etc/group", "/etc/resolv.conf", "/etc/slurm", "/run/munge", "/usr/lib/bollard",
+    ]  # fmt: skip
+    assert all(mount.source == mount.target for mount in found.mounts if mount.kind == plan.BIND)
+    assert found.namespaces == (plan.Namespace("user", "own ids"), plan.Namespace("mnt"))
+    assert (found.layers, found.writable, found.owned, found.directories) == ((), False, False, ())
 
 
 def test_what_must_be_there_and_what_may_be_written():
-    flags = {target: flags for _, target, flags in plan.make(Spec("/i.sif", home="/home/u"))}
+    found = {mount.target: mount for mount in made(home="/home/u", home_source="/home/u")}
 
-    assert not flags["/proc"] & plan.OPTIONAL
-    assert flags["/dev"] & plan.DEVICES
+    assert found["/proc"].if_missing == found["/dev"].if_missing == plan.REFUSE
+    assert found["/dev"].devices
     for target in ("/etc/localtime", "/etc/hosts", "/etc/passwd", "/etc/group", "/etc/resolv.conf"):
-        assert flags[target] & plan.READ_ONLY and flags[target] & plan.OPTIONAL
-    assert flags["/etc/localtime"] & plan.IF_IN_IMAGE
-    assert not flags["/etc/hosts"] & plan.IF_IN_IMAGE, "an image without one could not find Slurm's controller"
-    for target in ("/home/u", "/tmp"):
-        assert not flags[target] & plan.READ_ONLY
-    assert flags["/etc/slurm"] & plan.IF_SLURM
+        assert found[target].read_only and found[target].if_missing == plan.OMIT
+    assert found["/etc/localtime"].only == plan.HAS_TARGET and found["/etc/localtime"].over_link
+    assert not found["/etc/hosts"].only, "an image without one could not find Slurm's controller"
+    for target in ("/home/u", "/tmp", "/sys"):
+        assert not found[target].read_only and found[target].if_missing == plan.WARN
+    assert found["/etc/slurm"].only == plan.HAS_SLURM
 
 
 def test_binds_come_after_what_they_may_cover():
-    made = plan.make(Spec("/i.sif", home="/home/u", binds=(("/a", "/tmp/a", False), ("/b", "/b", True))))
-    order = [target for _, target, _ in made]
+    found = made(home="/home/u", binds=(("/a", "/tmp/a", 0), ("/b", "/b/", READ_ONLY | NOEXEC | SHALLOW)))
+    order = [mount.target for mount in found]
 
-    assert made[order.index("/tmp/a")] == ("/a", "/tmp/a", plan.ASKED)
-    assert made[order.index("/b")] == ("/b", "/b", plan.READ_ONLY | plan.ASKED)
+    assert found[order.index("/tmp/a")] == plan.Mount(plan.BIND, "/a", "/tmp/a", asked=True)
+    assert found[order.index("/b")] == plan.Mount(
+        plan.BIND, "/b", "/b", read_only=True, noexec=True, shallow=True, asked=True
+    )
     assert order.index("/tmp") < order.index("/tmp/a") < order.index("/etc/passwd")
 
 
@@ -68,31 +78,29 @@ def test_binds_come_after_what_they_may_cover():
     ("asked", "order"),
     [
         (["/c/dir", "/c"], ["/c", "/c/dir"]),
-        (["/a/b/c/", "/a/b", "/x", "/a"], ["/x", "/a", "/a/b", "/a/b/c/"]),
+        (["/a/b/c/", "/a/b", "/x", "/a"], ["/x", "/a", "/a/b", "/a/b/c"]),
         (["/b", "/a"], ["/b", "/a"]),
         (["/a/b", "umount:/a", "/a"], ["/a"]),
         (["/a", "umount:/a/b", "/a/b"], ["/a", "/a/b"]),
     ],
 )
 def test_an_outer_bind_comes_before_an_inner_one(asked, order):
-    binds = tuple(("", word[7:], plan.UMOUNT) if word.startswith("umount:") else ("/s", word, 0) for word in asked)
-    made = plan.make(Spec("/i.sif", binds=binds))
+    binds = tuple(("", word[7:], UMOUNT) if word.startswith("umount:") else ("/s", word, 0) for word in asked)
 
-    assert [target for _, target, flags in made if flags & plan.ASKED] == order
+    assert [mount.target for mount in made(binds=binds) if mount.asked] == order
 
 
 def test_an_outer_mount_of_the_site_comes_before_an_inner_one():
-    made = plan.make(Spec("/i.sif"), here=Site(mounts=(("/s/x", "/s/x", 0), ("/s", "/s", 0))))
-    order = [target for _, target, _ in made]
+    order = targets(plan.Facts(Site(mounts=(("/s/x", "/s/x", 0), ("/s", "/s", 0)))))
 
     assert order.index("/s") < order.index("/s/x")
 
 
 def test_no_home_and_a_home_elsewhere():
     assert "/home/u" not in targets()
-    assert ("/scratch/u", "/home/u") in [
-        op[:2] for op in plan.make(Spec("/i.sif", home="/home/u", home_source="/scratch/u"))
-    ]
+    elsewhere = plan.Mount(plan.BIND, "/scratch/u", "/home/u", if_missing=plan.WARN)
+    assert elsewhere in made(home="/home/u/", home_source="/scratch/u")
+    assert plan.Mount(plan.TMPFS, "mode=0700", "/home/u") in made(home="/home/u")
 
 
 @pytest.mark.parametrize(
@@ -118,9 +126,9 @@ def test_no_home_and_a_home_elsewhere():
     ],
 )
 def test_the_working_directory_is_bound_where_nothing_shows_it_yet(cwd, bound):
-    made = targets(cwd=cwd, home="/home/u", binds=(("/elsewhere", "/bound", False),))
+    found = targets(cwd=cwd, home="/home/u", binds=(("/elsewhere", "/bound", 0),))
 
-    assert (cwd in made[made.index("/var/tmp") + 1 :]) is bound
+    assert (cwd in found[found.index("/var/tmp") + 1 :]) is bound
 
 
 @pytest.mark.parametrize(
@@ -144,8 +152,8 @@ def test_the_working_directory_is_bound_where_nothing_shows_it_yet(cwd, bound):
     ],
 )
 def test_the_working_directory_beside_home_and_binds(cwd, home, bind, bound):
-    made = targets(cwd=cwd, home=home, binds=(("/elsewhere", bind, False),))
-    own = made[made.index("/var/tmp") + 1 : made.index(bind, made.index("/var/tmp"))]
+    found = targets(cwd=cwd, home=home, binds=(("/elsewhere", bind, 0),))
+    own = found[found.index("/var/tmp") + 1 : found.index("/etc/passwd") - 1]
 
     assert own == ([cwd] if bound else [])
 
@@ -161,23 +169,23 @@ def test_the_working_directory_beside_home_and_binds(cwd, home, bind, bound):
     ],
 )
 def test_the_working_directory_by_its_real_name_and_the_one_that_was_given(cwd, real, bound):
-    made = [op[1] for op in plan.make(Spec("/i.sif", cwd=cwd, home="/home/u", home_source="/home/u"), real_cwd=real)]
+    found = targets(plan.Facts(real_cwd=real), cwd=cwd, home="/home/u", home_source="/home/u")
 
-    assert made[made.index("/var/tmp") + 1 : made.index("/etc/passwd")] == bound
+    assert found[found.index("/var/tmp") + 1 : found.index("/etc/passwd")] == bound
 
 
 def test_the_hosts_slurm_is_all_in_one_directory():
-    host = {"tools": "/usr/lib/bollard/inside/bin", "places": ("/usr", "/etc", "/run/munge")}
-    made = plan.make(Spec("/i.sif"), **host)
+    facts = plan.Facts(tools="/usr/lib/bollard/inside/bin", places=("/usr", "/etc", "/run/munge"))
+    found = made(facts)
 
-    assert [op[:2] for op in made[-4:]] == [
+    assert [(mount.source, mount.target) for mount in found[-4:]] == [
         ("/usr", "/run/bollard/usr"),
         ("/etc", "/run/bollard/etc"),
         ("/run/munge", "/run/bollard/run/munge"),
         ("/usr/lib/bollard/inside/bin", "/run/bollard/bin"),
     ]
-    assert all(op[2] == plan.READ_ONLY | plan.OPTIONAL | plan.SHALLOW for op in made[-4:])
-    assert plan.make(Spec("/i.sif", no_slurm=True), **host) == plan.make(Spec("/i.sif"))
+    assert all(mount.read_only and mount.shallow and mount.if_missing == plan.OMIT for mount in found[-4:])
+    assert made(facts, no_slurm=True) == made()
 
 
 @pytest.mark.parametrize(
@@ -189,7 +197,7 @@ def test_below(path, parent, result):
 
 
 @pytest.mark.parametrize(
-    ("site", "spool"),
+    ("words", "spool"),
     [
         ("spool=/var/spool/slurmd", "/var/spool/slurmd"),
         ("other=1 spool=/var/spool/%n/%h", "/var/spool/n1/n1"),
@@ -197,32 +205,138 @@ def test_below(path, parent, result):
         ("", ""),
     ],
 )
-def test_the_spool_directory(site, spool):
-    assert plan.spool_directory(site, "n1") == spool
+def test_the_spool_directory(words, spool):
+    assert site.spool_directory(words, "n1", Site()) == spool
 
 
 def test_the_description_has_a_line_for_each():
-    made = plan.make(Spec("/i.sif", home="/home/u"))
-    lines = plan.describe(made)
+    wishes = {"home": "/home/u", "unshare": ("uts",), "hostname": "there", "writable_tmpfs": True, "contain": True}
+    found = plan.make(Spec("/i.sif", **wishes))
+    lines = found.lines()
 
-    assert len(lines) == len(made)
-    assert "/dev  from  /dev  (devices)" in lines
-    assert "/etc/passwd  from  passwd entry of the user  (read-only, if there)" in lines
+    assert len(lines) == len(found.namespaces) + len(found.layers) + len(found.mounts)
+    for line in (
+        "namespace  user  (own ids)",
+        "namespace  uts  (there)",
+        "/  layer  memory  (written to)",
+        "/dev/null  from  /dev/null  (devices, if there)",
+        "/dev/shm  from  an empty directory in memory",
+        "/dev/pts  from  own terminals  (noexec)",
+        "/dev/fd  from  a link to /proc/self/fd",
+        "/etc/passwd  from  passwd entry of the user  (read-only, if there)",
+        "/etc/hostname  from  hostname file  (read-only, if there)",
+    ):
+        assert line in lines
+
+
+def test_data_for_scripts():
+    found = plan.make(Spec("/i.sif", overlays=(("/o", True),)), plan.Facts(overlays=(plan.EXT3,))).data()
+
+    assert found["namespaces"][0] == {"kind": "namespace", "name": "user", "setting": "own ids"}
+    assert found["layers"] == [
+        {"kind": "overlay", "filesystem": "ext3", "offset": 0, "read_only": True, "source": "/o"}
+    ]
+    assert found["mounts"][0] == {
+        "kind": "bind", "source": "/proc", "target": "/proc", "read_only": False, "noexec": False, "devices": False,
+        "shallow": False, "if_missing": "refuse", "only": "", "over_link": False, "if_free": False, "asked": False,
+        "copied": False,
+    }  # fmt: skip
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_a_plan_does_not_change():
+    found = plan.make(Spec("/i.sif"))
+    for record, name in ((found, "mounts"), (found.mounts[0], "target"), (found.namespaces[0], "name")):
+        with pytest.raises(AttributeError, match="a plan does not change"):
+            setattr(record, name, "other")
+    assert len({*found.mounts, *plan.make(Spec("/i.sif")).mounts}) == len(found.mounts)
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "/etc/group", "/etc/resolv.conf", "/etc/hostname"])
 def test_what_the_user_binds_over_a_file_of_the_keeper_stays(path):
-    made = plan.make(Spec("/i.sif", binds=(("/mine", path, 0),), hostname="other"))
+    found = made(binds=(("/mine", path + "/", 0),), hostname="other")
 
-    assert [source for source, target, _ in made if target == path] == ["/mine"]
+    assert [mount for mount in found if mount.target == path] == [plan.Mount(plan.BIND, "/mine", path, asked=True)]
 
 
 def test_a_host_name_has_its_file():
-    assert "/etc/hostname" in targets(hostname="other")
+    assert plan.Mount(plan.FILE, "hostname", "/etc/hostname", read_only=True, if_missing=plan.OMIT) in made(
+        hostname="other"
+    )
     assert "/etc/hostname" not in targets()
 
 
 def test_links_of_an_own_dev_are_apptainers():
-    made = {target: source for source, target, flags in plan.make(Spec("/i.sif", contain=True)) if flags & plan.LINK}
-    assert made["/dev/ptmx"] == "/dev/pts/ptmx"
-    assert made["/dev/stdin"] == "fd/0"
+    links = {mount.target: mount.source for mount in made(contain=True) if mount.kind == plan.LINK}
+    assert links["/dev/ptmx"] == "/dev/pts/ptmx"
+    assert links["/dev/stdin"] == "fd/0"
+
+
+@pytest.mark.parametrize("word", ["dev", "/dev", "/dev/"])
+def test_no_dev_is_no_part_of_it(word):
+    assert not [target for target in targets(contain=True, no_mount=(word,)) if target.startswith("/dev")]
+
+
+def test_no_mount_leaves_what_is_asked_for_by_name():
+    """It takes away what comes by itself, also a site's mount, and no bind of the user's."""
+    facts = plan.Facts(Site(mounts=(("/site", "/site", 0), ("/x", "/x", 0))))
+    found = targets(facts, no_mount=("/site/", "/x"), binds=(("/mine", "/x", 0),))
+    assert "/site" not in found and found.count("/x") == 1
+
+
+def test_umount_takes_away_all_that_comes_by_itself():
+    facts = plan.Facts(tools="/t", places=("/usr",))
+    binds = (("", "/etc/", UMOUNT), ("/mine", "/etc/hosts", 0), ("", "/run", UMOUNT), ("", "/tmp", UMOUNT))
+    found = made(facts, binds=binds)
+
+    assert [mount for mount in found if mount.target.startswith("/etc")] == [
+        plan.Mount(plan.BIND, "/mine", "/etc/hosts", asked=True)
+    ]
+    assert not [mount for mount in found if mount.target.startswith(("/run", "/tmp"))]
+    assert "/var/tmp" in [mount.target for mount in found]
+
+
+def test_directories_below_the_workdir():
+    found = plan.make(Spec("/i.sif", workdir="/w", scratch=("/s",), contain=True, home="/home/u"))
+    assert found.directories == ("/w/scratch/s", "/w/tmp", "/w/var_tmp", "/w/home")
+    sources = [mount.source for mount in found.mounts if mount.kind == plan.BIND and mount.source[:3] == "/w/"]
+    assert sorted(sources) == sorted(found.directories)
+
+
+def test_layers_in_their_order():
+    facts = plan.Facts(image_layers=((plan.EXT3, 4096), (plan.SQUASHFS, 8192)), overlays=(plan.SQUASHFS,))
+    found = plan.make(Spec("/i.sif", overlays=(("/o", False),), writable_tmpfs=True), facts)
+
+    assert found.layers == (
+        plan.Overlay("/i.sif", plan.EXT3, True, 4096),
+        plan.Overlay("/i.sif", plan.SQUASHFS, True, 8192),
+        plan.Overlay("/o", plan.SQUASHFS, True),
+        plan.Overlay("", plan.MEMORY, False),
+    )
+    assert found.writable and found.owned
+    assert plan.make(Spec("/i.sif", writable=True), facts).layers[0] == plan.Overlay("/i.sif", plan.EXT3, False, 4096)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "facts", "reason"),
+    [
+        ({"writable": True}, {}, "is a file; --writable needs a directory"),
+        ({"overlays": (("/a", False), ("/b", False))}, {"overlays": (plan.EXT3, plan.DIRECTORY)}, "more than one"),
+        ({"overlays": (("/a", False),), "writable_tmpfs": True}, {"overlays": (plan.EXT3,)}, "more than one layer"),
+    ],
+)
+def test_layers_that_cannot_be(wishes, facts, reason):
+    with pytest.raises(BollardError, match=reason):
+        plan.make(Spec("/i.sif", **wishes), plan.Facts(**facts))
+
+
+def test_a_directory_can_be_written_to():
+    found = plan.make(Spec("/i", writable=True), plan.Facts(directory=True))
+    assert found.writable and not found.layers
+
+
+def test_namespaces_in_the_order_of_joining():
+    found = plan.make(Spec("/i.sif", unshare=("net", "uts", "pid"), hostname="there", fakeroot=True)).namespaces
+    assert [(namespace.name, namespace.setting) for namespace in found] == [
+        ("user", "root"), ("mnt", ""), ("net", ""), ("uts", "there"), ("pid", ""),
+    ]  # fmt: skip

@@ -13,8 +13,10 @@ DECLARATIONS = """
 struct identity { unsigned uid, gid; const unsigned *groups; int ngroups, place, as_root; const void *cgroups; };
 int maps_of(int pid, const struct identity *id);
 void text_of(char *text, size_t room, int as_root, unsigned first, const unsigned *more, int count);
+void path_of(char *text);
 """
 MORE = """
+void path_of(char *text) { unescape(text); }
 int maps_of(int pid, const struct identity *id) { return write_maps(pid, id); }
 void text_of(char *text, size_t room, int as_root, gid_t first, const gid_t *more, int count)
 {
@@ -82,3 +84,15 @@ def test_the_kernel_takes_the_map_of_a_user_with_many_groups(privilege):
         for fd in (*ready, *go):
             os.close(fd)
         os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [("/run/a\\040b", "/run/a b"), ("\\134", "\\"), ("/a\\", "/a\\"), ("/a\\7", "/a\\7"), ("\\08x", "\\08x"), ("", "")],
+)
+def test_a_path_of_mountinfo(privilege, text, path):
+    ffi, library = privilege
+    at = ffi.new("char[]", text.encode() + b"\0#####")
+    library.path_of(at)
+
+    assert ffi.string(at).decode() == path

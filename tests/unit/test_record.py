@@ -27,7 +27,7 @@ def test_what_is_written_last_is_read(tmp_path, image):
     folder = tmp_path / "records"
     folder.mkdir()
     fd = os.open(folder / "7.1000", os.O_RDWR | os.O_CREAT | os.O_APPEND)
-    kept = record.Record(image, fd)
+    kept = record.Record(image, "n1.example", fd)
     assert job.records(7, str(folder)) == []
     for step in ("0", "0", "batch"):
         kept.entered(step)
@@ -42,7 +42,7 @@ def test_what_is_written_last_is_read(tmp_path, image):
 
 def test_containers_of_a_job_share_a_file(tmp_path, image):
     fd = os.open(tmp_path / "7.1000", os.O_RDWR | os.O_CREAT | os.O_APPEND)
-    one, two = record.Record(image, fd), record.Record(image, fd)
+    one, two = record.Record(image, "n1.example", fd), record.Record(image, "n1.example", fd)
     one.container, two.container = "a.1", "b.2"
     for kept in (one, two, one):
         kept.entered("0")
@@ -58,14 +58,14 @@ def test_containers_of_a_job_share_a_file(tmp_path, image):
 
 def test_a_container_without_tasks_is_not_on_record(tmp_path, image):
     fd = os.open(tmp_path / "7.1000", os.O_RDWR | os.O_CREAT | os.O_APPEND)
-    record.Record(image, fd).end()
+    record.Record(image, "n1.example", fd).end()
     assert os.fstat(fd).st_size == 0
     os.close(fd)
 
 
 def test_a_record_is_bounded(tmp_path, image):
     fd = os.open(tmp_path / "7.1000", os.O_RDWR | os.O_CREAT | os.O_APPEND)
-    kept = record.Record(image, fd)
+    kept = record.Record(image, "n1.example", fd)
     for count in range(20_000):
         kept.entered(str(count % 1200))
     assert record.FREE < os.fstat(fd).st_size < 4 * record.FREE and kept.pending
@@ -77,7 +77,7 @@ def test_a_record_is_bounded(tmp_path, image):
 
 def test_a_full_disk_is_no_error(image):
     with open("/dev/full", "wb") as full:
-        record.Record(image, full.fileno()).entered("0")
+        record.Record(image, "n1", full.fileno()).entered("0")
 
 
 @pytest.mark.parametrize(
@@ -169,4 +169,4 @@ def test_addresses(tmp_path):
 def test_nothing_to_verify():
     with pytest.raises(BollardError, match="n1 has no record") as caught:
         job.verify({"job": 7, "node": "n1", "here": [], "slurm": [{"jobid": "7"}]})
-    assert caught.value.status == 1
+    assert caught.value.code == 1

@@ -27,6 +27,8 @@ cwd: off
 writable: yes
 mpirun: false
 spool: /var/spool/slurmd.%n
+registry: yes
+idle-containers: 2
 images-allowed: [/apps, /data/images]
 images-forbidden: [/tmp]
 environment:
@@ -50,7 +52,8 @@ def compiled(text: str) -> site.Site:
 def test_every_key_arrives_on_the_node():
     here = compiled(ALL)
     assert [tuple(mount) for mount in here.mounts] == [("/scratch", "/scratch", False), ("/opt/site", "/site", True)]
-    assert (here.home, here.cwd, here.writable, here.mpirun) == (False, False, True, False)
+    assert (here.home, here.cwd, here.writable, here.mpirun, here.registry) == (False, False, True, False, True)
+    assert here.idle == 2
     assert here.spool == "/var/spool/slurmd.%n"
     assert (here.allowed, here.forbidden) == (("/apps", "/data/images"), ("/tmp",))
     assert here.environment == ((b"OMP_PROC_BIND", b"close"), (b"SITE", b"a b=c\n%"), (b"ONE", b"1"))
@@ -209,23 +212,26 @@ def test_no_home_by_default():
 
 def test_mounts_of_the_site_come_before_the_users():
     here = compiled("mounts: [/scratch, '/opt/site:/site:ro']\n")
-    made = plan.make(Spec("/i.sif", home="/home/u", binds=(spec.parse_bind("/mine:/scratch", "/", ""),)), here=here)
-    targets = [target for _, target, _ in made]
+    asked = Spec("/i.sif", home="/home/u", binds=(spec.parse_bind("/mine:/scratch", "/", ""),))
+    mounts = plan.make(asked, plan.Facts(here)).mounts
+    targets = [mount.target for mount in mounts]
     assert targets.index("/scratch") < targets.index("/site") < targets.index("/home/u")
-    assert [op for op in made if op[1] == "/site"] == [("/opt/site", "/site", plan.OPTIONAL | plan.READ_ONLY)]
-    assert [op[0] for op in made if op[1] == "/scratch"] == ["/scratch", "/mine"]
+    site_mount = plan.Mount(plan.BIND, "/opt/site", "/site", read_only=True, if_missing=plan.OMIT)
+    assert [mount for mount in mounts if mount.target == "/site"] == [site_mount]
+    assert [mount.source for mount in mounts if mount.target == "/scratch"] == ["/scratch", "/mine"]
 
 
 def test_the_installation_goes_by_its_name():
     """In the container it must be where plugstack.conf says, wherever the link leads on the host."""
-    made = plan.make(Spec("/i.sif"), prefix="/usr/lib/bollard-1a2b", here=site.Site(prefix="/usr/lib/bollard"))
-    assert ("/usr/lib/bollard-1a2b", "/usr/lib/bollard") in [op[:2] for op in made]
+    facts = plan.Facts(site.Site(prefix="/usr/lib/bollard"), prefix="/usr/lib/bollard-1a2b")
+    found = {mount.target: mount.source for mount in plan.make(Spec("/i.sif"), facts).mounts if mount.kind == "bind"}
+    assert found["/usr/lib/bollard"] == "/usr/lib/bollard-1a2b"
 
 
 def test_the_spool_directory_of_the_site_wins():
     here = site.Site(spool="/local/%n")
-    assert plan.spool_directory("spool=/var/spool/slurmd ", "n1", here) == "/local/n1"
-    assert plan.spool_directory("spool=/var/spool/%h ", "n1", site.Site()) == "/var/spool/n1"
+    assert site.spool_directory("spool=/var/spool/slurmd ", "n1", here) == "/local/n1"
+    assert site.spool_directory("spool=/var/spool/%h ", "n1", site.Site()) == "/var/spool/n1"
 
 
 def test_the_environment_of_the_site_is_the_last_resort():

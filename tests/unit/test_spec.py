@@ -182,7 +182,8 @@ def test_options_mean_the_same_in_any_directory():
     given = [
         ("image", "a.sif"), ("asked", "a.sif"), ("cwd", "/data"), ("userhome", "/home/u"), ("id", "1"),
         ("verbose", "1"),
-        ("bind", "here:/there:ro,/a\\:b"), ("mounts", "tmpfs:/t:size=1m+noexec,umount:/sys,./x:/y:ro+noexec"),
+        ("bind", "here:/there:ro,/a\\:b"),
+        ("mounts", "tmpfs:/t:size=50%+huge=within_size+noexec,umount:/sys,./x:/y:ro+noexec"),
         ("mount", "type=bind,src=c,dst=/c"), ("home", "h:/home/u"), ("workdir", "w"), ("overlay", "o:ro"),
         ("contain", "1"), ("env", "A=b c"), ("pwd", "/p"), ("name", "n"), ("save", "s.sif"), ("no-mpirun", "1"),
     ]  # fmt: skip
@@ -190,7 +191,7 @@ def test_options_mean_the_same_in_any_directory():
     again = spec.make([("image", "/data/a.sif"), ("cwd", "/elsewhere"), *spec.pairs(made.options)])
 
     assert "save" not in dict(spec.pairs(made.options)), "one file, by the container around"
-    other = ("cwd", "asked", "save", "verbose")
+    other = ("cwd", "asked", "save", "verbose", "user_home")
     same = [name for name in vars(spec.Spec) if not name.startswith("_") and name not in other]
     assert {name: getattr(again, name) for name in same} == {name: getattr(made, name) for name in same}
     assert again.binds[0] == ("/data/here", "/there", spec.READ_ONLY)

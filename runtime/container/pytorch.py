@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What PyTorch's `init_process_group` reads, for images that have PyTorch: enroot's rule, which users of pyxis rely on.
+
+Runs on the node path: no import.
+"""
+
+from __future__ import annotations
+
+# An image of PyTorch sets it, NVIDIA's among them.
+MARK = b"PYTORCH_VERSION"
+_FIRST_PORT, _PORTS = 61000, 4536
+
+
+def variables(env: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """The variables that a task's environment `env` lacks, from Slurm's; none where the image has no PyTorch."""
+    if MARK not in env:
+        return {}
+    found = {
+        b"RANK": env.get(b"SLURM_PROCID", b""),
+        b"LOCAL_RANK": env.get(b"SLURM_LOCALID", b""),
+        b"WORLD_SIZE": env.get(b"SLURM_NTASKS", b""),
+        b"MASTER_ADDR": first_host(env.get(b"SLURM_STEP_NODELIST", b"")),
+    }
+    job = env.get(b"SLURM_JOB_ID", b"")
+    if job.isdigit():
+        found[b"MASTER_PORT"] = b"%d" % (_FIRST_PORT + int(job) % _PORTS)
+    # As torch.distributed.run does: several processes on a node would each start a thread for every CPU.
+    if _number(env, b"SLURM_STEP_NUM_TASKS") > _number(env, b"SLURM_STEP_NUM_NODES"):
+        found[b"OMP_NUM_THREADS"] = b"1"
+    return {name: value for name, value in found.items() if value and name not in env}
+
+
+def first_host(hosts: bytes) -> bytes:
+    """The first name of a list of Slurm's: n1 of "n[1-3,7],login" and of "n1,n2"."""
+    name, rest = b"", hosts
+    while rest and not rest.startswith(b","):
+        if rest.startswith(b"["):
+            inner, _, rest = rest[1:].partition(b"]")
+            name += inner.split(b",")[0].split(b"-")[0]
+        else:
+            end = min((at for at in (rest.find(b"["), rest.find(b",")) if at >= 0), default=len(rest))
+            name, rest = name + rest[:end], rest[end:]
+    return name
+
+
+def _number(env: dict[bytes, bytes], name: bytes) -> int:
+    value = env.get(name, b"")
+    return int(value) if value.isdigit() else 1

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Damaged input for what reads text and files in C: compiled with ASan and UBSan and run by run.py, which renders
+ * paths of the plugin's files into FILES. A finding of the sanitizers ends the program. */
+#define become become_identity  /* privilege.c has one of its own */
+#include "privilege.c"
+#undef become
+#include "entry.c"
+#include "multiprog.c"
+#include "plain.c"
+#include "program.c"
+
+#include <sys/wait.h>
+
+#define INPUT_MAX 4096
+
+/* enter.c has it, beside the launcher's main(). No reader may come here. */
+int fail(const char *text)
+{
+	fputs(text, stderr);
+	abort();
+}
+
+static uint64_t state;
+
+static uint64_t next(void)  /* xorshift64* */
+{
+	state ^= state >> 12;
+	state ^= state << 25;
+	state ^= state >> 27;
+	return state * 0x2545F4914F6CDD1Du;
+}
+
+static size_t below(size_t limit)
+{
+	return limit ? (size_t) (next() % limit) : 0;
+}
+
+/* A few changes of `size` bytes at `data`, which has room for INPUT_MAX; the new size. */
+static size_t damaged(unsigned char *data, size_t size)
+{
+	static const char *const words[] = { "", "-1", "4294967296", "18446744073709551615", "\\", "\\1", "%", "\n", "\\\n", "0" };
+
+	for (size_t changes = below(6); changes > 0; changes--) {
+		size_t at = below(size), length;
+		const char *word = words[below(sizeof(words) / sizeof(*words))];
+
+		switch (below(6)) {
+		case 0:  /* another byte */
+			if (size)
+				data[at] = (unsigned char) next();
+			break;
+		case 1:  /* the end is missing */
+			size = at;
+			break;
+		case 2:  /* one bit */
+			if (size)
+				data[at] ^= (unsigned char) (1u << below(8));
+			break;
+		case 3:  /* a word of those that hurt */
+			length = strlen(word) + 1;
+			if (at + length <= size)
+				memcpy(data + at, word, length);
+			break;
+		case 4:  /* a part again */
+			length = below(size - at + 1);
+			if (size + length <= INPUT_MAX) {
+				memmove(data + at + length, data + at, size - at);
+				size += length;
+			}
+			break;
+		default:  /* a number at its limits */
+			if (at + 8 <= size)
+				memset(data + at, below(2) ? 0xff : 0, 8);
+		}
+	}
+	return size;
+}
+
+/* The answer of a keeper, through a socket, as entry.c and script.c read it. */
+static void read_frame(unsigned char *data, size_t size)
+{
+	struct entry entry = { 0 };
+	struct ways ways;
+	uint32_t length = 0;
+	char status = 0;
+	int ends[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0 || wire_write(ends[0], data, size) < 0)
+		abort();
+	close(ends[0]);
+	if (read_reply(ends[1], &status, &ways, &entry.frame, &length) == 0 && parse(&entry, length) == 0) {
+		size_t sum = strlen(entry.cwd) + strlen(entry.note) + strlen(entry.mode);
+
+		for (char **at = entry.argv; *at; at++)
+			sum += strlen(*at);
+		for (char **at = entry.envp; *at; at++)
+			sum += strlen(*at);
+		if (sum > size)
+			abort();
+	}
+	free(entry.argv);
+	free(entry.envp);
+	free(entry.frame);
+	close(ends[1]);
+}
+
+/* The text of srun --multi-prog's configuration. */
+static void read_programs(unsigned char *data, size_t size)
+{
+	char *text = strndup((char *) data, size), *result = text ? with_launcher(text, "/usr/lib/bollard/bollard-enter") : NULL;
+
+	if (!result || strlen(result) < strlen(text))
+		abort();
+	free(result);
+	free(text);
+}
+
+/* The headers of a program, as its bytes lie in memory. */
+static void read_elf(unsigned char *data, size_t size)
+{
+	(void) wireup_of_elf(data, size);
+}
+
+/* The first bytes of an image. */
+static void read_head(unsigned char *data, size_t size)
+{
+	unsigned char head[128] = { 0 };
+
+	memcpy(head, data, size < sizeof(head) ? size : sizeof(head));
+	(void) plain_header(head, size);
+}
+
+/* A path of /proc/self/mountinfo. */
+static void read_mount(unsigned char *data, size_t size)
+{
+	char *text = strndup((char *) data, size);
+
+	if (!text)
+		abort();
+	unescape(text);
+	free(text);
+}
+
+/* Ids and groups of a user, as many as there are bytes for. */
+static void write_map(unsigned char *data, size_t size)
+{
+	size_t room = below(256) + 32;
+	char *text = malloc(room);
+	gid_t groups[INPUT_MAX / sizeof(gid_t)];
+
+	if (!text)
+		abort();
+	memcpy(groups, data, size / sizeof(gid_t) * sizeof(gid_t));
+	map_text(text, room, (int) below(2), (gid_t) next(), groups, (int) (size / sizeof(gid_t)));
+	free(text);
+}
+
+static const struct reader {
+	const char *name;
+	void (*read)(unsigned char *data, size_t size);
+	const char *good;  /* input without a fault, or the name of a file with it */
+	size_t size;       /* 0: `good` is such a name */
+} READERS[] = {
+#define GOOD(text) text, sizeof(text) - 1
+	{ "frame", read_frame, GOOD("+\0\0\0\0" "2\0ls\0-l\0" "1\0A=b\0/tmp\0note\0wait") },
+	{ "programs", read_programs, GOOD("# ranks program\n0 ./a b \\\n  c\n1-3,7 /bin/b %t\n\n* c\n") },
+	{ "elf", read_elf, "/bin/true", 0 },
+	{ "head", read_head, "/bin/true", 0 },
+	{ "mount", read_mount, GOOD("/run/job\\0407/\\134x\\011/7/.ns") },
+	{ "map", write_map, GOOD("\350\3\0\0\0\0\0\0\33\0\0\0\5\0\0\0\350\3\0\0") },
+};
+
+static size_t good_input(const struct reader *reader, unsigned char *data)
+{
+	size_t size = reader->size;
+	FILE *file;
+
+	if (size) {
+		memcpy(data, reader->good, size);
+		if (reader->read == read_frame) {  /* its size stands in it */
+			uint32_t length = (uint32_t) (size - 5 + 1);
+
+			memcpy(data + 1, &length, sizeof(length));
+			data[size++] = '\0';
+		}
+		return size;
+	}
+	file = fopen(reader->good, "re");
+	if (!file)
+		abort();
+	size = fread(data, 1, INPUT_MAX, file);
+	fclose(file);
+	return size;
+}
+
+int main(int argc, char **argv)
+{
+	unsigned long counts[sizeof(READERS) / sizeof(*READERS)] = { 0 };
+	struct timespec now, end;
+
+	if (argc != 3 || clock_gettime(CLOCK_MONOTONIC, &end) < 0)
+		return 2;
+	end.tv_sec += atoi(argv[1]);
+	state = strtoull(argv[2], NULL, 10) * 2 + 1;
+	do {
+		for (size_t i = 0; i < sizeof(READERS) / sizeof(*READERS); i++) {
+			unsigned char data[INPUT_MAX], *exact;
+			size_t size = good_input(&READERS[i], data);
+
+			if (counts[i]++)
+				size = damaged(data, size);
+			exact = malloc(size + !size);  /* one byte too far is seen */
+			if (!exact)
+				return 2;
+			memcpy(exact, data, size);
+			READERS[i].read(exact, size);
+			free(exact);
+		}
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while (now.tv_sec < end.tv_sec);
+	for (size_t i = 0; i < sizeof(READERS) / sizeof(*READERS); i++)
+		printf("  %7lu  %s\n", counts[i], READERS[i].name);
+	return 0;
+}
