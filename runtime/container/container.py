@@ -28,8 +28,8 @@ class Container:
     """A container that is ready: this process stands in it."""
 
     __slots__ = (
-        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "image_root", "instance", "locales",
-        "node", "plan", "rc", "record", "replaced", "report", "saver", "scripts", "server", "server_state", "servers",
+        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "image_root", "instance",
+        "locales", "node", "plan", "rc", "record", "replaced", "report", "saver", "scripts", "server", "server_state", "servers",
         "site", "spec", "steps", "told", "tools", "warnings", "ways_in",
     )  # fmt: skip
 
