@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site, site_config
 from bollard.runtime.system import owners
@@ -36,6 +37,14 @@ MODES = {
     "bollard-keeper": 0o711, "squashfuse": 0o711, "squashfuse2": 0o711, "squashfuse-owner": 0o711, "fuse2fs": 0o711,
     "fuse2fs2": 0o711, "fuse-overlayfs": 0o711, "mksquashfs": 0o711, "bollard-cat": 0o711,
 }  # fmt: skip
+
+RECORDS = "/var/log/bollard"  # runtime/container/record.py, which a checkout cannot import
+# tmpfiles.d(5). An age counts from the last time that the file was written, read or changed.
+PRUNING = f"""\
+# Records of containers older than 90 days are removed. A file of this name in /etc/tmpfiles.d replaces another.
+d {RECORDS} 0755 root root 90d
+d {wire.JOBS} 0755 root root -
+"""
 
 Say = Callable[[str], None]
 
@@ -56,6 +65,11 @@ class Where(NamedTuple):
     @property
     def line_file(self) -> str:
         return f"{self.slurm_conf}/plugstack.conf.d/bollard.conf"
+
+    @property
+    def pruning(self) -> str:
+        """The file that tells systemd-tmpfiles to remove old records; a package's is not in /etc."""
+        return f"{'/usr/lib' if self.destdir else '/etc'}/tmpfiles.d/bollard.conf"
 
     @property
     def include(self) -> str:
@@ -217,6 +231,7 @@ def _texts(where: Where) -> list[tuple[str, str, int]]:
     """(path, text, mode) of what lies outside of the prefix; Slurm's configuration last, for it names the rest."""
     return [
         (where.command, command_text(where.prefix), 0o755),
+        (where.pruning, PRUNING, 0o644),
         (where.line_file, plugstack_line(where), 0o644),
     ]
 
@@ -242,7 +257,7 @@ def _put(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
         before = {"trees": [], "files": {}, "directories": [], "include": ""}
     prefix = Path(where.prefix)
     directories = list(before["directories"])
-    for path in (where.prefix, where.command, where.line_file):
+    for path in (where.prefix, where.command, where.pruning, where.line_file):
         directories += _make_directories(os.path.dirname(path))
     tree = f"{prefix}-{secrets.token_hex(4)}"
     old = os.path.realpath(prefix) if prefix.is_symlink() else ""
