@@ -3,7 +3,8 @@
 
 A task sends its command, its environment and its working directory; it gets descriptors of the container's
 namespaces, and the command, environment and working directory to go on with. A peer that sends "L" instead
-holds a lifeline: the keeper stays until all lifelines are gone.
+holds a lifeline: the keeper stays until all lifelines are gone. Of a job's container only root may hold one: the
+slurmstepd of each step.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ ENTRYPOINT = "/.singularity.d/runscript"
 PEER_SECONDS = 10.0
 SCRIPT_SECONDS = 65.0
 SCRIPT_OUTPUT_MAX = 4 << 20
+# A working directory as a spec has it: a path of PATH_MAX bytes, each of them quoted.
+CWD_MAX = 3 * 4096 + 16
+# Who may hold a lifeline: of a job's container root alone, whose user may be root himself; else its user.
+ANYONE, ROOT, USER_IS_ROOT = range(3)
 
 
 def parse_request(frame: bytes) -> tuple[list[bytes], list[bytes], bytes, bytes]:
@@ -250,8 +255,11 @@ def note(container: Container, verbose: bytes, begin: int) -> bytes:
 class Server:
     """The keeper's loop: who is there, and until when."""
 
-    def __init__(self, container: Container, listener: int, job: int, watcher: task_reaper.Guard) -> None:
+    def __init__(
+        self, container: Container, listener: int, job: int, watcher: task_reaper.Guard, holder: int = ANYONE
+    ) -> None:
         self.container = container
+        self.holder = holder  # who may hold a lifeline
         self.listener = socket(fileno=listener)
         self.listener.setblocking(False)
         self.job = job  # hangs up when the job has ended on this node; -1 when nothing tells
@@ -266,6 +274,8 @@ class Server:
         self.saves: list[tuple[socket, str]] = []  # those that wait for their file; the first is being written
         self.begun = False
         self.by_slurm = False  # a lifeline came: slurmstepd decides when it is over
+        self.idle_since = time.monotonic()  # when the last lifeline went
+        self.over = False  # another keeper of the job has asked this idle one to end
         self.poll = select.poll()
         for fd in (listener, job, self.server):
             if fd >= 0:
@@ -283,7 +293,9 @@ class Server:
         self.watcher.dismiss()
 
     def _loop(self) -> None:
-        while not self.begun or self.job >= 0 or self.lifelines or (self.tasks and not self.by_slurm):
+        while not self.over and (
+            not self.begun or self.job >= 0 or self.lifelines or (self.tasks and not self.by_slurm)
+        ):
             for fd, _ in self.poll.poll():
                 if fd == self.listener.fileno():
                     self._accept()
@@ -300,6 +312,8 @@ class Server:
                     pid = self.tasks.pop(fd)
                     self.steps.pop(pid, None)
                     self.finished.discard(pid)
+                    if not self.tasks and self.container.record.pending:
+                        self.container.record.write()
                 elif fd in self.savers:
                     self._done(fd)
                 elif self.container.saver and fd == self.container.saver.answer:
@@ -307,6 +321,7 @@ class Server:
                 else:
                     self.poll.unregister(fd)
                     self.lifelines.pop(fd).close()
+                    self.idle_since = time.monotonic()
         if self.tasks:
             self._end(f"the instance {self.container.instance}" if self.container.instance else "slurmstepd")
         if self.container.instance:
@@ -371,18 +386,24 @@ class Server:
         peer.settimeout(PEER_SECONDS)
         try:
             pid, uid = wire.credentials(peer)
-            if uid != os.getuid():
+            # A job's socket is a file that lets in its user and root alone; root has no number of its own in a user
+            # namespace.
+            mine = uid == os.getuid()
+            root = self.holder == USER_IS_ROOT or (self.holder == ROOT and not mine)
+            if not mine and not root:
                 return
             kind = wire.receive(peer, 1)
             if kind == wire.QUESTION:
                 wire.send(peer, wire.OK, self.state())
                 return  # no task: nobody waits for its end
+            if kind == wire.END_IDLE:
+                self.over = self._is_idle()
+                return
             if kind == wire.LIFELINE:
-                # Its end may have come already: poll tells, and that too ends this container.
-                self.lifelines[number] = peer
-                self.poll.register(number, select.POLLIN)
-                self.begun = self.by_slurm = True
-                peer.sendall(wire.OK)
+                if root or self.holder == ANYONE:
+                    self._hold(peer)
+                return
+            if not mine:
                 return
             watched = self._watch(pid)
             step, target = admit(self.container, peer)
@@ -399,10 +420,27 @@ class Server:
             if number not in self.lifelines and number not in self.savers:
                 peer.close()
 
+    def _hold(self, peer: socket) -> None:
+        """Stay for as long as `peer` is open, unless its step needs a working directory that is not here."""
+        cwd = spec.pairs(wire.receive_frame(peer, CWD_MAX))
+        if cwd and not plan.shows(self.container.plan.mounts, cwd[0][1], self.container.spec):
+            peer.sendall(wire.ERROR)
+            return
+        number = peer.fileno()
+        # Its end may have come already: poll tells, and that too ends this container.
+        self.lifelines[number] = peer
+        self.poll.register(number, select.POLLIN)
+        self.begun = self.by_slurm = True
+        peer.sendall(wire.OK)
+
+    def _is_idle(self) -> bool:
+        return self.by_slurm and not self.lifelines and not self.tasks
+
     def state(self) -> bytes:
         """The record, and the tasks that are there now: for `bollard ps`."""
         there = ",".join(f"{pid}:{self.steps[pid]}" for pid in self.tasks.values() if pid in self.steps)
-        return spec.text([*self.container.record.values(), ("there", there)]) + b"\0"
+        idle = f"{time.monotonic() - self.idle_since:.3f}" if self._is_idle() else ""
+        return spec.text([*self.container.record.values(), ("there", there), ("idle", idle)]) + b"\0"
 
     def _watch(self, pid: int) -> bool:
         """Whether that task is there."""

@@ -353,12 +353,13 @@ def _enroot_rc() -> bytes:
     return text if enroot.is_layout(text) else b""
 
 
-def serve(container: Container, listener: int, job: int) -> None:
-    """Let tasks in until the end of the step, of the job, or of the last task (see entry.Server.run)."""
+def serve(container: Container, listener: int, job: int, holder: int = entry.ANYONE) -> None:
+    """Let tasks in until the end of the step, of the job, or of the last task (see entry.Server.run). `holder`: who may
+    hold a lifeline."""
     linux.drop_capabilities()
     watcher = task_reaper.start(job, container.private(listener))
     container.clock.mark("ready")
-    entry.Server(container, listener, job, watcher).run()
+    entry.Server(container, listener, job, watcher, holder).run()
 
 
 def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
@@ -381,8 +382,8 @@ def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job:
         raise BollardError("inside a container, no variable can ask for root in another", "use --container-remap-root")
     words = os.fsdecode(arguments)
     spool = site.spool_directory(words, os.uname().nodename.split(".")[0], here)
+    holder = entry.USER_IS_ROOT if identity.is_host_root() else entry.ROOT
     container = enter(asked, clock, here, spool, os.fsdecode(program))
     container.by_slurm = True
-    container.record.fd = record.descriptor(words)
-    container.record.write()
-    serve(container, listener, job)
+    container.record.fd, container.record.container = record.descriptor(words)
+    serve(container, listener, job, holder)

@@ -495,3 +495,10 @@ def _binds_cwd(cwd: str, mounts: list[Mount], binds: tuple[Bind, ...]) -> bool:
         return False
     targets = [mount.target for mount in mounts] + [bind[1] for bind in binds]
     return not any(below(cwd, target) for target in targets)
+
+
+def shows(mounts: tuple[Mount, ...], cwd: str, spec: Spec) -> bool:
+    """Whether a container of `spec`, made with `mounts`, is what a step in `cwd` needs: it would bind nothing more."""
+    if spec.contain or "cwd" in spec.no_mount:
+        return True
+    return ".." not in cwd.split("/") and not _binds_cwd(tidy(cwd), list(mounts), spec.binds)
