@@ -212,7 +212,11 @@ def test_a_script_runs_where_the_program_will(tmp_path):
 def test_without_a_shell_what_was_found_out_counts():
     scripts = (("10-a.sh", b"export A=1"), ("20-b.sh", b"export B=$(id)"), ("30-c.sh", b"export C=1"))
 
-    assert image_env(*scripts, shell=lambda script, env: None) == {b"PATH": DEFAULT_PATH, b"A": b"1"}
+    told: list[str] = []
+    found = of_image(list(scripts), b"/home/u", IMAGE, lambda script, env: None, warnings=told)
+
+    assert found == {b"PATH": DEFAULT_PATH, b"A": b"1"}
+    assert told == ["no shell of the image could run its environment scripts; variables may be missing"]
 
 
 # As builders write it, for the app that was asked for.
