@@ -54,6 +54,7 @@ SOURCES = {
     "spank_bollard.so": (
         *("shim", "client", "given", "spec", "plain", "slurm_options", "components", "multiprog"),
         *("stepd", "keeper", "argv", "refusal", "account", "privilege", "wire", "python"),
+        *("job_cgroup", "job_folder", "job_end"),
     ),
     "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),
     "bollard-enter": ("enter", "entry", "script", "become", "supervise", "ranks", "program", "wire"),

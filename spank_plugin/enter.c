@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define TOLD_MS 1000  /* how long to wait for the next task with the same mistake */
@@ -73,10 +74,28 @@ static int be_fusermount(const char *socket_number, const char *device)
 	return sendmsg(atoi(socket_number), &message, 0) == 1 ? 0 : EXIT_BOLLARD;
 }
 
+static int is_directory(const char *path)
+{
+	struct stat st;
+
+	return path && path[0] == '/' && stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+/* A TaskProlog makes a directory when the container stands already. One task of the node tells. */
+static void warn_of_lost_scratch(const char *scratch, char **envp)
+{
+	const char *local = getenv("SLURM_LOCALID"), *inside = variable(envp, "TMPDIR");
+
+	if (inside && strcmp(inside, scratch) == 0 && !is_directory(inside) && (!local || strcmp(local, "0") == 0))
+		fprintf(stderr, "bollard: $TMPDIR is %s, which is not in the container; bind it, or ask the site's "
+			"administrator to add its parent directory to `mounts` in bollard.yaml\n", inside);
+}
+
 int main(int argc, char **argv)
 {
 	const char *fuse_socket = getenv("_FUSE_COMMFD"), *fuse_device = getenv("BOLLARD_FUSE_FD");
 	const char *name = getenv(ENV_ENTRY), *first = getenv(ENV_ARGV0), *image;
+	const char *scratch = is_directory(getenv("TMPDIR")) ? strdup(getenv("TMPDIR")) : NULL;
 	const char *local = getenv("SLURM_LOCALID"), *verbose = getenv(ENV_VERBOSE);
 	char *address, why[4096];
 	struct entry entry = { 0 };
@@ -109,6 +128,8 @@ int main(int argc, char **argv)
 	if (enter(address, argv, verbose ? verbose : "", &entry, &keeper, why, sizeof(why)) < 0)
 		return fail(why);
 	fputs(entry.note, stderr);
+	if (scratch)
+		warn_of_lost_scratch(scratch, entry.envp);
 	if (entry.mode[0])
 		supervise(keeper, strcmp(entry.mode, MODE_SAVE) == 0);
 	act_as_root(entry.root);

@@ -10,12 +10,15 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 /* runtime/container/image_shell.py: PRINTER_FD; runtime/container/entry.py: SCRIPT_OUTPUT_MAX */
 #define PRINTER_FD 9
+#define QUIET_FD 8
+#define QUIET_SHOWN 4096
 #define OUTPUT_MAX (4u << 20)
 #define SCRIPT_MS 60000
 
@@ -39,7 +42,7 @@ static void exec_shell(char *script, char **envp)
 }
 
 /* In a child: the image's shell with the frame's environment and script, its output to `out`. */
-static void be_shell(const struct ways *ways, char *frame, uint32_t size, int out)
+static void be_shell(const struct ways *ways, char *frame, uint32_t size, int out, int quiet)
 {
 	char *at = frame, **envp = wire_next_list(&at, frame + size), *script = envp ? wire_next(&at, frame + size) : NULL;
 	const char *root = script ? wire_next(&at, frame + size) : NULL;
@@ -48,7 +51,7 @@ static void be_shell(const struct ways *ways, char *frame, uint32_t size, int ou
 	/* Joined first: any of these descriptors may have the printer's number. */
 	if (root && self >= 0 && null >= 0 && join(ways) == 0 && dup2(null, 0) == 0 && dup2(out, 1) == 1 &&
 	    (self == PRINTER_FD ? fcntl(self, F_SETFD, 0) == 0 : dup2(self, PRINTER_FD) == PRINTER_FD) &&
-	    chdir("/") == 0) {
+	    dup2(quiet >= 0 ? quiet : null, QUIET_FD) == QUIET_FD && chdir("/") == 0) {
 		/* Children alone enter a process namespace; its /proc knows no others. */
 		pid_t pid = access("/proc/self/", F_OK) == 0 ? 0 : fork();
 
@@ -60,6 +63,32 @@ static void be_shell(const struct ways *ways, char *frame, uint32_t size, int ou
 			exec_shell(script, envp);
 	}
 	_exit(127);
+}
+
+/* A file in memory, whose number is none of those that be_shell() gives away; -1 where there is none. */
+static int quiet_file(void)
+{
+	int file = memfd_create("bollard-output", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int high = file < 0 ? -1 : fcntl(file, F_DUPFD_CLOEXEC, PRINTER_FD + 1);
+
+	if (file >= 0)
+		close(file);
+	return high;
+}
+
+/* The end of what a script that failed has said; what it left running cannot add to it any more. */
+static void show_quiet(int quiet, int failed)
+{
+	char text[QUIET_SHOWN];
+	off_t end = lseek(quiet, 0, SEEK_END);
+	ssize_t n;
+
+	fcntl(quiet, F_ADD_SEALS, F_SEAL_GROW);
+	if (!failed || end <= 0)
+		return;
+	n = pread(quiet, text, sizeof(text), end > QUIET_SHOWN ? end - QUIET_SHOWN : 0);
+	if (n > 0 && fwrite(text, 1, (size_t) n, stderr) == (size_t) n && text[n - 1] != '\n')
+		fputc('\n', stderr);
 }
 
 static long long now_ms(void)
@@ -80,7 +109,7 @@ int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
 	uint32_t used = 0;
 	long long deadline = now_ms() + SCRIPT_MS;
 	struct sigaction children = { .sa_handler = SIG_DFL }, before;
-	int ends[2], status = 0, ended = 0;
+	int ends[2], status = 0, ended = 0, quiet = quiet_file();
 	pid_t pid;
 
 	/* Whoever started this task may have ignored SIGCHLD: the kernel then keeps no child's status. */
@@ -88,7 +117,7 @@ int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
 	    sigaction(SIGCHLD, &children, &before) < 0 || (pid = fork()) < 0)
 		return -1;
 	if (pid == 0)
-		be_shell(ways, frame, size, ends[1]);
+		be_shell(ways, frame, size, ends[1], quiet);
 	close(ends[1]);
 	more.fd = ends[0];
 	/* Until the shell has ended, not until the pipe has: a script may leave something running. */
@@ -109,6 +138,10 @@ int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
 		waitpid(pid, &status, 0);
 		fprintf(stderr, "bollard: the image's environment scripts took over %d s and were ended\n",
 			SCRIPT_MS / 1000);
+	}
+	if (quiet >= 0) {
+		show_quiet(quiet, used == 0 || status != 0);
+		close(quiet);
 	}
 	if (sigaction(SIGCHLD, &before, NULL) < 0)
 		return -1;

@@ -36,17 +36,13 @@ enum { WIRE_OK = '+', WIRE_ERROR = '-', WIRE_SCRIPT = 'S' };
 /* Exit status of every failure of ours; Apptainer's own. */
 #define EXIT_BOLLARD 255
 
-/* How to connect: connect(2), or as somebody else. */
-typedef int connect_fn(uid_t uid, int fd, const struct sockaddr *addr, socklen_t size);
+/* Connects to `name`: a path, or an abstract address where it does not begin with a slash. Returns a descriptor whose
+ * listener ran as root or as `owner`, or -1 with errno. Never waits: EAGAIN when the listener's queue is full, for
+ * anyone can own the listener of an abstract address. */
+int wire_connect(const char *name, uid_t owner);
 
-/* Abstract address `name`; returns a connected descriptor whose listener ran as root or as `owner`,
- * or -1 with errno. Never waits: EAGAIN when the listener's queue is full, for anyone can own such a
- * listener. `how` NULL is connect(2). */
-int wire_connect(const char *name, uid_t owner, connect_fn *how);
-
-/* Listening descriptor on the abstract address `name`, or on one the kernel picks when `name` is
- * taken by somebody else; the address goes to `bound`. -1 with errno. */
-int wire_listen(const char *name, char *bound, size_t size);
+/* Listening descriptor at the path `path`, where nothing may be; -1 with errno. */
+int wire_listen(const char *path);
 
 int wire_write(int fd, const void *data, size_t size);
 int wire_read(int fd, void *data, size_t size);

@@ -15,6 +15,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from bollard.runtime.cli import terminal
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
 from bollard.runtime.local import instance, instance_init
@@ -238,7 +239,7 @@ def _stats(record: Record, as_json: bool, once: bool) -> int:
         if not after.processes and not instance.running(record.uid, record.name):
             return 0
         if not once and sys.stdout.isatty():
-            sys.stdout.write("\033[2J\033[H")
+            terminal.own("\033[2J\033[H")
         percent = max(0.0, after.cpu - before.cpu) / (end - begin) * 100
         sys.stdout.write(stats_table(record.name, percent, after, limit))
         sys.stdout.flush()

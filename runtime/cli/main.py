@@ -35,6 +35,10 @@ def main(argv: list[str] | None = None) -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends us without a traceback
     _open_streams()
+    if sys.stdout.isatty() or sys.stderr.isatty():
+        from bollard.runtime.cli import terminal
+
+        terminal.guard()
     try:
         status = _main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 import time
@@ -88,9 +89,13 @@ def _with_object(verb: str, number: int, path: str) -> None:
         item = sif_edit.find(found, number)
         sys.stdout.flush()
         at, end = item.offset, item.offset + item.size
+        text = codecs.getincrementaldecoder("utf-8")("backslashreplace") if sys.stdout.isatty() else None
         while at < end:
             block = sif.pread(fd, min(end - at, 1 << 20), at, found.name)
             at += len(block)
+            if text:
+                sys.stdout.write(text.decode(block, at == end))
+                continue
             while block:
                 block = block[os.write(1, block) :]
         os.close(fd)

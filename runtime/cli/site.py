@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from bollard.runtime import installed
+from bollard.runtime.cli import terminal
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site, site_config
 
@@ -84,13 +85,13 @@ def _check(where: Where, as_json: bool) -> int:
 def _shown(found: Iterable[Finding]) -> list[Finding]:
     """Print findings as they come: a table on a terminal, else lines that name their node."""
     node, seen = os.uname().nodename.split(".")[0], []
-    terminal = sys.stdout.isatty()
-    colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    on_terminal = sys.stdout.isatty()
+    colour = on_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     for finding in found:
         seen.append(finding)
-        if terminal:
+        if on_terminal:
             state = f"{finding.state:<8}"
-            print(f"{_COLOURS[finding.state]}{state}\033[0m" if colour else state, end="")
+            terminal.own(f"{_COLOURS[finding.state]}{state}\033[0m" if colour else state)
             print(f"{finding.check:<18}{finding.text}")
             if finding.fix:
                 print(f"{'':<26}-> {finding.fix}")

@@ -14,6 +14,7 @@ entry.py: lets tasks in.
 wire.py: frames between keeper, launcher and slurmstepd.
 task_reaper.py: ends tasks when the keeper ends.
 readahead.py: reads what the first task will need.
+enroot.py: images in enroot's layout.
 pytorch.py: variables for images that have PyTorch.
 save.py: writes a container to an image file.
 record.py: which image ran, and how many tasks.

@@ -28,19 +28,17 @@ class Container:
     """A container that is ready: this process stands in it."""
 
     __slots__ = (
-        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "instance", "locales", "plan",
-        "record",
-        "replaced", "report", "saver", "scripts", "server", "servers", "site", "spec", "steps", "told", "tools",
-        "warnings", "ways_in",
+        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "instance", "locales", "node",
+        "plan", "rc", "record", "replaced", "report", "saver", "scripts", "server", "servers", "site", "spec", "steps",
+        "told", "tools", "warnings", "ways_in",
     )  # fmt: skip
 
     def __init__(
-        self, *, spec: Spec, site: Site, image: Image, plan: Plan, report: mounts.Report, server: int, clock: Clock,
-        saver: Saver | None, servers: layers.Servers | None, scripts: list[tuple[str, bytes]], command: bytes,
-        locales: frozenset[bytes] | None,
-        instance: str, tools: bytes, ways_in: tuple[int, ...],
+        self, *, node: str, spec: Spec, site: Site, image: Image, plan: Plan, report: mounts.Report, server: int,
+        clock: Clock, saver: Saver | None, servers: layers.Servers | None, scripts: list[tuple[str, bytes]], rc: bytes,
+        locales: frozenset[bytes] | None, command: bytes, instance: str, tools: bytes, ways_in: tuple[int, ...],
     ) -> None:  # fmt: skip
-        node = os.uname().nodename
+        self.node = node  # the host's name outside
         self.spec = spec
         self.site = site
         self.image = image
@@ -50,6 +48,7 @@ class Container:
         self.clock = clock
         self.saver = saver
         self.servers = servers  # of layers in files
+        self.rc = rc  # /etc/rc of an image in enroot's layout, else ""
         self.scripts = scripts  # the image's own, for its environment
         self.locales = locales  # the image's (locales.available)
         self.command = command  # the action, for APPTAINER_COMMAND
@@ -57,7 +56,7 @@ class Container:
         self.tools = tools  # where the host's Slurm commands are, in the container
         self.ways_in = ways_in  # descriptors of the namespaces to join, in that order
         self.binds = os.fsencode(bind_text(spec.binds))  # for APPTAINER_BIND
-        self.record = record.Record(image)
+        self.record = record.Record(image, node)
         self.steps: dict[bytes, Spec] = {}  # spec text of a step that named this container: what it asked
         self.environment: environment.ImageEnvironment | None = None  # what the scripts set, once that is known
         self.entrypoint: dict[bytes, bytes] | None = None  # what the entrypoint changed, once it has run

@@ -3,7 +3,8 @@
 
 A task sends its command, its environment and its working directory; it gets descriptors of the container's
 namespaces, and the command, environment and working directory to go on with. A peer that sends "L" instead
-holds a lifeline: the keeper stays until all lifelines are gone.
+holds a lifeline: the keeper stays until all lifelines are gone. Of a job's container only root may hold one: the
+slurmstepd of each step.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import select
 import time
 from _socket import socket
 
-from bollard.runtime.container import environment, pytorch, record, task_reaper, wire
+from bollard.runtime.container import enroot, environment, pytorch, record, task_reaper, wire
 from bollard.runtime.errors import BollardError, one_line, shown
 from bollard.runtime.request import plan, spec
 
@@ -39,6 +40,10 @@ ENTRYPOINT = "/.singularity.d/runscript"
 PEER_SECONDS = 10.0
 SCRIPT_SECONDS = 65.0
 SCRIPT_OUTPUT_MAX = 4 << 20
+# A working directory as a spec has it: a path of PATH_MAX bytes, each of them quoted.
+CWD_MAX = 3 * 4096 + 16
+# Who may hold a lifeline: of a job's container root alone, whose user may be root himself; else its user.
+ANYONE, ROOT, USER_IS_ROOT = range(3)
 
 
 def parse_request(frame: bytes) -> tuple[list[bytes], list[bytes], bytes, bytes]:
@@ -69,16 +74,17 @@ def _refuse(peer: socket, error: Exception) -> None:
         pass
 
 
-def working_directory(asked: Spec, cwd: bytes) -> bytes:
-    """Where the task starts: --pwd, its own directory (not with --contain), the home, or "/".
+def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
+    """Where the task starts: --pwd, the image's own (enroot's images), the task's (not with --contain), home, or "/".
 
-    `cwd` is the task's own directory on the host, "" for one that was removed.
+    cwd   the task's directory on the host, "" for one that was removed
+    own   the working directory that the image names, "" for none
     """
     if asked.pwd:
         if not os.path.isdir(asked.pwd):
             raise BollardError(f"--pwd {asked.pwd}: no such directory in the container", "make it, or bind one there")
         return os.fsencode(asked.pwd)
-    for path in (b"" if asked.contain else cwd, os.fsencode(asked.home)):
+    for path in (own, b"" if asked.contain else cwd, os.fsencode(asked.home)):
         if path and os.path.isdir(path) and os.access(path, os.X_OK):
             return path
     return b"/"
@@ -96,12 +102,13 @@ def admit(container: Container, peer: socket) -> tuple[str, str]:
         # Refused by PMIx's server, whose library then waits for itself (libpmix 4.2.2): the step would never end.
         reason = "root in a container does not go with PMIx, which compares user ids"
         raise BollardError(reason, "use --mpi=pmi2 or --mpi=none")
-    asked_cwd, cwd = cwd, working_directory(asked, cwd)
-    if cwd != asked_cwd and not asked.pwd and not asked.contain and asked_cwd not in container.replaced:
+    own = enroot.workdir(container.rc) if container.by_slurm else b""
+    asked_cwd, cwd = cwd, working_directory(asked, cwd, own)
+    if cwd not in (asked_cwd, own) and not asked.pwd and not asked.contain and asked_cwd not in container.replaced:
         container.replaced.add(asked_cwd)
         name = os.fsdecode(asked_cwd) or "a directory that was removed"
         words = f"{name} cannot be entered in the container; the program starts in {os.fsdecode(cwd)}"
-        container.warnings.append(f"{os.uname().nodename}: {words}")
+        container.warnings.append(f"{container.node}: {words}")
 
     root = AS_ROOT if container.spec.fakeroot else b""
 
@@ -118,8 +125,8 @@ def admit(container: Container, peer: socket) -> tuple[str, str]:
         image_env, env, asked, command, container.binds, cwd, defaults, container.tools, container.locales
     )
     if container.by_slurm:
-        own = pytorch.variables(dict(entry.split(b"=", 1) for entry in env))
-        env += [name + b"=" + value for name, value in own.items()]
+        torch = pytorch.variables(dict(entry.split(b"=", 1) for entry in env))
+        env += [name + b"=" + value for name, value in torch.items()]
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if asked.save or container.servers else WAIT if "pid" in container.spec.unshare else b""
@@ -205,8 +212,9 @@ def _through_entrypoint(
     container: Container, asked: Spec, env: list[bytes], cwd: bytes, shell: Callable[[bytes, list[bytes]], bytes | None]
 ) -> list[bytes]:
     """`env` with what the image's entrypoint changes in it. That runs once per container, in its first task."""
-    if container.entrypoint is None and os.access(ENTRYPOINT, os.X_OK):
-        answer = shell(environment.entrypoint_script(ENTRYPOINT, cwd, asked.entrypoint_log), env)
+    words = ["/bin/sh", enroot.RC] if container.rc else [ENTRYPOINT]
+    if container.entrypoint is None and os.access(words[0], os.X_OK):
+        answer = shell(environment.entrypoint_script(words, cwd, asked.entrypoint_log), env)
         if answer is None:
             raise BollardError(
                 "the image's entrypoint did not run the command it was given", "use --no-container-entrypoint"
@@ -240,15 +248,18 @@ def note(container: Container, verbose: bytes, begin: int) -> bytes:
         lines += container.clock.lines(int(verbose) if verbose.isdigit() and len(verbose) < 20 else 0)
         container.told = True
     lines.append(f"{'entry':<15} {(time.monotonic_ns() - begin) / 1e6:8.2f} ms")
-    text = warnings + "".join(f"bollard: {os.uname().nodename}: {line}\n" for line in lines)
+    text = warnings + "".join(f"bollard: {container.node}: {shown(line)}\n" for line in lines)
     return text.encode("utf-8", "replace")
 
 
 class Server:
     """The keeper's loop: who is there, and until when."""
 
-    def __init__(self, container: Container, listener: int, job: int, watcher: task_reaper.Guard) -> None:
+    def __init__(
+        self, container: Container, listener: int, job: int, watcher: task_reaper.Guard, holder: int = ANYONE
+    ) -> None:
         self.container = container
+        self.holder = holder  # who may hold a lifeline
         self.listener = socket(fileno=listener)
         self.listener.setblocking(False)
         self.job = job  # hangs up when the job has ended on this node; -1 when nothing tells
@@ -263,6 +274,8 @@ class Server:
         self.saves: list[tuple[socket, str]] = []  # those that wait for their file; the first is being written
         self.begun = False
         self.by_slurm = False  # a lifeline came: slurmstepd decides when it is over
+        self.idle_since = time.monotonic()  # when the last lifeline went
+        self.over = False  # another keeper of the job has asked this idle one to end
         self.poll = select.poll()
         for fd in (listener, job, self.server):
             if fd >= 0:
@@ -280,7 +293,9 @@ class Server:
         self.watcher.dismiss()
 
     def _loop(self) -> None:
-        while not self.begun or self.job >= 0 or self.lifelines or (self.tasks and not self.by_slurm):
+        while not self.over and (
+            not self.begun or self.job >= 0 or self.lifelines or (self.tasks and not self.by_slurm)
+        ):
             for fd, _ in self.poll.poll():
                 if fd == self.listener.fileno():
                     self._accept()
@@ -297,6 +312,8 @@ class Server:
                     pid = self.tasks.pop(fd)
                     self.steps.pop(pid, None)
                     self.finished.discard(pid)
+                    if not self.tasks and self.container.record.pending:
+                        self.container.record.write()
                 elif fd in self.savers:
                     self._done(fd)
                 elif self.container.saver and fd == self.container.saver.answer:
@@ -304,6 +321,7 @@ class Server:
                 else:
                     self.poll.unregister(fd)
                     self.lifelines.pop(fd).close()
+                    self.idle_since = time.monotonic()
         if self.tasks:
             self._end(f"the instance {self.container.instance}" if self.container.instance else "slurmstepd")
         if self.container.instance:
@@ -356,7 +374,7 @@ class Server:
         peer.close()
 
     def _end(self, who: str) -> None:
-        reason = f"{who} on {os.uname().nodename} ended; the task in its container is ended too"
+        reason = f"{who} on {self.container.node} ended; the task in its container is ended too"
         task_reaper.end_tasks([(pid, handle) for handle, pid in self.tasks.items()], reason)
 
     def _accept(self) -> None:
@@ -368,18 +386,24 @@ class Server:
         peer.settimeout(PEER_SECONDS)
         try:
             pid, uid = wire.credentials(peer)
-            if uid != os.getuid():
+            # A job's socket is a file that lets in its user and root alone; root has no number of its own in a user
+            # namespace.
+            mine = uid == os.getuid()
+            root = self.holder == USER_IS_ROOT or (self.holder == ROOT and not mine)
+            if not mine and not root:
                 return
             kind = wire.receive(peer, 1)
             if kind == wire.QUESTION:
                 wire.send(peer, wire.OK, self.state())
                 return  # no task: nobody waits for its end
+            if kind == wire.END_IDLE:
+                self.over = self._is_idle()
+                return
             if kind == wire.LIFELINE:
-                # Its end may have come already: poll tells, and that too ends this container.
-                self.lifelines[number] = peer
-                self.poll.register(number, select.POLLIN)
-                self.begun = self.by_slurm = True
-                peer.sendall(wire.OK)
+                if root or self.holder == ANYONE:
+                    self._hold(peer)
+                return
+            if not mine:
                 return
             watched = self._watch(pid)
             step, target = admit(self.container, peer)
@@ -396,10 +420,27 @@ class Server:
             if number not in self.lifelines and number not in self.savers:
                 peer.close()
 
+    def _hold(self, peer: socket) -> None:
+        """Stay for as long as `peer` is open, unless its step needs a working directory that is not here."""
+        cwd = spec.pairs(wire.receive_frame(peer, CWD_MAX))
+        if cwd and not plan.shows(self.container.plan.mounts, cwd[0][1], self.container.spec):
+            peer.sendall(wire.ERROR)
+            return
+        number = peer.fileno()
+        # Its end may have come already: poll tells, and that too ends this container.
+        self.lifelines[number] = peer
+        self.poll.register(number, select.POLLIN)
+        self.begun = self.by_slurm = True
+        peer.sendall(wire.OK)
+
+    def _is_idle(self) -> bool:
+        return self.by_slurm and not self.lifelines and not self.tasks
+
     def state(self) -> bytes:
         """The record, and the tasks that are there now: for `bollard ps`."""
         there = ",".join(f"{pid}:{self.steps[pid]}" for pid in self.tasks.values() if pid in self.steps)
-        return spec.text([*self.container.record.values(), ("there", there)]) + b"\0"
+        idle = f"{time.monotonic() - self.idle_since:.3f}" if self._is_idle() else ""
+        return spec.text([*self.container.record.values(), ("there", there), ("idle", idle)]) + b"\0"
 
     def _watch(self, pid: int) -> bool:
         """Whether that task is there."""

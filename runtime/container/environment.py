@@ -142,15 +142,16 @@ def _doubtful(scripts: list[tuple[str, bytes]]) -> set[str]:
     return found
 
 
-def entrypoint_script(entrypoint: str, cwd: bytes, log: bool) -> bytes:
-    """The sh script by which an image's entrypoint starts a command that writes the environment it is given to the
-    script's standard output. What the entrypoint itself prints goes to stderr, or nowhere without `log`."""
+def entrypoint_script(entrypoint: list[str], cwd: bytes, log: bool) -> bytes:
+    """The sh script by which an image's entrypoint, a command, starts another one that writes the environment it is
+    given to the script's standard output. What the entrypoint prints goes to stderr; without `log` to a file of the
+    launcher's, which shows its end where the entrypoint fails."""
     printer = image_shell.quoted(b"exec " + image_shell.PRINTER + b" >&3")
     lines = [
         b"exec 3>&1 >&2",
         b"cd " + image_shell.quoted(cwd) + b" 2>/dev/null",
-        b"" if log else b"exec >/dev/null 2>&1",
-        b"exec " + image_shell.quoted(entrypoint.encode()) + b" /bin/sh -c " + printer,
+        b"" if log else b"exec >&%d 2>&1" % image_shell.QUIET_FD,
+        b"exec " + b" ".join(image_shell.quoted(word.encode()) for word in entrypoint) + b" /bin/sh -c " + printer,
     ]
     return b"\n".join(lines) + b"\n"
 

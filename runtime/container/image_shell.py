@@ -28,6 +28,8 @@ BUILT_IN = "99-runtimevars.sh"
 
 # Writes the environment it is given to its standard output: a descriptor of bollard-enter, kept open for it.
 PRINTER_FD = 9
+# A file in memory of bollard-enter's, for what is shown only where a script fails.
+QUIET_FD = 8
 PRINTER = b"/proc/self/fd/%d --print-environment" % PRINTER_FD
 
 # Set or changed by a shell for itself.

@@ -16,7 +16,7 @@ from _signal import SIG_IGN, SIGCHLD, signal
 from errno import EINVAL, EIO, ENOSPC, ENOSYS
 
 from bollard.runtime import host_slurm
-from bollard.runtime.container import entry, fuse, imports, locales, mounts, readahead, record, task_reaper
+from bollard.runtime.container import enroot, entry, fuse, imports, locales, mounts, readahead, record, task_reaper
 from bollard.runtime.container.clock import Clock
 from bollard.runtime.container.container import Container
 from bollard.runtime.errors import BollardError
@@ -119,6 +119,7 @@ def _enter(
     """Decide first, then do: the plan is made before anything is touched. Work that does not need the file server
     runs while the file server starts."""
     signal(SIGCHLD, SIG_IGN)  # children are watched by their pidfd; none waits to be reaped
+    node = os.uname().nodename  # the container may have a name of its own
     linux.new_mount_namespace()  # first, for a directory can be bound only by the namespace it was opened in
     opened, made, own_layers = _open(asked, here, spool)
     clock.mark("image")
@@ -131,7 +132,10 @@ def _enter(
     files = _write_files(asked)
     accounts = identity.lines(asked.home)
     proc = linux.clone_tree(f"{SESSION}/proc", recursive=False) if processes >= 0 else -1
-    places = mounts.clone_sources(made.mounts, files, SESSION, proc, report)
+    trees = {mount.source: linux.clone_tree(files[mount.source]) for mount in made.mounts if mount.kind == plan.FILE}
+    linux.set_bindable(SESSION, False)  # a bind of /usr holds nothing of the keeper's
+    places = mounts.clone_sources(made.mounts, trees, SESSION, proc, report)
+    linux.set_bindable(SESSION, True)
     clock.mark("sources")
     root = _first_look(asked, base, words)
     if server:
@@ -156,9 +160,9 @@ def _enter(
             f"{asked.asked}: has no app {asked.app}", f"see `bollard inspect --list-apps {asked.asked}`", 1
         )
     container = Container(
-        spec=asked, site=here, image=opened, plan=made, report=report, server=server, clock=clock, saver=saver,
-        servers=servers, scripts=_scripts(), locales=_locales(), command=command, instance=instance, ways_in=ways_in,
-        tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
+        node=node, spec=asked, site=here, image=opened, plan=made, report=report, server=server, clock=clock,
+        saver=saver, servers=servers, scripts=_scripts(), rc=_enroot_rc(), locales=_locales(), command=command,
+        instance=instance, ways_in=ways_in, tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
     )  # fmt: skip
     try:
         container.define_environment(_no_shell_here)
@@ -330,17 +334,32 @@ def _scripts() -> list[tuple[str, bytes]]:
         if not linux.is_missing(error):
             raise
         old = _read_in(root, "/environment")  # Singularity before 2.3
+        if not old and enroot.is_layout(_read_in(root, enroot.RC)):
+            old = enroot.script(_read_in(root, enroot.ENVIRONMENT))
         return [("environment", old)] if old else []
     finally:
         os.close(root)
 
 
-def serve(container: Container, listener: int, job: int) -> None:
-    """Let tasks in until the end of the step, of the job, or of the last task (see entry.Server.run)."""
+def _enroot_rc() -> bytes:
+    """The text of /etc/rc of an image in enroot's layout, "" for any other; this process stands in the image."""
+    if os.path.isdir("/.singularity.d"):
+        return b""
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        text = _read_in(root, enroot.RC)
+    finally:
+        os.close(root)
+    return text if enroot.is_layout(text) else b""
+
+
+def serve(container: Container, listener: int, job: int, holder: int = entry.ANYONE) -> None:
+    """Let tasks in until the end of the step, of the job, or of the last task (see entry.Server.run). `holder`: who may
+    hold a lifeline."""
     linux.drop_capabilities()
     watcher = task_reaper.start(job, container.private(listener))
     container.clock.mark("ready")
-    entry.Server(container, listener, job, watcher).run()
+    entry.Server(container, listener, job, watcher, holder).run()
 
 
 def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
@@ -363,8 +382,8 @@ def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job:
         raise BollardError("inside a container, no variable can ask for root in another", "use --container-remap-root")
     words = os.fsdecode(arguments)
     spool = site.spool_directory(words, os.uname().nodename.split(".")[0], here)
+    holder = entry.USER_IS_ROOT if identity.is_host_root() else entry.ROOT
     container = enter(asked, clock, here, spool, os.fsdecode(program))
     container.by_slurm = True
-    container.record.fd = record.descriptor(words)
-    container.record.write()
-    serve(container, listener, job)
+    container.record.fd, container.record.container = record.descriptor(words)
+    serve(container, listener, job, holder)

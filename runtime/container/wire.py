@@ -16,8 +16,13 @@ ENTRY = "SLURM_BOLLARD_ENTRY"
 VERBOSE = "SLURM_BOLLARD_VERBOSE"
 OWN = "SLURM_BOLLARD_"
 
+# The folders of jobs on this node, root's: JOBS/JOB/HASH is the socket of a keeper (spank_plugin/job_folder.h).
+JOBS = "/run/bollard-jobs"
+
 # First byte to the keeper; from a launcher whose program has ended; from the keeper.
 LIFELINE, QUESTION, TASK = b"L", b"Q", b"T"
+# From another keeper of the job: end, unless a step is here.
+END_IDLE = b"E"
 DONE = b"D"
 OK, ERROR, SCRIPT = b"+", b"-", b"S"
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What is on record of a job: the files of this node's root, and Slurm's accounting.
 
-here      RECORDS/JOB.UID.HASH.TIME of this node: written by the keepers, through a descriptor of root's
+here      RECORDS/JOB.UID of this node: written by the keepers, through a descriptor of root's
 slurm     sacct, or scontrol where there is no accounting: what was asked, where, when, how it ended;
           and AdminComment, which root has set (account=yes in plugstack.conf)
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # The last may hold anything, so it is split off last.
 _FIELDS = ("JobID", "State", "ExitCode", "NTasks", "NodeList", "Start", "End", "AdminComment", "Container")
-_RECORD_MAX = 64 << 10
+_RECORD_MAX = 2 * record.SIZE_MAX
 
 
 def look(job: int, folder: str = record.RECORDS, collect: bool = False) -> dict[str, Any]:
@@ -51,16 +51,27 @@ def records(job: int, folder: str = record.RECORDS) -> list[dict[str, Any]]:
     except OSError:
         return []
     found = []
-    for name in sorted(names, key=lambda name: name.rsplit(".", 1)[-1]):
+    for name in sorted(names):
         try:
             with open(f"{folder}/{name}", "rb") as file:
-                entry = decode(file.read(_RECORD_MAX))
-        except (OSError, ValueError, BollardError):
+                text = file.read(_RECORD_MAX)
+        except OSError:
             continue
-        if entry:
-            parts = name.split(".")
-            found.append({**entry, "user": int(parts[1]) if parts[1].isdigit() else -1})
-    return found
+        user = name.split(".")[1] if name.count(".") else ""
+        found += [{**entry, "user": int(user) if user.isdigit() else -1} for entry in _last_lines(text)]
+    return sorted(found, key=lambda entry: entry.get("made", 0.0))
+
+
+def _last_lines(text: bytes) -> list[dict[str, Any]]:
+    """The last whole line of each container."""
+    found: dict[str, dict[str, Any]] = {}
+    for line in text.split(b"\n")[:-1]:
+        try:
+            entry = decode(line)
+        except (ValueError, BollardError):
+            continue
+        found[entry.get("container", "")] = entry
+    return list(found.values())
 
 
 def decode(line: bytes) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The containers that run on this node: finding their keepers, asking them, going in.
 
-A keeper listens on the abstract address bollard/UID/JOB/HASH, and answers its own user alone (`entry.Server.state`).
+A keeper listens at the path JOBS/JOB/HASH, a socket of its user's in a folder of root's (`entry.Server.state`).
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
 from bollard.runtime.container import wire
@@ -32,11 +33,10 @@ class Container:
 
     __slots__ = ("address", "entered", "job", "keeper", "made", "there", "told", "uid")
 
-    def __init__(self, address: str, told: dict[str, str]) -> None:
+    def __init__(self, address: str, uid: int, told: dict[str, str]) -> None:
         self.address = address
-        _, uid, job, _ = address.split("/")
-        self.uid = int(uid)
-        self.job = int(job)
+        self.uid = uid
+        self.job = int(address.split("/")[-2])
         self.there = [
             (int(pid), step) for pid, _, step in (x.partition(":") for x in told.pop("there", "").split(",")) if pid
         ]
@@ -66,31 +66,34 @@ class Container:
         }
 
 
-def addresses() -> Iterator[str]:
-    """Of all keepers on this node, whose ever they are."""
-    found = set()
-    with open("/proc/net/unix", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            words = line.split()
-            # Connections carry the listener's name too; flag 0x10000 is the listener's own.
-            if len(words) == 8 and words[7].startswith("@bollard/") and int(words[3], 16) & 0x10000:
-                parts = words[7][1:].split("/")
-                # Anybody may bind any name; a digit that is not ASCII is none to int().
-                if len(parts) == 4 and words[7].isascii() and parts[1].isdigit() and parts[2].isdigit():
-                    found.add(words[7][1:])
-    yield from sorted(found, key=lambda name: (int(name.split("/")[2]), name))
+def addresses(job: int = 0, jobs: str = wire.JOBS) -> Iterator[tuple[str, int]]:
+    """(path, uid) of the sockets of all keepers on this node, or of those of one job, whose ever they are."""
+    for folder in [str(job)] if job else sorted((name for name in _names(jobs) if name.isdigit()), key=int):
+        for name in sorted(_names(f"{jobs}/{folder}")):
+            try:
+                info = os.lstat(f"{jobs}/{folder}/{name}")
+            except OSError:
+                continue  # it has ended meanwhile
+            if stat.S_ISSOCK(info.st_mode) and not name.startswith("job"):
+                yield f"{jobs}/{folder}/{name}", info.st_uid
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []  # there is no job
 
 
 def containers(job: int = 0) -> list[Container]:
     """This user's, or for root everybody's; those of one job."""
     mine = os.geteuid()
     found = []
-    for address in addresses():
-        _, uid, number, _ = address.split("/")
-        if (mine in (0, int(uid))) and job in (0, int(number)):
-            told = ask(address, int(uid))
+    for address, uid in addresses(job):
+        if mine in (0, uid):
+            told = ask(address, uid)
             try:
-                found += [Container(address, told)] if told else []
+                found += [Container(address, uid, told)] if told else []
             except ValueError:
                 continue  # a process of that user's that only plays a keeper
     return found
@@ -100,17 +103,8 @@ def ask(address: str, uid: int) -> dict[str, str]:
     """What the keeper at `address` says of itself; empty when there is none of that user's."""
     peer = socket(AF_UNIX, SOCK_STREAM)
     peer.settimeout(_SECONDS)
-    root = os.geteuid() == 0 and uid != 0
     try:
-        if root:
-            os.seteuid(uid)  # a keeper lets in its own user alone
-        try:
-            peer.connect(b"\0" + address.encode())
-        finally:
-            if root:
-                os.seteuid(0)
-        if wire.credentials(peer)[1] not in (0, uid):  # anybody may bind such an address
-            return {}
+        peer.connect(address)
         peer.sendall(wire.QUESTION)
         if wire.receive(peer, 1) != wire.OK:
             return {}

@@ -378,7 +378,7 @@ def _kernel(spec: Spec, out: set[str]) -> list[Mount]:
     if not spec.contain:
         mounts.append(Mount(BIND, "/dev", "/dev", devices=True))
         if "ipc" in spec.unshare:
-            mounts += [Mount(TMPFS, "mode=1777", "/dev/shm"), Mount(MQUEUE, "", "/dev/mqueue", if_missing=OMIT)]
+            mounts += [Mount(TMPFS, "mode=1777", "/dev/shm"), Mount(MQUEUE, "", "/dev/mqueue", noexec=True)]
         return mounts
     mounts.append(Mount(TMPFS, "mode=0755,size=1m", "/dev"))
     mounts += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in DEV_NODES]
@@ -495,3 +495,10 @@ def _binds_cwd(cwd: str, mounts: list[Mount], binds: tuple[Bind, ...]) -> bool:
         return False
     targets = [mount.target for mount in mounts] + [bind[1] for bind in binds]
     return not any(below(cwd, target) for target in targets)
+
+
+def shows(mounts: tuple[Mount, ...], cwd: str, spec: Spec) -> bool:
+    """Whether a container of `spec`, made with `mounts`, is what a step in `cwd` needs: it would bind nothing more."""
+    if spec.contain or "cwd" in spec.no_mount:
+        return True
+    return ".." not in cwd.split("/") and not _binds_cwd(tidy(cwd), list(mounts), spec.binds)

@@ -30,6 +30,7 @@ class Site:
         "environment",
         "forbidden",
         "home",
+        "layer_max",
         "mounts",
         "mpirun",
         "prefix",
@@ -51,6 +52,7 @@ class Site:
         environment: tuple[tuple[bytes, bytes], ...] = (),
         prefix: str = "",
         registry: bool = False,
+        layer_max: int = 0,
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -61,6 +63,7 @@ class Site:
         self.allowed = allowed  # directories of images; () for any
         self.forbidden = forbidden
         self.environment = environment
+        self.layer_max = layer_max  # bytes that one archive may unpack to; 0 for no limit
         self.registry = registry
         self.prefix = prefix  # what Slurm's configuration calls the installation; "" where nothing was compiled
 
@@ -110,6 +113,7 @@ def parse(text: bytes) -> Site:
         forbidden=tuple(given.get("images-forbidden", [])),
         environment=tuple(environment),
         prefix=last("prefix", ""),
+        layer_max=int(last("layer-max", "0")),
         registry=last("registry", "0") == "1",
     )
 

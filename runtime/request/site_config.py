@@ -35,8 +35,9 @@ class Key(NamedTuple):
     example: str
 
 
-SWITCH, DIRECTORY, DIRECTORIES, BINDS, VARIABLES = (
+SWITCH, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES = (
     "yes or no",
+    "bytes, or a number with K, M, G or T",
     "directory",
     "list of directories",
     "list of SRC[:DST[:ro|rw]]",
@@ -78,6 +79,14 @@ TABLE: tuple[Key, ...] = (
         "yes",
     ),
     Key("images-forbidden", DIRECTORIES, (), "no image may lie in one of them", "[/tmp, /dev/shm]"),
+    Key(
+        "layer-max",
+        SIZE,
+        "",
+        "how much one layer of an image, or one archive, may unpack to where a user builds or fetches on this machine; "
+        "without it, as much as finds room",
+        "200G",
+    ),
     Key(
         "environment",
         VARIABLES,
@@ -208,7 +217,7 @@ def read(data: bytes) -> tuple[dict[str, Value], list[Mistake]]:
         found = list(_READERS[known[name].kind](name, node))
         mistakes += [item for item in found if isinstance(item, Mistake)]
         items = tuple(item for item in found if not isinstance(item, Mistake))
-        if known[name].kind in (SWITCH, DIRECTORY):
+        if known[name].kind in (SWITCH, SIZE, DIRECTORY):
             values.update((name, item) for item in items)
         elif items:
             values[name] = tuple(str(item) for item in items)
@@ -236,6 +245,15 @@ def _switch(name: str, node: Any) -> Iterator[bool | Mistake]:
         yield node.value.lower() in ("yes", "true", "on")
     else:
         yield Mistake(_line(node), f"{name}: {_kind(node)} is neither yes nor no", f"write `{name}: yes` or no")
+
+
+def _size(name: str, node: Any) -> Iterator[str | Mistake]:
+    text = node.value if node.id == "scalar" else ""
+    found = re.fullmatch("([1-9][0-9]{0,14})([KMGT]?)", text)
+    if found:
+        yield str(int(found[1]) << 10 * " KMGT".index(found[2] or " "))
+    else:
+        yield Mistake(_line(node), f"{name}: {_kind(node)} is no size", f"write `{name}: 200G`, or a number of bytes")
 
 
 def _directory(name: str, node: Any) -> Iterator[str | Mistake]:
@@ -324,6 +342,7 @@ def _is_wiring(name: str) -> bool:
 
 _READERS: dict[str, Any] = {
     SWITCH: _switch,
+    SIZE: _size,
     DIRECTORY: _directory,
     DIRECTORIES: _directories,
     BINDS: _binds,

@@ -665,7 +665,52 @@ def test_an_entrypoint(cluster: Cluster, with_entrypoint: str) -> None:
 
 def test_an_entrypoint_that_does_not_go_on(cluster: Cluster, images: Images, work: Work) -> None:
     path = f"{work.path}/entry.sif"
-    script = work.write("make.sh", "printf '#!/bin/sh\\nexit 0\\n' > /.singularity.d/runscript")
+    script = work.write(
+        "make.sh", "printf '#!/bin/sh\\necho no licence here >&2\\nexit 0\\n' > /.singularity.d/runscript"
+    )
     good(cluster.srun(f"--container={images.small}", "--container-writable", f"--container-save={path}", "sh", script))
     done = cluster.srun(f"--container={path}", "--container-entrypoint", "true")
     assert "--no-container-entrypoint" in refusal(done)
+    assert "no licence here" in done.err  # its own words, though --container-entrypoint-log was not asked for
+
+
+# Images of enroot's.
+
+ENROOT = """
+mkdir /workspace
+cat > /etc/environment <<'END'
+PATH=/opt/own:/usr/bin:/bin
+GREETING=it's me
+END
+cat > /etc/rc <<'END'
+mkdir -p "/workspace" 2> /dev/null
+cd "/workspace" && unset OLDPWD || exit 1
+
+if [ -s /etc/rc.local ]; then
+    . /etc/rc.local
+fi
+
+if [ $# -gt 0 ]; then
+    exec '/entry.sh' "$@"
+else
+    exec '/entry.sh' 'bash'
+fi
+END
+printf '#!/bin/sh\\necho hello\\nexport MADE=here\\nexec "$@"\\n' > /entry.sh
+chmod +x /entry.sh
+rm -rf /.singularity.d
+"""
+
+
+def test_an_image_in_enroots_layout(cluster: Cluster, images: Images, work: Work) -> None:
+    path = f"{work.path}/enroot.sqsh"
+    script = work.write("make.sh", ENROOT)
+    good(cluster.srun(f"--container={images.small}", "--container-writable", f"--container-save={path}", "sh", script))
+    show = ["sh", "-c", "pwd; echo ${PATH#*bollard/bin:}; echo $GREETING $MADE"]
+    words = ["-N1", "-n2", f"--container-image={path}"]
+    plain = good(cluster.srun(*words, *show)).splitlines()
+    assert plain[0] == plain[3] == "/workspace" and plain[1].startswith("/opt/own:/usr/bin:/bin"), plain
+    assert plain[2] == plain[5] == "it's me"
+    started = good(cluster.srun(*words, "--container-entrypoint", *show)).splitlines()
+    assert started[0] == "/workspace" and started[2] == started[5] == "it's me here"
+    assert good(cluster.srun(*words, "--container-workdir=/usr", "pwd")) == "/usr\n/usr\n"

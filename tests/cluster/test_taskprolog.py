@@ -29,6 +29,18 @@ def test_a_users_prolog(cluster: Cluster, images: Images, work: Work, container:
     assert good(done) == f"from the prolog\n{'inside' if container else 'outside'}\noutside gone\n"
 
 
+def test_a_scratch_directory_of_the_prologs(cluster: Cluster, images: Images, work: Work) -> None:
+    """It is made when the container stands: seen where its parent is in the container, else told once a node."""
+    prolog = work.write("prolog", "#!/bin/sh\nmkdir -p $WHERE/job1\necho export TMPDIR=$WHERE/job1\n")
+    words = [f"--task-prolog={prolog}", "-N1", "-n2", f"--container={images.small}"]
+    seen = cluster.srun(*words, "sh", "-c", "rm $(mktemp) && echo $TMPDIR", env={"WHERE": work.path})
+    assert good(seen) == f"{work.path}/job1\n" * 2
+    lost = cluster.srun(*words, "sh", "-c", "echo $TMPDIR", env={"WHERE": "/run/lock"})
+    (line,) = lost.complaints()
+    assert lost.rc == 0 and "$TMPDIR is /run/lock/job1, which is not in the container" in line, lost
+    good(cluster.srun("-N4", "sh", "-c", "rm -rf /run/lock/job1"))
+
+
 def test_a_prolog_in_a_batch_job(cluster: Cluster, images: Images, work: Work) -> None:
     done = cluster.batch(
         f"#!/bin/sh\n{WHERE}; echo $SITE_TASK_PROLOG\n", work, f"--container={images.small}", "-w", "n3"

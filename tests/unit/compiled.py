@@ -12,13 +12,13 @@ from cffi import FFI
 FOLDER = Path(__file__).resolve().parents[2] / "spank_plugin"
 
 
-def load(name, folder, declarations, more=""):
+def load(name, folder, declarations, more="", others=()):
     """The (ffi, library) of `name`.c with the C text `more` behind it, compiled into `folder`; `declarations` say what
-    of it is called."""
+    of it is called; `others`: files that it needs."""
     source, output = folder / f"{name}.c", folder / f"{name}.so"
     source.write_text(f'#include "{FOLDER}/{name}.c"\n{more}\n')
     command = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-O1", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([*command, "-o", output, source], check=True)
+    subprocess.run([*command, "-o", output, source, *(FOLDER / f"{other}.c" for other in others)], check=True)
     ffi = FFI()
     ffi.cdef(declarations)
     return ffi, ffi.dlopen(str(output))

@@ -54,6 +54,7 @@ def test_limits():
 
 def test_the_printers_descriptor():
     assert number("script.c", "PRINTER_FD") == image_shell.PRINTER_FD
+    assert number("script.c", "QUIET_FD") == image_shell.QUIET_FD
     assert found("enter.c", r'"(--print-environment)"').encode() in image_shell.PRINTER
 
 
@@ -117,9 +118,13 @@ def test_the_key_of_multi_prog():
 
 
 def test_where_records_lie_and_who_writes_them():
-    assert text("keeper.c", "RECORDS") == record.RECORDS
-    number_in_words = found("keeper.c", r'"%s(record-fd=%d) "') % 17
-    assert record.descriptor(f"spool=/x {number_in_words} ") == 17
+    assert text("stepd.h", "RECORDS") == record.RECORDS
+    words = found("keeper.c", r'"%s(record-fd=%d record-as=%s) "') % (17, "a.1")
+    assert record.descriptor(f"spool=/x {words} ") == (17, "a.1")
+
+
+def test_where_the_sockets_of_keepers_are():
+    assert text("job_folder.h", "JOB_FOLDERS") == wire.JOBS
 
 
 def test_the_number_of_a_batch_script():

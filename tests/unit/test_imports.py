@@ -16,7 +16,7 @@ TOP = Path(__file__).resolve().parents[2]
 
 # The functions of the keeper's modules that may import: each runs before the keeper, or the process it is of, goes in.
 BEFORE = {
-    "bollard.runtime.container.keeper": {"_open", "_plan", "_start_saver", "_unshare", "main"},
+    "bollard.runtime.container.keeper": {"_enter", "_open", "_start_saver", "_unshare", "facts", "main"},
     "bollard.runtime.container.layers": {"_open"},
     "bollard.runtime.container.save": {"_prepare"},
     "bollard.runtime.image.image": {"_open_error", "_user_name"},
@@ -28,7 +28,7 @@ BEFORE = {
 }
 # They run in a container, and import what `imports.complete` or `save._prepare` has imported.
 LOADED = {
-    "bollard.runtime.container.environment": {"of_image", "_override"},
+    "bollard.runtime.container.environment": {"_doubtful", "_interpreted", "_override"},
     "bollard.runtime.container.save": {"write", "_squashfs"},
 }
 

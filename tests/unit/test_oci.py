@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+import resource
+import shutil
+import subprocess
 import tarfile
 
 import pytest
@@ -133,3 +137,69 @@ def test_the_names_in_an_archive_are_told(tmp_path):
     for tag, count in (("", 2), (":v9", 0)):
         with pytest.raises(BollardError, match=f"{count} images of that name; add :TAG to name one of v1, v2"):
             oci.fetch("oci", f"{tmp_path}{tag}", "")
+
+
+def packed(program, data):
+    done = subprocess.run([program, "-c"], input=data, stdout=subprocess.PIPE, check=True)
+    return done.stdout
+
+
+PACKERS = [name for name in ("zstd", "xz", "bzip2", "gzip") if shutil.which(name)]
+
+
+@pytest.mark.parametrize("program", PACKERS)
+def test_a_packed_layer_is_not_kept_unpacked(tmp_path, program):
+    """A few kilobytes that unpack to much: no file grows beyond what the layer's own files have."""
+    data = packed(program, layer(("a", tarfile.DIRTYPE, "")).getvalue() + bytes(64 << 20))
+    assert len(data) < 1 << 17
+    place = tree.Tree(str(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        layers.apply(io.BytesIO(data), place, "image", "sha256:" + hashlib.sha256(data).hexdigest())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        place.close()
+    assert (tmp_path / "a").is_dir()
+
+
+@pytest.mark.parametrize("program", [name for name in PACKERS if name != "gzip"])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: data[:20] + b"\0" * 40 + data[60:]]
+)
+def test_a_packed_layer_that_is_damaged(tmp_path, program, damage):
+    members = [(f"file-{os.urandom(20).hex()}", tarfile.REGTYPE, "") for _ in range(200)]
+    data = damage(packed(program, layer(*members).getvalue()))
+    place = tree.Tree(str(tmp_path))
+    try:
+        with pytest.raises(BollardError, match=f"^image: damaged: {program} cannot unpack it; fetch it again"):
+            layers.apply(io.BytesIO(data), place, "image")
+    finally:
+        place.close()
+
+
+def test_a_file_that_finds_no_room(tmp_path):
+    """The message names the file and its size, and what moves the workspace."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("huge")
+        member.size = 1 << 60
+        archive.addfile(member)
+    place = tree.Tree(str(tmp_path))
+    try:
+        with pytest.raises(BollardError, match="huge has 1152921504606846976 bytes, and there is room for .*TMPDIR"):
+            layers.apply(io.BytesIO(data.getvalue()), place, "image")
+    finally:
+        place.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(0, True), (1 << 20, True), (1000, False)])
+def test_the_sites_limit(tmp_path, monkeypatch, limit, fits):
+    (tmp_path / "site.conf").write_text(f"layer-max={limit}\n")
+    monkeypatch.setattr(layers, "PREFIX", str(tmp_path))
+    if fits:
+        unpacked(tmp_path, ("a", tarfile.DIRTYPE, ""), ("b", tarfile.DIRTYPE, ""))
+    else:
+        with pytest.raises(BollardError, match="^image: unpacks to more than 1000 bytes, this site's layer-max"):
+            unpacked(tmp_path, ("a", tarfile.DIRTYPE, ""), ("b", tarfile.DIRTYPE, ""))

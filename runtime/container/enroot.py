@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Images as `enroot import` makes them: environment, working directory, entrypoint (enroot's doc/image-format.md).
+
+    /etc/environment    NAME=VALUE lines, not quoted; ${NAME} stands for the host's value
+    /etc/rc             a shell script: changes to the working directory, and starts the entrypoint with its arguments
+
+Runs on the node path: no import.
+"""
+
+from __future__ import annotations
+
+RC = "/etc/rc"
+ENVIRONMENT = "/etc/environment"
+# A line that enroot writes into each RC, and the beginning of the one with the working directory.
+_MARK = b"if [ -s /etc/rc.local ]; then"
+_CD = b'cd "'
+
+
+def is_layout(rc: bytes) -> bool:
+    """Whether the text of an image's RC is enroot's: other systems have a file of that name too."""
+    return _MARK in rc
+
+
+def workdir(rc: bytes) -> bytes:
+    """The image's working directory, "" where it has none of its own."""
+    for line in rc.split(b"\n"):
+        if line.startswith(_CD):
+            path = line[len(_CD) :].split(b'"')[0]
+            return path if path.startswith(b"/") and path.strip(b"/") else b""
+    return b""
+
+
+def script(text: bytes) -> bytes:
+    """The environment script that sets what the text of ENVIRONMENT says.
+
+    NAME=${NAME} is left out: the host's variables are in the container anyway.
+    """
+    lines = []
+    for line in text.split(b"\n"):
+        name, equals, value = line.strip().partition(b"=")
+        is_name = name.isascii() and name.replace(b"_", b"a").isalnum() and not name[:1].isdigit()
+        if equals and is_name and value != b"${" + name + b"}":
+            lines.append(b"export " + name + b"='" + value.replace(b"'", b"'\\''") + b"'")
+    return b"\n".join(lines) + b"\n"
