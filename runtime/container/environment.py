@@ -106,7 +106,7 @@ def _interpreted(scripts: list[tuple[str, bytes]], values: dict[bytes, bytes], e
     from bollard.runtime.shell import interpreter
     from bollard.runtime.shell.words import Unsupported
 
-    silent = True
+    silent, budget = True, interpreter.new_budget()
     for name, text in scripts:
         if name == image_shell.BUILT_IN:
             continue
@@ -115,7 +115,7 @@ def _interpreted(scripts: list[tuple[str, bytes]], values: dict[bytes, bytes], e
             exported.add(b"PATH")
         before = dict(values), set(exported)
         try:
-            silent = interpreter.evaluate(text, values, exported) and silent
+            silent = interpreter.evaluate(text, values, exported, budget) and silent
         except Unsupported:
             values.clear()
             values.update(before[0])
