@@ -102,13 +102,14 @@ def spawn(cluster: Cluster, node: str, tree: str = "") -> None:
         etc.symlink_to(cluster.run / "etc")
     groups = make_cgroups(cluster, node)
     all_cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    controllers = " ".join(cgroup_controllers(cluster.limits_memory()))
     first_cpu = str(lowest_cpu()) if cluster.has_private_tmp() else all_cpus
 
     words = [
         "sh", "-euc", JOIN, " ".join(map(str, groups)), "taskset", "-c", first_cpu,
         "unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--fork", "--propagation", "private",
         "sh", str(HERE / "node-init.sh"), cluster.label, node, str(run), tree or str(cluster.tree),
-        str(cluster.shared), str(cluster.own / "source"), " ".join(cgroup_controllers(cluster.limits_memory())), all_cpus,
+        str(cluster.shared), str(cluster.own / "source"), controllers, all_cpus,
     ]  # fmt: skip
     cluster.start_init(node, words, run / "log" / "init.log")
 

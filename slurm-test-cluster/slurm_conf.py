@@ -162,7 +162,8 @@ def write(cluster: Cluster, nodes: int, site: list[str], more: str = "") -> None
         + more
     )
     plugin = "CgroupPlugin=cgroup/v1\n" if SUITES[cluster.suite].cgroup_plugin else ""
-    slurm.joinpath("cgroup.conf").write_text(CGROUP.format(plugin=plugin, constrain="yes" if "constrain" in site else "no"))
+    constrain = "yes" if "constrain" in site else "no"
+    slurm.joinpath("cgroup.conf").write_text(CGROUP.format(plugin=plugin, constrain=constrain))
     slurm.joinpath("plugstack.conf").write_text("include /etc/slurm/plugstack.conf.d/*.conf\n")
     script(slurm / "task_prolog.sh", TASK_PROLOG)
     hosts = ["127.0.0.1 localhost", *(f"{address(cluster.suite, node)} {node}" for node in node_names(nodes))]

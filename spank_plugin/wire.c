@@ -55,10 +55,10 @@ int wire_connect(const char *name, uid_t owner)
 	return fd;
 }
 
-int wire_listen(const char *path)
+int wire_listen(const char *name)
 {
 	struct sockaddr_un addr;
-	socklen_t length = path[0] == '/' ? address(path, &addr) : 0;
+	socklen_t length = address(name, &addr);
 	int fd = length ? socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0) : -1, saved;
 
 	if (length == 0)

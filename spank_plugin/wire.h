@@ -41,8 +41,8 @@ enum { WIRE_OK = '+', WIRE_ERROR = '-', WIRE_SCRIPT = 'S' };
  * anyone can own the listener of an abstract address. */
 int wire_connect(const char *name, uid_t owner);
 
-/* Listening descriptor at the path `path`, where nothing may be; -1 with errno. */
-int wire_listen(const char *path);
+/* Listening descriptor at `name`, a path or an abstract address, where nothing may be; -1 with errno. */
+int wire_listen(const char *name);
 
 int wire_write(int fd, const void *data, size_t size);
 int wire_read(int fd, void *data, size_t size);

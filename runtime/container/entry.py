@@ -13,8 +13,9 @@ import os
 import select
 import time
 from _socket import socket
+from errno import ECONNABORTED, ENOTCONN
 
-from bollard.runtime.container import enroot, environment, pytorch, record, task_reaper, wire
+from bollard.runtime.container import enroot, environment, fuse, pytorch, record, task_reaper, wire
 from bollard.runtime.errors import BollardError, one_line, shown
 from bollard.runtime.request import plan, spec
 
@@ -40,6 +41,9 @@ ENTRYPOINT = "/.singularity.d/runscript"
 PEER_SECONDS = 10.0
 SCRIPT_SECONDS = 65.0
 SCRIPT_OUTPUT_MAX = 4 << 20
+# Specs of later steps of a named container: how many are kept, read, and how long they may be; others are read again.
+KEPT_SPECS = 64
+KEPT_SPEC_MAX = 8 << 10
 # A working directory as a spec has it: a path of PATH_MAX bytes, each of them quoted.
 CWD_MAX = 3 * 4096 + 16
 # Who may hold a lifeline: of a job's container root alone, whose user may be root himself; else its user.
@@ -90,9 +94,9 @@ def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
     return b"/"
 
 
-def admit(container: Container, peer: socket) -> tuple[str, str]:
-    """Answer one task with the way in; the step it is of, and the file to save the container to after it."""
-    frame = wire.receive_frame(peer)
+def admit(container: Container, peer: socket, frame: bytes) -> tuple[str, str]:
+    """Answer the request `frame` of one task with the way in; the step it is of, and the file to save the container to
+    after it."""
     begin = time.monotonic_ns()
     argv, env, cwd, verbose = parse_request(frame)
     step = record.step_of(env)
@@ -105,7 +109,8 @@ def admit(container: Container, peer: socket) -> tuple[str, str]:
     own = enroot.workdir(container.rc) if container.by_slurm else b""
     asked_cwd, cwd = cwd, working_directory(asked, cwd, own)
     if cwd not in (asked_cwd, own) and not asked.pwd and not asked.contain and asked_cwd not in container.replaced:
-        container.replaced.add(asked_cwd)
+        if len(container.replaced) < KEPT_SPECS:
+            container.replaced.add(asked_cwd)
         name = os.fsdecode(asked_cwd) or "a directory that was removed"
         words = f"{name} cannot be entered in the container; the program starts in {os.fsdecode(cwd)}"
         container.warnings.append(f"{container.node}: {words}")
@@ -158,7 +163,10 @@ def step_spec(container: Container, env: list[bytes]) -> Spec:
             raise BollardError(f"this job's container {made.name} {other}", "use another name")
         _refuse_what_it_lacks(container, asked, values)
         asked.image, asked.asked, asked.home = made.image, made.asked, made.home
-        container.steps[text] = asked
+        if len(text) <= KEPT_SPEC_MAX:
+            while len(container.steps) >= KEPT_SPECS:
+                del container.steps[next(iter(container.steps))]
+            container.steps[text] = asked
     return asked
 
 
@@ -406,7 +414,9 @@ class Server:
             if not mine:
                 return
             watched = self._watch(pid)
-            step, target = admit(self.container, peer)
+            frame = wire.receive_frame(peer)  # first: a refusal beside unread words would reset the connection
+            self._ask_server()
+            step, target = admit(self.container, peer, frame)
             if watched:
                 self.steps[pid] = step
             self.container.record.entered(step)
@@ -420,10 +430,26 @@ class Server:
             if number not in self.lifelines and number not in self.savers:
                 peer.close()
 
+    def _ask_server(self) -> None:
+        """Raise where the file server does not answer any more. It is asked before each task goes in, for a task that
+        waits for it cannot be ended. The reaper sees to it that this comes back."""
+        if self.container.server <= 0:
+            return
+        begin = time.monotonic()
+        self.watcher.waiting()
+        try:
+            os.fstatvfs(self.container.image_root)  # the kernel never answers this by itself
+        except OSError as error:
+            # Else it has no such answer; or has just ended, which the loop tells.
+            if error.errno in (ENOTCONN, ECONNABORTED) and time.monotonic() - begin > fuse.STOPPED_SECONDS - 1:
+                raise fuse.silent(self.container.spec.asked) from None
+        finally:
+            self.watcher.answered()
+
     def _hold(self, peer: socket) -> None:
         """Stay for as long as `peer` is open, unless its step needs a working directory that is not here."""
         cwd = spec.pairs(wire.receive_frame(peer, CWD_MAX))
-        if cwd and not plan.shows(self.container.plan.mounts, cwd[0][1], self.container.spec):
+        if cwd and not self._shows(cwd[0][1]):
             peer.sendall(wire.ERROR)
             return
         number = peer.fileno()
@@ -432,6 +458,15 @@ class Server:
         self.poll.register(number, select.POLLIN)
         self.begun = self.by_slurm = True
         peer.sendall(wire.OK)
+
+    def _shows(self, cwd: str) -> bool:
+        """Whether a step can work there: in the directory as it was called, and in what links lead to."""
+        self.watcher.waiting()
+        try:
+            names = {cwd, os.path.realpath(cwd)}
+        finally:
+            self.watcher.answered()
+        return all(plan.shows(self.container.plan.mounts, name, self.container.spec) for name in names)
 
     def _is_idle(self) -> bool:
         return self.by_slurm and not self.lifelines and not self.tasks
@@ -452,7 +487,10 @@ class Server:
                 self.watcher.watch(pid)
             except OSError:  # somebody killed the guard: another one takes over
                 self.watcher.dismiss()
-                self.watcher = task_reaper.start(self.job, self.container.private(self.listener.fileno()))
+                self.watcher = task_reaper.start(
+                    self.job, self.container.private(self.listener.fileno()),
+                    self.container.server, self.container.server_state,
+                )  # fmt: skip
                 for task in self.tasks.values():
                     self.watcher.watch(task)
         return handle >= 0

@@ -9,11 +9,17 @@ mount waits for the server's answer.
 from __future__ import annotations
 
 import os
+import select
+from _signal import pidfd_send_signal
+from _socket import socketpair
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import LAUNCHER, SERVER, SERVER_2, SERVER_OWNER, SHOWS_OWNER
 from bollard.runtime.system import linux
 
+# How long a file server may take to answer while a container is made; and one that its user has stopped.
+ANSWER_SECONDS = 60
+STOPPED_SECONDS = 5
 _SIGKILL = 9
 _SIGTERM = 15
 
@@ -110,6 +116,72 @@ def unreadable(name: str, reason: str) -> BollardError:
     if " compression" in reason:  # a library it was built without; lzma before 0.5
         return BollardError(f"{name}: cannot be read on this machine ({reason})", "build it again with zstd or gzip")
     return BollardError(f"{name}: damaged: its filesystem cannot be read ({reason})", "copy or build it again")
+
+
+class Deadline:
+    """Ends the file server `pid` if it does not answer before `met` is called: who waits for it then gets an error.
+
+    Nothing else ends such a wait: a request that the file server has read cannot be interrupted. So it is another
+    process that watches.
+    """
+
+    __slots__ = ("_end",)
+
+    def __init__(self, pid: int, state: int) -> None:
+        """`state`: of `open_state`."""
+        self._end, other = socketpair()
+        handle = os.pidfd_open(pid)  # here, for a child may stand in another process namespace
+        if os.fork():
+            other.close()
+            os.close(handle)
+            return
+        try:
+            self._end.close()
+            linux.name_process("bollard-watch")
+            poll = select.poll()
+            poll.register(other, select.POLLIN)
+            stopped = 0
+            for _ in range(ANSWER_SECONDS):
+                if poll.poll(1000):
+                    os._exit(0)
+                stopped = stopped + 1 if is_stopped(state) else 0
+                if stopped == STOPPED_SECONDS:
+                    break
+            other.send(b"K")
+            pidfd_send_signal(handle, _SIGKILL)
+        finally:
+            os._exit(0)
+
+    def met(self) -> bool:
+        """Stop watching. Returns whether the file server has answered in time."""
+        self._end.setblocking(False)
+        try:
+            return not self._end.recv(1)
+        except OSError:  # nothing has been said
+            return True
+        finally:
+            self._end.close()
+
+
+def open_state(pid: int) -> int:
+    """A descriptor of the state of a process, for `is_stopped`; good where there is no /proc later."""
+    return os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def is_stopped(state: int) -> bool:
+    """Whether somebody has stopped the process; False when it has ended."""
+    try:
+        return os.pread(state, 512, 0).rpartition(b") ")[2][:1] in (b"T", b"t")
+    except OSError:
+        return False
+
+
+def silent(name: str) -> BollardError:
+    """What to say where the file server of the image `name` gave no answer in time."""
+    return BollardError(
+        f"{name}: its file server squashfuse on {os.uname().nodename} does not answer, and was ended",
+        "has somebody stopped it? is the filesystem of the image there?",
+    )
 
 
 def last_words(words: int) -> str:

@@ -35,7 +35,7 @@ PRINTER = b"/proc/self/fd/%d --print-environment" % PRINTER_FD
 # Set or changed by a shell for itself.
 _SHELL_OWN = frozenset((b"_", b"SHLVL", b"PWD", b"OLDPWD"))
 # The whole script is one argument, of at most 128 KiB.
-_EMBEDDED_MAX = 32 * 1024
+_EMBEDDED_MAX = 64 * 1024
 _MARK = b"end-of-environment-script"
 _STARTED, _NAMES, _EXIT, _DONE = b"started", b"names ", b"exit ", b"done"
 
@@ -75,6 +75,7 @@ def script(scripts: list[tuple[str, bytes]], doubtful: set[str], cwd: bytes) -> 
     """
     numbers = _PRELUDE.replace(b"%(uid)d", b"%d" % os.getuid()).replace(b"%(gid)d", b"%d" % os.getgid())
     lines = [numbers.replace(b"%(cwd)s", quoted(cwd))]
+    left = _EMBEDDED_MAX
     for name, text in scripts:
         if name == BUILT_IN:
             continue
@@ -82,7 +83,8 @@ def script(scripts: list[tuple[str, bytes]], doubtful: set[str], cwd: bytes) -> 
         if name == FIRST_PATH:
             lines.append(b'export PATH="${PATH-' + DEFAULT_PATH + b'}"\n')
         check = b'[ -n "${BASH_VERSION-}" ] && ! "$BASH" -n ' + path + b" || " if name in doubtful else b""
-        if b"\r\n" in text and len(text) < _EMBEDDED_MAX:  # Apptainer reads lines as Windows ends them
+        if b"\r\n" in text and len(text) < left:  # Apptainer reads lines as Windows ends them
+            left -= len(text)
             lines.append(b"command . /dev/stdin <<'%s'\n%s\n%s\n" % (_MARK, text.replace(b"\r\n", b"\n"), _MARK))
         else:
             lines.append(check + b"command . " + path + b"\n")

@@ -16,7 +16,18 @@ from _signal import SIG_IGN, SIGCHLD, signal
 from errno import EINVAL, EIO, ENOSPC, ENOSYS
 
 from bollard.runtime import host_slurm
-from bollard.runtime.container import enroot, entry, fuse, imports, locales, mounts, readahead, record, task_reaper
+from bollard.runtime.container import (
+    enroot,
+    entry,
+    fuse,
+    idle,
+    imports,
+    locales,
+    mounts,
+    readahead,
+    record,
+    task_reaper,
+)
 from bollard.runtime.container.clock import Clock
 from bollard.runtime.container.container import Container
 from bollard.runtime.errors import BollardError
@@ -92,10 +103,18 @@ def enter(
     command   the action, for APPTAINER_COMMAND
     instance  its name, for an instance
     """
+    deadlines: list[fuse.Deadline] = []
     try:
-        return _enter(asked, clock, here, spool, program, command, instance)
-    except OSError as error:
-        raise _explained(asked, error) from error
+        container = _enter(asked, clock, here, spool, program, command, instance, deadlines)
+    except (OSError, BollardError) as error:
+        if not all(deadline.met() for deadline in deadlines):
+            raise fuse.silent(asked.asked) from error
+        if isinstance(error, OSError):
+            raise _explained(asked, error) from error
+        raise
+    if not all(deadline.met() for deadline in deadlines):
+        raise fuse.silent(asked.asked)
+    return container
 
 
 def _explained(asked: Spec, error: OSError) -> BollardError:
@@ -114,8 +133,9 @@ def _explained(asked: Spec, error: OSError) -> BollardError:
 
 
 def _enter(
-    asked: Spec, clock: Clock, here: site.Site, spool: str, program: str, command: bytes, instance: str
-) -> Container:
+    asked: Spec, clock: Clock, here: site.Site, spool: str, program: str, command: bytes, instance: str,
+    deadlines: list[fuse.Deadline],
+) -> Container:  # fmt: skip
     """Decide first, then do: the plan is made before anything is touched. Work that does not need the file server
     runs while the file server starts."""
     signal(SIGCHLD, SIG_IGN)  # children are watched by their pidfd; none waits to be reaped
@@ -126,6 +146,8 @@ def _enter(
     linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
     processes = _unshare(made)
     base, server, words = _mount(asked, opened, made.owned)
+    state = fuse.open_state(server) if server else -1
+    deadlines += [fuse.Deadline(server, state)] if server else []
     clock.mark("fuse")
     imports.complete()  # meanwhile the server starts
     report = mounts.Report()
@@ -142,7 +164,6 @@ def _enter(
         readahead.start(root, program)
     for name, ours in accounts.items():
         _write(files[name], identity.merged(_read_in(root, f"/etc/{name}"), ours))
-    os.close(root)
     clock.mark("server")
     servers = None
     if made.layers:
@@ -161,6 +182,7 @@ def _enter(
         )
     container = Container(
         node=node, spec=asked, site=here, image=opened, plan=made, report=report, server=server, clock=clock,
+        server_state=state, image_root=root,
         saver=saver, servers=servers, scripts=_scripts(), rc=_enroot_rc(), locales=_locales(), command=command,
         instance=instance, ways_in=ways_in, tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
     )  # fmt: skip
@@ -357,7 +379,7 @@ def serve(container: Container, listener: int, job: int, holder: int = entry.ANY
     """Let tasks in until the end of the step, of the job, or of the last task (see entry.Server.run). `holder`: who may
     hold a lifeline."""
     linux.drop_capabilities()
-    watcher = task_reaper.start(job, container.private(listener))
+    watcher = task_reaper.start(job, container.private(listener), container.server, container.server_state)
     container.clock.mark("ready")
     entry.Server(container, listener, job, watcher, holder).run()
 
@@ -382,6 +404,7 @@ def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job:
         raise BollardError("inside a container, no variable can ask for root in another", "use --container-remap-root")
     words = os.fsdecode(arguments)
     spool = site.spool_directory(words, os.uname().nodename.split(".")[0], here)
+    idle.end_oldest(listener, here.idle)
     holder = entry.USER_IS_ROOT if identity.is_host_root() else entry.ROOT
     container = enter(asked, clock, here, spool, os.fsdecode(program))
     container.by_slurm = True

@@ -33,7 +33,7 @@ SIZE_MAX = 1 << 20
 
 
 def descriptor(site: str) -> tuple[int, str]:
-    """The descriptor and the container's name in the file, which root has told in the words of the site; -1 for none."""
+    """The descriptor, -1 for none, and the container's name in the file, from the words of the site."""
     words = dict(word.partition("=")[::2] for word in site.split(" "))
     fd = words.get("record-fd", "")
     return (int(fd) if fd.isdigit() else -1), words.get("record-as", "")

@@ -202,8 +202,17 @@ def _entered(entry: dict[str, Any]) -> list[str]:
 
 
 def verify(found: dict[str, Any]) -> list[str]:
-    """Read each image that is on record again, and compare it with what it says of itself."""
+    """Read each image that is on record again, and compare it with what it says of itself.
+
+    Raises: BollardError with status 1 where there is no record that this user may read.
+    """
     entries = [*found["here"], *(row["entered"] for row in found["slurm"] if row.get("entered"))]
+    if not entries:
+        raise BollardError(
+            f"{found['job']}: {found['node']} has no record of this job that you may read",
+            "use --collect, or ask on the job's nodes: `bollard job` names them",
+            1,
+        )
     return [
         shown(f"{path}: {_verdict(path, digest)}")
         for path, digest in sorted({(e.get("image", ""), e.get("digest", "")) for e in entries})

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NAME = "site.conf"
 # Far above what a site writes; a longer file is not ours.
 SIZE_MAX = 1 << 20
+IDLE_CONTAINERS = 8
 
 
 class Site:
@@ -31,6 +32,7 @@ class Site:
         "forbidden",
         "home",
         "layer_max",
+        "idle",
         "mounts",
         "mpirun",
         "prefix",
@@ -51,6 +53,7 @@ class Site:
         forbidden: tuple[str, ...] = (),
         environment: tuple[tuple[bytes, bytes], ...] = (),
         prefix: str = "",
+        idle: int = IDLE_CONTAINERS,
         registry: bool = False,
         layer_max: int = 0,
     ) -> None:
@@ -64,6 +67,7 @@ class Site:
         self.forbidden = forbidden
         self.environment = environment
         self.layer_max = layer_max  # bytes that one archive may unpack to; 0 for no limit
+        self.idle = idle  # how many containers of a job may wait for its next step
         self.registry = registry
         self.prefix = prefix  # what Slurm's configuration calls the installation; "" where nothing was compiled
 
@@ -114,6 +118,7 @@ def parse(text: bytes) -> Site:
         environment=tuple(environment),
         prefix=last("prefix", ""),
         layer_max=int(last("layer-max", "0")),
+        idle=int(last("idle-containers", str(IDLE_CONTAINERS))),
         registry=last("registry", "0") == "1",
     )
 

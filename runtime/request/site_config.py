@@ -35,8 +35,9 @@ class Key(NamedTuple):
     example: str
 
 
-SWITCH, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES = (
+SWITCH, NUMBER, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES = (
     "yes or no",
+    "number from 1 to 1000",
     "bytes, or a number with K, M, G or T",
     "directory",
     "list of directories",
@@ -56,6 +57,13 @@ TABLE: tuple[Key, ...] = (
     Key("cwd", SWITCH, True, "whether the directory a job is started in is shown", "no"),
     Key("writable", SWITCH, False, "whether a program may write to its container when a user says nothing", "yes"),
     Key("mpirun", SWITCH, True, "whether mpirun and mpiexec of an image start their ranks by srun", "no"),
+    Key(
+        "idle-containers",
+        NUMBER,
+        str(site.IDLE_CONTAINERS),
+        "how many containers of a job stay on a node for its next steps; the longest idle ends first",
+        "2",
+    ),
     Key(
         "spool",
         DIRECTORY,
@@ -127,7 +135,9 @@ def reference() -> str:
     """The table of the keys for docs/admins.md."""
     rows = ["| key | value | default | |", "|---|---|---|---|"]
     for key in TABLE:
-        default = {True: "yes", False: "no"}.get(key.default, "none") if isinstance(key.default, bool) else "none"
+        default = {True: "yes", False: "no", str(site.IDLE_CONTAINERS): str(site.IDLE_CONTAINERS)}.get(
+            key.default if isinstance(key.default, (bool, str)) else "", "none"
+        )
         rows.append(f"| `{key.name}` | {key.kind.replace('|', chr(92) + '|')} | {default} | {key.help} |")
     return "\n".join(rows)
 
@@ -217,7 +227,7 @@ def read(data: bytes) -> tuple[dict[str, Value], list[Mistake]]:
         found = list(_READERS[known[name].kind](name, node))
         mistakes += [item for item in found if isinstance(item, Mistake)]
         items = tuple(item for item in found if not isinstance(item, Mistake))
-        if known[name].kind in (SWITCH, SIZE, DIRECTORY):
+        if known[name].kind in (SWITCH, NUMBER, SIZE, DIRECTORY):
             values.update((name, item) for item in items)
         elif items:
             values[name] = tuple(str(item) for item in items)
@@ -254,6 +264,14 @@ def _size(name: str, node: Any) -> Iterator[str | Mistake]:
         yield str(int(found[1]) << 10 * " KMGT".index(found[2] or " "))
     else:
         yield Mistake(_line(node), f"{name}: {_kind(node)} is no size", f"write `{name}: 200G`, or a number of bytes")
+
+
+def _number(name: str, node: Any) -> Iterator[str | Mistake]:
+    text = str(node.value) if node.id == "scalar" else ""
+    if text.isascii() and text.isdigit() and 1 <= int(text) <= 1000:
+        yield str(int(text))
+    else:
+        yield Mistake(_line(node), f"{name}: {_kind(node)} is no {NUMBER}", f"write `{name}: {site.IDLE_CONTAINERS}`")
 
 
 def _directory(name: str, node: Any) -> Iterator[str | Mistake]:
@@ -342,6 +360,7 @@ def _is_wiring(name: str) -> bool:
 
 _READERS: dict[str, Any] = {
     SWITCH: _switch,
+    NUMBER: _number,
     SIZE: _size,
     DIRECTORY: _directory,
     DIRECTORIES: _directories,

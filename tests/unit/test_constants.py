@@ -12,7 +12,7 @@ import pytest
 from bollard.runtime.container import entry, environment, image_shell, record, wire
 from bollard.runtime.image import sif
 from bollard.runtime.request import options, site_config
-from bollard.spank_plugin import build_inside
+from bollard.spank_plugin import build_inside, install
 
 C = Path(__file__).resolve().parents[2] / "spank_plugin"
 
@@ -118,7 +118,7 @@ def test_the_key_of_multi_prog():
 
 
 def test_where_records_lie_and_who_writes_them():
-    assert text("stepd.h", "RECORDS") == record.RECORDS
+    assert text("stepd.h", "RECORDS") == record.RECORDS == install.RECORDS
     words = found("keeper.c", r'"%s(record-fd=%d record-as=%s) "') % (17, "a.1")
     assert record.descriptor(f"spool=/x {words} ") == (17, "a.1")
 

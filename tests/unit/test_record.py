@@ -164,3 +164,9 @@ def test_addresses(tmp_path):
     (tmp_path / "7/0123456789abcdef.lock").touch()
     assert list(running.addresses(0, str(tmp_path))) == [(f"{tmp_path}/7/0123456789abcdef", os.getuid())]
     assert list(running.addresses(8, str(tmp_path))) == []
+
+
+def test_nothing_to_verify():
+    with pytest.raises(BollardError, match="n1 has no record") as caught:
+        job.verify({"job": 7, "node": "n1", "here": [], "slurm": [{"jobid": "7"}]})
+    assert caught.value.code == 1
