@@ -29,8 +29,8 @@ class Container:
 
     __slots__ = (
         "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "image_root", "instance",
-        "locales", "node", "plan", "rc", "record", "replaced", "report", "saver", "scripts", "server", "server_state", "servers",
-        "site", "spec", "steps", "told", "tools", "warnings", "ways_in",
+        "locales", "node", "plan", "rc", "record", "replaced", "report", "saver", "scripts", "server", "server_state",
+        "servers", "site", "spec", "steps", "told", "tools", "warnings", "ways_in",
     )  # fmt: skip
 
     def __init__(
