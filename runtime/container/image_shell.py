@@ -49,7 +49,7 @@ if [ -n "${BASH_VERSION-}" ]; then
     eval 'trap() { echo "trap: not supported in an environment script" >&2; }'
 else
     UID=%(uid)d EUID=%(uid)d
-    command -v source >/dev/null 2>&1 || eval 'source() { . "$@"; }'
+    command -v source >/dev/null 2>&1 || eval 'source() { command . "$@"; }'
 fi
 GID=%(gid)d
 cd %(cwd)s 2>/dev/null

@@ -135,7 +135,7 @@ def _own_filesystem(mount: Mount, folder: str) -> Place:
     if mount.kind == plan.DEVPTS:
         linux.mount("devpts", folder, "newinstance,ptmxmode=0666,mode=0620", flags)
     elif mount.kind == plan.MQUEUE:
-        linux.mount("mqueue", folder, "", flags | linux.MS_NODEV | linux.MS_NOEXEC)
+        linux.mount("mqueue", folder, "", flags | linux.MS_NODEV)
     else:
         try:
             linux.mount("tmpfs", folder, mount.source, flags | linux.MS_NODEV)

@@ -7,7 +7,7 @@ envfile.py: files for --env-file.
 command_line.py: parses the command line, renders its help.
 command_options.py: options of single commands.
 spec.py: the options of one container, parsed and validated; its text form.
-plan.py: what a node mounts for a spec.
+plan.py: all that a node makes for a spec: namespaces, layers, mounts.
 site.py: the site's settings, as a node reads them.
 site_config.py: bollard.yaml: its keys, its check, the text compiled from it.
 """

@@ -378,7 +378,7 @@ def _kernel(spec: Spec, out: set[str]) -> list[Mount]:
     if not spec.contain:
         mounts.append(Mount(BIND, "/dev", "/dev", devices=True))
         if "ipc" in spec.unshare:
-            mounts += [Mount(TMPFS, "mode=1777", "/dev/shm"), Mount(MQUEUE, "", "/dev/mqueue", if_missing=OMIT)]
+            mounts += [Mount(TMPFS, "mode=1777", "/dev/shm"), Mount(MQUEUE, "", "/dev/mqueue", noexec=True)]
         return mounts
     mounts.append(Mount(TMPFS, "mode=0755,size=1m", "/dev"))
     mounts += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in DEV_NODES]

@@ -32,6 +32,7 @@ class Site:
         "forbidden",
         "home",
         "idle",
+        "layer_max",
         "mounts",
         "mpirun",
         "prefix",
@@ -54,6 +55,7 @@ class Site:
         prefix: str = "",
         idle: int = IDLE_CONTAINERS,
         registry: bool = False,
+        layer_max: int = 0,
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -65,6 +67,7 @@ class Site:
         self.forbidden = forbidden
         self.environment = environment
         self.idle = idle  # how many containers of a job may wait for its next step
+        self.layer_max = layer_max  # bytes that one archive may unpack to; 0 for no limit
         self.registry = registry
         self.prefix = prefix  # what Slurm's configuration calls the installation; "" where nothing was compiled
 
@@ -115,6 +118,7 @@ def parse(text: bytes) -> Site:
         environment=tuple(environment),
         prefix=last("prefix", ""),
         idle=int(last("idle-containers", str(IDLE_CONTAINERS))),
+        layer_max=int(last("layer-max", "0")),
         registry=last("registry", "0") == "1",
     )
 

@@ -126,7 +126,8 @@ def test_a_shell_runs_all_where_the_evaluator_stops(tmp_path, program):
         **{
             "20-b": "export A=\"it's\"; B='plain  value'",
             "50-a": "export HERE=$(echo computed) MORE=\"$B\"\nexport NL='x\ny'\n",
-            "90-environment": f"export PATH=/own:$PATH USER_ID=$UID GROUP_ID=$GID\nsource {tmp_path}/more\n",
+            "90-environment": f"export PATH=/own:$PATH USER_ID=$UID GROUP_ID=$GID\nsource /no/such/file\n"
+            f"source {tmp_path}/more\n",
         },
     )
     (tmp_path / "more").write_text("export SOURCED=1\n")
