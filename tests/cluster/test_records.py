@@ -100,7 +100,8 @@ def test_bollard_job(cluster: Cluster, work: Work) -> None:
     good(cluster.exec("ln -sf /etc/shadow 'a b.sif'", cwd=work.path))
     for user in ("alice", "root"):
         done = cluster.exec(ask, "n1", user)
-        assert done.rc == 1 and done.out == f"{image}: cannot be read: permission denied: it belongs to root, mode 0640\n"
+        assert done.rc == 1, done
+        assert done.out == f"{image}: cannot be read: permission denied: it belongs to root, mode 0640\n"
     elsewhere = json.loads(good(cluster.exec(["bollard", "job", "--json", str(job)])))
     assert elsewhere["here"] == [] and elsewhere["slurm"][0]["nodelist"] == "n1"
     other = cluster.exec(["bollard", "job", "--json", str(job)], "n1", "bob")

@@ -178,6 +178,7 @@ def test_nothing_to_verify():
 def test_verdicts(tmp_path):
     """A line for each image, whatever became of the others."""
     entries = [{"image": f"{tmp_path}/gone.sif", "digest": "0" * 64}, {"image": str(tmp_path), "digest": ""}]
+    (tmp_path / "bin").mkdir()
     told = job.verify(
         {"job": 7, "node": "n1", "here": [{**entry, "user": os.getuid()} for entry in entries], "slurm": []}
     )
