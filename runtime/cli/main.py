@@ -290,8 +290,10 @@ def _job(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
         return 0
     found = job.look(number, collect="collect" in options)
     if "verify" in options:
-        print("\n".join(job.verify(found)))
-    elif "json" in options:
+        verdicts, same = job.verify(found)
+        print("\n".join(verdicts))
+        return 0 if same else 1
+    if "json" in options:
         import json
 
         print(json.dumps(found, indent=2))
@@ -305,7 +307,10 @@ def _ps(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
 
     if words:
         raise BollardError(f"{words[0]}: ps takes no words", "write `bollard ps`")
-    found = running.containers()
+    found, mute = running.containers()
+    if mute:
+        jobs = ", ".join(dict.fromkeys(address.split("/")[-2] for address in mute))
+        print(f"bollard: no answer from {len(mute)} containers, of jobs {jobs}", file=sys.stderr)
     if any(option == "json" for option, _ in given):
         import json
 

@@ -33,6 +33,7 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
     opened = image.open_image(asked.image, os.uname().machine)
     try:
         site.refuse_image(here, opened.fd, asked.asked)
+        site.refuse_overlays(here, asked.overlays)
         scripts = _scripts(opened)
         made = plan.make(asked, keeper.facts(asked, opened, here, execution.spool(here)))
         described = {

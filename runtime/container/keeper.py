@@ -205,6 +205,9 @@ def _open(asked: Spec, here: site.Site, spool: str) -> tuple[Image, plan.Plan, l
         from bollard.runtime.container import layers
 
         own_layers = layers.opened(made.layers, opened.fd)
+        for layer in own_layers:
+            if not layer.overlay.offset:  # those in the image's own file lie where it does
+                site.refuse_overlay(here, layer.fd, layer.overlay.source)
     if asked.workdir and not os.path.isdir(asked.workdir):
         raise BollardError(f"workdir {asked.workdir}: no such directory", "make it, or name another one")
     for path in made.directories:

@@ -24,6 +24,7 @@ def check(text: bytes, out: int) -> None:
     here = site.load(PREFIX)
     values = _fetched(forms.resolve(spec_text.pairs(text)), here)
     asked = spec.make(values)
+    site.refuse_overlays(here, asked.overlays)
     if asked.save:
         _look_at_saved(asked)
     if asked.image and not any(name == "id" for name, _ in values) and not _on_nodes_only(asked.image):

@@ -76,7 +76,7 @@ TABLE: tuple[Key, ...] = (
         "images-allowed",
         DIRECTORIES,
         (),
-        "images must lie in one of them; without it, anywhere",
+        "images and overlays must lie in one of them; without it, anywhere",
         "[/apps/images]",
     ),
     Key(
@@ -86,7 +86,7 @@ TABLE: tuple[Key, ...] = (
         "whether `--container=NAME:TAG` means `docker://NAME:TAG` where there is no such file, as under pyxis",
         "yes",
     ),
-    Key("images-forbidden", DIRECTORIES, (), "no image may lie in one of them", "[/tmp, /dev/shm]"),
+    Key("images-forbidden", DIRECTORIES, (), "no image and no overlay may lie in one of them", "[/tmp, /dev/shm]"),
     Key(
         "layer-max",
         SIZE,
