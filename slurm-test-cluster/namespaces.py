@@ -21,15 +21,17 @@ CONTROLLERS = (
     "freezer",
     "cpuset",
     "devices",
-)  # what proctrack/cgroup and task/cgroup use; memory is left alone
+)  # what proctrack/cgroup and task/cgroup use
+MEMORY = "memory"  # only for a site that limits it: elsewhere the machine's own groups of it are left alone
 
 # The groups are joined before the cgroup namespace is made: they become its root. $0 is the list of them.
 JOIN = 'for group in $0; do echo 0 > "$group/cgroup.procs"; done; exec "$@"'
 
 
-def cgroup_controllers() -> list[str]:
+def cgroup_controllers(memory: bool = False) -> list[str]:
     """The cgroup v1 hierarchies that nodes get; none where the machine has only cgroup v2."""
-    found = [name for name in CONTROLLERS if (CGROUPS / name / "cgroup.procs").exists()]
+    names = [*CONTROLLERS, MEMORY] if memory else CONTROLLERS
+    found = [name for name in names if (CGROUPS / name / "cgroup.procs").exists()]
     return found if "freezer" in found else []
 
 
@@ -39,7 +41,7 @@ def cgroup_name(cluster: Cluster, node: str) -> str:
 
 def make_cgroups(cluster: Cluster, node: str) -> list[Path]:
     made = []
-    for controller in cgroup_controllers():
+    for controller in cgroup_controllers(cluster.limits_memory()):
         group = CGROUPS / controller / cgroup_name(cluster, node)
         group.mkdir(exist_ok=True)
         if controller == "cpuset":  # starts empty, and takes no process until it is filled
@@ -51,7 +53,7 @@ def make_cgroups(cluster: Cluster, node: str) -> list[Path]:
 
 def remove_cgroups(cluster: Cluster, node: str) -> None:
     """Remove the node's groups, the deepest first; they are empty once its init is gone."""
-    for controller in CONTROLLERS:
+    for controller in (*CONTROLLERS, MEMORY):
         for path, _, _ in os.walk(CGROUPS / controller / cgroup_name(cluster, node), topdown=False):
             # The kernel lets go of a group a moment after the last process in it has ended.
             wait_until(partial(removed, path), 10, f"cgroup {path} was not empty")
@@ -100,13 +102,14 @@ def spawn(cluster: Cluster, node: str, tree: str = "") -> None:
         etc.symlink_to(cluster.run / "etc")
     groups = make_cgroups(cluster, node)
     all_cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    controllers = " ".join(cgroup_controllers(cluster.limits_memory()))
     first_cpu = str(lowest_cpu()) if cluster.has_private_tmp() else all_cpus
 
     words = [
         "sh", "-euc", JOIN, " ".join(map(str, groups)), "taskset", "-c", first_cpu,
         "unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--fork", "--propagation", "private",
         "sh", str(HERE / "node-init.sh"), cluster.label, node, str(run), tree or str(cluster.tree),
-        str(cluster.shared), str(cluster.own / "source"), " ".join(cgroup_controllers()), all_cpus,
+        str(cluster.shared), str(cluster.own / "source"), controllers, all_cpus,
     ]  # fmt: skip
     cluster.start_init(node, words, run / "log" / "init.log")
 

@@ -33,7 +33,7 @@ PlugStackConfig=/etc/slurm/plugstack.conf
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters={select}
 {tracking}
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=30
@@ -73,10 +73,13 @@ CGROUP = """\
 {plugin}CgroupMountpoint=/sys/fs/cgroup
 # The CPUs that slurm.conf declares do not all exist, so a cpuset of them cannot be made.
 ConstrainCores=no
-ConstrainRAMSpace=no
+ConstrainRAMSpace={constrain}
 ConstrainSwapSpace=no
-ConstrainDevices=no
+ConstrainDevices={constrain}
 """
+
+# Each job a part of the memory: what it may use is limited.
+CONSTRAIN = "DefMemPerCPU=256\n"
 
 TASK_PROLOG = """\
 #!/bin/sh
@@ -98,6 +101,7 @@ class Choice(NamedTuple):
 
 PRIVATE = "AutoBasePath=true\nBasePath=/var/spool/job-tmp\n"
 CHOICES = {
+    "constrain": Choice((20, 11)),
     "no-contain": Choice((20, 11)),
     "contain_spank": Choice((24, 5)),
     "job_container/tmpfs": Choice(
@@ -125,6 +129,8 @@ def check(cluster: Cluster, site: list[str]) -> None:
             raise ClusterError(f"--site {name}: Slurm {major}.{minor:02} of suite '{cluster.suite}' does not have it")
         if "no-contain" in site and CHOICES[name].lines:
             raise ClusterError(f"--site {name} needs PrologFlags=Contain: leave no-contain out")
+    if "constrain" in site and "memory" not in cgroup_controllers(memory=True):
+        raise ClusterError("--site constrain needs the cgroup v1 memory hierarchy, which this machine does not have")
     if not cgroup_controllers() and any(CHOICES[name].lines for name in site):
         raise ClusterError("PrologFlags=Contain needs the cgroup v1 freezer, which this machine does not have")
 
@@ -136,6 +142,7 @@ def write(cluster: Cluster, nodes: int, site: list[str], more: str = "") -> None
     slurm.mkdir(parents=True, exist_ok=True)
     tracked = bool(cgroup_controllers())
     parameters = ["config_overrides", *(["contain_spank"] if "contain_spank" in site else [])]
+    more += CONSTRAIN if "constrain" in site else ""
     more += CONTAIN if tracked and "no-contain" not in site else ""
     for choice in map(CHOICES.__getitem__, site):
         more += choice.lines
@@ -150,11 +157,13 @@ def write(cluster: Cluster, nodes: int, site: list[str], more: str = "") -> None
             memory=MEMORY,
             parameters=",".join(parameters),
             tracking=WITH_CGROUP if tracked else WITHOUT_CGROUP,
+            select="CR_Core_Memory" if "constrain" in site else "CR_Core",
         )
         + more
     )
     plugin = "CgroupPlugin=cgroup/v1\n" if SUITES[cluster.suite].cgroup_plugin else ""
-    slurm.joinpath("cgroup.conf").write_text(CGROUP.format(plugin=plugin))
+    constrain = "yes" if "constrain" in site else "no"
+    slurm.joinpath("cgroup.conf").write_text(CGROUP.format(plugin=plugin, constrain=constrain))
     slurm.joinpath("plugstack.conf").write_text("include /etc/slurm/plugstack.conf.d/*.conf\n")
     script(slurm / "task_prolog.sh", TASK_PROLOG)
     hosts = ["127.0.0.1 localhost", *(f"{address(cluster.suite, node)} {node}" for node in node_names(nodes))]

@@ -114,6 +114,10 @@ class Cluster:
         settings = self.settings()
         return settings is not None and settings["accounting"]
 
+    def limits_memory(self) -> bool:
+        settings = self.settings()
+        return settings is not None and "constrain" in settings["site"]
+
     def has_private_tmp(self) -> bool:
         settings = self.settings()
         return settings is not None and any("/" in word for word in settings["site"])

@@ -6,6 +6,7 @@
 #include <slurm/slurm.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* Slurm keeps at most so much of a comment that is given at submission. */
@@ -15,7 +16,41 @@ typedef void init_fn(job_desc_msg_t *job);
 typedef int update_fn(job_desc_msg_t *job, job_array_resp_msg_t **answer);
 typedef void free_fn(job_array_resp_msg_t *answer);
 
-void tell_accounting(uint32_t job_id, int record)
+/* How much of the end of a record is looked at. */
+#define LOOK_MAX (64 * 1024)
+
+/* The last line of `record` with the word "container=NAME", at most `size` - 1 bytes of it; its length, 0 for none. */
+static size_t last_line(int record, const char *container, char *line, size_t size)
+{
+	static char text[LOOK_MAX + 1];
+	struct stat st;
+	char word[64], *at, *end;
+	ssize_t length = -1;
+
+	if (fstat(record, &st) == 0)
+		length = pread(record, text, LOOK_MAX, st.st_size > LOOK_MAX ? st.st_size - LOOK_MAX : 0);
+	if (length <= 0)
+		return 0;
+	text[length] = '\0';
+	snprintf(word, sizeof(word), " container=%s ", container);
+	for (end = text + length; end > text; end = at) {
+		*end = '\0';
+		at = strrchr(text, '\n');
+		if (!at)
+			at = text;
+		if (strstr(at, word)) {
+			at += *at == '\n';
+			length = end - at;
+			if ((size_t) length >= size)
+				length = (ssize_t) size - 1;
+			memcpy(line, at, (size_t) length);
+			return (size_t) length;
+		}
+	}
+	return 0;
+}
+
+void tell_accounting(uint32_t job_id, int record, const char *container)
 {
 	init_fn *init = (init_fn *) dlsym(RTLD_DEFAULT, "slurm_init_job_desc_msg");
 	update_fn *update = (update_fn *) dlsym(RTLD_DEFAULT, "slurm_update_job2");
@@ -23,12 +58,12 @@ void tell_accounting(uint32_t job_id, int record)
 	job_array_resp_msg_t *answer = NULL;
 	char text[COMMENT_MAX], number[16];
 	job_desc_msg_t job;
-	ssize_t size = pread(record, text, sizeof(text) - 1, 0);
+	size_t size = last_line(record, container, text, sizeof(text));
 
-	if (!init || !update || size <= 0)
+	if (!init || !update || size == 0)
 		return;
 	/* A user's process wrote it: printable characters, and none that a shell or SQL knows. */
-	for (ssize_t i = 0; i < size; i++)
+	for (size_t i = 0; i < size; i++)
 		if (text[i] <= ' ' || text[i] > '~' || strchr("'\"\\`$;|", text[i]))
 			text[i] = ' ';
 	text[size] = '\0';

@@ -4,8 +4,8 @@
 
 #include <stdint.h>
 
-/* Make what stands in the file `record` the job's AdminComment, which goes to the accounting and which users cannot
- * set: one message to slurmctld, as root. */
-void tell_accounting(uint32_t job_id, int record);
+/* Make the last line of the file `record` that is of `container` the job's AdminComment, which goes to the accounting and
+ * which users cannot set: one message to slurmctld, as root. */
+void tell_accounting(uint32_t job_id, int record, const char *container);
 
 #endif

@@ -154,7 +154,7 @@ int enter(const char *name, char **argv, const char *verbose, struct entry *entr
 	char status = 0;
 
 	do
-		fd = wire_connect(name, getuid(), NULL);
+		fd = wire_connect(name, getuid());
 	while (fd < 0 && errno == EAGAIN && usleep(1000) == 0);  /* thousands of tasks are before this one */
 	if (fd < 0) {
 		snprintf(why, size, "the container's keeper on this node is gone (%s); "
@@ -179,5 +179,6 @@ int enter(const char *name, char **argv, const char *verbose, struct entry *entr
 		snprintf(why, size, "cannot change to %s in the container: %s", entry->cwd, strerror(errno));
 	else
 		return 0;
+	close(fd);  /* the keeper goes on with the next task */
 	return -1;
 }

@@ -24,18 +24,31 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site, site_config
 from bollard.runtime.system import owners
 from bollard.spank_plugin import build, build_inside, plugstack
 
 MANIFEST = "manifest.json"
+# Where slurmd keeps its copies of the controller's files (configless Slurm: slurm.conf(5), SlurmctldParameters).
+CONFIGLESS = "/run/slurm/conf"
+# SlurmdSpoolDir where slurm.conf has none: slurm.conf(5).
+SPOOL = "/var/spool/slurmd"
 MODES = {
     "bollard-enter": 0o755, build_inside.PROGRAM: 0o755,
     # Their users cannot read them, so that the kernel lets nobody trace them.
     "bollard-keeper": 0o711, "squashfuse": 0o711, "squashfuse2": 0o711, "squashfuse-owner": 0o711, "fuse2fs": 0o711,
     "fuse2fs2": 0o711, "fuse-overlayfs": 0o711, "mksquashfs": 0o711, "bollard-cat": 0o711,
 }  # fmt: skip
+
+RECORDS = "/var/log/bollard"  # runtime/container/record.py, which a checkout cannot import
+# tmpfiles.d(5). An age counts from the last time that the file was written, read or changed.
+PRUNING = f"""\
+# Records of containers older than 90 days are removed. A file of this name in /etc/tmpfiles.d replaces another.
+d {RECORDS} 0755 root root 90d
+d {wire.JOBS} 0755 root root -
+"""
 
 Say = Callable[[str], None]
 
@@ -56,6 +69,11 @@ class Where(NamedTuple):
     @property
     def line_file(self) -> str:
         return f"{self.slurm_conf}/plugstack.conf.d/bollard.conf"
+
+    @property
+    def pruning(self) -> str:
+        """The file that tells systemd-tmpfiles to remove old records; a package's is not in /etc."""
+        return f"{'/usr/lib' if self.destdir else '/etc'}/tmpfiles.d/bollard.conf"
 
     @property
     def include(self) -> str:
@@ -79,27 +97,56 @@ def slurm_setting(conf: str, name: str) -> str:
     return ""
 
 
+def is_slurmds_copy(conf: str) -> bool:
+    """Whether the directory `conf` is where slurmd puts the files that it gets from the controller."""
+    return os.path.exists(CONFIGLESS) and os.path.realpath(conf) == os.path.realpath(CONFIGLESS)
+
+
+def conf_in_use(conf: str) -> str:
+    """The directory whose files Slurm reads here: `conf`, but slurmd's copies where that has no slurm.conf."""
+    if not os.path.exists(f"{conf}/slurm.conf") and os.path.exists(f"{CONFIGLESS}/slurm.conf"):
+        return CONFIGLESS
+    return conf
+
+
 def plugstack_file(conf: str) -> str:
     return slurm_setting(conf, "PlugStackConfig") or f"{conf}/plugstack.conf"
 
 
 def plugstack_line(where: Where) -> str:
     """The line for Slurm. The spool directory is SlurmdSpoolDir; nodes replace its %h and %n."""
-    spool = slurm_setting(where.slurm_conf, "SlurmdSpoolDir") or "/var/spool/slurmd"
+    spool = slurm_setting(where.slurm_conf, "SlurmdSpoolDir") or SPOOL
     return f"required {where.prefix}/spank_bollard.so spool={spool}\n"
 
 
+COMMAND = """\
+#!{python} -ISXutf8
+import os
+import sys
+sys.path.append(os.path.realpath({prefix!r}) + '/python')
+try:
+    from bollard.runtime.cli.main import main
+except ModuleNotFoundError as error:
+    why = {prefix!r} + f": the installation is missing or not whole (no module {{error.name}})"
+    sys.stderr.write(f"bollard: {{why}}; the administrator installs it again: `python3 spank_plugin` in a checkout\\n")
+    sys.exit(255)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def command_text(prefix: str) -> str:
-    return (
-        f"#!{sys.executable} -ISXutf8\n"
-        f"import os\nimport sys\nsys.path.append(os.path.realpath({prefix!r}) + '/python')\n"
-        "from bollard.runtime.cli.main import main\nsys.exit(main(sys.argv[1:]))\n"
-    )
+    """The text of the command `bollard` for the installation at `prefix`."""
+    return COMMAND.format(python=sys.executable, prefix=prefix)
 
 
 def install(where: Where, say: Say) -> None:
     """Build, put in place, tell Slurm. Everything that can be refused is refused before anything is changed."""
     settings = site_config.load(where.config)
+    if is_slurmds_copy(where.slurm_conf):
+        raise BollardError(
+            f"{where.slurm_conf}: slurmd copies these files from the controller, and would undo every change",
+            "use --slurm-conf with another directory, and name the plugin in the controller's plugstack.conf",
+        )
     if not where.destdir:
         _require_root("install")
         _refuse(owners.faults(_existing([*_outside(where), *_interpreter()])))
@@ -217,6 +264,7 @@ def _texts(where: Where) -> list[tuple[str, str, int]]:
     """(path, text, mode) of what lies outside of the prefix; Slurm's configuration last, for it names the rest."""
     return [
         (where.command, command_text(where.prefix), 0o755),
+        (where.pruning, PRUNING, 0o644),
         (where.line_file, plugstack_line(where), 0o644),
     ]
 
@@ -242,7 +290,7 @@ def _put(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
         before = {"trees": [], "files": {}, "directories": [], "include": ""}
     prefix = Path(where.prefix)
     directories = list(before["directories"])
-    for path in (where.prefix, where.command, where.line_file):
+    for path in (where.prefix, where.command, where.pruning, where.line_file):
         directories += _make_directories(os.path.dirname(path))
     tree = f"{prefix}-{secrets.token_hex(4)}"
     old = os.path.realpath(prefix) if prefix.is_symlink() else ""
@@ -281,6 +329,9 @@ def _put(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
         say(f"added to {stack}: include {where.include}")
     if site_config.load(where.config).digest:
         say(f"compiled {where.config}")
+    if conf_in_use(where.slurm_conf) != where.slurm_conf:
+        line = plugstack_line(where._replace(slurm_conf=CONFIGLESS)).strip()
+        say(f"Slurm's files come from the controller here: write into its plugstack.conf itself: {line}")
     say("no daemon need be restarted: the next step uses it; `bollard site check` tells whether all is well")
 
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The keeper of a step, in slurmstepd: found where an earlier step of the job has left it, or started. */
 #define _GNU_SOURCE
+#include "job_cgroup.h"
+#include "job_folder.h"
 #include "keeper.h"
 #include "privilege.h"
 #include "shim.h"
@@ -21,11 +23,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#define RECORDS "/var/log/bollard"  /* runtime/container/record.py */
-
-/* How long a keeper that may be starting can take to answer. Of an unnamed container a second one does no harm. */
-#define WARM_MS 1000
+/* How long a keeper that may be starting can take to answer. An unnamed container is made again then: its user may have
+ * stopped the keeper. */
+#define WARM_MS 5000
 #define NAMED_MS 10000
+/* Another step of the job holds the lock while it looks for the keeper or forks it. */
+#define LOCK_MS 15000
 
 static long long now(void)
 {
@@ -47,20 +50,31 @@ static int wait_for(int fd, int ms)
 	return rc == 1;
 }
 
+/* "L", and the working directory as the spec has it: a keeper says no where its container does not show that. */
+static int send_lifeline(int fd, const char *cwd, size_t size)
+{
+	char byte = WIRE_LIFELINE;
+	uint32_t length = (uint32_t) size;
+
+	return wire_write(fd, &byte, 1) < 0 || wire_write(fd, &length, sizeof(length)) < 0 ? -1 : wire_write(fd, cwd, size);
+}
+
 /* Whether the keeper at step.address promises to stay for as long as this process lives. */
 static int take_lifeline(uid_t uid, int wait_ms)
 {
-	char byte = WIRE_LIFELINE;
-	int fd = wire_connect(step.address, uid, connect_as);  /* the keeper knows its own user alone */
+	char byte = 0;
+	int fd = wire_connect(step.address, uid);  /* as root: the keeper takes a lifeline from nobody else */
+	int is_named = step.header.name[0] != '\0';
 
 	if (fd < 0)
 		return 0;
-	if (wire_write(fd, &byte, 1) == 0 && wait_for(fd, wait_ms) &&
+	if (send_lifeline(fd, is_named ? "" : step.header.cwd, is_named ? 0 : step.header.cwd_size) == 0 && wait_for(fd, wait_ms) &&
 	    recv(fd, &byte, 1, MSG_DONTWAIT) == 1 && byte == WIRE_OK) {
 		step.lifeline = fd;
 		return 1;
 	}
 	close(fd);
+	step.occupied = 1;
 	return 0;
 }
 
@@ -124,20 +138,34 @@ static int keep(void *record)
 	return 1;
 }
 
-static unsigned long long hash(const char *text)
+static unsigned long long hash(unsigned long long sum, const char *text, size_t size)
 {
-	unsigned long long sum = 0xcbf29ce484222325u;  /* FNV-1a, 64 bit */
-
-	for (; *text; text++)
-		sum = (sum ^ (unsigned char) *text) * 0x100000001b3u;
+	for (size_t i = 0; i < size; i++)
+		sum = (sum ^ (unsigned char) text[i]) * 0x100000001b3u;
 	return sum;
 }
 
-void hold_leash(char *name, size_t size)
+/* What tells this job's containers apart: FNV-1a, 64 bit, of the options with or without the working directory, or of
+ * the container's name. */
+static unsigned long long mark(int with_cwd)
+{
+	const unsigned long long start = 0xcbf29ce484222325u;
+	char name[sizeof(HEADER_NAME) + sizeof(step.header.name)];
+	unsigned long long sum;
+
+	if (step.header.name[0]) {
+		snprintf(name, sizeof(name), HEADER_NAME "%s", step.header.name);
+		return hash(start, name, strlen(name));
+	}
+	sum = hash(start, step.options, strlen(step.options));
+	return with_cwd ? hash(sum, step.header.cwd, step.header.cwd_size) : sum;
+}
+
+void hold_leash(const char *path)
 {
 	int on = 1;
 
-	step.leash = wire_listen(name, name, size);
+	step.leash = job_folder_listen(path, 0);
 	if (step.leash >= 0 && (setsockopt(step.leash, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0 ||
 				fcntl(step.leash, F_SETFL, O_NONBLOCK) < 0)) {
 		close(step.leash);
@@ -145,14 +173,15 @@ void hold_leash(char *name, size_t size)
 	}
 }
 
-/* The keeper's to write to; it learns the number among the words of the site. Without one, on a full disk for
- * example, containers go on. */
+/* The keeper's to write to; it learns the number, and how it is to name its container there, among the words of the
+ * site. Without one, on a full disk for example, containers go on. */
 static int hold_record(const struct identity *id, uint32_t job_id)
 {
-	int fd = strstr(step.site, "record=no ") ? -1 : open_record(RECORDS, job_id, id, hash(step.spec));
+	int fd = strstr(step.site, "record=no ") ? -1 : open_record(RECORDS, job_id, id->uid, id->gid);
 	char *words = NULL;
 
-	if (fd >= 0 && asprintf(&words, "%srecord-fd=%d ", step.site, fd) >= 0)
+	snprintf(step.container, sizeof(step.container), "%016llx.%lld", mark(1), now());
+	if (fd >= 0 && asprintf(&words, "%s" RECORD_FD_WORD "%d record-as=%s ", step.site, fd, step.container) >= 0)
 		step.site = words;  /* until slurmstepd ends */
 	return fd;
 }
@@ -164,32 +193,17 @@ static int first_node(spank_t spank)
 	return spank_get_item(spank, S_JOB_NODEID, &node) == ESPANK_SUCCESS && node == 0;
 }
 
-/* "name=NAME" of the spec for a container that has one; whether it has. */
-static int name_in(const char *spec, char *name, size_t size)
-{
-	const char *at = strstr(spec, " name=");
-	size_t length = at ? strcspn(at + 1, " :") : 0;
-
-	step.named = at && length < size;
-	if (step.named)
-		snprintf(name, size, "%.*s", (int) length, at + 1);
-	return step.named;
-}
-
 /* Whether an earlier step of the job left this container; refuses where a named one should, or should not, be there. */
 static int found_running(uid_t uid)
 {
-	const char *name = step.named ? strstr(step.spec, " name=") + strlen(" name=") : "";
-	const char *mode = name + strcspn(name, " :");
-	int length = (int) (mode - name), here = take_lifeline(uid, step.named ? NAMED_MS : WARM_MS);
-	int has_image = strncmp(step.spec, "image=", strlen("image=")) == 0;  /* the client's first word */
+	const char *name = step.header.name;
+	int here = take_lifeline(uid, name[0] ? NAMED_MS : WARM_MS);
 
-	if (step.named && here && strncmp(mode, ":create", strlen(":create")) == 0)
-		refuse("this job has a container %.*s on this node already; use %.*s:exec, or another name", length, name,
-		       length, name);
-	else if (step.named && !here && (strncmp(mode, ":exec", strlen(":exec")) == 0 || !has_image))
-		refuse("this job has no container %.*s on this node; make it first with --container=IMAGE "
-		       "--container-name=%.*s", length, name, length, name);
+	if (name[0] && here && step.header.mode == CREATE)
+		refuse("this job has a container %s on this node already; use %s:exec, or another name", name, name);
+	else if (name[0] && !here && (step.header.mode == EXEC || !step.header.image))
+		refuse("this job has no container %s on this node; make it first with --container=IMAGE "
+		       "--container-name=%s", name, name);
 	return here || step.why[0];
 }
 
@@ -197,61 +211,89 @@ static int found_running(uid_t uid)
  * step of the job then finds this container warm. Else it ends with this step. */
 static int connect_job(uint32_t job_id, uint32_t step_id)
 {
-	char name[100];
+	char path[100];
 	int fd;
 
-	snprintf(name, sizeof(name), "bollard-job/%u", job_id);
-	fd = wire_connect(name, 0, NULL);
+	snprintf(path, sizeof(path), JOB_FOLDERS "/%u/job", job_id);
+	fd = wire_connect(path, 0);
 	if (fd >= 0)
 		return fd;
-	snprintf(name, sizeof(name), "bollard-job/%u/%u", job_id, step_id);
-	hold_leash(name, sizeof(name));
-	return step.leash < 0 ? -1 : wire_connect(name, 0, NULL);
-}
-
-/* The listener at step.address, which becomes another one where somebody took that. -1: there is a keeper by now, or a
- * refusal. */
-static int listen_for_tasks(uid_t uid)
-{
-	char name[sizeof(step.address)];
-	int fd;
-
-	memcpy(name, step.address, sizeof(name));
-	fd = wire_listen(name, step.address, sizeof(step.address));
-	if (fd < 0)
-		refuse("cannot open the keeper's socket: %s; submit again", strerror(errno));
-	if (fd < 0 || !step.named || strcmp(name, step.address) == 0)
-		return fd;
-	close(fd);  /* another step of the job makes this very container */
-	memcpy(step.address, name, sizeof(name));
-	if (!found_running(uid) && !step.why[0])
-		refuse("somebody else holds the address of the container on this node; use another name");
-	return -1;
+	snprintf(path, sizeof(path), JOB_FOLDERS "/%u/job.%u", job_id, step_id);
+	hold_leash(path);
+	return step.leash < 0 ? -1 : wire_connect(path, 0);
 }
 
 /* Fork the keeper, and take its lifeline. */
 static void start_keeper(struct identity *id, uint32_t job_id, int record)
 {
 	int keep_open[] = { step.listener, step.job, record };
+	struct job_cgroups cgroups;
 
 	step.times[0] = now();
 	id->place = open_job_place(job_id);
+	job_cgroups_find(&cgroups, job_id);
+	id->cgroups = &cgroups;
 	if (become_and_run(id, keep_open, record < 0 ? 2 : 3, step.job, keep, &record, &step.helper) < 0)
 		refuse("cannot start the keeper: %s; submit again", strerror(errno));
 	/* Connects to the backlog at once; the keeper answers when it is there to read it. */
-	else if ((step.lifeline = wire_connect(step.address, id->uid, connect_as)) < 0 ||
-		 wire_write(step.lifeline, &(char){ WIRE_LIFELINE }, 1) < 0)
+	else if ((step.lifeline = wire_connect(step.address, id->uid)) < 0 ||
+		 send_lifeline(step.lifeline, "", 0) < 0)
 		refuse("cannot reach the keeper: %s; submit again", strerror(errno));
 	if (id->place >= 0)
 		close(id->place);
 }
 
+/* step.address of this step's container. */
+static void name_address(uint32_t job_id, int with_cwd)
+{
+	snprintf(step.address, sizeof(step.address), JOB_FOLDERS "/%u/%016llx", job_id, mark(with_cwd));
+}
+
+/* Find the keeper, or start it; no other step of the job does so for the same container meanwhile. */
+static void find_or_start(spank_t spank, struct identity *id, uint32_t job_id, uint32_t step_id)
+{
+	int record;
+
+	if (found_running(id->uid))
+		return;
+	if (!step.header.name[0] && step.occupied) {  /* one that does not show this working directory, or is stuck */
+		name_address(job_id, 1);
+		if (found_running(id->uid))
+			return;
+	}
+	if (owned_by_root(BOLLARD_PREFIX "/_bollard.so") < 0 || owned_by_root(LAUNCHER) < 0 || owned_by_root(KEEPER) < 0 ||
+	    owned_by_root(BOLLARD_PREFIX "/python/bollard/runtime") < 0 || owned_by_root(BOLLARD_STDLIB) < 0) {
+		refuse("the installation in " BOLLARD_PREFIX " or " BOLLARD_STDLIB " is not root's alone (%s); "
+		       "the site's administrator should install it again", strerror(errno));
+		return;
+	}
+	step.listener = job_folder_listen(step.address, id->uid);
+	if (step.listener < 0) {
+		refuse("cannot open the keeper's socket %s: %s; submit again", step.address, strerror(errno));
+		return;
+	}
+	step.job = connect_job(job_id, step_id);
+	if (step.job < 0) {
+		refuse("cannot open the socket by which the keeper is ended: %s; submit again", strerror(errno));
+		close(step.listener);
+		return;
+	}
+	record = hold_record(id, job_id);
+	start_keeper(id, job_id, record);
+	close(step.listener);
+	close(step.job);
+	/* One node speaks for the job: the comment is one text, and the last to set it wins. */
+	if (record >= 0 && strstr(step.site, "account=yes ") && first_node(spank))
+		step.record = record;
+	else if (record >= 0)
+		close(record);
+}
+
 void find_keeper(spank_t spank, uint32_t job_id, uint32_t step_id)
 {
-	struct identity id = { .place = -1, .as_root = strstr(step.spec, " fakeroot=1") != NULL };
+	struct identity id = { .place = -1, .as_root = step.header.root };
 	gid_t *groups = NULL;
-	char name[100];
-	int record;
+	int lock;
 
 	if (spank_get_item(spank, S_JOB_UID, &id.uid) != ESPANK_SUCCESS ||
 	    spank_get_item(spank, S_JOB_GID, &id.gid) != ESPANK_SUCCESS ||
@@ -260,32 +302,19 @@ void find_keeper(spank_t spank, uint32_t job_id, uint32_t step_id)
 		return;
 	}
 	id.groups = groups;
-	snprintf(step.address, sizeof(step.address), "bollard/%u/%u/%016llx", id.uid, job_id,
-		 name_in(step.spec, name, sizeof(name)) ? hash(name) : hash(step.spec));
-	if (found_running(id.uid))
-		return;
-	if (owned_by_root(BOLLARD_PREFIX "/_bollard.so") < 0 || owned_by_root(LAUNCHER) < 0 || owned_by_root(KEEPER) < 0 ||
-	    owned_by_root(BOLLARD_PREFIX "/python/bollard/runtime") < 0 || owned_by_root(BOLLARD_STDLIB) < 0) {
-		refuse("the installation in " BOLLARD_PREFIX " or " BOLLARD_STDLIB " is not root's alone (%s); "
-		       "the site's administrator should install it again", strerror(errno));
+	step.folder = job_folder_hold(job_id);
+	if (step.folder < 0) {
+		refuse("cannot make " JOB_FOLDERS "/%u on this node: %s; tell the site's administrator", job_id,
+		       strerror(errno));
 		return;
 	}
-	step.listener = listen_for_tasks(id.uid);
-	if (step.listener < 0)
-		return;
-	step.job = connect_job(job_id, step_id);
-	if (step.job < 0) {
-		refuse("cannot open the socket by which the keeper is ended: %s; submit again", strerror(errno));
-		close(step.listener);
+	name_address(job_id, 0);
+	lock = job_folder_lock(step.folder, strrchr(step.address, '/') + 1, LOCK_MS);
+	if (lock < 0) {
+		refuse("another step of this job has been starting the container for %d s (%s); submit again",
+		       LOCK_MS / 1000, strerror(errno));
 		return;
 	}
-	record = hold_record(&id, job_id);
-	start_keeper(&id, job_id, record);
-	close(step.listener);
-	close(step.job);
-	/* One node speaks for the job: the comment is one text, and the last to set it wins. */
-	if (record >= 0 && strstr(step.site, "account=yes ") && first_node(spank))
-		step.record = record;
-	else if (record >= 0)
-		close(record);
+	find_or_start(spank, &id, job_id, step_id);
+	job_folder_release(lock);
 }

@@ -3,6 +3,7 @@
  * the processes of a user. Nothing here looks at an image, a path of the user's or an environment. */
 #define _GNU_SOURCE
 #include "privilege.h"
+#include "job_cgroup.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +21,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 /* Headers older than Linux 5.9 and glibc 2.34 lack it; the number is the same on every architecture. */
@@ -60,27 +60,34 @@ int owned_by_root(const char *path)
 	}
 }
 
-int open_record(const char *folder, uint32_t job, const struct identity *id, unsigned long long mark)
+int open_record(const char *folder, uint32_t job, uid_t uid, gid_t gid)
 {
-	struct timespec now;
 	char path[4096];
+	struct stat st;
 	int fd;
 
-	if ((mkdir(folder, 0755) < 0 && errno != EEXIST) || owned_by_root(folder) < 0 ||
-	    clock_gettime(CLOCK_REALTIME, &now) < 0)
+	if ((mkdir(folder, 0755) < 0 && errno != EEXIST) || owned_by_root(folder) < 0)
 		return -1;
-	if (snprintf(path, sizeof(path), "%s/%u.%u.%016llx.%lld%09ld", folder, job, id->uid, mark,
-		     (long long) now.tv_sec, now.tv_nsec) >= (int) sizeof(path)) {
+	if (snprintf(path, sizeof(path), "%s/%u.%u", folder, job, uid) >= (int) sizeof(path)) {
 		errno = ENAMETOOLONG;
 		return -1;
 	}
-	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (fd >= 0 && (fchown(fd, 0, id->gid) < 0 || fchmod(fd, 0640) < 0)) {
-		unlink(path);
+	fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+	if (fd >= 0 && (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || fchown(fd, 0, gid) < 0 || fchmod(fd, 0640) < 0)) {
 		close(fd);
 		return -1;
 	}
 	return fd;
+}
+
+void drop_empty_record(const char *folder, uint32_t job, uid_t uid)
+{
+	char path[4096];
+	struct stat st;
+
+	if (snprintf(path, sizeof(path), "%s/%u.%u", folder, job, uid) < (int) sizeof(path) &&
+	    owned_by_root(folder) == 0 && lstat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_size == 0)
+		unlink(path);
 }
 
 static int look_for_private_tmp(struct dl_phdr_info *info, size_t size, void *found)
@@ -137,21 +144,6 @@ int open_job_place(uint32_t job)
 	free(line);
 	fclose(mounts);
 	return fd;
-}
-
-int connect_as(uid_t uid, int fd, const struct sockaddr *addr, socklen_t size)
-{
-	int rc, saved;
-
-	/* The system call, for glibc's wrapper would change every thread of slurmstepd. */
-	if (syscall(SYS_setresuid, -1, uid, -1) < 0)
-		return -1;
-	rc = connect(fd, addr, size);
-	saved = errno;
-	if (syscall(SYS_setresuid, -1, 0, -1) < 0)
-		abort();  /* a thread of slurmstepd that is root no more must not go on */
-	errno = saved;
-	return rc;
 }
 
 static int write_file(const char *path, const char *text)
@@ -271,12 +263,13 @@ static int close_others(const int *keep, int nkeep)
 	return 0;
 }
 
-/* Whether `pid` is a process of `uid` that somebody has stopped. /proc/PID itself belongs to root when the
- * process is not dumpable. */
-static int stopped_process_of(pid_t pid, uid_t uid)
+/* Whether `pid` is a process of `uid` that has one of our names. /proc/PID itself belongs to root when the process is
+ * not dumpable. */
+static int is_ours(pid_t pid, uid_t uid)
 {
-	char path[64], line[256], state = 0;
+	char path[64], line[256];
 	long owner = -1;
+	int named = 0;
 	FILE *file;
 
 	snprintf(path, sizeof(path), "/proc/%d/status", (int) pid);
@@ -284,38 +277,40 @@ static int stopped_process_of(pid_t pid, uid_t uid)
 	if (!file)
 		return 0;
 	while (owner < 0 && fgets(line, sizeof(line), file)) {
-		if (strncmp(line, "State:\t", 7) == 0)
-			state = line[7];
+		if (strncmp(line, "Name:\tbollard-", 14) == 0)
+			named = 1;
 		if (sscanf(line, "Uid: %ld", &owner) != 1)
 			owner = -1;
 	}
 	fclose(file);
-	return (state == 'T' || state == 't') && owner == (long) uid;
+	return named && owner == (long) uid;
 }
 
-static void kill_user_process(int fd, const struct ucred *sender)
+/* A handle of the process that sent a byte through `fd`, or -1. */
+static int open_sender(int fd, const struct ucred *sender)
 {
 	struct pollfd hung_up = { .fd = fd };
 	int handle = (int) syscall(SYS_pidfd_open, sender->pid, 0);
 
 	if (handle < 0)
-		return;
+		return -1;
 	/* The handle is of the sender, and not of a later process of that number, if its end still stands;
 	 * and whoever else holds that end cannot make us kill a process that is not his. */
 	poll(&hung_up, 1, 0);
-	if (!(hung_up.revents & (POLLHUP | POLLERR)) && stopped_process_of(sender->pid, sender->uid))
-		syscall(SYS_pidfd_send_signal, handle, SIGKILL, NULL, 0);
+	if (!(hung_up.revents & (POLLHUP | POLLERR)) && is_ours(sender->pid, sender->uid))
+		return handle;
 	close(handle);
+	return -1;
 }
 
-void kill_senders(int fd)
+int take_senders(int fd, int *handles, int most)
 {
 	union { struct cmsghdr head; char space[CMSG_SPACE(sizeof(struct ucred))]; } control;
-	struct ucred senders[8];
+	struct ucred sender;
 	char byte;
 	int count = 0;
 
-	while (count < 8) {
+	while (count < most) {
 		struct iovec part = { .iov_base = &byte, .iov_len = 1 };
 		struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1,
 					  .msg_control = &control, .msg_controllen = sizeof(control) };
@@ -324,12 +319,32 @@ void kill_senders(int fd)
 		if (recvmsg(fd, &message, MSG_DONTWAIT) != 1)
 			break;
 		head = CMSG_FIRSTHDR(&message);
-		if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_CREDENTIALS)
-			memcpy(&senders[count++], CMSG_DATA(head), sizeof(senders[0]));
+		if (!head || head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_CREDENTIALS)
+			continue;
+		memcpy(&sender, CMSG_DATA(head), sizeof(sender));
+		handles[count] = open_sender(fd, &sender);
+		count += handles[count] >= 0;
 	}
-	/* The last first: the guard, which would tell of the keeper's end. */
+	return count;
+}
+
+int count_alive(const int *handles, int count)
+{
+	int alive = 0;
+
+	for (int i = 0; i < count; i++) {
+		struct pollfd ended = { .fd = handles[i], .events = POLLIN };
+
+		alive += poll(&ended, 1, 0) == 0;
+	}
+	return alive;
+}
+
+void kill_all(const int *handles, int count)
+{
+	/* The last first: the reaper, which would tell of the keeper's end. */
 	while (count-- > 0)
-		kill_user_process(fd, &senders[count]);
+		syscall(SYS_pidfd_send_signal, handles[count], SIGKILL, NULL, 0);
 }
 
 /* The capabilities over our user namespace stay through execve(2), which takes them from every user but root of that
@@ -358,6 +373,9 @@ static int drop(const struct identity *id, int leash, int ready, int mapped)
 	struct rlimit none = { 0, 0 }, files;
 	char byte = 1;
 
+	/* First of all, so that all that it forks is in there too. */
+	if (job_cgroups_join(id->cgroups) < 0)
+		return -1;
 	/* Also makes the root of that namespace ours. */
 	if (id->place >= 0 && setns(id->place, CLONE_NEWNS) < 0)
 		return -1;

@@ -15,6 +15,7 @@ struct identity {
 	int ngroups;
 	int place;    /* a mount namespace to begin in, or -1 for slurmstepd's own */
 	int as_root;  /* the namespace shows uid and gid as 0 */
+	const struct job_cgroups *cgroups;  /* of the job: where it stands */
 };
 
 /* Fork a process that is `id` for good, in a user namespace which maps `id`'s own ids and nothing
@@ -24,17 +25,22 @@ struct identity {
 int become_and_run(const struct identity *id, const int *keep, int nkeep, int leash,
 		   int (*run)(void *arg), void *arg, pid_t *helper);
 
-/* connect(2) with the effective user `uid`, in this thread alone: the peer sees that user. */
-int connect_as(uid_t uid, int fd, const struct sockaddr *addr, socklen_t size);
+/* Handles (pidfds) of the processes that sent a byte through the connection `fd` (SO_PASSCRED), at most `most`; of those
+ * that are still the user's and have a name of ours. Returns their number. */
+int take_senders(int fd, int *handles, int most);
 
-/* SIGKILL for each process that sent a byte through the connection `fd` (SO_PASSCRED), if it is stopped and
- * still the user it was. One that runs ends by itself, and not before its last step has: the extern step
- * ends at scancel's SIGTERM, while tasks may still be saving their work. */
-void kill_senders(int fd);
+/* How many of these processes have not ended. */
+int count_alive(const int *handles, int count);
 
-/* A new file folder/JOB.UID.MARK.TIME to write to, root's, readable by `id`'s group; the folder is made if it is
- * missing. The descriptor, or -1 with errno. */
-int open_record(const char *folder, uint32_t job, const struct identity *id, unsigned long long mark);
+/* SIGKILL for each of them. */
+void kill_all(const int *handles, int count);
+
+/* Opens folder/JOB.UID to append to, root's, readable by the group `gid`; file and folder are made if they are missing.
+ * The descriptor, or -1 with errno. */
+int open_record(const char *folder, uint32_t job, uid_t uid, gid_t gid);
+
+/* Removes folder/JOB.UID if nothing stands in it: no task entered a container of the job on this node. */
+void drop_empty_record(const char *folder, uint32_t job, uid_t uid);
 
 /* Open the mount namespace that Slurm has made for the job, where it makes one and slurmstepd stands outside of it
  * (job_container/tmpfs, namespace/tmpfs); -1 where there is none. */

@@ -59,6 +59,13 @@ int slurm_spank_user_init(spank_t spank, int argc, char **argv)
 	return 0;  /* a failure here would drain the node */
 }
 
+int slurm_spank_task_post_fork(spank_t spank, int argc, char **argv)
+{
+	(void) argc, (void) argv;
+	stepd_task_post_fork(spank);
+	return 0;
+}
+
 int slurm_spank_exit(spank_t spank, int argc, char **argv)
 {
 	(void) argc, (void) argv;

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "stepd.h"
 #include "account.h"
+#include "job_folder.h"
 #include "privilege.h"
 #include "shim.h"
 #include "wire.h"
@@ -17,13 +18,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define EXTERN_STEP 0xfffffffcu  /* SLURM_EXTERN_CONT, slurm.h */
-#define BATCH_STEP 0xfffffffbu   /* SLURM_BATCH_SCRIPT */
-
 /* Longer than privilege.c gives the keeper to give root up. */
 #define HELPER_MS 10000
 
-struct step step = { .listener = -1, .job = -1, .leash = -1, .record = -1, .lifeline = -1 };
+struct step step = { .listener = -1, .job = -1, .leash = -1, .folder = -1, .record = -1, .lifeline = -1 };
 
 void refuse(const char *format, ...)
 {
@@ -79,10 +77,13 @@ void stepd_init(spank_t spank, int argc, char **argv)
 		return;
 	}
 	if (step_id == EXTERN_STEP) {
-		char name[100];
+		char path[100];
 
-		snprintf(name, sizeof(name), "bollard-job/%u", job_id);
-		hold_leash(name, sizeof(name));
+		step.is_extern = 1;
+		step.folder = job_folder_hold(job_id);
+		snprintf(path, sizeof(path), JOB_FOLDERS "/%u/job", job_id);
+		if (step.folder >= 0)
+			hold_leash(path);
 		return;
 	}
 	rc = spank_getenv(spank, ENV_SPEC, step.spec, sizeof(step.spec));
@@ -90,20 +91,18 @@ void stepd_init(spank_t spank, int argc, char **argv)
 	if (!step.asked)
 		return;
 	spank_unsetenv(spank, ENV_SPEC);  /* not for steps inside this one: a container is asked for, not inherited */
-	step.verbose = strstr(step.spec, " verbose=");
-	if (step.verbose) {  /* stands last, and makes no other container */
-		*step.verbose = '\0';
-		step.verbose += strlen(" verbose=");
-	}
 	step.site = joined(argc, argv);
 	look_at_argv(spank);
 	if (step_id == BATCH_STEP)
 		open_gate();
 	if (rc == ESPANK_ENV_NOEXIST)
 		refuse("this job asks for a container, but was submitted where bollard is not installed; "
-		       "submit it from another host, or without --container");
+		       "submit it from another host, with a higher `ulimit -n`, or without --container");
 	else if (rc != ESPANK_SUCCESS)
 		refuse("Slurm cannot hand over what was asked of the container: %s; ask for less", spank_strerror(rc));
+	else if (!(step.options = read_header(step.spec, &step.header)))
+		refuse("the container's spec cannot be read: was SLURM_BOLLARD_SPEC changed by hand, or is bollard on the "
+		       "submit host of another release?");
 	else if (!step.site)
 		refuse("out of memory");
 	else
@@ -134,17 +133,24 @@ void stepd_user_init(void)
 void stepd_exit(spank_t spank)
 {
 	uint32_t job_id;
+	uid_t uid;
 
-	if (step.record >= 0 && spank_get_item(spank, S_JOB_ID, &job_id) == ESPANK_SUCCESS)
-		tell_accounting(job_id, step.record);
-	for (int count = 0; step.leash >= 0 && count < SOMAXCONN; count++) {
-		int fd = accept4(step.leash, NULL, NULL, SOCK_CLOEXEC);
+	if (spank_get_item(spank, S_JOB_ID, &job_id) != ESPANK_SUCCESS ||
+	    spank_get_item(spank, S_JOB_UID, &uid) != ESPANK_SUCCESS)
+		return;
+	if (step.record >= 0)
+		tell_accounting(job_id, step.record, step.container);
+	end_containers(job_id, uid);
+}
 
-		if (fd < 0)
-			return;
-		kill_senders(fd);
-		close(fd);
-	}
+void stepd_task_post_fork(spank_t spank)
+{
+	uint32_t job_id;
+
+	/* Where there is an extern step, the job has all its cgroups when another step starts. */
+	if (step.leash >= 0 && !step.is_extern &&
+	    spank_get_item(spank, S_JOB_ID, &job_id) == ESPANK_SUCCESS)
+		place_keepers(job_id);
 }
 
 int stepd_task_init(spank_t spank)

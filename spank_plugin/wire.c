@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Abstract unix sockets between shim, launcher and keeper. */
+/* Unix sockets between shim, launcher and keeper. */
 #define _GNU_SOURCE
 #include "wire.h"
 
@@ -12,19 +12,20 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+/* A path where `name` begins with a slash, else an abstract address. */
 static socklen_t address(const char *name, struct sockaddr_un *addr)
 {
-	size_t size = strlen(name);
+	size_t size = strlen(name), at = name[0] == '/' ? 0 : 1;
 
 	memset(addr, 0, sizeof(*addr));
 	addr->sun_family = AF_UNIX;
 	if (size == 0 || size > sizeof(addr->sun_path) - 1)
 		return 0;
-	memcpy(addr->sun_path + 1, name, size);
+	memcpy(addr->sun_path + at, name, size);
 	return (socklen_t) (offsetof(struct sockaddr_un, sun_path) + 1 + size);
 }
 
-int wire_connect(const char *name, uid_t owner, connect_fn *how)
+int wire_connect(const char *name, uid_t owner)
 {
 	struct sockaddr_un addr;
 	struct ucred peer;
@@ -38,8 +39,7 @@ int wire_connect(const char *name, uid_t owner, connect_fn *how)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -1;
-	if ((how ? how(owner, fd, (struct sockaddr *) &addr, size)
-		 : connect(fd, (struct sockaddr *) &addr, size)) < 0 ||
+	if (connect(fd, (struct sockaddr *) &addr, size) < 0 ||
 	    getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_size) < 0 || fcntl(fd, F_SETFL, 0) < 0) {
 		saved = errno;
 		close(fd);
@@ -55,34 +55,21 @@ int wire_connect(const char *name, uid_t owner, connect_fn *how)
 	return fd;
 }
 
-int wire_listen(const char *name, char *bound, size_t size)
+int wire_listen(const char *name)
 {
 	struct sockaddr_un addr;
 	socklen_t length = address(name, &addr);
-	int fd, saved;
+	int fd = length ? socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0) : -1, saved;
 
-	fd = length ? socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0) : -1;
-	if (fd < 0)
+	if (length == 0)
+		errno = EINVAL;
+	if (fd >= 0 && (bind(fd, (struct sockaddr *) &addr, length) < 0 || listen(fd, SOMAXCONN) < 0)) {
+		saved = errno;
+		close(fd);
+		errno = saved;
 		return -1;
-	if (bind(fd, (struct sockaddr *) &addr, length) < 0 &&
-	    (errno != EADDRINUSE || bind(fd, (struct sockaddr *) &addr, sizeof(sa_family_t)) < 0))
-		goto fail;
-	length = sizeof(addr);
-	if (listen(fd, SOMAXCONN) < 0 || getsockname(fd, (struct sockaddr *) &addr, &length) < 0)
-		goto fail;
-	length -= (socklen_t) offsetof(struct sockaddr_un, sun_path) + 1;
-	if (length + 1 > size) {
-		errno = ENAMETOOLONG;
-		goto fail;
 	}
-	memcpy(bound, addr.sun_path + 1, length);
-	bound[length] = '\0';
 	return fd;
-fail:
-	saved = errno;
-	close(fd);
-	errno = saved;
-	return -1;
 }
 
 int wire_write(int fd, const void *data, size_t size)

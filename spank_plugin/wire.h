@@ -3,50 +3,20 @@
 #ifndef BOLLARD_WIRE_H
 #define BOLLARD_WIRE_H
 
+#include "constants.h"  /* rendered from runtime/constants.py by build.py: letters, limits, names of variables */
+
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
-/* First byte a peer sends to the keeper. */
-enum { WIRE_LIFELINE = 'L', WIRE_QUESTION = 'Q', WIRE_TASK = 'T' };
+/* Connects to `name`: a path, or an abstract address where it does not begin with a slash. Returns a descriptor whose
+ * listener ran as root or as `owner`, or -1 with errno. Never waits: EAGAIN when the listener's queue is full, for
+ * anyone can own the listener of an abstract address. */
+int wire_connect(const char *name, uid_t owner);
 
-/* What a launcher that waits for its program sends when that has ended; the keeper answers when it may end too. */
-enum { WIRE_DONE = 'D' };
-
-/* First byte the keeper answers. WIRE_SCRIPT: run this in the container first and say what it prints. */
-enum { WIRE_OK = '+', WIRE_ERROR = '-', WIRE_SCRIPT = 'S' };
-
-/* A frame is u32 size in host order, then that many bytes; a list is NUL-terminated strings. */
-#define WIRE_FRAME_MAX (16u << 20)
-
-/* No longer environment entry can be passed on: MAX_ARG_STRLEN, execve(2). */
-#define SPEC_MAX (128 * 1024)
-
-/* Environment names between shim and launcher; the launcher removes them. */
-#define ENV_SPEC "SLURM_BOLLARD_SPEC"
-#define ENV_ENTRY "SLURM_BOLLARD_ENTRY"
-#define ENV_ARGV0 "SLURM_BOLLARD_ARGV0"
-#define ENV_VERBOSE "SLURM_BOLLARD_VERBOSE"
-
-/* A descriptor of "/" that the plugin opens in the slurmstepd of a batch script: client.c, guard_script(). */
-#define GATE_FD 943
-#define GATE "/proc/self/fd/943"
-
-/* Exit status of every failure of ours; Apptainer's own. */
-#define EXIT_BOLLARD 255
-
-/* How to connect: connect(2), or as somebody else. */
-typedef int connect_fn(uid_t uid, int fd, const struct sockaddr *addr, socklen_t size);
-
-/* Abstract address `name`; returns a connected descriptor whose listener ran as root or as `owner`,
- * or -1 with errno. Never waits: EAGAIN when the listener's queue is full, for anyone can own such a
- * listener. `how` NULL is connect(2). */
-int wire_connect(const char *name, uid_t owner, connect_fn *how);
-
-/* Listening descriptor on the abstract address `name`, or on one the kernel picks when `name` is
- * taken by somebody else; the address goes to `bound`. -1 with errno. */
-int wire_listen(const char *name, char *bound, size_t size);
+/* Listening descriptor at `name`, a path or an abstract address, where nothing may be; -1 with errno. */
+int wire_listen(const char *name);
 
 int wire_write(int fd, const void *data, size_t size);
 int wire_read(int fd, void *data, size_t size);

@@ -6,8 +6,10 @@ container.py: a container that is ready for tasks.
 mounts.py: attaches the plan's mounts.
 layers.py: a root filesystem that can be written to.
 environment.py: which variables a task gets, in Apptainer's order.
+locales.py: the locales that an image has.
 image_shell.py: the image's own shell, for environment scripts.
 fuse.py: file servers.
+idle.py: ends containers of the job that wait for a next step, where there are many.
 gpu.py: the host's GPU drivers, as binds.
 entry.py: lets tasks in.
 wire.py: frames between keeper, launcher and slurmstepd.

@@ -28,34 +28,38 @@ class Container:
     """A container that is ready: this process stands in it."""
 
     __slots__ = (
-        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "instance", "plan", "rc",
-        "record", "replaced", "report", "saver", "scripts", "server", "servers", "site", "spec", "steps", "told",
-        "tools", "warnings", "ways_in",
+        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "image_root", "instance",
+        "locales", "node", "plan", "rc", "record", "replaced", "report", "saver", "scripts", "server", "server_state",
+        "servers", "site", "spec", "steps", "told", "tools", "warnings", "ways_in",
     )  # fmt: skip
 
     def __init__(
-        self, *, spec: Spec, site: Site, image: Image, plan: Plan, report: mounts.Report, server: int, clock: Clock,
-        saver: Saver | None, servers: layers.Servers | None, scripts: list[tuple[str, bytes]], rc: bytes,
-        command: bytes, instance: str, tools: bytes, ways_in: tuple[int, ...],
+        self, *, node: str, spec: Spec, site: Site, image: Image, plan: Plan, report: mounts.Report, server: int,
+        server_state: int, image_root: int, clock: Clock, saver: Saver | None, servers: layers.Servers | None,
+        scripts: list[tuple[str, bytes]], rc: bytes, locales: frozenset[bytes] | None, command: bytes, instance: str,
+        tools: bytes, ways_in: tuple[int, ...],
     ) -> None:  # fmt: skip
-        node = os.uname().nodename
+        self.node = node  # the host's name outside
         self.spec = spec
         self.site = site
         self.image = image
         self.plan = plan
         self.report = report  # what became of the plan
         self.server = server  # process id of the FUSE server, 0 for a directory
+        self.server_state = server_state  # a descriptor of its /proc/PID/stat
+        self.image_root = image_root  # a descriptor of the image's own root directory
         self.clock = clock
         self.saver = saver
         self.servers = servers  # of layers in files
         self.rc = rc  # /etc/rc of an image in enroot's layout, else ""
         self.scripts = scripts  # the image's own, for its environment
+        self.locales = locales  # the image's (locales.available)
         self.command = command  # the action, for APPTAINER_COMMAND
         self.instance = instance  # its name, for an instance: who ends tells the tasks in other words
         self.tools = tools  # where the host's Slurm commands are, in the container
         self.ways_in = ways_in  # descriptors of the namespaces to join, in that order
         self.binds = os.fsencode(bind_text(spec.binds))  # for APPTAINER_BIND
-        self.record = record.Record(image)
+        self.record = record.Record(image, node)
         self.steps: dict[bytes, Spec] = {}  # spec text of a step that named this container: what it asked
         self.environment: environment.ImageEnvironment | None = None  # what the scripts set, once that is known
         self.entrypoint: dict[bytes, bytes] | None = None  # what the entrypoint changed, once it has run
@@ -79,12 +83,13 @@ class Container:
     def private(self, listener: int) -> tuple[int, ...]:
         """The descriptors that are the keeper's alone."""
         saver = (self.saver.ask, self.saver.answer) if self.saver else ()
-        return (listener, self.image.fd, *self.ways_in, self.record.fd, *saver)
+        return (listener, self.image.fd, self.image_root, *self.ways_in, self.record.fd, *saver)
 
     def define_environment(
         self, shell: Callable[[bytes, list[bytes]], bytes | None], cwd: bytes = b"/"
     ) -> environment.ImageEnvironment:
         """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
-        home, path = os.fsencode(self.spec.home), os.fsencode(self.spec.image)
-        self.environment = environment.of_image(self.scripts, home, path, shell, os.fsencode(self.spec.app), cwd)
+        home, path = os.fsencode(self.spec.home or self.spec.user_home), os.fsencode(self.spec.image)
+        app = os.fsencode(self.spec.app)
+        self.environment = environment.of_image(self.scripts, home, path, shell, app, cwd, self.warnings)
         return self.environment

@@ -3,7 +3,8 @@
 
 A task sends its command, its environment and its working directory; it gets descriptors of the container's
 namespaces, and the command, environment and working directory to go on with. A peer that sends "L" instead
-holds a lifeline: the keeper stays until all lifelines are gone.
+holds a lifeline: the keeper stays until all lifelines are gone. Of a job's container only root may hold one: the
+slurmstepd of each step.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import os
 import select
 import time
 from _socket import socket
+from errno import ECONNABORTED, ENOTCONN
 
-from bollard.runtime.container import enroot, environment, pytorch, record, task_reaper, wire
+from bollard.runtime import constants
+from bollard.runtime.container import enroot, environment, fuse, pytorch, record, task_reaper, wire
 from bollard.runtime.errors import BollardError, one_line, shown
-from bollard.runtime.request import plan, spec
+from bollard.runtime.frozen import replace
+from bollard.runtime.request import options, plan, spec, spec_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,15 +34,19 @@ SPEC_VARIABLE = wire.SPEC.encode() + b"="
 COMMAND_VARIABLE = b"SLURM_BOLLARD_COMMAND="
 # A launcher with one of these modes waits for its program (supervise.c): in a process namespace, which only children
 # enter; to save the container, when it sends wire.DONE and ends when it is answered.
-WAIT = b"wait"
-SAVE = b"save"
+WAIT = constants.LAUNCHER_WAIT.encode()
+SAVE = constants.LAUNCHER_SAVE.encode()
 # With --container-remap-root: changes of owner, which the namespace knows no ids for, succeed (ownership.h).
 AS_ROOT = b"root"
 ENTRYPOINT = "/.singularity.d/runscript"
 # A launcher says what it has to say at once; the image's environment scripts may take a minute (Apptainer's rule).
 PEER_SECONDS = 10.0
-SCRIPT_SECONDS = 65.0
-SCRIPT_OUTPUT_MAX = 4 << 20
+SCRIPT_SECONDS = constants.SCRIPT_WAIT_MS / 1000
+# Specs of later steps of a named container: how many are kept, read, and how long they may be; others are read again.
+KEPT_SPECS = 64
+KEPT_SPEC_MAX = 8 << 10
+# Who may hold a lifeline: of a job's container root alone, whose user may be root himself; else its user.
+ANYONE, ROOT, USER_IS_ROOT = range(3)
 
 
 def parse_request(frame: bytes) -> tuple[list[bytes], list[bytes], bytes, bytes]:
@@ -85,9 +93,9 @@ def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
     return b"/"
 
 
-def admit(container: Container, peer: socket) -> tuple[str, str]:
-    """Answer one task with the way in; the step it is of, and the file to save the container to after it."""
-    frame = wire.receive_frame(peer)
+def admit(container: Container, peer: socket, frame: bytes) -> tuple[str, str]:
+    """Answer the request `frame` of one task with the way in; the step it is of, and the file to save the container to
+    after it."""
     begin = time.monotonic_ns()
     argv, env, cwd, verbose = parse_request(frame)
     step = record.step_of(env)
@@ -100,10 +108,11 @@ def admit(container: Container, peer: socket) -> tuple[str, str]:
     own = enroot.workdir(container.rc) if container.by_slurm else b""
     asked_cwd, cwd = cwd, working_directory(asked, cwd, own)
     if cwd not in (asked_cwd, own) and not asked.pwd and not asked.contain and asked_cwd not in container.replaced:
-        container.replaced.add(asked_cwd)
+        if len(container.replaced) < KEPT_SPECS:
+            container.replaced.add(asked_cwd)
         name = os.fsdecode(asked_cwd) or "a directory that was removed"
         words = f"{name} cannot be entered in the container; the program starts in {os.fsdecode(cwd)}"
-        container.warnings.append(f"{os.uname().nodename}: {words}")
+        container.warnings.append(f"{container.node}: {words}")
 
     root = AS_ROOT if container.spec.fakeroot else b""
 
@@ -116,10 +125,12 @@ def admit(container: Container, peer: socket) -> tuple[str, str]:
     defaults = container.site.environment
     if root:
         defaults += ((b"APT_CONFIG", plan.APT_CONF.encode()),)
-    env = environment.of_task(image_env, env, asked, command, container.binds, cwd, defaults, container.tools)
+    env = environment.of_task(
+        image_env, env, asked, command, container.binds, cwd, defaults, container.tools, container.locales
+    )
     if container.by_slurm:
-        own = pytorch.variables(dict(entry.split(b"=", 1) for entry in env))
-        env += [name + b"=" + value for name, value in own.items()]
+        torch = pytorch.variables(dict(entry.split(b"=", 1) for entry in env))
+        env += [name + b"=" + value for name, value in torch.items()]
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if asked.save or container.servers else WAIT if "pid" in container.spec.unshare else b""
@@ -143,33 +154,20 @@ def step_spec(container: Container, env: list[bytes]) -> Spec:
         return container.spec
     asked = container.steps.get(text)
     if asked is None:
-        values = spec.pairs(text)
+        header, values = spec_text.read(text)
         asked = spec.make(values)
+        spec_text.refuse_other(header, asked)
         made = container.spec
         if asked.image and asked.image != made.image:
             other = f"was made from {made.asked}, not from {asked.asked}"
             raise BollardError(f"this job's container {made.name} {other}", "use another name")
         _refuse_what_it_lacks(container, asked, values)
-        asked.image, asked.asked, asked.home = made.image, made.asked, made.home
-        container.steps[text] = asked
+        asked = replace(asked, image=made.image, asked=made.asked, home=made.home)
+        if len(text) <= KEPT_SPEC_MAX:
+            while len(container.steps) >= KEPT_SPECS:
+                del container.steps[next(iter(container.steps))]
+            container.steps[text] = asked
     return asked
-
-
-# What is decided where a container is made: a spec's field, and how it was asked for.
-_MADE_WITH = (
-    ("binds", "--container-mounts"),
-    ("fakeroot", "--container-remap-root"),
-    ("unshare", "--container-unshare"),
-    ("hostname", "--hostname"),
-    ("dns", "--dns"),
-    ("contain", "--contain"),
-    ("no_mount", "--no-mount"),
-    ("scratch", "--scratch"),
-    ("overlays", "--overlay"),
-    ("writable", "--writable"),
-    ("cards", "--nv or --rocm"),
-    ("app", "--app"),
-)
 
 
 def _refuse_what_it_lacks(container: Container, asked: Spec, values: list[tuple[str, str]]) -> None:
@@ -177,10 +175,13 @@ def _refuse_what_it_lacks(container: Container, asked: Spec, values: list[tuple[
     made = container.spec
     given = dict(values)
     lacking = []
-    for field, option in _MADE_WITH:
-        want, have = getattr(asked, field), getattr(made, field)
+    # Of the options that fill one field, those that were given are named first.
+    for row in sorted(options.TABLE, key=lambda row: row.name not in given):
+        if not row.fixed:
+            continue
+        want, have = getattr(asked, row.field), getattr(made, row.field)
         if not set(want) <= set(have) if isinstance(want, tuple) else want and want != have:
-            lacking.append(option)
+            lacking.append(f"--{row.slurm or row.name}")
     writable = made.writable_tmpfs or made.writable or bool(made.overlays)
     if asked.writable_tmpfs and not writable:
         lacking.append("--container-writable")
@@ -221,7 +222,7 @@ def _run_there(peer: socket, ways_in: tuple[int, ...], script: bytes, env: list[
     a shell. `root` is "" or AS_ROOT. It is the image's code, so it must run within the task's limits."""
     peer.settimeout(SCRIPT_SECONDS)
     wire.send(peer, wire.SCRIPT, wire.texts(env, script, root), ways_in)
-    return wire.receive_frame(peer, SCRIPT_OUTPUT_MAX) or None
+    return wire.receive_frame(peer, constants.SCRIPT_OUTPUT_MAX) or None
 
 
 def note(container: Container, verbose: bytes, begin: int) -> bytes:
@@ -241,15 +242,18 @@ def note(container: Container, verbose: bytes, begin: int) -> bytes:
         lines += container.clock.lines(int(verbose) if verbose.isdigit() and len(verbose) < 20 else 0)
         container.told = True
     lines.append(f"{'entry':<15} {(time.monotonic_ns() - begin) / 1e6:8.2f} ms")
-    text = warnings + "".join(f"bollard: {os.uname().nodename}: {shown(line)}\n" for line in lines)
+    text = warnings + "".join(f"bollard: {container.node}: {shown(line)}\n" for line in lines)
     return text.encode("utf-8", "replace")
 
 
 class Server:
     """The keeper's loop: who is there, and until when."""
 
-    def __init__(self, container: Container, listener: int, job: int, watcher: task_reaper.Guard) -> None:
+    def __init__(
+        self, container: Container, listener: int, job: int, watcher: task_reaper.Guard, holder: int = ANYONE
+    ) -> None:
         self.container = container
+        self.holder = holder  # who may hold a lifeline
         self.listener = socket(fileno=listener)
         self.listener.setblocking(False)
         self.job = job  # hangs up when the job has ended on this node; -1 when nothing tells
@@ -264,6 +268,8 @@ class Server:
         self.saves: list[tuple[socket, str]] = []  # those that wait for their file; the first is being written
         self.begun = False
         self.by_slurm = False  # a lifeline came: slurmstepd decides when it is over
+        self.idle_since = time.monotonic()  # when the last lifeline went
+        self.over = False  # another keeper of the job has asked this idle one to end
         self.poll = select.poll()
         for fd in (listener, job, self.server):
             if fd >= 0:
@@ -281,7 +287,9 @@ class Server:
         self.watcher.dismiss()
 
     def _loop(self) -> None:
-        while not self.begun or self.job >= 0 or self.lifelines or (self.tasks and not self.by_slurm):
+        while not self.over and (
+            not self.begun or self.job >= 0 or self.lifelines or (self.tasks and not self.by_slurm)
+        ):
             for fd, _ in self.poll.poll():
                 if fd == self.listener.fileno():
                     self._accept()
@@ -298,6 +306,8 @@ class Server:
                     pid = self.tasks.pop(fd)
                     self.steps.pop(pid, None)
                     self.finished.discard(pid)
+                    if not self.tasks and self.container.record.pending:
+                        self.container.record.write()
                 elif fd in self.savers:
                     self._done(fd)
                 elif self.container.saver and fd == self.container.saver.answer:
@@ -305,6 +315,7 @@ class Server:
                 else:
                     self.poll.unregister(fd)
                     self.lifelines.pop(fd).close()
+                    self.idle_since = time.monotonic()
         if self.tasks:
             self._end(f"the instance {self.container.instance}" if self.container.instance else "slurmstepd")
         if self.container.instance:
@@ -357,7 +368,7 @@ class Server:
         peer.close()
 
     def _end(self, who: str) -> None:
-        reason = f"{who} on {os.uname().nodename} ended; the task in its container is ended too"
+        reason = f"{who} on {self.container.node} ended; the task in its container is ended too"
         task_reaper.end_tasks([(pid, handle) for handle, pid in self.tasks.items()], reason)
 
     def _accept(self) -> None:
@@ -369,21 +380,29 @@ class Server:
         peer.settimeout(PEER_SECONDS)
         try:
             pid, uid = wire.credentials(peer)
-            if uid != os.getuid():
+            # A job's socket is a file that lets in its user and root alone; root has no number of its own in a user
+            # namespace.
+            mine = uid == os.getuid()
+            root = self.holder == USER_IS_ROOT or (self.holder == ROOT and not mine)
+            if not mine and not root:
                 return
             kind = wire.receive(peer, 1)
             if kind == wire.QUESTION:
                 wire.send(peer, wire.OK, self.state())
                 return  # no task: nobody waits for its end
+            if kind == wire.END_IDLE:
+                self.over = self._is_idle()
+                return
             if kind == wire.LIFELINE:
-                # Its end may have come already: poll tells, and that too ends this container.
-                self.lifelines[number] = peer
-                self.poll.register(number, select.POLLIN)
-                self.begun = self.by_slurm = True
-                peer.sendall(wire.OK)
+                if root or self.holder == ANYONE:
+                    self._hold(peer)
+                return
+            if not mine:
                 return
             watched = self._watch(pid)
-            step, target = admit(self.container, peer)
+            frame = wire.receive_frame(peer)  # first: a refusal beside unread words would reset the connection
+            self._ask_server()
+            step, target = admit(self.container, peer, frame)
             if watched:
                 self.steps[pid] = step
             self.container.record.entered(step)
@@ -397,10 +416,52 @@ class Server:
             if number not in self.lifelines and number not in self.savers:
                 peer.close()
 
+    def _ask_server(self) -> None:
+        """Raise where the file server does not answer any more. It is asked before each task goes in, for a task that
+        waits for it cannot be ended. The reaper sees to it that this comes back."""
+        if self.container.server <= 0:
+            return
+        begin = time.monotonic()
+        self.watcher.waiting()
+        try:
+            os.fstatvfs(self.container.image_root)  # the kernel never answers this by itself
+        except OSError as error:
+            # Else it has no such answer; or has just ended, which the loop tells.
+            if error.errno in (ENOTCONN, ECONNABORTED) and time.monotonic() - begin > fuse.STOPPED_SECONDS - 1:
+                raise fuse.silent(self.container.spec.asked) from None
+        finally:
+            self.watcher.answered()
+
+    def _hold(self, peer: socket) -> None:
+        """Stay for as long as `peer` is open, unless its step needs a working directory that is not here."""
+        cwd = spec_text.pairs(wire.receive_frame(peer, constants.CWD_MAX))
+        if cwd and not self._shows(cwd[0][1]):
+            peer.sendall(wire.ERROR)
+            return
+        number = peer.fileno()
+        # Its end may have come already: poll tells, and that too ends this container.
+        self.lifelines[number] = peer
+        self.poll.register(number, select.POLLIN)
+        self.begun = self.by_slurm = True
+        peer.sendall(wire.OK)
+
+    def _shows(self, cwd: str) -> bool:
+        """Whether a step can work there: in the directory as it was called, and in what links lead to."""
+        self.watcher.waiting()
+        try:
+            names = {cwd, os.path.realpath(cwd)}
+        finally:
+            self.watcher.answered()
+        return all(plan.shows(self.container.plan.mounts, name, self.container.spec) for name in names)
+
+    def _is_idle(self) -> bool:
+        return self.by_slurm and not self.lifelines and not self.tasks
+
     def state(self) -> bytes:
         """The record, and the tasks that are there now: for `bollard ps`."""
         there = ",".join(f"{pid}:{self.steps[pid]}" for pid in self.tasks.values() if pid in self.steps)
-        return spec.text([*self.container.record.values(), ("there", there)]) + b"\0"
+        idle = f"{time.monotonic() - self.idle_since:.3f}" if self._is_idle() else ""
+        return spec_text.text([*self.container.record.values(), ("there", there), ("idle", idle)]) + b"\0"
 
     def _watch(self, pid: int) -> bool:
         """Whether that task is there."""
@@ -412,7 +473,10 @@ class Server:
                 self.watcher.watch(pid)
             except OSError:  # somebody killed the guard: another one takes over
                 self.watcher.dismiss()
-                self.watcher = task_reaper.start(self.job, self.container.private(self.listener.fileno()))
+                self.watcher = task_reaper.start(
+                    self.job, self.container.private(self.listener.fileno()),
+                    self.container.server, self.container.server_state,
+                )  # fmt: skip
                 for task in self.tasks.values():
                     self.watcher.watch(task)
         return handle >= 0

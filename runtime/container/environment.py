@@ -12,7 +12,8 @@ For one name the first of these that has it wins:
     3. --env, --env-file, BOLLARDENV_X, APPTAINERENV_X, SINGULARITYENV_X
     4. the task's variables that --container-env names
     5. the image's scripts
-    6. the task's variables, but not PATH and LD_LIBRARY_PATH; with --cleanenv TERM and proxies alone
+    6. the task's variables, but not PATH and LD_LIBRARY_PATH, nor LANG and LC_... that name a locale which the image
+       has not; with --cleanenv TERM and proxies alone
     7. the site's, of bollard.yaml
 
 All names and values are bytes. Runs on the node path: no import but its siblings.
@@ -20,9 +21,11 @@ All names and values are bytes. Runs on the node path: no import but its sibling
 
 from __future__ import annotations
 
+import os
+
 from bollard.mpi import wireup
+from bollard.runtime import constants
 from bollard.runtime.container import image_shell
-from bollard.runtime.request.spec import DEFAULT_PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     # None: the image uses the name for itself without exporting it, so that the host's value is hidden.
     ImageEnvironment = dict[bytes, bytes | None]
 
+DEFAULT_PATH = constants.DEFAULT_PATH.encode()
 LIBRARIES = b"/.singularity.d/libs"
 
 ENV_PREFIXES = (b"BOLLARDENV_", b"APPTAINERENV_", b"SINGULARITYENV_")
@@ -55,6 +59,7 @@ def of_image(
     shell: Callable[[bytes, list[bytes]], bytes | None],
     app: bytes = b"",
     cwd: bytes = b"/",
+    warnings: list[str] | None = None,
 ) -> ImageEnvironment:
     """What the image's own scripts set, starting from nothing of the host's.
 
@@ -65,7 +70,7 @@ def of_image(
     `shell(script, env)` is called when a script needs a real shell: it has to run the image's bash, or its /bin/sh
     where it has no bash, with that script and exactly the environment `env`, and give what that writes to its standard
     output; b"" or None where that cannot be done. All scripts run there then, from the first one on, in the directory
-    `cwd`. Without a shell the result is what could be found out.
+    `cwd`. Without a shell the result is what could be found out, and `warnings` get a line.
 
     Raises `BollardError` when a script ends the shell.
     """
@@ -79,7 +84,10 @@ def of_image(
         env = [name + b"=" + value for name, value in start.items()]
         answer = shell(image_shell.script(scripts, _doubtful(scripts), cwd), env)
         found = image_shell.parsed(answer) if answer else None
-        if found is not None:
+        if found is None:
+            if warnings is not None:
+                warnings.append("no shell of the image could run its environment scripts; variables may be missing")
+        else:
             exported = {name for name, value in found.items() if value is not None}
             values = {name: value or b"" for name, value in found.items()}
     values[b"PATH"] = values.get(b"PATH") or DEFAULT_PATH
@@ -94,10 +102,12 @@ def of_image(
 
 
 def _interpreted(scripts: list[tuple[str, bytes]], values: dict[bytes, bytes], exported: set[bytes]) -> bool:
-    """Whether no script needs a real shell; `values` and `exported` become what the scripts set up to there."""
+    """Whether no script needs a real shell, if only to print; `values` and `exported` become what the scripts set, up
+    to the first that cannot be evaluated without one."""
     from bollard.runtime.shell import interpreter
-    from bollard.runtime.shell.syntax import Unsupported
+    from bollard.runtime.shell.words import Unsupported
 
+    silent, budget = True, interpreter.new_budget()
     for name, text in scripts:
         if name == image_shell.BUILT_IN:
             continue
@@ -106,7 +116,7 @@ def _interpreted(scripts: list[tuple[str, bytes]], values: dict[bytes, bytes], e
             exported.add(b"PATH")
         before = dict(values), set(exported)
         try:
-            interpreter.evaluate(text, values, exported)
+            silent = interpreter.evaluate(text, values, exported, budget) and silent
         except Unsupported:
             values.clear()
             values.update(before[0])
@@ -116,18 +126,19 @@ def _interpreted(scripts: list[tuple[str, bytes]], values: dict[bytes, bytes], e
         if name in image_shell.DOCKER:
             values[b"PATH"] = completed(values.get(b"PATH", b""))
             exported.add(b"PATH")
-    return True
+    return silent
 
 
 def _doubtful(scripts: list[tuple[str, bytes]]) -> set[str]:
     """The names of the scripts whose syntax is not known to be right."""
     from bollard.runtime.shell import syntax
+    from bollard.runtime.shell.words import Unsupported
 
     found = set()
     for name, text in scripts:
         try:
             syntax.script(text)
-        except syntax.Unsupported:
+        except Unsupported:
             found.add(name)
     return found
 
@@ -184,16 +195,18 @@ def of_task(
     cwd: bytes = b"",
     defaults: tuple[tuple[bytes, bytes], ...] = (),
     tools: bytes = b"",
+    locales: frozenset[bytes] | None = None,
 ) -> list[bytes]:
     """The environment of one task, as NAME=VALUE.
 
     `command` is the action (exec, run, shell, test), `binds` the user's own (spec.bind_text), `cwd` the directory
     it starts in ("" leaves PWD alone), `defaults` what the site wants where nobody else says anything,
     `tools` the directory of the host's Slurm commands, which comes first in PATH: those of an image are of another
-    release as a rule, and cannot talk to this Slurm.
+    release as a rule, and cannot talk to this Slurm. `locales` are the image's, None for any: the task's LANG and
+    LC_... pass where the image has what they name.
     """
     clean = spec.cleanenv
-    home = spec.home.encode("utf-8", "surrogateescape")
+    home, host_home = os.fsencode(spec.home), os.fsencode(spec.user_home)
     env: dict[bytes, bytes] = {b"LANG": b"C"} if clean else {}
     kept: dict[bytes, bytes] = {}
     asked: dict[bytes, bytes] = {}
@@ -210,10 +223,12 @@ def of_task(
                     ranks[rest] = rank
                     asked[rest] = value
         elif name in _NOT_FROM_HOST and name not in spec.keep_env:
-            if name == b"HOME":  # --no-home takes the directory away, not its name
-                home = home or (b"/root" if spec.fakeroot else value)
+            if name == b"HOME":
+                host_home = value or host_home
         elif equals and name not in spec.no_env and (not clean or name in _CLEAN_KEEPS):
             env[name] = value
+    # --no-home takes the directory away, not its name.
+    home = home or (b"/root" if spec.fakeroot else host_home)
     held = {name: env[name] for name in spec.keep_env if name in env} if spec.keep_env else {}
     for name, image_value in image_env.items():
         # Apptainer also takes out what the image sets to nothing, where the host has the name.
@@ -221,6 +236,10 @@ def of_task(
             env.pop(name, None)
         else:
             env[name] = image_value
+    if locales is not None:
+        for name in [name for name in env if name not in image_env and is_locale(name)]:
+            if normalized(env[name]) not in locales:
+                del env[name]
     env.update(held)
     if home and b"HOME" not in image_env:
         env[b"HOME"] = home
@@ -228,7 +247,7 @@ def of_task(
         env[b"PATH"] = tools + b":" + env.get(b"PATH", DEFAULT_PATH)
     asked.update(spec.env)
     if asked:
-        _override(env, asked, kept, spec.no_eval)
+        _override(env, asked, {**kept, **_own_numbers(cwd)}, spec.no_eval)
     _describe(env, image_env, spec, command, binds)
     if cwd:
         env[b"PWD"] = cwd
@@ -241,18 +260,39 @@ def of_task(
     return [name + b"=" + value for name, value in env.items()]
 
 
-def _override(env: dict[bytes, bytes], asked: dict[bytes, bytes], kept: dict[bytes, bytes], literal: bool) -> None:
+def normalized(name: bytes) -> bytes:
+    """A locale's name with its codeset as glibc compares it: UTF-8 is utf8, 8859-1 is iso88591."""
+    head, at, modifier = name.partition(b"@")
+    head, dot, codeset = head.partition(b".")
+    codeset = bytes(c for c in codeset.lower() if chr(c).isalnum())
+    if codeset.isdigit():
+        codeset = b"iso" + codeset
+    return head + dot + codeset + at + modifier
+
+
+def is_locale(name: bytes) -> bool:
+    """Whether the environment variable `name` holds the name of a locale."""
+    return name == b"LANG" or name.startswith(b"LC_")
+
+
+def _own_numbers(cwd: bytes) -> dict[bytes, bytes]:
+    """Variables that the shell which reads the user's values has of its own."""
+    uid, gid = b"%d" % os.getuid(), b"%d" % os.getgid()
+    return {b"UID": uid, b"EUID": uid, b"GID": gid, b"PWD": cwd or b"/"}
+
+
+def _override(env: dict[bytes, bytes], asked: dict[bytes, bytes], more: dict[bytes, bytes], literal: bool) -> None:
     """Lay the user's own values over the rest. They are read as between double quotes in the container, so
     that PATH='$PATH:/opt/bin' means the image's PATH; one that would run a command is taken literally, and so are
-    all when `literal`."""
-    seen = {**env, **kept}
+    all when `literal`. `more` are variables that these values can name beside those of `env`."""
+    seen = {**env, **more}
     for name, value in asked.items():
         if not literal and (b"$" in value or b"\\" in value or b"`" in value):
-            from bollard.runtime.shell import interpreter, syntax
+            from bollard.runtime.shell import interpreter, words
 
             try:
                 value = interpreter.expand(value, seen)
-            except syntax.Unsupported:
+            except words.Unsupported:
                 pass
         if name == b"LD_LIBRARY_PATH":
             if value:
@@ -267,6 +307,10 @@ def _override(env: dict[bytes, bytes], asked: dict[bytes, bytes], kept: dict[byt
     if asked.get(b"APPEND_PATH"):
         path = path + b":" + asked[b"APPEND_PATH"]
     env[b"PATH"] = asked.get(b"PATH") or path
+    libraries = env.get(b"LD_LIBRARY_PATH")
+    if libraries:  # Apptainer 1.5's rule: only around what is there
+        before, after = env.get(b"PREPEND_LD_LIBRARY_PATH"), env.get(b"APPEND_LD_LIBRARY_PATH")
+        env[b"LD_LIBRARY_PATH"] = b":".join([part for part in (before, libraries, after) if part])
 
 
 def _describe(env: dict[bytes, bytes], image_env: ImageEnvironment, spec: Spec, command: bytes, binds: bytes) -> None:

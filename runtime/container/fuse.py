@@ -9,10 +9,13 @@ mount waits for the server's answer.
 from __future__ import annotations
 
 import os
+import select
 import time
+from _signal import pidfd_send_signal
+from _socket import socketpair
 from errno import EACCES, EPERM
 
-from bollard.runtime import causes
+from bollard.runtime import causes, constants
 from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import LAUNCHER, SERVER, SERVER_2, SERVER_OWNER, SHOWS_OWNER
 from bollard.runtime.system import linux
@@ -33,7 +36,10 @@ _DEVICE_CURES = {
 _REPAIR = "the site's administrator should install bollard again on this node"
 _AGAIN = "try again; if it comes back, the site's administrator should install bollard again and see the kernel's log"
 # What squashfuse says of a file that it cannot read as a squashfs.
-_OF_IMAGE = ("squashfs image", "root of this filesystem", "Squashfs version")
+_OF_IMAGE = ("squashfs image", "root of this filesystem", "Squashfs version", "SQUASHFS superblock")
+# How long a file server may take to answer while a container is made; and one that its user has stopped.
+ANSWER_SECONDS = 60
+STOPPED_SECONDS = 5
 _SIGKILL = 9
 _SIGTERM = 15
 
@@ -63,7 +69,7 @@ def mount(fd: int, offset: int, target: str, scratch: str, own: bool = False) ->
             command = [SERVER_2, "-f", "-o", options, f"/proc/self/fd/{fd}", f"{scratch}/unused"]
         else:
             command = [server, "-f", "-o", options, f"/proc/self/fd/{fd}", f"/dev/fd/{device}"]
-        _serve(parent, command, (device, fd), words, {"PATH": scratch, "BOLLARD_FUSE_FD": str(device)})
+        _serve(parent, command, (device, fd), words, {"PATH": scratch, constants.ENV_FUSE_FD: str(device)})
     os.close(device)
     return pid, words
 
@@ -85,7 +91,7 @@ def start(
     parent, pid = os.getpid(), os.fork()
     if pid == 0:
         command = [server, "-f", "-o", options, *words, f"{scratch}/unused" if scratch else f"/dev/fd/{device}"]
-        env = {"PATH": scratch, "BOLLARD_FUSE_FD": str(device)} if scratch else {"PATH": "/usr/bin:/bin"}
+        env = {"PATH": scratch, constants.ENV_FUSE_FD: str(device)} if scratch else {"PATH": "/usr/bin:/bin"}
         _serve(parent, command, (device, *inherited), log, env, _SIGKILL if read_only else _SIGTERM)
     os.close(device)
     try:
@@ -122,6 +128,7 @@ def _answer_libfuse_2(scratch: str) -> None:
         tree = linux.clone_tree(LAUNCHER, recursive=False)
         place = os.open("/bin/fusermount", os.O_PATH | os.O_CLOEXEC)
         linux.attach(tree, place)
+        linux.set_bindable("/bin/fusermount", False)  # a bind of /usr shows the host's own
         os.close(place)
         os.close(tree)
 
@@ -190,6 +197,72 @@ def _status(pid: int) -> int | None:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.01)
     return None
+
+
+class Deadline:
+    """Ends the file server `pid` if it does not answer before `met` is called: who waits for it then gets an error.
+
+    Nothing else ends such a wait: a request that the file server has read cannot be interrupted. So it is another
+    process that watches.
+    """
+
+    __slots__ = ("_end",)
+
+    def __init__(self, pid: int, state: int) -> None:
+        """`state`: of `open_state`."""
+        self._end, other = socketpair()
+        handle = os.pidfd_open(pid)  # here, for a child may stand in another process namespace
+        if os.fork():
+            other.close()
+            os.close(handle)
+            return
+        try:
+            self._end.close()
+            linux.name_process("bollard-watch")
+            poll = select.poll()
+            poll.register(other, select.POLLIN)
+            stopped = 0
+            for _ in range(ANSWER_SECONDS):
+                if poll.poll(1000):
+                    os._exit(0)
+                stopped = stopped + 1 if is_stopped(state) else 0
+                if stopped == STOPPED_SECONDS:
+                    break
+            other.send(b"K")
+            pidfd_send_signal(handle, _SIGKILL)
+        finally:
+            os._exit(0)
+
+    def met(self) -> bool:
+        """Stop watching. Returns whether the file server has answered in time."""
+        self._end.setblocking(False)
+        try:
+            return not self._end.recv(1)
+        except OSError:  # nothing has been said
+            return True
+        finally:
+            self._end.close()
+
+
+def open_state(pid: int) -> int:
+    """A descriptor of the state of a process, for `is_stopped`; good where there is no /proc later."""
+    return os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def is_stopped(state: int) -> bool:
+    """Whether somebody has stopped the process; False when it has ended."""
+    try:
+        return os.pread(state, 512, 0).rpartition(b") ")[2][:1] in (b"T", b"t")
+    except OSError:
+        return False
+
+
+def silent(name: str) -> BollardError:
+    """What to say where the file server of the image `name` gave no answer in time."""
+    return BollardError(
+        f"{name}: its file server squashfuse on {os.uname().nodename} does not answer, and was ended",
+        "has somebody stopped it? is the filesystem of the image there?",
+    )
 
 
 def last_words(words: int) -> str:

@@ -16,13 +16,24 @@ from _signal import SIG_DFL, SIG_IGN, SIGCHLD, signal
 from errno import ECONNABORTED, EINVAL, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, ENOSYS, ENOTCONN
 
 from bollard.runtime import causes, host_slurm
-from bollard.runtime.container import enroot, entry, fuse, imports, mounts, readahead, record, task_reaper
+from bollard.runtime.container import (
+    enroot,
+    entry,
+    fuse,
+    idle,
+    imports,
+    locales,
+    mounts,
+    readahead,
+    record,
+    task_reaper,
+)
 from bollard.runtime.container.clock import Clock
 from bollard.runtime.container.container import Container
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
 from bollard.runtime.installed import PREFIX, SESSION
-from bollard.runtime.request import plan, site, spec
+from bollard.runtime.request import plan, site, spec, spec_text
 from bollard.runtime.system import identity, linux
 
 TYPE_CHECKING = False
@@ -92,10 +103,18 @@ def enter(
     command   the action, for APPTAINER_COMMAND
     instance  its name, for an instance
     """
+    deadlines: list[fuse.Deadline] = []
     try:
-        return _enter(asked, clock, here, spool, program, command, instance)
-    except OSError as error:
-        raise _explained(asked, error) from error
+        container = _enter(asked, clock, here, spool, program, command, instance, deadlines)
+    except (OSError, BollardError) as error:
+        if not all(deadline.met() for deadline in deadlines):
+            raise fuse.silent(asked.asked) from error
+        if isinstance(error, OSError):
+            raise _explained(asked, error) from error
+        raise
+    if not all(deadline.met() for deadline in deadlines):
+        raise fuse.silent(asked.asked)
+    return container
 
 
 def _explained(asked: Spec, error: OSError) -> BollardError:
@@ -115,31 +134,37 @@ def _explained(asked: Spec, error: OSError) -> BollardError:
 
 
 def _enter(
-    asked: Spec, clock: Clock, here: site.Site, spool: str, program: str, command: bytes, instance: str
-) -> Container:
+    asked: Spec, clock: Clock, here: site.Site, spool: str, program: str, command: bytes, instance: str,
+    deadlines: list[fuse.Deadline],
+) -> Container:  # fmt: skip
     """Decide first, then do: the plan is made before anything is touched. Work that does not need the file server
     runs while the file server starts."""
     signal(SIGCHLD, SIG_DFL)  # until the file servers have answered: why one ended is in its exit status
+    node = os.uname().nodename  # the container may have a name of its own
     linux.new_mount_namespace()  # first, for a directory can be bound only by the namespace it was opened in
     opened, made, own_layers = _open(asked, here, spool)
     clock.mark("image")
     linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
     processes = _unshare(made)
     base, server, words = _mount(asked, opened, made.owned)
+    state = fuse.open_state(server) if server else -1
+    deadlines += [fuse.Deadline(server, state)] if server else []
     clock.mark("fuse")
     imports.complete()  # meanwhile the server starts
     report = mounts.Report()
     files = _write_files(asked)
     accounts = identity.lines(asked.home)
     proc = linux.clone_tree(f"{SESSION}/proc", recursive=False) if processes >= 0 else -1
-    places = mounts.clone_sources(made.mounts, files, SESSION, proc, report)
+    trees = {mount.source: linux.clone_tree(files[mount.source]) for mount in made.mounts if mount.kind == plan.FILE}
+    linux.set_bindable(SESSION, False)  # a bind of /usr holds nothing of the keeper's
+    places = mounts.clone_sources(made.mounts, trees, SESSION, proc, report)
+    linux.set_bindable(SESSION, True)
     clock.mark("sources")
     root = _first_look(asked, base, words, server, opened)
     if server:
         readahead.start(root, program)
     for name, ours in accounts.items():
         _write(files[name], identity.merged(_read_in(root, f"/etc/{name}"), ours))
-    os.close(root)
     clock.mark("server")
     servers = None
     if made.layers:
@@ -158,9 +183,10 @@ def _enter(
             f"{asked.asked}: has no app {asked.app}", f"see `bollard inspect --list-apps {asked.asked}`", 1
         )
     container = Container(
-        spec=asked, site=here, image=opened, plan=made, report=report, server=server, clock=clock, saver=saver,
-        servers=servers, scripts=_scripts(), rc=_enroot_rc(), command=command, instance=instance, ways_in=ways_in,
-        tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
+        node=node, spec=asked, site=here, image=opened, plan=made, report=report, server=server, clock=clock,
+        server_state=state, image_root=root,
+        saver=saver, servers=servers, scripts=_scripts(), rc=_enroot_rc(), locales=_locales(), command=command,
+        instance=instance, ways_in=ways_in, tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
     )  # fmt: skip
     try:
         container.define_environment(_no_shell_here)
@@ -181,6 +207,9 @@ def _open(asked: Spec, here: site.Site, spool: str) -> tuple[Image, plan.Plan, l
         from bollard.runtime.container import layers
 
         own_layers = layers.opened(made.layers, opened.fd)
+        for layer in own_layers:
+            if not layer.overlay.offset:  # those in the image's own file lie where it does
+                site.refuse_overlay(here, layer.fd, layer.overlay.source)
     if asked.workdir and not os.path.isdir(asked.workdir):
         raise BollardError(f"workdir {asked.workdir}: no such directory", "make it, or name another one")
     for path in made.directories:
@@ -320,6 +349,15 @@ def _first_look(asked: Spec, base: str, words: int, server: int, opened: Image) 
     return root
 
 
+def _locales() -> frozenset[bytes] | None:
+    """The locales of the container (locales.available); this process stands in it."""
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return locales.available(root)
+    finally:
+        os.close(root)
+
+
 def _scripts() -> list[tuple[str, bytes]]:
     """The image's environment scripts in the order in which they count; this process stands in the image."""
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -353,15 +391,16 @@ def _enroot_rc() -> bytes:
     return text if enroot.is_layout(text) else b""
 
 
-def serve(container: Container, listener: int, job: int) -> None:
-    """Let tasks in until the end of the step, of the job, or of the last task (see entry.Server.run)."""
+def serve(container: Container, listener: int, job: int, holder: int = entry.ANYONE) -> None:
+    """Let tasks in until the end of the step, of the job, or of the last task (see entry.Server.run). `holder`: who may
+    hold a lifeline."""
     linux.drop_capabilities()
-    watcher = task_reaper.start(job, container.private(listener))
+    watcher = task_reaper.start(job, container.private(listener), container.server, container.server_state)
     container.clock.mark("ready")
-    entry.Server(container, listener, job, watcher).run()
+    entry.Server(container, listener, job, watcher, holder).run()
 
 
-def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
+def main(text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
     """Be a step's keeper. Raises what went wrong; the caller then tells it to every task.
 
     `arguments`: of the plugin's line in plugstack.conf;
@@ -370,19 +409,21 @@ def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job:
     clock = Clock(times[0])
     clock.mark("fork", times[1])
     clock.mark("python")
-    values = spec.pairs(spec_text)
-    if any(name.isupper() for name, _ in values):  # the client was in a container, and could not settle them
+    header, values = spec_text.read(text)
+    if any(name.isupper() or name in ("opts", "env-file") for name, _ in values):  # from a client in a container
         from bollard.runtime.request import forms
 
         values = forms.resolve(values)
     here = site.load(PREFIX)
     asked = spec.make(site.completed(values, here))
-    if asked.fakeroot and os.getuid() != 0:  # privilege.c makes the namespace, and reads no variables
-        raise BollardError("inside a container, no variable can ask for root in another", "use --container-remap-root")
+    if asked.fakeroot and not header.root:  # privilege.c makes the namespace, and reads the header alone
+        raise BollardError("inside a container, --container-opts cannot ask for root", "use --container-remap-root")
+    spec_text.refuse_other(header, asked)
     words = os.fsdecode(arguments)
     spool = site.spool_directory(words, os.uname().nodename.split(".")[0], here)
+    idle.end_oldest(listener, here.idle)
+    holder = entry.USER_IS_ROOT if identity.is_host_root() else entry.ROOT
     container = enter(asked, clock, here, spool, os.fsdecode(program))
     container.by_slurm = True
-    container.record.fd = record.descriptor(words)
-    container.record.write()
-    serve(container, listener, job)
+    container.record.fd, container.record.container = record.descriptor(words)
+    serve(container, listener, job, holder)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from errno import EINVAL
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import plan
 from bollard.runtime.system import linux
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _IS_DIRECTORY = 0o040000
 _IS_LINK = 0o120000
-_FILE_MAX = 1 << 20  # bytes of a file that is copied
+_FILE_MAX = 1 << 20  # bytes of a file that is copied; a larger one is mounted
 # Why a mount with `if_free` is left out: nothing is missing then.
 _TAKEN = "an earlier mount is there"
 
@@ -64,12 +65,12 @@ def _is_directory(fd: int) -> bool:
 
 
 def clone_sources(
-    wanted: tuple[Mount, ...], files: dict[str, str], session: str, proc: int, report: Report
+    wanted: tuple[Mount, ...], files: dict[str, int], session: str, proc: int, report: Report
 ) -> list[Place]:
     """Detach a copy of every source of the host, and make what has none; returns the mounts that can be made.
 
     wanted    those of the plan
-    files     paths of the files that the keeper wrote, by their names
+    files     trees of the files that the keeper writes, by their names
     session   a directory on a tmpfs of ours
     proc      tree of the container's own /proc, -1 where there is none
     report    gets the mounts whose source is missing and that may be left out
@@ -82,12 +83,14 @@ def clone_sources(
             places.append(Place(mount, proc, True))
         elif mount.kind in (plan.TMPFS, plan.DEVPTS, plan.MQUEUE):
             places.append(_own_filesystem(mount, f"{session}/own{len(places)}"))
+        elif mount.kind == plan.FILE:
+            linux.set_mount_flags(files[mount.source], _attributes(mount))
+            places.append(Place(mount, files.pop(mount.source), False))
         else:
-            source = files[mount.source] if mount.kind == plan.FILE else mount.source
             try:
-                tree = _clone(source, mount.shallow)
+                tree = _clone(mount.source, mount.shallow)
             except OSError as error:
-                _leave_out(mount, f"{source}: {error.strerror}", error, report)
+                _leave_out(mount, error, report)
                 continue
             linux.set_mount_flags(tree, _attributes(mount))
             places.append(Place(mount, tree, _is_directory(tree)))
@@ -106,12 +109,13 @@ def _clone(path: str, shallow: bool) -> int:
     return linux.clone_tree(path)
 
 
-def _leave_out(mount: Mount, reason: str, error: OSError, report: Report) -> None:
+def _leave_out(mount: Mount, error: OSError, report: Report) -> None:
     """Go on without a mount whose source cannot be had, or refuse."""
     if mount.if_missing == plan.REFUSE:
-        raise BollardError(
-            f"bind {mount.what()}: {error.strerror}", "does it exist on this node, and may you read it?"
+        raise causes.of(
+            error, f"bind {mount.what()}", mount.source, "does it exist on this node, and may you read it?"
         ) from None
+    reason = f"{mount.source}: {error.strerror}"
     report.left_out.append(f"{mount.target}: {reason}")
     if mount.if_missing == plan.WARN or not linux.is_missing(error):
         report.warnings.append(f"{reason}; the container starts without it")
@@ -132,7 +136,7 @@ def _own_filesystem(mount: Mount, folder: str) -> Place:
     if mount.kind == plan.DEVPTS:
         linux.mount("devpts", folder, "newinstance,ptmxmode=0666,mode=0620", flags)
     elif mount.kind == plan.MQUEUE:
-        linux.mount("mqueue", folder, "", flags | linux.MS_NODEV | linux.MS_NOEXEC)
+        linux.mount("mqueue", folder, "", flags | linux.MS_NODEV)
     else:
         try:
             linux.mount("tmpfs", folder, mount.source, flags | linux.MS_NODEV)
@@ -415,7 +419,7 @@ def _attach(root: int, place: Place, refused: dict[str, str], taken: set[str]) -
     Raises: BollardError where it may not be left out.
     """
     mount = place.mount
-    if mount.copied and not place.directory:
+    if mount.copied and not place.directory and os.fstat(place.tree).st_size <= _FILE_MAX:
         return _copy(root, place)
     try:
         target = linux.open_in_root(root, mount.target, _flags(place))

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the keeper writes down of its container: which image, how many tasks entered, when.
 
-    root     opens RECORDS/JOB.UID.HASH.TIME, a new file that is root's, and hands the keeper its descriptor
-    keeper   writes one line into it, anew at each entry; nobody else has that descriptor
+    root     opens RECORDS/JOB.UID, which is root's, and hands the keeper a descriptor to append with
+    keeper   appends one line when a task has entered; nobody else but the job's other keepers has that descriptor
 
-The line is a spec's text (`spec.text`): name=value parted by spaces. It only grows, so that what is written over
-never leaves a rest behind, and what is there when the keeper is killed is true.
+A line is a spec's text (`spec_text.text`): name=value parted by spaces. The last line of a container counts; the word
+`container` tells the job's containers apart. What is there when the keeper is killed is true. A file in which nothing
+stands is removed by root when the job ends.
 """
 
 from __future__ import annotations
@@ -14,40 +15,48 @@ import os
 import time
 
 from bollard import __version__
-from bollard.runtime.request import spec
+from bollard.runtime import constants
+from bollard.runtime.request import spec_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bollard.runtime.image.image import Image
 
 # spank_plugin/keeper.c makes it.
-RECORDS = "/var/log/bollard"
+RECORDS = constants.RECORDS
 # A job of many steps: the first so many are counted by name, the others together.
 STEPS_MAX = 1000
 OTHERS = "others"
+# Bytes that one container writes at once, how many a second after that, and how large the file of a job may get.
+FREE = 64 << 10
+RATE = 4096
+SIZE_MAX = 1 << 20
 
 
-def descriptor(site: str) -> int:
-    """The number that root has told in the words of the site; -1 for none."""
-    for word in site.split(" "):
-        if word.startswith("record-fd=") and word[10:].isdigit():
-            return int(word[10:])
-    return -1
+def descriptor(site: str) -> tuple[int, str]:
+    """The descriptor, -1 for none, and the container's name in the file, from the words of the site."""
+    words = dict(word.partition("=")[::2] for word in site.split(" "))
+    fd = words.get(constants.RECORD_FD_WORD.rstrip("="), "")
+    return (int(fd) if fd.isdigit() else -1), words.get("record-as", "")
 
 
 class Record:
     """The record of one container."""
 
-    __slots__ = ("_known", "ended", "fd", "first", "last", "made", "steps")
+    __slots__ = ("_known", "_size", "_written", "container", "ended", "fd", "first", "last", "made", "pending", "steps")
 
-    def __init__(self, image: Image, fd: int = -1) -> None:
+    def __init__(self, image: Image, node: str, fd: int = -1) -> None:
         self.fd = fd
+        self.container = ""
+        self.pending = False  # something has changed that is not in the file
+        self._size = 0  # of all lines that were written
+        self._written = 0.0  # when the last one was
         self.made = time.time()
         self.first = self.last = self.ended = 0.0
         self.steps: dict[str, int] = {}  # step: tasks that entered
         self._known = [
             ("bollard", __version__),
-            ("node", os.uname().nodename.split(".")[0]),
+            ("node", node.split(".")[0]),
             ("image", image.path),
             ("id", ".".join(map(str, image.identity))),
             ("digest", image.digest()),
@@ -58,6 +67,8 @@ class Record:
     def values(self) -> list[tuple[str, str]]:
         """All that is known by now."""
         found = list(self._known)
+        if self.container:
+            found.insert(1, ("container", self.container))
         if self.first:
             found += [("first", f"{self.first:.3f}"), ("last", f"{self.last:.3f}")]
         found.append(("tasks", str(sum(self.steps.values()))))
@@ -74,19 +85,29 @@ class Record:
         self.steps[step] = self.steps.get(step, 0) + 1
         self.last = time.time()
         self.first = self.first or self.last
+        self.pending = True
         self.write()
 
     def end(self) -> None:
         """The container ends as it should."""
         self.ended = time.time()
-        self.write()
+        if self.first:
+            self.write(last=True)
 
-    def write(self) -> None:
-        if self.fd >= 0:
-            try:
-                os.pwrite(self.fd, spec.text(self.values()) + b"\n", 0)
-            except OSError:
-                pass  # a full disk of the node's takes no container away
+    def write(self, last: bool = False) -> None:
+        """Append what is known now; later, unless it is the `last` line, where much was written lately."""
+        now = time.monotonic()
+        if self.fd < 0 or (not last and now - self._written < (self._size - FREE) / RATE):
+            return
+        line = spec_text.text(self.values()) + b"\n"
+        try:
+            if last or os.fstat(self.fd).st_size + len(line) <= SIZE_MAX:
+                os.write(self.fd, line)
+        except OSError:
+            pass  # a full disk of the node's takes no container away
+        self._size += len(line)
+        self._written = now
+        self.pending = False
 
 
 def step_of(environment: list[bytes]) -> str:

@@ -12,6 +12,7 @@ import select
 from _signal import pidfd_send_signal
 from sys import byteorder
 
+from bollard.runtime.container import fuse
 from bollard.runtime.system import linux
 
 TYPE_CHECKING = False
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _SIGKILL = 9
+# In the place of a process id: the keeper ends as it should; it waits for the file server; it has got its answer.
 _FAREWELL = b"\0\0\0\0"
+_WAITING = b"\xff\xff\xff\xff"
+_ANSWERED = b"\xfe\xff\xff\xff" if byteorder == "little" else b"\xff\xff\xff\xfe"
+# How long the keeper waits: until the task is told, and until the file server is ended. A file server whose image is on
+# a shared filesystem may wait for that; one that somebody has stopped never answers.
+_TOLD_SECONDS, _SILENT_SECONDS = 20, 300
 
 
 def task_handle(pid: int) -> int:
@@ -89,6 +96,20 @@ class Guard:
         """Add an admitted task."""
         os.write(self.pipe, task.to_bytes(4, byteorder))
 
+    def waiting(self) -> None:
+        """The keeper asks the file server something: it is ended if it does not answer."""
+        self._say(_WAITING)
+
+    def answered(self) -> None:
+        """The file server has answered."""
+        self._say(_ANSWERED)
+
+    def _say(self, word: bytes) -> None:
+        try:
+            os.write(self.pipe, word)
+        except OSError:
+            pass  # somebody has killed the guard; `watch` starts another
+
     def dismiss(self) -> None:
         """The keeper ends as it should, or has a new guard."""
         try:
@@ -98,13 +119,17 @@ class Guard:
         os.close(self.pipe)
 
 
-def start(leash: int, close: Iterable[int]) -> Guard:
+def start(leash: int, close: Iterable[int], server: int = 0, state: int = -1) -> Guard:
     """Fork the guard, which closes the descriptors `close` of the keeper's. `leash` is the job's socket (or -1):
-    with a byte sent through it root can end this process when the job has ended, as it can the keeper."""
+    with a byte sent through it root can end this process when the job has ended, as it can the keeper. `server` is the
+    process id of the file server, `state` a descriptor of its state (`fuse.open_state`)."""
     reader, writer = os.pipe()
+    handle = task_handle(server) if server else -1
     pid = os.fork()
     if pid:
         os.close(reader)
+        if handle >= 0:
+            os.close(handle)
         return Guard(pid, writer)
     try:
         linux.name_process("bollard-guard")
@@ -115,18 +140,36 @@ def start(leash: int, close: Iterable[int]) -> Guard:
             os.write(leash, b"K")
         except OSError:
             pass  # no socket there, but a program's pidfd, or nothing
-        _watch(reader)
+        _watch(reader, handle, state)
     finally:
         os._exit(0)
 
 
-def _watch(reader: int) -> None:
+def _judge(waited: int, stopped: int, tasks: dict[int, int], server: int) -> None:
+    """The keeper has waited so many seconds for the file server, of which that was stopped for so many."""
+    if stopped == fuse.STOPPED_SECONDS or waited == _SILENT_SECONDS:
+        try:
+            pidfd_send_signal(server, _SIGKILL)
+        except OSError:
+            pass  # it has ended by itself
+    elif waited == _TOLD_SECONDS and tasks:
+        line = f"bollard: the container's file server on {os.uname().nodename} does not answer; still waiting\n"
+        _tell(list(tasks.values())[-1], line.encode())
+
+
+def _watch(reader: int, server: int, state: int) -> None:
     """Until the farewell; ends the tasks if there is none."""
     tasks: dict[int, int] = {}  # pidfd: pid
+    waited = -1  # seconds that the keeper has waited for the file server; -1: it does not
+    stopped = 0
     poll = select.poll()
     poll.register(reader, select.POLLIN)
     while True:
-        for fd, _ in poll.poll():
+        found = poll.poll(-1 if waited < 0 else 1000)
+        if not found:
+            waited, stopped = waited + 1, stopped + 1 if fuse.is_stopped(state) else 0
+            _judge(waited, stopped, tasks, server)
+        for fd, _ in found:
             if fd != reader:
                 poll.unregister(fd)
                 os.close(fd)
@@ -135,6 +178,9 @@ def _watch(reader: int) -> None:
             message = os.read(reader, 4)  # writes of 4 bytes to a pipe are atomic
             if message == _FAREWELL:
                 return
+            if message in (_WAITING, _ANSWERED):
+                waited, stopped = 0 if message == _WAITING and server >= 0 else -1, 0
+                continue
             if not message:
                 reason = f"the container's keeper on {os.uname().nodename} was killed; the task is ended too"
                 end_tasks([(pid, handle) for handle, pid in tasks.items()], reason)

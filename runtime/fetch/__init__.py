@@ -4,7 +4,6 @@
 reference.py: parses names such as docker://NAME.
 registry.py: registries, by skopeo.
 library.py: the protocol of library://.
-policy.py: the host's policy.json, for skopeo.
 web.py: files of web servers.
 sources.py: brings layers or files here, through the cache.
 policy.py: the host's policy of which images may be fetched.

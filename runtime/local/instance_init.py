@@ -121,7 +121,7 @@ def _lifeline(address: str) -> socket:
     lifeline = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     lifeline.settimeout(instance.ANSWER_SECONDS)
     lifeline.connect("\0" + address)
-    lifeline.sendall(wire.LIFELINE)
+    lifeline.sendall(wire.LIFELINE + bytes(4))  # no working directory
     if lifeline.recv(1) != wire.OK:
         raise BollardError("the container's keeper ended before the instance was ready", "was it killed?")
     return lifeline

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The containers that run on this node: finding their keepers, asking them, going in.
 
-A keeper listens on the abstract address bollard/UID/JOB/HASH, and answers its own user alone (`entry.Server.state`).
+A keeper listens at the path JOBS/JOB/HASH, a socket of its user's in a folder of root's (`entry.Server.state`).
 """
 
 from __future__ import annotations
 
 import os
-from _socket import AF_UNIX, SOCK_STREAM, socket
+import select
+import stat
+import sys
+import time
+from _socket import AF_UNIX, SOCK_NONBLOCK, SOCK_STREAM, socket
 
 from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.installed import LAUNCHER
-from bollard.runtime.request import spec
+from bollard.runtime.request import spec_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,11 +36,10 @@ class Container:
 
     __slots__ = ("address", "entered", "job", "keeper", "made", "there", "told", "uid")
 
-    def __init__(self, address: str, told: dict[str, str]) -> None:
+    def __init__(self, address: str, uid: int, told: dict[str, str]) -> None:
         self.address = address
-        _, uid, job, _ = address.split("/")
-        self.uid = int(uid)
-        self.job = int(job)
+        self.uid = uid
+        self.job = int(address.split("/")[-2])
         self.there = [
             (int(pid), step) for pid, _, step in (x.partition(":") for x in told.pop("there", "").split(",")) if pid
         ]
@@ -66,65 +69,124 @@ class Container:
         }
 
 
-def addresses() -> Iterator[str]:
-    """Of all keepers on this node, whose ever they are."""
-    found = set()
-    with open("/proc/net/unix", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            words = line.split()
-            # Connections carry the listener's name too; flag 0x10000 is the listener's own.
-            if len(words) == 8 and words[7].startswith("@bollard/") and int(words[3], 16) & 0x10000:
-                parts = words[7][1:].split("/")
-                # Anybody may bind any name; a digit that is not ASCII is none to int().
-                if len(parts) == 4 and words[7].isascii() and parts[1].isdigit() and parts[2].isdigit():
-                    found.add(words[7][1:])
-    yield from sorted(found, key=lambda name: (int(name.split("/")[2]), name))
-
-
-def containers(job: int = 0) -> list[Container]:
-    """This user's, or for root everybody's; those of one job."""
-    mine = os.geteuid()
-    found = []
-    for address in addresses():
-        _, uid, number, _ = address.split("/")
-        if (mine in (0, int(uid))) and job in (0, int(number)):
-            told = ask(address, int(uid))
+def addresses(job: int = 0, jobs: str = wire.JOBS) -> Iterator[tuple[str, int]]:
+    """(path, uid) of the sockets of all keepers on this node, or of those of one job, whose ever they are."""
+    for folder in [str(job)] if job else sorted((name for name in _names(jobs) if name.isdigit()), key=int):
+        for name in sorted(_names(f"{jobs}/{folder}")):
             try:
-                found += [Container(address, told)] if told else []
+                info = os.lstat(f"{jobs}/{folder}/{name}")
+            except OSError:
+                continue  # it has ended meanwhile
+            if stat.S_ISSOCK(info.st_mode) and not name.startswith("job"):
+                yield f"{jobs}/{folder}/{name}", info.st_uid
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []  # there is no job
+
+
+def containers(job: int = 0) -> tuple[list[Container], list[str]]:
+    """This user's containers, or for root everybody's, those of one job; and the sockets whose listeners gave no
+    answer in time."""
+    mine = os.geteuid()
+    asked = [(address, uid) for address, uid in addresses(job) if mine in (0, uid)]
+    answers, mute = ask(asked)
+    found = []
+    for address, uid in asked:
+        if address in answers:
+            try:
+                found.append(Container(address, uid, answers[address]))
             except ValueError:
                 continue  # a process of that user's that only plays a keeper
-    return found
+    return found, mute
 
 
-def ask(address: str, uid: int) -> dict[str, str]:
-    """What the keeper at `address` says of itself; empty when there is none of that user's."""
-    peer = socket(AF_UNIX, SOCK_STREAM)
-    peer.settimeout(_SECONDS)
-    root = os.geteuid() == 0 and uid != 0
-    try:
-        if root:
-            os.seteuid(uid)  # a keeper lets in its own user alone
+def ask(asked: list[tuple[str, int]], seconds: float = _SECONDS) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """What each keeper, (path of its socket, uid), says of itself; and the paths whose listeners were mute.
+
+    All are asked at once and have `seconds` together: users can listen there themselves, and never answer.
+    """
+    end = time.monotonic() + seconds
+    waiting: dict[int, tuple[str, socket, bytearray]] = {}
+    answers: dict[str, dict[str, str]] = {}
+    mute, poll = [], select.poll()
+    for address, uid in asked:
         try:
-            peer.connect(b"\0" + address.encode())
-        finally:
-            if root:
-                os.seteuid(0)
-        if wire.credentials(peer)[1] not in (0, uid):  # anybody may bind such an address
-            return {}
-        peer.sendall(wire.QUESTION)
-        if wire.receive(peer, 1) != wire.OK:
-            return {}
-        return dict(spec.pairs(wire.receive_frame(peer, _ANSWER_MAX).rstrip(b"\0")))
-    except (OSError, ValueError, BollardError):
-        return {}
-    finally:
+            peer = _connected(address, uid)
+        except BlockingIOError:  # its queue is full: nobody accepts
+            mute.append(address)
+            continue
+        except OSError:
+            continue  # it has ended, or is no keeper of that user's
+        waiting[peer.fileno()] = (address, peer, bytearray())
+        poll.register(peer.fileno(), select.POLLIN)
+    while waiting and time.monotonic() < end:
+        for fd, _ in poll.poll(max(0.0, end - time.monotonic()) * 1000):
+            address, peer, data = waiting[fd]
+            try:
+                part = peer.recv(1 << 16)
+            except OSError:
+                part = b""
+            data += part
+            if part and not _is_whole(data):
+                continue
+            answers.update(_answer(address, bytes(data)))
+            poll.unregister(fd)
+            peer.close()
+            del waiting[fd]
+    for address, peer, _ in waiting.values():
+        mute.append(address)
         peer.close()
+    return answers, sorted(mute)
+
+
+def _connected(address: str, uid: int) -> socket:
+    """A connection with the question sent. A link in the place of the socket is not followed, and the listener is that
+    user's or root's."""
+    fd = os.open(address, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISSOCK(info.st_mode) or info.st_uid != uid:
+            raise PermissionError(address)
+        peer = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK)
+        try:
+            peer.connect(f"/proc/self/fd/{fd}")
+            if wire.credentials(peer)[1] not in (0, uid):
+                raise PermissionError(address)
+            peer.send(wire.QUESTION)
+        except OSError:
+            peer.close()
+            raise
+    finally:
+        os.close(fd)
+    return peer
+
+
+def _is_whole(data: bytearray) -> bool:
+    """Whether `data` is an answer to its end, or none of a keeper."""
+    if data[:1] != wire.OK:
+        return True
+    size = int.from_bytes(data[1:5], sys.byteorder)
+    return len(data) >= 5 and (len(data) >= 5 + size or size > _ANSWER_MAX)
+
+
+def _answer(address: str, data: bytes) -> dict[str, dict[str, str]]:
+    """{address: what the keeper said}; empty where that is no answer."""
+    size = int.from_bytes(data[1:5], sys.byteorder)
+    if data[:1] != wire.OK or len(data) < 5 or size > _ANSWER_MAX or len(data) < 5 + size:
+        return {}
+    try:
+        return {address: dict(spec_text.pairs(data[5 : 5 + size].rstrip(b"\0")))}
+    except (ValueError, BollardError):
+        return {}
 
 
 def lines(found: list[Container]) -> list[str]:
     """A table for people."""
     import pwd
-    import time
 
     rows = [("JOB", "STEPS", "USER", "KEEPER", "TASKS", "SINCE", "IMAGE")]
     for item in found:
@@ -152,7 +214,7 @@ def attach(name: str, command: list[str]) -> NoReturn:
     """Become `command`, or a shell, in a running container of the job `name`, as one more task of the job."""
     job, step = parse(name)
     here = os.uname().nodename.split(".")[0]
-    chosen = _choose(name, here, [item for item in containers(job) if item.uid == os.geteuid()], step)
+    chosen = _choose(name, here, [item for item in containers(job)[0] if item.uid == os.geteuid()], step)
     if not _within(job):
         _through_srun(job, name, here, command)
     environ = {key: value for key, value in os.environ.items() if not key.startswith(wire.OWN)}

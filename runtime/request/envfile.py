@@ -12,7 +12,7 @@ import os
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import spec
 from bollard.runtime.shell import interpreter
-from bollard.runtime.shell.syntax import Unsupported
+from bollard.runtime.shell.words import Unsupported
 
 _SIZE_MAX = 1 << 20
 _NOT_SET = frozenset((b"EUID", b"GID", b"HOME", b"IFS", b"OPTIND", b"PWD", b"UID"))
@@ -35,8 +35,14 @@ def pairs(paths: list[str]) -> list[tuple[str, str]]:
     commas between."""
     found: dict[bytes, bytes] = {}
     for path in [part for value in paths for part in value.split(",") if part]:
-        found.update(assigned(path, _read(path), dict(os.environb)))
+        found.update(assigned(path, _read(path), {**os.environb, **_own()}))
     return [("env", spec.one_assignment(os.fsdecode(name + b"=" + value))) for name, value in found.items()]
+
+
+def _own() -> dict[bytes, bytes]:
+    """Variables that a shell has of its own."""
+    uid, gid = b"%d" % os.getuid(), b"%d" % os.getgid()
+    return {b"UID": uid, b"EUID": uid, b"GID": gid}
 
 
 def assigned(path: str, text: bytes, environ: dict[bytes, bytes]) -> dict[bytes, bytes]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Union
 
 from bollard.mpi import wireup
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import site, spec
+from bollard.runtime.request import site, spec, spec_text
 
 PATH = "/etc/bollard/bollard.yaml"
 # Far above what a person writes; YAML of a few bytes can stand for much more.
@@ -35,8 +35,10 @@ class Key(NamedTuple):
     example: str
 
 
-SWITCH, DIRECTORY, DIRECTORIES, BINDS, VARIABLES = (
+SWITCH, NUMBER, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES = (
     "yes or no",
+    "number from 1 to 1000",
+    "bytes, or a number with K, M, G or T",
     "directory",
     "list of directories",
     "list of SRC[:DST[:ro|rw]]",
@@ -56,6 +58,13 @@ TABLE: tuple[Key, ...] = (
     Key("writable", SWITCH, False, "whether a program may write to its container when a user says nothing", "yes"),
     Key("mpirun", SWITCH, True, "whether mpirun and mpiexec of an image start their ranks by srun", "no"),
     Key(
+        "idle-containers",
+        NUMBER,
+        str(site.IDLE_CONTAINERS),
+        "how many containers of a job stay on a node for its next steps; the longest idle ends first",
+        "2",
+    ),
+    Key(
         "spool",
         DIRECTORY,
         "",
@@ -67,7 +76,7 @@ TABLE: tuple[Key, ...] = (
         "images-allowed",
         DIRECTORIES,
         (),
-        "images must lie in one of them; without it, anywhere",
+        "images and overlays must lie in one of them; without it, anywhere",
         "[/apps/images]",
     ),
     Key(
@@ -77,7 +86,15 @@ TABLE: tuple[Key, ...] = (
         "whether `--container=NAME:TAG` means `docker://NAME:TAG` where there is no such file, as under pyxis",
         "yes",
     ),
-    Key("images-forbidden", DIRECTORIES, (), "no image may lie in one of them", "[/tmp, /dev/shm]"),
+    Key("images-forbidden", DIRECTORIES, (), "no image and no overlay may lie in one of them", "[/tmp, /dev/shm]"),
+    Key(
+        "layer-max",
+        SIZE,
+        "",
+        "how much one layer of an image, or one archive, may unpack to where a user builds or fetches on this machine; "
+        "without it, as much as finds room",
+        "200G",
+    ),
     Key(
         "environment",
         VARIABLES,
@@ -118,7 +135,9 @@ def reference() -> str:
     """The table of the keys for docs/admins.md."""
     rows = ["| key | value | default | |", "|---|---|---|---|"]
     for key in TABLE:
-        default = {True: "yes", False: "no"}.get(key.default, "none") if isinstance(key.default, bool) else "none"
+        default = {True: "yes", False: "no", str(site.IDLE_CONTAINERS): str(site.IDLE_CONTAINERS)}.get(
+            key.default if isinstance(key.default, (bool, str)) else "", "none"
+        )
         rows.append(f"| `{key.name}` | {key.kind.replace('|', chr(92) + '|')} | {default} | {key.help} |")
     return "\n".join(rows)
 
@@ -153,14 +172,15 @@ def _data(path: str) -> bytes | None:
 
 def compiled(settings: Settings, prefix: str) -> bytes:
     """The text for `site.parse`."""
-    lines = ["# Compiled by `bollard site configure`; what is changed here is lost.", f"prefix={spec.quote(prefix)}"]
+    lines = ["# Compiled by `bollard site configure`; what is changed here is lost."]
+    lines.append(f"prefix={spec_text.quote(prefix)}")
     if settings.digest:
         lines.append(f"digest={settings.digest}")
     for name, value in settings.values.items():
         if isinstance(value, bool):
             lines.append(f"{name}={int(value)}")
         else:
-            lines += [f"{name}={spec.quote(item)}" for item in ((value,) if isinstance(value, str) else value)]
+            lines += [f"{name}={spec_text.quote(item)}" for item in ((value,) if isinstance(value, str) else value)]
     data = ("\n".join(lines) + "\n").encode("ascii")
     site.parse(data)
     return data
@@ -208,7 +228,7 @@ def read(data: bytes) -> tuple[dict[str, Value], list[Mistake]]:
         found = list(_READERS[known[name].kind](name, node))
         mistakes += [item for item in found if isinstance(item, Mistake)]
         items = tuple(item for item in found if not isinstance(item, Mistake))
-        if known[name].kind in (SWITCH, DIRECTORY):
+        if known[name].kind in (SWITCH, NUMBER, SIZE, DIRECTORY):
             values.update((name, item) for item in items)
         elif items:
             values[name] = tuple(str(item) for item in items)
@@ -236,6 +256,23 @@ def _switch(name: str, node: Any) -> Iterator[bool | Mistake]:
         yield node.value.lower() in ("yes", "true", "on")
     else:
         yield Mistake(_line(node), f"{name}: {_kind(node)} is neither yes nor no", f"write `{name}: yes` or no")
+
+
+def _size(name: str, node: Any) -> Iterator[str | Mistake]:
+    text = node.value if node.id == "scalar" else ""
+    found = re.fullmatch("([1-9][0-9]{0,14})([KMGT]?)", text)
+    if found:
+        yield str(int(found[1]) << 10 * " KMGT".index(found[2] or " "))
+    else:
+        yield Mistake(_line(node), f"{name}: {_kind(node)} is no size", f"write `{name}: 200G`, or a number of bytes")
+
+
+def _number(name: str, node: Any) -> Iterator[str | Mistake]:
+    text = str(node.value) if node.id == "scalar" else ""
+    if text.isascii() and text.isdigit() and 1 <= int(text) <= 1000:
+        yield str(int(text))
+    else:
+        yield Mistake(_line(node), f"{name}: {_kind(node)} is no {NUMBER}", f"write `{name}: {site.IDLE_CONTAINERS}`")
 
 
 def _directory(name: str, node: Any) -> Iterator[str | Mistake]:
@@ -324,6 +361,8 @@ def _is_wiring(name: str) -> bool:
 
 _READERS: dict[str, Any] = {
     SWITCH: _switch,
+    NUMBER: _number,
+    SIZE: _size,
     DIRECTORY: _directory,
     DIRECTORIES: _directories,
     BINDS: _binds,

@@ -2,22 +2,33 @@
 """Evaluate the scripts that set an image's environment, without a shell.
 
 Nearly all of them are a few assignments, and starting a shell through FUSE costs more than all else a container
-does to its environment. This is the part of POSIX sh that they use: assignments, `export`, `unset`, quotes,
-`$A` `${A}` `${A:-w}` `${A-w}` `${A:+w}` `${A+w}` `${A:=w}` `${A=w}`, `if`, `&&`, `||`, `!`, `{ }`, `[ ]` and
-`test` on strings, `:`, `true`, `false`, `echo` (whose text goes nowhere). The result is what dash gives;
-everything else, and whatever shells disagree on, is `Unsupported`: never a guess.
+does to its environment. This is the part of bash that they use and that needs no file and no process: assignments,
+`+=`, `export`, `unset`, `local`, quotes, `$A` `${A}` `${A:-w}` `${A:+w}` `${A:=w}` `${#A}` `${A#p}` `${A%%p}`
+`${A/p/w}`, `if`, `case`, `for`, `while`, functions, `&&`, `||`, `!`, `{ }`, `[[ ]]`, `[ ]` and `test` on strings,
+`eval`, `:`, `true`, `false`, `echo`. The result is what bash gives; everything else, and whatever shells disagree on,
+is `Unsupported`: never a guess. Steps and bytes are bounded, for a script is written by whoever made the image.
 """
 
 from __future__ import annotations
 
-from bollard.runtime.shell.syntax import Unsupported, is_name, quoted, script, split_assignment
+from bollard.runtime.shell import patterns
+from bollard.runtime.shell.syntax import script
+from bollard.runtime.shell.words import Unsupported, is_name, quoted, split_assignment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bollard.runtime.shell.syntax import Command, Word
+    from collections.abc import Iterator
+
+    from bollard.runtime.shell.syntax import Command
+    from bollard.runtime.shell.words import Word
 
 # The kernel's limit for one string of the environment (MAX_ARG_STRLEN).
 VALUE_MAX = 128 * 1024
+# Of all variables together, in bytes; and of one script, in commands, bytes of expanded words and steps of matching.
+TOTAL_MAX = 4 << 20
+STEPS_MAX = 200_000
+_BYTES_PER_STEP = 512
+_CALLS_MAX = 20
 
 _SPLITS = b" \t\n*?[\\"
 
@@ -29,15 +40,46 @@ _OWN_VALUE = frozenset(
     )
 )  # fmt: skip
 _NOT_ASSIGNED = _OWN_VALUE - {b"HOSTNAME", b"HOSTTYPE", b"MACHTYPE", b"OSTYPE", b"PS2", b"PS4", b"MAILCHECK"}
+_BUILTINS = frozenset(
+    (b":", b"[", b"echo", b"eval", b"export", b"false", b"local", b"return", b"test", b"true", b"unset", b"break",
+     b"continue", b"shift")
+)  # fmt: skip
+_COMPARED = {"-eq": (0,), "-ne": (-1, 1), "-lt": (-1,), "-le": (-1, 0), "-gt": (1,), "-ge": (0, 1)}
 
 
-def evaluate(text: bytes, values: dict[bytes, bytes], exported: set[bytes]) -> None:
-    """Run a script: change the shell variables `values` and the set of names it exported.
+class _Leave(Exception):
+    """break, continue or return, by its name."""
+
+    def __init__(self, kind: bytes, status: bool = True) -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.status = status
+
+
+def evaluate(
+    text: bytes, values: dict[bytes, bytes], exported: set[bytes], budget: patterns.Budget | None = None
+) -> bool:
+    """Run a script: change the shell variables `values` and the set of names it exported. Whether it printed nothing.
+    Scripts that share a `budget` share its bounds.
 
     Raises `Unsupported`, with nothing changed when the script cannot be read, and with the changes up to the
     statement in question when that only shows on the way.
     """
-    _Shell(values, exported).run(script(text))
+    shell = _Shell(values, exported, budget)
+    commands = script(text)
+    try:
+        shell.run(commands)
+    except _Leave as error:
+        if error.kind != b"return":
+            raise Unsupported(error.kind.decode()) from None
+    except RecursionError:
+        raise Unsupported("deep nesting") from None
+    return shell.silent
+
+
+def new_budget() -> patterns.Budget:
+    """The bounds of one evaluation."""
+    return patterns.Budget(STEPS_MAX, VALUE_MAX)
 
 
 def expand(text: bytes, values: dict[bytes, bytes]) -> bytes:
@@ -48,18 +90,28 @@ def expand(text: bytes, values: dict[bytes, bytes]) -> bytes:
 class _Shell:
     """Runs commands on variables."""
 
-    def __init__(self, values: dict[bytes, bytes], exported: set[bytes]) -> None:
+    def __init__(self, values: dict[bytes, bytes], exported: set[bytes], budget: patterns.Budget | None = None) -> None:
         self.values = values
         self.exported = exported
+        self.functions: dict[bytes, list[Command]] = {}
+        self.locals: list[dict[bytes, bytes | None]] = []  # of each call: what the names had before
+        self.words: list[bytes] | None = None  # $1, $2, ... of the function that runs
+        self.loops = 0
+        self.calls = 0
+        self.budget = budget or new_budget()
+        self.total = sum(map(len, values.values()))
+        self.last = True
+        self.silent = True
 
     def run(self, commands: list[Command]) -> bool:
         """Whether the last command succeeded."""
         status = True
         for command in commands:
-            status = self._one(command)
+            status = self.last = self._one(command)
         return status
 
     def _one(self, command: Command) -> bool:
+        self.budget.spend(1)
         kind = command[0]
         if kind == "simple":
             return self._simple(command[1], command[2])
@@ -72,8 +124,83 @@ class _Shell:
             return self.run(command[1])
         if kind == "not":
             return not self._one(command[1])
+        if kind == "case":
+            return self._case(command[1], command[2])
+        if kind == "for":
+            return self._loop(self._each(command[1], command[2]), command[3])
+        if kind == "while":
+            return self._loop(self._while(command[1], command[3]), command[2])
+        if kind == "test":
+            return self._tested(command[1])
+        if kind == "function":
+            if command[1] in _BUILTINS:
+                raise Unsupported(f"a function {command[1].decode()}")
+            self.functions[command[1]] = command[2]
+            return True
         first = self._one(command[1])
         return self._one(command[2]) if first == (kind == "and") else first
+
+    def _case(self, subject: Word, branches: list[tuple[list[Word], list[Command]]]) -> bool:
+        text = self.flat(self._no_tilde(subject))
+        for words, body in branches:
+            for word in words:
+                if patterns.matches(self._pattern(word), text, self.budget):
+                    return self.run(body)
+        return True
+
+    def _loop(self, rounds: Iterator[None], body: list[Command]) -> bool:
+        status = True
+        self.loops += 1
+        for _ in rounds:
+            self.budget.spend(1)
+            try:
+                status = self.run(body)
+            except _Leave as error:
+                if error.kind == b"break":
+                    status = True
+                    break
+                if error.kind != b"continue":
+                    raise
+                status = True
+        self.loops -= 1
+        return status
+
+    def _each(self, name: bytes, words: list[Word] | None) -> Iterator[None]:
+        if words is None:
+            fields = list(self._positional())
+        else:
+            fields = [field for word in words for field in self._fields(word)]
+        for field in fields:
+            self._assign(name, field)
+            yield
+
+    def _while(self, condition: list[Command], sought: bool) -> Iterator[None]:
+        while True:
+            try:
+                if self.run(condition) != sought:
+                    return
+            except _Leave:
+                raise Unsupported("break in a condition") from None
+            yield
+
+    def _tested(self, test: Command) -> bool:
+        """One test of [[ ]]."""
+        kind: str = test[0]
+        if kind == "not":
+            return not self._tested(test[1])
+        if kind in ("and", "or"):
+            return self._tested(test[2]) if self._tested(test[1]) == (kind == "and") else kind == "or"
+        left = self.flat(self._no_tilde(test[1]))
+        if kind == "-v":
+            if not is_name(left) or left in _OWN_VALUE:
+                raise Unsupported("[[ -v")
+            return left in self.values
+        if kind in ("-n", "-z"):
+            return (left == b"") == (kind == "-z")
+        if kind in _COMPARED:
+            one, other = _number(left), _number(self.flat(test[2]))
+            return ((one > other) - (one < other)) in _COMPARED[kind]
+        return patterns.matches(self._pattern(test[2]), left, self.budget) == (kind != "!=")
 
     def _simple(self, assignments: list[tuple[bytes, Word]], words: list[Word]) -> bool:
         for name, value in assignments:
@@ -84,24 +211,107 @@ class _Shell:
         name = first[0][1] if len(first) == 1 and len(first[0]) == 2 and not first[0][0] else b""
         if name == b"export":
             self._export(words[1:])
-        elif name == b"unset":
-            self._unset([field for word in words[1:] for field in self._fields(word)])
-        elif name in (b"test", b"["):
-            return self._test(name, [field for word in words[1:] for field in self._fields(word)])
-        elif name in (b":", b"true", b"false", b"echo"):
-            for word in words[1:]:
-                self.flat(word)
-            return name != b"false"
+        elif name == b"local":
+            self._local(words[1:])
+        elif name in self.functions:
+            return self._call(self.functions[name], [field for word in words[1:] for field in self._fields(word)])
+        elif name in _BUILTINS:
+            return self._builtin(name, words[1:])
         else:
             raise Unsupported(name.decode("utf-8", "replace") or "a command")
         return True
+
+    def _builtin(self, name: bytes, words: list[Word]) -> bool:
+        if name in (b":", b"true", b"false"):
+            for word in words:
+                self.flat(word)
+            return name != b"false"
+        if name == b"echo":
+            for word in words:
+                self.flat(word)
+            self.silent = False
+            return True
+        fields = [field for word in words for field in self._fields(word)]
+        if name in (b"test", b"["):
+            return self._test(name, fields)
+        if name == b"unset":
+            self._unset(fields)
+        elif name == b"eval":
+            return self._eval(b" ".join(fields))
+        elif name == b"shift":
+            if not self.locals or self.words is None or fields or not self.words:
+                raise Unsupported("shift")
+            del self.words[0]
+        elif name == b"return":
+            if len(fields) > 1 or (fields and not fields[0].isdigit()):
+                raise Unsupported("return")
+            raise _Leave(name, int(fields[0]) % 256 == 0 if fields else self.last)
+        else:
+            if fields or not self.loops:
+                raise Unsupported(name.decode())
+            raise _Leave(name)
+        return True
+
+    def _eval(self, text: bytes) -> bool:
+        if self.calls >= _CALLS_MAX:
+            raise Unsupported("deep nesting")
+        self.calls += 1
+        self.budget.spend(len(text) // _BYTES_PER_STEP)
+        status = self.run(script(text))
+        self.calls -= 1
+        return status
+
+    def _call(self, body: list[Command], fields: list[bytes]) -> bool:
+        """A function of the script."""
+        if self.calls >= _CALLS_MAX:
+            raise Unsupported("deep nesting")
+        outer = self.words, self.loops, self.calls
+        self.calls += 1
+        self.words, self.loops = fields, 0
+        self.locals.append({})
+        try:
+            return self.run(body)
+        except _Leave as error:
+            if error.kind != b"return":
+                raise
+            return error.status
+        finally:
+            self.words, self.loops, self.calls = outer
+            for name, before in self.locals.pop().items():
+                self._forget(name)
+                if before is not None:
+                    self._assign(name, before)
+
+    def _local(self, words: list[Word]) -> None:
+        if self.words is None:
+            raise Unsupported("local outside a function")
+        pairs = [(split[0], self._value(split[1])) if split else (self.flat(word), None)
+                 for word in words for split in [split_assignment(word)]]  # fmt: skip
+        for name, value in pairs:
+            if not is_name(name) or name in _OWN_VALUE or name in self.exported:
+                raise Unsupported(f"local {name.decode('utf-8', 'replace')}")
+            self.locals[-1].setdefault(name, self.values.get(name))
+            self._forget(name)
+            if value is not None:
+                self._assign(name, value)
+
+    def _positional(self) -> list[bytes]:
+        if self.words is None:
+            raise Unsupported("$1 outside a function")
+        return self.words
 
     def _assign(self, name: bytes, value: bytes) -> None:
         if name in _NOT_ASSIGNED:
             raise Unsupported(f"{name.decode()}=")
         if len(value) > VALUE_MAX:
             raise Unsupported("a very long value")
+        self.total += len(name) + len(value) - len(self.values.get(name, b""))
+        if self.total > TOTAL_MAX:
+            raise Unsupported("very many values")
         self.values[name] = value
+
+    def _forget(self, name: bytes) -> None:
+        self.total -= len(self.values.pop(name, b""))
 
     def _export(self, words: list[Word]) -> None:
         pairs: list[tuple[bytes, bytes | None]] = []
@@ -115,20 +325,25 @@ class _Shell:
             name, equals, value = self.flat(word).partition(b"=")
             pairs.append((name, value if equals else None))
         for name, given in pairs:
-            if not is_name(name) or name in _NOT_ASSIGNED:
+            if not is_name(name) or name in _NOT_ASSIGNED or any(name in before for before in self.locals):
                 raise Unsupported(f"export {name.decode('utf-8', 'replace')}")
             if given is not None:
                 self._assign(name, given)
             self.exported.add(name)
 
     def _unset(self, names: list[bytes]) -> None:
+        if names[:1] == [b"-f"]:
+            for name in names[1:]:
+                self.functions.pop(name, None)
+            return
         if names[:1] == [b"-v"]:
             del names[0]
         for name in names:
-            # dash keeps the export mark of the two that it has from the start
-            if not is_name(name) or name in _NOT_ASSIGNED or name in (b"PATH", b"PS1"):
+            # dash keeps the export mark of the two that it has from the start; of a function bash unsets that
+            own = name in _NOT_ASSIGNED or name in (b"PATH", b"PS1") or name in self.functions
+            if not is_name(name) or own or self.locals:
                 raise Unsupported(f"unset {name.decode('utf-8', 'replace')}")
-            self.values.pop(name, None)
+            self._forget(name)
             self.exported.discard(name)
 
     def _test(self, name: bytes, args: list[bytes]) -> bool:
@@ -139,8 +354,11 @@ class _Shell:
             args = args[:-1]
         if len(args) <= 1:
             return bool(args and args[0])
-        if len(args) == 3 and args[1] in (b"=", b"!="):
-            return (args[0] == args[2]) == (args[1] == b"=")
+        if len(args) == 3 and args[1] in (b"=", b"==", b"!="):
+            return (args[0] == args[2]) == (args[1] != b"!=")
+        if len(args) == 3 and (ways := _COMPARED.get(args[1].decode("latin-1"))):
+            one, other = _number(args[0]), _number(args[2])
+            return ((one > other) - (one < other)) in ways
         if args[0] == b"!" and len(args) <= 4:
             return not self._test(b"test", args[1:])
         if len(args) == 2 and args[0] in (b"-n", b"-z"):
@@ -148,11 +366,21 @@ class _Shell:
         raise Unsupported("a test of " + " ".join(arg.decode("utf-8", "replace") for arg in args))
 
     def _variable(self, name: bytes, operator: str, operand: Word) -> bytes:
-        value = self.values.get(name)
-        if value is None and (name in _OWN_VALUE or not is_name(name)):
-            raise Unsupported("$" + name.decode())
+        if name.isdigit() and name != b"0":
+            words = self._positional()
+            value = words[int(name) - 1] if int(name) <= len(words) else None
+        elif name == b"#" and not operator:
+            value = b"%d" % len(self._positional())
+        elif name == b"*" and not operator:
+            value = b" ".join(self._positional())
+        else:
+            value = self.values.get(name)
+            if value is None and (name in _OWN_VALUE or not is_name(name)):
+                raise Unsupported("$" + name.decode())
         if not operator:
             return value or b""
+        if operator in ("length", "#", "##", "%", "%%", "/", "//"):
+            return self._of_pattern(value or b"", operator, operand)
         there = bool(value) if operator[0] == ":" else value is not None
         if operator[-1] == "+":
             return self.flat(operand) if there else b""
@@ -163,11 +391,38 @@ class _Shell:
             self._assign(name, used)
         return used
 
+    def _of_pattern(self, value: bytes, operator: str, operand: Word) -> bytes:
+        """${#A}, ${A#p}, ${A%p} and ${A/p/w}."""
+        if operator == "length":
+            if not value.isascii():
+                raise Unsupported("the length of characters of several bytes")
+            return b"%d" % len(value)
+        if operator[0] != "/":
+            return patterns.without(self._pattern(operand), value, operator, self.budget)
+        (_, pattern), (_, new) = operand
+        text = self.flat(new)
+        if any(len(part) == 4 for part in new) and (b"&" in text or b"\\" in text):
+            raise Unsupported("& in ${A/...}")
+        return patterns.replaced(self._pattern(pattern), value, text, operator == "//", self.budget)
+
+    def _pattern(self, word: Word) -> list[patterns.Item]:
+        """The pattern of a word, in which values without quotes count as patterns too."""
+        pieces = []
+        for part in self._no_tilde(word):
+            pieces.append((part[0], part[1] if len(part) == 2 else self._variable(*part[1:])))
+        return patterns.compiled(pieces)
+
+    def _no_tilde(self, word: Word) -> Word:
+        if any(not part[0] and len(part) == 2 and part[1].startswith(b"~") for part in word):
+            raise Unsupported("~")
+        return word
+
     def flat(self, word: Word) -> bytes:
         """The text of a word where nothing splits it."""
         text = b"".join([part[1] if len(part) == 2 else self._variable(*part[1:]) for part in word])
         if len(text) > VALUE_MAX:
             raise Unsupported("a very long value")
+        self.budget.spend(len(text) // _BYTES_PER_STEP)
         return text
 
     def _value(self, word: Word) -> bytes:
@@ -192,15 +447,27 @@ class _Shell:
 
     def _fields(self, word: Word) -> list[bytes]:
         """The arguments a word becomes; `Unsupported` where a value would be split or matched with files."""
+        if word == [(True, b""), (True, b"@", "", [])]:
+            return list(self._positional())
         quoted = False
         for part in word:
             if part[0]:
                 quoted = True
             elif len(part) == 4:
+                if part[1] == b"*":
+                    raise Unsupported("$* without quotes")
                 value = self._variable(*part[1:])
                 if any(c in _SPLITS for c in value) or (not value and part[3]):
                     raise Unsupported("a value without quotes")
-            elif part[1].startswith(b"~") or any(c in b"*?[" for c in part[1]):
+            elif part[1].startswith(b"~") or any(c in b"*?[{" for c in part[1]):
                 raise Unsupported("a pattern of file names")
         text = self.flat(word)
         return [text] if text or quoted else []
+
+
+def _number(text: bytes) -> int:
+    """A whole number in its plain form; shells disagree on others."""
+    digits = text.removeprefix(b"-")
+    if not digits.isdigit() or len(digits) > 18 or (digits[0] == 48 and len(digits) > 1):
+        raise Unsupported("a comparison of " + text.decode("utf-8", "replace"))
+    return int(text)

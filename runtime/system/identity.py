@@ -27,6 +27,12 @@ def new_namespace(as_root: bool) -> None:
     _write("/proc/self/gid_map", f"{0 if as_root else gid} {gid} 1\n")
 
 
+def is_host_root() -> bool:
+    """Whether this process's user is root outside of its user namespace too."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return any(line.split()[:2] == [str(os.getuid()), "0"] for line in file)
+
+
 def _write(path: str, text: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:

@@ -158,6 +158,12 @@ def remount_readonly(target: str, flags: int = 0) -> None:
     _check(lib.mount(ffi.NULL, os.fsencode(target), ffi.NULL, flags, ffi.NULL), f"remount of {target}")
 
 
+def set_bindable(target: str, on: bool) -> None:
+    """Let recursive clones of what is around the mount at `target` have it and all below it, or leave it out."""
+    flags = lib.MS_PRIVATE if on else lib.MS_UNBINDABLE
+    _check(lib.mount(ffi.NULL, os.fsencode(target), ffi.NULL, flags, ffi.NULL), f"propagation of {target}")
+
+
 def clone_tree(path: str, recursive: bool = True) -> int:
     """A detached copy of the mounts at `path` of the host, symlinks followed, as a descriptor."""
     flags = OPEN_TREE_CLONE | os.O_CLOEXEC | (AT_RECURSIVE if recursive else 0)

@@ -302,9 +302,9 @@ class Cluster:
         )
 
     def sockets(self, node: str) -> list[str]:
-        """Abstract addresses of bollard's on a node."""
+        """Addresses of bollard's on a node: abstract ones, and paths."""
         words = Path(f"/proc/{self.init(node)}/net/unix").read_text().split()
-        return sorted({word for word in words if word.startswith("@bollard")})
+        return sorted({word for word in words if word.startswith(("@bollard", "/run/bollard"))})
 
     @contextlib.contextmanager
     def work(self, user: str = "alice", below: str = "") -> Iterator[Work]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a job leaves behind: everything on all nodes that was not there before."""
+"""What a job leaves behind on any node: processes, mounts, files, sockets, cgroup directories, records of nothing."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ OWN = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/var/spool", PREFIX)
 # Users put files here; none may have such a name.
 HOMES = "/home"
 OURS = re.compile("bollard|apptainer|singularity", re.IGNORECASE)
+# Slurm's of jobs, below each mounted hierarchy.
+CGROUPS = re.compile(r"(uid|job|step)_")
+# What root keeps of jobs: not empty, one for each job and user.
+RECORDS = "/var/log/bollard"
+RECORD = re.compile(r"\d+\.\d+$")
+# The folder of the jobs' folders; it stays.
+STAYS = "/run/bollard-jobs"
 # slurmd writes these when it likes, and a slurmstepd that was killed leaves its socket behind.
 SLURMS = re.compile(r"/var/spool/slurmd/(cred_state|hwloc_topo|n\d+_\d+\.\d+$)")
 GOOD_STATES = {"idle", "mixed", "allocated", "completing"}
@@ -29,11 +36,26 @@ class Snapshot:
         self.processes = {node: set(cluster.processes(node)) for node in cluster.nodes()}
         self.mounts = {node: Counter(cluster.mount_points(node)) for node in cluster.nodes()}
         self.files = {node: set(self._files(node)) for node in cluster.nodes()}
+        self.cgroups = {node: set(self._cgroups(node)) for node in cluster.nodes()}
+
+    def _cgroups(self, node: str) -> Iterator[str]:
+        """Directories of jobs, by their paths in the node."""
+        root = str(self.cluster.path(node, "/")).rstrip("/")
+        for name in _names(root, "/sys/fs/cgroup", directories=True):
+            if CGROUPS.match(os.path.basename(name)):
+                yield name
+
+    def _records(self, node: str) -> Iterator[str]:
+        """What is wrong with the records of jobs."""
+        for path in sorted(self.cluster.path(node, RECORDS).glob("*")):
+            with contextlib.suppress(FileNotFoundError):
+                if not RECORD.match(path.name) or path.stat().st_size == 0:
+                    yield f"{path.name} of {path.stat().st_size} bytes"
 
     def _files(self, node: str) -> Iterator[str]:
         root = str(self.cluster.path(node, "/")).rstrip("/")
         for place in OWN:
-            yield from (name for name in _names(root, place) if not SLURMS.match(name))
+            yield from (name for name in _names(root, place) if not SLURMS.match(name) and name != STAYS)
         if node == CONTROLLER:
             yield from (name for name in _names(root, HOMES) if OURS.search(name))
 
@@ -48,6 +70,8 @@ class Snapshot:
             news += [f"{node}: mount {point}" for point in mounts]
             news += [f"{node}: {name}" for name in set(self._files(node)) - self.files[node]]
             news += [f"{node}: socket {name}" for name in self.cluster.sockets(node)]
+            news += [f"{node}: cgroup {name}" for name in set(self._cgroups(node)) - self.cgroups[node]]
+            news += [f"{node}: record {text}" for text in self._records(node)]
         return news + self._slurm_news()
 
     def _slurm_news(self) -> list[str]:
@@ -60,9 +84,9 @@ class Snapshot:
         return news if text else ["slurmctld does not answer"]
 
 
-def _names(root: str, place: str) -> Iterator[str]:
+def _names(root: str, place: str, directories: bool = False) -> Iterator[str]:
     for folder, folders, files in os.walk(root + place):
-        for name in (*folders, *files):
+        for name in folders if directories else (*folders, *files):
             yield f"{folder}/{name}"[len(root) :]
 
 

@@ -83,6 +83,63 @@ def test_variables_of_the_images(cluster: Cluster, images: Images) -> None:
     assert home == "/home/alice"
 
 
+SCRIPT = """\
+source {path}/setup.sh
+source /no/such/file
+[[ -d /etc && $SETUP == yes ]] && export TESTED=1
+function add() {{ export WORDS="${{WORDS:+$WORDS }}$1"; }}
+list=(one two)
+for word in "${{list[@]}}"; do add $word; done
+export WHO=$(id -u) WHERE_AM_I=$PWD
+HIDDEN=1
+"""
+PLACE = "/.singularity.d/env/90-environment.sh"
+
+
+@pytest.mark.parametrize("shells", ["bash", "sh"])
+def test_an_environment_script_written_for_bash(cluster: Cluster, images: Images, work: Work, shells: str) -> None:
+    """In an image whose sh is dash; once per container, for all its tasks. Without bash, what sh can do."""
+    work.write("setup.sh", "export SETUP=yes\n")
+    mounts = f"{work.write('env.sh', SCRIPT.format(path=work.path))}:{PLACE}"
+    if shells == "sh":
+        simple = f"source {work.path}/setup.sh\nsource /no/such/file\nexport TESTED=1 WORDS='one two'\n"
+        simple += "export WHO=$(id -u) WHERE_AM_I=$PWD\n"
+        mounts = f"{work.write('env.sh', simple)}:{PLACE},{work.write('no-bash', '', 0o644)}:/usr/bin/bash"
+    look = "echo $SETUP:$TESTED:$WORDS:$WHO:$WHERE_AM_I:$HIDDEN"
+    options = ("-w", "n1", "-n2", "-D", work.path, f"--container={images.small}", f"--container-mounts={mounts}")
+    done = cluster.srun(*options, "sh", "-c", look, env={"HIDDEN": "host"})
+    uid = good(cluster.exec("id -u")).strip()
+    hidden = "" if shells == "bash" else "host"
+    assert (done.rc, done.out) == (0, f"yes:1:one two:{uid}:{work.path}:{hidden}\n" * 2), done
+    assert len(done.err.splitlines()) == 1 and "/no/such/file" in done.err, "what a shell says is seen once"
+
+
+def test_an_environment_script_that_ends_its_shell(cluster: Cluster, images: Images, work: Work) -> None:
+    """The program is not started without what the rest would have set."""
+    mounts = f"--container-mounts={work.write('env.sh', 'echo no license >&2; exit 3')}:{PLACE}"
+    done = cluster.srun(f"--container={images.small}", mounts, "echo", "started")
+    assert done.rc == 255 and done.out == "" and "no license" in done.err, done
+    assert "an environment script of the image ended with status 3" in done.err, done
+
+
+def test_the_home_has_a_name_without_being_shown(cluster: Cluster, images: Images) -> None:
+    """As Nextflow starts containers: with an empty environment."""
+    line = f"env - PATH=$PATH bollard exec --no-home {images.small} sh -c 'echo $HOME'"
+    assert good(cluster.exec(["bash", "-c", line])) == "/home/alice\n"
+    line = f"env - PATH=$PATH srun --no-container-mount-home --container={images.small} sh -c 'echo $HOME'"
+    assert good(cluster.exec(["bash", "-c", line])) == "/home/alice\n"
+
+
+def test_locales_are_passed_where_the_image_has_them(cluster: Cluster, images: Images) -> None:
+    look = ("sh", "-c", "echo ${LANG-none} ${LC_ALL-none} ${LC_TIME-none}")
+    given = {"LANG": "de_DE.UTF-8", "LC_ALL": "C.UTF-8", "LC_TIME": "C"}
+    assert good(cluster.srun(f"--container={images.small}", *look, env=given)) == "none C.UTF-8 C\n"
+    asked = {**given, "APPTAINERENV_LANG": "de_DE.UTF-8"}
+    assert good(cluster.srun(f"--container={images.small}", *look, env=asked)) == "de_DE.UTF-8 C.UTF-8 C\n"
+    silent = cluster.srun(f"--container={images.small}", "bash", "-c", "true", env={"LANG": "de_DE.UTF-8"})
+    assert (silent.rc, silent.err) == (0, ""), silent
+
+
 def test_a_shell_is_told_where_it_is(cluster: Cluster, images: Images) -> None:
     done = cluster.srun(f"--container={images.small}", "sh", "-c", "echo $APPTAINER_CONTAINER; echo $SINGULARITY_NAME")
     assert good(done) == f"{images.small}\n{images.small.rpartition('/')[2]}\n"

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from bollard.runtime.container.environment import DEFAULT_PATH, completed, of_image, of_task
+from bollard.runtime.container import locales
+from bollard.runtime.container.environment import DEFAULT_PATH, completed, is_locale, normalized, of_image, of_task
 from bollard.runtime.container.image_shell import PRINTER
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request.spec import Spec
@@ -125,7 +126,8 @@ def test_a_shell_runs_all_where_the_evaluator_stops(tmp_path, program):
         **{
             "20-b": "export A=\"it's\"; B='plain  value'",
             "50-a": "export HERE=$(echo computed) MORE=\"$B\"\nexport NL='x\ny'\n",
-            "90-environment": f"export PATH=/own:$PATH USER_ID=$UID GROUP_ID=$GID\nsource {tmp_path}/more\n",
+            "90-environment": f"export PATH=/own:$PATH USER_ID=$UID GROUP_ID=$GID\nsource /no/such/file\n"
+            f"source {tmp_path}/more\n",
         },
     )
     (tmp_path / "more").write_text("export SOURCED=1\n")
@@ -199,6 +201,16 @@ def test_a_script_that_ends_the_shell_is_a_failure(tmp_path, program, text, reas
         image_env(*files(tmp_path, **{"90-environment": text}), shell=real_shell(tmp_path, program))
 
 
+def test_all_scripts_share_one_bound():
+    """A shell goes on, in the limits of the task: so many scripts cannot keep the keeper busy."""
+    busy = b"i=; while [ x$i != x" + b"a" * 300 + b" ]; do i=a$i; done"
+    asked = []
+    image_env(("10-a.sh", busy), shell=lambda script, env: asked.append(script))
+    assert not asked
+    image_env(*((f"{n}-a.sh", b"i=;" + busy) for n in range(10, 610)), shell=lambda script, env: asked.append(script))
+    assert len(asked) == 1
+
+
 def test_a_script_runs_where_the_program_will(tmp_path):
     scripts = files(tmp_path, **{"90-environment": "export HERE=$PWD BEFORE=${OLDPWD:-none}"})
 
@@ -210,7 +222,11 @@ def test_a_script_runs_where_the_program_will(tmp_path):
 def test_without_a_shell_what_was_found_out_counts():
     scripts = (("10-a.sh", b"export A=1"), ("20-b.sh", b"export B=$(id)"), ("30-c.sh", b"export C=1"))
 
-    assert image_env(*scripts, shell=lambda script, env: None) == {b"PATH": DEFAULT_PATH, b"A": b"1"}
+    told: list[str] = []
+    found = of_image(list(scripts), b"/home/u", IMAGE, lambda script, env: None, warnings=told)
+
+    assert found == {b"PATH": DEFAULT_PATH, b"A": b"1"}
+    assert told == ["no shell of the image could run its environment scripts; variables may be missing"]
 
 
 # As builders write it, for the app that was asked for.
@@ -412,3 +428,119 @@ def test_the_hosts_commands_come_first_in_path():
     kept = Spec("/i.sif", keep_env=(b"PATH",))
     assert task_env(host=[b"PATH=/host"], spec=kept, tools=b"/t")[b"PATH"] == b"/host"
     assert task_env(host=[b"BOLLARDENV_PATH=/mine:$PATH"], tools=b"/t")[b"PATH"] == b"/mine:/t:" + DEFAULT_PATH
+
+
+# The home's name
+
+
+def test_the_home_is_named_even_where_it_is_not_shown():
+    """As Nextflow starts containers: an empty environment, and no home."""
+    hidden = Spec("/i.sif", user_home="/home/u")
+
+    assert task_env(image={}, spec=hidden)[b"HOME"] == b"/home/u"
+    assert task_env(image={}, spec=hidden, host=[b"HOME=/other"])[b"HOME"] == b"/other"
+    assert task_env(image={}, spec=Spec("/i.sif", user_home="/home/u", fakeroot=True))[b"HOME"] == b"/root"
+
+
+# Locales
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        (b"de_DE.UTF-8", b"de_DE.utf8"),
+        (b"de_DE.utf-8@euro", b"de_DE.utf8@euro"),
+        (b"de_DE.8859-1", b"de_DE.iso88591"),
+        (b"C", b"C"),
+    ],
+)
+def test_names_of_locales_are_compared_as_glibc_does(name, same):
+    assert normalized(name) == same
+
+
+def host_with(*pairs: bytes, image=None, spec=None, known=(b"C", b"POSIX", b"", b"C.utf8")) -> dict[bytes, bytes]:
+    env = task_env(image={} if image is None else image, host=pairs, spec=spec, locales=frozenset(known))
+    return {name: value for name, value in env.items() if is_locale(name)}
+
+
+def test_locales_that_the_image_has_not_are_not_passed():
+    assert host_with(b"LANG=de_DE.UTF-8", b"LC_ALL=C.UTF-8", b"LC_TIME=C", b"LC_CTYPE=fr_FR") == {
+        b"LC_ALL": b"C.UTF-8",
+        b"LC_TIME": b"C",
+    }
+    assert task_env(image={}, host=[b"LANG=de_DE.UTF-8"])[b"LANG"] == b"de_DE.UTF-8"  # an image that takes any
+
+
+def test_a_locale_that_was_asked_for_is_there():
+    lang = b"de_DE.UTF-8"
+
+    assert host_with(image={b"LANG": lang}) == {b"LANG": lang}
+    assert host_with(b"LANG=" + lang, spec=Spec("/i.sif", keep_env=(b"LANG",))) == {b"LANG": lang}
+    assert host_with(b"LANG=x", spec=Spec("/i.sif", env=((b"LANG", lang),))) == {b"LANG": lang}
+    assert host_with(b"APPTAINERENV_LC_ALL=" + lang) == {b"LC_ALL": lang}
+
+
+def tree_of(folder, *paths: str) -> int:
+    for path in paths:
+        place = folder / path.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+    return os.open(folder, os.O_PATH | os.O_DIRECTORY)
+
+
+def test_which_locales_an_image_has(tmp_path):
+    found = locales.available(tree_of(tmp_path, "/lib64/ld-linux-x86-64.so.2", "/usr/lib/locale/C.utf8/LC_CTYPE"))
+
+    assert found == {b"C", b"POSIX", b"", b"C.utf8"}
+
+
+def test_an_image_of_musl_or_of_no_library_takes_any(tmp_path):
+    assert locales.available(tree_of(tmp_path / "static", "/bin/app")) is None
+    musl = ("/lib/ld-musl-x86_64.so.1", "/lib/ld-linux-x86-64.so.2")  # gcompat has the second
+    assert locales.available(tree_of(tmp_path / "musl", *musl)) is None
+
+
+def test_locales_of_an_archive(tmp_path):
+    place = tmp_path / "usr/lib/locale"
+    place.mkdir(parents=True)
+    source = "de_DE"
+    if not os.path.exists(f"/usr/share/i18n/locales/{source}"):
+        source = "POSIX"
+    charmap = "UTF-8"
+    done = subprocess.run(
+        ["localedef", "--prefix", tmp_path, "-c", "-i", source, "-f", charmap, f"{source}.{charmap}"],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert (place / "locale-archive").exists(), done.stderr
+
+    assert locales.available(tree_of(tmp_path)) >= {f"{source}.utf8".encode()}
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 55, b"\x09\x01\x02\xde" + b"\xff" * 52, b"\x09\x01\x02\xde" * 14])
+def test_an_archive_that_is_none(tmp_path, content):
+    root = tree_of(tmp_path, "/usr/lib/locale/locale-archive")
+    (tmp_path / "usr/lib/locale/locale-archive").write_bytes(content)
+
+    assert b"C" in locales.available(root)
+
+
+# Values of the user's
+
+
+def test_a_users_value_knows_his_numbers():
+    found = task_env(
+        image={}, host=[b"APPTAINERENV_W=/scratch/$UID/$GID"], spec=asking((b"V", b"${EUID}:$PWD")), cwd=b"/d"
+    )
+
+    assert found[b"W"] == b"/scratch/%d/%d" % (os.getuid(), os.getgid())
+    assert found[b"V"] == b"%d:/d" % os.getuid()
+    assert not {b"UID", b"GID", b"EUID"} & set(found)
+
+
+def test_directories_before_and_after_those_of_libraries():
+    image = {b"LD_LIBRARY_PATH": b"/image"}
+    asked = [b"APPTAINERENV_PREPEND_LD_LIBRARY_PATH=/first", b"APPTAINERENV_APPEND_LD_LIBRARY_PATH=/last"]
+
+    assert task_env(image=image, host=asked)[b"LD_LIBRARY_PATH"] == b"/first:/image:/last"
+    assert task_env(image=image, host=asked[1:])[b"LD_LIBRARY_PATH"] == b"/image:/last"
+    assert b"LD_LIBRARY_PATH" not in task_env(image={}, host=asked)

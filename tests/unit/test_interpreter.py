@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import random
+import runpy
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from bollard.runtime.shell.interpreter import VALUE_MAX, evaluate, expand
-from bollard.runtime.shell.syntax import Unsupported, is_name
+from bollard.runtime.shell.words import Unsupported, is_name
 
 START = {b"HOME": b"/home/u", b"PATH": b"/usr/bin:/bin"}
 SHELL_OWN = (b"PWD", b"OLDPWD", b"SHLVL", b"_")
@@ -23,12 +25,12 @@ def ours(script: bytes) -> dict[bytes, bytes]:
     return {name: values[name] for name in exported if name in values}
 
 
-def theirs(script: bytes, folder) -> dict[bytes, bytes]:
-    """The same, from the machine's own /bin/sh."""
+def theirs(script: bytes, folder, shell: str = "/bin/sh") -> dict[bytes, bytes]:
+    """The same, from the machine's own /bin/sh, or bash."""
     path = folder / "script.sh"
     path.write_bytes(script)
     done = subprocess.run(
-        ["/bin/sh", "-c", 'unset PS1\n. "$0" >/dev/null\nexec /bin/cat /proc/self/environ', str(path)],
+        [shell, "-c", 'unset PS1\n. "$0" >/dev/null\nexec /bin/cat /proc/self/environ', str(path)],
         env={name.decode(): value.decode() for name, value in START.items()},
         cwd=folder,
         capture_output=True,
@@ -107,20 +109,132 @@ def test_a_script_does_what_the_shell_does(script, tmp_path):
     assert ours(text) == theirs(text, tmp_path)
 
 
+# The test fails where the interpreter does not know one of these.
+BASH = [
+    # conditions
+    "[[ -n $HOME && -z $NONE ]] && export A=1; [[ -n $NONE || $HOME ]] && export B=1; [[ ! $NONE ]] && export C=1",
+    "[[ ( a == b || a == a ) && c = c ]] && export A=1; [[ a == b || a == a && b == a ]] || export B=1",
+    '[[ $HOME == /* ]] && export A=1; [[ "$HOME" == "/*" ]] || export B=1; [[ a != b ]] && export C=1',
+    "[[ abc = a?c && abc == [a-c]b* && abc != [!a]* ]] && export A=1; X='a*'; [[ abc == $X ]] && export B=1",
+    "X='a*'; [[ abc == \"$X\" ]] || export A=1; [[ 'a b' == a\\ b ]] && export B=1",
+    "[[ -v HOME ]] && export A=1; [[ -v NONE ]] || export B=1; [[ 10 -gt 9 && -1 -le 0 ]] && export C=1",
+    "[[ a == b\n|| a == a ]] && export A=1\nif [[ $HOME == */u ]]\nthen export B=1; fi",
+    "[ 1 -eq 1 ] && export A=1; [ 2 -lt 10 ] && export B=1; [ a == a ] && export C=1",
+    # case
+    'case ":$PATH:" in *:/bin:*) export A=1 ;; *) export B=1 ;; esac',
+    "case abc in a) export A=1;; x|a*) export A=2;; *) export A=3; esac",
+    "case x in (x) export A=1 ;; esac\ncase '' in '') export B=1;; esac\ncase a in b) ;; esac",
+    "case a.b in *.b)\n export A=1\n true ;;\nesac; case '*' in \\*) export B=1;; esac",
+    "case x in [!a-w]) export C=1; esac",
+    # loops
+    "for i in 1 2 '3 4'; do A=$A$i; done; export A; export I=$i",
+    "for i in 1 2 3 4; do [ $i = 2 ] && continue; [ $i = 4 ] && break; A=$A$i; done; export A",
+    "for i in a b; do for j in 1 2; do [ $j = 2 ] && break; A=$A$i$j; done; done; export A",
+    "i=; while [ x$i != xaaa ]; do i=a$i; done; until [[ $i == aaaaa ]]; do i+=a; done; export I=$i",
+    "for i in; do export A=1; done; for d in /a /b; do PATH=$d:$PATH; done; export PATH",
+    "for i in $NONE x; do A+=$i; done; export A",
+    # functions
+    'f() { export A=$1 N=$# ALL="$*"; }; f x "y z"; unset -f f',
+    "function f { B=$1; }\nfunction g () {\n  f g$1\n}\ng 1; export B",
+    "f() { local a=1 b; a=$a$a; export B=$a; }; f; export C=${a:-none}; a=out; f; export D=$a",
+    "f() { local a=$1; if [ $a != aaa ]; then f a$a; fi; R=$R$a; }; f a; export R",
+    'f() { for i in "$@"; do A="$A<$i>"; done; }; f a "b c"; export A',
+    "f() { for i; do A=$A$i; done; shift; B=$1; }; f a b; export A B",
+    "f() { [ $1 = a ] && return 0; return 1; }; f a && export A=1; f b || export B=1",
+    "f() { A=1; return; A=2; }; f; export A; true && return; export B=1",
+    "add() { case :$PATH: in *:$1:*) ;; *) PATH=$1:$PATH ;; esac; }; add /x; add /x; export PATH",
+    # variables
+    'A=/a/b/c.tar.gz; export B=${A##*/} C=${A#*/} D=${A%.*} E=${A%%.*} F=${A%/*} G="${A#x}" H=${#A}',
+    'A=a-b-c; export B=${A/-/+} C=${A//-/+} D=${A//-} E="${A//[ac]/_}" F=${A//b*/} G=${A/q/}',
+    "A='x*y'; export B=${A/\\*/-} C=${A//'*'/+}; P=/a:/b; export Q=${P//:/ } R=\"${P//\\//.}\"",
+    'A=abc; B=b; export C=${A#a$B} D=${A/$B/x} E=${A%"$B"*}',
+    "A=1; A+=2; export A+=3; B+=x; export B; export PATH+=:/more",
+    "eval 'export A=1'; N=B; eval \"export $N='x y'\"",
+]
+
+
+@pytest.mark.parametrize("script", BASH)
+def test_a_script_does_what_bash_does(script, tmp_path):
+    text = script.encode()
+
+    assert ours(text) == theirs(text, tmp_path, "bash")
+
+
+# Those of the comparison with Apptainer: understood as bash does, or refused.
+PEERS = runpy.run_path(str(Path(__file__).resolve().parent.parent / "peers/environments.py"))["SCRIPTS"]
+BRACES = "export A={a,b} B=x{1..3}"  # Apptainer, as sh, leaves them
+
+
+def test_scripts_of_every_style_are_read_as_bash_does_or_refused(tmp_path):
+    known = 0
+    for script in PEERS:
+        if script == BRACES or "\r" in script or "exit" in script or "BASH_VERSION" in script:
+            continue
+        try:
+            result = ours(script.encode())
+        except Unsupported:
+            continue
+        known += 1
+        assert (script, result) == (script, theirs(script.encode(), tmp_path, "bash"))
+
+    assert known > 90
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "while true; do :; done",
+        "f() { f; }; f",
+        "f() { f; f; }; f",
+        "A=x; while :; do A=$A$A; done",
+        "A=x; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do A=$A$A; done; "
+        + "".join(f"B{i}=$A;" for i in range(99)),
+        "A=" + "a" * 60000 + "; B=${A//*a*a*a*b/x}",
+        "A=" + "a" * 120000 + "; " + "B=${A//b/x};" * 9,
+        "A=" + "a" * 120000 + "; B=${A//a/$A}",
+        'X=\'eval "$X"\'; eval "$X"',
+        "[[ " + "( " * 5000,
+        "case x in " + "x) case x in " * 5000,
+    ],
+    ids=lambda script: script[:30],
+)
+def test_steps_and_bytes_are_bounded(script):
+    with pytest.raises(Unsupported):
+        ours(script.encode())
+
+
 UNSUPPORTED = [
+    "case a in a) A=1 ;& b) ;; esac",
+    "[[ a =~ b ]]",
+    "[[ a < b ]]",
+    "[[ -d / ]]",
+    "[[ abc == a+(b)c ]]",
+    "for ((i=0; i<3; i++)); do :; done",
+    "for i in {1..3}; do :; done",
+    "for i in *.sh; do :; done",
+    "((A=1))",
+    "L=(a b)",
+    "declare A=1",
+    "f() (A=1)",
+    "f() { :; } > /dev/null",
+    "test() { :; }",
+    "local A=1",
+    "f() { export A=1; local A=2; }; f",
+    "break",
+    "A=a; export B=${A^^}",
+    "A=abc; export B=${A:1}",
+    "A=\u00e9; export B=${#A}",
+    "A=\u00e9; case $A in ?) export B=1;; esac",
+    "A=b; export B=${A/b/&}",
+    "[ 010 -eq 8 ]",
+    "source /opt/setup.sh",
     "export A=$(id)",
     "export A=`id`",
     "export A=$((1+1))",
-    "f() { :; }",
-    "case $A in x) ;; esac",
-    "for i in 1 2; do :; done",
-    "while false; do :; done",
     "A=1 export B=2",
     "export A=$1",
     "export A=$?",
     "export A=$$",
-    "export A=${#HOME}",
-    "export A=${HOME%%/*}",
     "export A=${HOME:?}",
     "export A=$'x'",
     "export A=$UID",
@@ -140,9 +254,7 @@ UNSUPPORTED = [
     "true &",
     "(true)",
     "[ -f /etc/passwd ]",
-    "[ 1 -eq 1 ]",
     "[ a -o b ]",
-    "[[ -n a ]]",
     "[ -n a",
     "[ * = x ]",
     'A="a b"; [ $A = x ]',
@@ -172,7 +284,7 @@ def test_what_it_does_not_know_it_refuses(script):
 def test_a_script_that_cannot_be_read_changes_nothing():
     values, exported = dict(START), set(START)
     with pytest.raises(Unsupported):
-        evaluate(b"export A=1\nfor i in 1; do :; done\n", values, exported)
+        evaluate(b"export A=1\nfor ((;;)); do :; done\n", values, exported)
 
     assert (values, exported) == (START, set(START))
 
@@ -295,8 +407,27 @@ def test_random_scripts_do_what_the_shell_does(tmp_path):
 def test_random_bytes_are_understood_or_refused():
     source = random.Random(7)
     pieces = [b"$", b"{", b"}", b'"', b"'", b"\\", b"\n", b" ", b";", b"#"]
-    pieces += [b"if ", b"fi", b"A=", b"export ", b":-", b"[ "]
-    for _ in range(3000):
+    pieces += [b"if ", b"fi", b"A=", b"export ", b":-", b"[ ", b"[[ ", b" ]]", b"case ", b" in ", b"esac", b"for A in "]
+    pieces += [
+        b"; do ",
+        b"done",
+        b"f() ",
+        b"{ ",
+        b"; }",
+        b"/",
+        b"%",
+        b"#",
+        b"+=",
+        b"(",
+        b")",
+        b";;",
+        b"*",
+        b"[a-",
+        b"]",
+        b"f ",
+    ]
+    pieces += [b"${A", b"eval ", b"local ", b"return ", b"$@", b"\xc3\xa9", b"~", b"!", b" == ", b"-n "]
+    for _ in range(20000):
         script = b"".join(source.choice(pieces) for _ in range(source.randrange(24)))
         with contextlib.suppress(Unsupported):
             ours(script)

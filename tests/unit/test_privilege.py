@@ -10,7 +10,7 @@ import compiled
 import pytest
 
 DECLARATIONS = """
-struct identity { unsigned uid, gid; const unsigned *groups; int ngroups, place, as_root; };
+struct identity { unsigned uid, gid; const unsigned *groups; int ngroups, place, as_root; const void *cgroups; };
 int maps_of(int pid, const struct identity *id);
 void text_of(char *text, size_t room, int as_root, unsigned first, const unsigned *more, int count);
 void path_of(char *text);
@@ -28,7 +28,7 @@ MANY = list(range(2_000_000_000, 2_000_000_400))
 
 @pytest.fixture(scope="module")
 def privilege(tmp_path_factory):
-    return compiled.load("privilege", tmp_path_factory.mktemp("privilege"), DECLARATIONS, MORE)
+    return compiled.load("privilege", tmp_path_factory.mktemp("privilege"), DECLARATIONS, MORE, ("job_cgroup",))
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
+import threading
 
 import pytest
 
-from bollard.runtime.container import record
+from bollard.runtime.container import record, wire
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image.image import Image
 from bollard.runtime.local import job, running
@@ -27,10 +29,9 @@ def image(tmp_path):
 def test_what_is_written_last_is_read(tmp_path, image):
     folder = tmp_path / "records"
     folder.mkdir()
-    fd = os.open(folder / "7.1000.0123456789abcdef.5", os.O_RDWR | os.O_CREAT)
-    kept = record.Record(image, fd)
-    kept.write()
-    assert job.records(7, str(folder))[0]["tasks"] == 0
+    fd = os.open(folder / "7.1000", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    kept = record.Record(image, "n1.example", fd)
+    assert job.records(7, str(folder)) == []
     for step in ("0", "0", "batch"):
         kept.entered(step)
     kept.end()
@@ -42,22 +43,44 @@ def test_what_is_written_last_is_read(tmp_path, image):
     assert job.records(70, str(folder)) == [] and job.records(7, str(tmp_path / "none")) == []
 
 
-def test_a_record_only_grows(image):
-    """Each is written over the one before: nothing of that may be left behind its end."""
-    kept = record.Record(image)
-    sizes = [len(spec.text(kept.values()))]
-    for count in range(1200):
-        kept.entered(str(count))
-        sizes.append(len(spec.text(kept.values())))
+def test_containers_of_a_job_share_a_file(tmp_path, image):
+    fd = os.open(tmp_path / "7.1000", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    one, two = record.Record(image, "n1.example", fd), record.Record(image, "n1.example", fd)
+    one.container, two.container = "a.1", "b.2"
+    for kept in (one, two, one):
+        kept.entered("0")
+    two.end()
+    found = job.records(7, str(tmp_path))
+    assert [(entry["container"], entry["tasks"], "ended" in entry) for entry in found] == [
+        ("a.1", 2, False), ("b.2", 1, True),
+    ]  # fmt: skip
+    os.write(fd, b"bollard=0.1.0 container=a.1 tas")  # cut off
+    assert job.records(7, str(tmp_path)) == found
+    os.close(fd)
+
+
+def test_a_container_without_tasks_is_not_on_record(tmp_path, image):
+    fd = os.open(tmp_path / "7.1000", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    record.Record(image, "n1.example", fd).end()
+    assert os.fstat(fd).st_size == 0
+    os.close(fd)
+
+
+def test_a_record_is_bounded(tmp_path, image):
+    fd = os.open(tmp_path / "7.1000", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    kept = record.Record(image, "n1.example", fd)
+    for count in range(20_000):
+        kept.entered(str(count % 1200))
+    assert record.FREE < os.fstat(fd).st_size < 4 * record.FREE and kept.pending
     kept.end()
-    sizes.append(len(spec.text(kept.values())))
-    assert sizes == sorted(sizes)
-    assert len(kept.steps) == record.STEPS_MAX + 1 and kept.steps[record.OTHERS] == 200
+    os.close(fd)
+    (found,) = job.records(7, str(tmp_path))
+    assert (found["tasks"], len(found["steps"])) == (20_000, record.STEPS_MAX + 1)
 
 
 def test_a_full_disk_is_no_error(image):
     with open("/dev/full", "wb") as full:
-        record.Record(image, full.fileno()).entered("0")
+        record.Record(image, "n1", full.fileno()).entered("0")
 
 
 @pytest.mark.parametrize(
@@ -78,8 +101,11 @@ def test_step_of(environment, step):
 
 @pytest.mark.parametrize(
     ("site", "fd"),
-    [("spool=/x record-fd=17 ", 17), ("spool=/x ", -1), ("record-fd=x ", -1), ("record-fd= ", -1), ("", -1)],
-)
+    [
+        ("spool=/x record-fd=17 record-as=a.1 ", (17, "a.1")), ("spool=/x ", (-1, "")), ("record-fd=x ", (-1, "")),
+        ("record-fd= ", (-1, "")), ("", (-1, "")),
+    ],
+)  # fmt: skip
 def test_descriptor(site, fd):
     assert record.descriptor(site) == fd
 
@@ -105,7 +131,7 @@ def test_comments_of_others_are_no_records():
 
 def test_a_container_as_json():
     told = {"there": "5:0,6:batch", "image": "/a", "keeper": "4", "tasks": "3", "made": "1.5", "bollard": "0.1.0"}
-    found = running.Container("bollard/1000/7/0123456789abcdef", told)
+    found = running.Container("/run/bollard-jobs/7/0123456789abcdef", 1000, told)
     assert found.plain() == {
         "job": 7, "user": 1000, "steps": ["0", "batch"], "image": "/a", "digest": "", "keeper": 4,
         "tasks": [{"pid": 5, "step": "0"}, {"pid": 6, "step": "batch"}], "entered": 3, "since": 1.5, "bollard": "0.1.0",
@@ -121,21 +147,79 @@ def test_a_container_as_json():
 )  # fmt: skip
 def test_what_no_keeper_says(told):
     with pytest.raises(ValueError, match=r"\S"):
-        running.Container("bollard/1000/7/0123456789abcdef", {"image": "/a", **told})
+        running.Container("/run/bollard-jobs/7/0123456789abcdef", 1000, {"image": "/a", **told})
 
 
 def test_another_users_words_do_nothing_to_a_terminal():
     told = {"there": "5:\x1b[2J", "image": "/a\x1b]0;own\x07\nb"}
-    text = "\n".join(running.lines([running.Container("bollard/1000/7/0123456789abcdef", told)]))
+    text = "\n".join(running.lines([running.Container("/run/bollard-jobs/7/0123456789abcdef", 1000, told)]))
     assert text.count("\n") == 1 and "\x1b" not in text and r"/a\x1b]0;own\x07\nb" in text
     found = {"slurm": [], "here": [{"image": "/a\x1b[2J\nb"}], "node": "n1"}
     assert all(line.isprintable() for line in job.lines(found))
 
 
-@pytest.mark.parametrize("name", ["\u00b2/1/x", "1/\u00b2/x", "1/2/\udcff"])
-def test_an_address_that_only_looks_like_a_keepers(name):
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(b"\0bollard/" + name.encode("utf-8", "surrogateescape"))
-        listener.listen()
-        assert all(address.isascii() for address in running.addresses())
-        running.containers(1)
+def test_addresses(tmp_path):
+    """Only sockets of keepers: not root's own, no locks, no names that are no jobs."""
+    for folder, name in (("7", "0123456789abcdef"), ("7", "job"), ("7", "job.0"), ("x", "0123456789abcdef")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / folder / name))
+    (tmp_path / "7/0123456789abcdef.lock").touch()
+    assert list(running.addresses(0, str(tmp_path))) == [(f"{tmp_path}/7/0123456789abcdef", os.getuid())]
+    assert list(running.addresses(8, str(tmp_path))) == []
+
+
+def test_nothing_to_verify():
+    with pytest.raises(BollardError, match="n1 has no record") as caught:
+        job.verify({"job": 7, "node": "n1", "here": [], "slurm": [{"jobid": "7"}]})
+    assert caught.value.code == 1
+
+
+def test_verdicts(tmp_path):
+    """A line for each image, whatever became of the others."""
+    entries = [{"image": f"{tmp_path}/gone.sif", "digest": "0" * 64}, {"image": str(tmp_path), "digest": ""}]
+    (tmp_path / "bin").mkdir()
+    told = job.verify(
+        {"job": 7, "node": "n1", "here": [{**entry, "user": os.getuid()} for entry in entries], "slurm": []}
+    )
+    assert told[1] is False
+    assert told[0][0] == f"{tmp_path}: is a directory: nothing to compare"
+    assert told[0][1].startswith(f"{tmp_path}/gone.sif: cannot be read: ")
+
+
+def _listen(path, answer):
+    """A listener at `path` that answers one question with `answer`; None for a mute one."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(4)
+
+    def serve():
+        peer = listener.accept()[0]
+        assert peer.recv(1) == wire.QUESTION
+        peer.sendall(answer)
+        peer.close()
+
+    if answer is not None:
+        threading.Thread(target=serve, daemon=True).start()
+    return listener
+
+
+def test_mute_listeners_share_one_deadline(tmp_path):
+    """A mute one takes no time from those that answer; all of them together are waited for once."""
+    said = spec.text([("image", "/a"), ("made", "1")]) + b"\0"
+    good = wire.OK + len(said).to_bytes(4, sys.byteorder) + said
+    uid = os.getuid()
+    sockets = [_listen(tmp_path / name, None) for name in ("a", "b", "c", "d")]
+    sockets += [_listen(tmp_path / "e", good), _listen(tmp_path / "f", b"-"), _listen(tmp_path / "g", good[:9])]
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    names = ["a", "b", "c", "d", "e", "f", "g", "link", "gone"]
+    try:
+        answers, mute = running.ask([(f"{tmp_path}/{name}", uid) for name in names], 0.5)
+    finally:
+        for item in sockets:
+            item.close()
+    assert answers == {f"{tmp_path}/e": {"image": "/a", "made": "1"}}
+    assert mute == [f"{tmp_path}/{name}" for name in "abcd"]
+    other = _listen(tmp_path / "other", None)
+    assert running.ask([(f"{tmp_path}/other", uid + 1)], 0.5) == ({}, [])
+    other.close()

@@ -28,8 +28,10 @@ writable: yes
 mpirun: false
 spool: /var/spool/slurmd.%n
 registry: yes
+idle-containers: 2
 images-allowed: [/apps, /data/images]
 images-forbidden: [/tmp]
+layer-max: 3G
 environment:
   OMP_PROC_BIND: close
   SITE: "a b=c\\n%"
@@ -52,9 +54,11 @@ def test_every_key_arrives_on_the_node():
     here = compiled(ALL)
     assert [tuple(mount) for mount in here.mounts] == [("/scratch", "/scratch", False), ("/opt/site", "/site", True)]
     assert (here.home, here.cwd, here.writable, here.mpirun, here.registry) == (False, False, True, False, True)
+    assert here.idle == 2
     assert here.spool == "/var/spool/slurmd.%n"
     assert (here.allowed, here.forbidden) == (("/apps", "/data/images"), ("/tmp",))
     assert here.environment == ((b"OMP_PROC_BIND", b"close"), (b"SITE", b"a b=c\n%"), (b"ONE", b"1"))
+    assert here.layer_max == 3 << 30
     assert here.prefix == "/usr/lib/bollard"
 
 
@@ -91,6 +95,9 @@ def _example():
         ("Home: yes\n", '1: no key is called "Home"; did you mean home?'),
         ("\n\nhome: maybe\n", '3: home: "maybe" is neither yes nor no; write `home: yes` or no'),
         ("home: [yes]\n", "1: home: a list is neither yes nor no; write `home: yes` or no"),
+        ("layer-max: much\n", '1: layer-max: "much" is no size; write `layer-max: 200G`, or a number of bytes'),
+        ("layer-max: 0\n", '1: layer-max: "0" is no size; write `layer-max: 200G`, or a number of bytes'),
+        ("layer-max: [1]\n", "1: layer-max: a list is no size; write `layer-max: 200G`, or a number of bytes"),
         ("home:\n", '1: home: "" is neither yes nor no; write `home: yes` or no'),
         ("home: yes\ncwd: no\nhome: no\n", "3: home: it stands in line 1 already; put both into one"),
         (
@@ -286,3 +293,16 @@ def test_the_reference_in_the_pages():
 def test_where_the_settings_are_is_told():
     """The command's tables import nothing, not even this."""
     assert site_config.PATH in command_options.SITE_CONFIGURE["config"][1]
+
+
+def test_overlays_lie_where_images_may(tmp_path):
+    for name in ("apps/o", "home/o"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "apps/link").symlink_to(tmp_path / "home/o")
+    here = site.Site(allowed=(f"{tmp_path}/apps",))
+    site.refuse_overlays(here, ((f"{tmp_path}/apps/o", False), (f"{tmp_path}/none", True)))
+    for name in ("home/o", "apps/link"):
+        with pytest.raises(BollardError, match=r"^overlay .*: this site takes no overlay from ") as caught:
+            site.refuse_overlays(here, ((f"{tmp_path}/apps/o", False), (f"{tmp_path}/{name}", True)))
+        assert caught.value.hint == f"use one in {tmp_path}/apps"
+    site.refuse_overlays(site.Site(), ((f"{tmp_path}/home/o", False),))

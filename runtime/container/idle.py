@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Containers of a job that wait for its next step: beyond a number of them the longest idle end.
+
+A new keeper asks the others of its job, which listen in the same folder, before it stands in the image.
+"""
+
+from __future__ import annotations
+
+import os
+from _socket import AF_UNIX, SOCK_STREAM, socket
+
+from bollard.runtime.container import wire
+from bollard.runtime.errors import BollardError
+from bollard.runtime.request import spec_text
+
+# A keeper that lets a task in answers late; it is not idle.
+_SECONDS = 0.2
+_ANSWER_MAX = 1 << 20
+_NAME_SIZE = 16  # of a keeper's socket, in hexadecimal digits
+
+
+def end_oldest(listener: int, most: int) -> None:
+    """Let no more than `most` containers of the job be there with the one that listens at the descriptor `listener`,
+    as far as others are idle."""
+    own = _path_of(listener)
+    folder = os.path.dirname(own)
+    try:
+        names = [name for name in os.listdir(folder) if len(name) == _NAME_SIZE and f"{folder}/{name}" != own]
+    except OSError:
+        return
+    if len(names) < most:
+        return
+    known = [(_idle_seconds(f"{folder}/{name}"), name) for name in names]
+    there = sorted(((seconds, name) for seconds, name in known if seconds is not None), reverse=True)
+    for seconds, name in there[: len(there) + 1 - most]:
+        if seconds >= 0:
+            _say(f"{folder}/{name}", wire.END_IDLE)
+
+
+def _path_of(listener: int) -> str:
+    own = socket(fileno=os.dup(listener))
+    try:
+        return str(own.getsockname())
+    finally:
+        own.close()
+
+
+def _idle_seconds(path: str) -> float | None:
+    """For how long the container has been idle; -1 while a step is there; None where there is no keeper any more."""
+    answer = _say(path, wire.QUESTION, True)
+    if answer is None:
+        return None
+    try:
+        return float(dict(spec_text.pairs(answer.rstrip(b"\0"))).get("idle", "") or -1)
+    except (ValueError, BollardError):
+        return -1
+
+
+def _say(path: str, word: bytes, answer: bool = False) -> bytes | None:
+    """Send `word` to a keeper; its answer, "" for none in time, None where nobody listens."""
+    peer = socket(AF_UNIX, SOCK_STREAM)
+    peer.settimeout(_SECONDS)
+    try:
+        peer.connect(path)
+    except OSError:
+        return None
+    try:
+        peer.sendall(word)
+        return wire.receive_frame(peer, _ANSWER_MAX) if answer and wire.receive(peer, 1) == wire.OK else b""
+    except (OSError, ValueError):
+        return b""
+    finally:
+        peer.close()

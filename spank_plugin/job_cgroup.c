@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What root does with the job's control groups. A step's own directory would not do: Slurm kills everything in the
+ * extern step's at scancel's SIGTERM, while the tasks of other steps may still save their work. Limits of the job hold
+ * in each directory below ".../job_N", whatever its name. */
+#define _GNU_SOURCE
+#include "job_cgroup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#define OURS "/step_bollard"
+/* A job has a keeper, a reaper and a file server for each container; more are killed in a further round. */
+#define ROUND_MAX 1024
+/* Slurm holds its lock for some system calls. */
+#define LOCK_TRIES 200
+
+struct place {
+	char v1[512], v2[512];  /* the job's directory below a hierarchy's root, or empty */
+};
+
+/* "/slurm_n1/uid_1000/job_7/step_0" becomes ".../job_7"; empty when the job is not in it. */
+static void cut_at_job(char *path, uint32_t job)
+{
+	char part[32], *at = path;
+	size_t size = (size_t) snprintf(part, sizeof(part), "/job_%u", job);
+
+	while ((at = strstr(at, part)) && at[size] != '\0' && at[size] != '/')
+		at += size;
+	if (at)
+		at[size] = '\0';
+	else
+		path[0] = '\0';
+}
+
+/* Where this process, a slurmstepd of the job, stands: /proc/self/cgroup has lines "4:freezer:/slurm/uid_1/job_7". */
+static void find_own_place(struct place *place, uint32_t job)
+{
+	FILE *file = fopen("/proc/self/cgroup", "re");
+	char *line = NULL, *path;
+	size_t size = 0;
+
+	place->v1[0] = place->v2[0] = '\0';
+	while (file && getline(&line, &size, file) > 0) {
+		line[strcspn(line, "\n")] = '\0';
+		path = strchr(line, ':');
+		path = path ? strchr(path + 1, ':') : NULL;
+		if (!path || strlen(++path) >= sizeof(place->v1))
+			continue;
+		cut_at_job(path, job);
+		if (path[0])
+			memcpy(strncmp(line, "0::", 3) == 0 ? place->v2 : place->v1, path, strlen(path) + 1);
+	}
+	free(line);
+	if (file)
+		fclose(file);
+}
+
+void job_cgroups_find(struct job_cgroups *found, uint32_t job)
+{
+	struct place place;
+	char *line = NULL, root[256], mount[256], *type;
+	size_t size = 0;
+	FILE *mounts;
+
+	found->count = 0;
+	find_own_place(&place, job);
+	mounts = place.v1[0] || place.v2[0] ? fopen("/proc/self/mountinfo", "re") : NULL;
+	/* "31 24 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory" */
+	while (mounts && found->count < JOB_CGROUPS_MAX && getline(&line, &size, mounts) > 0) {
+		char *path = found->job[found->count];
+		const char *below;
+
+		type = strstr(line, " - cgroup");
+		if (!type || sscanf(line, "%*d %*d %*s %255s %255s", root, mount) != 2)
+			continue;
+		below = strncmp(type, " - cgroup2 ", 11) == 0 ? place.v2 : place.v1;
+		if (strcmp(root, "/") != 0) {  /* a part of the hierarchy is mounted, as in a container of a node's */
+			size_t length = strlen(root);
+
+			if (strncmp(below, root, length) != 0 || below[length] != '/')
+				continue;
+			below += length;
+		}
+		if (!below[0] || snprintf(path, sizeof(found->job[0]), "%s%s", mount, below) >=
+		    (int) (sizeof(found->job[0]) - sizeof(OURS)))
+			continue;
+		if (access(path, F_OK) == 0)
+			found->count++;
+	}
+	free(line);
+	if (mounts)
+		fclose(mounts);
+}
+
+static int open_item(const char *folder, const char *more, const char *item, int flags)
+{
+	char path[640];
+
+	if (snprintf(path, sizeof(path), "%s%s/%s", folder, more, item) >= (int) sizeof(path)) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	return open(path, flags | O_CLOEXEC);
+}
+
+static int write_item(const char *folder, const char *item, const char *text, size_t size)
+{
+	int fd = open_item(folder, OURS, item, O_WRONLY);
+	ssize_t n;
+
+	if (fd < 0)
+		return -1;
+	n = write(fd, text, size);
+	close(fd);
+	return n == (ssize_t) size ? 0 : -1;
+}
+
+/* A cpuset of cgroup v1 begins empty and takes no process: the job's CPUs and memory nodes are copied. */
+static int fill_cpuset(const char *folder)
+{
+	static const char *const items[] = { "cpuset.cpus", "cpuset.mems" };
+	char text[4096];
+	ssize_t n;
+	int fd;
+
+	for (size_t i = 0; i < sizeof(items) / sizeof(*items); i++) {
+		fd = open_item(folder, "", items[i], O_RDONLY);
+		if (fd < 0)
+			return errno == ENOENT ? 0 : -1;
+		n = read(fd, text, sizeof(text));
+		close(fd);
+		/* Of cgroup v2 it is empty where nothing is limited. */
+		if (n < 0 || (n > 1 && write_item(folder, items[i], text, (size_t) n) < 0))
+			return -1;
+	}
+	return 0;
+}
+
+static int make(const char *folder)
+{
+	char path[640];
+
+	snprintf(path, sizeof(path), "%s" OURS, folder);
+	if (mkdir(path, 0755) < 0 && errno != EEXIST)
+		return -1;
+	return fill_cpuset(folder);
+}
+
+int job_cgroups_join(const struct job_cgroups *groups)
+{
+	for (int i = 0; i < groups->count; i++)
+		if (make(groups->job[i]) < 0 || write_item(groups->job[i], "cgroup.procs", "0", 1) < 0)
+			return -1;
+	return 0;
+}
+
+/* The processes of one directory, at most `most`; returns their number. */
+static int read_processes(const char *folder, pid_t *found, int most)
+{
+	int fd = open_item(folder, OURS, "cgroup.procs", O_RDONLY), count = 0;
+	FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
+	int pid;
+
+	if (!file)
+		return 0;
+	while (count < most && fscanf(file, "%d", &pid) == 1)
+		if (pid > 0)  /* 0: of another process namespace */
+			found[count++] = pid;
+	fclose(file);
+	return count;
+}
+
+int job_cgroups_follow(const struct job_cgroups *groups)
+{
+	static pid_t found[ROUND_MAX];
+	char number[16];
+	int count = 0;
+
+	for (int i = 0; i < groups->count && count == 0; i++)
+		count = read_processes(groups->job[i], found, ROUND_MAX);
+	for (int i = 0; count > 0 && i < groups->count; i++) {
+		if (make(groups->job[i]) < 0)
+			return -1;
+		for (int j = 0; j < count; j++) {
+			int size = snprintf(number, sizeof(number), "%d", (int) found[j]);
+
+			/* ESRCH: it has ended. */
+			if (write_item(groups->job[i], "cgroup.procs", number, (size_t) size) < 0 && errno != ESRCH)
+				return -1;
+		}
+	}
+	return 0;
+}
+
+static int is_stopped(pid_t pid)
+{
+	char path[64], line[128], state = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", (int) pid);
+	file = fopen(path, "re");
+	while (file && !state && fgets(line, sizeof(line), file))
+		sscanf(line, "State: %c", &state);
+	if (file)
+		fclose(file);
+	return state == 'T' || state == 't';
+}
+
+/* A number read from the directory may be another process by now: a handle is opened first, and the number has to be in
+ * the directory still. */
+static void kill_members(const char *folder, const pid_t *found, int count, int only_stopped)
+{
+	static pid_t now[ROUND_MAX];
+	int handle, left;
+
+	for (int i = 0; i < count; i++) {
+		if (only_stopped && !is_stopped(found[i]))
+			continue;
+		handle = (int) syscall(SYS_pidfd_open, found[i], 0);
+		if (handle < 0)
+			continue;
+		left = read_processes(folder, now, ROUND_MAX);
+		for (int j = 0; j < left; j++)
+			if (now[j] == found[i])
+				syscall(SYS_pidfd_send_signal, handle, SIGKILL, NULL, 0);
+		close(handle);
+	}
+}
+
+int job_cgroups_kill(const struct job_cgroups *groups, int only_stopped)
+{
+	static pid_t found[ROUND_MAX];
+	int count, most = 0;
+
+	for (int i = 0; i < groups->count; i++) {
+		count = read_processes(groups->job[i], found, ROUND_MAX);
+		kill_members(groups->job[i], found, count, only_stopped);
+		most = count > most ? count : most;
+	}
+	return most;
+}
+
+int job_cgroups_count(const struct job_cgroups *groups)
+{
+	static pid_t found[ROUND_MAX];
+	int count, most = 0;
+
+	for (int i = 0; i < groups->count; i++) {
+		count = read_processes(groups->job[i], found, ROUND_MAX);
+		most = count > most ? count : most;
+	}
+	return most;
+}
+
+/* The lock under which Slurm makes and removes directories: that of the hierarchy's root. -1 without it. */
+static int lock_hierarchy(const char *job)
+{
+	char path[512];
+	struct stat here, above;
+	int fd, tries = 0;
+
+	snprintf(path, sizeof(path), "%s", job);
+	if (stat(path, &here) < 0)
+		return -1;
+	/* Up to the last directory of this filesystem. */
+	for (;;) {
+		char *slash = strrchr(path, '/'), whole[512];
+
+		if (!slash || slash == path)
+			break;
+		memcpy(whole, path, sizeof(whole));
+		*slash = '\0';
+		if (stat(path, &above) < 0 || above.st_dev != here.st_dev) {
+			memcpy(path, whole, sizeof(path));
+			break;
+		}
+	}
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	while (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0)
+		if (tries++ >= LOCK_TRIES || usleep(5000) < 0) {
+			close(fd);
+			return -1;
+		}
+	return fd;
+}
+
+int job_cgroups_remove(const struct job_cgroups *groups)
+{
+	char path[640];
+	int rc = 0, lock;
+
+	for (int i = 0; i < groups->count; i++) {
+		snprintf(path, sizeof(path), "%s" OURS, groups->job[i]);
+		if (rmdir(path) < 0 && errno != ENOENT) {
+			rc = -1;
+			continue;
+		}
+		/* Slurm removes these two when its last step ends, where that comes after us: rmdir fails then. */
+		lock = lock_hierarchy(groups->job[i]);
+		snprintf(path, sizeof(path), "%s", groups->job[i]);
+		if (lock >= 0 && rmdir(path) == 0) {
+			*strrchr(path, '/') = '\0';
+			if (strncmp(strrchr(path, '/'), "/uid_", 5) == 0)
+				rmdir(path);
+		}
+		if (lock >= 0)
+			close(lock);
+	}
+	return rc;
+}

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The kernel keeps the count of a job's slurmstepds by flock(2): each holds a shared lock, which ends with it. Who gets
+ * the exclusive one is the last. */
+#define _GNU_SOURCE
+#include "job_folder.h"
+#include "privilege.h"
+#include "wire.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* The last one removes the folder within milliseconds. */
+#define HOLD_MS 3000
+#define LOCK_TRY_US 1000
+
+static int lock_within(int fd, int kind, int ms)
+{
+	for (int waited = 0; flock(fd, kind | LOCK_NB) < 0; waited++)
+		if ((errno != EWOULDBLOCK && errno != EINTR) || waited >= ms || (usleep(LOCK_TRY_US) < 0 && errno != EINTR))
+			return -1;
+	return 0;
+}
+
+static void path_of(char *path, size_t size, uint32_t job)
+{
+	snprintf(path, size, JOB_FOLDERS "/%u", job);
+}
+
+int job_folder_hold(uint32_t job)
+{
+	struct stat held, there;
+	char path[64];
+	int fd;
+
+	if ((mkdir(JOB_FOLDERS, 0755) < 0 && errno != EEXIST) || chmod(JOB_FOLDERS, 0755) < 0 ||
+	    owned_by_root(JOB_FOLDERS) < 0)
+		return -1;
+	path_of(path, sizeof(path), job);
+	for (int tries = 0; tries < 10; tries++) {
+		if (mkdir(path, 0755) < 0 && errno != EEXIST)
+			return -1;
+		fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (fd < 0 && errno == ENOENT)
+			continue;  /* removed by the last one of before */
+		if (fd < 0)
+			return -1;
+		if (lock_within(fd, LOCK_SH, HOLD_MS) == 0 && fchmod(fd, 0755) == 0 && fstat(fd, &held) == 0 &&
+		    stat(path, &there) == 0 && held.st_ino == there.st_ino)
+			return fd;
+		close(fd);
+	}
+	errno = EBUSY;
+	return -1;
+}
+
+int job_folder_is_last(int folder)
+{
+	return flock(folder, LOCK_EX | LOCK_NB) == 0;
+}
+
+void job_folder_release(int folder)
+{
+	flock(folder, LOCK_UN);
+	close(folder);
+}
+
+void job_folder_remove(int folder, uint32_t job)
+{
+	DIR *entries = fdopendir(dup(folder));
+	struct dirent *entry;
+	char path[64];
+
+	while (entries && (entry = readdir(entries)))
+		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+			unlinkat(folder, entry->d_name, 0);
+	if (entries)
+		closedir(entries);
+	path_of(path, sizeof(path), job);
+	rmdir(path);
+}
+
+int job_folder_lock(int folder, const char *name, int ms)
+{
+	char file[64];
+	int fd;
+
+	snprintf(file, sizeof(file), "%s.lock", name);
+	fd = openat(folder, file, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return -1;
+	if (lock_within(fd, LOCK_EX, ms) == 0)
+		return fd;
+	close(fd);
+	errno = ETIMEDOUT;
+	return -1;
+}
+
+int job_folder_listen(const char *address, uid_t uid)
+{
+	int fd;
+
+	if (unlink(address) < 0 && errno != ENOENT)
+		return -1;
+	fd = wire_listen(address);
+	/* connect(2) asks for the right to write; root has it always. */
+	if (fd >= 0 && (chmod(address, 0600) < 0 || lchown(address, uid, (gid_t) -1) < 0)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
