@@ -23,7 +23,7 @@ from errno import (
     ETXTBSY,
 )
 
-from bollard.runtime.errors import BollardError
+from bollard.runtime.errors import BollardError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,8 +65,16 @@ def of(error: OSError, doing: str, place: str = "", hint: str = "") -> BollardEr
     return BollardError(f"{doing}: {reason}", cure or hint)
 
 
-def of_any(error: BaseException) -> BollardError | None:
-    """The same for a failure that nothing else has worded; None for one that is no lack of the machine."""
+def one_line(error: BaseException) -> str:
+    """What a user reads of any failure, without the leading "bollard: "."""
+    known = error if isinstance(error, BollardError) else _of_any(error)
+    defect = f"{type(error).__name__}: {error}; this is a defect: please report it, with the command"
+    text = str(known) if known else defect
+    return shown(" ".join(text.splitlines()))
+
+
+def _of_any(error: BaseException) -> BollardError | None:
+    """The words for a failure that nothing else has worded; None for one that is no lack of the machine."""
     if isinstance(error, MemoryError):
         error = OSError(ENOMEM, os.strerror(ENOMEM))
     elif isinstance(error, RuntimeError) and "start new thread" in str(error):

@@ -17,8 +17,9 @@ import time
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 
 from bollard.runtime import causes
+from bollard.runtime.causes import one_line
 from bollard.runtime.container import wire
-from bollard.runtime.errors import BollardError, one_line
+from bollard.runtime.errors import BollardError
 from bollard.runtime.frozen import replace
 from bollard.runtime.installed import LAUNCHER, PREFIX
 from bollard.runtime.request import site

@@ -28,7 +28,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
 from bollard.runtime import causes
-from bollard.runtime.errors import BollardError, one_line
+from bollard.runtime.causes import one_line
+from bollard.runtime.errors import BollardError
 from bollard.runtime.system import identity, linux
 
 ROOT, SUBIDS, MAPPED, PRELOADED = "root", "subids", "mapped", "preloaded"

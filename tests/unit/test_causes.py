@@ -16,7 +16,8 @@ import pytest
 from test_instance import User, place  # noqa: F401 - a fixture
 
 from bollard.runtime import causes
-from bollard.runtime.errors import BollardError, one_line
+from bollard.runtime.causes import one_line
+from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import cache
 from bollard.runtime.image import image
 from bollard.spank_plugin import build
