@@ -1,16 +1,28 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`bollard site install` from a checkout, before there is a `bollard`: python3 spank_plugin [OPTION...]."""
+"""`bollard site install` from a checkout, before there is a `bollard`: python3 spank_plugin [OPTION...].
 
-from __future__ import annotations
+Python 3.6 must be able to parse this file: it says there that a later one is needed.
+"""
 
+import importlib.util
 import sys
-import types
 from pathlib import Path
+
+if sys.version_info < (3, 9):  # noqa: UP036
+    sys.exit(
+        "bollard: needs Python 3.9 or later, and %s is %d.%d; install a later one, and run this with its python3.N"  # noqa: UP031
+        % ((sys.executable,) + sys.version_info[:2])
+    )
 
 if not __package__:  # a checkout, where the packages go by the names of their folders
     sys.dont_write_bytecode = True
-    sys.modules["bollard"] = types.ModuleType("bollard")
-    sys.modules["bollard"].__path__ = [str(Path(__file__).resolve().parent.parent)]
+    top = Path(__file__).resolve().parent.parent
+    found = importlib.util.spec_from_file_location(
+        "bollard", str(top / "runtime/_root/__init__.py"), submodule_search_locations=[str(top)]
+    )
+    assert found and found.loader
+    sys.modules["bollard"] = importlib.util.module_from_spec(found)
+    found.loader.exec_module(sys.modules["bollard"])
 
 from bollard.runtime.cli.main import main  # noqa: E402
 

@@ -7,6 +7,7 @@ srun for many nodes at once. What only users can tell (namespaces, mounts, a con
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -23,7 +24,7 @@ from bollard.mpi.library import open_library
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import options, site, site_config
 from bollard.runtime.system import owners
-from bollard.spank_plugin import build, install, plugstack, probes
+from bollard.spank_plugin import build, install, plugstack, plugstack_fault, probes
 from bollard.spank_plugin.install import Where
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
@@ -32,7 +33,7 @@ OK, WARNING, FAILURE = "ok", "warning", "failure"
 KERNEL = (5, 12)
 _SECONDS = 30
 HERE = Where()
-_AGAIN = "bollard site install"
+_AGAIN = plugstack_fault.AGAIN
 _NAMESPACES = (
     "user.max_user_namespaces",
     "user.max_mnt_namespaces",
@@ -55,6 +56,7 @@ Found = Iterator[Finding]
 
 def findings(where: Where) -> Found:
     """Every finding on this node, in the order in which they matter."""
+    where = where._replace(slurm_conf=install.conf_in_use(where.slurm_conf))
     there = os.path.exists(f"{where.prefix}/{install.MANIFEST}")
     for check in CHECKS:
         if not there and check in OF_INSTALLATION[1:]:
@@ -179,9 +181,9 @@ def _owners(where: Where) -> Found:
         *build.search_path(),
         sys.executable,
         where.command,
-        install.plugstack_file(where.slurm_conf),
-        *(line.file for line in _lines(where)),
     ]
+    if not install.is_slurmds_copy(where.slurm_conf):  # slurmd makes those files anew, with the owners it wants
+        paths += [install.plugstack_file(where.slurm_conf), *(line.file for line in _lines(where))]
     found = owners.faults(path for path in paths if os.path.lexists(path))
     for fault in found:
         yield Finding("owners", FAILURE, fault.text, fault.fix)
@@ -221,6 +223,47 @@ def _python(where: Where) -> Found:
         yield Finding("Python", FAILURE, f"{text}, but this is {sys.version.split()[0]}", _AGAIN)
     else:
         yield Finding("Python", OK, text)
+
+
+# What the administrator's commands import besides the installation: the package of Debian, that of EL, who needs it.
+_MODULES = (
+    ("cffi", "python3-cffi", "python3-cffi", "`bollard site install` and this check"),
+    ("yaml", "python3-yaml", "python3-pyyaml", "bollard.yaml"),
+)
+
+
+def _modules(where: Where) -> Found:
+    missing = [row for row in _MODULES if not _imports(row[0])]
+    for name, debian, el, user in missing:
+        text = f"the module {name} is missing, which {user} needs"
+        yield Finding("Python modules", FAILURE, text, f"install {debian} (Debian) or {el} (EL)")
+    if not missing:
+        yield Finding("Python modules", OK, ", ".join(row[0] for row in _MODULES))
+
+
+def _imports(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+# Programs that users' commands start by their names, and what cannot be done without them.
+_PROGRAMS = (
+    ("skopeo", "images of registries and of docker and OCI archives cannot be fetched"),
+    ("mksquashfs", "no image can be built or saved"),
+)
+
+
+def _programs(where: Where) -> Found:
+    found = [name for name, _ in _PROGRAMS if shutil.which(name)]
+    for name, without in _PROGRAMS:
+        if name not in found:
+            package = "squashfs-tools" if name == "mksquashfs" else name
+            yield Finding("programs", WARNING, f"{name} is missing: {without}", f"install {package}")
+    if len(found) == len(_PROGRAMS):
+        yield Finding("programs", OK, ", ".join(found))
 
 
 def _settings(where: Where) -> Found:
@@ -264,41 +307,28 @@ def _slurm(where: Where) -> Found:
 
 
 def _plugstack(where: Where) -> Found:
-    file = install.plugstack_file(where.slurm_conf)
-    try:
-        lines = plugstack.effective(file)
-    except OSError as error:
-        yield Finding("plugstack.conf", FAILURE, f"{error.filename}: {error.strerror}", _AGAIN)
-        return
-    own = [line for line in lines if os.path.basename(line.plugin) == "spank_bollard.so"]
-    wanted = f"{where.prefix}/spank_bollard.so"
-    places = ", ".join(f"{line.file}:{line.number}" for line in own)
-    if not own:
-        yield Finding("plugstack.conf", FAILURE, f"{file} and what it includes do not name the plugin", _AGAIN)
-    elif len(own) > 1:
-        yield Finding("plugstack.conf", FAILURE, f"the plugin is named more than once: {places}", "keep one line")
-    elif own[0].plugin != wanted:
-        yield Finding("plugstack.conf", FAILURE, f"{places} names {own[0].plugin}", f"name {wanted}")
-    elif not own[0].required:
-        text = f"{places} says optional: where it cannot be loaded, jobs would run on the host"
-        yield Finding("plugstack.conf", FAILURE, text, "write required instead")
-    else:
-        yield Finding("plugstack.conf", OK, f"{places}: required, {' '.join(own[0].arguments) or 'no arguments'}")
-    if any(os.path.basename(line.plugin).startswith("spank_pyxis") for line in lines):
+    wrong, text, fix = plugstack_fault.fault(where)
+    yield Finding("plugstack.conf", FAILURE if wrong else OK, text, fix)
+    if any(os.path.basename(line.plugin).startswith("spank_pyxis") for line in _lines(where)):
         text = "pyxis is loaded too, and has options of the same names"
         yield Finding("plugstack.conf", WARNING, text, "remove one of the two")
 
 
 def _plugin(where: Where) -> Found:
-    option = next(row[3] for row in options.TABLE if row[3])
+    option = next(row.slurm for row in options.TABLE if row.slurm)
     status, said = _said("srun", "--help", where=where)
     if status == 127:
         return
-    if f"--{option}" in said:
+    if re.search(rf"^ *--{re.escape(option)}\b", said, re.M):
         yield Finding("plugin", OK, "srun has loaded it")
-    else:
-        why = next((line.strip() for line in said.splitlines() if "error" in line), "srun does not show its options")
-        yield Finding("plugin", FAILURE, why, "see plugstack.conf above, and `srun -vvv --help`")
+        return
+    if plugstack_fault.fault(where)[0]:
+        yield Finding("plugin", FAILURE, "srun has not loaded it", "mend plugstack.conf, see above")
+        return
+    # Slurm's help has the word error in it; its messages begin so.
+    found = re.search(r"^srun: (?:error|fatal): .*|^bollard: .*", said, re.M)
+    why = found[0] if found else f"srun, with exit status {status}, does not show --{option}"
+    yield Finding("plugin", FAILURE, why, "see `srun -vvv --help`")
 
 
 def _slurm_settings(where: Where) -> Found:
@@ -332,6 +362,8 @@ def _pmi(where: Where) -> Found:
         yield Finding("MPI plugins", WARNING, "srun --mpi=list names none", "install Slurm's mpi_pmix or mpi_pmi2")
     if not any(name.startswith("pmix") for name in found):
         return
+    if not _imports("cffi"):
+        return  # the check of modules says so
     places = ("libpmix.so.2", "/usr/lib/*/libpmix.so.2", "/usr/lib*/libpmix.so.2", "/usr/lib/*/pmix2/lib/libpmix.so.2")
     try:
         ffi, library = open_library("libpmix.so", "const char *PMIx_Get_version(void);", places, WireupError, "")
@@ -416,6 +448,8 @@ OF_INSTALLATION: tuple[Callable[[Where], Found], ...] = (
     _owners,
     _squashfuse,
     _python,
+    _modules,
+    _programs,
     _settings,
     _slurm,
     _plugstack,

@@ -31,6 +31,10 @@ from bollard.runtime.system import owners
 from bollard.spank_plugin import build, build_inside, plugstack
 
 MANIFEST = "manifest.json"
+# Where slurmd keeps its copies of the controller's files (configless Slurm: slurm.conf(5), SlurmctldParameters).
+CONFIGLESS = "/run/slurm/conf"
+# SlurmdSpoolDir where slurm.conf has none: slurm.conf(5).
+SPOOL = "/var/spool/slurmd"
 MODES = {
     "bollard-enter": 0o755, build_inside.PROGRAM: 0o755,
     # Their users cannot read them, so that the kernel lets nobody trace them.
@@ -93,27 +97,56 @@ def slurm_setting(conf: str, name: str) -> str:
     return ""
 
 
+def is_slurmds_copy(conf: str) -> bool:
+    """Whether the directory `conf` is where slurmd puts the files that it gets from the controller."""
+    return os.path.exists(CONFIGLESS) and os.path.realpath(conf) == os.path.realpath(CONFIGLESS)
+
+
+def conf_in_use(conf: str) -> str:
+    """The directory whose files Slurm reads here: `conf`, but slurmd's copies where that has no slurm.conf."""
+    if not os.path.exists(f"{conf}/slurm.conf") and os.path.exists(f"{CONFIGLESS}/slurm.conf"):
+        return CONFIGLESS
+    return conf
+
+
 def plugstack_file(conf: str) -> str:
     return slurm_setting(conf, "PlugStackConfig") or f"{conf}/plugstack.conf"
 
 
 def plugstack_line(where: Where) -> str:
     """The line for Slurm. The spool directory is SlurmdSpoolDir; nodes replace its %h and %n."""
-    spool = slurm_setting(where.slurm_conf, "SlurmdSpoolDir") or "/var/spool/slurmd"
+    spool = slurm_setting(where.slurm_conf, "SlurmdSpoolDir") or SPOOL
     return f"required {where.prefix}/spank_bollard.so spool={spool}\n"
 
 
+COMMAND = """\
+#!{python} -ISXutf8
+import os
+import sys
+sys.path.append(os.path.realpath({prefix!r}) + '/python')
+try:
+    from bollard.runtime.cli.main import main
+except ModuleNotFoundError as error:
+    why = {prefix!r} + f": the installation is missing or not whole (no module {{error.name}})"
+    sys.stderr.write(f"bollard: {{why}}; the administrator installs it again: `python3 spank_plugin` in a checkout\\n")
+    sys.exit(255)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def command_text(prefix: str) -> str:
-    return (
-        f"#!{sys.executable} -ISXutf8\n"
-        f"import os\nimport sys\nsys.path.append(os.path.realpath({prefix!r}) + '/python')\n"
-        "from bollard.runtime.cli.main import main\nsys.exit(main(sys.argv[1:]))\n"
-    )
+    """The text of the command `bollard` for the installation at `prefix`."""
+    return COMMAND.format(python=sys.executable, prefix=prefix)
 
 
 def install(where: Where, say: Say) -> None:
     """Build, put in place, tell Slurm. Everything that can be refused is refused before anything is changed."""
     settings = site_config.load(where.config)
+    if is_slurmds_copy(where.slurm_conf):
+        raise BollardError(
+            f"{where.slurm_conf}: slurmd copies these files from the controller, and would undo every change",
+            "use --slurm-conf with another directory, and name the plugin in the controller's plugstack.conf",
+        )
     if not where.destdir:
         _require_root("install")
         _refuse(owners.faults(_existing([*_outside(where), *_interpreter()])))
@@ -296,6 +329,9 @@ def _put(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
         say(f"added to {stack}: include {where.include}")
     if site_config.load(where.config).digest:
         say(f"compiled {where.config}")
+    if conf_in_use(where.slurm_conf) != where.slurm_conf:
+        line = plugstack_line(where._replace(slurm_conf=CONFIGLESS)).strip()
+        say(f"Slurm's files come from the controller here: write into its plugstack.conf itself: {line}")
     say("no daemon need be restarted: the next step uses it; `bollard site check` tells whether all is well")
 
 

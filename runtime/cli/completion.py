@@ -96,17 +96,22 @@ def _zsh() -> str:
     for command in COMMANDS:
         specs = []
         for letter, name, argument, text in _options(command):
-            value = f":{argument.replace(':', ' ')}:_files" if argument else ""
-            label = text.replace("\\", "\\\\").replace("[", "(").replace("]", ")").replace(":", ",")
+            value = f":{_zsh_escaped(argument)}:_files" if argument else ""
             flags = [f"--{name}"] + ([f"-{letter}"] if letter else [])
-            specs += [_single(f"*{flag}[{label}]{value}") for flag in flags]
+            specs += [_single(f"*{flag}[{_zsh_escaped(text)}]{value}") for flag in flags]
         specs.append(f"'1:shell:({' '.join(SHELLS)})'" if command == "completion" else "'*:file:_files'")
         lines.append(f"    ({_single(command)}) _arguments {' '.join(specs)} ;;")
     return "\n".join([*lines, "    esac", "}", '_bollard "$@"', ""])
 
 
 def _described(rows: list[tuple[str, str]]) -> str:
-    return " ".join(_single(f"{name}:{text.replace(':', ',')}") for name, text in rows)
+    """Words with their help, as _describe takes them: it looks for colons alone."""
+    return " ".join(_single(name + ":" + text.replace(":", "\\:")) for name, text in rows)
+
+
+def _zsh_escaped(text: str) -> str:
+    """`text` with no character that _arguments takes for the end of a part (zshcompsys(1))."""
+    return "".join("\\" + c if c in "\\[]:" else c for c in text)
 
 
 def _fish() -> str:

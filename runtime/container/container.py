@@ -90,5 +90,6 @@ class Container:
     ) -> environment.ImageEnvironment:
         """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
         home, path = os.fsencode(self.spec.home or self.spec.user_home), os.fsencode(self.spec.image)
-        self.environment = environment.of_image(self.scripts, home, path, shell, os.fsencode(self.spec.app), cwd)
+        app = os.fsencode(self.spec.app)
+        self.environment = environment.of_image(self.scripts, home, path, shell, app, cwd, self.warnings)
         return self.environment

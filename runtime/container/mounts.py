@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _IS_DIRECTORY = 0o040000
 _IS_LINK = 0o120000
-_FILE_MAX = 1 << 20  # bytes of a file that is copied
+_FILE_MAX = 1 << 20  # bytes of a file that is copied; a larger one is mounted
 # Why a mount with `if_free` is left out: nothing is missing then.
 _TAKEN = "an earlier mount is there"
 
@@ -418,7 +418,7 @@ def _attach(root: int, place: Place, refused: dict[str, str], taken: set[str]) -
     Raises: BollardError where it may not be left out.
     """
     mount = place.mount
-    if mount.copied and not place.directory:
+    if mount.copied and not place.directory and os.fstat(place.tree).st_size <= _FILE_MAX:
         return _copy(root, place)
     try:
         target = linux.open_in_root(root, mount.target, _flags(place))

@@ -309,6 +309,10 @@ def _missing(path: str, name: str) -> BollardError:
         target = shown(os.readlink(path))
         return BollardError(f"{name}: is a symbolic link to {target}, which does not exist", "check the link")
     parent = os.path.dirname(os.path.abspath(path))
+    if ":" in os.path.basename(path):  # ubuntu:24.04
+        return BollardError(
+            f"{name}: no such file", "check the name; that of an image in a registry begins with docker://"
+        )
     if os.path.isdir(parent):
         return BollardError(f"{name}: no such file", f"check the name with `ls {shown(parent)}`")
     while not os.path.isdir(parent):

@@ -91,8 +91,36 @@ def test_on_a_terminal(cluster: Cluster) -> None:
             "plugstack.conf",
             "mv /etc/slurm/plugstack.conf.d/bollard.conf /etc/slurm/plugstack.conf.d/bollard.off",
             "mv /etc/slurm/plugstack.conf.d/bollard.off /etc/slurm/plugstack.conf.d/bollard.conf",
-            "do not name the plugin",
+            "there is no /etc/slurm/plugstack.conf.d/bollard.conf",
             "bollard site install",
+        ),
+        (
+            "plugstack.conf",
+            "sed -i s/^include/#include/ /etc/slurm/plugstack.conf",
+            "sed -i s/^#include/include/ /etc/slurm/plugstack.conf",
+            "does not include /etc/slurm/plugstack.conf.d/bollard.conf",
+            "add to /etc/slurm/plugstack.conf: include /etc/slurm/plugstack.conf.d/*.conf",
+        ),
+        (
+            "plugin",
+            "sed -i s/^include/#include/ /etc/slurm/plugstack.conf",
+            "sed -i s/^#include/include/ /etc/slurm/plugstack.conf",
+            "srun has not loaded it",
+            "mend plugstack.conf",
+        ),
+        (
+            "plugstack.conf",
+            "sed -i 's#spool=.*#spool=/nosuch#' /etc/slurm/plugstack.conf.d/bollard.conf",
+            "sed -i 's#spool=.*#spool=/var/spool/slurmd#' /etc/slurm/plugstack.conf.d/bollard.conf",
+            "says spool=/nosuch, but SlurmdSpoolDir is /var/spool/slurmd",
+            "write spool=/var/spool/slurmd there",
+        ),
+        (
+            "Python modules",
+            "mv /usr/lib/python3/dist-packages/cffi /usr/lib/python3/dist-packages/cffi.off",
+            "mv /usr/lib/python3/dist-packages/cffi.off /usr/lib/python3/dist-packages/cffi",
+            "the module cffi is missing",
+            "install python3-cffi (Debian)",
         ),
         (
             "bollard.yaml",
@@ -143,6 +171,24 @@ def test_settings_hold_on_the_nodes(cluster: Cluster, images: Images, work: Work
         assert done.rc == 255 and "this site runs no image from /opt/test-data" in done.err, done
     done = cluster.srun("-w", "n1", f"--container={images.small}", "sh", "-c", "test -e ~; echo $? $SITE_SAYS")
     assert good(done) == "0\n"
+
+
+def test_layers_follow_the_policy_on_images(cluster: Cluster, images: Images, work: Work) -> None:
+    """Overlays and directories that are written to are images too: on the submit host, on the node, and by hand."""
+    good(cluster.exec("mkdir ov tree tree/bin", node="n1", cwd=work.path))
+    write = f"mkdir /etc/bollard /opt/test-apps && cp {images.small} /opt/test-apps/a.sif && "
+    write += "echo 'images-allowed: [/opt/test-apps]' > /etc/bollard/bollard.yaml && bollard site configure"
+    undo = "rm -r /etc/bollard /opt/test-apps; bollard site configure"
+    image = "/opt/test-apps/a.sif"
+    with changed(cluster, write, undo, "ctl", "n1"):
+        for options in (f"--overlay {work.path}/ov", f"--overlay {work.path}/ov:ro"):
+            done = cluster.exec(["bollard", "exec", *options.split(), image, "true"], node="n1")
+            assert done.rc == 255 and "this site takes no overlay from " in done.err, done
+            done = cluster.exec(["srun", "-w", "n1", f"--container={image}", f"--container-opts={options}", "true"])
+            assert done.rc == 255 and "this site takes no overlay from " in done.err and "queued" not in done.err, done
+        done = cluster.exec(["bollard", "exec", "--writable", f"{work.path}/tree", "true"], node="n1")
+        assert done.rc == 255 and "this site runs no image from " in done.err, done
+        good(cluster.exec(["bollard", "exec", "--writable-tmpfs", image, "true"], node="n1"))
 
 
 @pytest.fixture

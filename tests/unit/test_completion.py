@@ -65,6 +65,14 @@ def test_the_other_shells_are_told_everything(shell):
         assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_schemes_keep_their_colons(shell):
+    """A colon parts the words of zsh's specifications: it is escaped there, and what a user reads has it."""
+    text = completion.script(shell)
+    assert ("docker\\://" if shell == "zsh" else "docker://") in text
+    assert "docker,//" not in text
+
+
 def test_the_command():
     assert command("completion", "fish").stdout == completion.script("fish")
     assert refused("completion", "tcsh") == "tcsh: no completion for this shell; there is one for bash, zsh, fish"

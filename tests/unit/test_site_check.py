@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from bollard.runtime.errors import BollardError
 from bollard.spank_plugin import check, install, probes
 from bollard.spank_plugin.check import FAILURE, OK, WARNING, Finding
 from bollard.spank_plugin.install import Where
+
+TOP = Path(__file__).resolve().parents[2]
 
 
 def test_a_machine_without_bollard(tmp_path):
@@ -67,3 +75,106 @@ def test_nothing_is_known_of_what_is_not_there(tmp_path):
             assert str(tmp_path) in str(error)
         else:
             raise AssertionError(text)
+
+
+@pytest.mark.parametrize("version", ["3.6", "3.7", "3.8"])
+def test_an_older_python_reads_why(version):
+    """The file that it starts has no newer syntax, and says which Python is needed."""
+    text = (TOP / "spank_plugin/__main__.py").read_text()
+    ast.parse(text, feature_version=tuple(map(int, version.split("."))))
+    assert "annotations" not in text  # from __future__: 3.7
+    program = f"import sys; sys.version_info = ({version.replace('.', ', ')}, 1); "
+    program += f"exec(compile({text!r}, {str(TOP / 'spank_plugin/__main__.py')!r}, 'exec'))"
+    done = subprocess.run([sys.executable, "-Bc", program], capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 1 and done.stderr.startswith("bollard: needs Python 3.9 or later"), done
+    assert done.stderr.count("\n") == 1 and f" is {version};" in done.stderr
+
+
+SHIM = "/p/spank_bollard.so"
+
+
+def stack(conf, include=True, line=f"required {SHIM} spool=/var/spool/slurmd\n", settings=""):
+    """Slurm's configuration in the directory `conf`; `line` None: no file with the plugin's line."""
+    (conf / "plugstack.conf.d").mkdir(parents=True)
+    (conf / "slurm.conf").write_text(settings)
+    (conf / "plugstack.conf").write_text(f"include {conf}/plugstack.conf.d/*.conf\n" if include else "# none\n")
+    if line is not None:
+        (conf / "plugstack.conf.d/bollard.conf").write_text(line)
+    return Where("/p", str(conf))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text", "fix"),
+    [
+        ({"include": False}, "plugstack.conf does not include {conf}/plugstack.conf.d/b", "add to "),
+        ({"line": None}, "there is no {conf}/plugstack.conf.d/bollard.conf", "bollard site install"),
+        ({"line": "# none\n"}, "bollard.conf does not name the plugin", "bollard site install"),
+        ({"line": f"required {SHIM} spool=/nosuch\n"}, "says spool=/nosuch, but", "write spool=/var/spool/slurmd"),
+        ({"line": f"required {SHIM}\n"}, "has no spool=, but SlurmdSpoolDir is /var/spool/slurmd", "write spool="),
+        ({"settings": "SlurmdSpoolDir=/s/%n\n"}, "but SlurmdSpoolDir is /s/%n", "write spool=/s/%n there"),
+    ],
+)
+def test_the_cause_in_plugstack(tmp_path, spoil, text, fix):
+    conf = tmp_path / "etc"
+    (finding,) = check._plugstack(stack(conf, **spoil))
+    assert finding.state == FAILURE
+    assert text.format(conf=conf) in finding.text and finding.fix.startswith(fix.format(conf=conf)), finding
+
+
+def test_plugstack_as_it_should_be(tmp_path):
+    (finding,) = check._plugstack(stack(tmp_path / "etc"))
+    assert finding.state == OK and "required, spool=/var/spool/slurmd" in finding.text
+
+
+def test_the_help_of_srun_is_no_reason(tmp_path, monkeypatch):
+    """--help has the word error in it; without the plugin's line the cause is plugstack.conf."""
+    monkeypatch.setattr(check, "_said", lambda *command, where: (0, "  -e, --error=err   location of stderr\n"))
+    (finding,) = check._plugin(stack(tmp_path / "a", include=False))
+    assert (finding.text, finding.fix) == ("srun has not loaded it", "mend plugstack.conf, see above")
+    (finding,) = check._plugin(stack(tmp_path / "b"))
+    assert finding.state == FAILURE and "does not show --container" in finding.text
+    said = "srun: error: spank: /p/spank_bollard.so: Plugin file not found\n  --error=err\n"
+    monkeypatch.setattr(check, "_said", lambda *command, where: (1, said))
+    (finding,) = check._plugin(stack(tmp_path / "c"))
+    assert finding.text == "srun: error: spank: /p/spank_bollard.so: Plugin file not found"
+
+
+def test_a_configless_slurm(tmp_path, monkeypatch):
+    """slurmd's copies are what Slurm reads; nothing is changed there, and no owner is found wrong."""
+    copies = tmp_path / "spool/conf-cache"
+    stack(copies, include=False)
+    (tmp_path / "conf").symlink_to(copies)
+    monkeypatch.setattr(install, "CONFIGLESS", f"{tmp_path}/conf")
+    empty = tmp_path / "etc"
+    empty.mkdir()
+    (empty / "plugstack.conf").write_text(f"required {SHIM}\n")
+    assert install.conf_in_use(str(empty)) == f"{tmp_path}/conf"
+    assert install.conf_in_use(str(copies)) == str(copies)
+    where = Where("/p", install.conf_in_use(str(empty)))
+    (finding,) = check._plugstack(where)
+    assert finding.state == FAILURE and finding.text.startswith(f"{tmp_path}/conf/plugstack.conf does not")
+    assert "the controller's plugstack.conf itself: required /p/spank_bollard.so spool=" in finding.fix
+    assert not [row for row in check._owners(where) if str(tmp_path) in row.text + row.fix]
+    with pytest.raises(BollardError, match="slurmd copies these files from the controller"):
+        install.install(Where(f"{tmp_path}/p", f"{tmp_path}/conf"), print)
+
+
+def test_missing_modules_and_programs(monkeypatch, tmp_path):
+    where = Where("/p", str(tmp_path))
+    monkeypatch.setattr(check, "_imports", lambda name: name != "cffi")
+    (finding,) = check._modules(where)
+    assert finding.state == FAILURE and "python3-cffi" in finding.fix
+    monkeypatch.setattr(check, "_said", lambda *command, where: (0, "MPI plugin types are...\n\tpmix_v4\n"))
+    assert [row.check for row in check._pmi(where)] == ["MPI plugins"]  # nobody knows of the library then
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert [(row.state, row.fix) for row in check._programs(where)] == [
+        (WARNING, "install skopeo"), (WARNING, "install squashfs-tools"),
+    ]  # fmt: skip
+
+
+def test_the_command_of_a_lost_installation(tmp_path):
+    program = tmp_path / "bollard"
+    program.write_text(install.command_text(f"{tmp_path}/gone"))
+    done = subprocess.run([sys.executable, "-IS", program], capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 255 and done.stderr.count("\n") == 1, done
+    assert done.stderr.startswith(f"bollard: {tmp_path}/gone: the installation is missing")

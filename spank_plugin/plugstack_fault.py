@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Why srun and slurmd do not load the plugin as they should, as far as plugstack.conf tells."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bollard.spank_plugin import install, plugstack
+from bollard.spank_plugin.install import Where
+
+AGAIN = "bollard site install"
+
+
+def fault(where: Where) -> tuple[bool, str, str]:
+    """(whether srun and slurmd do not load the plugin as they should, the finding's text, its fix)."""
+    file = install.plugstack_file(where.slurm_conf)
+    wanted = f"{where.prefix}/spank_bollard.so"
+    try:
+        lines = plugstack.effective(file)
+        text = Path(file).read_text(errors="replace")
+    except OSError as error:
+        return True, f"{error.filename}: {error.strerror}", _name_it(where, AGAIN)
+    own = [line for line in lines if os.path.basename(line.plugin) == "spank_bollard.so"]
+    places = ", ".join(f"{line.file}:{line.number}" for line in own)
+    if len(own) > 1:
+        return True, f"the plugin is named more than once: {places}", "keep one line"
+    if own and own[0].plugin != wanted:
+        return True, f"{places} names {own[0].plugin}", f"name {wanted}"
+    if own and not own[0].required:
+        said = f"{places} says optional: where it cannot be loaded, jobs would run on the host"
+        return True, said, "write required instead"
+    if own:
+        fine = f"{places}: required, {' '.join(own[0].arguments) or 'no arguments'}"
+        return _spool_fault(where, own[0]) or (False, fine, "")
+    if not os.path.exists(where.line_file):
+        said = f"{file} does not name the plugin, and there is no {where.line_file}"
+    elif not plugstack.includes_file(text, file, where.line_file):
+        said = f"{file} does not include {where.line_file}, which names the plugin"
+        return True, said, _name_it(where, f"add to {file}: include {where.include}")
+    else:
+        said = f"{where.line_file} does not name the plugin"
+    return True, said, _name_it(where, AGAIN)
+
+
+def _name_it(where: Where, fix: str) -> str:
+    """How to have the plugin named: by `fix`, but where slurmd copies plugstack.conf from the controller."""
+    if not install.is_slurmds_copy(where.slurm_conf):
+        return fix
+    line = install.plugstack_line(where).strip()
+    return f"write into the controller's plugstack.conf itself: {line}; then: scontrol reconfigure"
+
+
+def _spool_fault(where: Where, line: plugstack.Line) -> tuple[bool, str, str] | None:
+    """The fault when `spool=` is another directory than slurmd's: containers would lack what Slurm keeps there."""
+    told = next((word[6:] for word in line.arguments if word.startswith("spool=")), "")
+    slurms = install.slurm_setting(where.slurm_conf, "SlurmdSpoolDir") or install.SPOOL
+    if not os.path.exists(f"{where.slurm_conf}/slurm.conf") or told == slurms or _same_file(told, slurms):
+        return None
+    said = f"{line.file}:{line.number} says spool={told}" if told else f"{line.file}:{line.number} has no spool="
+    return True, f"{said}, but SlurmdSpoolDir is {slurms}", f"write spool={slurms} there"
+
+
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
