@@ -19,7 +19,7 @@
 
 #define TOLD_TRIES 20
 #define TOLD_MS 1000  /* how long to wait for the next task with the same mistake */
-#define MODE_SAVE "save"  /* runtime/container/entry.py: SAVE; any other: WAIT */
+
 
 static unsigned long long hash(const char *text)
 {
@@ -119,7 +119,7 @@ static void warn_of_lost_scratch(const char *scratch, char **envp)
 
 int main(int argc, char **argv)
 {
-	const char *fuse_socket = getenv("_FUSE_COMMFD"), *fuse_device = getenv("BOLLARD_FUSE_FD");
+	const char *fuse_socket = getenv("_FUSE_COMMFD"), *fuse_device = getenv(ENV_FUSE_FD);
 	const char *name = getenv(ENV_ENTRY), *first = getenv(ENV_ARGV0), *image;
 	const char *scratch = is_directory(getenv("TMPDIR")) ? strdup(getenv("TMPDIR")) : NULL;
 	const char *local = getenv("SLURM_LOCALID"), *verbose = getenv(ENV_VERBOSE);
@@ -129,7 +129,7 @@ int main(int argc, char **argv)
 
 	if (fuse_device && !name)  /* a task may have such a variable; without a socket it is to unmount: our end does */
 		return fuse_socket ? be_fusermount(fuse_socket, fuse_device) : 0;
-	if (!name && argc == 2 && strcmp(argv[1], "--print-environment") == 0)
+	if (!name && argc == 2 && strcmp(argv[1], PRINTER_OPTION) == 0)
 		return print_environment();
 	if (!name && getenv(ENV_SPEC))
 		return fail("Slurm on this node has not loaded the bollard plugin, so there is no container; "
@@ -157,7 +157,7 @@ int main(int argc, char **argv)
 	if (scratch)
 		warn_of_lost_scratch(scratch, entry.envp);
 	if (entry.mode[0])
-		supervise(keeper, strcmp(entry.mode, MODE_SAVE) == 0);
+		supervise(keeper, strcmp(entry.mode, LAUNCHER_SAVE) == 0);
 	act_as_root(entry.root);
 	warn_of_single_ranks(entry.argv, entry.envp);
 	reason = become(entry.argv, entry.envp);

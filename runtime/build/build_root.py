@@ -19,8 +19,8 @@ import subprocess
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, NoReturn
 
+from bollard.runtime.constants import DEFAULT_PATH
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request.spec import DEFAULT_PATH
 from bollard.runtime.system import linux, rootless
 from bollard.runtime.system.tree import Tree, remove_at
 
@@ -107,7 +107,7 @@ def run_on_host(argv: list[str], env: Mapping[str, str], cwd: str) -> Result:
 def environment(host: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
     """What the program gets: little of the host's, and `own`."""
     found = {
-        "PATH": DEFAULT_PATH.decode(),
+        "PATH": DEFAULT_PATH,
         "HOME": "/root",
         "LANG": "C",
         "APT_CONFIG": _APT,

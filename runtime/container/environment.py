@@ -24,8 +24,8 @@ from __future__ import annotations
 import os
 
 from bollard.mpi import wireup
+from bollard.runtime import constants
 from bollard.runtime.container import image_shell
-from bollard.runtime.request.spec import DEFAULT_PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     # None: the image uses the name for itself without exporting it, so that the host's value is hidden.
     ImageEnvironment = dict[bytes, bytes | None]
 
+DEFAULT_PATH = constants.DEFAULT_PATH.encode()
 LIBRARIES = b"/.singularity.d/libs"
 
 ENV_PREFIXES = (b"BOLLARDENV_", b"APPTAINERENV_", b"SINGULARITYENV_")

@@ -13,6 +13,7 @@ import select
 from _signal import pidfd_send_signal
 from _socket import socketpair
 
+from bollard.runtime import constants
 from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import LAUNCHER, SERVER, SERVER_2, SERVER_OWNER, SHOWS_OWNER
 from bollard.runtime.system import linux
@@ -51,7 +52,7 @@ def mount(fd: int, offset: int, target: str, scratch: str, own: bool = False) ->
             command = [SERVER_2, "-f", "-o", options, f"/proc/self/fd/{fd}", f"{scratch}/unused"]
         else:
             command = [server, "-f", "-o", options, f"/proc/self/fd/{fd}", f"/dev/fd/{device}"]
-        _serve(parent, command, (device, fd), words, {"PATH": scratch, "BOLLARD_FUSE_FD": str(device)})
+        _serve(parent, command, (device, fd), words, {"PATH": scratch, constants.ENV_FUSE_FD: str(device)})
     os.close(device)
     return pid, words
 
@@ -73,7 +74,7 @@ def start(
     parent, pid = os.getpid(), os.fork()
     if pid == 0:
         command = [server, "-f", "-o", options, *words, f"{scratch}/unused" if scratch else f"/dev/fd/{device}"]
-        env = {"PATH": scratch, "BOLLARD_FUSE_FD": str(device)} if scratch else {"PATH": "/usr/bin:/bin"}
+        env = {"PATH": scratch, constants.ENV_FUSE_FD: str(device)} if scratch else {"PATH": "/usr/bin:/bin"}
         _serve(parent, command, (device, *inherited), log, env, _SIGKILL if read_only else _SIGTERM)
     os.close(device)
     try:
@@ -109,6 +110,7 @@ def _answer_libfuse_2(scratch: str) -> None:
         tree = linux.clone_tree(LAUNCHER, recursive=False)
         place = os.open("/bin/fusermount", os.O_PATH | os.O_CLOEXEC)
         linux.attach(tree, place)
+        linux.set_bindable("/bin/fusermount", False)  # a bind of /usr shows the host's own
         os.close(place)
         os.close(tree)
 

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import os
 
+from bollard.runtime import constants
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request.spec import DEFAULT_PATH
 
 # Files with a meaning beyond their text: Apptainer completes PATH around them, and has the last one built in.
 DOCKER = ("10-docker2singularity.sh", "10-docker.sh", "environment")
@@ -27,10 +27,10 @@ FIRST_PATH = "90-environment.sh"
 BUILT_IN = "99-runtimevars.sh"
 
 # Writes the environment it is given to its standard output: a descriptor of bollard-enter, kept open for it.
-PRINTER_FD = 9
-# A file in memory of bollard-enter's, for what is shown only where a script fails.
-QUIET_FD = 8
-PRINTER = b"/proc/self/fd/%d --print-environment" % PRINTER_FD
+# QUIET_FD is a file in memory of bollard-enter's, for what is shown only where a script fails.
+QUIET_FD = constants.QUIET_FD
+PRINTER = f"/proc/self/fd/{constants.PRINTER_FD} {constants.PRINTER_OPTION}".encode()
+DEFAULT_PATH = constants.DEFAULT_PATH.encode()
 
 # Set or changed by a shell for itself.
 _SHELL_OWN = frozenset((b"_", b"SHLVL", b"PWD", b"OLDPWD"))

@@ -33,7 +33,7 @@ from bollard.runtime.container.container import Container
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
 from bollard.runtime.installed import PREFIX, SESSION
-from bollard.runtime.request import plan, site, spec
+from bollard.runtime.request import plan, site, spec, spec_text
 from bollard.runtime.system import identity, linux
 
 TYPE_CHECKING = False
@@ -205,6 +205,9 @@ def _open(asked: Spec, here: site.Site, spool: str) -> tuple[Image, plan.Plan, l
         from bollard.runtime.container import layers
 
         own_layers = layers.opened(made.layers, opened.fd)
+        for layer in own_layers:
+            if not layer.overlay.offset:  # those in the image's own file lie where it does
+                site.refuse_overlay(here, layer.fd, layer.overlay.source)
     if asked.workdir and not os.path.isdir(asked.workdir):
         raise BollardError(f"workdir {asked.workdir}: no such directory", "make it, or name another one")
     for path in made.directories:
@@ -384,7 +387,7 @@ def serve(container: Container, listener: int, job: int, holder: int = entry.ANY
     entry.Server(container, listener, job, watcher, holder).run()
 
 
-def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
+def main(text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
     """Be a step's keeper. Raises what went wrong; the caller then tells it to every task.
 
     `arguments`: of the plugin's line in plugstack.conf;
@@ -393,15 +396,16 @@ def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job:
     clock = Clock(times[0])
     clock.mark("fork", times[1])
     clock.mark("python")
-    values = spec.pairs(spec_text)
-    if any(name.isupper() for name, _ in values):  # the client was in a container, and could not settle them
+    header, values = spec_text.read(text)
+    if any(name.isupper() or name in ("opts", "env-file") for name, _ in values):  # from a client in a container
         from bollard.runtime.request import forms
 
         values = forms.resolve(values)
     here = site.load(PREFIX)
     asked = spec.make(site.completed(values, here))
-    if asked.fakeroot and os.getuid() != 0:  # privilege.c makes the namespace, and reads no variables
-        raise BollardError("inside a container, no variable can ask for root in another", "use --container-remap-root")
+    if asked.fakeroot and not header.root:  # privilege.c makes the namespace, and reads the header alone
+        raise BollardError("inside a container, --container-opts cannot ask for root", "use --container-remap-root")
+    spec_text.refuse_other(header, asked)
     words = os.fsdecode(arguments)
     spool = site.spool_directory(words, os.uname().nodename.split(".")[0], here)
     idle.end_oldest(listener, here.idle)

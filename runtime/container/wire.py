@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What goes through the keeper's socket, as spank_plugin/wire.h has it: names, letters, frames.
+"""What goes through the keeper's socket, in frames; its letters and names are in runtime/constants.py.
 
 Who sends what is in docs/internals.md, "Wire".
 """
@@ -10,23 +10,16 @@ import time
 from _socket import SCM_RIGHTS, SO_PEERCRED, SOL_SOCKET, socket
 from sys import byteorder
 
-# The variables of a launcher, which removes them, and how all of that kind begin.
-SPEC = "SLURM_BOLLARD_SPEC"
-ENTRY = "SLURM_BOLLARD_ENTRY"
-VERBOSE = "SLURM_BOLLARD_VERBOSE"
-OWN = "SLURM_BOLLARD_"
+from bollard.runtime import constants
 
-# The folders of jobs on this node, root's: JOBS/JOB/HASH is the socket of a keeper (spank_plugin/job_folder.h).
-JOBS = "/run/bollard-jobs"
-
-# First byte to the keeper; from a launcher whose program has ended; from the keeper.
-LIFELINE, QUESTION, TASK = b"L", b"Q", b"T"
+SPEC, ENTRY, VERBOSE, OWN = constants.ENV_SPEC, constants.ENV_ENTRY, constants.ENV_VERBOSE, constants.ENV_OWN
+LIFELINE, QUESTION, TASK = constants.WIRE_LIFELINE, constants.WIRE_QUESTION, constants.WIRE_TASK
+DONE, OK, ERROR, SCRIPT = constants.WIRE_DONE, constants.WIRE_OK, constants.WIRE_ERROR, constants.WIRE_SCRIPT
 # From another keeper of the job: end, unless a step is here.
 END_IDLE = b"E"
-DONE = b"D"
-OK, ERROR, SCRIPT = b"+", b"-", b"S"
-
-FRAME_MAX = 16 << 20
+FRAME_MAX = constants.WIRE_FRAME_MAX
+# The folders of jobs on this node, root's: JOBS/JOB/HASH is the socket of a keeper (spank_plugin/job_folder.h).
+JOBS = constants.JOB_FOLDERS
 
 
 def credentials(peer: socket) -> tuple[int, int]:

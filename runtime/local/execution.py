@@ -18,6 +18,7 @@ from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 
 from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError, one_line
+from bollard.runtime.frozen import replace
 from bollard.runtime.installed import LAUNCHER, PREFIX
 from bollard.runtime.request import site
 
@@ -58,7 +59,7 @@ def launch(
     listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     listener.bind(b"\0" + name)
     listener.listen(8)
-    asked.console = terminal()
+    asked = replace(asked, console=terminal())
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

@@ -14,14 +14,14 @@ import subprocess
 
 from bollard.runtime.container import record
 from bollard.runtime.errors import BollardError, shown
-from bollard.runtime.request import spec
+from bollard.runtime.request import spec_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 # The last may hold anything, so it is split off last.
-_FIELDS = ("JobID", "State", "ExitCode", "NTasks", "NodeList", "Start", "End", "AdminComment", "Container")
+_FIELDS = ("JobID", "UID", "State", "ExitCode", "NTasks", "NodeList", "Start", "End", "AdminComment", "Container")
 _RECORD_MAX = 2 * record.SIZE_MAX
 
 
@@ -77,7 +77,7 @@ def _last_lines(text: bytes) -> list[dict[str, Any]]:
 def decode(line: bytes) -> dict[str, Any]:
     """A record's line as plain data."""
     found: dict[str, Any] = {}
-    for name, value in spec.pairs(line.strip()):
+    for name, value in spec_text.pairs(line.strip()):
         if name == "steps":
             pairs = (part.rpartition(":") for part in value.split(","))
             found[name] = {step: int(count) for step, _, count in pairs if step}
@@ -148,7 +148,7 @@ def _row(fields: list[str], values: list[str]) -> dict[str, Any]:
 _COMMENT = "AdminComment="
 _SHOWN = {
     "JobId": "jobid", "JobState": "state", "ExitCode": "exitcode", "NumTasks": "ntasks", "NodeList": "nodelist",
-    "StartTime": "start", "EndTime": "end", "Container": "container",
+    "UserId": "uid", "StartTime": "start", "EndTime": "end", "Container": "container",
 }  # fmt: skip
 
 
@@ -157,6 +157,8 @@ def _scontrol(job: int) -> list[dict[str, Any]]:
     words = _run(["scontrol", "show", "job", "--oneliner", str(job)]).split()
     pairs = dict(word.split("=", 1) for word in words if "=" in word)
     row: dict[str, Any] = {ours: pairs[slurms] for slurms, ours in _SHOWN.items() if slurms in pairs}
+    if "uid" in row:  # alice(1000)
+        row["uid"] = row["uid"].rpartition("(")[2].rstrip(")")
     mark = next((number for number, word in enumerate(words) if word.startswith(_COMMENT + "bollard=")), -1)
     if row and mark >= 0:
         # Slurm's own names begin with capitals, and a record's do not.
@@ -201,8 +203,8 @@ def _entered(entry: dict[str, Any]) -> list[str]:
     return [shown(line) for line in lines]
 
 
-def verify(found: dict[str, Any]) -> list[str]:
-    """Read each image that is on record again, and compare it with what it says of itself.
+def verify(found: dict[str, Any]) -> tuple[list[str], bool]:
+    """A line for each image that is on record, read again and compared with it; and whether all are the same.
 
     Raises: BollardError with status 1 where there is no record that this user may read.
     """
@@ -213,22 +215,51 @@ def verify(found: dict[str, Any]) -> list[str]:
             "use --collect, or ask on the job's nodes: `bollard job` names them",
             1,
         )
-    return [
-        shown(f"{path}: {_verdict(path, digest)}")
-        for path, digest in sorted({(e.get("image", ""), e.get("digest", "")) for e in entries})
-    ]
+    images = sorted({(entry.get("image", ""), entry.get("digest", "")) for entry in entries})
+    if os.geteuid() == 0:
+        _become_user_of(found)
+    verdicts = [(path, *_verdict(path, digest)) for path, digest in images]
+    return [shown(f"{path}: {text}") for path, _, text in verdicts], all(same for _, same, _ in verdicts)
 
 
-def _verdict(path: str, digest: str) -> str:
+def _become_user_of(found: dict[str, Any]) -> None:
+    """Root becomes the job's user for good: an image's path, and the links on it, are that user's to choose."""
+    import pwd
+
+    uids = {entry["user"] for entry in found["here"] if entry.get("user", -1) >= 0}
+    uids |= {int(row["uid"]) for row in found["slurm"] if row.get("uid", "").isdigit()}
+    if len(uids) != 1:
+        raise BollardError(
+            f"{found['job']}: the records do not tell whose job it is, and root opens no file for a user",
+            "let the job's user run `bollard job --verify`",
+            1,
+        )
+    uid = uids.pop()
+    try:
+        user = pwd.getpwuid(uid)
+    except KeyError:
+        raise BollardError(
+            f"user {uid} of job {found['job']} is not known here", "ask on a node of the job", 1
+        ) from None
+    os.setgroups(os.getgrouplist(user.pw_name, user.pw_gid))
+    os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+    os.setresuid(uid, uid, uid)
+
+
+def _verdict(path: str, digest: str) -> tuple[bool, str]:
+    """Whether the image at `path` is the one with that digest, and what is found."""
     from bollard.runtime.image import image, sif_write
 
-    opened = image.open_image(path)
+    try:
+        opened = image.open_image(path)
+    except BollardError as error:
+        return False, f"cannot be read: {error.message.replace(path + ': ', '', 1)}"
     try:
         if opened.kind == image.DIRECTORY:
-            return "is a directory: nothing to compare"
+            return True, "is a directory: nothing to compare"
         now = sif_write.sha256(opened.fd, opened.offset, opened.offset + opened.size)
     finally:
         opened.close()
     if not digest:
-        return f"sha256 {now} today; the record has none"
-    return "is what is on record" if now == digest else f"sha256 {now} today, {digest} on record"
+        return True, f"sha256 {now} today; the record has none"
+    return now == digest, "is what is on record" if now == digest else f"sha256 {now} today, {digest} on record"

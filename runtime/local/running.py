@@ -7,13 +7,16 @@ A keeper listens at the path JOBS/JOB/HASH, a socket of its user's in a folder o
 from __future__ import annotations
 
 import os
+import select
 import stat
-from _socket import AF_UNIX, SOCK_STREAM, socket
+import sys
+import time
+from _socket import AF_UNIX, SOCK_NONBLOCK, SOCK_STREAM, socket
 
 from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.installed import LAUNCHER
-from bollard.runtime.request import spec
+from bollard.runtime.request import spec_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,40 +88,105 @@ def _names(folder: str) -> list[str]:
         return []  # there is no job
 
 
-def containers(job: int = 0) -> list[Container]:
-    """This user's, or for root everybody's; those of one job."""
+def containers(job: int = 0) -> tuple[list[Container], list[str]]:
+    """This user's containers, or for root everybody's, those of one job; and the sockets whose listeners gave no
+    answer in time."""
     mine = os.geteuid()
+    asked = [(address, uid) for address, uid in addresses(job) if mine in (0, uid)]
+    answers, mute = ask(asked)
     found = []
-    for address, uid in addresses(job):
-        if mine in (0, uid):
-            told = ask(address, uid)
+    for address, uid in asked:
+        if address in answers:
             try:
-                found += [Container(address, uid, told)] if told else []
+                found.append(Container(address, uid, answers[address]))
             except ValueError:
                 continue  # a process of that user's that only plays a keeper
-    return found
+    return found, mute
 
 
-def ask(address: str, uid: int) -> dict[str, str]:
-    """What the keeper at `address` says of itself; empty when there is none of that user's."""
-    peer = socket(AF_UNIX, SOCK_STREAM)
-    peer.settimeout(_SECONDS)
-    try:
-        peer.connect(address)
-        peer.sendall(wire.QUESTION)
-        if wire.receive(peer, 1) != wire.OK:
-            return {}
-        return dict(spec.pairs(wire.receive_frame(peer, _ANSWER_MAX).rstrip(b"\0")))
-    except (OSError, ValueError, BollardError):
-        return {}
-    finally:
+def ask(asked: list[tuple[str, int]], seconds: float = _SECONDS) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """What each keeper, (path of its socket, uid), says of itself; and the paths whose listeners were mute.
+
+    All are asked at once and have `seconds` together: users can listen there themselves, and never answer.
+    """
+    end = time.monotonic() + seconds
+    waiting: dict[int, tuple[str, socket, bytearray]] = {}
+    answers: dict[str, dict[str, str]] = {}
+    mute, poll = [], select.poll()
+    for address, uid in asked:
+        try:
+            peer = _connected(address, uid)
+        except BlockingIOError:  # its queue is full: nobody accepts
+            mute.append(address)
+            continue
+        except OSError:
+            continue  # it has ended, or is no keeper of that user's
+        waiting[peer.fileno()] = (address, peer, bytearray())
+        poll.register(peer.fileno(), select.POLLIN)
+    while waiting and time.monotonic() < end:
+        for fd, _ in poll.poll(max(0.0, end - time.monotonic()) * 1000):
+            address, peer, data = waiting[fd]
+            try:
+                part = peer.recv(1 << 16)
+            except OSError:
+                part = b""
+            data += part
+            if part and not _is_whole(data):
+                continue
+            answers.update(_answer(address, bytes(data)))
+            poll.unregister(fd)
+            peer.close()
+            del waiting[fd]
+    for address, peer, _ in waiting.values():
+        mute.append(address)
         peer.close()
+    return answers, sorted(mute)
+
+
+def _connected(address: str, uid: int) -> socket:
+    """A connection with the question sent. A link in the place of the socket is not followed, and the listener is that
+    user's or root's."""
+    fd = os.open(address, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISSOCK(info.st_mode) or info.st_uid != uid:
+            raise PermissionError(address)
+        peer = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK)
+        try:
+            peer.connect(f"/proc/self/fd/{fd}")
+            if wire.credentials(peer)[1] not in (0, uid):
+                raise PermissionError(address)
+            peer.send(wire.QUESTION)
+        except OSError:
+            peer.close()
+            raise
+    finally:
+        os.close(fd)
+    return peer
+
+
+def _is_whole(data: bytearray) -> bool:
+    """Whether `data` is an answer to its end, or none of a keeper."""
+    if data[:1] != wire.OK:
+        return True
+    size = int.from_bytes(data[1:5], sys.byteorder)
+    return len(data) >= 5 and (len(data) >= 5 + size or size > _ANSWER_MAX)
+
+
+def _answer(address: str, data: bytes) -> dict[str, dict[str, str]]:
+    """{address: what the keeper said}; empty where that is no answer."""
+    size = int.from_bytes(data[1:5], sys.byteorder)
+    if data[:1] != wire.OK or len(data) < 5 or size > _ANSWER_MAX or len(data) < 5 + size:
+        return {}
+    try:
+        return {address: dict(spec_text.pairs(data[5 : 5 + size].rstrip(b"\0")))}
+    except (ValueError, BollardError):
+        return {}
 
 
 def lines(found: list[Container]) -> list[str]:
     """A table for people."""
     import pwd
-    import time
 
     rows = [("JOB", "STEPS", "USER", "KEEPER", "TASKS", "SINCE", "IMAGE")]
     for item in found:
@@ -146,7 +214,7 @@ def attach(name: str, command: list[str]) -> NoReturn:
     """Become `command`, or a shell, in a running container of the job `name`, as one more task of the job."""
     job, step = parse(name)
     here = os.uname().nodename.split(".")[0]
-    chosen = _choose(name, here, [item for item in containers(job) if item.uid == os.geteuid()], step)
+    chosen = _choose(name, here, [item for item in containers(job)[0] if item.uid == os.geteuid()], step)
     if not _within(job):
         _through_srun(job, name, here, command)
     environ = {key: value for key, value in os.environ.items() if not key.startswith(wire.OWN)}

@@ -373,16 +373,19 @@ def _kernel(spec: Spec, out: set[str]) -> list[Mount]:
         mounts.append(Mount(PROC, "", "/proc") if "pid" in spec.unshare else Mount(BIND, "/proc", "/proc"))
     if "sys" not in out:
         mounts.append(Mount(BIND, "/sys", "/sys", if_missing=WARN))
+    shm = [Mount(TMPFS, f"mode=1777,size={spec.shm_size}" if spec.shm_size else "mode=1777", "/dev/shm")]
     if "dev" in out:
-        return mounts
+        return mounts + shm if spec.shm_size else mounts
     if not spec.contain:
         mounts.append(Mount(BIND, "/dev", "/dev", devices=True))
+        if "ipc" in spec.unshare or spec.shm_size:
+            mounts += shm
         if "ipc" in spec.unshare:
-            mounts += [Mount(TMPFS, "mode=1777", "/dev/shm"), Mount(MQUEUE, "", "/dev/mqueue", noexec=True)]
+            mounts.append(Mount(MQUEUE, "", "/dev/mqueue", noexec=True))
         return mounts
     mounts.append(Mount(TMPFS, "mode=0755,size=1m", "/dev"))
     mounts += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in DEV_NODES]
-    mounts.append(Mount(TMPFS, "mode=1777", "/dev/shm"))
+    mounts += shm
     links: tuple[tuple[str, str], ...] = DEV_LINKS
     if spec.pty:  # the terminal is made after the container: it is seen among the host's alone
         mounts += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in ("/dev/pts", "/dev/ptmx")]

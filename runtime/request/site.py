@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import spec
+from bollard.runtime.request import spec, spec_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def parse(text: bytes) -> Site:
         for line in text.decode("ascii").split("\n"):
             if line and line[0] != "#":
                 name, _, value = line.partition("=")
-                given.setdefault(name, []).append(spec.unquote(value))
+                given.setdefault(name, []).append(spec_text.unquote(value))
     except ValueError as error:
         raise BollardError(
             f"{NAME} of the installation cannot be read ({error})",
@@ -138,16 +138,35 @@ def completed(values: list[tuple[str, str]], here: Site) -> list[tuple[str, str]
     return [*values, *answers]
 
 
-def refuse_image(here: Site, fd: int, name: str) -> None:
+def refuse_image(here: Site, fd: int, name: str, what: str = "runs no image") -> None:
     """BollardError when the image open at `fd`, which the user called `name`, lies where the site wants none."""
     if not here.allowed and not here.forbidden:
         return
     path = os.readlink(f"/proc/self/fd/{fd}")  # symlinks on the way to it have been followed
     for folder in here.forbidden:
         if _lies_in(path, folder):
-            raise BollardError(f"{name}: this site runs no image from {folder}", _elsewhere(here))
+            raise BollardError(f"{name}: this site {what} from {folder}", _elsewhere(here))
     if here.allowed and not any(_lies_in(path, folder) for folder in here.allowed):
-        raise BollardError(f"{name}: this site runs no image from {os.path.dirname(path)}", _elsewhere(here))
+        raise BollardError(f"{name}: this site {what} from {os.path.dirname(path)}", _elsewhere(here))
+
+
+def refuse_overlay(here: Site, fd: int, name: str) -> None:
+    """The same for an overlay: its files replace those of the image, so it is a part of the image."""
+    refuse_image(here, fd, f"overlay {name}", "takes no overlay")
+
+
+def refuse_overlays(here: Site, overlays: tuple[tuple[str, bool], ...]) -> None:
+    """The same for the (path, read-only) of a spec, before a job is queued; those that are not here are the node's to
+    refuse."""
+    for path, _ in overlays if here.allowed or here.forbidden else ():
+        try:
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            refuse_overlay(here, fd, path)
+        finally:
+            os.close(fd)
 
 
 def _elsewhere(here: Site) -> str:

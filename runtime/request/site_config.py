@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Union
 
 from bollard.mpi import wireup
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import site, spec
+from bollard.runtime.request import site, spec, spec_text
 
 PATH = "/etc/bollard/bollard.yaml"
 # Far above what a person writes; YAML of a few bytes can stand for much more.
@@ -76,7 +76,7 @@ TABLE: tuple[Key, ...] = (
         "images-allowed",
         DIRECTORIES,
         (),
-        "images must lie in one of them; without it, anywhere",
+        "images and overlays must lie in one of them; without it, anywhere",
         "[/apps/images]",
     ),
     Key(
@@ -86,7 +86,7 @@ TABLE: tuple[Key, ...] = (
         "whether `--container=NAME:TAG` means `docker://NAME:TAG` where there is no such file, as under pyxis",
         "yes",
     ),
-    Key("images-forbidden", DIRECTORIES, (), "no image may lie in one of them", "[/tmp, /dev/shm]"),
+    Key("images-forbidden", DIRECTORIES, (), "no image and no overlay may lie in one of them", "[/tmp, /dev/shm]"),
     Key(
         "layer-max",
         SIZE,
@@ -172,14 +172,15 @@ def _data(path: str) -> bytes | None:
 
 def compiled(settings: Settings, prefix: str) -> bytes:
     """The text for `site.parse`."""
-    lines = ["# Compiled by `bollard site configure`; what is changed here is lost.", f"prefix={spec.quote(prefix)}"]
+    lines = ["# Compiled by `bollard site configure`; what is changed here is lost."]
+    lines.append(f"prefix={spec_text.quote(prefix)}")
     if settings.digest:
         lines.append(f"digest={settings.digest}")
     for name, value in settings.values.items():
         if isinstance(value, bool):
             lines.append(f"{name}={int(value)}")
         else:
-            lines += [f"{name}={spec.quote(item)}" for item in ((value,) if isinstance(value, str) else value)]
+            lines += [f"{name}={spec_text.quote(item)}" for item in ((value,) if isinstance(value, str) else value)]
     data = ("\n".join(lines) + "\n").encode("ascii")
     site.parse(data)
     return data

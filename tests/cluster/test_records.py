@@ -94,6 +94,14 @@ def test_bollard_job(cluster: Cluster, work: Work) -> None:
     assert [(entry["image"], entry["steps"], entry["tasks"]) for entry in there["here"]] == [(image, {"0": 1}, 1)]
     assert len(there["here"][0]["digest"]) == 64
     assert good(cluster.exec(["bollard", "job", "--verify", str(job)], "n1")) == f"{image}: is what is on record\n"
+    ask = ["bollard", "job", "--verify", str(job)]
+    assert good(cluster.exec(ask, "n1", "root")) == f"{image}: is what is on record\n"
+    # The path is alice's: root reads there what she may read, and nothing else.
+    good(cluster.exec("ln -sf /etc/shadow 'a b.sif'", cwd=work.path))
+    for user in ("alice", "root"):
+        done = cluster.exec(ask, "n1", user)
+        assert done.rc == 1, done
+        assert done.out == f"{image}: cannot be read: permission denied: it belongs to root, mode 0640\n"
     elsewhere = json.loads(good(cluster.exec(["bollard", "job", "--json", str(job)])))
     assert elsewhere["here"] == [] and elsewhere["slurm"][0]["nodelist"] == "n1"
     other = cluster.exec(["bollard", "job", "--json", str(job)], "n1", "bob")

@@ -173,6 +173,24 @@ def test_settings_hold_on_the_nodes(cluster: Cluster, images: Images, work: Work
     assert good(done) == "0\n"
 
 
+def test_layers_follow_the_policy_on_images(cluster: Cluster, images: Images, work: Work) -> None:
+    """Overlays and directories that are written to are images too: on the submit host, on the node, and by hand."""
+    good(cluster.exec("mkdir ov tree tree/bin", node="n1", cwd=work.path))
+    write = f"mkdir /etc/bollard /opt/test-apps && cp {images.small} /opt/test-apps/a.sif && "
+    write += "echo 'images-allowed: [/opt/test-apps]' > /etc/bollard/bollard.yaml && bollard site configure"
+    undo = "rm -r /etc/bollard /opt/test-apps; bollard site configure"
+    image = "/opt/test-apps/a.sif"
+    with changed(cluster, write, undo, "ctl", "n1"):
+        for options in (f"--overlay {work.path}/ov", f"--overlay {work.path}/ov:ro"):
+            done = cluster.exec(["bollard", "exec", *options.split(), image, "true"], node="n1")
+            assert done.rc == 255 and "this site takes no overlay from " in done.err, done
+            done = cluster.exec(["srun", "-w", "n1", f"--container={image}", f"--container-opts={options}", "true"])
+            assert done.rc == 255 and "this site takes no overlay from " in done.err and "queued" not in done.err, done
+        done = cluster.exec(["bollard", "exec", "--writable", f"{work.path}/tree", "true"], node="n1")
+        assert done.rc == 255 and "this site runs no image from " in done.err, done
+        good(cluster.exec(["bollard", "exec", "--writable-tmpfs", image, "true"], node="n1"))
+
+
 @pytest.fixture
 def own(cluster: Cluster) -> Iterator[str]:
     """An installation of its own on a node; what installing it said."""

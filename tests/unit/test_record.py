@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
+import threading
 
 import pytest
 
-from bollard.runtime.container import record
+from bollard.runtime.container import record, wire
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image.image import Image
 from bollard.runtime.local import job, running
+from bollard.runtime.request import spec
 
 
 @pytest.fixture
@@ -170,3 +173,53 @@ def test_nothing_to_verify():
     with pytest.raises(BollardError, match="n1 has no record") as caught:
         job.verify({"job": 7, "node": "n1", "here": [], "slurm": [{"jobid": "7"}]})
     assert caught.value.code == 1
+
+
+def test_verdicts(tmp_path):
+    """A line for each image, whatever became of the others."""
+    entries = [{"image": f"{tmp_path}/gone.sif", "digest": "0" * 64}, {"image": str(tmp_path), "digest": ""}]
+    (tmp_path / "bin").mkdir()
+    told = job.verify(
+        {"job": 7, "node": "n1", "here": [{**entry, "user": os.getuid()} for entry in entries], "slurm": []}
+    )
+    assert told[1] is False
+    assert told[0][0] == f"{tmp_path}: is a directory: nothing to compare"
+    assert told[0][1].startswith(f"{tmp_path}/gone.sif: cannot be read: ")
+
+
+def _listen(path, answer):
+    """A listener at `path` that answers one question with `answer`; None for a mute one."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(4)
+
+    def serve():
+        peer = listener.accept()[0]
+        assert peer.recv(1) == wire.QUESTION
+        peer.sendall(answer)
+        peer.close()
+
+    if answer is not None:
+        threading.Thread(target=serve, daemon=True).start()
+    return listener
+
+
+def test_mute_listeners_share_one_deadline(tmp_path):
+    """A mute one takes no time from those that answer; all of them together are waited for once."""
+    said = spec.text([("image", "/a"), ("made", "1")]) + b"\0"
+    good = wire.OK + len(said).to_bytes(4, sys.byteorder) + said
+    uid = os.getuid()
+    sockets = [_listen(tmp_path / name, None) for name in ("a", "b", "c", "d")]
+    sockets += [_listen(tmp_path / "e", good), _listen(tmp_path / "f", b"-"), _listen(tmp_path / "g", good[:9])]
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    names = ["a", "b", "c", "d", "e", "f", "g", "link", "gone"]
+    try:
+        answers, mute = running.ask([(f"{tmp_path}/{name}", uid) for name in names], 0.5)
+    finally:
+        for item in sockets:
+            item.close()
+    assert answers == {f"{tmp_path}/e": {"image": "/a", "made": "1"}}
+    assert mute == [f"{tmp_path}/{name}" for name in "abcd"]
+    other = _listen(tmp_path / "other", None)
+    assert running.ask([(f"{tmp_path}/other", uid + 1)], 0.5) == ({}, [])
+    other.close()

@@ -293,3 +293,16 @@ def test_the_reference_in_the_pages():
 def test_where_the_settings_are_is_told():
     """The command's tables import nothing, not even this."""
     assert site_config.PATH in command_options.SITE_CONFIGURE["config"][1]
+
+
+def test_overlays_lie_where_images_may(tmp_path):
+    for name in ("apps/o", "home/o"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "apps/link").symlink_to(tmp_path / "home/o")
+    here = site.Site(allowed=(f"{tmp_path}/apps",))
+    site.refuse_overlays(here, ((f"{tmp_path}/apps/o", False), (f"{tmp_path}/none", True)))
+    for name in ("home/o", "apps/link"):
+        with pytest.raises(BollardError, match=r"^overlay .*: this site takes no overlay from ") as caught:
+            site.refuse_overlays(here, ((f"{tmp_path}/apps/o", False), (f"{tmp_path}/{name}", True)))
+        assert caught.value.hint == f"use one in {tmp_path}/apps"
+    site.refuse_overlays(site.Site(), ((f"{tmp_path}/home/o", False),))

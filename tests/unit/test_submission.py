@@ -10,7 +10,7 @@ import pytest
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.local import submission
-from bollard.runtime.request import forms, spec
+from bollard.runtime.request import forms, spec, spec_text
 
 
 @pytest.fixture
@@ -28,8 +28,11 @@ def image(tmp_path):
 def checked(*values: tuple[str, str]) -> list[tuple[str, str]]:
     reader, writer = os.pipe()
     try:
-        submission.check(spec.text(list(values)), writer)
-        return spec.pairs(os.read(reader, 65536))
+        submission.check(spec_text.text(list(values)), writer)
+        header, settled = spec_text.read(os.read(reader, 65536))
+        asked = spec.make(settled)
+        spec_text.refuse_other(header, asked)
+        return settled
     finally:
         os.close(reader)
         os.close(writer)
