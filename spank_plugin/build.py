@@ -55,7 +55,7 @@ from bollard.spank_plugin import build_inside  # noqa: E402
 SOURCES = {
     "spank_bollard.so": (
         *("shim", "client", "given", "spec", "plain", "slurm_options", "components", "multiprog"),
-        *("header", "stepd", "keeper", "argv", "refusal", "account", "privilege", "wire", "python"),
+        *("header", "stepd", "keeper", "argv", "refusal", "account", "job_record", "privilege", "wire", "python"),
         *("job_cgroup", "job_folder", "job_end"),
     ),
     "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),
