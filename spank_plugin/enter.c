@@ -162,11 +162,22 @@ int main(int argc, char **argv)
 	warn_of_single_ranks(entry.argv, entry.envp);
 	reason = become(entry.argv, entry.envp);
 	image = variable(entry.envp, "BOLLARD_IMAGE");
+	if (reason == ENOTCONN || reason == ECONNABORTED) {
+		snprintf(why, sizeof(why), "%s: the file server of the container %s has ended on this node; submit again, "
+			 "and tell the site's administrator if it comes back", entry.argv[0], image ? image : "");
+		return fail(why);
+	}
 	snprintf(why, sizeof(why), "%s: %s in the container %s; %s", entry.argv[0],
 		 reason == ENOENT ? "not found" : strerror(reason), image ? image : "",
 		 reason == ENOENT ? "is it in the image's PATH, and does its interpreter or loader exist there?" :
 		 reason == E2BIG ? "pass fewer or shorter arguments and variables" :
 		 reason == ENOEXEC ? "is it built for this machine?" :
+		 reason == ELOOP ? "its symbolic links form a loop" :
+		 reason == ETXTBSY ? "somebody writes into this file; wait until that has ended" :
+		 reason == ENAMETOOLONG ? "choose a shorter name" :
+		 reason == EIO ? "the image is damaged, or the disk or network filesystem that it lies on cannot be read" :
+		 reason == ENOMEM || reason == EAGAIN ? "see `ulimit -v` and `ulimit -u`, and the memory of the job" :
+		 reason == EMFILE || reason == ENFILE ? "see `ulimit -n`" :
 		 "is it an executable file?");
 	return fail(why);
 }

@@ -11,7 +11,7 @@ import os
 import sys
 
 from bollard.runtime.cli.commands import COMMANDS
-from bollard.runtime.errors import BollardError, shown
+from bollard.runtime.errors import BollardError, one_line, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ def main(argv: list[str] | None = None) -> int:
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends us without a traceback
-    _open_streams()
-    if sys.stdout.isatty() or sys.stderr.isatty():
-        from bollard.runtime.cli import terminal
-
-        terminal.guard()
     try:
+        _open_streams()
+        if sys.stdout.isatty() or sys.stderr.isatty():
+            from bollard.runtime.cli import terminal
+
+            terminal.guard()
         status = _main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except BollardError as error:
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         _drop_output()  # whoever read us has enough: `bollard plan | head`
         return 0
     except OSError as error:
-        print(shown(f"bollard: {error.filename or 'system call'}: {error.strerror or error}"), file=sys.stderr)
+        print("bollard:", one_line(error), file=sys.stderr)
         _drop_output()  # a full disk is told of once
         return 255
     return status
@@ -67,6 +67,7 @@ def _open_streams() -> None:
 
 def _drop_output() -> None:
     """What is still to be written goes nowhere."""
+    os.close(1)  # first, for there may be no other descriptor left
     os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from errno import EINVAL
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import plan
 from bollard.runtime.system import linux
@@ -111,8 +112,8 @@ def _clone(path: str, shallow: bool) -> int:
 def _leave_out(mount: Mount, error: OSError, report: Report) -> None:
     """Go on without a mount whose source cannot be had, or refuse."""
     if mount.if_missing == plan.REFUSE:
-        raise BollardError(
-            f"bind {mount.what()}: {error.strerror}", "does it exist on this node, and may you read it?"
+        raise causes.of(
+            error, f"bind {mount.what()}", mount.source, "does it exist on this node, and may you read it?"
         ) from None
     reason = f"{mount.source}: {error.strerror}"
     report.left_out.append(f"{mount.target}: {reason}")

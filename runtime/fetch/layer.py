@@ -22,8 +22,10 @@ import tarfile
 import threading
 import zlib
 from collections.abc import Iterator
+from errno import ENOSPC
 from typing import IO, Any, cast
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import PREFIX
 from bollard.runtime.request import site
@@ -47,9 +49,7 @@ def apply(file: IO[bytes], tree: Tree, what: str, digest: str = "", *, layer: bo
     except _DAMAGED as error:
         raise BollardError(f"{what}: damaged: {error}", "fetch or build it again") from None
     except OSError as error:  # a link to nothing, a name too long, a full disk
-        raise BollardError(
-            f"{what}: cannot be unpacked: {error.strerror}", "is there space, and is the image whole?"
-        ) from None
+        raise causes.of(error, f"{what}: cannot be unpacked", tree.path, "is the image whole?") from None
     while checked.read(1 << 20):
         pass  # the digest is of all bytes
     if digest and checked.hash.hexdigest() != digest.partition(":")[2]:
@@ -256,10 +256,7 @@ def _write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, above: int, n
     data = archive.extractfile(member)
     room = os.fstatvfs(above)
     if member.size > room.f_bavail * room.f_frsize:
-        raise BollardError(
-            f"{member.name} has {member.size} bytes, and there is room for {room.f_bavail * room.f_frsize}",
-            "set BOLLARD_TMPDIR to a directory with more space, or build a smaller image",
-        )
+        raise OSError(ENOSPC, os.strerror(ENOSPC))
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=above)
     with open(fd, "wb") as file:
         if data is not None:

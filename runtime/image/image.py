@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import stat  # `os` has loaded it already
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import sif
 
@@ -301,7 +302,7 @@ def _open_error(path: str, name: str, error: OSError) -> BollardError:
             f"{name}: is a socket or device without a driver",
             "name a SIF file, a squashfs file or a directory",
         )
-    return BollardError(f"{name}: cannot be opened: {error.strerror}", "check the filesystem it is on")
+    return causes.of(error, f"{name}: cannot be opened", path, "check the filesystem it is on")
 
 
 def _missing(path: str, name: str) -> BollardError:
