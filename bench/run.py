@@ -31,7 +31,6 @@ CLUSTER = [sys.executable, str(HERE.parent / "slurm-test-cluster/cluster")]
 HOME = "/home/alice"
 SMALL = f"{HOME}/bench.sif"
 GZIP = f"{HOME}/bench-gzip.sqfs"
-MPI = "/images/bookworm-mpi.sif"
 PLUGSTACK = "/etc/slurm/plugstack.conf.d/bollard.conf"
 
 Numbers = list[float]
@@ -53,12 +52,33 @@ def shared(suite: str, path: str) -> Path:
     return Path(f"/var/lib/bollard-test-cluster/{name}{'.' if name else ''}{suite}{path}")
 
 
+def made(suite: str, kind: str) -> str:
+    """The root tree of an image of that kind, made where the cache has none; its SIF file is in /images then."""
+    images = [sys.executable, str(HERE.parent / "slurm-test-cluster/images"), "build", "--suite", suite, "--kind", kind]
+    tree = subprocess.run(
+        images, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
+    image = shared(suite, f"/images/{suite}-{kind}.sif")
+    stamp = Path(f"{tree}.stamp")
+    if not image.exists() or image.stat().st_mtime < stamp.stat().st_mtime:
+        dev_tree = [sys.executable, str(HERE.parent / "tests/dev_tree.py")]
+        checkout = subprocess.run(dev_tree, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+        program = "import sys; from bollard.runtime.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        build = [sys.executable, "-c", program, "build", "--force", str(image), tree]
+        subprocess.run(build, env={**os.environ, "PYTHONPATH": checkout}, stdin=subprocess.DEVNULL, check=True)
+        image.chmod(0o644)
+    return tree
+
+
 def prepare(suite: str) -> None:
-    """Alice's own copies of a small image: built by bollard, and as Apptainer 1.4 builds it (gzip, 128 KiB)."""
-    tree = f"/var/cache/bollard-test-cluster/images/{suite}-small"
-    image = shared(suite, SMALL)
+    """The cluster; Alice's own copies of a small image, built by bollard and as Apptainer 1.4 builds it (gzip,
+    128 KiB); an image with MPI, and its program built for the nodes. Makes what is missing."""
+    subprocess.run([*CLUSTER, "up", "--suite", suite, "--plugin"], stdin=subprocess.DEVNULL, check=True)
+    tree, image = made(suite, "small"), shared(suite, SMALL)
+    made(suite, "mpi")
     if not image.exists():
         shutil.copy(shared(suite, f"/images/{suite}-small.sif"), image)
+    if not shared(suite, GZIP).exists():
         subprocess.run(
             ["mksquashfs", tree, str(shared(suite, GZIP)), "-comp", "gzip", "-noappend", "-quiet", "-no-progress"],
             check=True,
@@ -66,6 +86,9 @@ def prepare(suite: str) -> None:
     shutil.copy(HERE / "inside.py", shared(suite, f"{HOME}/bench-inside.py"))
     for path in (SMALL, GZIP, f"{HOME}/bench-inside.py"):
         os.chown(shared(suite, path), 1000, 1000)
+    for library, compiler in (("ompi", "mpicc.openmpi"), ("mpich", "mpicc.mpich")):
+        source = "/usr/src/bollard/tests/programs/mpi_pingpong.c"
+        cluster(suite, compiler, "-O2", "-o", f"{HOME}/{library}_pingpong", source)
 
 
 def summary(plain: Numbers, other: Numbers) -> dict[str, float]:
@@ -168,7 +191,9 @@ def bench_mpi(suite: str, runs: int) -> object:
             pairs = []
             for _ in range(runs):
                 host = cluster(suite, "srun", "-Q", *words, "sh", "-c", program, f"{HOME}/{library}_pingpong")
-                inside = cluster(suite, "srun", "-Q", *words, f"--container={MPI}", "sh", "-c", program, path)
+                inside = cluster(
+                    suite, "srun", "-Q", *words, f"--container=/images/{suite}-mpi.sif", "sh", "-c", program, path
+                )
                 pairs.append([mpi_figures(text) for text in (host, inside)])
             for figure in pairs[0][0]:
                 a, b = (statistics.median(pair[side][figure] for pair in pairs) for side in (0, 1))

@@ -55,7 +55,7 @@ from bollard.spank_plugin import build_inside  # noqa: E402
 SOURCES = {
     "spank_bollard.so": (
         *("shim", "client", "given", "spec", "plain", "slurm_options", "components", "multiprog"),
-        *("header", "stepd", "keeper", "argv", "refusal", "account", "privilege", "wire", "python"),
+        *("header", "stepd", "keeper", "argv", "refusal", "account", "job_record", "privilege", "wire", "python"),
         *("job_cgroup", "job_folder", "job_end"),
     ),
     "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),
@@ -382,11 +382,11 @@ def copy_server(out: Path) -> None:
     program = server() or ""
     libraries = subprocess.run(["ldd", program], stdout=subprocess.PIPE, text=True, check=True).stdout
     shutil.copy(program, out / ("squashfuse2" if "libfuse.so.2" in libraries else "squashfuse"))
-    # squashfuse_ll learnt uid= after 0.1.105; with squashfuse it is an option of libfuse itself.
+    # squashfuse_ll learnt uid= after 0.1.105, and takes uid=0 for none; with squashfuse it is an option of libfuse's.
     simple = shutil.which("squashfuse")
-    if simple and simple != program and b"uid=%d" not in Path(program).read_bytes():
+    if simple and simple != program:
         shutil.copy(simple, out / "squashfuse-owner")
-    else:
+    if not (simple and simple != program) or b"uid=%d" in Path(program).read_bytes():
         (out / "squashfuse-owner-is-known").touch()
     for name in ("fuse2fs", "fuse-overlayfs"):
         found = shutil.which(name)

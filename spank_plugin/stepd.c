@@ -4,6 +4,7 @@
 #include "stepd.h"
 #include "account.h"
 #include "job_folder.h"
+#include "job_record.h"
 #include "privilege.h"
 #include "shim.h"
 #include "wire.h"
@@ -65,6 +66,22 @@ static int slurm_ignored_container(spank_t spank)
 	       !slurm_has_oci_conf();
 }
 
+/* Whether a batch script's job has Slurm's field `container` and no variable for it: slurmrestd and scrontab load no
+ * plugin. sbatch sets SLURM_PRIO_PROCESS for every job, so that slurmctld is asked about other jobs only. */
+static int controller_ignored_container(spank_t spank, uint32_t job_id)
+{
+	char priority[16];
+	int known;
+
+	if (spank_getenv(spank, "SLURM_PRIO_PROCESS", priority, sizeof(priority)) != ESPANK_ENV_NOEXIST ||
+	    slurm_has_oci_conf())
+		return 0;
+	known = job_record_has_container(job_id);
+	if (known < 0)
+		refuse("slurmctld does not tell whether this job asks for a container; submit it again");
+	return known != 0;
+}
+
 void stepd_init(spank_t spank, int argc, char **argv)
 {
 	uint32_t job_id = 0, step_id = 0;
@@ -87,7 +104,8 @@ void stepd_init(spank_t spank, int argc, char **argv)
 		return;
 	}
 	rc = spank_getenv(spank, ENV_SPEC, step.spec, sizeof(step.spec));
-	step.asked = rc != ESPANK_ENV_NOEXIST || slurm_ignored_container(spank);
+	step.asked = rc != ESPANK_ENV_NOEXIST || slurm_ignored_container(spank) ||
+		     (step_id == BATCH_STEP && controller_ignored_container(spank, job_id));
 	if (!step.asked)
 		return;
 	spank_unsetenv(spank, ENV_SPEC);  /* not for steps inside this one: a container is asked for, not inherited */
@@ -95,7 +113,12 @@ void stepd_init(spank_t spank, int argc, char **argv)
 	look_at_argv(spank);
 	if (step_id == BATCH_STEP)
 		open_gate();
-	if (rc == ESPANK_ENV_NOEXIST)
+	if (step.why[0])
+		return;
+	if (rc == ESPANK_ENV_NOEXIST && step_id == BATCH_STEP)
+		refuse("this job's script asks for a container, but slurmrestd, scrontab and hosts without bollard do not "
+		       "start one; submit it without a container, and write srun --container=IMAGE PROGRAM in the script");
+	else if (rc == ESPANK_ENV_NOEXIST)
 		refuse("this job asks for a container, but was submitted where bollard is not installed; "
 		       "submit it from another host, with a higher `ulimit -n`, or without --container");
 	else if (rc != ESPANK_SUCCESS)

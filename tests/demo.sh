@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 cluster=slurm-test-cluster/cluster
 image=/images/demo.sif
 # What every node sees as /images.
-images=/var/lib/bollard-test-cluster/bookworm/images
+images=/var/lib/bollard-test-cluster/${BOLLARD_CLUSTER:+$BOLLARD_CLUSTER.}bookworm/images
 
 show() {
     printf '\n$ %s\n' "$*"

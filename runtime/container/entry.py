@@ -69,15 +69,6 @@ def reply(
     return wire.texts(argv, env, cwd, note, mode, root)
 
 
-def _refuse(peer: socket, error: Exception) -> None:
-    """Tell a peer why not; one that has gone, or does not speak our language, need not hear it."""
-    text = one_line(error)
-    try:
-        wire.send(peer, wire.ERROR, text.encode("utf-8", "replace") + b"\0")
-    except OSError:
-        pass
-
-
 def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
     """Where the task starts: --pwd, the image's own (enroot's images), the task's (not with --contain), home, or "/".
 
@@ -296,24 +287,22 @@ class Server:
                     self._accept()
                 elif fd == self.server:
                     self._end("the container's file server")
+                    gone = f"the container's file server on {self.container.node} has ended"
+                    wire.refuse_waiting(self.listener, BollardError(gone, "submit again"))
                     return
                 elif fd == self.job:
                     self.poll.unregister(fd)
                     self.job = -1
                     self.begun = True  # and over: nobody will come any more
                 elif fd in self.tasks:
-                    self.poll.unregister(fd)
-                    os.close(fd)
-                    pid = self.tasks.pop(fd)
-                    self.steps.pop(pid, None)
-                    self.finished.discard(pid)
+                    self._forget(self.tasks[fd])
                     if not self.tasks and self.container.record.pending:
                         self.container.record.write()
                 elif fd in self.savers:
                     self._done(fd)
                 elif self.container.saver and fd == self.container.saver.answer:
                     self._saved(self.container.saver)
-                else:
+                elif fd in self.lifelines:
                     self.poll.unregister(fd)
                     self.lifelines.pop(fd).close()
                     self.idle_since = time.monotonic()
@@ -379,6 +368,7 @@ class Server:
             return  # gone again
         peer = socket(fileno=number)
         peer.settimeout(PEER_SECONDS)
+        pid = 0
         try:
             pid, uid = wire.credentials(peer)
             # A job's socket is a file that lets in its user and root alone; root has no number of its own in a user
@@ -412,7 +402,8 @@ class Server:
                 self.savers[number] = (peer, pid, target)
                 self.poll.register(number, select.POLLIN)
         except Exception as error:  # whatever one peer says or does, the others' container stays
-            _refuse(peer, error)
+            self._forget(pid)  # it ends by itself, with the reason
+            wire.refuse(peer, error)
         finally:
             if number not in self.lifelines and number not in self.savers:
                 peer.close()
@@ -463,6 +454,15 @@ class Server:
         there = ",".join(f"{pid}:{self.steps[pid]}" for pid in self.tasks.values() if pid in self.steps)
         idle = f"{time.monotonic() - self.idle_since:.3f}" if self._is_idle() else ""
         return spec_text.text([*self.container.record.values(), ("there", there), ("idle", idle)]) + b"\0"
+
+    def _forget(self, pid: int) -> None:
+        """A task has ended, or was not let in."""
+        for handle in [handle for handle, task in self.tasks.items() if task == pid]:
+            self.poll.unregister(handle)
+            os.close(handle)
+            del self.tasks[handle]
+        self.steps.pop(pid, None)
+        self.finished.discard(pid)
 
     def _watch(self, pid: int) -> bool:
         """Whether that task is there."""

@@ -64,7 +64,9 @@ def mount(fd: int, offset: int, target: str, scratch: str, own: bool = False) ->
         server = SERVER
         if own or os.path.exists(SHOWS_OWNER):
             options += f",uid={os.getuid()},gid={os.getgid()}"
-            server = SERVER_OWNER if os.path.exists(SERVER_OWNER) else SERVER
+            # squashfuse_ll takes 0 for an id that was not given, libfuse's own options do not.
+            other = not os.path.exists(SHOWS_OWNER) or os.getuid() == 0 or os.getgid() == 0
+            server = SERVER_OWNER if other and os.path.exists(SERVER_OWNER) else SERVER
         if old:
             command = [SERVER_2, "-f", "-o", options, f"/proc/self/fd/{fd}", f"{scratch}/unused"]
         else:

@@ -11,6 +11,7 @@ from _socket import SCM_RIGHTS, SO_PEERCRED, SOL_SOCKET, socket
 from sys import byteorder
 
 from bollard.runtime import constants
+from bollard.runtime.errors import one_line
 
 SPEC, ENTRY, VERBOSE, OWN = constants.ENV_SPEC, constants.ENV_ENTRY, constants.ENV_VERBOSE, constants.ENV_OWN
 LIFELINE, QUESTION, TASK = constants.WIRE_LIFELINE, constants.WIRE_QUESTION, constants.WIRE_TASK
@@ -52,6 +53,34 @@ def send(peer: socket, status: bytes, frame: bytes, fds: tuple[int, ...] = ()) -
     rights = [(SOL_SOCKET, SCM_RIGHTS, b"".join(fd.to_bytes(4, byteorder) for fd in fds))] if fds else []
     peer.sendmsg([status], rights)
     peer.sendall(len(frame).to_bytes(4, byteorder) + frame)
+
+
+def refuse(peer: socket, error: Exception) -> None:
+    """Tell a peer why not; one that has gone, or does not speak our language, need not hear it."""
+    text = one_line(error)
+    try:
+        send(peer, ERROR, text.encode("utf-8", "replace") + b"\0")
+    except OSError:
+        pass
+
+
+def refuse_waiting(listener: socket, error: Exception) -> None:
+    """Tell each task that has connected and was not answered yet why not. `listener` does not block."""
+    while True:
+        try:
+            number, _ = listener._accept()  # type: ignore[attr-defined]  # typeshed lacks it
+        except OSError:
+            return  # that was the last
+        peer = socket(fileno=number)
+        peer.settimeout(1.0)
+        try:
+            if receive(peer, 1) == TASK:
+                receive_frame(peer)  # a refusal beside unread words would reset the connection
+                refuse(peer, error)
+        except (OSError, ValueError):
+            pass  # it has gone
+        finally:
+            peer.close()
 
 
 def texts(*parts: bytes | list[bytes]) -> bytes:

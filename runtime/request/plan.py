@@ -182,11 +182,9 @@ class Mount(Record):
         if self.kind == LINK:
             return f"a link to {self.source}"
         own = {
-            TMPFS: "an empty directory in memory",
-            PROC: "own processes",
-            DEVPTS: "own terminals",
+            TMPFS: "an empty directory in memory", PROC: "own processes", DEVPTS: "own terminals",
             MQUEUE: "own message queues",
-        }
+        }  # fmt: skip
         return own.get(self.kind, self.source)
 
     def describe(self) -> str:
@@ -209,19 +207,11 @@ class Facts:
     )  # fmt: skip
 
     def __init__(
-        self,
-        site: Site | None = None,
-        spool: str = "",
-        prefix: str = "",
-        tools: str = "",
-        places: tuple[str, ...] = (),
-        directory: bool = False,
-        image_layers: tuple[tuple[str, int], ...] = (),
-        overlays: tuple[str, ...] = (),
-        gpus: tuple[Mount, ...] = (),
-        missing_gpus: tuple[str, ...] = (),
+        self, site: Site | None = None, spool: str = "", prefix: str = "", tools: str = "",
+        places: tuple[str, ...] = (), directory: bool = False, image_layers: tuple[tuple[str, int], ...] = (),
+        overlays: tuple[str, ...] = (), gpus: tuple[Mount, ...] = (), missing_gpus: tuple[str, ...] = (),
         real_cwd: str = "",
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.site = site or Site()
         self.spool = spool  # SlurmdSpoolDir, where batch scripts and PMIx files lie
         self.prefix = prefix  # the installation, which Slurm's commands in the image load the plugin from

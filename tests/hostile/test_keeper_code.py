@@ -20,14 +20,15 @@ MODULES = (
 )  # fmt: skip
 EVIL = "import os\ntry: os.close(os.open('{marker}', os.O_CREAT | os.O_WRONLY))\nexcept OSError: pass\n"
 # What a task may send in the place of its spec, and in its environment.
+_HEAD = "bollard1 root=0 image=0 multi-prog=0 verbose= name=a mode=auto cwd=/ : "
 SPECS = (
-    "mount=type=bind,src=/tmp,dst=/mnt name=a",
-    "env=a=1,b=2 name=a",
-    'env="a=1" name=a',
-    "opts=--nosuch name=a",
-    "env-file=/etc/passwd name=a",
-    "binds=%FF%FE name=a",
-    "image=/no/such image=%80 name=a",
+    _HEAD + "mount=type=bind,src=/tmp,dst=/mnt name=a",
+    _HEAD + "env=a=1,b=2 name=a",
+    _HEAD + 'env="a=1" name=a',
+    _HEAD + "opts=--nosuch name=a",
+    _HEAD + "env-file=/etc/passwd name=a",
+    _HEAD + "binds=%FF%FE name=a",
+    _HEAD + "image=/no/such name=%80",
     "nosuch=1",
     "",
 )

@@ -27,8 +27,9 @@ def container(tmp_path: Path) -> Iterator[Container]:
     report.warnings.append("/sys: No such file or directory; the container starts without it")
     yield Container(
         node="n1", spec=spec, site=Site(), image=Image(str(tmp_path), fd, "directory", (1, 2, 3)),
-        plan=plan.make(spec, plan.Facts(missing_gpus=("nv",))), report=report, server=0, clock=Clock(), saver=None,
-        servers=None, scripts=[], rc=b"", locales=None, command=b"exec", instance="", ways_in=(), tools=b"",
+        plan=plan.make(spec, plan.Facts(missing_gpus=("nv",))), report=report, server=0, server_state=-1,
+        image_root=-1, clock=Clock(), saver=None, servers=None, scripts=[], rc=b"", locales=None, command=b"exec",
+        instance="", ways_in=(), tools=b"",
     )  # fmt: skip
     os.close(fd)
 
