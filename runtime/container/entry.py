@@ -16,7 +16,6 @@ from _socket import socket
 from errno import ECONNABORTED, ENOTCONN
 
 from bollard.runtime import constants
-from bollard.runtime.causes import one_line
 from bollard.runtime.container import enroot, environment, fuse, pytorch, record, task_reaper, wire
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.frozen import replace
