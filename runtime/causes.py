@@ -39,13 +39,19 @@ _SIGNALS: Final = {
 _TOLD: Final = (ENOSPC, EDQUOT, EFBIG, EMFILE, ENFILE, ENOMEM, EROFS, ESTALE, EIO, EAGAIN)
 # A filesystem with less room than this, in bytes, is full for a program that has just failed to write there.
 _FULL: Final = 64 << 10
-USERNS: Final = (
+_USERNS: Final = (
     "its administrator should look at sysctl user.max_user_namespaces, "
     "kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns"
 )
 
 # Directories that an environment variable moves: directory, variable.
 _movable: dict[str, str] = {}
+
+
+def no_namespaces(error: OSError, doing: str) -> BollardError:
+    """What to say where the kernel makes no user namespace; `doing` begins the message."""
+    reason = "the limit of their number is reached" if error.errno == ENOSPC else error.strerror
+    return BollardError(f"{doing}: {reason}", _USERNS)
 
 
 def movable(place: str, variable: str) -> None:

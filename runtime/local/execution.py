@@ -224,6 +224,4 @@ def new_user_namespace(as_root: bool) -> None:
     try:
         identity.new_namespace(as_root)
     except OSError as error:
-        raise BollardError(
-            f"this machine does not let users make namespaces ({error.strerror})", causes.USERNS
-        ) from None
+        raise causes.no_namespaces(error, "this machine does not let users make namespaces") from None

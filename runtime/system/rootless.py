@@ -254,9 +254,7 @@ def _mapped_ids() -> int:
 
 
 def _no_namespaces(error: OSError) -> BollardError:
-    return BollardError(
-        f"a build needs namespaces, and this machine refuses: {error.filename}: {error.strerror}", causes.USERNS
-    )
+    return causes.no_namespaces(error, f"a build needs namespaces, and this machine refuses: {error.filename}")
 
 
 def _tell(writer: int, error: BaseException) -> None:

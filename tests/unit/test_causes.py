@@ -71,6 +71,13 @@ def test_each_error_has_its_cure(number, words):
     assert words in str(causes.of(failure(number), "img.sif: cannot be read", "/", "ask"))
 
 
+@pytest.mark.parametrize(("number", "reason"), [(errno.ENOSPC, "the limit of their"), (errno.EPERM, "Operation")])
+def test_a_machine_without_user_namespaces(number, reason):
+    found = causes.no_namespaces(failure(number), "this machine does not let users make namespaces")
+    assert f"namespaces: {reason}" in str(found) and "user.max_user_namespaces" in found.hint
+    assert "No space" not in str(found)
+
+
 def test_no_path_of_this_process_is_shown():
     assert one_line(failure(errno.EMFILE, "/proc/self/fd/28")).startswith("bollard cannot go on: the limit of open")
 
