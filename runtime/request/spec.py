@@ -302,7 +302,7 @@ def _unshare(given: dict[str, list[str]], words: tuple[str, ...], everything: bo
             raise BollardError(f"unshare {word!r}: not a namespace to unshare", "use net, ipc or uts")
     asked = set(words) | {name for name in NAMESPACES if switch(given.get(name, []))}
     if everything:
-        asked |= {"pid", "ipc"}
+        asked |= {"ipc"} if given.get("pid", [""])[-1] == "0" else {"pid", "ipc"}
     if given.get("hostname", [""])[-1]:
         asked.add("uts")
     if given.get("network", [""])[-1]:
