@@ -5,10 +5,15 @@
 from __future__ import annotations
 
 import sys
+import types
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "runtime/request"))
-import options  # noqa: E402
+TOP = Path(__file__).resolve().parent.parent
+if "bollard" not in sys.modules:  # a checkout, where the packages go by the names of their folders
+    sys.modules["bollard"] = types.ModuleType("bollard")
+    sys.modules["bollard"].__path__ = [str(TOP)]
+
+from bollard.runtime.request import options  # noqa: E402
 
 
 def cell(text: str) -> str:
@@ -21,22 +26,21 @@ def code(*words: str) -> str:
 
 def slurm_table() -> list[str]:
     lines = ["| option of srun, sbatch, salloc | | `bollard exec` | variables |", "|---|---|---|---|"]
-    for name, argument, variables, slurm, text in options.TABLE:
-        if slurm:
-            positive, _, opposite = slurm.partition("|")
-            head = code(f"--{positive}" + (f"={argument}" if argument else ""))
-            head += f"; opposite: {code('--' + opposite)}" if opposite else ""
-            own = code(f"--{name}") if name not in ("image", "opts") else ""
-            lines.append(f"| {head} | {text} | {own} | {code(*(form.lstrip('!') for form in variables))} |")
+    for row in options.TABLE:
+        if row.slurm:
+            head = code(f"--{row.slurm}" + (f"={row.argument}" if row.argument else ""))
+            head += f"; opposite: {code('--' + row.opposite)}" if row.opposite else ""
+            own = code(f"--{row.name}") if row.name not in ("image", "opts") else ""
+            lines.append(f"| {head} | {row.help} | {own} | {code(*(form.lstrip('!') for form in row.forms))} |")
     return lines
 
 
 def command_table() -> list[str]:
     lines = ["| `bollard exec` | | variables |", "|---|---|---|"]
-    for name, argument, variables, slurm, text in options.TABLE:
-        if not slurm:
-            head = code(f"--{name}" + (f" {argument}" if argument else ""))
-            lines.append(f"| {head} | {text} | {code(*variables)} |")
+    for row in options.TABLE:
+        if not row.slurm:
+            head = code(f"--{row.name}" + (f" {row.argument}" if row.argument else ""))
+            lines.append(f"| {head} | {row.help} | {code(*row.forms)} |")
     return lines
 
 

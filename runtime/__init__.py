@@ -13,7 +13,10 @@ request/: what a user and a site ask for: options, the spec made of them, the pl
 shell/: the part of sh that environment scripts use, read as data.
 system/: system calls, processes, users and file trees. Knows nothing of containers' options.
 
+constants.py: what C and Python must agree on; rendered as C.
 errors.py: the one exception that a user reads.
+causes.py: a failed system call in a user's words: the full place, the limit, who can mend it.
+frozen.py: records that cannot be changed, without the imports of dataclasses.
 installed.py: where the installation lies.
 progress.py: progress lines of long commands.
 host_slurm.py: this node's Slurm commands; written at install.

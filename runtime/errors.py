@@ -12,7 +12,11 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, BollardError):
         text = str(error)
     else:
-        text = f"{type(error).__name__}: {error}; this is a defect: please report it, with the command"
+        from bollard.runtime import causes  # the keeper has imported it
+
+        known = causes.of_any(error)
+        defect = f"{type(error).__name__}: {error}; this is a defect: please report it, with the command"
+        text = str(known) if known else defect
     return shown(" ".join(text.splitlines()))
 
 

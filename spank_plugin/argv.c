@@ -67,10 +67,10 @@ int put_launcher_first(spank_t spank)
 	int argc = 0;
 
 	if (spank_setenv(spank, ENV_ENTRY, step.address, 1) != ESPANK_SUCCESS ||
-	    (step.named && spank_setenv(spank, ENV_SPEC, step.spec, 1) != ESPANK_SUCCESS) ||
-	    (step.verbose && spank_setenv(spank, ENV_VERBOSE, step.verbose, 1) != ESPANK_SUCCESS))
+	    (step.header.name[0] && spank_setenv(spank, ENV_SPEC, step.spec, 1) != ESPANK_SUCCESS) ||
+	    (step.header.verbose[0] && spank_setenv(spank, ENV_VERBOSE, step.header.verbose, 1) != ESPANK_SUCCESS))
 		return -1;
-	if (strstr(step.spec, " multi-prog=2") || (!prepend && strstr(step.spec, " multi-prog=")))
+	if (step.header.multi_prog)
 		return 0;
 	if (step.launched)
 		return tell_argument(spank, step.program);

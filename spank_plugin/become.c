@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "enter.h"
 #include "ownership.h"
+#include "wire.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,8 +15,6 @@
 
 /* In the namespace, a group that is not mapped there. */
 #define NO_GROUP 65534
-
-static const char DEFAULT_PATH[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 const char *variable(char **envp, const char *name)
 {

@@ -32,6 +32,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import types
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ if not __package__:  # a checkout, where the packages go by the names of their f
     sys.modules["bollard"] = types.ModuleType("bollard")
     sys.modules["bollard"].__path__ = [str(TOP)]
 
+from bollard.runtime import constants  # noqa: E402
 from bollard.runtime.errors import BollardError  # noqa: E402
 from bollard.runtime.request import options  # noqa: E402
 from bollard.spank_plugin import build_inside  # noqa: E402
@@ -53,7 +55,7 @@ from bollard.spank_plugin import build_inside  # noqa: E402
 SOURCES = {
     "spank_bollard.so": (
         *("shim", "client", "given", "spec", "plain", "slurm_options", "components", "multiprog"),
-        *("stepd", "keeper", "argv", "refusal", "account", "job_record", "privilege", "wire", "python"),
+        *("header", "stepd", "keeper", "argv", "refusal", "account", "job_record", "privilege", "wire", "python"),
         *("job_cgroup", "job_folder", "job_end"),
     ),
     "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),
@@ -96,28 +98,25 @@ def options_header() -> str:
 
     rows, variables = [], []
     for number, row in enumerate(options.TABLE):
-        name, argument, _, slurm, help_text = row
-        positive, _, opposite = slurm.partition("|")
-        between = options.JOINED.get(name)
-        ours = int(positive in options.OURS_ALONE)
-        against = f"the opposite of --{positive}" if opposite else ""
-        words = [c_string(name), text(positive), text(opposite), text(argument), c_string(help_text), text(against)]
-        rows.append(f"\t{{ {', '.join(words)}, {text(between)}, {ours} }},")
+        against = f"the opposite of --{row.slurm}" if row.opposite else ""
+        words = [c_string(row.name), text(row.slurm), text(row.opposite), text(row.argument), c_string(row.help)]
+        words += [text(against), text(row.joined), str(int(row.joined is not None)), str(int(not row.pyxis))]
+        rows.append(f"\t{{ {', '.join(words)} }},")
         variables += [f"\t{{ {c_string(v.lstrip('!'))}, {number} }}," for v in options.variables(row)]
-    places = {name: number for number, (name, *_) in enumerate(options.TABLE)}
-    marks = ", ".join(f"OPTION_{name.upper()} = {places[name]}" for name in ("image", "name", "verbose"))
+    places = {name: number for number, name in enumerate(options.ROWS)}
+    marks = ", ".join(f"OPTION_{name.upper()} = {places[name]}" for name in ("image", "name", "fakeroot", "verbose"))
     return "\n".join(
         [
             "/* Rendered from runtime/request/options.py by build.py. */",
             "#include <stddef.h>",
             f"enum {{ OPTION_COUNT = {len(rows)}, VARIABLE_COUNT = {len(variables)}, {marks} }};",
-            "/* slurm, opposite: names for srun; between: what parts several values, NULL where the last counts; */",
+            "/* slurm, opposite: names for srun; adds_up: all values count; between: what parts them in srun's; */",
             "/* ours: no name of pyxis's. */",
             "static const struct {",
             "\tconst char *name;",
             "\tchar *slurm, *opposite, *argument, *help, *against;",
             "\tconst char *between;",
-            "\tint ours;",
+            "\tint adds_up, ours;",
             "} OPTIONS[] = {",
             *rows,
             "};",
@@ -127,6 +126,28 @@ def options_header() -> str:
             "",
         ]
     )
+
+
+def constants_header() -> str:
+    """runtime/constants.py as C: a character for one byte, a string for more, a number for a number."""
+    lines = ["/* Rendered from runtime/constants.py by build.py. */"]
+    for name, value in vars(constants).items():
+        if not name.isupper():
+            continue
+        if isinstance(value, bytes) and len(value) == 1:
+            text = f"'{value.decode()}'"
+        elif isinstance(value, (bytes, str)):
+            text = c_string(value if isinstance(value, str) else value.decode())
+        else:
+            text = f"{value}u" if value > 0x7FFFFFFF else str(value)
+        lines.append(f"#define {name} {text}")
+    return "\n".join([*lines, ""])
+
+
+def write_headers(folder: Path) -> None:
+    """What C includes of the tables in Python."""
+    (folder / "options.h").write_text(options_header())
+    (folder / "constants.h").write_text(constants_header())
 
 
 def sources(name: str) -> list[Path]:
@@ -240,7 +261,7 @@ def emit(ffi: Any, source: Path) -> None:
 
 
 def build_shim(out: Path, work: Path, prefix: str) -> None:
-    (work / "options.h").write_text(options_header())
+    write_headers(work)
     compile_c(
         out / "spank_bollard.so",
         sources("spank_bollard.so"),
@@ -257,17 +278,22 @@ def build_shim(out: Path, work: Path, prefix: str) -> None:
 
 
 def build_keeper(out: Path) -> None:
-    compile_c(out / "bollard-keeper", sources("bollard-keeper"), "-pie", "-fPIE", "-ldl")
+    with tempfile.TemporaryDirectory() as work:
+        write_headers(Path(work))
+        compile_c(out / "bollard-keeper", sources("bollard-keeper"), "-pie", "-fPIE", "-ldl", f"-I{work}")
 
 
 def build_launcher(out: Path) -> None:
-    for name in ("bollard-enter", "bollard-cat"):
-        compile_c(out / name, sources(name), *static())
+    with tempfile.TemporaryDirectory() as work:
+        write_headers(Path(work))
+        for name in ("bollard-enter", "bollard-cat"):
+            compile_c(out / name, sources(name), *static(), f"-I{work}")
 
 
 def build_tools(out: Path, work: Path, prefix: str, slurm_conf: str) -> None:
     """What starts this node's Slurm commands from a container: one program under all their names, one library."""
     found = build_inside.find(Path(slurm_conf), prefix)
+    write_headers(work)
     (work / "host_slurm.h").write_text(build_inside.header(found, prefix))
     folder = out / "inside/bin"
     folder.mkdir(parents=True)
@@ -356,11 +382,11 @@ def copy_server(out: Path) -> None:
     program = server() or ""
     libraries = subprocess.run(["ldd", program], stdout=subprocess.PIPE, text=True, check=True).stdout
     shutil.copy(program, out / ("squashfuse2" if "libfuse.so.2" in libraries else "squashfuse"))
-    # squashfuse_ll learnt uid= after 0.1.105; with squashfuse it is an option of libfuse itself.
+    # squashfuse_ll learnt uid= after 0.1.105, and takes uid=0 for none; with squashfuse it is an option of libfuse's.
     simple = shutil.which("squashfuse")
-    if simple and simple != program and b"uid=%d" not in Path(program).read_bytes():
+    if simple and simple != program:
         shutil.copy(simple, out / "squashfuse-owner")
-    else:
+    if not (simple and simple != program) or b"uid=%d" in Path(program).read_bytes():
         (out / "squashfuse-owner-is-known").touch()
     for name in ("fuse2fs", "fuse-overlayfs"):
         found = shutil.which(name)

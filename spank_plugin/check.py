@@ -315,7 +315,7 @@ def _plugstack(where: Where) -> Found:
 
 
 def _plugin(where: Where) -> Found:
-    option = next(row[3] for row in options.TABLE if row[3]).partition("|")[0]
+    option = next(row.slurm for row in options.TABLE if row.slurm)
     status, said = _said("srun", "--help", where=where)
     if status == 127:
         return

@@ -3,6 +3,7 @@
  * anything is submitted, hand the spec to the step in one variable. Runs as the user, in his process. */
 #define _GNU_SOURCE
 #include "client.h"
+#include "header.h"
 #include "multiprog.h"
 #include "shim.h"
 #include "wire.h"
@@ -57,11 +58,14 @@ static const char *take_over(void)
  * gives the job up when the working directory is missing. */
 static void show_container(const char *spec, const char *cwd)
 {
-	const char *image = spec + strlen("image="), *end = strchrnul(spec, ' ');
+	struct header header;
+	const char *options = read_header(spec, &header), *image, *end;
 	char *path;
 
-	if (strncmp(spec, "image=/", strlen("image=/")) != 0)
+	if (!options || strncmp(options, "image=/", strlen("image=/")) != 0)
 		return;  /* a container's name alone */
+	image = options + strlen("image=");
+	end = strchrnul(image, ' ');
 	if (spank_context() == S_CTX_LOCAL ? has_components() : slurm_has_oci_conf() || access(cwd, X_OK) < 0)
 		return;
 	path = strndup(image, (size_t) (end - image));
@@ -162,6 +166,7 @@ int client_local_user_init(spank_t spank)
 {
 	static char launcher[] = BOLLARD_PREFIX "/bollard-enter";
 	const char *spec = getenv(ENV_SPEC), *copy;
+	struct header header;
 	char **argv = NULL, *text;
 	int argc = 0;
 
@@ -170,7 +175,9 @@ int client_local_user_init(spank_t spank)
 	(void) reset_slurm_option("container");  /* where it was shown: see show_container() */
 	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1)
 		fail("Slurm hides the step's command from plugins; ask the site's administrator to run bollard's tests");
-	if (strstr(spec, " multi-prog=")) {
+	if (!read_header(spec, &header))
+		fail("the container's spec was changed by something between; run srun without it");
+	if (header.multi_prog) {
 		text = argc < 2 ? NULL : with_launcher(argv[1], launcher);
 		if (!text)
 			fail("Slurm hides the --multi-prog configuration; name the container's programs in separate steps");

@@ -31,7 +31,7 @@ void refuse_idle_options(void);
  * and no further wishes, which is the common case and costs no interpreter; by the runtime otherwise. */
 char *make_spec(const char *container, const char *cwd, int multi_prog);
 
-/* spec.c: whether two specs, or none, are the same but for --container-verbose, which stands last. */
+/* spec.c: whether two specs, or none, are the same but for --container-verbose. */
 int same_container(const char *a, const char *b);
 
 /* slurm_options.c: whether this Slurm shows its options. */

@@ -8,15 +8,18 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#define TOLD_TRIES 20
 #define TOLD_MS 1000  /* how long to wait for the next task with the same mistake */
-#define MODE_SAVE "save"  /* runtime/container/entry.py: SAVE; any other: WAIT */
+
 
 static unsigned long long hash(const char *text)
 {
@@ -27,6 +30,25 @@ static unsigned long long hash(const char *text)
 	return sum;
 }
 
+/* A listener on the abstract address `name`, or -1 with errno. */
+static int hold(const char *name)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	size_t size = strlen(name);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), saved;
+
+	if (fd < 0 || size + 1 > sizeof(address.sun_path))
+		return -1;
+	memcpy(address.sun_path + 1, name, size);
+	if (bind(fd, (struct sockaddr *) &address, (socklen_t) (offsetof(struct sockaddr_un, sun_path) + 1 + size)) == 0 &&
+	    listen(fd, SOMAXCONN) == 0)
+		return fd;
+	saved = errno;
+	close(fd);
+	errno = saved;
+	return -1;
+}
+
 /* Whether another task of this step on this node has told the same just now. Who tells first holds an address for a
  * while; the others find it there. */
 static int is_told(const char *text)
@@ -35,16 +57,20 @@ static int is_told(const char *text)
 	char name[100];
 	struct pollfd other = { .events = POLLIN };
 	long others = tasks ? atol(tasks) - 1 : 0;
-	int fd;
+	int fd, tries;
 
 	if (!job || !id || others < 1)
 		return 0;
 	snprintf(name, sizeof(name), "bollard-told/%u/%.20s.%.20s/%016llx", getuid(), job, id, hash(text));
-	fd = wire_listen(name);
-	if (fd < 0)  /* wire_connect() makes sure that the holder is this user */
-		return errno == EADDRINUSE && wire_connect(name, getuid()) >= 0;
+	fd = hold(name);
+	for (tries = 0; fd < 0 && errno == EADDRINUSE && tries < TOLD_TRIES; tries++) {
+		if (wire_connect(name, getuid()) >= 0)  /* which makes sure that the holder is this user, or root */
+			return 1;
+		usleep(1000);  /* it is between bind() and listen() */
+		errno = EADDRINUSE;
+	}
 	fprintf(stderr, "bollard: %s\n", text);
-	for (other.fd = fd; others > 0 && poll(&other, 1, TOLD_MS) == 1; others--)
+	for (other.fd = fd; fd >= 0 && others > 0 && poll(&other, 1, TOLD_MS) == 1; others--)
 		if (accept4(fd, NULL, NULL, SOCK_CLOEXEC) < 0)
 			break;
 	return 1;
@@ -93,7 +119,7 @@ static void warn_of_lost_scratch(const char *scratch, char **envp)
 
 int main(int argc, char **argv)
 {
-	const char *fuse_socket = getenv("_FUSE_COMMFD"), *fuse_device = getenv("BOLLARD_FUSE_FD");
+	const char *fuse_socket = getenv("_FUSE_COMMFD"), *fuse_device = getenv(ENV_FUSE_FD);
 	const char *name = getenv(ENV_ENTRY), *first = getenv(ENV_ARGV0), *image;
 	const char *scratch = is_directory(getenv("TMPDIR")) ? strdup(getenv("TMPDIR")) : NULL;
 	const char *local = getenv("SLURM_LOCALID"), *verbose = getenv(ENV_VERBOSE);
@@ -103,7 +129,7 @@ int main(int argc, char **argv)
 
 	if (fuse_device && !name)  /* a task may have such a variable; without a socket it is to unmount: our end does */
 		return fuse_socket ? be_fusermount(fuse_socket, fuse_device) : 0;
-	if (!name && argc == 2 && strcmp(argv[1], "--print-environment") == 0)
+	if (!name && argc == 2 && strcmp(argv[1], PRINTER_OPTION) == 0)
 		return print_environment();
 	if (!name && getenv(ENV_SPEC))
 		return fail("Slurm on this node has not loaded the bollard plugin, so there is no container; "
@@ -131,16 +157,27 @@ int main(int argc, char **argv)
 	if (scratch)
 		warn_of_lost_scratch(scratch, entry.envp);
 	if (entry.mode[0])
-		supervise(keeper, strcmp(entry.mode, MODE_SAVE) == 0);
+		supervise(keeper, strcmp(entry.mode, LAUNCHER_SAVE) == 0);
 	act_as_root(entry.root);
 	warn_of_single_ranks(entry.argv, entry.envp);
 	reason = become(entry.argv, entry.envp);
 	image = variable(entry.envp, "BOLLARD_IMAGE");
+	if (reason == ENOTCONN || reason == ECONNABORTED) {
+		snprintf(why, sizeof(why), "%s: the file server of the container %s has ended on this node; submit again, "
+			 "and tell the site's administrator if it comes back", entry.argv[0], image ? image : "");
+		return fail(why);
+	}
 	snprintf(why, sizeof(why), "%s: %s in the container %s; %s", entry.argv[0],
 		 reason == ENOENT ? "not found" : strerror(reason), image ? image : "",
 		 reason == ENOENT ? "is it in the image's PATH, and does its interpreter or loader exist there?" :
 		 reason == E2BIG ? "pass fewer or shorter arguments and variables" :
 		 reason == ENOEXEC ? "is it built for this machine?" :
+		 reason == ELOOP ? "its symbolic links form a loop" :
+		 reason == ETXTBSY ? "somebody writes into this file; wait until that has ended" :
+		 reason == ENAMETOOLONG ? "choose a shorter name" :
+		 reason == EIO ? "the image is damaged, or the disk or network filesystem that it lies on cannot be read" :
+		 reason == ENOMEM || reason == EAGAIN ? "see `ulimit -v` and `ulimit -u`, and the memory of the job" :
+		 reason == EMFILE || reason == ENFILE ? "see `ulimit -n`" :
 		 "is it an executable file?");
 	return fail(why);
 }

@@ -179,5 +179,6 @@ int enter(const char *name, char **argv, const char *verbose, struct entry *entr
 		snprintf(why, size, "cannot change to %s in the container: %s", entry->cwd, strerror(errno));
 	else
 		return 0;
+	close(fd);  /* the keeper goes on with the next task */
 	return -1;
 }

@@ -6,6 +6,7 @@
 #include "host_slurm.h"  /* rendered by build.py */
 #include "inside.h"
 #include "program.h"
+#include "switch.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { EXIT_BOLLARD = 255, PATH_SIZE = 1 << 16 };
+enum { PATH_SIZE = 1 << 16 };
 
 static int fail(const char *who, const char *text, const char *value, const char *hint)
 {
@@ -40,8 +41,7 @@ static int is_on(const char *variable)
 {
 	const char *value = getenv(variable);
 
-	return value && value[0] && strcmp(value, "0") != 0 && strcasecmp(value, "no") != 0 &&
-	       strcasecmp(value, "false") != 0 && strcasecmp(value, "off") != 0;
+	return value && means_yes(value);
 }
 
 static void hide(const char *name)

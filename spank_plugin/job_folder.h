@@ -3,11 +3,11 @@
 #ifndef BOLLARD_JOB_FOLDER_H
 #define BOLLARD_JOB_FOLDER_H
 
+#include "constants.h"  /* rendered from runtime/constants.py by build.py */
+
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
-
-#define JOB_FOLDERS "/run/bollard-jobs"  /* runtime/container/wire.py */
 
 /* Makes the folder of `job` where it is missing, and holds it: a descriptor, to be kept open until the step ends.
  * -1 with errno. */

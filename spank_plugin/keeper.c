@@ -38,15 +38,6 @@ static long long now(void)
 	return time.tv_sec * 1000000000LL + time.tv_nsec;
 }
 
-/* The word "cwd=..." of a spec, and its size; "" where there is none. */
-static const char *cwd_in(const char *spec, size_t *size)
-{
-	const char *at = strstr(spec, " cwd=");
-
-	*size = at ? strcspn(at + 1, " ") : 0;
-	return at ? at + 1 : "";
-}
-
 /* Whether `fd` can be read within `ms`; a signal does not count as time. */
 static int wait_for(int fd, int ms)
 {
@@ -73,12 +64,11 @@ static int take_lifeline(uid_t uid, int wait_ms)
 {
 	char byte = 0;
 	int fd = wire_connect(step.address, uid);  /* as root: the keeper takes a lifeline from nobody else */
-	size_t size;
-	const char *cwd = cwd_in(step.named ? "" : step.spec, &size);
+	int is_named = step.header.name[0] != '\0';
 
 	if (fd < 0)
 		return 0;
-	if (send_lifeline(fd, cwd, size) == 0 && wait_for(fd, wait_ms) &&
+	if (send_lifeline(fd, is_named ? "" : step.header.cwd, is_named ? 0 : step.header.cwd_size) == 0 && wait_for(fd, wait_ms) &&
 	    recv(fd, &byte, 1, MSG_DONTWAIT) == 1 && byte == WIRE_OK) {
 		step.lifeline = fd;
 		return 1;
@@ -148,18 +138,6 @@ static int keep(void *record)
 	return 1;
 }
 
-/* "name=NAME" of the spec for a container that has one; whether it has. */
-static int name_in(const char *spec, char *name, size_t size)
-{
-	const char *at = strstr(spec, " name=");
-	size_t length = at ? strcspn(at + 1, " :") : 0;
-
-	step.named = at && length < size;
-	if (step.named)
-		snprintf(name, size, "%.*s", (int) length, at + 1);
-	return step.named;
-}
-
 static unsigned long long hash(unsigned long long sum, const char *text, size_t size)
 {
 	for (size_t i = 0; i < size; i++)
@@ -167,20 +145,20 @@ static unsigned long long hash(unsigned long long sum, const char *text, size_t 
 	return sum;
 }
 
-/* What tells this job's containers apart: FNV-1a, 64 bit, of the spec with or without its working directory, or of the
- * container's name. */
+/* What tells this job's containers apart: FNV-1a, 64 bit, of the options with or without the working directory, or of
+ * the container's name. */
 static unsigned long long mark(int with_cwd)
 {
 	const unsigned long long start = 0xcbf29ce484222325u;
-	size_t size;
-	const char *cwd = cwd_in(step.spec, &size);
-	char name[100];
+	char name[sizeof(HEADER_NAME) + sizeof(step.header.name)];
+	unsigned long long sum;
 
-	if (name_in(step.spec, name, sizeof(name)))
+	if (step.header.name[0]) {
+		snprintf(name, sizeof(name), HEADER_NAME "%s", step.header.name);
 		return hash(start, name, strlen(name));
-	if (with_cwd || size == 0)
-		return hash(start, step.spec, strlen(step.spec));
-	return hash(hash(start, step.spec, (size_t) (cwd - step.spec)), cwd + size, strlen(cwd + size));
+	}
+	sum = hash(start, step.options, strlen(step.options));
+	return with_cwd ? hash(sum, step.header.cwd, step.header.cwd_size) : sum;
 }
 
 void hold_leash(const char *path)
@@ -203,7 +181,7 @@ static int hold_record(const struct identity *id, uint32_t job_id)
 	char *words = NULL;
 
 	snprintf(step.container, sizeof(step.container), "%016llx.%lld", mark(1), now());
-	if (fd >= 0 && asprintf(&words, "%srecord-fd=%d record-as=%s ", step.site, fd, step.container) >= 0)
+	if (fd >= 0 && asprintf(&words, "%s" RECORD_FD_WORD "%d record-as=%s ", step.site, fd, step.container) >= 0)
 		step.site = words;  /* until slurmstepd ends */
 	return fd;
 }
@@ -218,17 +196,14 @@ static int first_node(spank_t spank)
 /* Whether an earlier step of the job left this container; refuses where a named one should, or should not, be there. */
 static int found_running(uid_t uid)
 {
-	const char *name = step.named ? strstr(step.spec, " name=") + strlen(" name=") : "";
-	const char *mode = name + strcspn(name, " :");
-	int length = (int) (mode - name), here = take_lifeline(uid, step.named ? NAMED_MS : WARM_MS);
-	int has_image = strncmp(step.spec, "image=", strlen("image=")) == 0;  /* the client's first word */
+	const char *name = step.header.name;
+	int here = take_lifeline(uid, name[0] ? NAMED_MS : WARM_MS);
 
-	if (step.named && here && strncmp(mode, ":create", strlen(":create")) == 0)
-		refuse("this job has a container %.*s on this node already; use %.*s:exec, or another name", length, name,
-		       length, name);
-	else if (step.named && !here && (strncmp(mode, ":exec", strlen(":exec")) == 0 || !has_image))
-		refuse("this job has no container %.*s on this node; make it first with --container=IMAGE "
-		       "--container-name=%.*s", length, name, length, name);
+	if (name[0] && here && step.header.mode == CREATE)
+		refuse("this job has a container %s on this node already; use %s:exec, or another name", name, name);
+	else if (name[0] && !here && (step.header.mode == EXEC || !step.header.image))
+		refuse("this job has no container %s on this node; make it first with --container=IMAGE "
+		       "--container-name=%s", name, name);
 	return here || step.why[0];
 }
 
@@ -281,7 +256,7 @@ static void find_or_start(spank_t spank, struct identity *id, uint32_t job_id, u
 
 	if (found_running(id->uid))
 		return;
-	if (!step.named && step.occupied) {  /* one that does not show this working directory, or is stuck */
+	if (!step.header.name[0] && step.occupied) {  /* one that does not show this working directory, or is stuck */
 		name_address(job_id, 1);
 		if (found_running(id->uid))
 			return;
@@ -316,7 +291,7 @@ static void find_or_start(spank_t spank, struct identity *id, uint32_t job_id, u
 
 void find_keeper(spank_t spank, uint32_t job_id, uint32_t step_id)
 {
-	struct identity id = { .place = -1, .as_root = strstr(step.spec, " fakeroot=1") != NULL };
+	struct identity id = { .place = -1, .as_root = step.header.root };
 	gid_t *groups = NULL;
 	int lock;
 

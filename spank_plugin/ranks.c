@@ -20,8 +20,8 @@ static int any_of(char **envp, const char *const *names)
 	return 0;
 }
 
-/* The file that will be executed for `name`; NULL where there is none. */
-static const char *found_in_path(const char *name, const char *path)
+/* The file `name` in the first of the directories `path`, as access(2) finds it; NULL where there is none. */
+static const char *found_in_path(const char *name, const char *path, int mode)
 {
 	static char file[PATH_MAX];
 	const char *colon;
@@ -31,7 +31,7 @@ static const char *found_in_path(const char *name, const char *path)
 	for (; path; path = *colon ? colon + 1 : NULL) {
 		colon = strchrnul(path, ':');
 		if (snprintf(file, sizeof(file), "%.*s/%s", (int) (colon - path), path, name) < (int) sizeof(file) &&
-		    access(file, X_OK) == 0)
+		    access(file, mode) == 0)
 			return file;
 	}
 	return NULL;
@@ -45,9 +45,9 @@ static int may_speak_pmix(char **envp)
 	const char *own = variable(envp, "LD_LIBRARY_PATH"), *file;
 
 	for (size_t i = 0; i < sizeof(libraries) / sizeof(*libraries); i++) {
-		file = found_in_path(libraries[i], own);
+		file = found_in_path(libraries[i], own, R_OK);
 		if (!file)
-			file = found_in_path(libraries[i], usual);
+			file = found_in_path(libraries[i], usual, R_OK);
 		if (file)
 			return names_library(file, "libpmix.so");
 	}
@@ -65,7 +65,7 @@ void warn_of_single_ranks(char **argv, char **envp)
 
 	if (!rank || strcmp(rank, "0") != 0 || !ranks || atol(ranks) < 2)
 		return;
-	file = found_in_path(argv[0], variable(envp, "PATH"));
+	file = found_in_path(argv[0], variable(envp, "PATH"), X_OK);
 	wireup = file ? wireup_of_file(file) : NULL;
 	if (!wireup)
 		return;

@@ -15,12 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* runtime/container/image_shell.py: PRINTER_FD; runtime/container/entry.py: SCRIPT_OUTPUT_MAX */
-#define PRINTER_FD 9
-#define QUIET_FD 8
 #define QUIET_SHOWN 4096
-#define OUTPUT_MAX (4u << 20)
-#define SCRIPT_MS 60000
 
 int print_environment(void)
 {
@@ -104,7 +99,7 @@ static long long now_ms(void)
  * means no shell. */
 int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
 {
-	static char output[OUTPUT_MAX];
+	static char output[SCRIPT_OUTPUT_MAX];
 	struct pollfd more = { .events = POLLIN };
 	uint32_t used = 0;
 	long long deadline = now_ms() + SCRIPT_MS;
@@ -125,7 +120,7 @@ int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
 		ssize_t n = 0;
 
 		ended = waitpid(pid, &status, WNOHANG) == pid;
-		while (used < OUTPUT_MAX && (n = read(ends[0], output + used, OUTPUT_MAX - used)) > 0)
+		while (used < SCRIPT_OUTPUT_MAX && (n = read(ends[0], output + used, SCRIPT_OUTPUT_MAX - used)) > 0)
 			used += (uint32_t) n;
 		if (n == 0)
 			more.fd = -1;  /* closed, or more than we take: poll() only waits from here on */

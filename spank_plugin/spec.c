@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The spec as text (runtime/request/spec.py), from what is given. */
+/* The spec as text (runtime/request/spec_text.py), from what is given. */
 #define _GNU_SOURCE
 #include "client.h"
+#include "header.h"
 #include "plain.h"
 #include "python.h"
+#include "switch.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -18,24 +20,50 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A growing spec: "name=value" parted by spaces, with %XX for all that is not plain text. */
+/* A growing spec: "name=value" with a space between, and %XX for all that is not plain text. */
 struct text {
 	char *at;
 	size_t size;
 };
 
-static void add(struct text *spec, const char *name, const char *value)
+/* Room for `more` bytes and a NUL. */
+static void make_room(struct text *spec, size_t more)
 {
-	size_t need = spec->size + strlen(name) + 3 * strlen(value) + 3;
-	char *grown = realloc(spec->at, need);
+	char *grown = realloc(spec->at, spec->size + more + 1);
 
 	if (!grown)
 		fail("out of memory");
 	spec->at = grown;
-	spec->size += (size_t) sprintf(spec->at + spec->size, "%s%s=", spec->size ? " " : "", name);
+}
+
+static void put(struct text *spec, const char *text, size_t size)
+{
+	make_room(spec, size);
+	memcpy(spec->at + spec->size, text, size);
+	spec->size += size;
+	spec->at[spec->size] = '\0';
+}
+
+static void put_quoted(struct text *spec, const char *value)
+{
+	make_room(spec, 3 * strlen(value));
 	for (const unsigned char *c = (const unsigned char *) value; *c; c++)
 		spec->size += (size_t) sprintf(spec->at + spec->size,
-					       *c <= ' ' || *c == '%' || *c >= 0x7f ? "%%%02X" : "%c", *c);
+					       *c <= ' ' || *c == '%' || *c == VALUE_MARK || *c >= 0x7f ? "%%%02X" : "%c",
+					       *c);
+}
+
+static void begin(struct text *spec, const char *name)
+{
+	put(spec, " ", spec->size ? 1 : 0);
+	put(spec, name, strlen(name));
+	put(spec, "=", 1);
+}
+
+static void add(struct text *spec, const char *name, const char *value)
+{
+	begin(spec, name);
+	put_quoted(spec, value);
 }
 
 /* The runtime's parser says what is wrong with what was asked, or returns the spec in full. */
@@ -87,22 +115,129 @@ static char *checked(const char *spec)
 	return text;
 }
 
-/* The options' environment forms; whether any was there. */
-static int add_variables(struct text *spec)
+/* Of the options of the container that this process is in, the quoted value of `name`; NULL where it has none. */
+static const char *value_around(const char *name, size_t *size)
 {
-	int any = 0, inside = getenv("BOLLARD_CONTAINER") != NULL;
+	size_t length = strlen(name);
+
+	for (const char *at = given.here, *end; at && *at; at = *end ? end + 1 : end) {
+		end = strchrnul(at, ' ');
+		if (strncmp(at, name, length) == 0 && at[length] == '=') {
+			*size = (size_t) (end - at) - length - 1;
+			return at + length + 1;
+		}
+	}
+	return NULL;
+}
+
+/* The value of an option that root has to know, wherever it stands: "" for none. The caller frees it. */
+static char *settled_value(int option)
+{
+	size_t size = 0;
+	const char *around = value_around(OPTIONS[option].name, &size);
+	char *found = given.values[option] ? strdup(given.values[option]) : around ? strndup(around, size) : NULL;
+
+	for (int i = 0; !found && i < VARIABLE_COUNT; i++)
+		if (VARIABLES[i].option == option && variable_of(i))
+			found = OPTIONS[option].argument ? strdup(variable_of(i)) : strdup(means_yes(variable_of(i)) ? "1" : "0");
+	if (!found)
+		found = strdup("");
+	if (!found)
+		fail("out of memory");
+	return found;
+}
+
+/* Those that root has to know: the header has them. */
+static int is_settled_here(int option)
+{
+	return option == OPTION_NAME || option == OPTION_FAKEROOT || option == OPTION_VERBOSE;
+}
+
+/* The rows of the table that have a value; whether there is any. */
+static int add_options(struct text *spec, int in_container)
+{
+	int any = 0;
+
+	for (int i = 0; i < OPTION_COUNT; i++) {
+		size_t size;
+		const char *around = value_around(OPTIONS[i].name, &size), *value = given.values[i];
+
+		if (i == OPTION_IMAGE || (in_container && is_settled_here(i)))
+			continue;
+		if (!value && !around)
+			continue;
+		begin(spec, OPTIONS[i].name);
+		if (around && (!value || OPTIONS[i].adds_up))
+			put(spec, around, size);
+		if (around && value && OPTIONS[i].adds_up)
+			put(spec, (char[]) { VALUE_MARK }, 1);
+		if (value)
+			put_quoted(spec, value);
+		any = 1;
+	}
+	return any;
+}
+
+/* The options' environment forms; whether any was there. */
+static int add_variables(struct text *spec, int in_container)
+{
+	int any = 0;
 
 	for (int i = 0; i < VARIABLE_COUNT; i++) {
 		const char *value = variable_of(i);
 
 		if (!value || given.values[VARIABLES[i].option] || VARIABLES[i].option == OPTION_IMAGE)
 			continue;
-		if (inside && strstr(VARIABLES[i].name, "_BIND"))
-			continue;  /* there it tells what is bound, and asks for nothing */
+		if (in_container && (strstr(VARIABLES[i].name, "_BIND") || is_settled_here(VARIABLES[i].option)))
+			continue;  /* what is bound there asks for nothing; what root has to know is settled already */
 		add(spec, VARIABLES[i].name, value);
 		any = 1;
 	}
 	return any;
+}
+
+/* What root has to know, from a client in a container: its variables and options are settled on the node. */
+static void settle(struct text *spec, struct header *header)
+{
+	char *name = settled_value(OPTION_NAME), *root = settled_value(OPTION_FAKEROOT);
+	char *verbose = settled_value(OPTION_VERBOSE);
+	struct timespec now;
+
+	if (name[0]) {
+		if (parse_name(name, header) < 0)
+			fail("this --container-name is not allowed; use up to 64 letters, digits and _.-, and behind a colon "
+			     "auto, create, exec or no_exec");
+		add(spec, OPTIONS[OPTION_NAME].name, name);
+	}
+	header->root = root[0] && means_yes(root);
+	if (root[0])
+		add(spec, OPTIONS[OPTION_FAKEROOT].name, header->root ? "1" : "0");
+	if (verbose[0] && means_yes(verbose) && clock_gettime(CLOCK_REALTIME, &now) == 0)
+		snprintf(header->verbose, sizeof(header->verbose), "%lld",
+			 (long long) now.tv_sec * 1000000000LL + now.tv_nsec);
+	free(name);
+	free(root);
+	free(verbose);
+}
+
+/* The text that a node reads. */
+static char *with_header(const struct text *spec, struct header *header, const char *cwd)
+{
+	struct text quoted = { NULL, 0 };
+	char *head, *full;
+
+	put(&quoted, "", 0);
+	put_quoted(&quoted, cwd);
+	if (quoted.size >= CWD_MAX - sizeof(HEADER_CWD))
+		fail("the path of the current directory is too long; change to another one");
+	header->cwd = quoted.at;
+	header->cwd_size = quoted.size;
+	head = write_header(header);
+	if (!head || asprintf(&full, "%s%s", head, spec->at) < 0)
+		fail("out of memory");
+	free(quoted.at);
+	free(head);
+	return full;
 }
 
 /* Whether the site's settings have a line that begins so, or may: the runtime knows (site.py). */
@@ -164,60 +299,61 @@ static const char *once(void)
 
 char *make_spec(const char *container, const char *cwd, int multi_prog)
 {
-	struct text spec = { NULL, 0 };
+	struct header header = { .image = container != NULL, .multi_prog = multi_prog, .mode = AUTO };
+	int in_container = getenv("BOLLARD_CONTAINER") != NULL, plain, more;
 	char *image = container ? absolute(container) : NULL, *full;
 	const char *home = getenv("HOME");
+	struct text spec = { NULL, 0 };
 	struct passwd *me;
 	struct stat st;
-	int plain = 0, asks;  /* `asks`: for more than an image */
 
 	if (image) {
 		add(&spec, "image", image);
 		add(&spec, "asked", container);
 	}
-	add(&spec, "cwd", cwd);
 	if (!home || !home[0])
 		home = (me = getpwuid(getuid())) ? me->pw_dir : "";
 	add(&spec, "userhome", home);
-	plain = image && image[0] == '/' && plain_image(image, &st) && !site_says("\nimages-");
+	plain = image && image[0] == '/' && plain_image(image, &st) && !site_says("\n" SITE_LIMITS_IMAGES);
 	if (plain)
 		add_identity(&spec, &st);
-	asks = add_variables(&spec);
-	if (multi_prog)
-		add(&spec, "multi-prog", "2");  /* see client_local_user_init() */
-	if (is_set(slurm_option("pty")))
+	more = add_options(&spec, in_container);
+	more |= add_variables(&spec, in_container);
+	more |= plain && site_says("\nwritable=1");
+	if (more && is_set(slurm_option("pty")))
 		add(&spec, "pty", "1");  /* the full check takes it out where it changes nothing */
-	if (given.here) {  /* finished spec text: spec.py, options */
-		char *grown = realloc(spec.at, spec.size + strlen(given.here) + 2);
-
-		if (!grown)
-			fail("out of memory");
-		spec.at = grown;
-		spec.size += (size_t) sprintf(spec.at + spec.size, " %s", given.here);
-		asks = 1;
-	}
-	for (int i = 0; i < OPTION_COUNT; i++)
-		asks |= given.values[i] && i != OPTION_IMAGE;
-	asks |= plain && site_says("\nwritable=1");
-	if (asks && !is_named())
+	if (more && !is_named())
 		add(&spec, "once", once());  /* the full check takes it out where steps may share the container */
-	for (int i = 0; i < OPTION_COUNT; i++)  /* verbose is the last row of the table: see stepd_init() */
-		if (given.values[i] && i != OPTION_IMAGE)
-			add(&spec, OPTIONS[i].name, given.values[i]);
 	free(image);
-	/* In a container the image's path is another one, and Python may be the image's: the node decides. */
-	if ((plain && !asks) || getenv("BOLLARD_CONTAINER"))
-		return spec.at;
-	full = checked(spec.at);
+	/* In a container the image's path is another one, and Python may be the image's: the node settles the rest. */
+	if (in_container)
+		settle(&spec, &header);
+	if (in_container || (plain && !more)) {
+		full = with_header(&spec, &header, cwd);
+	} else {
+		add(&spec, "cwd", cwd);
+		if (multi_prog)
+			add(&spec, "multi-prog", "1");
+		full = checked(spec.at);
+	}
 	free(spec.at);
 	return full;
 }
 
+/* Whether two headers ask for the same. */
+static int same_header(const struct header *a, const struct header *b)
+{
+	return a->root == b->root && a->image == b->image && a->multi_prog == b->multi_prog && a->mode == b->mode &&
+	       strcmp(a->name, b->name) == 0 && a->cwd_size == b->cwd_size &&
+	       memcmp(a->cwd, b->cwd, a->cwd_size) == 0;
+}
+
 int same_container(const char *a, const char *b)
 {
-	const char *end_a = a ? strstr(a, " verbose=") : NULL, *end_b = b ? strstr(b, " verbose=") : NULL;
-	size_t size_a = end_a ? (size_t) (end_a - a) : a ? strlen(a) : 0;
-	size_t size_b = end_b ? (size_t) (end_b - b) : b ? strlen(b) : 0;
+	struct header head_a, head_b;
+	const char *rest_a = a ? read_header(a, &head_a) : NULL, *rest_b = b ? read_header(b, &head_b) : NULL;
 
-	return !a == !b && size_a == size_b && (!a || memcmp(a, b, size_a) == 0);
+	if (!a || !b)
+		return !a && !b;
+	return rest_a && rest_b && same_header(&head_a, &head_b) && strcmp(rest_a, rest_b) == 0;
 }

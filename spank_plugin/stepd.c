@@ -19,9 +19,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define EXTERN_STEP 0xfffffffcu  /* SLURM_EXTERN_CONT, slurm.h */
-#define BATCH_STEP 0xfffffffbu   /* SLURM_BATCH_SCRIPT */
-
 /* Longer than privilege.c gives the keeper to give root up. */
 #define HELPER_MS 10000
 
@@ -112,11 +109,6 @@ void stepd_init(spank_t spank, int argc, char **argv)
 	if (!step.asked)
 		return;
 	spank_unsetenv(spank, ENV_SPEC);  /* not for steps inside this one: a container is asked for, not inherited */
-	step.verbose = strstr(step.spec, " verbose=");
-	if (step.verbose) {  /* stands last, and makes no other container */
-		*step.verbose = '\0';
-		step.verbose += strlen(" verbose=");
-	}
 	step.site = joined(argc, argv);
 	look_at_argv(spank);
 	if (step_id == BATCH_STEP)
@@ -128,9 +120,12 @@ void stepd_init(spank_t spank, int argc, char **argv)
 		       "start one; submit it without a container, and write srun --container=IMAGE PROGRAM in the script");
 	else if (rc == ESPANK_ENV_NOEXIST)
 		refuse("this job asks for a container, but was submitted where bollard is not installed; "
-		       "submit it from another host, or without --container");
+		       "submit it from another host, with a higher `ulimit -n`, or without --container");
 	else if (rc != ESPANK_SUCCESS)
 		refuse("Slurm cannot hand over what was asked of the container: %s; ask for less", spank_strerror(rc));
+	else if (!(step.options = read_header(step.spec, &step.header)))
+		refuse("the container's spec cannot be read: was SLURM_BOLLARD_SPEC changed by hand, or is bollard on the "
+		       "submit host of another release?");
 	else if (!step.site)
 		refuse("out of memory");
 	else

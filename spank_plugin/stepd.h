@@ -3,20 +3,20 @@
 #ifndef BOLLARD_STEPD_H
 #define BOLLARD_STEPD_H
 
+#include "header.h"
 #include "wire.h"
 
 #include <slurm/spank.h>
 
-#define RECORDS "/var/log/bollard"  /* runtime/container/record.py */
 #define LAUNCHER BOLLARD_PREFIX "/bollard-enter"
 #define KEEPER BOLLARD_PREFIX "/bollard-keeper"
 
 /* What this step knows; a task forked by slurmstepd inherits it. */
 extern struct step {
 	int asked;              /* for a container; the rest counts only then */
-	int named;              /* steps of the job share it by its name */
 	char spec[SPEC_MAX];
-	char *verbose;          /* when the client began, for --container-verbose; or NULL */
+	struct header header;   /* all of the spec that is read here */
+	const char *options;    /* the rest of it, which only the keeper reads; or NULL */
 	char *site;
 	const char *program;    /* argument 0 of the tasks */
 	int launched;           /* srun has put the launcher first already */

@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from bollard.runtime import causes
 from bollard.runtime.build import build_root, image_files
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import layer, oci, sources
@@ -135,7 +136,7 @@ def _localimage(source: Source) -> dict[str, bytes]:
         opened = image.open_image(path, os.uname().machine)
         try:
             if opened.kind == image.DIRECTORY:
-                _copy_directory(opened.fd, source.tree)
+                _copy_directory(opened.fd, source.tree, name)
             else:
                 _unsquash(opened, source.tree, name)
         finally:
@@ -153,20 +154,16 @@ def _aside(source: Source) -> str:
     return folder
 
 
-def _copy_directory(fd: int, tree: Tree) -> None:
+def _copy_directory(fd: int, tree: Tree, name: str) -> None:
     """The content of a sandbox, hard links, times and modes kept."""
     argv = ["cp", "-a", "--reflink=auto", "--", f"/proc/self/fd/{fd}/.", f"{tree.path}/"]
-    _run(argv, "cp", (fd,))
+    _run(argv, "cp", (fd,), f"{name}: cannot be copied", tree.path, "check that you can read all of it")
 
 
 def _unsquash(opened: image.Image, tree: Tree, name: str) -> None:
     argv = ["unsquashfs", "-no-progress", "-force", "-dest", tree.path, "-offset", str(opened.offset)]
-    try:
-        _run([*argv, f"/proc/self/fd/{opened.fd}"], "unsquashfs", (opened.fd,))
-    except BollardError as error:
-        if "no such program" in error.message:
-            raise
-        raise BollardError(f"{name}: damaged: {error.message}", "copy or build it again") from None
+    doing, hint = f"{name}: cannot be unpacked", "is it damaged? copy or build it again"
+    _run([*argv, f"/proc/self/fd/{opened.fd}"], "unsquashfs", (opened.fd,), doing, tree.path, hint)
 
 
 def _oci(source: Source, agent: str) -> dict[str, bytes]:
@@ -320,7 +317,8 @@ def _path() -> str:
     return os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
 
 
-def _run(argv: list[str], name: str, fds: tuple[int, ...] = ()) -> None:
+def _run(argv: list[str], name: str, fds: tuple[int, ...], doing: str, place: str, hint: str) -> None:
+    """Run a program of the host's that writes into `place`; `doing` and `hint` as `causes.of` has them."""
     env = {**os.environ, "PATH": _path(), "LC_ALL": "C"}
     try:
         done = subprocess.run(
@@ -330,8 +328,8 @@ def _run(argv: list[str], name: str, fds: tuple[int, ...] = ()) -> None:
     except FileNotFoundError:
         raise BollardError(f"{name}: no such program", f"install the package that has {name}") from None
     if done.returncode:
-        lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-        raise BollardError(f"{name}: {lines[-1].strip() if lines else 'failed'}", "see above")
+        said = done.stderr.decode("utf-8", "replace")
+        raise causes.of_program(name, done.returncode, said, doing, place, hint)
 
 
 def _last_line(path: str) -> str:

@@ -19,8 +19,8 @@ import subprocess
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, NoReturn
 
+from bollard.runtime.constants import DEFAULT_PATH
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request.spec import DEFAULT_PATH
 from bollard.runtime.system import linux, rootless
 from bollard.runtime.system.tree import Tree, remove_at
 
@@ -40,8 +40,14 @@ _DEVICE_LINKS = {
 _APT = "/dev/.bollard-apt.conf"
 _APT_TEXT = b'APT::Sandbox::User "root";\n'
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "ftp_proxy")
-# As `apptainer exec` does: the image's scripts first.
-_SOURCE = 'for script in /.singularity.d/env/*.sh; do if [ -f "$script" ]; then . "$script"; fi; done; exec "$@"'
+# As `apptainer exec` does: the image's scripts first, which are written for bash. dash has no `source`, and ends at a
+# failing `.` without `command`.
+_SOURCE = """\
+command -v source >/dev/null 2>&1 || eval 'source() { command . "$@"; }'
+for script in /.singularity.d/env/*.sh; do if [ -f "$script" ]; then command . "$script"; fi; done
+exec "$@"
+"""
+_IN_BASH = '[ -x /bin/bash ] && exec /bin/bash -p -c "$0" bash "$@"; eval "$0"'
 _MARK = "\x1e"  # begins a traced command; ASCII's record separator
 _TRACE = f"PS4='{_MARK}$LINENO:+ '; set -x; . \"$0\""
 _MAX_LINE = 65536
@@ -71,7 +77,7 @@ class Result(NamedTuple):
 
 def command(argv: list[str], script: str) -> list[str]:
     """What to start so that the image's environment is set first and `sh -x` tells line numbers."""
-    return ["/bin/sh", "-c", _SOURCE, "sh", *traced(argv, script)]
+    return ["/bin/sh", "-c", _IN_BASH, _SOURCE, *traced(argv, script)]
 
 
 def preloaded(argv: list[str], binds: tuple[Bind, ...]) -> tuple[list[str], tuple[Bind, ...]]:
@@ -101,7 +107,7 @@ def run_on_host(argv: list[str], env: Mapping[str, str], cwd: str) -> Result:
 def environment(host: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
     """What the program gets: little of the host's, and `own`."""
     found = {
-        "PATH": DEFAULT_PATH.decode(),
+        "PATH": DEFAULT_PATH,
         "HOME": "/root",
         "LANG": "C",
         "APT_CONFIG": _APT,

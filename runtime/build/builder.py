@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from bollard.runtime import progress
+from bollard.runtime import causes, progress
 from bollard.runtime.build import bootstrap, build_root, definition, image_files, scif
 from bollard.runtime.build.definition import Definition, Script, Stage, Transfer
 from bollard.runtime.errors import BollardError
@@ -338,6 +338,9 @@ def _check(step: _Step, name: str, script: Script, result: build_root.Result) ->
     text = f"{at}: %{name} failed with {how}"
     if result.trace.command:
         text += f" at `{image.shown(result.trace.command[:200])}`"
+    full = causes.full(step.tree.path)
+    if full:
+        raise BollardError(f"{text}, and there is {full[0]}", full[1])
     hint = "nothing was built" if name != "test" else "nothing was built; --notest builds without it"
     raise BollardError(text, hint)
 
@@ -392,10 +395,9 @@ def _copy(
     except (OSError, trees.CopyError) as error:
         path, reason = (error.path, error.reason) if isinstance(error, trees.CopyError) else ("", error.strerror)
         where = f"{step.definition.name}:{transfer.line}"
-        raise BollardError(
-            f"{where}: %files {image.shown(shown.rstrip('/') + path)}: {reason or error}",
-            "check the path, and that you may read it",
-        ) from None
+        doing = f"{where}: %files {image.shown(shown.rstrip('/') + path)}"
+        cure = "check the path, and that you may read it"
+        raise causes.of_words(reason or str(error), doing, step.tree.path, cure) from None
 
 
 @contextlib.contextmanager
@@ -414,7 +416,7 @@ def _keep_sandbox(target: str, root: str, place: str) -> None:
     try:
         os.rename(root, target)
     except OSError as error:
-        raise BollardError(f"{target}: cannot be written: {error.strerror}", "choose another directory") from None
+        raise causes.of(error, f"{target}: cannot be written", target, "choose another directory") from None
 
 
 def _write_script(path: str, text: str) -> None:

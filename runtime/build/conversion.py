@@ -15,9 +15,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from bollard.runtime import progress
+from bollard.runtime import causes, progress
 from bollard.runtime.build import builder
-from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import cache, oci, reference, sources, variants
 from bollard.runtime.fetch.cache import Store
 from bollard.runtime.fetch.reference import Reference
@@ -134,6 +133,6 @@ def _copy(path: str, target: str, *, force: bool) -> None:
         finally:
             cache.discard(made)
     except OSError as error:
-        raise BollardError(
-            f"{target}: cannot be written: {error.strerror}", "choose a directory you can write to, with space"
+        raise causes.of(
+            error, f"{target}: cannot be written", target, "choose a directory you can write to"
         ) from None

@@ -11,8 +11,7 @@ import os
 import sys
 
 from bollard.runtime.cli.commands import COMMANDS
-from bollard.runtime.errors import BollardError, shown
-from bollard.runtime.request import command_options
+from bollard.runtime.errors import BollardError, one_line, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,12 +33,12 @@ def main(argv: list[str] | None = None) -> int:
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends us without a traceback
-    _open_streams()
-    if sys.stdout.isatty() or sys.stderr.isatty():
-        from bollard.runtime.cli import terminal
-
-        terminal.guard()
     try:
+        _open_streams()
+        if sys.stdout.isatty() or sys.stderr.isatty():
+            from bollard.runtime.cli import terminal
+
+            terminal.guard()
         status = _main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except BollardError as error:
@@ -49,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         _drop_output()  # whoever read us has enough: `bollard plan | head`
         return 0
     except OSError as error:
-        print(shown(f"bollard: {error.filename or 'system call'}: {error.strerror or error}"), file=sys.stderr)
+        print("bollard:", one_line(error), file=sys.stderr)
         _drop_output()  # a full disk is told of once
         return 255
     return status
@@ -68,15 +67,18 @@ def _open_streams() -> None:
 
 def _drop_output() -> None:
     """What is still to be written goes nowhere."""
+    os.close(1)  # first, for there may be no other descriptor left
     os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
 
 
 def _main(argv: list[str]) -> int:
     argv = _without_global(argv)
     name = argv[0] if argv else "--help"
-    if name in ("-h", "--help", "help"):
+    if name in ("-h", "--help") or argv == ["help"]:
         sys.stdout.write(_overview())
         return 0
+    if name == "help":
+        return _help(argv[1:])
     if name in ("-V", "--version", "version"):
         import bollard
 
@@ -97,6 +99,22 @@ def _main(argv: list[str]) -> int:
     return RUN[name](name, given, words)
 
 
+def _help(words: list[str]) -> int:
+    """`bollard help COMMAND`: as `bollard COMMAND --help`; status 1 for a command that there is not."""
+    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+    if name not in COMMANDS and not any(command.startswith(name + " ") for command in COMMANDS):
+        raise BollardError(f"{name}: no such command", _similar(name), 1)
+    return _main([*name.split(), "--help"])
+
+
+def _similar(name: str) -> str:
+    import difflib
+
+    known = {word for command in COMMANDS for word in (command, command.split()[0])}
+    close = difflib.get_close_matches(name, sorted(known), 1)
+    return f"did you mean `bollard {close[0]}`?" if close else "see `bollard --help`"
+
+
 def _without_global(argv: list[str]) -> list[str]:
     """`argv` without what Apptainer takes in front of the command; -d, as -v, asks for more on stderr."""
     at = 0
@@ -111,7 +129,7 @@ def _family(name: str, rest: list[str]) -> int:
     """`bollard sif` alone: the commands that begin so."""
     found = [command for command in COMMANDS if command.startswith(name + " ")]
     if not found:
-        raise BollardError(f"{name}: no such command", "see `bollard --help`")
+        raise BollardError(f"{name}: no such command", _similar(name))
     if rest and rest[0] not in ("-h", "--help", "help"):
         raise BollardError(f"{name} {rest[0]}: no such command", f"see `bollard {name} --help`")
     sys.stdout.write("\n".join([f"usage: bollard {name} COMMAND ...", "", *_rows(found), ""]))
@@ -146,7 +164,7 @@ def _image(given: list[tuple[str, str]], words: list[str]) -> tuple[str, Callabl
 def _values(given: list[tuple[str, str]], words: list[str], path: str) -> list[tuple[str, str]]:
     """The (name, value) pairs of a spec for the image at `path`, with what the shim's client would add."""
     from bollard.runtime import installed
-    from bollard.runtime.request import command_line, forms, site
+    from bollard.runtime.request import command_line, forms, options, site
 
     if not words:
         raise BollardError("no image named", "name a SIF file, a squashfs file or a directory")
@@ -155,7 +173,7 @@ def _values(given: list[tuple[str, str]], words: list[str], path: str) -> list[t
     except FileNotFoundError:
         raise BollardError("the current directory does not exist any more", "change to one that does") from None
     values = [("image", path), ("asked", words[0]), ("cwd", cwd), ("userhome", _home())]
-    asked = [pair for pair in given if pair[0] not in command_options.FETCH]
+    asked = [pair for pair in given if pair[0] in options.ROWS]
     values += forms.resolve([*asked, *command_line.variables(os.environ)])
     if os.environ.get("BOLLARD_LOG") == "debug":
         values.append(("verbose", "1"))

@@ -55,9 +55,10 @@ def _overview() -> list[str]:
         lines += [".TP", rf".BR {_text(name_of(command))} (1)", _text(row[1])]
     lines += [".SH OPTIONS OF SRUN, SBATCH AND SALLOC", ".TP", r"\fB\-\-container\fR=\fIIMAGE\fR"]
     lines.append("start the job's programs in a container of this image")
-    for _, argument, forms, slurm, text in options.TABLE:
-        if slurm:
-            lines += [".TP", _flag("", slurm, argument, "="), *_help(text, forms)]
+    for option in options.TABLE:
+        if option.slurm:
+            names = f"{option.slurm}|{option.opposite}" if option.opposite else option.slurm
+            lines += [".TP", _flag("", names, option.argument, "="), *_help(option.help, option.forms)]
     return [*lines, *_rows("EXIT STATUS", _STATUS)]
 
 

@@ -10,6 +10,7 @@ import os
 
 from bollard.runtime import host_slurm, installed
 from bollard.runtime.container import environment, keeper
+from bollard.runtime.frozen import values_of
 from bollard.runtime.image import image
 from bollard.runtime.local import execution
 from bollard.runtime.request import plan, site, spec
@@ -59,7 +60,7 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
     env = environment.of_task(of_image, env, asked, b"exec", binds, defaults=here.environment, tools=tools)
     pairs = [entry.partition(b"=") for entry in sorted(env)]
     return {
-        "spec": {name: _plain(value) for name, value in sorted(vars(asked).items())},
+        "spec": {name: _plain(value) for name, value in sorted(values_of(asked).items())},
         "image": described,
         **made.data(),
         "text": made.lines(),

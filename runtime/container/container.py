@@ -28,9 +28,9 @@ class Container:
     """A container that is ready: this process stands in it."""
 
     __slots__ = (
-        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "image_root", "instance", "locales",
-        "node", "plan", "rc", "record", "replaced", "report", "saver", "scripts", "server", "server_state", "servers",
-        "site", "spec", "steps", "told", "tools", "warnings", "ways_in",
+        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "image_root", "instance",
+        "locales", "node", "plan", "rc", "record", "replaced", "report", "saver", "scripts", "server", "server_state",
+        "servers", "site", "spec", "steps", "told", "tools", "warnings", "ways_in",
     )  # fmt: skip
 
     def __init__(
@@ -90,5 +90,6 @@ class Container:
     ) -> environment.ImageEnvironment:
         """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
         home, path = os.fsencode(self.spec.home or self.spec.user_home), os.fsencode(self.spec.image)
-        self.environment = environment.of_image(self.scripts, home, path, shell, os.fsencode(self.spec.app), cwd)
+        app = os.fsencode(self.spec.app)
+        self.environment = environment.of_image(self.scripts, home, path, shell, app, cwd, self.warnings)
         return self.environment

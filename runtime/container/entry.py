@@ -15,9 +15,11 @@ import time
 from _socket import socket
 from errno import ECONNABORTED, ENOTCONN
 
+from bollard.runtime import constants
 from bollard.runtime.container import enroot, environment, fuse, pytorch, record, task_reaper, wire
-from bollard.runtime.errors import BollardError, one_line, shown
-from bollard.runtime.request import plan, spec
+from bollard.runtime.errors import BollardError, shown
+from bollard.runtime.frozen import replace
+from bollard.runtime.request import options, plan, spec, spec_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,20 +34,17 @@ SPEC_VARIABLE = wire.SPEC.encode() + b"="
 COMMAND_VARIABLE = b"SLURM_BOLLARD_COMMAND="
 # A launcher with one of these modes waits for its program (supervise.c): in a process namespace, which only children
 # enter; to save the container, when it sends wire.DONE and ends when it is answered.
-WAIT = b"wait"
-SAVE = b"save"
+WAIT = constants.LAUNCHER_WAIT.encode()
+SAVE = constants.LAUNCHER_SAVE.encode()
 # With --container-remap-root: changes of owner, which the namespace knows no ids for, succeed (ownership.h).
 AS_ROOT = b"root"
 ENTRYPOINT = "/.singularity.d/runscript"
 # A launcher says what it has to say at once; the image's environment scripts may take a minute (Apptainer's rule).
 PEER_SECONDS = 10.0
-SCRIPT_SECONDS = 65.0
-SCRIPT_OUTPUT_MAX = 4 << 20
+SCRIPT_SECONDS = constants.SCRIPT_WAIT_MS / 1000
 # Specs of later steps of a named container: how many are kept, read, and how long they may be; others are read again.
 KEPT_SPECS = 64
 KEPT_SPEC_MAX = 8 << 10
-# A working directory as a spec has it: a path of PATH_MAX bytes, each of them quoted.
-CWD_MAX = 3 * 4096 + 16
 # Who may hold a lifeline: of a job's container root alone, whose user may be root himself; else its user.
 ANYONE, ROOT, USER_IS_ROOT = range(3)
 
@@ -67,15 +66,6 @@ def reply(
     """The frame of a yes; `note` goes to the task's stderr; `mode` is "" or how to run the program; `root` is "" or
     AS_ROOT."""
     return wire.texts(argv, env, cwd, note, mode, root)
-
-
-def _refuse(peer: socket, error: Exception) -> None:
-    """Tell a peer why not; one that has gone, or does not speak our language, need not hear it."""
-    text = one_line(error)
-    try:
-        wire.send(peer, wire.ERROR, text.encode("utf-8", "replace") + b"\0")
-    except OSError:
-        pass
 
 
 def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
@@ -155,14 +145,15 @@ def step_spec(container: Container, env: list[bytes]) -> Spec:
         return container.spec
     asked = container.steps.get(text)
     if asked is None:
-        values = spec.pairs(text)
+        header, values = spec_text.read(text)
         asked = spec.make(values)
+        spec_text.refuse_other(header, asked)
         made = container.spec
         if asked.image and asked.image != made.image:
             other = f"was made from {made.asked}, not from {asked.asked}"
             raise BollardError(f"this job's container {made.name} {other}", "use another name")
         _refuse_what_it_lacks(container, asked, values)
-        asked.image, asked.asked, asked.home = made.image, made.asked, made.home
+        asked = replace(asked, image=made.image, asked=made.asked, home=made.home)
         if len(text) <= KEPT_SPEC_MAX:
             while len(container.steps) >= KEPT_SPECS:
                 del container.steps[next(iter(container.steps))]
@@ -170,32 +161,18 @@ def step_spec(container: Container, env: list[bytes]) -> Spec:
     return asked
 
 
-# What is decided where a container is made: a spec's field, and how it was asked for.
-_MADE_WITH = (
-    ("binds", "--container-mounts"),
-    ("fakeroot", "--container-remap-root"),
-    ("unshare", "--container-unshare"),
-    ("hostname", "--hostname"),
-    ("dns", "--dns"),
-    ("contain", "--contain"),
-    ("no_mount", "--no-mount"),
-    ("scratch", "--scratch"),
-    ("overlays", "--overlay"),
-    ("writable", "--writable"),
-    ("cards", "--nv or --rocm"),
-    ("app", "--app"),
-)
-
-
 def _refuse_what_it_lacks(container: Container, asked: Spec, values: list[tuple[str, str]]) -> None:
     """Say no to a later step of a named container that counts on more than that was made with."""
     made = container.spec
     given = dict(values)
     lacking = []
-    for field, option in _MADE_WITH:
-        want, have = getattr(asked, field), getattr(made, field)
+    # Of the options that fill one field, those that were given are named first.
+    for row in sorted(options.TABLE, key=lambda row: row.name not in given):
+        if not row.fixed:
+            continue
+        want, have = getattr(asked, row.field), getattr(made, row.field)
         if not set(want) <= set(have) if isinstance(want, tuple) else want and want != have:
-            lacking.append(option)
+            lacking.append(f"--{row.slurm or row.name}")
     writable = made.writable_tmpfs or made.writable or bool(made.overlays)
     if asked.writable_tmpfs and not writable:
         lacking.append("--container-writable")
@@ -236,7 +213,7 @@ def _run_there(peer: socket, ways_in: tuple[int, ...], script: bytes, env: list[
     a shell. `root` is "" or AS_ROOT. It is the image's code, so it must run within the task's limits."""
     peer.settimeout(SCRIPT_SECONDS)
     wire.send(peer, wire.SCRIPT, wire.texts(env, script, root), ways_in)
-    return wire.receive_frame(peer, SCRIPT_OUTPUT_MAX) or None
+    return wire.receive_frame(peer, constants.SCRIPT_OUTPUT_MAX) or None
 
 
 def note(container: Container, verbose: bytes, begin: int) -> bytes:
@@ -309,24 +286,22 @@ class Server:
                     self._accept()
                 elif fd == self.server:
                     self._end("the container's file server")
+                    gone = f"the container's file server on {self.container.node} has ended"
+                    wire.refuse_waiting(self.listener, BollardError(gone, "submit again"))
                     return
                 elif fd == self.job:
                     self.poll.unregister(fd)
                     self.job = -1
                     self.begun = True  # and over: nobody will come any more
                 elif fd in self.tasks:
-                    self.poll.unregister(fd)
-                    os.close(fd)
-                    pid = self.tasks.pop(fd)
-                    self.steps.pop(pid, None)
-                    self.finished.discard(pid)
+                    self._forget(self.tasks[fd])
                     if not self.tasks and self.container.record.pending:
                         self.container.record.write()
                 elif fd in self.savers:
                     self._done(fd)
                 elif self.container.saver and fd == self.container.saver.answer:
                     self._saved(self.container.saver)
-                else:
+                elif fd in self.lifelines:
                     self.poll.unregister(fd)
                     self.lifelines.pop(fd).close()
                     self.idle_since = time.monotonic()
@@ -392,6 +367,7 @@ class Server:
             return  # gone again
         peer = socket(fileno=number)
         peer.settimeout(PEER_SECONDS)
+        pid = 0
         try:
             pid, uid = wire.credentials(peer)
             # A job's socket is a file that lets in its user and root alone; root has no number of its own in a user
@@ -425,7 +401,8 @@ class Server:
                 self.savers[number] = (peer, pid, target)
                 self.poll.register(number, select.POLLIN)
         except Exception as error:  # whatever one peer says or does, the others' container stays
-            _refuse(peer, error)
+            self._forget(pid)  # it ends by itself, with the reason
+            wire.refuse(peer, error)
         finally:
             if number not in self.lifelines and number not in self.savers:
                 peer.close()
@@ -448,7 +425,7 @@ class Server:
 
     def _hold(self, peer: socket) -> None:
         """Stay for as long as `peer` is open, unless its step needs a working directory that is not here."""
-        cwd = spec.pairs(wire.receive_frame(peer, CWD_MAX))
+        cwd = spec_text.pairs(wire.receive_frame(peer, constants.CWD_MAX))
         if cwd and not self._shows(cwd[0][1]):
             peer.sendall(wire.ERROR)
             return
@@ -475,7 +452,16 @@ class Server:
         """The record, and the tasks that are there now: for `bollard ps`."""
         there = ",".join(f"{pid}:{self.steps[pid]}" for pid in self.tasks.values() if pid in self.steps)
         idle = f"{time.monotonic() - self.idle_since:.3f}" if self._is_idle() else ""
-        return spec.text([*self.container.record.values(), ("there", there), ("idle", idle)]) + b"\0"
+        return spec_text.text([*self.container.record.values(), ("there", there), ("idle", idle)]) + b"\0"
+
+    def _forget(self, pid: int) -> None:
+        """A task has ended, or was not let in."""
+        for handle in [handle for handle, task in self.tasks.items() if task == pid]:
+            self.poll.unregister(handle)
+            os.close(handle)
+            del self.tasks[handle]
+        self.steps.pop(pid, None)
+        self.finished.discard(pid)
 
     def _watch(self, pid: int) -> bool:
         """Whether that task is there."""

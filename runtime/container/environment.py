@@ -24,8 +24,8 @@ from __future__ import annotations
 import os
 
 from bollard.mpi import wireup
+from bollard.runtime import constants
 from bollard.runtime.container import image_shell
-from bollard.runtime.request.spec import DEFAULT_PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     # None: the image uses the name for itself without exporting it, so that the host's value is hidden.
     ImageEnvironment = dict[bytes, bytes | None]
 
+DEFAULT_PATH = constants.DEFAULT_PATH.encode()
 LIBRARIES = b"/.singularity.d/libs"
 
 ENV_PREFIXES = (b"BOLLARDENV_", b"APPTAINERENV_", b"SINGULARITYENV_")
@@ -58,6 +59,7 @@ def of_image(
     shell: Callable[[bytes, list[bytes]], bytes | None],
     app: bytes = b"",
     cwd: bytes = b"/",
+    warnings: list[str] | None = None,
 ) -> ImageEnvironment:
     """What the image's own scripts set, starting from nothing of the host's.
 
@@ -68,7 +70,7 @@ def of_image(
     `shell(script, env)` is called when a script needs a real shell: it has to run the image's bash, or its /bin/sh
     where it has no bash, with that script and exactly the environment `env`, and give what that writes to its standard
     output; b"" or None where that cannot be done. All scripts run there then, from the first one on, in the directory
-    `cwd`. Without a shell the result is what could be found out.
+    `cwd`. Without a shell the result is what could be found out, and `warnings` get a line.
 
     Raises `BollardError` when a script ends the shell.
     """
@@ -82,7 +84,10 @@ def of_image(
         env = [name + b"=" + value for name, value in start.items()]
         answer = shell(image_shell.script(scripts, _doubtful(scripts), cwd), env)
         found = image_shell.parsed(answer) if answer else None
-        if found is not None:
+        if found is None:
+            if warnings is not None:
+                warnings.append("no shell of the image could run its environment scripts; variables may be missing")
+        else:
             exported = {name for name, value in found.items() if value is not None}
             values = {name: value or b"" for name, value in found.items()}
     values[b"PATH"] = values.get(b"PATH") or DEFAULT_PATH
@@ -102,7 +107,7 @@ def _interpreted(scripts: list[tuple[str, bytes]], values: dict[bytes, bytes], e
     from bollard.runtime.shell import interpreter
     from bollard.runtime.shell.words import Unsupported
 
-    silent = True
+    silent, budget = True, interpreter.new_budget()
     for name, text in scripts:
         if name == image_shell.BUILT_IN:
             continue
@@ -111,7 +116,7 @@ def _interpreted(scripts: list[tuple[str, bytes]], values: dict[bytes, bytes], e
             exported.add(b"PATH")
         before = dict(values), set(exported)
         try:
-            silent = interpreter.evaluate(text, values, exported) and silent
+            silent = interpreter.evaluate(text, values, exported, budget) and silent
         except Unsupported:
             values.clear()
             values.update(before[0])

@@ -10,13 +10,33 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from _signal import pidfd_send_signal
 from _socket import socketpair
+from errno import EACCES, EPERM
 
+from bollard.runtime import causes, constants
 from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import LAUNCHER, SERVER, SERVER_2, SERVER_OWNER, SHOWS_OWNER
 from bollard.runtime.system import linux
 
+# How long a server whose mount has failed may take to end, in seconds.
+STATUS_SECONDS = 0.5
+# A server with fewer file descriptors than this ends without a word.
+_FILES_ENOUGH = 32
+_UNKNOWN = 256
+_NOT_LOADED = 127  # of ld.so, without a library
+_DEVICE = (10, 229)  # Documentation/admin-guide/devices.txt of the kernel
+_LOAD = "the site's administrator should load the kernel module fuse"
+_MAKE = "the site's administrator should make it again: `rm /dev/fuse; mknod -m 666 /dev/fuse c 10 229`"
+_DEVICE_CURES = {
+    EACCES: "the site's administrator should give it the mode 0666",
+    EPERM: "the job's device control group does not allow it; the site's administrator should see cgroup.conf",
+}
+_REPAIR = "the site's administrator should install bollard again on this node"
+_AGAIN = "try again; if it comes back, the site's administrator should install bollard again and see the kernel's log"
+# What squashfuse says of a file that it cannot read as a squashfs.
+_OF_IMAGE = ("squashfs image", "root of this filesystem", "Squashfs version", "SQUASHFS superblock")
 # How long a file server may take to answer while a container is made; and one that its user has stopped.
 ANSWER_SECONDS = 60
 STOPPED_SECONDS = 5
@@ -44,12 +64,14 @@ def mount(fd: int, offset: int, target: str, scratch: str, own: bool = False) ->
         server = SERVER
         if own or os.path.exists(SHOWS_OWNER):
             options += f",uid={os.getuid()},gid={os.getgid()}"
-            server = SERVER_OWNER if os.path.exists(SERVER_OWNER) else SERVER
+            # squashfuse_ll takes 0 for an id that was not given, libfuse's own options do not.
+            other = not os.path.exists(SHOWS_OWNER) or os.getuid() == 0 or os.getgid() == 0
+            server = SERVER_OWNER if other and os.path.exists(SERVER_OWNER) else SERVER
         if old:
             command = [SERVER_2, "-f", "-o", options, f"/proc/self/fd/{fd}", f"{scratch}/unused"]
         else:
             command = [server, "-f", "-o", options, f"/proc/self/fd/{fd}", f"/dev/fd/{device}"]
-        _serve(parent, command, (device, fd), words, {"PATH": scratch, "BOLLARD_FUSE_FD": str(device)})
+        _serve(parent, command, (device, fd), words, {"PATH": scratch, constants.ENV_FUSE_FD: str(device)})
     os.close(device)
     return pid, words
 
@@ -71,13 +93,13 @@ def start(
     parent, pid = os.getpid(), os.fork()
     if pid == 0:
         command = [server, "-f", "-o", options, *words, f"{scratch}/unused" if scratch else f"/dev/fd/{device}"]
-        env = {"PATH": scratch, "BOLLARD_FUSE_FD": str(device)} if scratch else {"PATH": "/usr/bin:/bin"}
+        env = {"PATH": scratch, constants.ENV_FUSE_FD: str(device)} if scratch else {"PATH": "/usr/bin:/bin"}
         _serve(parent, command, (device, *inherited), log, env, _SIGKILL if read_only else _SIGTERM)
     os.close(device)
     try:
         os.close(os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))  # waits for its first answer
     except OSError:
-        raise BollardError(f"{name}: {last_words(log)}", "is that file what it should be?") from None
+        raise _ended(server, log, pid, hint="is that file what it should be?") from None
     os.close(log)
     return pid
 
@@ -87,9 +109,10 @@ def _mount(kind: str, target: str, flags: int) -> int:
     try:
         device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        raise BollardError(
-            f"/dev/fuse: {error.strerror}", "the site's administrator should load the kernel module fuse"
-        ) from None
+        raise causes.of(error, "/dev/fuse", "", _DEVICE_CURES.get(error.errno or 0, _LOAD)) from None
+    number = os.fstat(device).st_rdev
+    if (os.major(number), os.minor(number)) != _DEVICE:
+        raise BollardError("/dev/fuse is not the FUSE device, 10:229", _MAKE)
     options = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
     linux.mount(f"fuse.{kind}", target, options, linux.MS_NOSUID | linux.MS_NODEV | flags)
     return device
@@ -107,15 +130,75 @@ def _answer_libfuse_2(scratch: str) -> None:
         tree = linux.clone_tree(LAUNCHER, recursive=False)
         place = os.open("/bin/fusermount", os.O_PATH | os.O_CLOEXEC)
         linux.attach(tree, place)
+        linux.set_bindable("/bin/fusermount", False)  # a bind of /usr shows the host's own
         os.close(place)
         os.close(tree)
 
 
-def unreadable(name: str, reason: str) -> BollardError:
-    """What to say where squashfuse, which gave this `reason`, did not mount the file `name`."""
+def failed(name: str, words: int, pid: int, fd: int, offset: int) -> BollardError:
+    """Why squashfuse, process `pid`, which has written `words`, does not serve the file `name`, whose squashfs begins
+    at `offset` of `fd`."""
+    reason = last_words(words)
     if " compression" in reason:  # a library it was built without; lzma before 0.5
         return BollardError(f"{name}: cannot be read on this machine ({reason})", "build it again with zstd or gzip")
-    return BollardError(f"{name}: damaged: its filesystem cannot be read ({reason})", "copy or build it again")
+    try:
+        os.pread(fd, 1, offset)
+    except OSError as error:
+        return causes.of(error, f"{name}: cannot be read", hint="check the filesystem it is on")
+    status = _status(pid)
+    if status is None:  # it runs, and cannot read what it serves
+        return BollardError(f"{name}: damaged: its filesystem cannot be read", "copy or build it again")
+    if any(text in reason for text in _OF_IMAGE) and not causes.told(reason):
+        return BollardError(f"{name}: damaged: its filesystem cannot be read ({reason})", "copy or build it again")
+    server = SERVER_2 if os.path.exists(SERVER_2) else SERVER
+    return _ended(server, words, pid, f"{name}: ", status)
+
+
+def lost(name: str) -> BollardError:
+    """The file server of the container of `name` has ended while that was made."""
+    return BollardError(f"{name}: the file server {SERVER} has ended", _AGAIN)
+
+
+def _ended(
+    server: str, words: int, pid: int, before: str = "", status: int | None = None, hint: str = ""
+) -> BollardError:
+    """Why the program `server`, process `pid`, serves nothing.
+
+    words    what it has written
+    before   stands before the message
+    status   as `_status` has it, where that was asked already
+    hint     for a reason that the server gives itself
+    """
+    status = _status(pid) if status is None else status
+    reason = last_words(words)
+    doing = f"{before}the file server {server} does not start"
+    if causes.told(reason):
+        return causes.of_program(server, status or 0, reason, doing)
+    if reason.startswith(f"{server}: "):
+        return BollardError(f"{doing}: {reason[len(server) + 2 :]}", _REPAIR)
+    few = os.sysconf("SC_OPEN_MAX")
+    if not reason and few < _FILES_ENOUGH:
+        return BollardError(f"{doing}: the limit of open files, {few}, is too low", "raise it with `ulimit -n`")
+    if status is not None and status < 0:
+        return BollardError(f"{doing}: it was ended by {causes.signal_name(-status)}", _AGAIN)
+    if status == _NOT_LOADED or not reason:
+        hint = _REPAIR
+    how = "it ended" if status in (None, _UNKNOWN) else f"it ended with exit status {status}"
+    return BollardError(f"{doing}: {how}" + (f": {reason}" if reason else ""), hint or _REPAIR)
+
+
+def _status(pid: int) -> int | None:
+    """How the child ended, as `subprocess` has it; None where it has not within STATUS_SECONDS."""
+    end = time.monotonic() + STATUS_SECONDS
+    while time.monotonic() < end:
+        try:
+            found, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            return _UNKNOWN  # somebody else has reaped it
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    return None
 
 
 class Deadline:
@@ -187,7 +270,7 @@ def silent(name: str) -> BollardError:
 def last_words(words: int) -> str:
     """The last line a server has printed, for an error message."""
     lines = os.pread(words, 4096, 0).decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else "the file server ended"
+    return lines[-1] if lines else ""
 
 
 def _serve(

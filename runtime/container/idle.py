@@ -11,7 +11,7 @@ from _socket import AF_UNIX, SOCK_STREAM, socket
 
 from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import spec
+from bollard.runtime.request import spec_text
 
 # A keeper that lets a task in answers late; it is not idle.
 _SECONDS = 0.2
@@ -51,7 +51,7 @@ def _idle_seconds(path: str) -> float | None:
     if answer is None:
         return None
     try:
-        return float(dict(spec.pairs(answer.rstrip(b"\0"))).get("idle", "") or -1)
+        return float(dict(spec_text.pairs(answer.rstrip(b"\0"))).get("idle", "") or -1)
     except (ValueError, BollardError):
         return -1
 

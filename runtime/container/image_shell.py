@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import os
 
+from bollard.runtime import constants
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request.spec import DEFAULT_PATH
 
 # Files with a meaning beyond their text: Apptainer completes PATH around them, and has the last one built in.
 DOCKER = ("10-docker2singularity.sh", "10-docker.sh", "environment")
@@ -27,15 +27,15 @@ FIRST_PATH = "90-environment.sh"
 BUILT_IN = "99-runtimevars.sh"
 
 # Writes the environment it is given to its standard output: a descriptor of bollard-enter, kept open for it.
-PRINTER_FD = 9
-# A file in memory of bollard-enter's, for what is shown only where a script fails.
-QUIET_FD = 8
-PRINTER = b"/proc/self/fd/%d --print-environment" % PRINTER_FD
+# QUIET_FD is a file in memory of bollard-enter's, for what is shown only where a script fails.
+QUIET_FD = constants.QUIET_FD
+PRINTER = f"/proc/self/fd/{constants.PRINTER_FD} {constants.PRINTER_OPTION}".encode()
+DEFAULT_PATH = constants.DEFAULT_PATH.encode()
 
 # Set or changed by a shell for itself.
 _SHELL_OWN = frozenset((b"_", b"SHLVL", b"PWD", b"OLDPWD"))
 # The whole script is one argument, of at most 128 KiB.
-_EMBEDDED_MAX = 32 * 1024
+_EMBEDDED_MAX = 64 * 1024
 _MARK = b"end-of-environment-script"
 _STARTED, _NAMES, _EXIT, _DONE = b"started", b"names ", b"exit ", b"done"
 
@@ -49,7 +49,7 @@ if [ -n "${BASH_VERSION-}" ]; then
     eval 'trap() { echo "trap: not supported in an environment script" >&2; }'
 else
     UID=%(uid)d EUID=%(uid)d
-    command -v source >/dev/null 2>&1 || eval 'source() { . "$@"; }'
+    command -v source >/dev/null 2>&1 || eval 'source() { command . "$@"; }'
 fi
 GID=%(gid)d
 cd %(cwd)s 2>/dev/null
@@ -75,6 +75,7 @@ def script(scripts: list[tuple[str, bytes]], doubtful: set[str], cwd: bytes) -> 
     """
     numbers = _PRELUDE.replace(b"%(uid)d", b"%d" % os.getuid()).replace(b"%(gid)d", b"%d" % os.getgid())
     lines = [numbers.replace(b"%(cwd)s", quoted(cwd))]
+    left = _EMBEDDED_MAX
     for name, text in scripts:
         if name == BUILT_IN:
             continue
@@ -82,7 +83,8 @@ def script(scripts: list[tuple[str, bytes]], doubtful: set[str], cwd: bytes) -> 
         if name == FIRST_PATH:
             lines.append(b'export PATH="${PATH-' + DEFAULT_PATH + b'}"\n')
         check = b'[ -n "${BASH_VERSION-}" ] && ! "$BASH" -n ' + path + b" || " if name in doubtful else b""
-        if b"\r\n" in text and len(text) < _EMBEDDED_MAX:  # Apptainer reads lines as Windows ends them
+        if b"\r\n" in text and len(text) < left:  # Apptainer reads lines as Windows ends them
+            left -= len(text)
             lines.append(b"command . /dev/stdin <<'%s'\n%s\n%s\n" % (_MARK, text.replace(b"\r\n", b"\n"), _MARK))
         else:
             lines.append(check + b"command . " + path + b"\n")

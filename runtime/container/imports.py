@@ -15,6 +15,7 @@ import sys
 NEEDED = (
     "bollard.runtime.shell.interpreter",
     "bollard.runtime.shell.syntax",
+    "bollard.runtime.shell.words",
 )
 
 # Audit events (docs.python.org, "Audit events table") of code that is loaded, and of programs that are started.

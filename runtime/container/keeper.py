@@ -12,10 +12,10 @@ nothing has to be cleaned up: when it and its tasks are gone, so are the mounts 
 from __future__ import annotations
 
 import os
-from _signal import SIG_IGN, SIGCHLD, signal
-from errno import EINVAL, EIO, ENOSPC, ENOSYS
+from _signal import SIG_DFL, SIG_IGN, SIGCHLD, signal
+from errno import ECONNABORTED, EINVAL, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, ENOSYS, ENOTCONN
 
-from bollard.runtime import host_slurm
+from bollard.runtime import causes, host_slurm
 from bollard.runtime.container import (
     enroot,
     entry,
@@ -33,7 +33,7 @@ from bollard.runtime.container.container import Container
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
 from bollard.runtime.installed import PREFIX, SESSION
-from bollard.runtime.request import plan, site, spec
+from bollard.runtime.request import plan, site, spec, spec_text
 from bollard.runtime.system import identity, linux
 
 TYPE_CHECKING = False
@@ -119,17 +119,18 @@ def enter(
 
 def _explained(asked: Spec, error: OSError) -> BollardError:
     """What the kernel's refusal most likely means to the user."""
-    what, reason = os.fsdecode(error.filename or "?"), error.strerror or str(error)
+    what = os.fsdecode(error.filename or "")
     if error.errno == ENOSYS:
         return BollardError(f"{what}: the kernel {os.uname().release} lacks it", "bollard needs Linux 5.12 or newer")
     if error.errno == ENOSPC and what.startswith("unshare"):
         return BollardError(f"{what}: too many namespaces on this node", "see /proc/sys/user/max_mnt_namespaces")
-    if error.errno == EIO and what.startswith(SESSION):
+    if error.errno in (ENOTCONN, ECONNABORTED):
+        return fuse.lost(asked.asked)
+    inside = what.startswith((SESSION, "/proc/self/fd/"))
+    if error.errno == EIO and inside:
         return BollardError(f"{asked.asked}: damaged: its filesystem cannot be read", "copy or build it again")
-    return BollardError(
-        f"{asked.asked}: cannot be made a root filesystem: {what}: {reason}",
-        "look at that path in the image, and at the binds",
-    )
+    doing = f"{asked.asked}: cannot be made a root filesystem" + (f": {what}" if what and not inside else "")
+    return causes.of(error, doing, what, "look at that path in the image, and at the binds")
 
 
 def _enter(
@@ -138,7 +139,7 @@ def _enter(
 ) -> Container:  # fmt: skip
     """Decide first, then do: the plan is made before anything is touched. Work that does not need the file server
     runs while the file server starts."""
-    signal(SIGCHLD, SIG_IGN)  # children are watched by their pidfd; none waits to be reaped
+    signal(SIGCHLD, SIG_DFL)  # until the file servers have answered: why one ended is in its exit status
     node = os.uname().nodename  # the container may have a name of its own
     linux.new_mount_namespace()  # first, for a directory can be bound only by the namespace it was opened in
     opened, made, own_layers = _open(asked, here, spool)
@@ -159,7 +160,7 @@ def _enter(
     places = mounts.clone_sources(made.mounts, trees, SESSION, proc, report)
     linux.set_bindable(SESSION, True)
     clock.mark("sources")
-    root = _first_look(asked, base, words)
+    root = _first_look(asked, base, words, server, opened)
     if server:
         readahead.start(root, program)
     for name, ours in accounts.items():
@@ -170,6 +171,7 @@ def _enter(
         from bollard.runtime.container import layers
 
         base, servers = layers.mount(made, base, SESSION, own_layers, places)
+    _let_children_go()
     saver = _start_saver(asked, base, made.owned)
     new_root = mounts.make_root(base, SESSION, places, report, made.writable)
     ways_in = _ways_in(made, processes)
@@ -323,14 +325,25 @@ def _no_shell_here(script: bytes, env: list[bytes]) -> bytes | None:
     raise _NeedsShell
 
 
-def _first_look(asked: Spec, base: str, words: int) -> int:
+def _let_children_go() -> None:
+    """From here on children are watched by their pidfd; none waits to be reaped."""
+    signal(SIGCHLD, SIG_IGN)
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def _first_look(asked: Spec, base: str, words: int, server: int, opened: Image) -> int:
     """A descriptor of the image's root, once its server has answered; `words` is what that prints, -1 for none."""
     try:
         root = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.close(linux.open_in_root(root, "/", os.O_RDONLY | os.O_DIRECTORY))
     except OSError as error:
-        reason = fuse.last_words(words) if words >= 0 else str(error.strerror)
-        raise fuse.unreadable(asked.asked, reason) from None
+        if words < 0 or error.errno in (EMFILE, ENFILE, ENOMEM):
+            raise causes.of(error, f"{asked.asked}: cannot be read", asked.image) from None
+        raise fuse.failed(asked.asked, words, server, opened.fd, opened.offset) from None
     if words >= 0:
         os.close(words)
     return root
@@ -387,7 +400,7 @@ def serve(container: Container, listener: int, job: int, holder: int = entry.ANY
     entry.Server(container, listener, job, watcher, holder).run()
 
 
-def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
+def main(text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
     """Be a step's keeper. Raises what went wrong; the caller then tells it to every task.
 
     `arguments`: of the plugin's line in plugstack.conf;
@@ -396,15 +409,16 @@ def main(spec_text: bytes, arguments: bytes, program: bytes, listener: int, job:
     clock = Clock(times[0])
     clock.mark("fork", times[1])
     clock.mark("python")
-    values = spec.pairs(spec_text)
-    if any(name.isupper() for name, _ in values):  # the client was in a container, and could not settle them
+    header, values = spec_text.read(text)
+    if any(name.isupper() or name in ("opts", "env-file") for name, _ in values):  # from a client in a container
         from bollard.runtime.request import forms
 
         values = forms.resolve(values)
     here = site.load(PREFIX)
     asked = spec.make(site.completed(values, here))
-    if asked.fakeroot and os.getuid() != 0:  # privilege.c makes the namespace, and reads no variables
-        raise BollardError("inside a container, no variable can ask for root in another", "use --container-remap-root")
+    if asked.fakeroot and not header.root:  # privilege.c makes the namespace, and reads the header alone
+        raise BollardError("inside a container, --container-opts cannot ask for root", "use --container-remap-root")
+    spec_text.refuse_other(header, asked)
     words = os.fsdecode(arguments)
     spool = site.spool_directory(words, os.uname().nodename.split(".")[0], here)
     idle.end_oldest(listener, here.idle)

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import os
 from _signal import pidfd_send_signal
+from errno import EACCES, EPERM
 from select import POLLIN, poll
 
+from bollard.runtime import causes
 from bollard.runtime.container import fuse, mounts
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image, sif
@@ -251,7 +253,7 @@ def _serve(layer: Layer, target: str, scratch: str, own: bool) -> tuple[str, int
         try:
             os.stat(target)  # waits for its first answer; overlayfs takes the mode it finds
         except OSError:
-            raise fuse.unreadable(f"overlay {overlay.source}", fuse.last_words(words)) from None
+            raise fuse.failed(f"overlay {overlay.source}", words, pid, layer.fd, overlay.offset) from None
         os.close(words)
         return target, pid
     options, file = ("ro,fakeroot" if overlay.read_only else "fakeroot"), f"/proc/self/fd/{layer.fd}"
@@ -284,4 +286,10 @@ def _make(path: str, source: str) -> None:
     except FileExistsError:
         pass
     except OSError as error:
-        raise BollardError(f"overlay {source}: {error.strerror}", "use one that you may write to") from None
+        owner = os.stat(os.path.dirname(path)).st_uid
+        if error.errno in (EACCES, EPERM) and owner != os.getuid():
+            raise BollardError(
+                f"overlay {source}: its top directory belongs to another user, as mkfs.ext3 gives it to root",
+                "`bollard overlay create FILE` makes one that belongs to you",
+            ) from None
+        raise causes.of(error, f"overlay {source}", source, "use one that you may write to") from None

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from errno import EINVAL
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import plan
 from bollard.runtime.system import linux
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _IS_DIRECTORY = 0o040000
 _IS_LINK = 0o120000
-_FILE_MAX = 1 << 20  # bytes of a file that is copied
+_FILE_MAX = 1 << 20  # bytes of a file that is copied; a larger one is mounted
 # Why a mount with `if_free` is left out: nothing is missing then.
 _TAKEN = "an earlier mount is there"
 
@@ -111,8 +112,8 @@ def _clone(path: str, shallow: bool) -> int:
 def _leave_out(mount: Mount, error: OSError, report: Report) -> None:
     """Go on without a mount whose source cannot be had, or refuse."""
     if mount.if_missing == plan.REFUSE:
-        raise BollardError(
-            f"bind {mount.what()}: {error.strerror}", "does it exist on this node, and may you read it?"
+        raise causes.of(
+            error, f"bind {mount.what()}", mount.source, "does it exist on this node, and may you read it?"
         ) from None
     reason = f"{mount.source}: {error.strerror}"
     report.left_out.append(f"{mount.target}: {reason}")
@@ -135,7 +136,7 @@ def _own_filesystem(mount: Mount, folder: str) -> Place:
     if mount.kind == plan.DEVPTS:
         linux.mount("devpts", folder, "newinstance,ptmxmode=0666,mode=0620", flags)
     elif mount.kind == plan.MQUEUE:
-        linux.mount("mqueue", folder, "", flags | linux.MS_NODEV | linux.MS_NOEXEC)
+        linux.mount("mqueue", folder, "", flags | linux.MS_NODEV)
     else:
         try:
             linux.mount("tmpfs", folder, mount.source, flags | linux.MS_NODEV)
@@ -418,7 +419,7 @@ def _attach(root: int, place: Place, refused: dict[str, str], taken: set[str]) -
     Raises: BollardError where it may not be left out.
     """
     mount = place.mount
-    if mount.copied and not place.directory:
+    if mount.copied and not place.directory and os.fstat(place.tree).st_size <= _FILE_MAX:
         return _copy(root, place)
     try:
         target = linux.open_in_root(root, mount.target, _flags(place))

@@ -4,7 +4,7 @@
     root     opens RECORDS/JOB.UID, which is root's, and hands the keeper a descriptor to append with
     keeper   appends one line when a task has entered; nobody else but the job's other keepers has that descriptor
 
-A line is a spec's text (`spec.text`): name=value parted by spaces. The last line of a container counts; the word
+A line is a spec's text (`spec_text.text`): name=value parted by spaces. The last line of a container counts; the word
 `container` tells the job's containers apart. What is there when the keeper is killed is true. A file in which nothing
 stands is removed by root when the job ends.
 """
@@ -15,14 +15,15 @@ import os
 import time
 
 from bollard import __version__
-from bollard.runtime.request import spec
+from bollard.runtime import constants
+from bollard.runtime.request import spec_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bollard.runtime.image.image import Image
 
 # spank_plugin/keeper.c makes it.
-RECORDS = "/var/log/bollard"
+RECORDS = constants.RECORDS
 # A job of many steps: the first so many are counted by name, the others together.
 STEPS_MAX = 1000
 OTHERS = "others"
@@ -35,7 +36,7 @@ SIZE_MAX = 1 << 20
 def descriptor(site: str) -> tuple[int, str]:
     """The descriptor, -1 for none, and the container's name in the file, from the words of the site."""
     words = dict(word.partition("=")[::2] for word in site.split(" "))
-    fd = words.get("record-fd", "")
+    fd = words.get(constants.RECORD_FD_WORD.rstrip("="), "")
     return (int(fd) if fd.isdigit() else -1), words.get("record-as", "")
 
 
@@ -98,7 +99,7 @@ class Record:
         now = time.monotonic()
         if self.fd < 0 or (not last and now - self._written < (self._size - FREE) / RATE):
             return
-        line = spec.text(self.values()) + b"\n"
+        line = spec_text.text(self.values()) + b"\n"
         try:
             if last or os.fstat(self.fd).st_size + len(line) <= SIZE_MAX:
                 os.write(self.fd, line)

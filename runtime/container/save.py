@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from _signal import SIG_DFL, SIGCHLD, signal
 
+from bollard.runtime import causes
 from bollard.runtime.container import imports
 from bollard.runtime.errors import BollardError, one_line
 from bollard.runtime.installed import CAT, MKSQUASHFS
@@ -131,6 +132,7 @@ def refuse(target: str) -> None:
         raise BollardError(
             f"container-save {target}: {folder} does not exist on this node", "make it, or name another place"
         )
+    causes.refuse_read_only(folder, f"container-save {target}: cannot be written")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BollardError(f"container-save {target}: you may not write to {folder}", "name another place")
 
@@ -145,11 +147,8 @@ def _squashfs(root: str, target: str) -> None:
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env={})
         if done.returncode:
-            words = done.stderr.decode("utf-8", "replace").strip().splitlines()
-            raise BollardError(
-                f"container-save {target}: {words[-1] if words else 'mksquashfs failed'}",
-                "is there room, and may you write?",
-            )
+            said, doing = done.stderr.decode("utf-8", "replace"), f"container-save {target}"
+            raise causes.of_program("mksquashfs", done.returncode, said, doing, folder, "may you write there?")
         os.rename(fresh, target)
     finally:
         if os.path.exists(fresh):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What goes through the keeper's socket, as spank_plugin/wire.h has it: names, letters, frames.
+"""What goes through the keeper's socket, in frames; its letters and names are in runtime/constants.py.
 
 Who sends what is in docs/internals.md, "Wire".
 """
@@ -10,23 +10,17 @@ import time
 from _socket import SCM_RIGHTS, SO_PEERCRED, SOL_SOCKET, socket
 from sys import byteorder
 
-# The variables of a launcher, which removes them, and how all of that kind begin.
-SPEC = "SLURM_BOLLARD_SPEC"
-ENTRY = "SLURM_BOLLARD_ENTRY"
-VERBOSE = "SLURM_BOLLARD_VERBOSE"
-OWN = "SLURM_BOLLARD_"
+from bollard.runtime import constants
+from bollard.runtime.errors import one_line
 
-# The folders of jobs on this node, root's: JOBS/JOB/HASH is the socket of a keeper (spank_plugin/job_folder.h).
-JOBS = "/run/bollard-jobs"
-
-# First byte to the keeper; from a launcher whose program has ended; from the keeper.
-LIFELINE, QUESTION, TASK = b"L", b"Q", b"T"
+SPEC, ENTRY, VERBOSE, OWN = constants.ENV_SPEC, constants.ENV_ENTRY, constants.ENV_VERBOSE, constants.ENV_OWN
+LIFELINE, QUESTION, TASK = constants.WIRE_LIFELINE, constants.WIRE_QUESTION, constants.WIRE_TASK
+DONE, OK, ERROR, SCRIPT = constants.WIRE_DONE, constants.WIRE_OK, constants.WIRE_ERROR, constants.WIRE_SCRIPT
 # From another keeper of the job: end, unless a step is here.
 END_IDLE = b"E"
-DONE = b"D"
-OK, ERROR, SCRIPT = b"+", b"-", b"S"
-
-FRAME_MAX = 16 << 20
+FRAME_MAX = constants.WIRE_FRAME_MAX
+# The folders of jobs on this node, root's: JOBS/JOB/HASH is the socket of a keeper (spank_plugin/job_folder.h).
+JOBS = constants.JOB_FOLDERS
 
 
 def credentials(peer: socket) -> tuple[int, int]:
@@ -59,6 +53,34 @@ def send(peer: socket, status: bytes, frame: bytes, fds: tuple[int, ...] = ()) -
     rights = [(SOL_SOCKET, SCM_RIGHTS, b"".join(fd.to_bytes(4, byteorder) for fd in fds))] if fds else []
     peer.sendmsg([status], rights)
     peer.sendall(len(frame).to_bytes(4, byteorder) + frame)
+
+
+def refuse(peer: socket, error: Exception) -> None:
+    """Tell a peer why not; one that has gone, or does not speak our language, need not hear it."""
+    text = one_line(error)
+    try:
+        send(peer, ERROR, text.encode("utf-8", "replace") + b"\0")
+    except OSError:
+        pass
+
+
+def refuse_waiting(listener: socket, error: Exception) -> None:
+    """Tell each task that has connected and was not answered yet why not. `listener` does not block."""
+    while True:
+        try:
+            number, _ = listener._accept()  # type: ignore[attr-defined]  # typeshed lacks it
+        except OSError:
+            return  # that was the last
+        peer = socket(fileno=number)
+        peer.settimeout(1.0)
+        try:
+            if receive(peer, 1) == TASK:
+                receive_frame(peer)  # a refusal beside unread words would reset the connection
+                refuse(peer, error)
+        except (OSError, ValueError):
+            pass  # it has gone
+        finally:
+            peer.close()
 
 
 def texts(*parts: bytes | list[bytes]) -> bytes:

@@ -25,8 +25,10 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from errno import EDQUOT, ENOSPC, EROFS
 from typing import NamedTuple
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import options
 from bollard.runtime.system import workspace
@@ -76,16 +78,31 @@ def opened(environ: Mapping[str, str], disabled: bool = False) -> Iterator[Store
     if disabled:
         place = workspace.make(workspace.parent(environ))
         try:
-            yield _complete(place)
+            with _worded(place):
+                yield _complete(place)
         finally:
             shutil.rmtree(place, ignore_errors=True)
         return
-    store = _complete(_own_directory(directory(environ)))
-    with _locked(f"{store.root}/lock", fcntl.LOCK_EX | fcntl.LOCK_NB) as fd:
-        if fd is not None:
-            _sweep(store)  # nobody else is here: what lies in tmp has no owner
-    with _locked(f"{store.root}/lock", fcntl.LOCK_SH):
-        yield store
+    root = _own_directory(directory(environ))
+    causes.movable(root, _FORMS[0])
+    with _worded(root):
+        store = _complete(root)
+        with _locked(f"{root}/lock", fcntl.LOCK_EX | fcntl.LOCK_NB) as fd:
+            if fd is not None:
+                _sweep(store)  # nobody else is here: what lies in tmp has no owner
+        with _locked(f"{root}/lock", fcntl.LOCK_SH):
+            yield store
+
+
+@contextlib.contextmanager
+def _worded(root: str) -> Iterator[None]:
+    """Name the cache where a write that has no path of its own finds its filesystem full or read-only."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (ENOSPC, EDQUOT, EROFS):
+            raise
+        raise causes.of(error, f"cache {root}: cannot be written", root) from None
 
 
 def _own_directory(path: str) -> str:
@@ -95,7 +112,8 @@ def _own_directory(path: str) -> str:
         path = os.path.realpath(path)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise BollardError(f"cache {path}: {error.strerror}", _HINT) from None
+        causes.movable(path, _FORMS[0])
+        raise causes.of(error, f"cache {path}", path, _HINT) from None
     try:
         info = os.fstat(fd)
         if info.st_uid != os.geteuid():

@@ -22,9 +22,13 @@ import tarfile
 import threading
 import zlib
 from collections.abc import Iterator
+from errno import ENOSPC
 from typing import IO, Any, cast
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
+from bollard.runtime.installed import PREFIX
+from bollard.runtime.request import site
 from bollard.runtime.system import linux
 from bollard.runtime.system.tree import Tree, remove_at
 
@@ -41,17 +45,33 @@ def apply(file: IO[bytes], tree: Tree, what: str, digest: str = "", *, layer: bo
     checked = _Hashed(file)
     try:
         with _decompressed(checked, what) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            _apply_members(archive, tree, layer)
+            _apply_members(archive, tree, layer, _Budget(site.load(PREFIX).layer_max, what))
     except _DAMAGED as error:
         raise BollardError(f"{what}: damaged: {error}", "fetch or build it again") from None
     except OSError as error:  # a link to nothing, a name too long, a full disk
-        raise BollardError(
-            f"{what}: cannot be unpacked: {error.strerror}", "is there space, and is the image whole?"
-        ) from None
+        raise causes.of(error, f"{what}: cannot be unpacked", tree.path, "is the image whole?") from None
     while checked.read(1 << 20):
         pass  # the digest is of all bytes
     if digest and checked.hash.hexdigest() != digest.partition(":")[2]:
         raise BollardError(f"{what}: does not match its digest {digest}", "fetch it again")
+
+
+class _Budget:
+    """What an archive may still unpack to: the site's limit."""
+
+    def __init__(self, most: int, what: str) -> None:
+        self.most = most
+        self.what = what
+        self.left = most
+
+    def take(self, member: tarfile.TarInfo) -> None:
+        """Count a member, with its header; BollardError where that is too much."""
+        self.left -= tarfile.BLOCKSIZE + (member.size if member.isreg() else 0)
+        if self.most and self.left < 0:
+            raise BollardError(
+                f"{self.what}: unpacks to more than {self.most} bytes, this site's layer-max",
+                "build it from less, or ask the site's administrator",
+            )
 
 
 class _Hashed:
@@ -150,10 +170,11 @@ class _Whole:
         return data
 
 
-def _apply_members(archive: tarfile.TarFile, tree: Tree, layer: bool) -> None:
+def _apply_members(archive: tarfile.TarFile, tree: Tree, layer: bool, budget: _Budget) -> None:
     directories: dict[str, tarfile.TarInfo] = {}
     written: set[tuple[int, str]] = set()
     for member in archive:
+        budget.take(member)
         parts = [part for part in member.name.split("/") if part not in ("", ".")]
         if ".." in parts:
             raise ValueError(f"{member.name!r} has a .. in it")
@@ -235,10 +256,7 @@ def _write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, above: int, n
     data = archive.extractfile(member)
     room = os.fstatvfs(above)
     if member.size > room.f_bavail * room.f_frsize:
-        raise BollardError(
-            f"{member.name} has {member.size} bytes, and there is room for {room.f_bavail * room.f_frsize}",
-            "set BOLLARD_TMPDIR to a directory with more space, or build a smaller image",
-        )
+        raise OSError(ENOSPC, os.strerror(ENOSPC))
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=above)
     with open(fd, "wb") as file:
         if data is not None:

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 
 MAX_FILE = 1 << 40
@@ -76,9 +77,7 @@ def save(url: str, path: str, what: str, size: int = 0) -> str:
             try:
                 file.write(data)
             except OSError as error:
-                raise BollardError(
-                    f"{what}: cannot be kept: {error.strerror}", "set BOLLARD_CACHEDIR to a directory with space"
-                ) from None
+                raise causes.of(error, f"{what}: cannot be kept", path) from None
     if total > limit or size and total != size:
         much = "more" if total > limit else f"{total}"
         raise BollardError(f"{what}: {much} bytes came, {limit} expected", "try again")

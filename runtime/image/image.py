@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import stat  # `os` has loaded it already
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import sif
 
@@ -301,7 +302,7 @@ def _open_error(path: str, name: str, error: OSError) -> BollardError:
             f"{name}: is a socket or device without a driver",
             "name a SIF file, a squashfs file or a directory",
         )
-    return BollardError(f"{name}: cannot be opened: {error.strerror}", "check the filesystem it is on")
+    return causes.of(error, f"{name}: cannot be opened", path, "check the filesystem it is on")
 
 
 def _missing(path: str, name: str) -> BollardError:
@@ -309,6 +310,10 @@ def _missing(path: str, name: str) -> BollardError:
         target = shown(os.readlink(path))
         return BollardError(f"{name}: is a symbolic link to {target}, which does not exist", "check the link")
     parent = os.path.dirname(os.path.abspath(path))
+    if ":" in os.path.basename(path):  # ubuntu:24.04
+        return BollardError(
+            f"{name}: no such file", "check the name; that of an image in a registry begins with docker://"
+        )
     if os.path.isdir(parent):
         return BollardError(f"{name}: no such file", f"check the name with `ls {shown(parent)}`")
     while not os.path.isdir(parent):

@@ -6,7 +6,7 @@ Names, modes and behaviour are Apptainer's; the texts are ours.
 
 from __future__ import annotations
 
-from bollard.runtime.request.spec import DEFAULT_PATH
+from bollard.runtime.constants import DEFAULT_PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ fi
 _BASE: Final = f"""\
 #!/bin/sh
 # What every program in the container may rely on.
-PATH="${{PATH:-{DEFAULT_PATH.decode()}}}"
+PATH="${{PATH:-{DEFAULT_PATH}}}"
 export PATH
 """
 _BASE_LAST: Final = """\

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image, sif, sif_edit
 from bollard.runtime.system import linux
@@ -47,8 +48,8 @@ def create(target: str, size: int, folders: list[str], *, sparse: bool = False, 
     try:
         fd, path = tempfile.mkstemp(prefix=".bollard-", suffix=".ext3", dir=place)
     except OSError as error:
-        raise BollardError(
-            f"{image.shown(target)}: cannot be written: {error.strerror}", "choose a directory you can write to"
+        raise causes.of(
+            error, f"{image.shown(target)}: cannot be written", place, "choose a directory you can write to"
         ) from None
     try:
         if sparse or inside:  # the copy into the SIF file takes the space
@@ -62,8 +63,8 @@ def create(target: str, size: int, folders: list[str], *, sparse: bool = False, 
             os.fsync(fd)
             os.link(path, target)
     except OSError as error:
-        raise BollardError(
-            f"{image.shown(target)}: cannot be written: {error.strerror}", "check the directory and its free space"
+        raise causes.of(
+            error, f"{image.shown(target)}: cannot be written", place, "choose a directory you can write to"
         ) from None
     finally:
         os.close(fd)
@@ -112,8 +113,8 @@ def _make_filesystem(path: str, folders: list[str], sparse: bool, fakeroot: bool
         except subprocess.SubprocessError:
             raise BollardError("this machine does not let users make namespaces", "leave out --fakeroot") from None
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it gave no reason"]
-        raise BollardError(f"mkfs.ext3 failed: {lines[-1]}", "check that the disk has space")
+        doing = "the overlay cannot be made"
+        raise causes.of_program("mkfs.ext3", done.returncode, done.stderr, doing, path, "check its directory")
 
 
 def _run(command: list[str], fakeroot: bool) -> subprocess.CompletedProcess[str]:

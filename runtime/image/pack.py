@@ -19,6 +19,7 @@ import tempfile
 import time
 from fnmatch import fnmatchcase
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import sif, sif_write
 from bollard.runtime.image.layout import DIRECTORIES, EMPTY_FILES, OWN_DIRECTORIES, OWN_LINKS, OWN_SCRIPTS
@@ -120,7 +121,10 @@ def pack(
     objects.append(sif_write.Object(sif.GENERIC, sif.DIGEST_NAME, bytes(sif.DIGEST_SIZE)))  # the writer fills it in
     with sif_write.Writer(target, arch, objects, force=force) as writer:
         entries = additions(source, labels, deffile)
-        squash(source, writer.path, writer.offset, entries, progress=progress, program=program, processors=processors)
+        squash(
+            source, writer.path, writer.offset, entries, progress=progress, program=program, processors=processors,
+            shown=target,
+        )  # fmt: skip
         writer.finish()
 
 
@@ -133,11 +137,12 @@ def squash(
     progress: bool = False,
     program: str = "mksquashfs",
     processors: int = 0,
+    shown: str = "",
 ) -> None:
     """Write the tree and the entries as squashfs into the file `path`, from byte `offset` on (n x 4096).
 
     `progress` lets mksquashfs draw its bar on stderr; `program` is mksquashfs, `processors` how many CPUs it may use
-    (0: all).
+    (0: all); `shown` is what to call the file in messages.
     """
     with tempfile.TemporaryDirectory(prefix="bollard-build-") as scratch:
         argv = [program, os.path.abspath(source), os.path.abspath(path)]
@@ -173,12 +178,10 @@ def squash(
         if done.returncode and 'Compressor "zstd" is not supported' in done.stderr:
             done = _mksquashfs([*argv, "-comp", "gzip"], scratch, progress)
     if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
-        reason = next((line for line in lines if "ermission denied" in line), lines[-1])
-        raise BollardError(
-            f"{source}: mksquashfs failed: {reason}",
-            "check that you can read the tree and that the disk has space",
-        )
+        raise causes.of_program(
+            "mksquashfs", done.returncode, done.stderr, f"{shown or path}: cannot be written", path,
+            "check that you can read the tree",
+        )  # fmt: skip
 
 
 def additions(source: str, labels: Mapping[str, str], deffile: str) -> list[Entry]:
@@ -319,8 +322,12 @@ def _mksquashfs(argv: list[str], directory: str, progress: bool) -> subprocess.C
 
 
 def _write(directory: str, name: str, data: bytes) -> None:
-    with open(os.path.join(directory, name), "wb") as file:
-        file.write(data)
+    try:
+        with open(os.path.join(directory, name), "wb") as file:
+            file.write(data)
+    except OSError as error:
+        causes.movable(directory, "TMPDIR")
+        raise causes.of(error, f"{directory}: cannot be written", directory) from None
 
 
 def _refuse_places(target: str, source: str) -> None:

@@ -18,6 +18,7 @@ import os
 import tempfile
 import uuid
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import sif
 
@@ -47,9 +48,10 @@ def check_place(target: str) -> None:
         if not os.path.lexists(above):
             raise BollardError(f"{target}: the directory {above} does not exist", "make it first") from None
     except OSError as error:
-        raise BollardError(f"{target}: cannot be written: {error.strerror}", "choose another name") from None
+        raise causes.of(error, f"{target}: cannot be written", above, "choose another name") from None
     if not os.path.isdir(above):
         raise BollardError(f"{target}: {above} is not a directory", "choose another name")
+    causes.refuse_read_only(above, f"{target}: cannot be written")
     if not os.access(above, os.W_OK | os.X_OK):
         raise BollardError(f"{target}: you may not write into {above}", "choose a directory that you can write to")
 
@@ -95,8 +97,8 @@ class Writer:
         try:
             fd, self.path = tempfile.mkstemp(prefix=".bollard-", suffix=".tmp", dir=os.path.dirname(target) or ".")
         except OSError as error:
-            raise BollardError(
-                f"{target}: cannot be written: {error.strerror}", "choose a directory you can write to"
+            raise causes.of(
+                error, f"{target}: cannot be written", target, "choose a directory you can write to"
             ) from error
         os.close(fd)
 
@@ -117,9 +119,8 @@ class Writer:
             self._fill()
             self._rename()
         except OSError as error:
-            raise BollardError(
-                f"{self.target}: cannot be written: {error.strerror}",
-                "check the directory and its free space",
+            raise causes.of(
+                error, f"{self.target}: cannot be written", self.target, "choose a directory you can write to"
             ) from error
 
     def _fill(self) -> None:

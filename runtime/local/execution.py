@@ -16,8 +16,10 @@ import os
 import time
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 
+from bollard.runtime import causes
 from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError, one_line
+from bollard.runtime.frozen import replace
 from bollard.runtime.installed import LAUNCHER, PREFIX
 from bollard.runtime.request import site
 
@@ -58,7 +60,7 @@ def launch(
     listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     listener.bind(b"\0" + name)
     listener.listen(8)
-    asked.console = terminal()
+    asked = replace(asked, console=terminal())
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -148,6 +150,8 @@ def _fork_keeper(
             os.chdir("/")
             _keep(asked, action, argv, shell, listener, writer, handle, instance)
         code = 0
+    except BaseException as error:  # noqa: BLE001 - it becomes the one line the user sees
+        tell_failure(writer, error)
     finally:
         os._exit(code)
 
@@ -220,7 +224,5 @@ def new_user_namespace(as_root: bool) -> None:
         identity.new_namespace(as_root)
     except OSError as error:
         raise BollardError(
-            f"this machine does not let users make namespaces ({error.strerror})",
-            "its administrator should look at sysctl user.max_user_namespaces, "
-            "kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns",
+            f"this machine does not let users make namespaces ({error.strerror})", causes.USERNS
         ) from None

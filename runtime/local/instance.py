@@ -17,10 +17,11 @@ from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM
 from socket import socket
 from typing import TYPE_CHECKING, NamedTuple
 
+from bollard.runtime import constants
 from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError
 from bollard.runtime.local import execution
-from bollard.runtime.request import spec
+from bollard.runtime.request import spec, spec_text
 from bollard.runtime.system import linux, processes
 
 if TYPE_CHECKING:
@@ -155,11 +156,12 @@ def join(record: Record, action: str, argv: list[str], shell: str, values: list[
     from bollard.runtime.local import action as actions
 
     asked = spec.make(values)
+    text = spec_text.canonical(values, spec_text.header_of(asked))
     command = actions.inside(action, argv, _looker(record), shell, asked.app)
     if not command:
         return
     environ = execution.variables(asked.verbose, {**actions.variables(action, command), **variables(record.name)})
-    environ.update(_private(action, values))
+    environ.update(_private(action, text.decode("ascii")))
     execution.become(record.address, command, environ)
 
 
@@ -173,10 +175,9 @@ def variables(name: str) -> dict[str, str]:
     return {"APPTAINER_INSTANCE": name, "SINGULARITY_INSTANCE": name}
 
 
-def _private(action: str, values: list[tuple[str, str]]) -> dict[str, str]:
+def _private(action: str, text: str) -> dict[str, str]:
     """What the keeper is told beside the task's environment: entry.py takes it out."""
-    text = spec.text(values).decode("ascii")
-    if len(text) > 128 * 1024 - 64:
+    if len(text) > constants.SPEC_MAX - 64:
         raise BollardError("the options are too long", "pass large values in files")
     return {wire.SPEC: text, "SLURM_BOLLARD_COMMAND": action}
 

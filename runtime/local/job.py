@@ -14,7 +14,7 @@ import subprocess
 
 from bollard.runtime.container import record
 from bollard.runtime.errors import BollardError, shown
-from bollard.runtime.request import spec
+from bollard.runtime.request import spec_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _last_lines(text: bytes) -> list[dict[str, Any]]:
 def decode(line: bytes) -> dict[str, Any]:
     """A record's line as plain data."""
     found: dict[str, Any] = {}
-    for name, value in spec.pairs(line.strip()):
+    for name, value in spec_text.pairs(line.strip()):
         if name == "steps":
             pairs = (part.rpartition(":") for part in value.split(","))
             found[name] = {step: int(count) for step, _, count in pairs if step}

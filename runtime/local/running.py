@@ -16,7 +16,7 @@ from _socket import AF_UNIX, SOCK_NONBLOCK, SOCK_STREAM, socket
 from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.installed import LAUNCHER
-from bollard.runtime.request import spec
+from bollard.runtime.request import spec_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _answer(address: str, data: bytes) -> dict[str, dict[str, str]]:
     if data[:1] != wire.OK or len(data) < 5 or size > _ANSWER_MAX or len(data) < 5 + size:
         return {}
     try:
-        return {address: dict(spec.pairs(data[5 : 5 + size].rstrip(b"\0")))}
+        return {address: dict(spec_text.pairs(data[5 : 5 + size].rstrip(b"\0")))}
     except (ValueError, BollardError):
         return {}
 

@@ -13,10 +13,8 @@ import time
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
 from bollard.runtime.installed import PREFIX
-from bollard.runtime.request import forms, site, spec
+from bollard.runtime.request import forms, site, spec, spec_text
 
-# Not a part of the container; stepd.c cuts it off.
-LAST = ("verbose",)
 # Directories of which every node has its own: an image there may exist on the nodes alone.
 NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -24,7 +22,7 @@ NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm")
 def check(text: bytes, out: int) -> None:
     """Write the settled form of the spec `text` to `out`; BollardError for what cannot work."""
     here = site.load(PREFIX)
-    values = _fetched(forms.resolve(spec.pairs(text)), here)
+    values = _fetched(forms.resolve(spec_text.pairs(text)), here)
     asked = spec.make(values)
     site.refuse_overlays(here, asked.overlays)
     if asked.save:
@@ -33,14 +31,16 @@ def check(text: bytes, out: int) -> None:
         opened = image.open_image(asked.image, os.uname().machine)
         site.refuse_image(here, opened.fd, asked.asked)
         values.append(("id", ".".join(map(str, opened.identity))))
-    values = [(name, asked.image if name == "image" else value) for name, value in values if name not in LAST]
+    values = [(name, asked.image if name == "image" else value) for name, value in values]
     # What would make another container of it, and changes nothing.
     idle: tuple[str, ...] = ("once",) if not spec.is_of_one_step(spec.make(site.completed(values, here))) else ()
     idle += ("pty",) if not asked.contain else ()
     values = [pair for pair in values if pair[0] not in idle]
-    if asked.verbose:
-        values.append(("verbose", str(time.time_ns())))
-    os.write(out, spec.text(values))
+    multi_prog = any(name == "multi-prog" for name, _ in values)
+    header = spec_text.header_of(asked, str(time.time_ns()) if asked.verbose else "", multi_prog)
+    settled = spec_text.canonical(values, header)
+    while settled:
+        settled = settled[os.write(out, settled) :]
 
 
 def _look_at_saved(asked: spec.Spec) -> None:

@@ -38,7 +38,7 @@ def arguments(own: Own, container: bool) -> dict[str, str]:
     """Option name -> the word that stands for its value, "" for a switch."""
     known = {name: argument for name, (argument, _) in (*own.items(), *COMMON.items())}
     if container:
-        known.update((row[0], row[1]) for row in options.TABLE)
+        known.update((row.name, row.argument) for row in options.TABLE)
     return known
 
 
@@ -82,7 +82,9 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
             elif given is not None:
                 given = given.removeprefix("=")
         if name not in known:
-            raise BollardError(f"{word}: no such option", _similar(name, offered, command))
+            raise BollardError(f"{word}: no such option", _similar(name, offered, command, container))
+        if container and word == "-v" and rest and _is_bind(rest[0]):
+            raise BollardError(f"-v {rest[0]}: -v is --verbose here", f"write --bind {rest[0]}")
         if known[name] == "":
             if (given or "1").lower() not in _BOOLEANS:
                 raise BollardError(f"--{name}={given}: a switch takes no value", f"write --{name} alone")
@@ -111,9 +113,22 @@ def refuse_empty(given: list[tuple[str, str]]) -> None:
             raise BollardError(f"--{name}: its value is empty", "give one, or leave the option out")
 
 
-def _similar(name: str, known: Mapping[str, str], command: str) -> str:
+def _is_bind(word: str) -> bool:
+    """Whether a word is docker's SRC:DST rather than an image."""
+    return word[:1] in ("/", ".", "~") and ":" in word
+
+
+def _similar(name: str, known: Mapping[str, str], command: str, container: bool) -> str:
     import difflib
 
+    if container and name == "volume":
+        return "docker's --volume SRC:DST is --bind SRC:DST here"
+    if container and name == "container":
+        return f"the image is a word of its own: bollard {command} [OPTION...] IMAGE ..."
+    for row in options.TABLE:
+        if container and name in (row.slurm, row.opposite) and name:
+            own = f"--{row.name}" if name == row.slurm else f"--{row.name}=false"
+            return f"that is srun's name; write {own}" if row.name not in ("image", "opts") else "leave it out here"
     close = difflib.get_close_matches(name, known, 1)
     return f"did you mean --{close[0]}?" if close else f"see `bollard {command} --help`"
 
@@ -125,7 +140,7 @@ def variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
 
 def rows_of(own: Own, container: bool) -> list[tuple[str, str, str, tuple[str, ...]]]:
     """The options of a command as (name, argument, help, environment forms)."""
-    rows = [(name, argument, text, forms) for name, argument, forms, _, text in options.TABLE if container]
+    rows = [(row.name, row.argument, row.help, row.forms) for row in options.TABLE if container]
     return rows + [(name, argument, text, ()) for name, (argument, text) in (*own.items(), *COMMON.items())]
 
 

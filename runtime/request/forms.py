@@ -26,14 +26,13 @@ def resolve(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
     become the `env` they stand for.
     """
     present = dict(values)
-    forms = {form.lstrip("!") for row in options.TABLE for form in options.variables(row)}
-    result = [(name, value) for name, value in values if name not in forms]
+    result = [(name, value) for name, value in values if name not in options.VARIABLES]
     for row in options.TABLE:
-        if row[0] in options.ADDED:
-            result = [(row[0], value) for value in _from_environment(row, present)] + result
-        elif row[0] not in present:
-            result += [(row[0], value) for value in _from_environment(row, present)]
-    switches = {row[0] for row in options.TABLE if not row[1]}
+        if row.added:
+            result = [(row.name, value) for value in _from_environment(row, present)] + result
+        elif row.name not in present:
+            result += [(row.name, value) for value in _from_environment(row, present)]
+    switches = {row.name for row in options.TABLE if not row.argument}
     result = _with_files(_with_opts(result))
     return [(name, str(int(spec.switch([value]))) if name in switches else value) for name, value in result]
 
@@ -49,7 +48,7 @@ def _from_environment(row: options.Row, present: dict[str, str]) -> list[str]:
                 value = "0" if spec.switch([value]) else "1"
             groups.setdefault(name[: name.index("_")], []).append(value)
     for found in groups.values():
-        return found if row[0] in options.JOINED else found[:1]
+        return found if row.name in options.JOINED else found[:1]
     return []
 
 

@@ -1,193 +1,302 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The table of options: everything a user can ask of a container, declared once.
+"""The table of options: everything a user can ask of a container, one row each; and the spec, the record they fill.
 
-Rendered from it: the options of srun, sbatch and salloc (`spank_plugin/build.py` writes them as C),
-those of `bollard exec|run|shell|plan`, the environment forms, and the reference in docs/options.md.
-It imports nothing, so that a build script can run it.
-
-A row is (name, argument, variables, slurm, help):
-  name       its key in the spec and, on the command line, `--name`
-  argument   the word that stands for its value, or "" for a switch
-  variables  environment forms; the first set wins. BOLLARD_X stands for APPTAINER_X and SINGULARITY_X too, but
-             BOLLARD_CONTAINER_X for itself alone; one after a "!" means the opposite of the switch
-  slurm      its name for srun, sbatch and salloc, or "" where they do not offer it; a switch may have a second
-             one, after a "|", that means its opposite
-  help       one line
+Rendered from the table: the options of srun, sbatch and salloc (`spank_plugin/build.py` writes them as C), those of
+`bollard exec|run|shell|plan`, the environment forms, and the reference in docs/options.md. A new option is a row and a
+field here, and the code of the feature.
 """
 
-Row = tuple[str, str, tuple[str, ...], str, str]
+from __future__ import annotations
 
+from bollard.runtime import constants
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dataclasses import dataclass as record
+
+    # source, destination, sum of spec.py's flags; for a tmpfs the source is its mount options
+    Bind = tuple[str, str, int]
+else:
+    from bollard.runtime.frozen import record
+
+
+@record(frozen=True)
+class Row:
+    """One option.
+
+    name: its key in the spec and, on the command line, `--name`
+    argument: the word that stands for its value; "" for a switch
+    kind: how its values are read: one of spec.KINDS; "" where other code reads them
+    field: the field of Spec that the values go to; rows of one field add up
+    forms: environment variables that stand for it; the first one that is set wins. BOLLARD_X stands for APPTAINER_X and
+        SINGULARITY_X too, but BOLLARD_CONTAINER_X for itself alone; "!" before one means the opposite of the switch
+    slurm: its name for srun, sbatch and salloc; "" where they do not offer it
+    opposite: of a switch, the name there that means its opposite
+    joined: what stands between several values in one value of srun's; None where the last value alone counts
+    added: what its variables ask for is added to what options ask for, as Apptainer does
+    fixed: decided where a container is made; a later step of a named container cannot ask for more
+    pyxis: pyxis has its name for srun
+    alone: tasks can leave something in such a container, so no other step finds it
+    alike: belongs to the options of another container like this one (mpirun in a container)
+    help: one line
+    """
+
+    name: str
+    argument: str = ""
+    kind: str = "switch"
+    field: str = ""
+    forms: tuple[str, ...] = ()
+    slurm: str = ""
+    opposite: str = ""
+    joined: str | None = None
+    added: bool = False
+    fixed: bool = False
+    pyxis: bool = False
+    alone: bool = False
+    alike: bool = True
+    help: str = ""
+
+
+@record(frozen=True)
+class Spec:
+    """What one container is to be. Paths are absolute; nothing was looked up on any disk."""
+
+    image: str = ""  # "" only for a container that another step has named
+    asked: str = ""  # the words the user typed
+    cwd: str = "/"
+    home: str = ""  # where it appears in the container; "" for no home
+    home_source: str = ""  # "" for an empty one of the container's own
+    user_home: str = ""  # the value of HOME where no home is shown
+    binds: tuple[Bind, ...] = ()
+    env: tuple[tuple[bytes, bytes], ...] = ()
+    keep_env: tuple[bytes, ...] = ()
+    cleanenv: bool = False
+    no_env: tuple[bytes, ...] = ()
+    no_mount: tuple[str, ...] = ()
+    contain: bool = False
+    workdir: str = ""
+    scratch: tuple[str, ...] = ()
+    pwd: str = ""
+    writable_tmpfs: bool = False
+    writable: bool = False
+    overlays: tuple[tuple[str, bool], ...] = ()  # path, read-only
+    fakeroot: bool = False
+    entrypoint: bool = False
+    entrypoint_log: bool = False
+    name: str = ""
+    name_mode: str = constants.MODE_AUTO
+    save: str = ""
+    unshare: tuple[str, ...] = ()
+    hostname: str = ""
+    app: str = ""  # one of the image's apps, /scif/apps/NAME
+    dns: tuple[str, ...] = ()
+    shm_size: str = ""  # of a /dev/shm of the container's own, as tmpfs(5) takes it; "" for the host's
+    cards: tuple[str, ...] = ()  # nv, rocm
+    pty: bool = False  # slurmstepd makes a terminal for the task
+    console: str = ""  # the terminal of `bollard exec`, on the host
+    no_umask: bool = False
+    no_eval: bool = False
+    no_slurm: bool = False
+    no_mpirun: bool = False
+    options: bytes = b""  # spec text of the options alone, for another container like this one
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.asked:
+            self.__dict__["asked"] = self.image
+
+
+# fmt: off
 TABLE: tuple[Row, ...] = (
-    (
-        "image",
-        "IMAGE",
-        ("BOLLARD_CONTAINER_IMAGE", "PYXIS_CONTAINER_IMAGE"),
-        "container-image",
-        "the image; the same as --container",
+    Row(
+        "image", argument="IMAGE", kind="image", field="image",
+        forms=("BOLLARD_CONTAINER_IMAGE", "PYXIS_CONTAINER_IMAGE"), slurm="container-image", pyxis=True, alike=False,
+        help="the image; the same as --container",
     ),
-    (
-        "bind",
-        "SRC[:DST[:FLAGS]]",
-        ("BOLLARD_BIND", "BOLLARD_BINDPATH"),
-        "",
-        "show a file or directory of the host in the container; commas between several, FLAGS: ro, rw",
+    Row(
+        "bind", argument="SRC[:DST[:FLAGS]]", kind="binds", field="binds",
+        forms=("BOLLARD_BIND", "BOLLARD_BINDPATH"), joined=",", added=True, fixed=True,
+        help="show a file or directory of the host in the container; commas between several, FLAGS: ro, rw",
     ),
-    (
-        "mounts",
-        "SRC:DST[:FLAGS]",
-        ("BOLLARD_CONTAINER_MOUNTS", "PYXIS_CONTAINER_MOUNTS"),
-        "container-mounts",
-        "the same; SRC may be tmpfs or umount, FLAGS have + between them: ro+noexec",
+    Row(
+        "mounts", argument="SRC:DST[:FLAGS]", kind="binds", field="binds",
+        forms=("BOLLARD_CONTAINER_MOUNTS", "PYXIS_CONTAINER_MOUNTS"), slurm="container-mounts", joined=",",
+        fixed=True, pyxis=True, help="the same; SRC may be tmpfs or umount, FLAGS have + between them: ro+noexec",
     ),
-    (
-        "mount",
-        "type=bind,src=SRC,dst=DST[,ro]",
-        ("BOLLARD_MOUNT",),
-        "",
-        "the same, in docker's words; in the variable one a line",
+    Row(
+        "mount", argument="type=bind,src=SRC,dst=DST[,ro]", kind="mounts", field="binds",
+        forms=("BOLLARD_MOUNT",), joined="", added=True, fixed=True,
+        help="the same, in docker's words; in the variable one a line",
     ),
-    ("env", "NAME=VALUE", (), "", "set a variable in the container, over the image's own value"),
-    (
-        "env-file",
-        "FILE",
-        ("BOLLARD_ENV_FILE",),
-        "",
-        "set the variables that FILE assigns as a shell script would; --env wins over it",
+    Row(
+        "env", argument="NAME=VALUE", kind="assignments", field="env", joined="",
+        help="set a variable in the container, over the image's own value",
     ),
-    (
-        "app",
-        "NAME",
-        ("BOLLARD_APP", "BOLLARD_APPNAME"),
-        "",
-        "start this app of the image, or a program in its environment",
+    Row(
+        "env-file", argument="FILE", kind="", forms=("BOLLARD_ENV_FILE",), joined=",",
+        help="set the variables that FILE assigns as a shell script would; --env wins over it",
     ),
-    (
-        "keep-env",
-        "NAME[,NAME]",
-        ("BOLLARD_CONTAINER_ENV", "PYXIS_CONTAINER_ENV"),
-        "container-env",
-        "let these variables of yours win over the image's own values",
+    Row(
+        "app", argument="NAME", kind="app", field="app", forms=("BOLLARD_APP", "BOLLARD_APPNAME"), fixed=True,
+        help="start this app of the image, or a program in its environment",
     ),
-    ("cleanenv", "", ("BOLLARD_CLEANENV",), "", "start from an empty environment"),
-    ("no-env", "NAME[,NAME]", ("BOLLARD_NO_ENV", "BOLLARD_NOENV"), "", "do not pass these variables of yours"),
-    ("home", "SRC[:DST]", ("BOLLARD_HOME",), "", "another directory as the home"),
-    (
-        "no-home",
-        "",
-        ("BOLLARD_NO_HOME", "!BOLLARD_CONTAINER_MOUNT_HOME", "!PYXIS_CONTAINER_MOUNT_HOME"),
-        "no-container-mount-home|container-mount-home",
-        "do not show the home directory",
+    Row(
+        "keep-env", argument="NAME[,NAME]", kind="names", field="keep_env",
+        forms=("BOLLARD_CONTAINER_ENV", "PYXIS_CONTAINER_ENV"), slurm="container-env", joined=",", pyxis=True,
+        help="let these variables of yours win over the image's own values",
     ),
-    ("no-mount", "WHAT[,WHAT]", ("BOLLARD_NO_MOUNT",), "", "leave out: proc, sys, dev, tmp, home, cwd, hosts, a path"),
-    ("contain", "", ("BOLLARD_CONTAIN",), "", "a private /dev, /tmp and home instead of the host's"),
-    ("containall", "", ("BOLLARD_CONTAINALL",), "", "the same, with private process and IPC namespaces and --cleanenv"),
-    ("compat", "", ("BOLLARD_COMPAT",), "", "as docker would: --containall --no-init --no-umask --writable-tmpfs"),
-    ("workdir", "DIR", ("BOLLARD_WORKDIR",), "", "where /tmp, /var/tmp and scratch directories lie with --contain"),
-    (
-        "scratch",
-        "DIR",
-        ("BOLLARD_SCRATCH", "BOLLARD_SCRATCHDIR"),
-        "",
-        "an empty directory in the container that ends with it",
+    Row("cleanenv", field="cleanenv", forms=("BOLLARD_CLEANENV",), help="start from an empty environment"),
+    Row(
+        "no-env", argument="NAME[,NAME]", kind="names", field="no_env", forms=("BOLLARD_NO_ENV", "BOLLARD_NOENV"),
+        joined=",",
+        help="do not pass these variables of yours",
     ),
-    (
-        "pwd",
-        "DIR",
-        ("BOLLARD_PWD", "BOLLARD_CWD", "BOLLARD_TARGET_PWD", "BOLLARD_CONTAINER_WORKDIR", "PYXIS_CONTAINER_WORKDIR"),
-        "container-workdir",
-        "the working directory in the container",
+    Row("home", argument="SRC[:DST]", kind="home", forms=("BOLLARD_HOME",), help="another directory as the home"),
+    Row(
+        "no-home", forms=("BOLLARD_NO_HOME", "!BOLLARD_CONTAINER_MOUNT_HOME", "!PYXIS_CONTAINER_MOUNT_HOME"),
+        slurm="no-container-mount-home", opposite="container-mount-home", pyxis=True,
+        help="do not show the home directory",
     ),
-    (
-        "writable-tmpfs",
-        "",
-        (
-            "BOLLARD_WRITABLE_TMPFS",
-            "BOLLARD_CONTAINER_WRITABLE",
-            "PYXIS_CONTAINER_WRITABLE",
-            "!BOLLARD_CONTAINER_READONLY",
-            "!PYXIS_CONTAINER_READONLY",
+    Row(
+        "no-mount", argument="WHAT[,WHAT]", kind="words", field="no_mount", forms=("BOLLARD_NO_MOUNT",), joined=",",
+        fixed=True, help="leave out: proc, sys, dev, tmp, home, cwd, hosts, a path",
+    ),
+    Row(
+        "contain", field="contain", forms=("BOLLARD_CONTAIN",), fixed=True,
+        alone=True, help="a private /dev, /tmp and home instead of the host's",
+    ),
+    Row(
+        "containall", forms=("BOLLARD_CONTAINALL",),
+        help="the same, with private process and IPC namespaces and --cleanenv",
+    ),
+    Row(
+        "compat", forms=("BOLLARD_COMPAT",),
+        help="as docker would: --containall --no-init --no-umask --writable-tmpfs",
+    ),
+    Row(
+        "workdir", argument="DIR", kind="path", field="workdir", forms=("BOLLARD_WORKDIR",),
+        help="where /tmp, /var/tmp and scratch directories lie with --contain",
+    ),
+    Row(
+        "scratch", argument="DIR", kind="directories", field="scratch",
+        forms=("BOLLARD_SCRATCH", "BOLLARD_SCRATCHDIR"), joined=",", fixed=True,
+        help="an empty directory in the container that ends with it",
+    ),
+    Row(
+        "pwd", argument="DIR", kind="directory", field="pwd",
+        forms=(
+            "BOLLARD_PWD", "BOLLARD_CWD", "BOLLARD_TARGET_PWD", "BOLLARD_CONTAINER_WORKDIR",
+            "PYXIS_CONTAINER_WORKDIR",
         ),
-        "container-writable|container-readonly",
-        "let the container be written to; what is written is kept in memory and ends with it",
+        slurm="container-workdir", pyxis=True, help="the working directory in the container",
     ),
-    ("writable", "", ("BOLLARD_WRITABLE",), "", "write into the image itself, which must be a directory"),
-    (
-        "overlay",
-        "PATH[:ro]",
-        ("BOLLARD_OVERLAY", "BOLLARD_OVERLAYIMAGE"),
-        "",
-        "a directory or ext3 image that keeps what is written; a squashfs image is only read",
+    Row(
+        "writable-tmpfs", field="writable_tmpfs",
+        forms=(
+            "BOLLARD_WRITABLE_TMPFS", "BOLLARD_CONTAINER_WRITABLE", "PYXIS_CONTAINER_WRITABLE",
+            "!BOLLARD_CONTAINER_READONLY", "!PYXIS_CONTAINER_READONLY",
+        ),
+        slurm="container-writable", opposite="container-readonly", pyxis=True,
+        alone=True, help="let the container be written to; what is written is kept in memory and ends with it",
     ),
-    (
-        "fakeroot",
-        "",
-        ("BOLLARD_FAKEROOT", "BOLLARD_CONTAINER_REMAP_ROOT", "PYXIS_CONTAINER_REMAP_ROOT"),
-        "container-remap-root|no-container-remap-root",
-        "be root in the container; you get no rights that you do not have",
+    Row(
+        "writable", field="writable", forms=("BOLLARD_WRITABLE",), fixed=True,
+        help="write into the image itself, which must be a directory",
     ),
-    (
-        "entrypoint",
-        "",
-        ("BOLLARD_CONTAINER_ENTRYPOINT", "PYXIS_CONTAINER_ENTRYPOINT"),
-        "container-entrypoint|no-container-entrypoint",
-        "run the image's entrypoint once, before the first task",
+    Row(
+        "overlay", argument="PATH[:ro]", kind="overlays", field="overlays",
+        forms=("BOLLARD_OVERLAY", "BOLLARD_OVERLAYIMAGE"), joined="", fixed=True,
+        help="a directory or ext3 image that keeps what is written; a squashfs image is only read",
     ),
-    (
-        "entrypoint-log",
-        "",
-        ("BOLLARD_CONTAINER_ENTRYPOINT_LOG", "PYXIS_CONTAINER_ENTRYPOINT_LOG"),
-        "container-entrypoint-log",
-        "show what the entrypoint prints",
+    Row(
+        "fakeroot", field="fakeroot",
+        forms=("BOLLARD_FAKEROOT", "BOLLARD_CONTAINER_REMAP_ROOT", "PYXIS_CONTAINER_REMAP_ROOT"),
+        slurm="container-remap-root", opposite="no-container-remap-root", fixed=True, pyxis=True,
+        help="be root in the container; you get no rights that you do not have",
     ),
-    (
-        "name",
-        "NAME[:auto|create|exec|no_exec]",
-        ("BOLLARD_CONTAINER_NAME", "PYXIS_CONTAINER_NAME"),
-        "container-name",
-        "a container that later steps of the job can name, without its image",
+    Row(
+        "entrypoint", field="entrypoint", forms=("BOLLARD_CONTAINER_ENTRYPOINT", "PYXIS_CONTAINER_ENTRYPOINT"),
+        slurm="container-entrypoint", opposite="no-container-entrypoint", pyxis=True,
+        alone=True, help="run the image's entrypoint once, before the first task",
     ),
-    (
-        "save",
-        "PATH",
-        ("BOLLARD_CONTAINER_SAVE", "PYXIS_CONTAINER_SAVE"),
-        "container-save",
-        "write the container to a squashfs or .sif file when the last task on a node has ended",
+    Row(
+        "entrypoint-log", field="entrypoint_log",
+        forms=("BOLLARD_CONTAINER_ENTRYPOINT_LOG", "PYXIS_CONTAINER_ENTRYPOINT_LOG"),
+        slurm="container-entrypoint-log", pyxis=True, help="show what the entrypoint prints",
     ),
-    (
-        "unshare",
-        "NS[,NS]",
-        ("BOLLARD_CONTAINER_UNSHARE", "PYXIS_CONTAINER_UNSHARE"),
-        "container-unshare",
-        "private namespaces for the container: net, ipc, uts",
+    Row(
+        "name", argument="NAME[:auto|create|exec|no_exec]", kind="",
+        forms=("BOLLARD_CONTAINER_NAME", "PYXIS_CONTAINER_NAME"), slurm="container-name", pyxis=True,
+        help="a container that later steps of the job can name, without its image",
     ),
-    ("net", "", ("BOLLARD_NET",), "", "a private network namespace, with no network in it"),
-    ("network", "none", ("BOLLARD_NETWORK",), "", "which network --net has"),
-    ("ipc", "", ("BOLLARD_IPC",), "", "a private IPC namespace"),
-    ("uts", "", ("BOLLARD_UTS",), "", "a private UTS namespace"),
-    ("hostname", "NAME", ("BOLLARD_HOSTNAME",), "", "the host's name in the container; with a private UTS namespace"),
-    ("pid", "", ("BOLLARD_PID",), "", "a private process namespace"),
-    ("nv", "", ("BOLLARD_NV",), "", "show the host's NVIDIA driver: its libraries and programs"),
-    ("rocm", "", ("BOLLARD_ROCM",), "", "the same of AMD's"),
-    ("no-umask", "", ("BOLLARD_NO_UMASK",), "", "start with umask 0022 instead of yours"),
-    ("no-eval", "", ("BOLLARD_NO_EVAL",), "", "take the values of --env and its variables as they are"),
-    ("dns", "IP[,IP]", ("BOLLARD_DNS",), "", "name servers in /etc/resolv.conf"),
-    ("no-slurm", "", ("BOLLARD_NO_SLURM",), "", "leave srun, sbatch, ... and mpirun to the image"),
-    ("no-mpirun", "", ("BOLLARD_NO_MPIRUN",), "", "leave mpirun and mpiexec to the image"),
-    (
-        "opts",
-        "OPTIONS",
-        ("BOLLARD_CONTAINER_OPTS",),
-        "container-opts",
-        "any options of `bollard exec`, as one word: --container-opts='--contain --env A=b'",
+    Row(
+        "save", argument="PATH", kind="path", field="save", forms=("BOLLARD_CONTAINER_SAVE", "PYXIS_CONTAINER_SAVE"),
+        slurm="container-save", pyxis=True, alike=False,
+        help="write the container to a squashfs or .sif file when the last task on a node has ended",
     ),
-    (
-        "verbose",
-        "",
-        ("BOLLARD_VERBOSE", "BOLLARD_LOG"),
-        "container-verbose",
-        "tell what is done for the container, and how long each step takes",
+    Row(
+        "unshare", argument="NS[,NS]", kind="unshare", field="unshare",
+        forms=("BOLLARD_CONTAINER_UNSHARE", "PYXIS_CONTAINER_UNSHARE"), slurm="container-unshare", joined=",",
+        fixed=True, pyxis=True, alone=True, help="private namespaces for the container: net, ipc, uts",
     ),
-)
+    Row(
+        "net", kind="namespace", field="unshare", forms=("BOLLARD_NET",), fixed=True,
+        alone=True, help="a private network namespace, with no network in it",
+    ),
+    Row(
+        "network", argument="none", kind="network", field="unshare", forms=("BOLLARD_NETWORK",), fixed=True,
+        alone=True, help="which network --net has",
+    ),
+    Row(
+        "ipc", kind="namespace", field="unshare", forms=("BOLLARD_IPC",), fixed=True, alone=True,
+        help="a private IPC namespace",
+    ),
+    Row(
+        "uts", kind="namespace", field="unshare", forms=("BOLLARD_UTS",), fixed=True, alone=True,
+        help="a private UTS namespace",
+    ),
+    Row(
+        "hostname", argument="NAME", kind="hostname", field="hostname", forms=("BOLLARD_HOSTNAME",), fixed=True,
+        alone=True, help="the host's name in the container; with a private UTS namespace",
+    ),
+    Row(
+        "pid", kind="namespace", field="unshare", forms=("BOLLARD_PID",), fixed=True,
+        alone=True, help="a private process namespace",
+    ),
+    Row(
+        "nv", kind="card", field="cards", forms=("BOLLARD_NV",), fixed=True,
+        help="show the host's NVIDIA driver: its libraries and programs",
+    ),
+    Row("rocm", kind="card", field="cards", forms=("BOLLARD_ROCM",), fixed=True, help="the same of AMD's"),
+    Row(
+        "shm-size", argument="SIZE", kind="size", field="shm_size", forms=("BOLLARD_CONTAINER_SHM_SIZE",),
+        slurm="container-shm-size", fixed=True, alone=True,
+        help="a private /dev/shm in memory that holds so much: 64m, 2g",
+    ),
+    Row("no-umask", field="no_umask", forms=("BOLLARD_NO_UMASK",), help="start with umask 0022 instead of yours"),
+    Row(
+        "no-eval", field="no_eval", forms=("BOLLARD_NO_EVAL",),
+        help="take the values of --env and its variables as they are",
+    ),
+    Row(
+        "dns", argument="IP[,IP]", kind="servers", field="dns", forms=("BOLLARD_DNS",), joined=",", fixed=True,
+        help="name servers in /etc/resolv.conf",
+    ),
+    Row(
+        "no-slurm", field="no_slurm", forms=("BOLLARD_NO_SLURM",),
+        help="leave srun, sbatch, ... and mpirun to the image",
+    ),
+    Row("no-mpirun", field="no_mpirun", forms=("BOLLARD_NO_MPIRUN",), help="leave mpirun and mpiexec to the image"),
+    Row(
+        "opts", argument="OPTIONS", kind="", forms=("BOLLARD_CONTAINER_OPTS",), slurm="container-opts", joined=" ",
+        help="any options of `bollard exec`, as one word: --container-opts='--contain --env A=b'",
+    ),
+    Row(
+        "verbose", field="verbose", forms=("BOLLARD_VERBOSE", "BOLLARD_LOG"), slurm="container-verbose", alike=False,
+        help="tell what is done for the container, and how long each step takes",
+    ),
+)  # fmt: skip
+# fmt: on
 
 # Apptainer's options for which there is nothing to do here: name -> the word that stands for its value.
 WITHOUT_EFFECT = dict.fromkeys(
@@ -230,17 +339,9 @@ REFUSED = {
     ),
 }  # fmt: skip
 
-# Given more than once, these add up, with this between; of any other the last one counts.
-JOINED = {
-    "bind": ",", "mounts": ",", "env": "", "env-file": ",", "mount": "", "keep-env": ",", "no-env": ",",
-    "no-mount": ",", "scratch": ",", "overlay": "", "unshare": ",", "dns": ",", "opts": " ",
-}  # fmt: skip
-
-# Of these, what a variable names is had beside what options name, and before it: Apptainer's do.
-ADDED = ("bind", "mount")
-
-# The names for srun that pyxis does not have.
-OURS_ALONE = ("container-opts", "container-verbose")
+ROWS = {row.name: row for row in TABLE}
+# Given more than once, the values of these add up; of any other the last one counts.
+JOINED = frozenset(row.name for row in TABLE if row.joined is not None)
 
 PREFIXES = ("BOLLARD_", "APPTAINER_", "SINGULARITY_")
 _OWN_ALONE = "BOLLARD_CONTAINER_"
@@ -248,6 +349,10 @@ _OWN_ALONE = "BOLLARD_CONTAINER_"
 
 def variables(row: Row) -> list[str]:
     """Every environment name of `row`, in the order in which they win; a "!" before one that means the opposite."""
-    forms = [name for name in row[2] if name.startswith(PREFIXES[0]) and not name.startswith(_OWN_ALONE)]
+    forms = [name for name in row.forms if name.startswith(PREFIXES[0]) and not name.startswith(_OWN_ALONE)]
     found = [prefix + name[len(PREFIXES[0]) :] for prefix in PREFIXES for name in forms]
-    return found + [name for name in row[2] if name not in forms]
+    return found + [name for name in row.forms if name not in forms]
+
+
+# All names of environment forms.
+VARIABLES = frozenset(form.lstrip("!") for row in TABLE for form in variables(row))

@@ -182,11 +182,9 @@ class Mount(Record):
         if self.kind == LINK:
             return f"a link to {self.source}"
         own = {
-            TMPFS: "an empty directory in memory",
-            PROC: "own processes",
-            DEVPTS: "own terminals",
+            TMPFS: "an empty directory in memory", PROC: "own processes", DEVPTS: "own terminals",
             MQUEUE: "own message queues",
-        }
+        }  # fmt: skip
         return own.get(self.kind, self.source)
 
     def describe(self) -> str:
@@ -209,19 +207,11 @@ class Facts:
     )  # fmt: skip
 
     def __init__(
-        self,
-        site: Site | None = None,
-        spool: str = "",
-        prefix: str = "",
-        tools: str = "",
-        places: tuple[str, ...] = (),
-        directory: bool = False,
-        image_layers: tuple[tuple[str, int], ...] = (),
-        overlays: tuple[str, ...] = (),
-        gpus: tuple[Mount, ...] = (),
-        missing_gpus: tuple[str, ...] = (),
+        self, site: Site | None = None, spool: str = "", prefix: str = "", tools: str = "",
+        places: tuple[str, ...] = (), directory: bool = False, image_layers: tuple[tuple[str, int], ...] = (),
+        overlays: tuple[str, ...] = (), gpus: tuple[Mount, ...] = (), missing_gpus: tuple[str, ...] = (),
         real_cwd: str = "",
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.site = site or Site()
         self.spool = spool  # SlurmdSpoolDir, where batch scripts and PMIx files lie
         self.prefix = prefix  # the installation, which Slurm's commands in the image load the plugin from
@@ -373,16 +363,19 @@ def _kernel(spec: Spec, out: set[str]) -> list[Mount]:
         mounts.append(Mount(PROC, "", "/proc") if "pid" in spec.unshare else Mount(BIND, "/proc", "/proc"))
     if "sys" not in out:
         mounts.append(Mount(BIND, "/sys", "/sys", if_missing=WARN))
+    shm = [Mount(TMPFS, f"mode=1777,size={spec.shm_size}" if spec.shm_size else "mode=1777", "/dev/shm")]
     if "dev" in out:
-        return mounts
+        return mounts + shm if spec.shm_size else mounts
     if not spec.contain:
         mounts.append(Mount(BIND, "/dev", "/dev", devices=True))
+        if "ipc" in spec.unshare or spec.shm_size:
+            mounts += shm
         if "ipc" in spec.unshare:
-            mounts += [Mount(TMPFS, "mode=1777", "/dev/shm"), Mount(MQUEUE, "", "/dev/mqueue", if_missing=OMIT)]
+            mounts.append(Mount(MQUEUE, "", "/dev/mqueue", noexec=True))
         return mounts
     mounts.append(Mount(TMPFS, "mode=0755,size=1m", "/dev"))
     mounts += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in DEV_NODES]
-    mounts.append(Mount(TMPFS, "mode=1777", "/dev/shm"))
+    mounts += shm
     links: tuple[tuple[str, str], ...] = DEV_LINKS
     if spec.pty:  # the terminal is made after the container: it is seen among the host's alone
         mounts += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in ("/dev/pts", "/dev/ptmx")]

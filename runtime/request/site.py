@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import spec
+from bollard.runtime.request import spec, spec_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Site:
         "environment",
         "forbidden",
         "home",
+        "layer_max",
         "idle",
         "mounts",
         "mpirun",
@@ -54,6 +55,7 @@ class Site:
         prefix: str = "",
         idle: int = IDLE_CONTAINERS,
         registry: bool = False,
+        layer_max: int = 0,
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -64,6 +66,7 @@ class Site:
         self.allowed = allowed  # directories of images; () for any
         self.forbidden = forbidden
         self.environment = environment
+        self.layer_max = layer_max  # bytes that one archive may unpack to; 0 for no limit
         self.idle = idle  # how many containers of a job may wait for its next step
         self.registry = registry
         self.prefix = prefix  # what Slurm's configuration calls the installation; "" where nothing was compiled
@@ -89,7 +92,7 @@ def parse(text: bytes) -> Site:
         for line in text.decode("ascii").split("\n"):
             if line and line[0] != "#":
                 name, _, value = line.partition("=")
-                given.setdefault(name, []).append(spec.unquote(value))
+                given.setdefault(name, []).append(spec_text.unquote(value))
     except ValueError as error:
         raise BollardError(
             f"{NAME} of the installation cannot be read ({error})",
@@ -114,6 +117,7 @@ def parse(text: bytes) -> Site:
         forbidden=tuple(given.get("images-forbidden", [])),
         environment=tuple(environment),
         prefix=last("prefix", ""),
+        layer_max=int(last("layer-max", "0")),
         idle=int(last("idle-containers", str(IDLE_CONTAINERS))),
         registry=last("registry", "0") == "1",
     )

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Union
 
 from bollard.mpi import wireup
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import site, spec
+from bollard.runtime.request import site, spec, spec_text
 
 PATH = "/etc/bollard/bollard.yaml"
 # Far above what a person writes; YAML of a few bytes can stand for much more.
@@ -35,9 +35,10 @@ class Key(NamedTuple):
     example: str
 
 
-SWITCH, NUMBER, DIRECTORY, DIRECTORIES, BINDS, VARIABLES = (
+SWITCH, NUMBER, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES = (
     "yes or no",
     "number from 1 to 1000",
+    "bytes, or a number with K, M, G or T",
     "directory",
     "list of directories",
     "list of SRC[:DST[:ro|rw]]",
@@ -86,6 +87,14 @@ TABLE: tuple[Key, ...] = (
         "yes",
     ),
     Key("images-forbidden", DIRECTORIES, (), "no image and no overlay may lie in one of them", "[/tmp, /dev/shm]"),
+    Key(
+        "layer-max",
+        SIZE,
+        "",
+        "how much one layer of an image, or one archive, may unpack to where a user builds or fetches on this machine; "
+        "without it, as much as finds room",
+        "200G",
+    ),
     Key(
         "environment",
         VARIABLES,
@@ -163,14 +172,15 @@ def _data(path: str) -> bytes | None:
 
 def compiled(settings: Settings, prefix: str) -> bytes:
     """The text for `site.parse`."""
-    lines = ["# Compiled by `bollard site configure`; what is changed here is lost.", f"prefix={spec.quote(prefix)}"]
+    lines = ["# Compiled by `bollard site configure`; what is changed here is lost."]
+    lines.append(f"prefix={spec_text.quote(prefix)}")
     if settings.digest:
         lines.append(f"digest={settings.digest}")
     for name, value in settings.values.items():
         if isinstance(value, bool):
             lines.append(f"{name}={int(value)}")
         else:
-            lines += [f"{name}={spec.quote(item)}" for item in ((value,) if isinstance(value, str) else value)]
+            lines += [f"{name}={spec_text.quote(item)}" for item in ((value,) if isinstance(value, str) else value)]
     data = ("\n".join(lines) + "\n").encode("ascii")
     site.parse(data)
     return data
@@ -218,7 +228,7 @@ def read(data: bytes) -> tuple[dict[str, Value], list[Mistake]]:
         found = list(_READERS[known[name].kind](name, node))
         mistakes += [item for item in found if isinstance(item, Mistake)]
         items = tuple(item for item in found if not isinstance(item, Mistake))
-        if known[name].kind in (SWITCH, NUMBER, DIRECTORY):
+        if known[name].kind in (SWITCH, NUMBER, SIZE, DIRECTORY):
             values.update((name, item) for item in items)
         elif items:
             values[name] = tuple(str(item) for item in items)
@@ -246,6 +256,15 @@ def _switch(name: str, node: Any) -> Iterator[bool | Mistake]:
         yield node.value.lower() in ("yes", "true", "on")
     else:
         yield Mistake(_line(node), f"{name}: {_kind(node)} is neither yes nor no", f"write `{name}: yes` or no")
+
+
+def _size(name: str, node: Any) -> Iterator[str | Mistake]:
+    text = node.value if node.id == "scalar" else ""
+    found = re.fullmatch("([1-9][0-9]{0,14})([KMGT]?)", text)
+    if found:
+        yield str(int(found[1]) << 10 * " KMGT".index(found[2] or " "))
+    else:
+        yield Mistake(_line(node), f"{name}: {_kind(node)} is no size", f"write `{name}: 200G`, or a number of bytes")
 
 
 def _number(name: str, node: Any) -> Iterator[str | Mistake]:
@@ -343,6 +362,7 @@ def _is_wiring(name: str) -> bool:
 _READERS: dict[str, Any] = {
     SWITCH: _switch,
     NUMBER: _number,
+    SIZE: _size,
     DIRECTORY: _directory,
     DIRECTORIES: _directories,
     BINDS: _binds,

@@ -1,21 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The spec: what was asked of one container, as plain data, and its text form.
+"""The spec of one container, made of what was asked; the rows of options.TABLE say how each option is read.
 
-The text travels from the client to the nodes in one environment variable: `name=value` parted by spaces,
-where %XX stands for a byte that is a space, a percent sign, a control character or not ASCII. The keys are the
-rows of `options.TABLE` and:
-
-    image        absolute path as the container was asked for
-    asked        the words the user typed, for messages
-    cwd          the directory the tasks start in
-    userhome     $HOME of the client
-    id           inode.size.mtime of the image file, so that a rebuilt image is another container
-    once         a word of this client's own, where the container must be its step's alone
-    pty          under srun --pty with --contain: 1
-    multi-prog   under srun --multi-prog: 2, for srun puts the launcher before each program itself
-    verbose      when the client began, in ns since 1970; last, and cut off on the node: it makes no other container
-
-Runs on the node path: no import but errors.
+Runs on the node path.
 """
 
 from __future__ import annotations
@@ -24,15 +10,21 @@ from __future__ import annotations
 from _csv import Error as CsvError
 from _csv import reader as csv_reader
 
+from bollard.runtime import constants
 from bollard.runtime.errors import BollardError
+from bollard.runtime.request import options, spec_text
+from bollard.runtime.request.options import Spec as Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    # source, destination, sum of the flags below; for a tmpfs the source is its mount options
-    Bind = tuple[str, str, int]
+    from collections.abc import Callable
+    from typing import Any
 
-# The PATH of a program in a container where nothing else sets one: Apptainer's.
-DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    from bollard.runtime.request.options import Bind as Bind
+    from bollard.runtime.request.options import Row
+
+    # What a kind makes of an option's values; the last two are the working directory and the home of the user.
+    Reader = Callable[[Row, list[str], str, str], object]
 
 # What a mount is to be; plan.py has more, for its own.
 READ_ONLY = 1
@@ -65,99 +57,9 @@ _NO_FLAGS = {
 _TMPFS_SETTINGS = ("size", "nr_blocks", "nr_inodes", "mode", "huge", "mpol")
 _SETTING_MARKS = "%_:-="
 
-NAME_MODES = ("auto", "create", "exec", "no_exec")
 NAMESPACES = ("net", "ipc", "uts", "pid")
-_NAME_MAX = 64
-_NAME_MARKS = "_.-"
 _HOST_MAX = 64  # the kernel's
-
-
-class Spec:
-    """What one container is to be. Paths are absolute; nothing was looked up on any disk."""
-
-    image: str = ""  # "" only for a container that another step has named
-    asked: str = ""  # the words the user typed
-    cwd: str = "/"
-    home: str = ""  # where it appears in the container; "" for no home
-    home_source: str = ""  # "" for an empty one of the container's own
-    user_home: str = ""  # the value of HOME where no home is shown
-    binds: tuple[Bind, ...] = ()
-    env: tuple[tuple[bytes, bytes], ...] = ()
-    keep_env: tuple[bytes, ...] = ()
-    cleanenv: bool = False
-    no_env: tuple[bytes, ...] = ()
-    no_mount: tuple[str, ...] = ()
-    contain: bool = False
-    workdir: str = ""
-    scratch: tuple[str, ...] = ()
-    pwd: str = ""
-    writable_tmpfs: bool = False
-    writable: bool = False
-    overlays: tuple[tuple[str, bool], ...] = ()  # path, read-only
-    fakeroot: bool = False
-    entrypoint: bool = False
-    entrypoint_log: bool = False
-    name: str = ""
-    name_mode: str = "auto"
-    save: str = ""
-    unshare: tuple[str, ...] = ()
-    hostname: str = ""
-    app: str = ""  # one of the image's apps, /scif/apps/NAME
-    dns: tuple[str, ...] = ()
-    cards: tuple[str, ...] = ()  # nv, rocm
-    pty: bool = False  # slurmstepd makes a terminal for the task
-    console: str = ""  # the terminal of `bollard exec`, on the host
-    no_umask: bool = False
-    no_eval: bool = False
-    no_slurm: bool = False
-    no_mpirun: bool = False
-    options: bytes = b""  # spec text of the options alone, for another container like this one
-    verbose: bool = False
-
-    def __init__(self, image: str = "", **fields: object) -> None:
-        self.image = image
-        for field in fields:
-            if not hasattr(Spec, field):
-                raise TypeError(f"a spec has no field {field}")
-        self.__dict__.update(fields)
-        self.asked = self.asked or self.image
-
-
-def quote(text: str) -> str:
-    """One value as spec text."""
-    return "".join(
-        chr(byte) if 0x20 < byte < 0x7F and byte != 0x25 else f"%{byte:02X}"
-        for byte in text.encode("utf-8", "surrogateescape")
-    )
-
-
-def unquote(text: str) -> str:
-    """The opposite of `quote`; ValueError for a % without two hexadecimal digits."""
-    first, *rest = text.split("%")
-    data = first.encode("ascii")
-    for part in rest:
-        if len(part) < 2:
-            raise ValueError("a % without two digits")
-        data += bytes.fromhex(part[:2]) + part[2:].encode("ascii")
-    if b"\0" in data:
-        raise ValueError("a NUL byte")
-    return data.decode("utf-8", "surrogateescape")
-
-
-def pairs(text: bytes) -> list[tuple[str, str]]:
-    """The (name, value) pairs of a spec text, in its order."""
-    try:
-        split = [pair.partition("=") for pair in text.decode("ascii").split(" ") if pair]
-        return [(name, unquote(value)) for name, _, value in split]
-    except (ValueError, UnicodeError) as error:
-        raise BollardError(
-            f"the container's spec cannot be read ({error})", "was SLURM_BOLLARD_SPEC changed by hand?"
-        ) from None
-
-
-def text(values: list[tuple[str, str]]) -> bytes:
-    """The opposite of `pairs`."""
-    return " ".join(f"{name}={quote(value)}" for name, value in values).encode("ascii")
+_EMPTY = "is a variable of the script empty? leave the comma out otherwise"
 
 
 def absolute(path: str, cwd: str, home: str) -> str:
@@ -184,6 +86,8 @@ def parse_bind(text: str, cwd: str, home: str, what: str = "bind") -> Bind:
     parts = _split(text, ":")
     if len(parts) > 3 or not parts[0]:
         raise BollardError(f"{what} {text!r} is not SRC[:DST[:FLAGS]]", r"write a colon in a path as \:")
+    if len(parts) > 1 and not parts[-1]:
+        raise BollardError(f"{what} {text!r} ends with a colon", "name what follows it, or leave the colon out")
     words = parts[2].replace("+", ",").split(",") if len(parts) == 3 else []
     special = parts[0] if what == "container-mounts" and parts[0] in ("tmpfs", "umount") else ""
     source = "" if special else absolute(parts[0], cwd, home)
@@ -210,7 +114,9 @@ def _bind(what: str, text: str, source: str, target: str, words: list[str], spec
             continue
         if name in _NO_FLAGS:
             raise BollardError(f"{what} {text!r}: {name!r} is not supported: {_NO_FLAGS[name]}", "leave it out")
-        if special == "tmpfs" and name in _TMPFS_SETTINGS and _is_setting(setting):
+        if special == "tmpfs" and name == "size":
+            settings.append("size=" + parse_size(f"{what} {text!r}: size", setting))
+        elif special == "tmpfs" and name in _TMPFS_SETTINGS and _is_setting(setting):
             settings.append(word)
         elif word in _FLAGS:
             flags |= _FLAGS[word]
@@ -231,7 +137,10 @@ def is_device(path: str) -> bool:
 
 def parse_binds(text: str, cwd: str, home: str, what: str = "bind") -> tuple[Bind, ...]:
     """Several, with commas between them."""
-    return tuple(parse_bind(part, cwd, home, what) for part in _split(text, ",", keep_escapes=True) if part)
+    parts = _split(text, ",", keep_escapes=True)
+    if what == "container-mounts" and "" in parts:
+        raise BollardError(f"{what} {text!r} has nothing beside a comma", _EMPTY)
+    return tuple(parse_bind(part, cwd, home, what) for part in parts if part)
 
 
 def parse_mount(text: str, cwd: str, home: str) -> Bind:
@@ -240,7 +149,10 @@ def parse_mount(text: str, cwd: str, home: str) -> Bind:
     keys: dict[str, str] = {}
     for word in rows[0] if rows else []:
         key, _, value = word.strip().partition("=")
-        keys[{"src": "source", "dst": "destination", "target": "destination", "readonly": "ro"}.get(key, key)] = value
+        key = {"src": "source", "dst": "destination", "target": "destination", "readonly": "ro"}.get(key, key)
+        if key in keys:
+            raise BollardError(f"mount {text!r}: {key} stands twice", "write a --mount of its own for each")
+        keys[key] = value
     unknown = sorted(set(keys) - {"type", "source", "destination", "ro", "bind-propagation"})
     if unknown and unknown[0] in _NO_FLAGS:
         raise BollardError(f"mount {text!r}: {unknown[0]!r} is not supported: {_NO_FLAGS[unknown[0]]}", "leave it out")
@@ -257,13 +169,23 @@ def parse_mount(text: str, cwd: str, home: str) -> Bind:
 def parse_name(text: str) -> tuple[str, str]:
     """NAME[:MODE] of a container."""
     name, _, mode = text.partition(":")
-    if not name or len(name) > _NAME_MAX or not all(c.isascii() and (c.isalnum() or c in _NAME_MARKS) for c in name):
-        raise BollardError(
-            f"container name {name!r} is not allowed", f"use up to {_NAME_MAX} letters, digits and {_NAME_MARKS}"
-        )
-    if (mode or "auto") not in NAME_MODES:
-        raise BollardError(f"container name {text!r}: unknown mode {mode!r}", f"use {', '.join(NAME_MODES)}")
-    return name, mode or "auto"
+    most, marks = constants.NAME_MAX_BYTES, constants.NAME_MARKS
+    if not name or len(name) > most or not all(c.isascii() and (c.isalnum() or c in marks) for c in name):
+        raise BollardError(f"container name {name!r} is not allowed", f"use up to {most} letters, digits and {marks}")
+    if (mode or constants.MODE_AUTO) not in spec_text.MODES:
+        raise BollardError(f"container name {text!r}: unknown mode {mode!r}", f"use {', '.join(spec_text.MODES)}")
+    return name, mode or constants.MODE_AUTO
+
+
+def parse_size(what: str, text: str) -> str:
+    """A size in memory as tmpfs(5) takes it: a number of bytes, with k, m or g behind it, or of percent of the memory.
+
+    Raises: BollardError for any other text, and for a size of 0, which tmpfs takes for "no limit".
+    """
+    number, unit = (text[:-1], text[-1:].lower()) if text[-1:].lower() in ("k", "m", "g", "%") else (text, "")
+    if not (number.isascii() and number.isdigit() and 0 < len(number) < 16 and number.strip("0")):
+        raise BollardError(f"{what} {text!r} is not a size", "write a number of bytes with k, m or g: 64m, 2g")
+    return number + unit
 
 
 def bind_text(binds: tuple[Bind, ...]) -> str:
@@ -289,25 +211,16 @@ def _split(text: str, mark: str, keep_escapes: bool = False) -> list[str]:
 
 def switch(values: list[str]) -> bool:
     """Whether the last of a switch's values means yes."""
-    return bool(values) and values[-1].lower() not in ("", "0", "n", "no", "false", "off", "info", "warning", "error")
+    word = values[-1].lower() if values else ""
+    return word != "" and f" {word} " not in constants.NO_WORDS
 
 
-def _list(values: list[str]) -> tuple[str, ...]:
-    return tuple(word.strip() for value in values for word in value.split(",") if word.strip())
-
-
-def _unshare(given: dict[str, list[str]], words: tuple[str, ...], everything: bool) -> tuple[str, ...]:
-    for word in words:
-        if word not in NAMESPACES[:3]:
-            raise BollardError(f"unshare {word!r}: not a namespace to unshare", "use net, ipc or uts")
-    asked = set(words) | {name for name in NAMESPACES if switch(given.get(name, []))}
-    if everything:
-        asked |= {"ipc"} if given.get("pid", [""])[-1] == "0" else {"pid", "ipc"}
-    if given.get("hostname", [""])[-1]:
-        asked.add("uts")
-    if given.get("network", [""])[-1]:
-        asked.add("net")
-    return tuple(name for name in NAMESPACES if name in asked)
+def _list(row: Row, values: list[str]) -> tuple[str, ...]:
+    """The words of values with commas between them."""
+    words = [word.strip() for value in values for word in value.split(",")]
+    if row.pyxis and "" in words:
+        raise BollardError(f"{row.slurm} {','.join(values)!r} has nothing beside a comma", _EMPTY)
+    return tuple(word for word in words if word)
 
 
 def _inside(option: str, path: str) -> str:
@@ -360,18 +273,72 @@ def _hostname(name: str) -> str:
     return name
 
 
-def _names(option: str, words: tuple[str, ...]) -> tuple[bytes, ...]:
+def _names(row: Row, values: list[str], cwd: str, home: str) -> tuple[bytes, ...]:
+    words = _list(row, values)
     for word in words:
         if "=" in word:
-            raise BollardError(f"{option} {word!r} is not a name", "give the variable's name alone")
+            raise BollardError(f"{row.slurm or row.name} {word!r} is not a name", "give the variable's name alone")
     return tuple(word.encode("utf-8", "surrogateescape") for word in words)
 
 
-def _servers(words: tuple[str, ...]) -> tuple[str, ...]:
+def _servers(row: Row, values: list[str], cwd: str, home: str) -> tuple[str, ...]:
+    words = _list(row, values)
     for word in words:
         if not word.strip("0123456789abcdefABCDEF.:") == "" or not set(word) & set(".:"):
             raise BollardError(f"dns {word!r} is not an IP address", "name the servers by their addresses")
     return words
+
+
+def _unshare(row: Row, values: list[str], cwd: str, home: str) -> tuple[str, ...]:
+    words = _list(row, values)
+    for word in words:
+        if word not in NAMESPACES[:3]:
+            raise BollardError(f"unshare {word!r}: not a namespace to unshare", "use net, ipc or uts")
+    return words
+
+
+def _network(row: Row, values: list[str], cwd: str, home: str) -> tuple[str, ...]:
+    if values[-1] not in ("", "none"):
+        raise BollardError(f"network {values[-1]!r} needs root", "use --network=none, or no --net")
+    return ("net",) if values[-1] else ()
+
+
+def _binds(row: Row, values: list[str], cwd: str, home: str) -> tuple[Bind, ...]:
+    what = row.slurm or row.name
+    return tuple(bind for value in values for bind in parse_binds(value, cwd, home, what))
+
+
+def _mounts(row: Row, values: list[str], cwd: str, home: str) -> tuple[Bind, ...]:
+    lines = [line for value in values for line in value.split("\n") if line.strip()]
+    return tuple(parse_mount(line, cwd, home) for line in lines)
+
+
+def _path(row: Row, values: list[str], cwd: str, home: str) -> str:
+    return absolute(values[-1], cwd, home) if values[-1] else ""
+
+
+# How an option's values are read, by the kind of its row.
+KINDS: dict[str, Reader] = {
+    "switch": lambda row, values, cwd, home: switch(values),
+    "card": lambda row, values, cwd, home: (row.name,) if switch(values) else (),
+    "namespace": lambda row, values, cwd, home: (row.name,) if switch(values) else (),
+    "unshare": _unshare,
+    "network": _network,
+    "image": lambda row, values, cwd, home: _tidy(_path(row, values, cwd, home)),
+    "path": _path,
+    "directory": lambda row, values, cwd, home: _inside(row.name, values[-1]) if values[-1] else "",
+    "directories": lambda row, values, cwd, home: tuple(_inside(row.name, word) for word in _list(row, values)),
+    "overlays": lambda row, values, cwd, home: tuple(_overlay(word, cwd, home) for word in _list(row, values)),
+    "binds": _binds,
+    "mounts": _mounts,
+    "size": lambda row, values, cwd, home: parse_size(f"--{row.name}", values[-1]),
+    "words": lambda row, values, cwd, home: _list(row, values),
+    "names": _names,
+    "assignments": lambda row, values, cwd, home: tuple(pair for value in values for pair in _assignments(value)),
+    "app": lambda row, values, cwd, home: _app(values[-1]),
+    "hostname": lambda row, values, cwd, home: _hostname(values[-1]),
+    "servers": _servers,
+}
 
 
 def _homes(given: dict[str, list[str]], cwd: str, host_home: str, contain: bool) -> tuple[str, str]:
@@ -389,15 +356,18 @@ def _homes(given: dict[str, list[str]], cwd: str, host_home: str, contain: bool)
     return ("", "") if switch(given.get("no-home", [])) else (source, target)
 
 
-def _binds(given: dict[str, list[str]], cwd: str, home: str) -> tuple[Bind, ...]:
-    binds: tuple[Bind, ...] = ()
-    for value in given.get("bind", []):
-        binds += parse_binds(value, cwd, home)
-    for value in given.get("mounts", []):
-        binds += parse_binds(value, cwd, home, "container-mounts")
-    for value in given.get("mount", []):
-        binds += tuple(parse_mount(line, cwd, home) for line in value.split("\n") if line.strip())
-    return binds
+def _fields(given: dict[str, list[str]], cwd: str, home: str) -> dict[str, Any]:
+    """The fields that the rows of the table name."""
+    fields: dict[str, Any] = {}
+    for row in options.TABLE:
+        if row.name not in given:
+            continue
+        if row.pyxis and row.argument and "" in given[row.name]:
+            raise BollardError(f"--{row.slurm} has no value", "give one, or leave the option out")
+        if row.field:
+            found = KINDS[row.kind](row, given[row.name], cwd, home)
+            fields[row.field] = fields[row.field] + found if isinstance(found, tuple) and row.field in fields else found
+    return fields
 
 
 def make(values: list[tuple[str, str]]) -> Spec:
@@ -405,66 +375,36 @@ def make(values: list[tuple[str, str]]) -> Spec:
     given: dict[str, list[str]] = {}
     for name, value in values:
         given.setdefault(name, []).append(value)
+    unknown = given.keys() - options.ROWS.keys() - {*spec_text.FIXED, *spec_text.IN_HEADER}
+    if unknown:
+        raise BollardError(f"{min(unknown)!r} is no option of a container", "see `bollard exec --help`")
 
     def last(name: str) -> str:
         return given.get(name, [""])[-1]
 
-    def on(name: str) -> bool:
-        return switch(given.get(name, []))
-
-    cwd = last("cwd") or "/"
-    host_home = last("userhome")
-    name, mode = parse_name(last("name")) if last("name") else ("", "auto")
-    if not last("image") and (not name or mode == "create"):
-        raise BollardError("no image named", "use --container=IMAGE")
-    compat = on("compat")
-    contain_all = compat or on("containall")
-    contain = contain_all or on("contain")
-    source, target = _homes(given, cwd, host_home, contain)
-    if last("network") not in ("", "none"):
-        raise BollardError(f"network {last('network')!r} needs root", "use --network=none, or no --net")
-    if on("writable") and (on("writable-tmpfs") or last("overlay")):
+    cwd, home = last("cwd") or "/", last("userhome")
+    fields = _fields(given, cwd, home)
+    compat = switch(given.get("compat", []))
+    contain_all = compat or switch(given.get("containall", []))
+    unshare = set(fields.get("unshare", ()))
+    if fields.get("hostname"):
+        unshare.add("uts")
+    if contain_all:
+        fields.update(contain=True, cleanenv=True)
+        unshare |= {"ipc"} if last("pid") == "0" else {"pid", "ipc"}
+    if compat:
+        fields.update(no_umask=True, no_eval=True, writable_tmpfs=True)
+    if fields.get("writable") and (switch(given.get("writable-tmpfs", [])) or fields.get("overlays")):
         raise BollardError("writable does not go with writable-tmpfs or an overlay", "choose one of them")
-    made = Spec(
-        image=_tidy(absolute(last("image"), cwd, host_home)) if last("image") else "",
-        asked=last("asked") or last("image") or name,
-        cwd=cwd,
-        home=target,
-        home_source=source,
-        user_home=host_home,
-        binds=_binds(given, cwd, host_home),
-        env=tuple(pair for value in given.get("env", []) for pair in _assignments(value)),
-        keep_env=_names("container-env", _list(given.get("keep-env", []))),
-        no_env=_names("no-env", _list(given.get("no-env", []))),
-        cleanenv=contain_all or on("cleanenv"),
-        no_mount=_list(given.get("no-mount", [])),
-        contain=contain,
-        workdir=absolute(last("workdir"), cwd, host_home) if last("workdir") else "",
-        scratch=tuple(_inside("scratch", path) for path in _list(given.get("scratch", []))),
-        pwd=_inside("pwd", last("pwd")) if last("pwd") else "",
-        writable_tmpfs=compat or on("writable-tmpfs"),
-        writable=on("writable"),
-        overlays=tuple(_overlay(word, cwd, host_home) for word in _list(given.get("overlay", []))),
-        fakeroot=on("fakeroot"),
-        entrypoint=on("entrypoint"),
-        entrypoint_log=on("entrypoint-log"),
-        name=name,
-        name_mode=mode,
-        save=absolute(last("save"), cwd, host_home) if last("save") else "",
-        unshare=_unshare(given, _list(given.get("unshare", [])), contain_all),
-        hostname=_hostname(last("hostname")),
-        dns=_servers(_list(given.get("dns", []))),
-        cards=tuple(name for name in ("nv", "rocm") if on(name)),
-        pty=on("pty"),
-        no_umask=compat or on("no-umask"),
-        no_eval=compat or on("no-eval"),
-        app=_app(last("app")),
-        no_slurm=on("no-slurm"),
-        no_mpirun=on("no-mpirun"),
-        verbose=on("verbose"),
-    )
-    made.options = _options(values, made)
-    return made
+    if "name" in given:
+        fields["name"], fields["name_mode"] = parse_name(last("name"))
+    if not fields.get("image") and fields.get("name_mode", constants.MODE_CREATE) == constants.MODE_CREATE:
+        raise BollardError("no image named", "use --container=IMAGE")
+    fields["home_source"], fields["home"] = _homes(given, cwd, home, fields.get("contain", False))
+    fields.update(cwd=cwd, user_home=home, unshare=tuple(name for name in NAMESPACES if name in unshare))
+    fields["pty"] = switch(given.get("pty", []))
+    fields["asked"] = last("asked") or last("image") or fields["name"]
+    return Spec(**fields, options=_options(given, fields))
 
 
 def is_of_one_step(asked: Spec) -> bool:
@@ -474,28 +414,25 @@ def is_of_one_step(asked: Spec) -> bool:
     """
     if asked.name or any(not read_only for _, read_only in asked.overlays):
         return False
-    own_files = asked.writable_tmpfs or asked.contain or (asked.scratch and not asked.workdir)
-    own_files = own_files or any(flags & TMPFS for _, _, flags in asked.binds)
-    return bool(own_files or asked.unshare or asked.entrypoint)
+    if any(row.alone and getattr(asked, row.field) for row in options.TABLE):
+        return True
+    return bool(asked.scratch and not asked.workdir) or any(flags & TMPFS for _, _, flags in asked.binds)
 
 
-# Keys that name a container rather than describe it; and those whose paths are given as they were resolved.
-_NOT_OPTIONS = frozenset(("image", "asked", "cwd", "userhome", "id", "once", "pty", "multi-prog", "verbose", "save"))
-_WITH_PATHS = frozenset(("bind", "mounts", "mount", "home", "workdir", "overlay"))
-
-
-def _options(values: list[tuple[str, str]], made: Spec) -> bytes:
-    """The options among `values` as spec text that means the same in any directory."""
-    found = [(name, value) for name, value in values if name not in _NOT_OPTIONS and name not in _WITH_PATHS]
-    names = {name for name, _ in values}
-    if made.binds:
-        found.append(("mounts", ",".join(_bind_words(bind) for bind in made.binds)))
-    if "home" in names and made.home:
-        found.append(("home", f"{_escaped(made.home_source)}:{_escaped(made.home)}"))
-    if made.workdir:
-        found.append(("workdir", made.workdir))
-    found += [("overlay", path + (":ro" if read_only else "")) for path, read_only in made.overlays]
-    return text(found) if found else b""
+def _options(given: dict[str, list[str]], fields: dict[str, Any]) -> bytes:
+    """The options among those given as spec text that means the same in any directory."""
+    found = []
+    for row in options.TABLE:
+        if row.name in given and row.alike and row.kind not in ("binds", "mounts", "path", "overlays", "home"):
+            found += [(row.name, value) for value in given[row.name][0 if row.name in options.JOINED else -1 :]]
+    if fields.get("binds"):
+        found.append(("mounts", ",".join(_bind_words(bind) for bind in fields["binds"])))
+    if "home" in given and fields["home"]:
+        found.append(("home", f"{_escaped(fields['home_source'])}:{_escaped(fields['home'])}"))
+    if fields.get("workdir"):
+        found.append(("workdir", fields["workdir"]))
+    found += [("overlay", path + (":ro" if read_only else "")) for path, read_only in fields.get("overlays", ())]
+    return spec_text.text(found)
 
 
 def _bind_words(bind: Bind) -> str:

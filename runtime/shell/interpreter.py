@@ -56,13 +56,16 @@ class _Leave(Exception):
         self.status = status
 
 
-def evaluate(text: bytes, values: dict[bytes, bytes], exported: set[bytes]) -> bool:
+def evaluate(
+    text: bytes, values: dict[bytes, bytes], exported: set[bytes], budget: patterns.Budget | None = None
+) -> bool:
     """Run a script: change the shell variables `values` and the set of names it exported. Whether it printed nothing.
+    Scripts that share a `budget` share its bounds.
 
     Raises `Unsupported`, with nothing changed when the script cannot be read, and with the changes up to the
     statement in question when that only shows on the way.
     """
-    shell = _Shell(values, exported)
+    shell = _Shell(values, exported, budget)
     commands = script(text)
     try:
         shell.run(commands)
@@ -74,6 +77,11 @@ def evaluate(text: bytes, values: dict[bytes, bytes], exported: set[bytes]) -> b
     return shell.silent
 
 
+def new_budget() -> patterns.Budget:
+    """The bounds of one evaluation."""
+    return patterns.Budget(STEPS_MAX, VALUE_MAX)
+
+
 def expand(text: bytes, values: dict[bytes, bytes]) -> bytes:
     """`text` as a shell would see it between double quotes; `Unsupported` for commands and the like."""
     return _Shell(dict(values), set()).flat(quoted(text))
@@ -82,7 +90,7 @@ def expand(text: bytes, values: dict[bytes, bytes]) -> bytes:
 class _Shell:
     """Runs commands on variables."""
 
-    def __init__(self, values: dict[bytes, bytes], exported: set[bytes]) -> None:
+    def __init__(self, values: dict[bytes, bytes], exported: set[bytes], budget: patterns.Budget | None = None) -> None:
         self.values = values
         self.exported = exported
         self.functions: dict[bytes, list[Command]] = {}
@@ -90,7 +98,7 @@ class _Shell:
         self.words: list[bytes] | None = None  # $1, $2, ... of the function that runs
         self.loops = 0
         self.calls = 0
-        self.budget = patterns.Budget(STEPS_MAX)
+        self.budget = budget or new_budget()
         self.total = sum(map(len, values.values()))
         self.last = True
         self.silent = True

@@ -15,10 +15,11 @@ _ALNUM = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456
 
 
 class Budget:
-    """How many steps matching may still take, in all."""
+    """How many steps an evaluation may still take, in all, and how many bytes a value may have."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, size: int) -> None:
         self.steps = steps
+        self.bytes = size
 
     def spend(self, steps: int) -> None:
         """Raises `Unsupported` when there is nothing left."""
@@ -74,15 +75,15 @@ def _bracket(marks: list[tuple[int, bool]], at: int, items: list[Item]) -> int:
     return at + 1
 
 
-def ends(items: list[Item], text: bytes, budget: Budget) -> list[int]:
-    """The lengths of all beginnings of `text` that the pattern matches, the shortest first."""
-    if not text.isascii() and any(not isinstance(item, int) or item == _ANY for item in items):
+def ends(items: list[Item], text: bytes, budget: Budget, begin: int = 0) -> list[int]:
+    """The lengths of all stretches of `text` from `begin` on that the pattern matches, the shortest first."""
+    if begin == 0 and not text.isascii() and any(not isinstance(item, int) or item == _ANY for item in items):
         raise Unsupported("a pattern for characters of several bytes")
     found = []
     states = _with_stars(items, {0})
-    for at in range(len(text) + 1):
+    for at in range(begin, len(text) + 1):
         if len(items) in states:
-            found.append(at)
+            found.append(at - begin)
         if not states or at == len(text):
             break
         budget.spend(len(states))
@@ -123,16 +124,17 @@ def without(items: list[Item], text: bytes, operator: str, budget: Budget) -> by
 
 def replaced(items: list[Item], text: bytes, new: bytes, everywhere: bool, budget: Budget) -> bytes:
     """`text` with the first match of the pattern, or each one, replaced by `new`; the longest match counts."""
-    result, at = b"", 0
+    result, at = bytearray(), 0
     while items and at < len(text):
-        lengths = ends(items, text[at:], budget)
+        lengths = ends(items, text, budget, at)
         if lengths and lengths[-1]:
             result += new
             at += lengths[-1]
             if not everywhere:
                 break
         else:
-            result += text[at : at + 1]
+            result.append(text[at])
             at += 1
-        budget.spend(1 + len(new) // 64)
-    return result + text[at:]
+        if len(result) > budget.bytes:
+            raise Unsupported("a very long value")
+    return bytes(result + text[at:])

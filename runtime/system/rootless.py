@@ -27,6 +27,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError, one_line
 from bollard.runtime.system import identity, linux
 
@@ -253,17 +254,13 @@ def _mapped_ids() -> int:
 
 def _no_namespaces(error: OSError) -> BollardError:
     return BollardError(
-        f"a build needs namespaces, and this machine refuses: {error.filename}: {error.strerror}",
-        "its administrator should look at sysctl user.max_user_namespaces, "
-        "kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns",
+        f"a build needs namespaces, and this machine refuses: {error.filename}: {error.strerror}", causes.USERNS
     )
 
 
 def _tell(writer: int, error: BaseException) -> None:
     if isinstance(error, BollardError):
         words = (str(error.code), error.message, error.hint)
-    elif isinstance(error, OSError):
-        words = ("255", f"{error.filename or 'system call'}: {error.strerror or error}", "")
     else:
         words = ("255", one_line(error), "")
     data = "\0".join(words).encode("utf-8", "surrogateescape")

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.system import rootless
 from bollard.runtime.system.tree import remove_at
@@ -27,11 +28,13 @@ def parent(environ: Mapping[str, str], sandbox: str = "") -> str:
 
 def make(place: str) -> str:
     try:
-        return tempfile.mkdtemp(prefix=".bollard-build-", dir=place)
+        made = tempfile.mkdtemp(prefix=".bollard-build-", dir=place)
     except OSError as error:
-        raise BollardError(
-            f"{place}: cannot be written: {error.strerror}", f"set {_FORMS[0]} to a directory with space"
-        ) from None
+        causes.movable(place, _FORMS[0])
+        cure = f"set {_FORMS[0]} to a directory that you can write to"
+        raise causes.of(error, f"{place}: cannot be written", place, cure) from None
+    causes.movable(made, _FORMS[0])
+    return made
 
 
 def remove(path: str, way: rootless.Way) -> None:

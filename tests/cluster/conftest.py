@@ -25,6 +25,7 @@ EVERY_RELEASE: dict[str, tuple[str, ...]] = {
     "test_mpi.py": ("test_images_of_other_releases",),
     "test_packages.py": (),
     "test_plain.py": ("test_no_variable_of_ours", "test_help_has_the_options"),
+    "test_plan.py": (),
     "test_sites.py": (),
     "test_slurm_inside.py": (
         "test_commands_in_an_image_of_any_release",

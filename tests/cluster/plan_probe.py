@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Runs on a node, in a job: each set of options is planned, and carried out by `srun` and by `bollard exec`.
 
-    plan_probe.py IMAGE SETS OUT    SETS: JSON, {name: options}; OUT gets what came of each, as JSON
+    plan_probe.py IMAGE SETS OUT    SETS: JSON, {name: [options, fronts]}; OUT gets what came of each, as JSON
 
 Nothing is judged here; test_plan.py does that.
 """
@@ -30,8 +30,8 @@ def run(argv: list[str]) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def probe(image: str, text: str) -> dict[str, object]:
-    """One set of options."""
+def probe(image: str, text: str, fronts: list[str]) -> dict[str, object]:
+    """One set of options, and which of srun and exec have it."""
     words = shlex.split(text)
     planned = run(["bollard", "plan", "--json", *words, image])
     step = ["srun", "-Q", "-n1", "--mpi=none", "--overlap", f"--container={image}", "--container-verbose"]
@@ -39,10 +39,11 @@ def probe(image: str, text: str) -> dict[str, object]:
     if not planned[0]:
         mounts = json.loads(planned[1])["mounts"]
         sources = {each["source"]: os.path.realpath(each["source"]) for each in mounts if each["kind"] == "bind"}
-    found = {
-        "srun": run([*step, f"--container-opts={text}", "sh", "-c", LOOK] if text else [*step, "sh", "-c", LOOK]),
-        "exec": run(["bollard", "exec", "--verbose", *words, image, "sh", "-c", LOOK]),
-    }
+    found = {}
+    if "srun" in fronts:
+        found["srun"] = run([*step, *([f"--container-opts={text}"] if text else []), "sh", "-c", LOOK])
+    if "exec" in fronts:
+        found["exec"] = run(["bollard", "exec", "--verbose", *words, image, "sh", "-c", LOOK])
     return {"plan": planned, "sources": sources, "found": found}
 
 
@@ -52,7 +53,7 @@ def main() -> None:
         wanted = json.load(file)
     # Two at a time: a layer that is written to belongs to one container, and each set has its own.
     with ThreadPoolExecutor(2) as pool:
-        found = dict(zip(wanted, pool.map(lambda text: probe(image, text), wanted.values())))
+        found = dict(zip(wanted, pool.map(lambda each: probe(image, *each), wanted.values())))
     host = {name: os.readlink(f"/proc/self/ns/{name}") for name in ("user", "mnt", "net", "ipc", "uts", "pid")}
     with open("/proc/self/mountinfo") as file:
         mounts = file.read()

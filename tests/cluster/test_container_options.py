@@ -148,6 +148,21 @@ def test_mounts_of_two_words(cluster: Cluster, images: Images) -> None:
     assert good(srun(cluster, images, *words, "sh", "-c", "ls -d /srv/one/passwd /srv/two/bin")).count("\n") == 2
 
 
+def test_a_private_shm(cluster: Cluster, images: Images, work: Work) -> None:
+    name = work.path.rpartition("/")[2]
+    script = f"stat -fc '%T %b %S' /dev/shm; stat -c %a /dev/shm; : > /dev/shm/{name}; ls /dev/shm"
+    done = good(srun(cluster, images, "--container-shm-size=2M", "sh", "-c", script)).splitlines()
+    kind, blocks, size = done[0].split()
+    assert (kind, int(blocks) * int(size), done[1:]) == ("tmpfs", 2 << 20, ["1777", name])
+    env = {"BOLLARD_CONTAINER_SHM_SIZE": "1g"}
+    assert good(srun(cluster, images, "df", "--output=size", "-m", "/dev/shm", env=env)).split()[-1] == "1024"
+    assert good(srun(cluster, images, "--container-opts=--shm-size 8m", "ls", "/dev/shm")) == ""
+    done_now = cluster.exec(["bollard", "exec", "--shm-size", "3m", images.small, "df", "-m", "/dev/shm"], node="n1")
+    assert good(done_now).splitlines()[-1].split()[1] == "3"
+    for wrong in ("big", "0", "1t", ""):
+        assert "shm-size" in refusal(srun(cluster, images, f"--container-shm-size={wrong}", "true"))
+
+
 def test_nothing_mounted(cluster: Cluster, images: Images, work: Work) -> None:
     done = srun(
         cluster, images, "--container-mounts=umount:/tmp,umount:/home/alice", "sh", "-c", "ls -A /tmp; pwd", cwd="/tmp"

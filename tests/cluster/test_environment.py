@@ -102,7 +102,7 @@ def test_an_environment_script_written_for_bash(cluster: Cluster, images: Images
     work.write("setup.sh", "export SETUP=yes\n")
     mounts = f"{work.write('env.sh', SCRIPT.format(path=work.path))}:{PLACE}"
     if shells == "sh":
-        simple = f"source {work.path}/setup.sh\nsource /no/file\nexport TESTED=1 WORDS='one two'\n"
+        simple = f"source {work.path}/setup.sh\nsource /no/such/file\nexport TESTED=1 WORDS='one two'\n"
         simple += "export WHO=$(id -u) WHERE_AM_I=$PWD\n"
         mounts = f"{work.write('env.sh', simple)}:{PLACE},{work.write('no-bash', '', 0o644)}:/usr/bin/bash"
     look = "echo $SETUP:$TESTED:$WORDS:$WHO:$WHERE_AM_I:$HIDDEN"
@@ -110,7 +110,8 @@ def test_an_environment_script_written_for_bash(cluster: Cluster, images: Images
     done = cluster.srun(*options, "sh", "-c", look, env={"HIDDEN": "host"})
     uid = good(cluster.exec("id -u")).strip()
     hidden = "" if shells == "bash" else "host"
-    assert good(done) == f"yes:1:one two:{uid}:{work.path}:{hidden}\n" * 2
+    assert (done.rc, done.out) == (0, f"yes:1:one two:{uid}:{work.path}:{hidden}\n" * 2), done
+    assert len(done.err.splitlines()) == 1 and "/no/such/file" in done.err, "what a shell says is seen once"
 
 
 def test_an_environment_script_that_ends_its_shell(cluster: Cluster, images: Images, work: Work) -> None:

@@ -20,6 +20,7 @@ from cluster import Cluster, Images, Result, Work, good
 SPOOL = {
     "kind": "bind", "source": "/var/spool/slurmd", "target": "/var/spool/slurmd", "read_only": False, "noexec": False,
     "devices": False, "if_missing": "omit", "only": "", "if_free": False,
+    "copied": False,
 }  # fmt: skip
 SPOOL_TEXT = "/var/spool/slurmd  from  /var/spool/slurmd  (if there)"
 NODE = "n1"
@@ -76,8 +77,10 @@ SETS = {
     "overlay directory": "--overlay {W}/layer",
     "overlay read-only": "--overlay {W}/read:ro",
     "overlay ext3": "--overlay {W}/layer.img --bind {W}/a:/new/a",
+    "overlay ext3 by hand": "--overlay {W}/other.img --bind {W}/a:/new/a",
     "overlays": "--overlay {W}/read:ro --writable-tmpfs",
     "fakeroot": "--fakeroot",
+    "fakeroot that writes": "--fakeroot --writable-tmpfs",
     "net": "--net",
     "ipc": "--ipc",
     "uts": "--uts",
@@ -90,6 +93,9 @@ SETS = {
     "no slurm": "--no-slurm",
     "many": "--contain --net --hostname there --dns 127.0.0.1 --writable-tmpfs --scratch /s --bind {W}/a:/a:ro",
 }
+
+# One container at a time writes to an ext3 file, and that of a step may stay until the end of its job.
+FRONTS = {"overlay ext3": ["srun"], "overlay ext3 by hand": ["exec"]}
 
 
 class Entry(NamedTuple):
@@ -165,7 +171,7 @@ class Host:
         return [mount.point[len(path.rstrip("/")) :] for mount in self.mounts if below(mount.point, path)]
 
 
-FILESYSTEMS = {"tmpfs": "tmpfs", "file": "tmpfs", "proc": "proc", "devpts": "devpts"}
+FILESYSTEMS = {"tmpfs": "tmpfs", "file": "tmpfs", "proc": "proc", "devpts": "devpts", "mqueue": "mqueue"}
 LINKS = {"/var/run": "/run"}  # of the image
 
 
@@ -197,6 +203,8 @@ def differences(plan: dict[str, Any], seen: Look, host: Host, real: dict[str, st
             if seen.links.get(target) != mount["source"]:
                 wrong.append(f"link {target}: {seen.links.get(target)}")
             continue
+        if mount["copied"]:
+            continue  # no mount: one there is not planned
         may_go = mount["if_missing"] != "refuse" or mount["only"] or mount["if_free"]
         if left_out[target] and may_go:
             left_out[target] -= 1
@@ -291,17 +299,18 @@ def driver(cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.fixture
-def sets(cluster: Cluster, work: Work) -> dict[str, str]:
-    """The options, and what they name."""
+def sets(cluster: Cluster, work: Work) -> dict[str, tuple[str, list[str]]]:
+    """The options, and by which of srun and exec they are used; what they name is there."""
     words = (
-        "mkdir -p a/in b layer read/upper/opt root/upper root/work; echo x > f; /sbin/mkfs.ext3 -qd root layer.img 8m"
+        "mkdir -p a/in b layer read/upper/opt root/upper root/work; echo x > f; "
+        "for f in layer other; do /sbin/mkfs.ext3 -qd root $f.img 8m; done"
     )
     good(cluster.exec(words, cwd=work.path))
-    return {name: text.format(W=work.path) for name, text in SETS.items()}
+    return {name: (text.format(W=work.path), FRONTS.get(name, ["srun", "exec"])) for name, text in SETS.items()}
 
 
 def test_what_is_planned_is_what_is_made(
-    cluster: Cluster, images: Images, work: Work, sets: dict[str, str], driver: None
+    cluster: Cluster, images: Images, work: Work, sets: dict[str, tuple[str, list[str]]], driver: None
 ) -> None:
     probe = work.write("probe.py", (Path(__file__).parent / "plan_probe.py").read_text())
     work.write("sets", json.dumps(sets))

@@ -8,7 +8,7 @@ import random
 
 import pexpect
 import pytest
-from cluster import WHERE, Cluster, Images, Work, good, until
+from cluster import WHERE, Cluster, Images, Work, good, quoted, until
 
 LIMITS = "ulimit -Sa; ulimit -Ha"
 
@@ -55,11 +55,15 @@ def test_a_terminal_of_root(cluster: Cluster, images: Images) -> None:
     terminal.wait()
 
 
-@pytest.mark.parametrize(
-    "command", ["srun -Q --pty --container={} --container-opts=--contain", "bollard exec --contain {}"]
-)
-def test_a_terminal_in_a_contained_container(cluster: Cluster, images: Images, command: str) -> None:
-    terminal = cluster.terminal(f"{command.format(images.small)} sh -c 'tty && echo ok > $(tty); ls -d /dev/pts/ptmx'")
+@pytest.mark.parametrize("by_slurm", [True, False])
+def test_a_terminal_in_a_contained_container(cluster: Cluster, images: Images, work: Work, by_slurm: bool) -> None:
+    look = work.write("look", "tty && echo ok > $(tty); ls -d /dev/pts/ptmx\n")
+    command = f"bollard exec --contain --bind {look} {images.small} sh {look}"
+    if by_slurm:
+        command = f"srun -Q --pty --container={images.small} --container-opts='--contain --bind {look}' sh {look}"
+    else:
+        command = f"script -qc {quoted(command)} /dev/null"  # a terminal of the node's own
+    terminal = cluster.terminal(command)
     terminal.expect(r"(/dev/console|/dev/pts/\d+)\r\nok\r\n")
     terminal.expect_exact("/dev/pts/ptmx")
     terminal.wait()

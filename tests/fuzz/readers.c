@@ -1,6 +1,21 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Damaged input for what reads text and files in C: compiled with ASan and UBSan and run by run.py, which renders
  * paths of the plugin's files into FILES. A finding of the sanitizers ends the program. */
+#define _GNU_SOURCE
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+/* What the plugin reads of /proc is the input here. */
+static FILE *given_file(const char *path, const char *mode);
+
+#define fopen given_file
+#include "job_cgroup.c"
+#undef fopen
 #define become become_identity  /* privilege.c has one of its own */
 #include "privilege.c"
 #undef become
@@ -9,9 +24,7 @@
 #include "plain.c"
 #include "program.c"
 
-#include <sys/wait.h>
-
-#define INPUT_MAX 4096
+#define INPUT_MAX 65536
 
 /* enter.c has it, beside the launcher's main(). No reader may come here. */
 int fail(const char *text)
@@ -21,6 +34,14 @@ int fail(const char *text)
 }
 
 static uint64_t state;
+static unsigned char *given;
+static size_t given_size;
+
+static FILE *given_file(const char *path, const char *mode)
+{
+	(void) path, (void) mode;
+	return given_size ? fmemopen(given, given_size, "r") : NULL;
+}
 
 static uint64_t next(void)  /* xorshift64* */
 {
@@ -41,7 +62,7 @@ static size_t damaged(unsigned char *data, size_t size)
 	static const char *const words[] = { "", "-1", "4294967296", "18446744073709551615", "\\", "\\1", "%", "\n", "\\\n", "0" };
 
 	for (size_t changes = below(6); changes > 0; changes--) {
-		size_t at = below(size), length;
+		size_t at = below(below(2) && size > 1024 ? 1024 : size), length;  /* headers come first */
 		const char *word = words[below(sizeof(words) / sizeof(*words))];
 
 		switch (below(6)) {
@@ -118,7 +139,7 @@ static void read_programs(unsigned char *data, size_t size)
 /* The headers of a program, as its bytes lie in memory. */
 static void read_elf(unsigned char *data, size_t size)
 {
-	(void) wireup_of_elf(data, size);
+	(void) ask_libraries(data, size, wireup_of_library, NULL);
 }
 
 /* The first bytes of an image. */
@@ -139,6 +160,18 @@ static void read_mount(unsigned char *data, size_t size)
 		abort();
 	unescape(text);
 	free(text);
+}
+
+/* Lines of /proc/self/cgroup and of /proc/self/mountinfo, in one text. */
+static void read_cgroups(unsigned char *data, size_t size)
+{
+	struct job_cgroups found;
+
+	given = data;
+	given_size = size;
+	job_cgroups_find(&found, 7);
+	if (found.count < 0 || found.count > JOB_CGROUPS_MAX)
+		abort();
 }
 
 /* Ids and groups of a user, as many as there are bytes for. */
@@ -167,6 +200,9 @@ static const struct reader {
 	{ "elf", read_elf, "/bin/true", 0 },
 	{ "head", read_head, "/bin/true", 0 },
 	{ "mount", read_mount, GOOD("/run/job\\0407/\\134x\\011/7/.ns") },
+	{ "cgroups", read_cgroups, GOOD("4:freezer:/slurm/uid_1/job_7/step_0\n0::/system.slice/job_7/step_1\n"
+					"31 24 0:27 / /sys rw - cgroup cgroup rw\n"
+					"32 24 0:28 /system.slice / rw - cgroup2 cgroup2 rw\n") },
 	{ "map", write_map, GOOD("\350\3\0\0\0\0\0\0\33\0\0\0\5\0\0\0\350\3\0\0") },
 };
 

@@ -36,6 +36,7 @@ import definitions  # noqa: E402
 import images  # noqa: E402
 
 from bollard.runtime.errors import BollardError  # noqa: E402
+from bollard.spank_plugin import build  # noqa: E402
 
 MEMORY = 768 << 20  # bytes of address space
 PATIENCE = 20  # seconds for one input, on a slow machine
@@ -78,10 +79,11 @@ def fuzz_c(seconds: float, seed: int) -> int:
     plugin = here.parent.parent / "spank_plugin"
     with tempfile.TemporaryDirectory(prefix="bollard-fuzz-") as folder:
         program = f"{folder}/readers"
+        Path(folder, "constants.h").write_text(build.constants_header())
         command = [
             *(os.environ.get("CC", "cc"), "-O1", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror"),
             *("-Wno-missing-field-initializers", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-            *(f"-I{plugin}", "-o", program, str(here / "readers.c")),
+            *(f"-I{plugin}", f"-I{folder}", "-o", program, str(here / "readers.c")),
             *(str(plugin / f"{name}.c") for name in ("wire", "script", "supervise", "become")),
         ]
         if subprocess.run(command, stdin=subprocess.DEVNULL).returncode:

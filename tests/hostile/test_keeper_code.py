@@ -20,21 +20,23 @@ MODULES = (
 )  # fmt: skip
 EVIL = "import os\ntry: os.close(os.open('{marker}', os.O_CREAT | os.O_WRONLY))\nexcept OSError: pass\n"
 # What a task may send in the place of its spec, and in its environment.
+_HEAD = "bollard1 root=0 image=0 multi-prog=0 verbose= name=a mode=auto cwd=/ : "
 SPECS = (
-    "mount=type=bind,src=/tmp,dst=/mnt name=a",
-    "env=a=1,b=2 name=a",
-    'env="a=1" name=a',
-    "opts=--nosuch name=a",
-    "env-file=/etc/passwd name=a",
-    "binds=%FF%FE name=a",
-    "image=/no/such image=%80 name=a",
+    _HEAD + "mount=type=bind,src=/tmp,dst=/mnt name=a",
+    _HEAD + "env=a=1,b=2 name=a",
+    _HEAD + 'env="a=1" name=a',
+    _HEAD + "opts=--nosuch name=a",
+    _HEAD + "env-file=/etc/passwd name=a",
+    _HEAD + "binds=%FF%FE name=a",
+    _HEAD + "image=/no/such name=%80",
     "nosuch=1",
     "",
 )
 # Sends each of them to every keeper of this user's on the node, as a launcher would, and prints the answers' letters.
 SENDER = """
-import glob, socket, struct, sys
+import glob, re, socket, struct, sys
 names = set(glob.glob("/run/bollard-jobs/*/" + 16 * "[0-9a-f]"))
+names |= {"\\0" + name for name in re.findall(r"@(bollard-[0-9a-f]{32})", open("/proc/net/unix").read())}
 for name in sorted(names):
     for spec in sys.argv[1:]:
         env = [b"SLURM_BOLLARD_SPEC=" + spec.encode(), b"A=\\xff", b"PMIX_NAMESPACE="] if spec else [b"\\xff"]
@@ -66,21 +68,37 @@ def container(cluster: Cluster, work: Work, *words: str) -> Iterator[Process]:
         assert job.result().rc == 0
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_the_keeper_imports_nothing_of_the_container(cluster: Cluster, images: Images, work: Work, named: bool) -> None:
-    folder = stdlib(cluster)
+def evil_modules(cluster: Cluster, work: Work) -> str:
+    """A bind of a directory over the standard library; its modules leave a file `ran-MODULE` where they are run."""
     (work.here / "evil/encodings").mkdir(parents=True)
     for module in MODULES:
         work.write(f"evil/{module}.py", EVIL.format(marker=f"{work.path}/ran-{module.replace('/', '-')}"))
     work.write("send.py", SENDER)
-    words = [f"--container={images.small}", f"--container-mounts={work.path}/evil:{folder}"]
+    return f"{work.path}/evil:{stdlib(cluster)}"
+
+
+def attack(cluster: Cluster, work: Work, keeper: Process) -> None:
+    """Send what no launcher sends: each is answered, and no module of the user's has run."""
+    answers = good(cluster.exec(["/usr/bin/python3", f"{work.path}/send.py", *SPECS], node="n1"))
+    assert len(answers.splitlines()) == len(SPECS), answers
+    assert keeper.alive()
+    assert sorted(path.name for path in work.here.glob("ran-*")) == []
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_keeper_imports_nothing_of_the_container(cluster: Cluster, images: Images, work: Work, named: bool) -> None:
+    words = [f"--container={images.small}", f"--container-mounts={evil_modules(cluster, work)}"]
     with container(cluster, work, *words, *(["--container-name=a"] if named else [])) as keeper:
-        answers = good(cluster.exec(["/usr/bin/python3", f"{work.path}/send.py", *SPECS], node="n1"))
-        assert len(answers.splitlines()) == len(SPECS), answers
-        assert keeper.alive()
-        assert sorted(path.name for path in work.here.glob("ran-*")) == []
-        # Nor what these answers led to: a program, or a process that nobody knows.
-        assert [p.name for p in cluster.processes("n1") if p.status("PPid") == str(keeper.pid) and p.name == "sh"] == []
+        attack(cluster, work, keeper)
+
+
+def test_nor_does_the_keeper_of_a_container_by_hand(cluster: Cluster, images: Images, work: Work) -> None:
+    words = ["bollard", "exec", "--bind", evil_modules(cluster, work), images.small, "sh", "-c", work.pause("inside")]
+    with cluster.start(words, node="n1") as program:
+        work.wait_for("inside")
+        attack(cluster, work, until(lambda: cluster.named("n1", "bollard-keeper"), "a keeper")[0])
+        work.go_on("inside")
+        assert program.result().rc == 0
 
 
 def test_nothing_of_slurmstepd_is_in_the_keeper(cluster: Cluster, images: Images, work: Work) -> None:

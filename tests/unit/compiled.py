@@ -9,6 +9,8 @@ from pathlib import Path
 
 from cffi import FFI
 
+from bollard.spank_plugin import build
+
 FOLDER = Path(__file__).resolve().parents[2] / "spank_plugin"
 
 
@@ -16,9 +18,11 @@ def load(name, folder, declarations, more="", others=()):
     """The (ffi, library) of `name`.c with the C text `more` behind it, compiled into `folder`; `declarations` say what
     of it is called; `others`: files that it needs."""
     source, output = folder / f"{name}.c", folder / f"{name}.so"
+    build.write_headers(folder)
     source.write_text(f'#include "{FOLDER}/{name}.c"\n{more}\n')
     command = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-O1", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([*command, "-o", output, source, *(FOLDER / f"{other}.c" for other in others)], check=True)
+    sources = [source, *(FOLDER / f"{other}.c" for other in others)]
+    subprocess.run([*command, f"-I{folder}", f"-I{FOLDER}", "-o", output, *sources], check=True)
     ffi = FFI()
     ffi.cdef(declarations)
     return ffi, ffi.dlopen(str(output))

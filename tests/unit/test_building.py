@@ -132,3 +132,20 @@ def test_the_key_for_packages_is_refused_where_it_is_not_used(monkeypatch):
     bootstrap.check({"bootstrap": "debootstrap"})
     with pytest.raises(BollardError, match="GPG=https://127.0.0.1/key: dnf would not check"):
         bootstrap.check({"bootstrap": "dnf"})
+
+
+@pytest.mark.parametrize("bash", [True, False])
+def test_scripts_of_the_base_image_are_set_before_a_section_runs(tmp_path, bash):
+    """Of bash, where there is one; a script that fails ends nothing."""
+    (tmp_path / "10-a.sh").write_text("source /no/such/file\n. /no/such/file\nexport A=never-in-dash\n")
+    (tmp_path / "20-b.sh").write_text(f"source {tmp_path}/more\n[[ -d / ]] && export C=1\n")
+    (tmp_path / "more").write_text("export B=1\n")
+    argv = build_root.command(["/usr/bin/env"], "")
+    words = [word.replace("/.singularity.d/env", str(tmp_path)) for word in argv]
+    if not bash:
+        words = [word.replace("/bin/bash", "/no/bash") for word in words]
+
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"})
+
+    assert "B=1" in done.stdout.splitlines()
+    assert ("C=1" in done.stdout.splitlines()) == bash

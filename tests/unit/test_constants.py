@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What C and Python must agree on, read from the C files: numbers, letters, names."""
+"""What C and Python must agree on: rendered from runtime/constants.py, or read from the C files."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import re
 import sysconfig
 from pathlib import Path
 
+import compiled
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bollard.runtime.container import entry, environment, image_shell, record, wire
+from bollard.runtime import constants
+from bollard.runtime.container import record
 from bollard.runtime.image import sif
-from bollard.runtime.request import options, site_config
-from bollard.spank_plugin import build_inside
+from bollard.runtime.request import options, site_config, spec
+from bollard.spank_plugin import build, build_inside, install
 
 C = Path(__file__).resolve().parents[2] / "spank_plugin"
+WORDS = [word for word in constants.NO_WORDS.split(" ") if word]
 
 
 def found(file: str, pattern: str) -> str:
@@ -24,52 +29,66 @@ def found(file: str, pattern: str) -> str:
     return str(matches[0])
 
 
-def number(file: str, name: str) -> int:
-    """A #define of a number: `N`, `Nu`, `(Nu << M)` or `(N * M)`, with a comment behind it or not."""
-    text = found(file, rf"^#define {name}\s+([^/\n]+?)\s*(?:/\*.*)?$").strip("()")
-    first, operator, second = re.fullmatch(r"(\w+?)u?(?: (<<|\*) (\d+))?", text).groups()
-    value = int(first, 0)
-    return value << int(second) if operator == "<<" else value * int(second or 1)
+def test_every_constant_is_rendered_and_none_is_stated_again():
+    rendered = build.constants_header()
+    names = [name for name in vars(constants) if name.isupper()]
+
+    assert re.findall(r"^#define (\w+) ", rendered, re.MULTILINE) == names
+    for path in [*C.glob("*.c"), *C.glob("*.h")]:
+        again = set(re.findall(r"^#define (\w+)", path.read_text(), re.MULTILINE)) & set(names)
+        assert not again, (path.name, again)
 
 
-def letter(name: str) -> bytes:
-    return found("wire.h", rf"\b{name} = '(.)'").encode()
+def test_the_rendered_values_are_those_of_python(tmp_path):
+    names = [name for name, value in vars(constants).items() if name.isupper()]
+    numbers = [name for name in names if isinstance(vars(constants)[name], int)]
+    texts = [name for name in names if isinstance(vars(constants)[name], str)]
+    letters = [name for name in names if isinstance(vars(constants)[name], bytes)]
+    more = '#include "constants.h"\n'
+    more += "".join(f"long long number_{name}(void) {{ return {name}; }}\n" for name in numbers)
+    more += "".join(f"const char *text_{name}(void) {{ return {name}; }}\n" for name in texts)
+    more += "".join(f"char letter_{name}(void) {{ return {name}; }}\n" for name in letters)
+    declared = "".join(
+        [f"long long number_{name}(void);" for name in numbers]
+        + [f"const char *text_{name}(void);" for name in texts]
+        + [f"char letter_{name}(void);" for name in letters]
+    )
+    ffi, lib = compiled.load("plain", tmp_path, declared, more)
+
+    assert len(names) == len(numbers) + len(texts) + len(letters)
+    for name in numbers:
+        assert getattr(lib, f"number_{name}")() == getattr(constants, name)
+    for name in texts:
+        assert ffi.string(getattr(lib, f"text_{name}")()).decode() == getattr(constants, name)
+    for name in letters:
+        assert getattr(lib, f"letter_{name}")() == getattr(constants, name)
 
 
-def text(file: str, name: str) -> str:
-    return found(file, rf'^#define {name}\s+"([^"]*)"')
+@pytest.fixture(scope="module")
+def means_yes(tmp_path_factory):
+    more = '#include "switch.h"\nint yes(const char *value) { return means_yes(value); }'
+    ffi, lib = compiled.load("plain", tmp_path_factory.mktemp("switch"), "int yes(const char *value);", more)
+    return lambda text: bool(lib.yes(ffi.new("char[]", text.encode())))
 
 
-@pytest.mark.parametrize("name", ["LIFELINE", "QUESTION", "TASK", "DONE", "OK", "ERROR", "SCRIPT"])
-def test_the_letters_of_the_wire(name):
-    assert letter(f"WIRE_{name}") == getattr(wire, name)
+WRITTEN = st.one_of(st.sampled_from(WORDS), st.sampled_from(WORDS).map(str.upper), st.text("nofalse01 YES", max_size=9))
 
 
-def test_limits():
-    assert number("wire.h", "WIRE_FRAME_MAX") == wire.FRAME_MAX
-    assert number("script.c", "OUTPUT_MAX") == entry.SCRIPT_OUTPUT_MAX
+@given(WRITTEN)
+def test_c_and_python_read_one_switch(means_yes, text):
+    assert means_yes(text) == spec.switch([text])
+
+
+def test_limits_that_depend_on_each_other():
     # The launcher gives up on a script before the keeper gives up on the launcher.
-    assert number("script.c", "SCRIPT_MS") / 1000 < entry.SCRIPT_SECONDS
-
-
-def test_the_printers_descriptor():
-    assert number("script.c", "PRINTER_FD") == image_shell.PRINTER_FD
-    assert number("script.c", "QUIET_FD") == image_shell.QUIET_FD
-    assert found("enter.c", r'"(--print-environment)"').encode() in image_shell.PRINTER
+    assert constants.SCRIPT_MS < constants.SCRIPT_WAIT_MS
+    assert constants.GATE.endswith(f"/{constants.GATE_FD}")
 
 
 def test_names_of_variables():
-    for name in ("SPEC", "ENTRY", "VERBOSE"):
-        assert text("wire.h", f"ENV_{name}") == getattr(wire, name)
     for name in ("SPEC", "ENTRY", "ARGV0", "VERBOSE"):
-        assert text("wire.h", f"ENV_{name}").startswith(wire.OWN)
-        assert text("wire.h", f"ENV_{name}").startswith("SLURM_")  # survives --export=NONE
-    assert 'getenv("BOLLARD_FUSE_FD")' in (C / "enter.c").read_text()
-    assert '"BOLLARD_FUSE_FD"' in Path(entry.__file__).with_name("fuse.py").read_text()
-
-
-def test_the_path_for_those_who_have_none():
-    assert found("become.c", r'\bDEFAULT_PATH\[\] = "([^"]+)"').encode() == environment.DEFAULT_PATH
+        assert getattr(constants, f"ENV_{name}").startswith(constants.ENV_OWN)
+    assert constants.ENV_OWN.startswith("SLURM_")  # survives --export=NONE
 
 
 def test_where_the_fields_of_a_sif_header_are():
@@ -95,50 +114,29 @@ def test_architecture_codes(macro, machine):
 
 def test_the_extern_step():
     header = Path(sysconfig.get_path("include")).parents[0] / "slurm/slurm.h"
-    ours = number("stepd.c", "EXTERN_STEP")
 
-    assert ours == 0xFFFFFFFC  # slurm.h: SLURM_EXTERN_CONT
+    assert constants.EXTERN_STEP == 0xFFFFFFFC  # slurm.h: SLURM_EXTERN_CONT
     if header.exists():  # where Slurm's headers are installed, they say so too
         slurms = re.search(r"define\s+SLURM_EXTERN_CONT\s+\(?(0x[0-9a-fA-F]+)", header.read_text())
-        assert slurms and int(slurms[1], 16) == ours
+        assert slurms and int(slurms[1], 16) == constants.EXTERN_STEP
 
 
-def test_verbose_is_the_last_option():
-    """The shim cuts the spec off there, so that --container-verbose makes no other container."""
-    assert options.TABLE[-1][0] == "verbose"
-    for file in ("spec.c", "stepd.c"):
-        assert '" verbose="' in (C / file).read_text()
-
-
-def test_the_key_of_multi_prog():
-    """spec.py names it; spec.c writes it as its last word before the options."""
-    assert 'add(&spec, "multi-prog", "2")' in (C / "spec.c").read_text()
-    assert '" multi-prog=2"' in (C / "argv.c").read_text()
-    assert "multi-prog" not in [row[0] for row in options.TABLE]
-
-
-def test_where_records_lie_and_who_writes_them():
-    assert text("stepd.h", "RECORDS") == record.RECORDS
-    words = found("keeper.c", r'"%s(record-fd=%d record-as=%s) "') % (17, "a.1")
-    assert record.descriptor(f"spool=/x {words} ") == (17, "a.1")
-
-
-def test_where_the_sockets_of_keepers_are():
-    assert text("job_folder.h", "JOB_FOLDERS") == wire.JOBS
+def test_the_words_of_the_records_descriptor():
+    assert record.descriptor(f"spool=/x {constants.RECORD_FD_WORD}17 record-as=a.1 ") == (17, "a.1")
+    assert install.RECORDS == constants.RECORDS
 
 
 def test_the_number_of_a_batch_script():
-    assert record.step_of([b"SLURM_STEP_ID=%d" % number("stepd.c", "BATCH_STEP")]) == "batch"
+    assert record.step_of([b"SLURM_STEP_ID=%d" % constants.BATCH_STEP]) == "batch"
 
 
-def test_the_descriptor_of_the_gate():
-    assert text("wire.h", "GATE") == f"/proc/self/fd/{number('wire.h', 'GATE_FD')}"
+def test_words_of_a_client_are_no_options():
+    assert "multi-prog" not in options.ROWS
 
 
 def test_the_sites_limits_of_images():
     """spec.c sees by the beginning of a line of site.conf that the runtime has to look."""
-    begin = found("spec.c", r'site_says\("\\n(images-)"\)')
-    names = [key.name for key in site_config.TABLE if key.name.startswith(begin)]
+    names = [key.name for key in site_config.TABLE if key.name.startswith(constants.SITE_LIMITS_IMAGES)]
     assert names == ["images-allowed", "images-forbidden"]
 
 

@@ -126,7 +126,8 @@ def test_a_shell_runs_all_where_the_evaluator_stops(tmp_path, program):
         **{
             "20-b": "export A=\"it's\"; B='plain  value'",
             "50-a": "export HERE=$(echo computed) MORE=\"$B\"\nexport NL='x\ny'\n",
-            "90-environment": f"export PATH=/own:$PATH USER_ID=$UID GROUP_ID=$GID\nsource {tmp_path}/more\n",
+            "90-environment": f"export PATH=/own:$PATH USER_ID=$UID GROUP_ID=$GID\nsource /no/such/file\n"
+            f"source {tmp_path}/more\n",
         },
     )
     (tmp_path / "more").write_text("export SOURCED=1\n")
@@ -200,6 +201,16 @@ def test_a_script_that_ends_the_shell_is_a_failure(tmp_path, program, text, reas
         image_env(*files(tmp_path, **{"90-environment": text}), shell=real_shell(tmp_path, program))
 
 
+def test_all_scripts_share_one_bound():
+    """A shell goes on, in the limits of the task: so many scripts cannot keep the keeper busy."""
+    busy = b"i=; while [ x$i != x" + b"a" * 300 + b" ]; do i=a$i; done"
+    asked = []
+    image_env(("10-a.sh", busy), shell=lambda script, env: asked.append(script))
+    assert not asked
+    image_env(*((f"{n}-a.sh", b"i=;" + busy) for n in range(10, 610)), shell=lambda script, env: asked.append(script))
+    assert len(asked) == 1
+
+
 def test_a_script_runs_where_the_program_will(tmp_path):
     scripts = files(tmp_path, **{"90-environment": "export HERE=$PWD BEFORE=${OLDPWD:-none}"})
 
@@ -211,7 +222,11 @@ def test_a_script_runs_where_the_program_will(tmp_path):
 def test_without_a_shell_what_was_found_out_counts():
     scripts = (("10-a.sh", b"export A=1"), ("20-b.sh", b"export B=$(id)"), ("30-c.sh", b"export C=1"))
 
-    assert image_env(*scripts, shell=lambda script, env: None) == {b"PATH": DEFAULT_PATH, b"A": b"1"}
+    told: list[str] = []
+    found = of_image(list(scripts), b"/home/u", IMAGE, lambda script, env: None, warnings=told)
+
+    assert found == {b"PATH": DEFAULT_PATH, b"A": b"1"}
+    assert told == ["no shell of the image could run its environment scripts; variables may be missing"]
 
 
 # As builders write it, for the app that was asked for.

@@ -337,3 +337,9 @@ def test_an_image_of_singularity_2(tmp_path, line):
     opened.close()
     (tmp_path / "old.simg").write_bytes(line + superblock().ljust(4095, b"\0"))
     assert "truncated" in refused(tmp_path / "old.simg")
+
+
+@pytest.mark.parametrize("name", ["ubuntu:24.04", "docker.io/library/ubuntu:24.04"])
+def test_a_name_of_a_registry_is_no_file(tmp_path, name):
+    with pytest.raises(BollardError, match="begins with docker://"):
+        open_image(str(tmp_path / name))

@@ -54,6 +54,7 @@ def view(tmp_path_factory):
     )
     text = build_inside.header(host, "/usr/lib/bollard").replace('"/run/bollard', f'"{folder}')
     (folder / "host_slurm.h").write_text(text)
+    build.write_headers(folder)
     (folder / "loader.c").write_text(LOADER)
     subprocess.run(["cc", "-static", folder / "loader.c", "-o", folder / "loader"], check=True)
     (folder / "bin").mkdir()

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bollard.runtime import constants
+from bollard.runtime.request import spec_text
+
 TOP = Path(__file__).resolve().parent.parent.parent
 PAGE = (TOP / "docs/internals.md").read_text()
 MAP = PAGE[PAGE.index("## Map of the repository") :]
@@ -52,16 +55,21 @@ def test_a_room_says_what_each_module_does(room: Path):
 
 
 def test_every_variable_of_the_wire():
-    header = (TOP / "spank_plugin/wire.h").read_text()
-
-    for name in re.findall(r'^#define ENV_\w+ "(\w+)"', header, re.MULTILINE):
-        assert f"| `{name}` |" in PAGE
+    for name, value in vars(constants).items():
+        if name.startswith("ENV_") and name != "ENV_OWN":
+            assert f"| `{value}` |" in PAGE
 
 
 def test_every_letter_of_the_wire():
-    header = (TOP / "spank_plugin/wire.h").read_text()
-    letters = re.findall(r"\bWIRE_\w+ = '(.)'", header)
+    shared = vars(constants).items()
+    letters = [value.decode() for name, value in shared if name.startswith("WIRE_") and isinstance(value, bytes)]
 
     assert len(letters) == 7
     for letter in letters:
         assert f"| `{letter}`" in PAGE, letter
+
+
+def test_the_form_of_the_header():
+    shown = re.search(r"^(bollard1 .* : )image=", PAGE, re.MULTILINE)
+
+    assert shown and spec_text.split_header(shown[1].encode())

@@ -190,6 +190,8 @@ def test_scripts_of_every_style_are_read_as_bash_does_or_refused(tmp_path):
         "A=x; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do A=$A$A; done; "
         + "".join(f"B{i}=$A;" for i in range(99)),
         "A=" + "a" * 60000 + "; B=${A//*a*a*a*b/x}",
+        "A=" + "a" * 120000 + "; " + "B=${A//b/x};" * 9,
+        "A=" + "a" * 120000 + "; B=${A//a/$A}",
         'X=\'eval "$X"\'; eval "$X"',
         "[[ " + "( " * 5000,
         "case x in " + "x) case x in " * 5000,

@@ -92,6 +92,10 @@ def test_options_end_at_the_image(argv, found, rest):
     assert parse(*argv) == (found, rest)
 
 
+OWN_WORD = "the image is a word of its own: bollard plan [OPTION...] IMAGE ..."
+SRUNS = "that is srun's name; write "
+
+
 @pytest.mark.parametrize(
     ("argv", "message", "hint"),
     [
@@ -99,6 +103,11 @@ def test_options_end_at_the_image(argv, found, rest):
         (["--zzz=1"], "--zzz=1: no such option", "see `bollard plan --help`"),
         (["-Z"], "-Z: no such option", "see `bollard plan --help`"),
         (["--bind"], "--bind needs a value", "write --bind=SRC[:DST[:FLAGS]]"),
+        (["-v", "/tmp:/data", "img"], "-v /tmp:/data: -v is --verbose here", "write --bind /tmp:/data"),
+        (["--volume", "/a:/b"], "--volume: no such option", "docker's --volume SRC:DST is --bind SRC:DST here"),
+        (["--container", "i"], "--container: no such option", OWN_WORD),
+        (["--container-mounts=/a:/b"], "--container-mounts=/a:/b: no such option", SRUNS + "--mounts"),
+        (["--container-mount-home"], "--container-mount-home: no such option", SRUNS + "--no-home=false"),
         (["--cleanenv=x"], "--cleanenv=x: a switch takes no value", "write --cleanenv alone"),
     ],
 )
@@ -144,8 +153,8 @@ def test_help_names_every_option(name):
     assert done.stdout.startswith(f"usage: bollard {name} ")
     assert max(map(len, done.stdout.splitlines())) <= 120
     for row in options.TABLE:
-        assert (f"--{row[0]}" in done.stdout.split()) == (container or row[0] in COMMANDS[name][2])
-        assert all(form in done.stdout for form in row[2]) or not container
+        assert (f"--{row.name}" in done.stdout.split()) == (container or row.name in COMMANDS[name][2])
+        assert all(form in done.stdout for form in row.forms) or not container
     assert all(f"--{option}" in done.stdout for option in COMMANDS[name][2])
 
 
@@ -164,6 +173,8 @@ def test_help_and_version():
     ("argv", "text"),
     [
         (["nosuch"], "nosuch: no such command; see `bollard --help`"),
+        (["exce", "img", "true"], "exce: no such command; did you mean `bollard exec`?"),
+        (["instnace", "list"], "instnace: no such command; did you mean `bollard instance`?"),
         (["site", "chek"], "site chek: no such command; see `bollard site --help`"),
         (["site", "check", "n1"], "site check: unexpected 'n1'; see `bollard site check --help`"),
         (["exec"], "no image named; name a SIF file, a squashfs file or a directory"),
@@ -338,6 +349,25 @@ def test_opposites_win():
     assert asked.unshare == ("ipc",) and asked.cards == ("rocm",)
 
 
+@pytest.mark.parametrize("words", [["exec"], ["sif", "list"], ["sif"]])
+def test_help_of_a_command(words):
+    assert command("help", *words).stdout == command(*words, "--help").stdout
+    assert command("help", *words).returncode == 0
+
+
+@pytest.mark.parametrize("words", [["nosuch"], ["exce"]])
+def test_help_of_no_command(words):
+    done = command("help", *words)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"bollard: {words[0]}: no such command; ")
+
+
+def test_verbose_before_an_image_is_verbose():
+    assert parse("-v", "/data/img.sif") == ([("verbose", "1")], ["/data/img.sif"])
+    assert parse("-v", "docker://a:1") == ([("verbose", "1")], ["docker://a:1"])
+
+
 def test_root_cannot_give_its_rights_up(monkeypatch):
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert parse("--no-privs", "img.sif") == ([], ["img.sif"])
@@ -348,7 +378,7 @@ def test_root_cannot_give_its_rights_up(monkeypatch):
 
 
 def test_no_option_is_known_in_two_ways():
-    table = {row[0] for row in options.TABLE}
+    table = set(options.ROWS)
     assert not table & set(options.REFUSED) and not table & set(options.WITHOUT_EFFECT)
     assert not set(options.REFUSED) & set(options.WITHOUT_EFFECT)
 

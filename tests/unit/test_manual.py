@@ -43,7 +43,8 @@ def test_the_overview():
     for name in COMMANDS:
         assert f"{manual.name_of(name)}(1)" in text
     for row in options.TABLE:
-        assert (f"--{row[3]}" in text) or not row[3]
+        names = f"{row.slurm}|{row.opposite}" if row.opposite else row.slurm
+        assert f"--{names}" in text or not row.slurm
 
 
 def test_text_that_means_something_to_roff():

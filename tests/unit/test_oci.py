@@ -192,3 +192,14 @@ def test_a_file_that_finds_no_room(tmp_path):
     finally:
         place.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(0, True), (1 << 20, True), (1000, False)])
+def test_the_sites_limit(tmp_path, monkeypatch, limit, fits):
+    (tmp_path / "site.conf").write_text(f"layer-max={limit}\n")
+    monkeypatch.setattr(layers, "PREFIX", str(tmp_path))
+    if fits:
+        unpacked(tmp_path, ("a", tarfile.DIRTYPE, ""), ("b", tarfile.DIRTYPE, ""))
+    else:
+        with pytest.raises(BollardError, match="^image: unpacks to more than 1000 bytes, this site's layer-max"):
+            unpacked(tmp_path, ("a", tarfile.DIRTYPE, ""), ("b", tarfile.DIRTYPE, ""))

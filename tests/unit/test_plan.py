@@ -49,6 +49,14 @@ def test_the_standard_plan():
     assert (found.layers, found.writable, found.owned, found.directories) == ((), False, False, ())
 
 
+@pytest.mark.parametrize("wishes", [{}, {"contain": True}, {"no_mount": ("dev",)}], ids=str)
+def test_a_private_shm(wishes):
+    found = [mount for mount in made(shm_size="64m", **wishes) if mount.target == "/dev/shm"]
+    assert [(mount.kind, mount.source) for mount in found] == [(plan.TMPFS, "mode=1777,size=64m")]
+    assert targets(shm_size="64m").index("/dev") < targets(shm_size="64m").index("/dev/shm")
+    assert "/dev/shm" not in targets() and "/dev/shm" not in targets(shm_size="1g", no_mount=("/dev/shm",))
+
+
 def test_what_must_be_there_and_what_may_be_written():
     found = {mount.target: mount for mount in made(home="/home/u", home_source="/home/u")}
 

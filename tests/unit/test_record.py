@@ -14,7 +14,7 @@ from bollard.runtime.container import record, wire
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image.image import Image
 from bollard.runtime.local import job, running
-from bollard.runtime.request import spec
+from bollard.runtime.request import spec_text
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def _listen(path, answer):
 
 def test_mute_listeners_share_one_deadline(tmp_path):
     """A mute one takes no time from those that answer; all of them together are waited for once."""
-    said = spec.text([("image", "/a"), ("made", "1")]) + b"\0"
+    said = spec_text.text([("image", "/a"), ("made", "1")]) + b"\0"
     good = wire.OK + len(said).to_bytes(4, sys.byteorder) + said
     uid = os.getuid()
     sockets = [_listen(tmp_path / name, None) for name in ("a", "b", "c", "d")]

@@ -31,6 +31,7 @@ registry: yes
 idle-containers: 2
 images-allowed: [/apps, /data/images]
 images-forbidden: [/tmp]
+layer-max: 3G
 environment:
   OMP_PROC_BIND: close
   SITE: "a b=c\\n%"
@@ -57,6 +58,7 @@ def test_every_key_arrives_on_the_node():
     assert here.spool == "/var/spool/slurmd.%n"
     assert (here.allowed, here.forbidden) == (("/apps", "/data/images"), ("/tmp",))
     assert here.environment == ((b"OMP_PROC_BIND", b"close"), (b"SITE", b"a b=c\n%"), (b"ONE", b"1"))
+    assert here.layer_max == 3 << 30
     assert here.prefix == "/usr/lib/bollard"
 
 
@@ -93,6 +95,9 @@ def _example():
         ("Home: yes\n", '1: no key is called "Home"; did you mean home?'),
         ("\n\nhome: maybe\n", '3: home: "maybe" is neither yes nor no; write `home: yes` or no'),
         ("home: [yes]\n", "1: home: a list is neither yes nor no; write `home: yes` or no"),
+        ("layer-max: much\n", '1: layer-max: "much" is no size; write `layer-max: 200G`, or a number of bytes'),
+        ("layer-max: 0\n", '1: layer-max: "0" is no size; write `layer-max: 200G`, or a number of bytes'),
+        ("layer-max: [1]\n", "1: layer-max: a list is no size; write `layer-max: 200G`, or a number of bytes"),
         ("home:\n", '1: home: "" is neither yes nor no; write `home: yes` or no'),
         ("home: yes\ncwd: no\nhome: no\n", "3: home: it stands in line 1 already; put both into one"),
         (

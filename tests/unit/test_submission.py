@@ -10,7 +10,7 @@ import pytest
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.local import submission
-from bollard.runtime.request import forms, spec
+from bollard.runtime.request import forms, spec, spec_text
 
 
 @pytest.fixture
@@ -28,8 +28,11 @@ def image(tmp_path):
 def checked(*values: tuple[str, str]) -> list[tuple[str, str]]:
     reader, writer = os.pipe()
     try:
-        submission.check(spec.text(list(values)), writer)
-        return spec.pairs(os.read(reader, 65536))
+        submission.check(spec_text.text(list(values)), writer)
+        header, settled = spec_text.read(os.read(reader, 65536))
+        asked = spec.make(settled)
+        spec_text.refuse_other(header, asked)
+        return settled
     finally:
         os.close(reader)
         os.close(writer)
@@ -108,3 +111,64 @@ def test_container_opts_that_would_be_ignored_are_refused(words, hint):
     with pytest.raises(BollardError) as caught:
         forms.resolve([("opts", words)])
     assert words.partition("=")[0] in caught.value.message and hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("given", "alone"),
+    [
+        ([], False),
+        ([("bind", "/a:/b")], False),
+        ([("save", "/tmp/none.sif")], False),
+        ([("writable-tmpfs", "1")], True),
+        ([("compat", "1")], True),
+        ([("contain", "1")], True),
+        ([("scratch", "/s")], True),
+        ([("mounts", "tmpfs:/t")], True),
+        ([("unshare", "net")], True),
+        ([("entrypoint", "1")], True),
+        ([("writable-tmpfs", "1"), ("name", "lab")], False),
+        ([("contain", "1"), ("overlay", "/o.img")], False),
+        ([("contain", "1"), ("overlay", "/o.img:ro")], True),
+    ],
+)
+def test_a_container_in_which_something_can_be_left_is_its_steps_own(image, given, alone):
+    settled = dict(checked(("image", str(image)), ("cwd", "/"), ("once", "7"), *given))
+
+    assert ("once" in settled) == alone
+
+
+@pytest.mark.parametrize("contain", ["0", "1"])
+def test_a_terminal_matters_where_dev_is_the_containers_own(image, contain):
+    settled = dict(checked(("image", str(image)), ("cwd", "/"), ("pty", "1"), ("contain", contain)))
+
+    assert ("pty" in settled) == (contain == "1")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ubuntu",
+        "ubuntu:24.04",
+        "docker.io/library/ubuntu:24.04",
+        "nvcr.io/nvidia/pytorch:24.01-py3",
+        "a@sha256:" + "0" * 64,
+    ],
+)
+def test_names_of_registries(name):
+    assert submission._is_registrys(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "img.sif", "./ubuntu", "/a:b", "../a", "~/a:b", "dir/image", "a b", "Name", "x.sqsh", "a:b:c:", "-x"]
+)
+def test_names_of_files(name):
+    assert not submission._is_registrys(name)
+
+
+def test_a_file_that_is_replaced_gets_a_line(image, capfd):
+    checked(("image", str(image)), ("asked", str(image)), ("cwd", "/"), ("save", str(image)))
+    assert "replaces the image" in capfd.readouterr().err
+    link = image.with_name("link")
+    link.symlink_to(image)
+    with pytest.raises(BollardError, match="is the image itself"):
+        checked(("image", str(image)), ("asked", str(image)), ("cwd", "/"), ("save", str(link)))

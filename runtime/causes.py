@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a failed system call means to a user: the full place and its size, the limit by its letter, who can mend it.
+
+The node path imports this module, so it needs `os` and `errno` alone.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import (
+    EAGAIN,
+    EDQUOT,
+    EFBIG,
+    EIO,
+    ELOOP,
+    EMFILE,
+    ENAMETOOLONG,
+    ENFILE,
+    ENOMEM,
+    ENOSPC,
+    EROFS,
+    ESTALE,
+    ETXTBSY,
+)
+
+from bollard.runtime.errors import BollardError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+_SIGKILL: Final = 9
+_SIGXFSZ: Final = 25
+_SIGNALS: Final = {
+    4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM",
+    24: "SIGXCPU", 25: "SIGXFSZ", 31: "SIGSYS",
+}  # fmt: skip
+# Numbers whose text in a program's output is its cause; the first match wins.
+_TOLD: Final = (ENOSPC, EDQUOT, EFBIG, EMFILE, ENFILE, ENOMEM, EROFS, ESTALE, EIO, EAGAIN)
+# A filesystem with less room than this, in bytes, is full for a program that has just failed to write there.
+_FULL: Final = 64 << 10
+USERNS: Final = (
+    "its administrator should look at sysctl user.max_user_namespaces, "
+    "kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns"
+)
+
+# Directories that an environment variable moves: directory, variable.
+_movable: dict[str, str] = {}
+
+
+def movable(place: str, variable: str) -> None:
+    """From here on a full filesystem below the directory `place` is answered with: set `variable`."""
+    _movable[place] = variable
+
+
+def of(error: OSError, doing: str, place: str = "", hint: str = "") -> BollardError:
+    """The failure in a user's words.
+
+    doing   what failed, and begins with the name that the user typed: "img.sif: cannot be written"
+    place   a path on the filesystem that was used; "" for the one in `error`
+    hint    what to do where the cause says nothing better
+    """
+    place = place or _path(error)
+    reason, cure = _cause(error, place)
+    return BollardError(f"{doing}: {reason}", cure or hint)
+
+
+def of_any(error: BaseException) -> BollardError | None:
+    """The same for a failure that nothing else has worded; None for one that is no lack of the machine."""
+    if isinstance(error, MemoryError):
+        error = OSError(ENOMEM, os.strerror(ENOMEM))
+    elif isinstance(error, RuntimeError) and "start new thread" in str(error):
+        error = OSError(EAGAIN, os.strerror(EAGAIN))
+    if not isinstance(error, OSError):
+        return None
+    return of(error, _path(error) or _call(error) or "bollard cannot go on")
+
+
+def of_program(program: str, status: int, said: str, doing: str, place: str = "", hint: str = "") -> BollardError:
+    """Why the host's `program` failed.
+
+    status  as `subprocess` has it: -9 for SIGKILL
+    said    what it wrote to stderr, in English
+    doing, place, hint   as for `of`
+    """
+    number = told(said) or (EFBIG if status == -_SIGXFSZ else 0)
+    if not number and place and _is_full(place):
+        number = ENOSPC
+    if number:
+        return of(OSError(number, os.strerror(number)), doing, place, hint)
+    if status < 0:
+        cure = "was there too little memory? try again with more" if status == -_SIGKILL else hint
+        return BollardError(f"{doing}: {program} was ended by {signal_name(-status)}", cure)
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or [f"exit status {status}"]
+    line = next((line for line in lines if "ermission denied" in line), lines[-1])
+    return BollardError(f"{doing}: {program}: {line}", hint)
+
+
+def refuse_read_only(place: str, doing: str) -> None:
+    """Raise BollardError where the filesystem of the directory `place` is read-only; access(2) would not tell so."""
+    if os.statvfs(place).f_flag & os.ST_RDONLY:
+        raise of(OSError(EROFS, os.strerror(EROFS)), doing, place)
+
+
+def of_words(reason: str, doing: str, place: str, hint: str) -> BollardError:
+    """As `of`, where only the words of the error have been kept."""
+    number = told(reason)
+    return of(OSError(number, reason), doing, place, hint)
+
+
+def full(place: str) -> tuple[str, str] | None:
+    """(reason, cure) where the filesystem of `place` has no room, None where it has."""
+    return _no_room(ENOSPC, place) if _is_full(place) else None
+
+
+def told(text: str) -> int:
+    """The error number whose words are in what a program said, 0 for none."""
+    return next((number for number in _TOLD if os.strerror(number) in text), 0)
+
+
+def signal_name(number: int) -> str:
+    """ "signal 9 (SIGKILL)"."""
+    return f"signal {number} ({_SIGNALS[number]})" if number in _SIGNALS else f"signal {number}"
+
+
+def _path(error: OSError) -> str:
+    """The path in the error, "" for none and for one that means nothing outside this process."""
+    name = error.filename
+    text = os.fsdecode(name) if isinstance(name, (str, bytes)) else ""
+    return text if "/" in text and not text.startswith("/proc/self/") and "(" not in text and " " not in text else ""
+
+
+def _call(error: OSError) -> str:
+    name = error.filename
+    text = os.fsdecode(name) if isinstance(name, (str, bytes)) else ""
+    return "" if text.startswith("/proc/self/") else text
+
+
+def _cause(error: OSError, place: str) -> tuple[str, str]:
+    """(reason, cure) of the error; the cure is "" where only the caller knows it."""
+    number = error.errno
+    if number in (ENOSPC, EDQUOT, EROFS):
+        return _no_room(number, place)
+    if number == EMFILE:
+        return f"the limit of open files, {_limit('SC_OPEN_MAX')}, is reached", "raise it with `ulimit -n`"
+    if number == ENFILE:
+        return (
+            "this machine has reached its limit of open files", "its administrator should look at sysctl fs.file-max"
+        )  # fmt: skip
+    if number == EAGAIN and not error.filename:
+        return (
+            f"no more processes: the limit of yours is {_limit('SC_CHILD_MAX')}, threads included",
+            "raise it with `ulimit -u`, or ask for more tasks in the job's control group",
+        )
+    if number == ENOMEM:
+        address_space = _limit_of("Max address space")
+        if address_space:
+            return f"the limit of memory, {_size(int(address_space))}, is reached", "raise it with `ulimit -v`"
+        return "there is not enough memory", "ask the job for more with --mem"
+    if number == EFBIG:
+        file_size = _limit_of("Max file size")
+        if file_size:
+            return f"the limit of a file's size, {_size(int(file_size))}, is reached", "raise it with `ulimit -f`"
+        return "its filesystem takes no file this large", "name another place"
+    if number == ESTALE:
+        return (
+            f"{_on(place)}the file server has removed or replaced it (stale file handle)",
+            "try again; if it comes back, tell the administrator of that filesystem",
+        )
+    if number == EIO:
+        return (
+            f"{_on(place)}the disk or its file server cannot be read or written (input/output error)",
+            "tell the administrator of that filesystem",
+        )
+    if number == ETXTBSY:
+        return "a program runs from this file", "wait until it has ended, or choose another name"
+    if number == ELOOP:
+        return "its symbolic links form a loop", "check where they point with `ls -l`"
+    if number == ENAMETOOLONG:
+        return "the name is too long: 255 bytes a part, 4095 in all", "choose a shorter one"
+    return error.strerror or str(error), ""
+
+
+def _no_room(number: int, place: str) -> tuple[str, str]:
+    where = mount_point(place)
+    variable = next((name for folder, name in _movable.items() if _is_below(place, folder)), "")
+    cure = f"set {variable} to a directory with more space" if variable else "free some, or name another place"
+    if number == EROFS:
+        cure = f"set {variable} to another directory" if variable else "name another place"
+        return f"{where or 'the filesystem'} is read-only", cure
+    if number == EDQUOT:
+        return f"your disk quota on {where or 'that filesystem'} is used up", f"see `quota`; {cure}"
+    try:
+        room = os.statvfs(where or "/nonexistent")
+    except OSError:
+        return "no space left on the filesystem", cure
+    if room.f_files and not room.f_favail:
+        return f"no space left for files on {where}, which holds {room.f_files}", cure
+    return f"no space left on {where}, which has {_size(room.f_blocks * room.f_frsize)}", cure
+
+
+def mount_point(path: str) -> str:
+    """The mount point of the filesystem that `path` is on, or would be; "" where that cannot be told."""
+    if not path:
+        return ""
+    path = os.path.abspath(path)
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    path = os.path.realpath(path)
+    try:
+        device = os.stat(path).st_dev
+        while path != "/" and os.stat(os.path.dirname(path)).st_dev == device:
+            path = os.path.dirname(path)
+    except OSError:
+        return ""
+    return path
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return bool(path) and f"{os.path.abspath(path)}/".startswith(f"{folder}/")
+
+
+def _is_full(place: str) -> bool:
+    try:
+        room = os.statvfs(mount_point(place))
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize < _FULL or (room.f_files > 0 and room.f_favail == 0)
+
+
+def _on(place: str) -> str:
+    where = mount_point(place)
+    return f"on {where}: " if where else ""
+
+
+def _size(number: int) -> str:
+    """Bytes as a reader wants them: 8.4 MB."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}"
+    return f"{number} bytes"
+
+
+def _limit(name: str) -> int:
+    """A limit of this process, without a file descriptor, of which there may be none left."""
+    return os.sysconf(name)
+
+
+def _limit_of(name: str) -> str:
+    """The soft limit `name` of this process in /proc/self/limits, "" where there is none."""
+    try:
+        with open("/proc/self/limits", encoding="ascii") as file:
+            for line in file:
+                if line.startswith(name):
+                    word = line[len(name) :].split()[0]
+                    return word if word.isdigit() else ""
+    except OSError:
+        pass
+    return ""

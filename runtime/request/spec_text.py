@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The spec as text, on its way from the client to the nodes in one environment variable: a header, then options.
+
+    bollard1 root=0 image=1 multi-prog=0 verbose= name= mode=auto cwd=/data : image=/data/a%20b.sif ...
+
+The header has a fixed form, for root reads it (`spank_plugin/header.c`) and nothing else:
+
+    root         1: user and group 0 in the container
+    image        1: an image is named; 0: another step has made the container
+    multi-prog   1: srun has put the launcher before each program of --multi-prog
+    verbose      when the client began, ns since 1970; empty without --container-verbose
+    name, mode   of the container; an empty name for none
+    cwd          the directory the tasks start in, as a value of an option
+
+The options are `KEY=VALUE` with a space between. %XX stands for a byte that is a space, `%`, `&`, a control character
+or not ASCII; `&` stands between the values of an option that was given more than once. Each key stands once:
+
+    image        absolute path of the image
+    asked        the words the user typed, for messages
+    userhome     $HOME of the client
+    id           inode.size.mtime of the image file, so that a rebuilt image is another container
+    once         a word of this client's own, where the container must be its step's alone
+    the rows of options.TABLE, in their order
+    the variables of options.TABLE: from a client that is itself in a container and so cannot settle them
+
+Runs on the node path.
+"""
+
+from __future__ import annotations
+
+from bollard.runtime import constants
+from bollard.runtime.errors import BollardError
+from bollard.runtime.frozen import replace
+from bollard.runtime.request import options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dataclasses import dataclass as record
+
+    from bollard.runtime.request.options import Spec
+
+    Values = list[tuple[str, str]]
+else:
+    from bollard.runtime.frozen import record
+
+MODES = (constants.MODE_AUTO, constants.MODE_CREATE, constants.MODE_EXEC, constants.MODE_NO_EXEC)
+FIXED = ("image", "asked", "userhome", "id", "once", "pty")
+# Words of a client's own that only the header carries.
+IN_HEADER = ("cwd", "multi-prog", "verbose")
+_MARK = constants.VALUE_MARK.decode()
+_ESCAPED = frozenset(b"%" + constants.VALUE_MARK)
+_LETTERS = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_NAME_LETTERS = frozenset(_LETTERS + constants.NAME_MARKS.encode())
+_HINT = "was SLURM_BOLLARD_SPEC changed by hand, or is bollard on the submit host of another release?"
+
+
+@record(frozen=True)
+class Header:
+    """What root needs to know of a spec."""
+
+    root: bool = False
+    image: bool = True
+    multi_prog: bool = False
+    verbose: str = ""
+    name: str = ""
+    mode: str = constants.MODE_AUTO
+    cwd: str = "/"  # quoted
+
+
+def quote(text: str) -> str:
+    """One value as spec text."""
+    return "".join(
+        chr(byte) if 0x20 < byte < 0x7F and byte not in _ESCAPED else f"%{byte:02X}"
+        for byte in text.encode("utf-8", "surrogateescape")
+    )
+
+
+def unquote(text: str) -> str:
+    """The opposite of `quote`; ValueError for a % without two hexadecimal digits."""
+    first, *rest = text.split("%")
+    data = first.encode("ascii")
+    for part in rest:
+        if len(part) < 2:
+            raise ValueError("a % without two digits")
+        data += bytes.fromhex(part[:2]) + part[2:].encode("ascii")
+    if b"\0" in data:
+        raise ValueError("a NUL byte")
+    return data.decode("utf-8", "surrogateescape")
+
+
+def pairs(text: bytes) -> Values:
+    """The (key, value) pairs of a text without a header, in its order: a record, or what a client asks to be settled.
+
+    Raises: BollardError for a text that `text` has not made.
+    """
+    found = []
+    try:
+        for pair in text.decode("ascii").split(" "):
+            name, equals, value = pair.partition("=")
+            if pair and not equals:
+                raise ValueError(f"no value for {name!r}")
+            found += [(name, unquote(part)) for part in value.split(_MARK)] if pair else []
+    except (ValueError, UnicodeError) as error:
+        raise _unreadable(str(error)) from None
+    return found
+
+
+def text(values: Values) -> bytes:
+    """The opposite of `pairs`: each key once, where it came first."""
+    grouped: dict[str, list[str]] = {}
+    for name, value in values:
+        grouped.setdefault(name, []).append(quote(value))
+    return " ".join(f"{name}={_MARK.join(found)}" for name, found in grouped.items()).encode("ascii")
+
+
+def canonical(values: Values, header: Header) -> bytes:
+    """A spec as it goes to the nodes. Of an option that does not add up, the last of `values` counts."""
+    given: dict[str, list[str]] = {}
+    for name, value in values:
+        if name not in given or name not in options.JOINED:
+            given[name] = []
+        given[name].append(value)
+    order = dict.fromkeys((*FIXED, *options.ROWS))
+    unknown = given.keys() - order.keys() - set(IN_HEADER)
+    if unknown:
+        raise BollardError(f"{min(unknown)!r} is no option of a container", "see `bollard exec --help`")
+    ordered = [(name, value) for name in order if name not in IN_HEADER for value in given.get(name, ())]
+    return _head(header) + text(ordered)
+
+
+def _head(header: Header) -> bytes:
+    words = (
+        constants.HEADER_VERSION,
+        constants.HEADER_ROOT + str(int(header.root)),
+        constants.HEADER_IMAGE + str(int(header.image)),
+        constants.HEADER_MULTI_PROG + str(int(header.multi_prog)),
+        constants.HEADER_VERBOSE + header.verbose,
+        constants.HEADER_NAME + header.name,
+        constants.HEADER_MODE + header.mode,
+        constants.HEADER_CWD + header.cwd,
+        constants.HEADER_END,
+        "",
+    )
+    return " ".join(words).encode("ascii")
+
+
+def header_of(asked: Spec, verbose: str = "", multi_prog: bool = False) -> Header:
+    """The header that belongs to a spec.
+
+    verbose: when the client began, ns since 1970; "" where the user did not ask.
+    """
+    return Header(
+        asked.fakeroot, bool(asked.image), multi_prog, verbose, asked.name, asked.name_mode, quote(asked.cwd)
+    )  # fmt: skip
+
+
+def split_header(text: bytes) -> tuple[Header, bytes]:
+    """The header of a spec, and the text of its options, by the grammar of spank_plugin/header.c.
+
+    Raises: BollardError for any text that root does not take for a spec.
+    """
+    words = text.split(b" ", 9)
+    if len(words) != 10 or words[0] != constants.HEADER_VERSION.encode() or words[8] != constants.HEADER_END.encode():
+        raise _unreadable("its header is of another form")
+    root, image, multi_prog = (
+        _one_of(word, key, (b"0", b"1")) == b"1"
+        for word, key in zip(
+            words[1:4], (constants.HEADER_ROOT, constants.HEADER_IMAGE, constants.HEADER_MULTI_PROG)
+        )
+    )
+    verbose = _after(words[4], constants.HEADER_VERBOSE)
+    name = _after(words[5], constants.HEADER_NAME)
+    mode = _one_of(words[6], constants.HEADER_MODE, [mode.encode() for mode in MODES])
+    if len(verbose) > constants.VERBOSE_MAX or verbose.strip(b"0123456789"):
+        raise _unreadable("its header has no number")
+    if len(name) > constants.NAME_MAX_BYTES or not _NAME_LETTERS.issuperset(name) or (not name and mode != b"auto"):
+        raise _unreadable("its header has no name")
+    cwd = _after(words[7], constants.HEADER_CWD)
+    if len(words[7]) >= constants.CWD_MAX:
+        raise _unreadable("its header has no directory")
+    if any(not 0x20 <= byte <= 0x7E for byte in cwd + words[9]):
+        raise _unreadable("a byte in it is not printable ASCII")
+    return Header(root, image, multi_prog, verbose.decode(), name.decode(), mode.decode(), cwd.decode()), words[9]
+
+
+def _after(word: bytes, key: str) -> bytes:
+    if not word.startswith(key.encode()):
+        raise _unreadable(f"its header lacks {key}")
+    return word[len(key) :]
+
+
+def _one_of(word: bytes, key: str, values: tuple[bytes, ...] | list[bytes]) -> bytes:
+    value = _after(word, key)
+    if value not in values:
+        raise _unreadable(f"its header has another {key}")
+    return value
+
+
+def read(text: bytes) -> tuple[Header, Values]:
+    """The header of a spec and its (key, value) pairs, as a node reads them.
+
+    Raises: BollardError for a text that no client has made: an unknown or repeated key, a byte that is not ASCII.
+    """
+    header, rest = split_header(text)
+    values = pairs(constants.HEADER_CWD.encode() + header.cwd.encode() + b" " + rest)
+    keys = [pair.partition(b"=")[0].decode("ascii") for pair in rest.split(b" ")]
+    known = {*FIXED, *options.ROWS, *options.VARIABLES}.difference(IN_HEADER)
+    for at, key in enumerate(keys):
+        if key not in known:
+            raise _unreadable(f"{key!r} is no key")
+        if key in keys[:at]:
+            raise _unreadable(f"{key!r} stands twice")
+    for key, _ in values:
+        if key not in options.JOINED and [name for name, _ in values].count(key) > 1:
+            raise _unreadable(f"{key!r} has two values")
+    return header, values
+
+
+def refuse_other(header: Header, asked: Spec) -> None:
+    """BollardError where what root has read says something else than the options do."""
+    own = header_of(asked, header.verbose, header.multi_prog)
+    if replace(own, cwd=header.cwd) != header:  # the directory stands nowhere else
+        raise _unreadable("its header contradicts its options")
+
+
+def _unreadable(why: str) -> BollardError:
+    return BollardError(f"the container's spec cannot be read ({why})", _HINT)
