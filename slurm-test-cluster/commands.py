@@ -256,6 +256,8 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--suite", default=suite, help=f"Debian suite (default: {suite or 'all that are up'})")
         return made
 
+    made = command("add", "put Debian packages on the running controller")
+    made.add_argument("packages", nargs="+", metavar="PACKAGE", help="kept until the cluster is down")
     made = command("up", "start the nodes and wait until they are idle")
     made.add_argument("--nodes", type=int, default=4, help="compute nodes (default: 4)")
     choice = made.add_mutually_exclusive_group()
@@ -325,6 +327,11 @@ def dispatch(options: argparse.Namespace, rest: list[str] | None) -> int:
         tree(cluster)
     elif options.command == "plugin":
         update_plugin(cluster)
+    elif options.command == "add":
+        import packages
+
+        with cluster.lock():
+            packages.add(cluster, options.packages)
     elif options.command == "start":
         start(cluster, options.node)
     elif options.command == "kill":

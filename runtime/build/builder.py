@@ -72,7 +72,6 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
             raise BollardError(f"bind {image.shown(source)}: no such file or directory", "check the path")
     way = rootless.choose(request.ignore_subuid, request.ignore_seccomp)
     if _is_plain(request):
-
         image.open_image(request.source).close()  # a directory that is no root filesystem
 
         def plain() -> None:

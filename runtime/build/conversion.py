@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """An image by its URI as a file, from the cache or made there: what `pull` copies, and `exec` and the rest start.
 
-    docker://NAME ──► manifest ──► its digest ──► oci-tmp/DIGEST, if there ──────────────────────────► the file
-                                        └──► layers in blob/ ──► a build ──► oci-tmp/DIGEST ──────────────┘
+docker://NAME ──► manifest ──► its digest ──► oci-tmp/DIGEST, if there ──────────────────────────► the file
+                                    └──► layers in blob/ ──► a build ──► oci-tmp/DIGEST ──────────────┘
 """
 
 from __future__ import annotations

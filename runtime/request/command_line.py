@@ -44,7 +44,8 @@ def arguments(own: Own, container: bool) -> dict[str, str]:
 
 def _others() -> dict[str, str]:
     """As `arguments`, for Apptainer's options that are known and not offered."""
-    return {**options.WITHOUT_EFFECT, **{name: argument for name, (argument, _) in options.REFUSED.items()}}
+    others = {**options.WITHOUT_EFFECT, **dict.fromkeys(options.OPPOSITES, ""), "tmpdir": "DIR"}
+    return {**others, **{name: argument for name, (argument, _) in options.REFUSED.items()}}
 
 
 def letters(command: str) -> dict[str, str]:
@@ -96,6 +97,10 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
             found.append((name, given))
         elif name in options.REFUSED and given != "0":
             raise BollardError(f"--{name} is not supported: {options.REFUSED[name][1]}", "leave it out")
+        elif name in options.OPPOSITES and given != "0":
+            found.append((options.OPPOSITES[name], "0"))
+        elif name == "tmpdir":
+            os.environ["BOLLARD_TMPDIR"] = given  # where an image that has to be fetched is converted
         elif name == "no-privs" and given != "0" and os.geteuid() == 0:
             raise BollardError("--no-privs: root keeps root's rights in a container", "start it as another user")
     return found, words + rest

@@ -299,14 +299,14 @@ TABLE: tuple[Row, ...] = (
 # fmt: on
 
 # Apptainer's options for which there is nothing to do here: name -> the word that stands for its value.
-WITHOUT_EFFECT = {
-    **dict.fromkeys(
-        ("userns", "unsquash", "underlay", "no-init", "no-pid", "no-privs", "sharens", "no-nv", "no-rocm",
-         "ignore-fakeroot-command", "ignore-subuid", "ignore-userns", "oom-kill-disable"),
-        "",
-    ),
-    "tmpdir": "DIR", "runscript-timeout": "TIME",
-}  # fmt: skip
+WITHOUT_EFFECT = dict.fromkeys(
+    ("userns", "unsquash", "underlay", "no-init", "no-privs", "sharens", "ignore-fakeroot-command", "ignore-subuid",
+     "ignore-userns"),
+    "",
+)  # fmt: skip
+
+# Apptainer's, each the opposite of one in the table.
+OPPOSITES = {"no-nv": "nv", "no-rocm": "rocm", "no-pid": "pid"}
 
 _LIMITS = "limits of a job are Slurm's: ask for them with srun --mem, --cpus-per-task and the like"
 _RIGHTS = "a container has the rights of its user, and no others"
@@ -329,6 +329,8 @@ REFUSED = {
     "fusemount": ("SPEC", "mount it on the host, and bind it"),
     "dmtcp-launch": ("NAME", "checkpoints are not made"),
     "dmtcp-restart": ("NAME", "checkpoints are not made"),
+    "oom-kill-disable": ("", _LIMITS),
+    "runscript-timeout": ("TIME", "a limit on time is Slurm's: srun --time, or timeout(1) in the container"),
     **dict.fromkeys(("apply-cgroups",), ("FILE", _LIMITS)),
     **dict.fromkeys(
         ("blkio-weight", "blkio-weight-device", "cpu-shares", "cpus", "cpuset-cpus", "cpuset-mems", "memory",

@@ -391,7 +391,7 @@ def make(values: list[tuple[str, str]]) -> Spec:
         unshare.add("uts")
     if contain_all:
         fields.update(contain=True, cleanenv=True)
-        unshare |= {"pid", "ipc"}
+        unshare |= {"ipc"} if last("pid") == "0" else {"pid", "ipc"}
     if compat:
         fields.update(no_umask=True, no_eval=True, writable_tmpfs=True)
     if fields.get("writable") and (switch(given.get("writable-tmpfs", [])) or fields.get("overlays")):

@@ -13,7 +13,8 @@ import pytest
 import bollard
 from bollard.runtime.cli.commands import COMMANDS
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import command_line, options
+from bollard.runtime.request import command_line, forms, options, spec
+from bollard.runtime.system import workspace
 
 OWN = {"json": ("", "for programs"), "shell": ("PATH", "a shell")}
 
@@ -305,7 +306,8 @@ def test_the_path_of_exec_imports_little():
         (["-B=/a:/b"], [("bind", "/a:/b")]),
         (["-W", "/w", "-S/s", "-o", "/o"], [("workdir", "/w"), ("scratch", "/s"), ("overlay", "/o")]),
         (["--contain=false", "--pid=TRUE", "-w=t"], [("contain", "0"), ("pid", "1"), ("writable", "1")]),
-        (["-u", "--unsquash", "--no-init", "--tmpdir=y"], []),
+        (["-u", "--unsquash", "--no-init"], []),
+        (["--no-nv", "--no-rocm", "--no-pid=false"], [("nv", "0"), ("rocm", "0")]),
         (["--keep-privs=false"], []),
     ],
 )  # fmt: skip
@@ -320,6 +322,8 @@ def test_apptainers_ways_to_write_options(argv, found):
         (["--memory=1G"], "limits of a job are Slurm's"),
         (["--security", "seccomp:x"], "root's to set"),
         (["--nvccli"], "needs root"),
+        (["--oom-kill-disable"], "limits of a job are Slurm's"),
+        (["--runscript-timeout", "5"], "a limit on time is Slurm's"),
         (["--passphrase"], "encrypted images cannot be opened yet"),
         (["--pem-path", "key.pem"], "encrypted images cannot be opened yet"),
     ],
@@ -329,6 +333,20 @@ def test_options_that_cannot_be_had_say_why(argv, reason):
         parse(*argv)
 
     assert argv[0].partition("=")[0] in caught.value.message and reason in caught.value.message
+
+
+def test_tmpdir_is_where_images_are_converted(monkeypatch, tmp_path):
+    monkeypatch.setenv("BOLLARD_TMPDIR", "/elsewhere")
+    assert parse("--tmpdir", str(tmp_path), "img.sif") == ([], ["img.sif"])
+    assert workspace.parent(os.environ) == str(tmp_path)
+
+
+def test_opposites_win():
+    """Over a variable that asks for the same, and over what --containall brings."""
+    given = parse("--containall", "--no-pid", "--no-nv", "/img.sif")[0]
+    values = forms.resolve([*given, ("APPTAINER_NV", "1"), ("APPTAINER_ROCM", "1"), ("image", "/img.sif")])
+    asked = spec.make([*values, ("cwd", "/")])
+    assert asked.unshare == ("ipc",) and asked.cards == ("rocm",)
 
 
 @pytest.mark.parametrize("words", [["exec"], ["sif", "list"], ["sif"]])
