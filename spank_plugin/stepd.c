@@ -119,8 +119,8 @@ void stepd_init(spank_t spank, int argc, char **argv)
 		refuse("this job's script asks for a container, but slurmrestd, scrontab and hosts without bollard do not "
 		       "start one; submit it without a container, and write srun --container=IMAGE PROGRAM in the script");
 	else if (rc == ESPANK_ENV_NOEXIST)
-		refuse("this job asks for a container, but was submitted where bollard is not installed; "
-		       "submit it from another host, with a higher `ulimit -n`, or without --container");
+		refuse("this job asks for a container, but was submitted where Slurm did not load bollard's plugin; "
+		       "is bollard installed there? a very low `ulimit -n` also keeps it out");
 	else if (rc != ESPANK_SUCCESS)
 		refuse("Slurm cannot hand over what was asked of the container: %s; ask for less", spank_strerror(rc));
 	else if (!(step.options = read_header(step.spec, &step.header)))
