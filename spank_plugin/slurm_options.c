@@ -6,6 +6,7 @@
 
 #include <dlfcn.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,6 +49,24 @@ int reset_slurm_option(const char *name)
 int is_set(const char *value)
 {
 	return value && strcmp(value, "unset") != 0 && strcmp(value, "invalid-context") != 0;
+}
+
+const char *salloc_command(void)
+{
+	int *argc = dlsym(RTLD_DEFAULT, "command_argc");  /* salloc's own; the shell it starts by itself is there too */
+	char ***argv = dlsym(RTLD_DEFAULT, "command_argv");
+	char *word = NULL;
+	size_t size = 0;
+	int is_typed = 0;
+	FILE *line = argc && argv && *argc > 0 && *argv ? fopen("/proc/self/cmdline", "re") : NULL;
+
+	if (!line)
+		return NULL;
+	while (getdelim(&word, &size, '\0', line) > 0)
+		is_typed = strcmp(word, (*argv)[*argc - 1]) == 0;
+	free(word);
+	fclose(line);
+	return is_typed ? (*argv)[0] : NULL;
 }
 
 int slurm_version(spank_t spank)
