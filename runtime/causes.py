@@ -23,7 +23,7 @@ from errno import (
     ETXTBSY,
 )
 
-from bollard.runtime.errors import BollardError
+from bollard.runtime.errors import BollardError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,13 +39,19 @@ _SIGNALS: Final = {
 _TOLD: Final = (ENOSPC, EDQUOT, EFBIG, EMFILE, ENFILE, ENOMEM, EROFS, ESTALE, EIO, EAGAIN)
 # A filesystem with less room than this, in bytes, is full for a program that has just failed to write there.
 _FULL: Final = 64 << 10
-USERNS: Final = (
+_USERNS: Final = (
     "its administrator should look at sysctl user.max_user_namespaces, "
     "kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns"
 )
 
 # Directories that an environment variable moves: directory, variable.
 _movable: dict[str, str] = {}
+
+
+def no_namespaces(error: OSError, doing: str) -> BollardError:
+    """What to say where the kernel makes no user namespace; `doing` begins the message."""
+    reason = "the limit of their number is reached" if error.errno == ENOSPC else error.strerror
+    return BollardError(f"{doing}: {reason}", _USERNS)
 
 
 def movable(place: str, variable: str) -> None:
@@ -65,8 +71,16 @@ def of(error: OSError, doing: str, place: str = "", hint: str = "") -> BollardEr
     return BollardError(f"{doing}: {reason}", cure or hint)
 
 
-def of_any(error: BaseException) -> BollardError | None:
-    """The same for a failure that nothing else has worded; None for one that is no lack of the machine."""
+def one_line(error: BaseException) -> str:
+    """What a user reads of any failure, without the leading "bollard: "."""
+    known = error if isinstance(error, BollardError) else _of_any(error)
+    defect = f"{type(error).__name__}: {error}; this is a defect: please report it, with the command"
+    text = str(known) if known else defect
+    return shown(" ".join(text.splitlines()))
+
+
+def _of_any(error: BaseException) -> BollardError | None:
+    """The words for a failure that nothing else has worded; None for one that is no lack of the machine."""
     if isinstance(error, MemoryError):
         error = OSError(ENOMEM, os.strerror(ENOMEM))
     elif isinstance(error, RuntimeError) and "start new thread" in str(error):

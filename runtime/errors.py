@@ -7,19 +7,6 @@ def shown(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def one_line(error: BaseException) -> str:
-    """What a user reads of any failure, without the leading "bollard: "."""
-    if isinstance(error, BollardError):
-        text = str(error)
-    else:
-        from bollard.runtime import causes  # the keeper has imported it
-
-        known = causes.of_any(error)
-        defect = f"{type(error).__name__}: {error}; this is a defect: please report it, with the command"
-        text = str(known) if known else defect
-    return shown(" ".join(text.splitlines()))
-
-
 class BollardError(Exception):
     """A failure a user can read.
 

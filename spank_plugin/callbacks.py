@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from _bollard import ffi
 
-from bollard.runtime.errors import one_line
+from bollard.runtime.causes import one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

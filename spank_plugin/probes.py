@@ -8,7 +8,8 @@ import select
 import signal
 from collections.abc import Callable
 
-from bollard.runtime.errors import BollardError, one_line
+from bollard.runtime.causes import one_line
+from bollard.runtime.errors import BollardError
 from bollard.runtime.system import identity, linux
 
 # Covered in the child's own mount namespace.

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import sys
 
+from bollard.runtime.causes import one_line
 from bollard.runtime.cli.commands import COMMANDS
-from bollard.runtime.errors import BollardError, one_line, shown
+from bollard.runtime.errors import BollardError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ import os
 from _signal import SIG_DFL, SIGCHLD, signal
 
 from bollard.runtime import causes
+from bollard.runtime.causes import one_line
 from bollard.runtime.container import imports
-from bollard.runtime.errors import BollardError, one_line
+from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import CAT, MKSQUASHFS
 from bollard.runtime.system import linux
 

@@ -11,7 +11,7 @@ from _socket import SCM_RIGHTS, SO_PEERCRED, SOL_SOCKET, socket
 from sys import byteorder
 
 from bollard.runtime import constants
-from bollard.runtime.errors import one_line
+from bollard.runtime.causes import one_line
 
 SPEC, ENTRY, VERBOSE, OWN = constants.ENV_SPEC, constants.ENV_ENTRY, constants.ENV_VERBOSE, constants.ENV_OWN
 LIFELINE, QUESTION, TASK = constants.WIRE_LIFELINE, constants.WIRE_QUESTION, constants.WIRE_TASK

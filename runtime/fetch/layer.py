@@ -22,7 +22,6 @@ import tarfile
 import threading
 import zlib
 from collections.abc import Iterator
-from errno import ENOSPC
 from typing import IO, Any, cast
 
 from bollard.runtime import causes
@@ -256,7 +255,11 @@ def _write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, above: int, n
     data = archive.extractfile(member)
     room = os.fstatvfs(above)
     if member.size > room.f_bavail * room.f_frsize:
-        raise OSError(ENOSPC, os.strerror(ENOSPC))
+        where = causes.mount_point(f"/proc/self/fd/{above}")
+        raise BollardError(
+            f"{member.name} has {member.size} bytes, and there is room for {room.f_bavail * room.f_frsize} on {where}",
+            "set BOLLARD_TMPDIR to a directory with more space, or build a smaller image",
+        )
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=above)
     with open(fd, "wb") as file:
         if data is not None:

@@ -17,8 +17,9 @@ import time
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 
 from bollard.runtime import causes
+from bollard.runtime.causes import one_line
 from bollard.runtime.container import wire
-from bollard.runtime.errors import BollardError, one_line
+from bollard.runtime.errors import BollardError
 from bollard.runtime.frozen import replace
 from bollard.runtime.installed import LAUNCHER, PREFIX
 from bollard.runtime.request import site
@@ -223,6 +224,4 @@ def new_user_namespace(as_root: bool) -> None:
     try:
         identity.new_namespace(as_root)
     except OSError as error:
-        raise BollardError(
-            f"this machine does not let users make namespaces ({error.strerror})", causes.USERNS
-        ) from None
+        raise causes.no_namespaces(error, "this machine does not let users make namespaces") from None

@@ -255,9 +255,9 @@ def _small_files_only() -> None:
 
 def _through_container(path: str) -> Attributes:
     """Look at the image from inside: a child makes a container of it and tells what it finds."""
+    from bollard.runtime.causes import one_line
     from bollard.runtime.container import keeper
     from bollard.runtime.container.clock import Clock
-    from bollard.runtime.errors import one_line
     from bollard.runtime.local import execution
     from bollard.runtime.request import site, spec
 

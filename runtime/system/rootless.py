@@ -28,7 +28,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
 from bollard.runtime import causes
-from bollard.runtime.errors import BollardError, one_line
+from bollard.runtime.causes import one_line
+from bollard.runtime.errors import BollardError
 from bollard.runtime.system import identity, linux
 
 ROOT, SUBIDS, MAPPED, PRELOADED = "root", "subids", "mapped", "preloaded"
@@ -253,9 +254,7 @@ def _mapped_ids() -> int:
 
 
 def _no_namespaces(error: OSError) -> BollardError:
-    return BollardError(
-        f"a build needs namespaces, and this machine refuses: {error.filename}: {error.strerror}", causes.USERNS
-    )
+    return causes.no_namespaces(error, f"a build needs namespaces, and this machine refuses: {error.filename}")
 
 
 def _tell(writer: int, error: BaseException) -> None:

@@ -350,7 +350,7 @@ class TestPlaces:
             assert "file/out: cannot be written: Not a directory" in line
             line = self.refused(builder, place, *box, place / "closed/out")
             assert f"you may not write into {place}/closed" in line
-            assert "cannot be written: File name too long" in self.refused(builder, place, *box, "n" * 300)
+            assert "cannot be written: the name is too long" in self.refused(builder, place, *box, "n" * 300)
             assert "'': is not the name of a file" in self.refused(builder, place, *box, "")
         assert "out/: names a directory" in self.refused(builder, place, f"{place}/out/")
 

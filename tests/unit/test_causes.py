@@ -16,7 +16,8 @@ import pytest
 from test_instance import User, place  # noqa: F401 - a fixture
 
 from bollard.runtime import causes
-from bollard.runtime.errors import BollardError, one_line
+from bollard.runtime.causes import one_line
+from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import cache
 from bollard.runtime.image import image
 from bollard.spank_plugin import build
@@ -68,6 +69,13 @@ def small(scratch):
 )
 def test_each_error_has_its_cure(number, words):
     assert words in str(causes.of(failure(number), "img.sif: cannot be read", "/", "ask"))
+
+
+@pytest.mark.parametrize(("number", "reason"), [(errno.ENOSPC, "the limit of their"), (errno.EPERM, "Operation")])
+def test_a_machine_without_user_namespaces(number, reason):
+    found = causes.no_namespaces(failure(number), "this machine does not let users make namespaces")
+    assert f"namespaces: {reason}" in str(found) and "user.max_user_namespaces" in found.hint
+    assert "No space" not in str(found)
 
 
 def test_no_path_of_this_process_is_shown():

@@ -325,8 +325,27 @@ def test_the_overlays_of_a_sif(tmp_path):
 
 def test_a_compression_that_this_squashfuse_lacks_is_no_damage():
     said = "Squashfs image uses lzma compression, this version supports only zlib."
-    assert str(fuse.unreadable("a.sif", said)).startswith("a.sif: cannot be read on this machine (Squashfs image uses")
-    assert str(fuse.unreadable("a.sif", "the file server ended")).startswith("a.sif: damaged: ")
+    assert why(said).startswith("a.sif: cannot be read on this machine (Squashfs image uses")
+
+
+def test_only_what_the_server_says_of_the_image_is_damage():
+    assert why("Something went wrong trying to read the squashfs image.").startswith("a.sif: damaged: ")
+    assert "Too many open files" not in why("Can't open squashfs image: Too many open files")
+    assert "damaged" not in why("Can't open squashfs image: Too many open files")
+    assert "a.sif: the file server" in why("") and "exit status 1;" in why("")
+
+
+def why(said):
+    """What a user reads when a file server that wrote `said` has ended with status 1."""
+    words = os.memfd_create("words")
+    os.write(words, said.encode())
+    pid = os.fork()
+    if pid == 0:
+        os._exit(1)
+    try:
+        return str(fuse.failed("a.sif", words, pid, words, 0))
+    finally:
+        os.close(words)
 
 
 @pytest.mark.parametrize("line", [b"#!/usr/bin/env run-singularity\n", b"#! /usr/bin/env run-singularity"])

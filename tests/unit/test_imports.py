@@ -28,7 +28,6 @@ BEFORE = {
 }
 # They run in a container, and import what `imports.complete` or `save._prepare` has imported.
 LOADED = {
-    "bollard.runtime.errors": {"one_line"},
     "bollard.runtime.container.environment": {"_doubtful", "_interpreted", "_override"},
     "bollard.runtime.container.save": {"write", "_squashfs"},
 }
@@ -87,7 +86,7 @@ def test_no_function_of_the_keepers_modules_imports_in_a_container():
 
 
 def test_what_runs_in_a_container_is_imported_before():
-    loaded = {"hashlib", "subprocess", "time", "bollard.runtime.causes", "bollard.runtime.image.pack", *imports.NEEDED}
+    loaded = {"hashlib", "subprocess", "time", "bollard.runtime.image.pack", *imports.NEEDED}
     for module, functions in LOADED.items():
         for function, name in imports_of(module):
             if function in functions and of_file(name) is not None:

@@ -248,7 +248,7 @@ def test_mksquashfs_missing(tmp_path, tree, monkeypatch):
 def test_mksquashfs_fails(tmp_path, tree, monkeypatch):
     monkeypatch.setenv("PATH", program(tmp_path / "bin", "echo Write failed: No space left on device >&2; exit 1\n"))
     text = refused(tmp_path / "img.sif", tree)
-    assert "mksquashfs failed: Write failed: No space left on device; " in text
+    assert "img.sif: cannot be written: no space left on /" in text
     assert sorted(os.listdir(tmp_path)) == ["bin", "tree"]
 
 

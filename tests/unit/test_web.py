@@ -11,7 +11,8 @@ import urllib.request
 
 import pytest
 
-from bollard.runtime.errors import BollardError, one_line
+from bollard.runtime.causes import one_line
+from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import web
 
 
