@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef char *get_fn(void *opt, const char *name);
 typedef int reset_fn(void *opt, const char *name);
@@ -53,20 +54,25 @@ int is_set(const char *value)
 
 const char *salloc_command(void)
 {
-	int *argc = dlsym(RTLD_DEFAULT, "command_argc");  /* salloc's own; the shell it starts by itself is there too */
-	char ***argv = dlsym(RTLD_DEFAULT, "command_argv");
+	static char *command;
 	char *word = NULL;
 	size_t size = 0;
-	int is_typed = 0;
-	FILE *line = argc && argv && *argc > 0 && *argv ? fopen("/proc/self/cmdline", "re") : NULL;
+	int at = 0, components = 0;
+	FILE *line = dlsym(RTLD_DEFAULT, "saopt") ? fopen("/proc/self/cmdline", "re") : NULL;  /* salloc's alone */
 
 	if (!line)
 		return NULL;
-	while (getdelim(&word, &size, '\0', line) > 0)
-		is_typed = strcmp(word, (*argv)[*argc - 1]) == 0;
+	free(command);
+	command = NULL;
+	/* Slurm has read its options: the first word that is none is at optind, but not where components are parted. */
+	for (; getdelim(&word, &size, '\0', line) > 0; at++) {
+		components |= at < optind && strcmp(word, ":") == 0;
+		if (at == optind && !components && strcmp(word, ":") != 0)
+			command = strdup(word);
+	}
 	free(word);
 	fclose(line);
-	return is_typed ? (*argv)[0] : NULL;
+	return command;
 }
 
 int slurm_version(spank_t spank)
