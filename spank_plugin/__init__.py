@@ -6,7 +6,7 @@ forked child that is the user already), `bollard-enter` (static launcher in fron
 |---|---|
 | shim.c | the hooks, sorted by where Slurm calls them |
 | client.c, slurm_options.c, components.c, multiprog.c | srun, sbatch, salloc: takeover of --container |
-| given.c, spec.c, plain.c | there too: what is asked, the spec of it, refusal of mistakes |
+| client_options.c, spec.c, image_probe.c | there too: what is asked, the spec of it, refusal of mistakes |
 | stepd.c, keeper.c, argv.c, refusal.c | slurmstepd: keeper and launcher |
 | privilege.c | every line that needs to be root |
 | enter.c, entry.c, script.c, become.c, supervise.c | the launcher: a task's way into the container |

@@ -54,7 +54,7 @@ from bollard.spank_plugin import build_inside  # noqa: E402
 # What each is compiled from.
 SOURCES = {
     "spank_bollard.so": (
-        *("shim", "client", "given", "spec", "plain", "slurm_options", "components", "multiprog"),
+        *("shim", "client", "client_options", "spec", "image_probe", "slurm_options", "components", "multiprog"),
         *("header", "stepd", "keeper", "argv", "refusal", "account", "job_record", "privilege", "wire", "python"),
         *("job_cgroup", "job_folder", "job_end"),
     ),

@@ -7,7 +7,7 @@
 
 #include <slurm/spank.h>
 
-/* given.c: what is asked of a container. */
+/* client_options.c: what is asked of a container. */
 extern struct given {
 	char *own;                       /* --container, where Slurm has no such option */
 	char *values[OPTION_COUNT];      /* of the options registered here */
@@ -15,16 +15,16 @@ extern struct given {
 	char *around;                    /* the spec of the salloc that started this srun as its shell, or NULL */
 } given;
 
-/* given.c: `container`, or where that is NULL the image that another option or a variable names; NULL for none. */
+/* client_options.c: `container`, or where that is NULL the image that another option or a variable names; NULL for none. */
 const char *image_asked_for(const char *container);
 
-/* given.c: the value of VARIABLES[i] of options.h; NULL where it is not set, or pyxis's. */
+/* client_options.c: the value of VARIABLES[i] of options.h; NULL where it is not set, or pyxis's. */
 const char *variable_of(int i);
 
-/* given.c: whether a container is asked for by its name. */
+/* client_options.c: whether a container is asked for by its name. */
 int is_named(void);
 
-/* given.c: options of a container that is not asked for are a mistake, for the task would run on the host. */
+/* client_options.c: options of a container that is not asked for are a mistake, for the task would run on the host. */
 void refuse_idle_options(void);
 
 /* spec.c: the spec of `container`, which is NULL for one that another step has named. Finished here for a plain image

@@ -25,7 +25,7 @@ static void take_handles(void)
 {
 	int fd;
 
-	while (step.leash >= 0 && (fd = accept4(step.leash, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
+	while (step.job_socket >= 0 && (fd = accept4(step.job_socket, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
 		handle_count += take_senders(fd, handles + handle_count, (int) (sizeof(handles) / sizeof(*handles)) -
 					     handle_count);
 		close(fd);  /* the keeper sees the end of the job in that */
@@ -81,9 +81,9 @@ void end_containers(uint32_t job_id, uid_t uid)
 	}
 	if (groups.count == 0)
 		take_handles();
-	if (step.leash >= 0)
-		close(step.leash);
-	step.leash = -1;
+	if (step.job_socket >= 0)
+		close(step.job_socket);
+	step.job_socket = -1;
 	end_all(&groups);
 	drop_empty_record(RECORDS, job_id, uid);
 	job_folder_remove(step.folder, job_id);

@@ -165,11 +165,11 @@ void hold_leash(const char *path)
 {
 	int on = 1;
 
-	step.leash = job_folder_listen(path, 0);
-	if (step.leash >= 0 && (setsockopt(step.leash, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0 ||
-				fcntl(step.leash, F_SETFL, O_NONBLOCK) < 0)) {
-		close(step.leash);
-		step.leash = -1;
+	step.job_socket = job_folder_listen(path, 0);
+	if (step.job_socket >= 0 && (setsockopt(step.job_socket, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0 ||
+				fcntl(step.job_socket, F_SETFL, O_NONBLOCK) < 0)) {
+		close(step.job_socket);
+		step.job_socket = -1;
 	}
 }
 
@@ -220,7 +220,7 @@ static int connect_job(uint32_t job_id, uint32_t step_id)
 		return fd;
 	snprintf(path, sizeof(path), JOB_FOLDERS "/%u/job.%u", job_id, step_id);
 	hold_leash(path);
-	return step.leash < 0 ? -1 : wire_connect(path, 0);
+	return step.job_socket < 0 ? -1 : wire_connect(path, 0);
 }
 
 /* Fork the keeper, and take its lifeline. */

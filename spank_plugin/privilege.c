@@ -368,7 +368,7 @@ static int keep_capabilities(void)
 
 /* The keeper to be: stops being root, enters a user namespace, waits for its map (or for the end of
  * the helper that was to write it). */
-static int drop(const struct identity *id, int leash, int ready, int mapped)
+static int drop(const struct identity *id, int job_socket, int ready, int mapped)
 {
 	struct rlimit none = { 0, 0 }, files;
 	char byte = 1;
@@ -393,7 +393,7 @@ static int drop(const struct identity *id, int leash, int ready, int mapped)
 	if (write_file("/proc/self/oom_score_adj", "0") < 0 || become(id) < 0)
 		return -1;
 	/* Its memory is a copy of slurmstepd's: not for its user's eyes, whatever fs.suid_dumpable says. */
-	if (prctl(PR_SET_DUMPABLE, 0) < 0 || (leash >= 0 && send(leash, &byte, 1, MSG_NOSIGNAL) != 1))
+	if (prctl(PR_SET_DUMPABLE, 0) < 0 || (job_socket >= 0 && send(job_socket, &byte, 1, MSG_NOSIGNAL) != 1))
 		return -1;
 	if (unshare(CLONE_NEWUSER) < 0)
 		return -1;
@@ -420,7 +420,7 @@ static int help(const struct identity *id, pid_t child, int ready, int mapped)
 	return write(mapped, &byte, 1) != 1;
 }
 
-int become_and_run(const struct identity *id, const int *keep, int nkeep, int leash,
+int become_and_run(const struct identity *id, const int *keep, int nkeep, int job_socket,
 		   int (*run)(void *arg), void *arg, pid_t *helper)
 {
 	int to_child[2], to_helper[2];
@@ -443,7 +443,7 @@ int become_and_run(const struct identity *id, const int *keep, int nkeep, int le
 	if (child == 0) {
 		close(to_helper[0]);
 		close(to_child[1]);
-		if (drop(id, leash, to_helper[1], to_child[0]) < 0 || close_others(keep, nkeep) < 0)
+		if (drop(id, job_socket, to_helper[1], to_child[0]) < 0 || close_others(keep, nkeep) < 0)
 			_exit(1);
 		_exit(run(arg));
 	}

@@ -20,9 +20,9 @@ struct identity {
 
 /* Fork a process that is `id` for good, in a user namespace which maps `id`'s own ids and nothing
  * else, outside Slurm's process tree, with only `keep` (at most 8, none below 3) of the open
- * descriptors; it calls run(arg) and exits with its value. A byte goes through `leash` (-1: none) as
+ * descriptors; it calls run(arg) and exits with its value. A byte goes through `job_socket` (-1: none) as
  * soon as it is the user: how to find and end it later. 0, or -1 with errno. *helper is for the caller to reap. */
-int become_and_run(const struct identity *id, const int *keep, int nkeep, int leash,
+int become_and_run(const struct identity *id, const int *keep, int nkeep, int job_socket,
 		   int (*run)(void *arg), void *arg, pid_t *helper);
 
 /* Handles (pidfds) of the processes that sent a byte through the connection `fd` (SO_PASSCRED), at most `most`; of those

@@ -5,7 +5,7 @@
 #include <slurm/spank.h>
 #include <stddef.h>
 
-/* given.c, client.c: srun, sbatch, salloc; the user's own process. */
+/* client_options.c, client.c: srun, sbatch, salloc; the user's own process. */
 int client_init(spank_t spank);
 int client_post_opt(spank_t spank);
 int client_local_user_init(spank_t spank);

@@ -3,7 +3,7 @@
 #define _GNU_SOURCE
 #include "client.h"
 #include "header.h"
-#include "plain.h"
+#include "image_probe.h"
 #include "python.h"
 #include "switch.h"
 #include "wire.h"
@@ -314,7 +314,7 @@ char *make_spec(const char *container, const char *cwd, int multi_prog)
 	if (!home || !home[0])
 		home = (me = getpwuid(getuid())) ? me->pw_dir : "";
 	add(&spec, "userhome", home);
-	plain = image && image[0] == '/' && plain_image(image, &st) && !site_says("\n" SITE_LIMITS_IMAGES);
+	plain = image && image[0] == '/' && probe_image(image, &st) && !site_says("\n" SITE_LIMITS_IMAGES);
 	if (plain)
 		add_identity(&spec, &st);
 	more = add_options(&spec, in_container);

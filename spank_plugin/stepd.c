@@ -22,7 +22,7 @@
 /* Longer than privilege.c gives the keeper to give root up. */
 #define HELPER_MS 10000
 
-struct step step = { .listener = -1, .job = -1, .leash = -1, .folder = -1, .record = -1, .lifeline = -1 };
+struct step step = { .listener = -1, .job = -1, .job_socket = -1, .folder = -1, .record = -1, .lifeline = -1 };
 
 void refuse(const char *format, ...)
 {
@@ -171,7 +171,7 @@ void stepd_task_post_fork(spank_t spank)
 	uint32_t job_id;
 
 	/* Where there is an extern step, the job has all its cgroups when another step starts. */
-	if (step.leash >= 0 && !step.is_extern &&
+	if (step.job_socket >= 0 && !step.is_extern &&
 	    spank_get_item(spank, S_JOB_ID, &job_id) == ESPANK_SUCCESS)
 		place_keepers(job_id);
 }

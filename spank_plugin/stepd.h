@@ -23,7 +23,7 @@ extern struct step {
 	char address[100];      /* path of the keeper's socket */
 	char why[512];          /* not empty: no keeper, and the reason */
 	int listener, job;      /* descriptors for the keeper to be */
-	int leash;              /* keepers send a byte to it, and end when it is closed; or -1 */
+	int job_socket;              /* keepers send a byte to it, and end when it is closed; or -1 */
 	int folder;             /* the job's, held (job_folder.h); or -1 */
 	int is_extern;          /* the job's own step: it ends the containers of the job */
 	int record;             /* of the job on this node, for the accounting; or -1 */

@@ -11,7 +11,8 @@ image_shell.py: the image's own shell, for environment scripts.
 fuse.py: file servers.
 idle.py: ends containers of the job that wait for a next step, where there are many.
 gpu.py: the host's GPU drivers, as binds.
-entry.py: lets tasks in.
+admission.py: the loop: who is in the container, and how long it stays.
+entry.py: lets one task in.
 wire.py: frames between keeper, launcher and slurmstepd.
 task_reaper.py: ends tasks when the keeper ends.
 readahead.py: reads what the first task will need.

@@ -30,14 +30,14 @@ class Container:
     __slots__ = (
         "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "image_root", "instance",
         "locales", "node", "plan", "rc", "record", "replaced", "report", "saver", "scripts", "server", "server_state",
-        "servers", "site", "spec", "steps", "told", "tools", "warnings", "ways_in",
+        "servers", "site", "spec", "steps", "told", "tools", "warnings", "namespace_fds",
     )  # fmt: skip
 
     def __init__(
         self, *, node: str, spec: Spec, site: Site, image: Image, plan: Plan, report: mounts.Report, server: int,
         server_state: int, image_root: int, clock: Clock, saver: Saver | None, servers: layers.Servers | None,
         scripts: list[tuple[str, bytes]], rc: bytes, locales: frozenset[bytes] | None, command: bytes, instance: str,
-        tools: bytes, ways_in: tuple[int, ...],
+        tools: bytes, namespace_fds: tuple[int, ...],
     ) -> None:  # fmt: skip
         self.node = node  # the host's name outside
         self.spec = spec
@@ -57,7 +57,7 @@ class Container:
         self.command = command  # the action, for APPTAINER_COMMAND
         self.instance = instance  # its name, for an instance: who ends tells the tasks in other words
         self.tools = tools  # where the host's Slurm commands are, in the container
-        self.ways_in = ways_in  # descriptors of the namespaces to join, in that order
+        self.namespace_fds = namespace_fds  # descriptors of the namespaces to join, in that order
         self.binds = os.fsencode(bind_text(spec.binds))  # for APPTAINER_BIND
         self.record = record.Record(image, node)
         self.steps: dict[bytes, Spec] = {}  # spec text of a step that named this container: what it asked
@@ -83,7 +83,7 @@ class Container:
     def private(self, listener: int) -> tuple[int, ...]:
         """The descriptors that are the keeper's alone."""
         saver = (self.saver.ask, self.saver.answer) if self.saver else ()
-        return (listener, self.image.fd, self.image_root, *self.ways_in, self.record.fd, *saver)
+        return (listener, self.image.fd, self.image_root, *self.namespace_fds, self.record.fd, *saver)
 
     def define_environment(
         self, shell: Callable[[bytes, list[bytes]], bytes | None], cwd: bytes = b"/"

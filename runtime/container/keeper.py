@@ -17,8 +17,8 @@ from errno import ECONNABORTED, EINVAL, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, ENO
 
 from bollard.runtime import causes, host_slurm
 from bollard.runtime.container import (
+    admission,
     enroot,
-    entry,
     fuse,
     idle,
     imports,
@@ -174,7 +174,7 @@ def _enter(
     _let_children_go()
     saver = _start_saver(asked, base, made.owned)
     new_root = mounts.make_root(base, SESSION, places, report, made.writable)
-    ways_in = _ways_in(made, processes)
+    namespace_fds = _namespace_fds(made, processes)
     imports.end()
     linux.change_root(new_root)
     clock.mark("mounts")
@@ -186,7 +186,8 @@ def _enter(
         node=node, spec=asked, site=here, image=opened, plan=made, report=report, server=server, clock=clock,
         server_state=state, image_root=root,
         saver=saver, servers=servers, scripts=_scripts(), rc=_enroot_rc(), locales=_locales(), command=command,
-        instance=instance, ways_in=ways_in, tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
+        instance=instance, namespace_fds=namespace_fds,
+        tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
     )  # fmt: skip
     try:
         container.define_environment(_no_shell_here)
@@ -287,7 +288,7 @@ def _start_saver(asked: Spec, base: str, own: bool) -> Saver | None:
     return save.start(base)
 
 
-def _ways_in(made: plan.Plan, processes: int) -> tuple[int, ...]:
+def _namespace_fds(made: plan.Plan, processes: int) -> tuple[int, ...]:
     """Descriptors of the namespaces, opened on the host's /proc: the container may have none."""
     names = [namespace.name for namespace in made.namespaces if namespace.name != "pid"]
     ways = tuple(os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in names)
@@ -391,13 +392,15 @@ def _enroot_rc() -> bytes:
     return text if enroot.is_layout(text) else b""
 
 
-def serve(container: Container, listener: int, job: int, holder: int = entry.ANYONE) -> None:
-    """Let tasks in until the end of the step, of the job, or of the last task (see entry.Server.run). `holder`: who may
-    hold a lifeline."""
+def serve(container: Container, listener: int, job: int, holder: int = admission.ANYONE) -> None:
+    """Let tasks in until the end of the step, of the job, or of the last task (AdmissionLoop.run).
+
+    `holder` says who may hold a lifeline.
+    """
     linux.drop_capabilities()
     watcher = task_reaper.start(job, container.private(listener), container.server, container.server_state)
     container.clock.mark("ready")
-    entry.Server(container, listener, job, watcher, holder).run()
+    admission.AdmissionLoop(container, listener, job, watcher, holder).run()
 
 
 def main(text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
@@ -422,7 +425,7 @@ def main(text: bytes, arguments: bytes, program: bytes, listener: int, job: int,
     words = os.fsdecode(arguments)
     spool = site.spool_directory(words, os.uname().nodename.split(".")[0], here)
     idle.end_oldest(listener, here.idle)
-    holder = entry.USER_IS_ROOT if identity.is_host_root() else entry.ROOT
+    holder = admission.USER_IS_ROOT if identity.is_host_root() else admission.ROOT
     container = enter(asked, clock, here, spool, os.fsdecode(program))
     container.by_slurm = True
     container.record.fd, container.record.container = record.descriptor(words)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Tasks do not outlive their container: whoever sees it go ends them, with a reason on their stderr.
 
-The keeper watches the FUSE server. The guard, its child, watches the keeper: it reads the process ids of
+The keeper watches the FUSE server. The task reaper, its child, watches the keeper: it reads the process ids of
 admitted tasks from a pipe, and the pipe's end without a farewell means that the keeper was killed.
 """
 
@@ -83,7 +83,7 @@ def _tell(pid: int, line: bytes) -> bool:
         os.close(fd)
 
 
-class Guard:
+class TaskReaper:
     """The keeper's end of the pipe."""
 
     __slots__ = ("pid", "pipe")
@@ -108,19 +108,19 @@ class Guard:
         try:
             os.write(self.pipe, word)
         except OSError:
-            pass  # somebody has killed the guard; `watch` starts another
+            pass  # somebody has killed the task reaper; `watch` starts another
 
     def dismiss(self) -> None:
-        """The keeper ends as it should, or has a new guard."""
+        """The keeper ends as it should, or has a new task reaper."""
         try:
             os.write(self.pipe, _FAREWELL)
         except OSError:
-            pass  # somebody has killed the guard: nothing to tell it
+            pass  # somebody has killed the task reaper: nothing to tell it
         os.close(self.pipe)
 
 
-def start(leash: int, close: Iterable[int], server: int = 0, state: int = -1) -> Guard:
-    """Fork the guard, which closes the descriptors `close` of the keeper's. `leash` is the job's socket (or -1):
+def start(leash: int, close: Iterable[int], server: int = 0, state: int = -1) -> TaskReaper:
+    """Fork the task reaper, which closes the descriptors `close` of the keeper's. `leash` is the job's socket (or -1):
     with a byte sent through it root can end this process when the job has ended, as it can the keeper. `server` is the
     process id of the file server, `state` a descriptor of its state (`fuse.open_state`)."""
     reader, writer = os.pipe()
@@ -130,9 +130,9 @@ def start(leash: int, close: Iterable[int], server: int = 0, state: int = -1) ->
         os.close(reader)
         if handle >= 0:
             os.close(handle)
-        return Guard(pid, writer)
+        return TaskReaper(pid, writer)
     try:
-        linux.name_process("bollard-guard")
+        linux.name_process("bollard-reaper")
         for fd in (writer, *close):
             if fd >= 0:
                 os.close(fd)

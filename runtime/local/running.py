@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The containers that run on this node: finding their keepers, asking them, going in.
 
-A keeper listens at the path JOBS/JOB/HASH, a socket of its user's in a folder of root's (`entry.Server.state`).
+A keeper listens at the path JOBS/JOB/HASH, a socket of its user's in a folder of root's (`AdmissionLoop.state`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The full check that srun, sbatch and salloc make before a job is submitted, in Python.
 
-The client's C code skips it where only an image is named and that image is plain (spank_plugin/plain.c).
+The client's C code skips it where only an image is named and that image is plain (spank_plugin/image_probe.c).
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def test_the_guard_is_killed(cluster: Cluster, images: Images, work: Work) -> No
     script = f"{work.pause('ready')}; {WHERE}; exit 4"
     with cluster.start([*words, script]) as step:
         work.wait_for("ready")
-        only(cluster.named("n1", "bollard-guard")).kill()
+        only(cluster.named("n1", "bollard-reaper")).kill()
         work.go_on("ready")
         done = step.result()
     assert (done.rc, done.out, done.complaints()) == (4, "inside\n", []), done
@@ -66,7 +66,7 @@ def test_the_guard_is_killed(cluster: Cluster, images: Images, work: Work) -> No
 def test_keeper_and_guard_are_killed(cluster: Cluster, images: Images, work: Work) -> None:
     """Nobody is left to end the tasks but Slurm, when it is asked to."""
     with running(cluster, images, work) as step:
-        only(cluster.named("n1", "bollard-guard")).kill()
+        only(cluster.named("n1", "bollard-reaper")).kill()
         only(cluster.named("n1", "bollard-keeper")).kill()
         step.terminate()
         assert step.result().rc != 0

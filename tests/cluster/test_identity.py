@@ -70,7 +70,7 @@ def test_the_keeper_is_the_user(cluster: Cluster, images: Images, user: str) -> 
     uid = {"alice": "1000", "bob": "1001"}[user]
     with cluster.start(["srun", "-Q", "-w", "n1", f"--container={images.small}", "tail", "-f", "/dev/null"], user=user):
         until(lambda: cluster.named("n1", "tail"), "the task")
-        found = cluster.named("n1", "bollard-keeper", "bollard-guard", *SERVERS)
+        found = cluster.named("n1", "bollard-keeper", "bollard-reaper", *SERVERS)
         assert len(found) == 3, found
         for process in found:
             assert process.status("Uid").split() == [uid] * 4, process

@@ -39,7 +39,7 @@ def test_it_is_cancelled_with_the_job(cluster: Cluster, images: Images, work: Wo
 
     good(cluster.exec(["scancel", str(job)]))
 
-    until(lambda: not cluster.named("n1", "bollard-init", "bollard-keeper", "bollard-guard"), "the instance's end")
+    until(lambda: not cluster.named("n1", "bollard-init", "bollard-keeper", "bollard-reaper"), "the instance's end")
 
 
 def test_it_ends_with_its_step(cluster: Cluster, images: Images, work: Work) -> None:

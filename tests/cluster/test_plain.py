@@ -79,7 +79,7 @@ def test_a_plain_step_loads_no_python(cluster: Cluster, work: Work) -> None:
             maps = Path(f"/proc/{process.pid}/maps").read_text()
             assert "spank_bollard.so" in maps
             assert "libpython" not in maps and "/_bollard.so" not in maps
-        assert not cluster.named("n1", "bollard-keeper", "bollard-guard")
+        assert not cluster.named("n1", "bollard-keeper", "bollard-reaper")
 
 
 def test_a_container_loads_no_python_into_slurmstepd(cluster: Cluster, images: Images, work: Work) -> None:

@@ -21,7 +21,7 @@ static FILE *given_file(const char *path, const char *mode);
 #undef become
 #include "entry.c"
 #include "multiprog.c"
-#include "plain.c"
+#include "image_probe.c"
 #include "program.c"
 
 #define INPUT_MAX 65536

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster import SERVERS, WHERE, Cluster, Images, Process, Work, good, until
 
-OURS = ("bollard-keeper", "bollard-guard", "bollard-reaper", *SERVERS)
+OURS = ("bollard-keeper", "bollard-reaper", *SERVERS)
 # To every keeper of the node that lets this user connect: a lifeline, a task that never says what it wants. Holds both.
 HOLDER = """
 import glob, socket, time

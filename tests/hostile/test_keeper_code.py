@@ -103,8 +103,8 @@ def test_nor_does_the_keeper_of_a_container_by_hand(cluster: Cluster, images: Im
 
 def test_nothing_of_slurmstepd_is_in_the_keeper(cluster: Cluster, images: Images, work: Work) -> None:
     with container(cluster, work, f"--container={images.small}") as keeper:
-        own = cluster.named("n1", "bollard-keeper", "bollard-guard")
-        assert {process.name for process in own} == {"bollard-keeper", "bollard-guard"}
+        own = cluster.named("n1", "bollard-keeper", "bollard-reaper")
+        assert {process.name for process in own} == {"bollard-keeper", "bollard-reaper"}
         for process in own:
             there = Path(f"/proc/{process.pid}")
             assert os.readlink(there / "exe").rpartition("/")[2] == "bollard-keeper"
@@ -125,7 +125,7 @@ def test_no_process_of_the_keepers_can_be_traced(cluster: Cluster, images: Image
     """Neither by its user nor by root in the container, whose capabilities are over the keeper's namespace."""
     remap = ["--container-remap-root"] if root else []
     with container(cluster, work, f"--container={images.small}", *remap):
-        own = cluster.named("n1", "bollard-keeper", "bollard-guard", *SERVERS)
+        own = cluster.named("n1", "bollard-keeper", "bollard-reaper", *SERVERS)
         inside = {process.pid: process.status("NSpid").split()[-1] for process in own}
         look = "readlink /proc/$p/ns/mnt /proc/$p/root /proc/$p/fd/0; cat /proc/$p/environ /proc/$p/maps 2>/dev/null"
         text = f"for p in {' '.join(inside.values())}; do {look}; done; true"

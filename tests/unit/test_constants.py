@@ -53,7 +53,7 @@ def test_the_rendered_values_are_those_of_python(tmp_path):
         + [f"const char *text_{name}(void);" for name in texts]
         + [f"char letter_{name}(void);" for name in letters]
     )
-    ffi, lib = compiled.load("plain", tmp_path, declared, more)
+    ffi, lib = compiled.load("image_probe", tmp_path, declared, more)
 
     assert len(names) == len(numbers) + len(texts) + len(letters)
     for name in numbers:
@@ -67,7 +67,7 @@ def test_the_rendered_values_are_those_of_python(tmp_path):
 @pytest.fixture(scope="module")
 def means_yes(tmp_path_factory):
     more = '#include "switch.h"\nint yes(const char *value) { return means_yes(value); }'
-    ffi, lib = compiled.load("plain", tmp_path_factory.mktemp("switch"), "int yes(const char *value);", more)
+    ffi, lib = compiled.load("image_probe", tmp_path_factory.mktemp("switch"), "int yes(const char *value);", more)
     return lambda text: bool(lib.yes(ffi.new("char[]", text.encode())))
 
 
@@ -92,7 +92,7 @@ def test_names_of_variables():
 
 
 def test_where_the_fields_of_a_sif_header_are():
-    magic = found("plain.c", r'head \+ 32, ("SIF_MAGIC\\0" "01\\0" SIF_ARCH), 15')
+    magic = found("image_probe.c", r'head \+ 32, ("SIF_MAGIC\\0" "01\\0" SIF_ARCH), 15')
     raw = bytearray(128)
     raw[32:48] = sif.MAGIC + sif.VERSION + sif.arch_code("x86_64")
     for at, value in ((96, 1), (104, 2), (112, 3)):
@@ -101,13 +101,13 @@ def test_where_the_fields_of_a_sif_header_are():
 
     assert magic == r'"SIF_MAGIC\0" "01\0" SIF_ARCH'
     assert sif.is_sif(bytes(raw)) and raw[42:45] == sif.VERSION and header.arch == "amd64"
-    assert int(found("plain.c", r"offset = little_endian\(head \+ (\d+)\)")) == 112
+    assert int(found("image_probe.c", r"offset = little_endian\(head \+ (\d+)\)")) == 112
     assert header.data_offset == 3
 
 
 @pytest.mark.parametrize(("macro", "machine"), [("__x86_64__", "x86_64"), ("__aarch64__", "aarch64")])
 def test_architecture_codes(macro, machine):
-    code = found("plain.c", rf'defined\({macro}\)\n#define SIF_ARCH "(..)"')
+    code = found("image_probe.c", rf'defined\({macro}\)\n#define SIF_ARCH "(..)"')
 
     assert sif.arch_code(machine) == code.encode() + b"\0"
 

@@ -29,12 +29,12 @@ def container(tmp_path: Path) -> Iterator[Container]:
         node="n1", spec=spec, site=Site(), image=Image(str(tmp_path), fd, "directory", (1, 2, 3)),
         plan=plan.make(spec, plan.Facts(missing_gpus=("nv",))), report=report, server=0, server_state=-1,
         image_root=-1, clock=Clock(), saver=None, servers=None, scripts=[], rc=b"", locales=None, command=b"exec",
-        instance="", ways_in=(), tools=b"",
+        instance="", namespace_fds=(), tools=b"",
     )  # fmt: skip
     os.close(fd)
 
 
-@pytest.mark.parametrize("name", ["spec", "plan", "report", "image", "command", "ways_in", "record", "servers"])
+@pytest.mark.parametrize("name", ["spec", "plan", "report", "image", "command", "namespace_fds", "record", "servers"])
 def test_what_is_fixed(container: Container, name: str) -> None:
     with pytest.raises(AttributeError, match=f"{name} of a container is fixed"):
         setattr(container, name, None)

@@ -172,7 +172,7 @@ def test_the_script_runs_in_the_background(user):
     until(lambda: user.log("web", "err").read_text() == "to stderr\n", "its stderr")
     assert (record.name, record.uid, record.image, record.job) == ("web", UID, user.image, "")
     assert record.script == "running"
-    until(lambda: {name for _, name in ours()} >= {"bollard-init", "bollard-keeper", "bollard-guard"}, "their names")
+    until(lambda: {name for _, name in ours()} >= {"bollard-init", "bollard-keeper", "bollard-reaper"}, "their names")
     place = user.log("web").parent
     modes = [oct(os.stat(folder).st_mode & 0o777) for folder in (place, *place.parents[:4])]
     assert set(modes) == {"0o700"}, modes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The guard: tasks end when their keeper was killed, and only then."""
+"""The task reaper: tasks end when their keeper was killed, and only then."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def task(tmp_path):
 
 
 def ended(watcher):
-    """Wait for the guard's process; its exit status."""
+    """Wait for the task reaper's process; its exit status."""
     return os.waitstatus_to_exitcode(os.waitpid(watcher.pid, 0)[1])
 
 
@@ -112,7 +112,7 @@ def test_what_the_guard_keeps_of_the_keepers(task):
         leash.close()
         root.setblocking(False)
         with pytest.raises(BlockingIOError):
-            root.recv(1)  # the guard does: it is how root finds it
+            root.recv(1)  # the task reaper does: it is how root finds it
         watcher.dismiss()
         assert ended(watcher) == 0
         assert root.recv(1) == b""

@@ -25,12 +25,12 @@ KNOWN = MACHINE in ("x86_64", "aarch64")
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     _, lib = compiled.load(
-        "plain", tmp_path_factory.mktemp("plain"), "int plain_image(const char *path, char st[1024]);"
+        "image_probe", tmp_path_factory.mktemp("plain"), "int probe_image(const char *path, char st[1024]);"
     )
 
     def call(path):
         before = os.listdir("/proc/self/fd")
-        answer = lib.plain_image(os.fsencode(path), b"\0" * 1024)
+        answer = lib.probe_image(os.fsencode(path), b"\0" * 1024)
         assert os.listdir("/proc/self/fd") == before
         return bool(answer)
 

@@ -6,6 +6,6 @@
 
 /* 1 when `path` is at a glance a whole SIF or squashfs file for this machine that this user can
  * read; 0 means "look closer", never "no". */
-int plain_image(const char *path, struct stat *st);
+int probe_image(const char *path, struct stat *st);
 
 #endif

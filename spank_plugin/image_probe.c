@@ -2,7 +2,7 @@
 /* A glance at an image file: enough to let a good one pass in the client without an interpreter.
  * What is not plainly good goes to runtime/image/image.py, which also words the error. */
 #define _GNU_SOURCE
-#include "plain.h"
+#include "image_probe.h"
 
 #include <endian.h>
 #include <fcntl.h>
@@ -40,7 +40,7 @@ static int plain_header(const unsigned char *head, uint64_t size)
 	       little_endian(head + 40) >= 96 && little_endian(head + 40) <= size;
 }
 
-int plain_image(const char *path, struct stat *st)
+int probe_image(const char *path, struct stat *st)
 {
 	unsigned char head[128];
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK), plain = 0;
