@@ -101,6 +101,16 @@ static void refuse_misfits(void)
 		fail("--container does not go with --async yet; write `srun ... &`");
 }
 
+/* Slurm starts the command of a salloc where salloc runs, whatever a plugin does. */
+static void warn_of_command(void)
+{
+	const char *command = salloc_command();
+
+	if (command)
+		fprintf(stderr, "bollard: warning: salloc runs %s on this host, not in the container; "
+			"write salloc srun --container=IMAGE PROGRAM\n", command);
+}
+
 /* The first component's spec, on its way to the step. */
 static void hand_over(const char *spec, const char *cwd, int multi_prog)
 {
@@ -108,8 +118,10 @@ static void hand_over(const char *spec, const char *cwd, int multi_prog)
 		fail("the container's options are longer than Linux lets a variable be; use fewer binds");
 	if (setenv(ENV_SPEC, spec, 1) < 0)
 		fail("out of memory");
-	if (spank_context() == S_CTX_ALLOCATOR)
+	if (spank_context() == S_CTX_ALLOCATOR) {
 		guard_script();
+		warn_of_command();
+	}
 	if (spank_context() == S_CTX_LOCAL && multi_prog && has_components())
 		fail("--multi-prog in a container does not go with components; start each with an srun of its own");
 	if (!given.own)

@@ -50,6 +50,9 @@ int reset_slurm_option(const char *name);
 /* slurm_options.c: 2205 for 22.05. */
 int slurm_version(spank_t spank);
 
+/* The program that salloc's command line names; NULL where it names none, and in other commands. */
+const char *salloc_command(void);
+
 /* components.c: whether this srun starts several, parted by a colon, or those of a heterogeneous job. */
 int has_components(void);
 

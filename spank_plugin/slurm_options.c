@@ -6,8 +6,10 @@
 
 #include <dlfcn.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef char *get_fn(void *opt, const char *name);
 typedef int reset_fn(void *opt, const char *name);
@@ -48,6 +50,29 @@ int reset_slurm_option(const char *name)
 int is_set(const char *value)
 {
 	return value && strcmp(value, "unset") != 0 && strcmp(value, "invalid-context") != 0;
+}
+
+const char *salloc_command(void)
+{
+	static char *command;
+	char *word = NULL;
+	size_t size = 0;
+	int at = 0, components = 0;
+	FILE *line = dlsym(RTLD_DEFAULT, "saopt") ? fopen("/proc/self/cmdline", "re") : NULL;  /* salloc's alone */
+
+	if (!line)
+		return NULL;
+	free(command);
+	command = NULL;
+	/* Slurm has read its options: the first word that is none is at optind, but not where components are parted. */
+	for (; getdelim(&word, &size, '\0', line) > 0; at++) {
+		components |= at < optind && strcmp(word, ":") == 0;
+		if (at == optind && !components && strcmp(word, ":") != 0)
+			command = strdup(word);
+	}
+	free(word);
+	fclose(line);
+	return command;
 }
 
 int slurm_version(spank_t spank)

@@ -99,6 +99,18 @@ def test_environment_forms_of_the_others(cluster: Cluster, images: Images, work:
     assert good(cluster.srun(f"--container={images.small}", "sh", "-c", WHERE, env=wrong)) == "inside\n"
 
 
+def test_a_command_of_salloc_is_on_the_host(cluster: Cluster, images: Images) -> None:
+    """No plugin can change that; the user is told."""
+    done = cluster.exec(["salloc", "-Q", f"--container={images.small}", "hostname"])
+    assert done.rc == 0 and done.out == "ctl\n", done
+    assert done.complaints() == [
+        "bollard: warning: salloc runs hostname on this host, not in the container; "
+        "write salloc srun --container=IMAGE PROGRAM"
+    ]
+    done = cluster.exec(["salloc", "-Q", "hostname"])
+    assert (done.rc, done.err) == (0, "")
+
+
 def test_salloc_starts_containers(cluster: Cluster, images: Images) -> None:
     done = cluster.exec(["salloc", "-Q", "-N2", "srun", f"--container={images.small}", "sh", "-c", WHERE])
     assert good(done) == "inside\ninside\n"
