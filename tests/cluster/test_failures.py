@@ -7,6 +7,7 @@ The fixture `leftovers` is half of each test here.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -169,6 +170,7 @@ def test_slurmstepd_is_killed(cluster: Cluster, images: Images, work: Work) -> N
             process.kill()
     cluster.exec(["scancel", str(job)])
     cluster.ended(job)
+    remove_slurms_cgroups(cluster, job)
 
 
 def test_the_slurmstepd_of_a_batch_script_is_killed(cluster: Cluster, images: Images, work: Work) -> None:
@@ -181,6 +183,18 @@ def test_the_slurmstepd_of_a_batch_script_is_killed(cluster: Cluster, images: Im
             process.kill()
     cluster.exec(["scancel", str(job)])
     cluster.ended(job, 120)
+    remove_slurms_cgroups(cluster, job)
+
+
+def remove_slurms_cgroups(cluster: Cluster, job: int) -> None:
+    """Remove the directories that a killed slurmstepd leaves, of plain jobs too. bollard's own must be gone."""
+    root = cluster.path("n1", "/sys/fs/cgroup")
+    until(lambda: not list(root.glob(f"*/slurm_n1/uid_*/job_{job}/step_bollard")), "the end of bollard's cgroup")
+    for folder in root.glob(f"*/slurm_n1/uid_*/job_{job}"):
+        for path, _, _ in os.walk(folder, topdown=False):
+            os.rmdir(path)
+        with contextlib.suppress(OSError):  # another job of the user's is there
+            folder.parent.rmdir()
 
 
 def cmdline(process: Process) -> str:
