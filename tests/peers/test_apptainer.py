@@ -96,7 +96,8 @@ def both(peer, pair, *argv):
     theirs = peer.apptainer("sif", *(pair[0] if word == "SIF" else word for word in argv))
     ours = peer.bollard("sif", *(pair[1] if word == "SIF" else word for word in argv))
     assert (theirs.returncode == 0) == (ours.returncode == 0), theirs.stderr + ours.stderr
-    assert filecmp.cmp(*(Path(peer.folder, name) for name in pair), shallow=False)
+    one, other = (Path(peer.folder, name) for name in pair)
+    assert filecmp.cmp(one, other, shallow=False)
     return ours
 
 

@@ -35,7 +35,7 @@ def outcomes(machine: Machine, program: str) -> list[dict[str, object]]:
     machine.run(f"mkdir -p {PLACE}/{program}")
     done = machine.run(_RUN.replace("BOX", program), timeout=900)
     assert done.returncode == 0, done.stderr
-    found = []
+    found: list[dict[str, object]] = []
     for number in range(len(SCRIPTS)):
         path = f"{ROOT}{PLACE}/{program}/{number}"
         entries = Path(path + ".env").read_bytes().decode("utf-8", "replace").split("\0")

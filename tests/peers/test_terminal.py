@@ -37,6 +37,7 @@ class Terminal:
     def status(self) -> int:
         self.type("echo status=$?.")
         self.child.expect(r"status=(\d+)\.")
+        assert isinstance(self.child.match, re.Match)
         return int(self.child.match[1])
 
 

@@ -491,7 +491,7 @@ def tree_of(folder, *paths: str) -> int:
 def test_which_locales_an_image_has(tmp_path):
     found = locales.available(tree_of(tmp_path, "/lib64/ld-linux-x86-64.so.2", "/usr/lib/locale/C.utf8/LC_CTYPE"))
 
-    assert found == {b"C", b"POSIX", b"", b"C.utf8"}
+    assert found == frozenset((b"C", b"POSIX", b"", b"C.utf8"))
 
 
 def test_an_image_of_musl_or_of_no_library_takes_any(tmp_path):
@@ -513,7 +513,8 @@ def test_locales_of_an_archive(tmp_path):
     )  # fmt: skip
     assert (place / "locale-archive").exists(), done.stderr
 
-    assert locales.available(tree_of(tmp_path)) >= {f"{source}.utf8".encode()}
+    found = locales.available(tree_of(tmp_path))
+    assert found is not None and f"{source}.utf8".encode() in found
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 55, b"\x09\x01\x02\xde" + b"\xff" * 52, b"\x09\x01\x02\xde" * 14])
@@ -521,7 +522,8 @@ def test_an_archive_that_is_none(tmp_path, content):
     root = tree_of(tmp_path, "/usr/lib/locale/locale-archive")
     (tmp_path / "usr/lib/locale/locale-archive").write_bytes(content)
 
-    assert b"C" in locales.available(root)
+    found = locales.available(root)
+    assert found is not None and b"C" in found
 
 
 # Values of the user's

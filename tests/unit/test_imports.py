@@ -42,7 +42,7 @@ def of_file(module: str) -> Path | None:
 
 def imports_of(module: str) -> list[tuple[str, str]]:
     """(function, imported name) of each import in a module; function "" at its top."""
-    found = []
+    found: list[tuple[str, str]] = []
 
     def walk(node: ast.AST, function: str) -> None:
         for child in ast.iter_child_nodes(node):

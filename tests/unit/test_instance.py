@@ -73,7 +73,7 @@ def _image(root):
     for name in ("bin", "dev", "etc", "proc", "tmp", "var/tmp", "sys", ".singularity.d"):
         (root / name).mkdir(parents=True)
     for program in PROGRAMS:
-        path = os.path.realpath(shutil.which(program))
+        path = os.path.realpath(shutil.which(program) or program)
         shutil.copy(path, root / "bin" / program)
         for library in re.findall(r"(/\S+) \(0x", subprocess.run(["ldd", path], capture_output=True, text=True).stdout):
             (root / library[1:]).parent.mkdir(parents=True, exist_ok=True)
@@ -367,7 +367,7 @@ def test_who_joined_ends_with_the_instance(user):
         with subprocess.Popen(
             command, env=user.env, cwd="/", stdout=subprocess.PIPE, stderr=errors, text=True
         ) as popen:
-            assert popen.stdout.readline() == "in\n"
+            assert popen.stdout is not None and popen.stdout.readline() == "in\n"
 
             user.instance("stop", "web")
 
@@ -415,6 +415,7 @@ def test_it_ends_with_the_step_that_started_it(user):
         until(lambda: "sleep" in [name for _, name in ours()], "its service")
         assert user.record("web").job == "12.3"
         assert json.loads(user.instance("list", "--json").stdout)["instances"][0]["job"] == "12.3"
+        assert step.stdin is not None
         step.stdin.close()
 
     until(lambda: ours() == [], "the end of all")

@@ -84,7 +84,7 @@ def test_metadata_and_labels(tmp_path, tree):
     image = open_image(str(tmp_path / "img.sif"), "x86_64")
     found = sif.read(image.fd, os.fstat(image.fd).st_size)
     assert [d.datatype for d in found.descriptors] == [sif.DEFFILE, sif.GENERIC_JSON, sif.GENERIC, sif.PARTITION]
-    document = json.loads(image.metadata())
+    document = json.loads(image.metadata() or b"")
     image.close()
     assert image.arch == "amd64"
     assert document["type"] == "container"
@@ -121,7 +121,7 @@ def test_an_existing_singularity_d_is_kept(tmp_path, tree):
     (own / "test").symlink_to("/etc/hostname")
     build(str(tmp_path / "img.sif"), str(tree))
     image = open_image(str(tmp_path / "img.sif"))
-    attributes = json.loads(image.metadata())["data"]["attributes"]
+    attributes = json.loads(image.metadata() or b"")["data"]["attributes"]
     image.close()
     assert attributes["environment"] == {"/.singularity.d/env/10-docker2singularity.sh": "export A=1"}
     assert attributes["runscript"] == "#!/bin/sh\necho own"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -218,8 +219,8 @@ def test_the_spool_directory(words, spool):
 
 
 def test_the_description_has_a_line_for_each():
-    wishes = {"home": "/home/u", "unshare": ("uts",), "hostname": "there", "writable_tmpfs": True, "contain": True}
-    found = plan.make(Spec("/i.sif", **wishes))
+    asked = Spec("/i.sif", home="/home/u", unshare=("uts",), hostname="there", writable_tmpfs=True, contain=True)
+    found = plan.make(asked)
     lines = found.lines()
 
     assert len(lines) == len(found.namespaces) + len(found.layers) + len(found.mounts)
@@ -238,7 +239,8 @@ def test_the_description_has_a_line_for_each():
 
 
 def test_data_for_scripts():
-    found = plan.make(Spec("/i.sif", overlays=(("/o", True),)), plan.Facts(overlays=(plan.EXT3,))).data()
+    made = plan.make(Spec("/i.sif", overlays=(("/o", True),)), plan.Facts(overlays=(plan.EXT3,)))
+    found: dict[str, Any] = made.data()
 
     assert found["namespaces"][0] == {"kind": "namespace", "name": "user", "setting": "own ids"}
     assert found["layers"] == [

@@ -81,7 +81,8 @@ def test_nothing_is_known_of_what_is_not_there(tmp_path):
 def test_an_older_python_reads_why(version):
     """The file that it starts has no newer syntax, and says which Python is needed."""
     text = (TOP / "spank_plugin/__main__.py").read_text()
-    ast.parse(text, feature_version=tuple(map(int, version.split("."))))
+    major, minor = map(int, version.split("."))
+    ast.parse(text, feature_version=(major, minor))
     assert "annotations" not in text  # from __future__: 3.7
     program = f"import sys; sys.version_info = ({version.replace('.', ', ')}, 1); "
     program += f"exec(compile({text!r}, {str(TOP / 'spank_plugin/__main__.py')!r}, 'exec'))"

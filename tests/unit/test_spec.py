@@ -192,7 +192,7 @@ def test_the_size_of_a_tmpfs_is_checked():
 def test_a_spec_cannot_be_changed():
     made = make()
     with pytest.raises(AttributeError):
-        made.fakeroot = True
+        made.fakeroot = True  # type: ignore[misc]
     with pytest.raises(BollardError, match="'nonsense' is no option"):
         make(("nonsense", "1"))
 

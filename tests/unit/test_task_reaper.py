@@ -18,7 +18,7 @@ PATIENCE = 60  # seconds after which a test that hangs fails
 @pytest.fixture
 def task(tmp_path):
     """Start a task, its stderr a file; gives (process, file)."""
-    started = []
+    started: list[subprocess.Popen[bytes]] = []
 
     def start():
         log = tmp_path / f"stderr{len(started)}"
