@@ -342,6 +342,7 @@ WRITABLE = (
             "chmod 444 d.sqfs; mkdir o; BOX exec -o d.sqfs -o o $I/plain.sif sh -c 'cat /opt/x; echo y > /opt/y'; ls o/upper/opt",
             "cp $I/layer.img l; BOX exec -o d.sqfs:ro -o l $I/plain.sif sh -c 'cat /opt/x; echo y > /opt/x'; BOX exec -o l $I/plain.sif cat /opt/x",
             "BOX exec --fakeroot --writable-tmpfs -o d.sqfs:ro $I/plain.sif sh -c 'cat /opt/x; stat -c %u /opt/x; touch /opt/x'",
+            "root-owns-overlay",
         )
     ),
     Case("mkdir -p d/opt; echo x > d/opt/x; mksquashfs d d.sqfs -quiet -no-progress >/dev/null; cp $I/plain.sif p; "
@@ -369,7 +370,7 @@ NAMESPACES = (
     plain("--fakeroot", "sh -c 'touch data/x; stat -c %u:%g data/x'; stat -c %U data/x"),
     plain("--fakeroot", SEEN),
     plain("--fakeroot --writable-tmpfs", "sh -c 'touch /opt/x; stat -c %u /opt/x; mkdir /var/y'"),
-    plain("--fakeroot", f"sh -c \"{ENV}\""),
+    plain("--fakeroot", f"sh -c \"{ENV}\"", "apt-as-root"),
     plain("--fakeroot --no-home", "sh -c 'echo $HOME; pwd'"),
     plain("--fakeroot --contain", "sh -c 'echo $HOME; pwd; ls ~'"),
     plain("--fakeroot", "stat -c %u:%g /bin/sh /etc"),
@@ -482,7 +483,7 @@ FORMS = (
     Case("ln -s data l; BOX exec --bind l:/mnt $I/plain.sif ls /mnt"),
     Case("ln -s nowhere l; BOX exec --bind l:/mnt $I/plain.sif ls /mnt"),
     Case("touch f; BOX exec --bind f:/opt/a/b/c $I/plain.sif stat -c %F /opt/a/b/c"),
-    Case("BOX exec --bind /dev/null:/opt/null $I/plain.sif sh -c 'echo x > /opt/null'"),
+    Case("BOX exec --bind /dev/null:/opt/null $I/plain.sif sh -c 'echo x > /opt/null'", "bound-devices"),
     Case("BOX exec --contain --bind /dev/null:/dev/other $I/plain.sif stat -c %F /dev/other", "own-dev"),
     Case("BOX exec -B data:/mnt $I/plain.sif sh -c 'ln -s /mnt/file /mnt/l; cat /mnt/l'; ls data"),
     Case("BOX exec $I/plain.sif sh -c 'df /tmp >/dev/null && echo x > /tmp/y'; cat /tmp/y"),
