@@ -341,10 +341,11 @@ WRITABLE = (
             "BOX exec -o d.sqfs:ro $I/sandbox cat /opt/x",
             "chmod 444 d.sqfs; mkdir o; BOX exec -o d.sqfs -o o $I/plain.sif sh -c 'cat /opt/x; echo y > /opt/y'; ls o/upper/opt",
             "cp $I/layer.img l; BOX exec -o d.sqfs:ro -o l $I/plain.sif sh -c 'cat /opt/x; echo y > /opt/x'; BOX exec -o l $I/plain.sif cat /opt/x",
-            "BOX exec --fakeroot --writable-tmpfs -o d.sqfs:ro $I/plain.sif sh -c 'cat /opt/x; stat -c %u /opt/x; touch /opt/x'",
-            "root-owns-overlay",
         )
     ),
+    Case("mkdir -p d/opt; echo x > d/opt/x; mksquashfs d d.sqfs -quiet -no-progress >/dev/null; BOX exec --fakeroot "
+         "--writable-tmpfs -o d.sqfs:ro $I/plain.sif sh -c 'cat /opt/x; stat -c %u /opt/x; touch /opt/x'",
+         "root-owns-overlay"),
     Case("mkdir -p d/opt; echo x > d/opt/x; mksquashfs d d.sqfs -quiet -no-progress >/dev/null; cp $I/plain.sif p; "
          "BOX sif add --datatype 4 --parttype 4 --partfs 1 --partarch 2 --groupid 1 p d.sqfs; BOX exec p cat /opt/x"),
     Case("mksquashfs data d.sqfs -quiet -no-progress >/dev/null; truncate -s 200 d.sqfs; BOX exec -o d.sqfs $I/plain.sif true"),
