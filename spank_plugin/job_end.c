@@ -74,6 +74,8 @@ void end_containers(uint32_t job_id, uid_t uid)
 			job_folder_release(step.folder);
 			return;
 		}
+		/* The job socket is this process's: no other step could let the keepers end by themselves. */
+		job_folder_hold_again(step.folder);
 		/* Tasks of other steps may still save their work. One that waits for a stopped file server cannot be
 		 * killed, and its slurmstepd would give the node up. */
 		job_cgroups_kill(&groups, 1);

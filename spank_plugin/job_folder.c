@@ -15,8 +15,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The last one removes the folder within milliseconds. */
-#define HOLD_MS 3000
+/* The last one removes the folder within milliseconds, or in 9 s where the user hinders it (job_end.c). */
+#define HOLD_MS 10000
 #define LOCK_TRY_US 1000
 
 static int lock_within(int fd, int kind, int ms)
@@ -50,8 +50,12 @@ int job_folder_hold(uint32_t job)
 			continue;  /* removed by the last one of before */
 		if (fd < 0)
 			return -1;
-		if (lock_within(fd, LOCK_SH, HOLD_MS) == 0 && fchmod(fd, 0755) == 0 && fstat(fd, &held) == 0 &&
-		    stat(path, &there) == 0 && held.st_ino == there.st_ino)
+		if (lock_within(fd, LOCK_SH, HOLD_MS) < 0) {
+			close(fd);
+			break;
+		}
+		if (fchmod(fd, 0755) == 0 && fstat(fd, &held) == 0 && stat(path, &there) == 0 &&
+		    held.st_ino == there.st_ino)
 			return fd;
 		close(fd);
 	}
@@ -62,6 +66,11 @@ int job_folder_hold(uint32_t job)
 int job_folder_is_last(int folder)
 {
 	return flock(folder, LOCK_EX | LOCK_NB) == 0;
+}
+
+void job_folder_hold_again(int folder)
+{
+	(void) flock(folder, LOCK_SH | LOCK_NB);
 }
 
 void job_folder_release(int folder)

@@ -13,8 +13,12 @@
  * -1 with errno. */
 int job_folder_hold(uint32_t job);
 
-/* Whether nobody but this process holds the folder; if so, nobody else can hold it from now on. */
+/* Whether nobody but this process holds the folder; if so, nobody else can hold it from now on. If not, this process
+ * holds it no more: flock(2) lets go before it asks. So of several that ask, one is the last. */
 int job_folder_is_last(int folder);
+
+/* Hold it again after such a no, unless the last one has it: who holds it keeps others from being the last. */
+void job_folder_hold_again(int folder);
 
 /* Let go of it. */
 void job_folder_release(int folder);

@@ -42,7 +42,7 @@ void serve_refusal(int listener, const char *why)
 {
 	struct pollfd watch[2] = { { .fd = listener, .events = POLLIN }, { .fd = -1, .events = 0 } };
 
-	/* Of a lifeline its end alone counts: what stepd.c has sent on it stays unread. */
+	/* Of a lifeline its end alone counts: what keeper.c has sent on it stays unread. */
 	while (poll(watch, 2, -1) >= 0) {
 		if (watch[1].revents || (watch[0].revents & (POLLERR | POLLNVAL)))
 			return;
