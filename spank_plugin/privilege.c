@@ -367,7 +367,7 @@ static int keep_capabilities(void)
 }
 
 /* The keeper to be: stops being root, enters a user namespace, waits for its map (or for the end of
- * the helper that was to write it). */
+ * the helper that was to write it). Returns 0, or why it cannot. */
 static int drop(const struct identity *id, int job_socket, int ready, int mapped)
 {
 	struct rlimit none = { 0, 0 }, files;
@@ -375,29 +375,37 @@ static int drop(const struct identity *id, int job_socket, int ready, int mapped
 
 	/* First of all, so that all that it forks is in there too. */
 	if (job_cgroups_join(id->cgroups) < 0)
-		return -1;
+		return NO_CGROUP;
 	/* Also makes the root of that namespace ours. */
 	if (id->place >= 0 && setns(id->place, CLONE_NEWNS) < 0)
-		return -1;
+		return NO_PLACE;
 	forget_signals();
 	umask(022);
 	if (setsid() < 0 || chdir("/") < 0 || clearenv() != 0 || setrlimit(RLIMIT_CORE, &none) < 0)
-		return -1;
+		return NO_USER;
 	/* One descriptor for each task and step. */
 	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
-		return -1;
+		return NO_USER;
 	files.rlim_cur = files.rlim_max;
 	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
-		return -1;
+		return NO_USER;
 	/* slurmstepd is exempt from the out-of-memory killer; a user's process must not be. */
 	if (write_file("/proc/self/oom_score_adj", "0") < 0 || become(id) < 0)
-		return -1;
+		return NO_USER;
 	/* Its memory is a copy of slurmstepd's: not for its user's eyes, whatever fs.suid_dumpable says. */
 	if (prctl(PR_SET_DUMPABLE, 0) < 0 || (job_socket >= 0 && send(job_socket, &byte, 1, MSG_NOSIGNAL) != 1))
-		return -1;
+		return NO_USER;
 	if (unshare(CLONE_NEWUSER) < 0)
-		return -1;
-	return write(ready, &byte, 1) == 1 && read(mapped, &byte, 1) == 1 ? keep_capabilities() : -1;
+		return NO_NAMESPACE;
+	return write(ready, &byte, 1) == 1 && read(mapped, &byte, 1) == 1 && keep_capabilities() == 0 ? 0 : NO_HELP;
+}
+
+/* Why the child has ended. */
+static int reason_of(pid_t child)
+{
+	int status;
+
+	return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : NO_HELP;
 }
 
 /* Root's last act: map the ids of the child that has given root up. */
@@ -410,20 +418,19 @@ static int help(const struct identity *id, pid_t child, int ready, int mapped)
 	do
 		rc = poll(&started, 1, HELP_MS);
 	while (rc < 0 && errno == EINTR);
-	/* Its user may have stopped it. */
-	if (rc != 1 || read(ready, &byte, 1) != 1) {
+	if (rc != 1) {  /* its user may have stopped it */
 		kill(child, SIGKILL);
-		return 1;
+		return NO_HELP;
 	}
-	if (write_maps(child, id) < 0)
-		return 1;
-	return write(mapped, &byte, 1) != 1;
+	if (read(ready, &byte, 1) != 1)
+		return reason_of(child);
+	return write_maps(child, id) == 0 && write(mapped, &byte, 1) == 1 ? 0 : NO_HELP;
 }
 
 int become_and_run(const struct identity *id, const int *keep, int nkeep, int job_socket,
 		   int (*run)(void *arg), void *arg, pid_t *helper)
 {
-	int to_child[2], to_helper[2];
+	int to_child[2], to_helper[2], rc;
 	pid_t pid, child;
 
 	if (nkeep > 8 || id->ngroups < 0) {
@@ -438,16 +445,17 @@ int become_and_run(const struct identity *id, const int *keep, int nkeep, int jo
 	/* Twice, so that the keeper is no child of slurmstepd, which waits for all of its own and, with
 	 * proctrack/linuxproc, signals all below it. */
 	if (pipe2(to_child, O_CLOEXEC) < 0 || pipe2(to_helper, O_CLOEXEC) < 0)
-		_exit(1);
+		_exit(NO_HELP);
 	child = fork();
 	if (child == 0) {
 		close(to_helper[0]);
 		close(to_child[1]);
-		if (drop(id, job_socket, to_helper[1], to_child[0]) < 0 || close_others(keep, nkeep) < 0)
-			_exit(1);
+		rc = drop(id, job_socket, to_helper[1], to_child[0]);
+		if (rc != 0 || close_others(keep, nkeep) < 0)
+			_exit(rc != 0 ? rc : NO_HELP);
 		_exit(run(arg));
 	}
 	close(to_helper[1]);
 	close(to_child[0]);
-	_exit(child < 0 ? 1 : help(id, child, to_helper[0], to_child[1]));
+	_exit(child < 0 ? NO_HELP : help(id, child, to_helper[0], to_child[1]));
 }

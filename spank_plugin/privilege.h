@@ -18,6 +18,9 @@ struct identity {
 	const struct job_cgroups *cgroups;  /* of the job: where it stands */
 };
 
+/* What the helper of become_and_run() exits with: 0, or why there is no such process. */
+enum no_start { NO_HELP = 1, NO_CGROUP, NO_PLACE, NO_USER, NO_NAMESPACE };
+
 /* Fork a process that is `id` for good, in a user namespace which maps `id`'s own ids and nothing
  * else, outside Slurm's process tree, with only `keep` (at most 8, none below 3) of the open
  * descriptors; it calls run(arg) and exits with its value. A byte goes through `job_socket` (-1: none) as

@@ -132,6 +132,23 @@ void stepd_init(spank_t spank, int argc, char **argv)
 		find_keeper(spank, job_id, step_id);
 }
 
+/* Why the process that was to be the keeper is none: `reason` is one of privilege.h. */
+static void refuse_start(int reason)
+{
+	if (reason == NO_CGROUP)
+		refuse("the keeper cannot join the job's control groups on this node; "
+		       "the site's administrator should see cgroup.conf, and /sys/fs/cgroup there");
+	else if (reason == NO_PLACE)
+		refuse("the keeper cannot join the job's own /tmp on this node; "
+		       "the site's administrator should see job_container.conf, and slurmd's log");
+	else if (reason == NO_NAMESPACE)
+		refuse("the keeper gets no user namespace on this node; the site's administrator should see "
+		       "/proc/sys/user/max_user_namespaces and kernel.unprivileged_userns_clone");
+	else
+		refuse("the keeper could not give up root on this node; submit again, and tell the site's administrator "
+		       "if it comes back");
+}
+
 void stepd_user_init(void)
 {
 	int status = 0, waited = 0;
@@ -147,8 +164,7 @@ void stepd_user_init(void)
 		waitpid(step.helper, NULL, 0);
 		refuse("the keeper did not start within %d s; submit again", HELPER_MS / 1000);
 	} else if (pid > 0 && status != 0) {
-		refuse("the keeper could not give up root or get its user namespace; the site's administrator should see "
-		       "/proc/sys/user/max_user_namespaces and kernel.unprivileged_userns_clone");
+		refuse_start(WIFEXITED(status) ? WEXITSTATUS(status) : NO_HELP);
 	}
 	step.helper = 0;
 }
