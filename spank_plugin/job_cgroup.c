@@ -300,9 +300,10 @@ int job_cgroups_remove(const struct job_cgroups *groups)
 
 	for (int i = 0; i < groups->count; i++) {
 		snprintf(path, sizeof(path), "%s" OURS, groups->job[i]);
-		if (rmdir(path) < 0 && errno != ENOENT) {
-			rc = -1;
-			continue;
+		if (rmdir(path) < 0) {
+			if (errno != ENOENT)
+				rc = -1;
+			continue;  /* of a job without a container nothing was in Slurm's way */
 		}
 		/* Slurm removes these two when its last step ends, where that comes after us: rmdir fails then. */
 		lock = lock_hierarchy(groups->job[i]);
