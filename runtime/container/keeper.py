@@ -3,7 +3,7 @@
 and takes everything with it when it ends.
 
     Slurm      shim ── fork, become the user ──► main()              ends with its step, or with the job here
-    by hand    bollard exec ── fork ──► byhand: enter(), serve()     ends with the program, or with its instance
+    by hand    bollard exec ── fork ──► execution: enter(), serve()  ends with the program, or with its instance
 
 It runs as the user, in a user namespace that maps his own ids. What it makes lives in its mount namespace, so
 nothing has to be cleaned up: when it and its tasks are gone, so are the mounts and the FUSE server.
@@ -319,7 +319,7 @@ def _unshare(made: plan.Plan) -> int:
 
 
 class _NeedsShell(Exception):
-    """The image's environment scripts are more than `shellenv` understands."""
+    """The image's environment scripts are more than `shell.interpreter` understands."""
 
 
 def _no_shell_here(script: bytes, env: list[bytes]) -> bytes | None:
