@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The client's glance at an image (image_probe.c): yes for whole images, and never where the long look says no to a file
-that was cut, is of another kind or is for another machine."""
+"""The client's glance at an image (image_probe.c): yes for whole images, and never where the long look says no to a
+file that was cut, is of another kind or is for another machine."""
 
 from __future__ import annotations
 
