@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def record(*, frozen: bool) -> Callable[[type], type]:
     """A decorator that gives a class of annotated fields what a frozen dataclass has: an `__init__`, which ends with
-    `__post_init__` where there is one, equality, a readable form, and no way to set a field."""
+    `__post_init__` where there is one, equality and a hash, a readable form, and no way to set a field."""
     assert frozen, "only frozen records are made here"
 
     def decorate(cls: type) -> type:
@@ -46,11 +46,15 @@ def record(*, frozen: bool) -> Callable[[type], type]:
         def equal(self: Any, other: object) -> Any:
             return values_of(self) == values_of(other) if type(other) is cls else NotImplemented
 
+        def hashed(self: Any) -> int:
+            return hash(tuple(values_of(self).values()))
+
         def shown(self: Any) -> str:
             return f"{cls.__name__}({values_of(self)})"
 
         cls.__init__ = init  # type: ignore[misc]
         cls.__eq__ = equal  # type: ignore[assignment,method-assign]
+        cls.__hash__ = hashed  # type: ignore[assignment,method-assign]
         cls.__repr__ = shown  # type: ignore[assignment,method-assign]
         cls.__setattr__ = _refuse  # type: ignore[method-assign]
         cls.__delattr__ = _refuse  # type: ignore[assignment,method-assign]
