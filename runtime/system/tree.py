@@ -76,7 +76,7 @@ class Tree:
         os.close(self._directory(path, mode))
 
     def _directory(self, path: str, mode: int = 0o755, links: int = 40) -> int:
-        """Return a descriptor of the directory `path`. Makes it if it is missing, also at a dangling symlink's target."""
+        """Return a descriptor of the directory `path`. Makes it if it is missing, also where a dangling link leads."""
         try:
             return linux.open_in_root(self.fd, "/" + path, _DIRECTORY)
         except FileNotFoundError:
