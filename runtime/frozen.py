@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def record(*, frozen: bool) -> Callable[[type], type]:
     """Return a decorator that makes a class with annotated fields behave like a frozen dataclass.
 
-    The class gets `__init__`, `__eq__` and `__repr__`. `__init__` ends with `__post_init__`, if there is one. The fields
+    The class gets `__init__`, `__eq__` and `__repr__`. `__init__` ends with `__post_init__`, if there is one. Fields
     cannot be set or deleted.
     """
     assert frozen, "only frozen records are made here"
