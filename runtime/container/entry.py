@@ -93,8 +93,12 @@ def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
 
 
 def admit(container: Container, peer: socket, frame: bytes) -> tuple[str, str]:
-    """Answer the request `frame` of one task: send it the namespaces, command and environment. Returns the task's step,
-    and the file to save the container to when the step has ended ("" for none).
+    """Answer the request of one task: send it the namespaces, command and environment. Returns the task's step, and the
+    file to save the container to when the step has ended ("" for none).
+
+    container  the container
+    peer       the connection to the task's launcher
+    frame      its request
 
     Raises:
         BollardError: the task may not go in.

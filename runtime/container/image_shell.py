@@ -2,8 +2,8 @@
 """The script with which the image's own shell evaluates the image's environment scripts, and the shell's answer.
 
 bollard-enter runs this script with the image's bash, or with its sh if it has no bash. The script sources the image's
-files with the rules of Apptainer's embedded interpreter: a file with a syntax error is skipped as a whole, and if a
-file ends the shell, the container does not start. The answer is a list of NUL-terminated strings:
+files with the rules of Apptainer's embedded interpreter. A file with a syntax error is skipped as a whole. If a file
+ends the shell, the container does not start. The answer is a list of NUL-terminated strings:
 
     started            a shell has read the script
     names ...          bash: the names of the variables before the files, one per line

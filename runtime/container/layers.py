@@ -27,7 +27,7 @@ from bollard.runtime.request import plan
 from bollard.runtime.system import linux
 
 _EXT_MAGIC = (0x438, b"\x53\xef")  # offset in bytes, and s_magic of struct ext2_super_block
-# How often a lock is tried, with pauses in seconds: a container that has the file open may be about to end.
+# How often a lock is tried, and the pause in seconds. A container that has the file open may be about to end.
 _LOCK_TRIES = 100
 _LOCK_PAUSE = 0.1
 _SIGKILL, _SIGTERM, _SIGCONT = 9, 15, 18

@@ -165,7 +165,8 @@ def _make_place_in_own(place: Place, earlier: list[Place]) -> None:
 
 
 def bind_directory(fd: int, target: str, writable: bool = False) -> None:
-    """Bind the directory that is open at `fd` to the path `target`: an image that is a directory."""
+    """Bind the directory that is open at `fd` to the path `target`, read-only unless `writable`. The image is a
+    directory then."""
     tree = linux.clone_tree_at(fd)
     attributes = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV | (0 if writable else linux.MOUNT_ATTR_RDONLY)
     linux.set_mount_flags(tree, attributes)
@@ -270,13 +271,19 @@ class Shadows:
         self.made: list[str] = []
 
     def folder(self) -> str:
+        """Make a new directory on the session tmpfs and return its path."""
         self.count += 1
         path = f"{self.session}/{self.count}"
         os.mkdir(path, 0o755)
         return path
 
     def cover(self, root: int, parent: str, wanted: list[tuple[list[str], bool]]) -> None:
-        """Cover the directory `parent` (not "/") so that the `wanted` entries exist in it."""
+        """Cover a directory of the image so that the wanted entries exist in it.
+
+        root    descriptor of the container's root
+        parent  path of the directory; not "/", for which `mirror` is
+        wanted  the entries, as for `_make`
+        """
         target = linux.open_in_root(root, parent, os.O_PATH | os.O_DIRECTORY)
         empty = not os.listdir(_fd_path(target))
         folder = self.folder()

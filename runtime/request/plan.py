@@ -118,6 +118,7 @@ class Namespace(Record):
         super().__init__(name=name, setting=setting)
 
     def describe(self) -> str:
+        """Return the namespace as one line of text for the user."""
         return f"namespace  {self.name}" + (f"  ({self.setting})" if self.setting else "")
 
 
@@ -135,6 +136,7 @@ class Overlay(Record):
         super().__init__(source=source, filesystem=filesystem, read_only=read_only, offset=offset)
 
     def describe(self) -> str:
+        """Return the layer as one line of text for the user."""
         where = self.source or "memory"
         mode = "read-only" if self.read_only else "written to"
         return f"/  layer  {where}  ({self.filesystem}, {mode})" if self.source else f"/  layer  {where}  ({mode})"
@@ -189,6 +191,7 @@ class Mount(Record):
         return own.get(self.kind, self.source)
 
     def describe(self) -> str:
+        """Return the mount as one line of text for the user."""
         words = (
             (self.read_only, "read-only"), (self.noexec, "noexec"), (self.devices, "devices"),
             (self.copied, "copied"), (self.if_missing != REFUSE, "if there"),

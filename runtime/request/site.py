@@ -168,7 +168,8 @@ def refuse_image(here: Site, fd: int, name: str, what: str = "runs no image") ->
 
 
 def refuse_overlay(here: Site, fd: int, name: str) -> None:
-    """Raise if the site does not allow an overlay at its place. The rules for images hold: its files replace theirs.
+    """Raise if the site does not allow an overlay at its place. Its files replace those of the image, so the rules and
+    the parameters are those of `refuse_image`.
 
     Raises:
         BollardError: as `refuse_image`.

@@ -125,7 +125,7 @@ def _with_stars(items: list[Item], states: set[int]) -> set[int]:
 
 
 def matches(items: list[Item], text: bytes, budget: Budget) -> bool:
-    """Return whether the pattern matches the whole `text`."""
+    """Return whether the pattern `items` matches the whole `text`. `budget` limits the steps of matching."""
     return ends(items, text, budget)[-1:] == [len(text)]
 
 

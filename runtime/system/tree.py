@@ -44,6 +44,7 @@ class Tree:
         self.fd = os.open(path, _DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
+        """Close the descriptor of the root. The tree cannot be used any more."""
         os.close(self.fd)
 
     @contextlib.contextmanager
