@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 # How long a peer may take to send its request. A launcher sends it at once.
 PEER_SECONDS = 10.0
-# Who may hold a lifeline. ANYONE: the user or root, for a container without Slurm. ROOT: only root, for a job's
-# container. USER_IS_ROOT: the same, and the job's user is root.
+# Who may hold a lifeline. ANYONE: the container's user, outside Slurm. ROOT: only root, for a job's container.
+# USER_IS_ROOT: the same, and the job's user is root.
 ANYONE, ROOT, USER_IS_ROOT = range(3)
 
 
@@ -236,7 +236,7 @@ class AdmissionLoop:
         peer.sendall(wire.OK)
 
     def _shows(self, cwd: str) -> bool:
-        """Return whether the container shows the directory `cwd`, both by that path and by its path without links."""
+        """Return whether the container shows the directory `cwd`, by that path and by its path with links resolved."""
         self.watcher.waiting()
         try:
             names = {cwd, os.path.realpath(cwd)}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The command line of `bollard`: its parser and its help, made from the table of options.
 
-It does not use argparse: that alone would take half of the time before `bollard exec` opens the image. It also has no
-rule "options end at the name of the image".
+This module does not use argparse. argparse alone would take half of the time before `bollard exec` opens the image, and
+it has no rule "options end at the name of the image".
 """
 
 from __future__ import annotations

@@ -84,9 +84,9 @@ def _tidy(path: str) -> str:
 
 
 def parse_bind(text: str, cwd: str, home: str, what: str = "bind") -> Bind:
-    r"""Return the bind that SRC[:DST[:FLAGS]] stands for. FLAGS are separated by + or a comma; \: and \, are literal.
+    """Return the bind that SRC[:DST[:FLAGS]] stands for. FLAGS are separated by + or a comma.
 
-    text  the words of the user
+    text  as the user typed it; a backslash keeps a colon or comma in a path
     cwd   directory for a relative SRC
     home  value for ~ in SRC
     what  name of the option. For "container-mounts" SRC may be the word tmpfs or umount, as in pyxis.

@@ -71,7 +71,7 @@ def lines(home: str) -> dict[str, list[bytes]]:
 def merged(text: bytes, ours: list[bytes]) -> bytes:
     """Return the text of the image's passwd or group with the lines `ours` added.
 
-    They replace lines with the same number. A line of the image with number 0 is kept instead of ours.
+    The new lines replace lines with the same number. Only for number 0 the image's line is kept.
     """
     if any(line.split(b":")[2:3] == [b"0"] for line in text.split(b"\n")):
         ours = [line for line in ours if line.split(b":")[2] != b"0"]
