@@ -310,7 +310,8 @@ def _serve(
     try:
         linux.die_with_parent(end, parent)
         linux.leave_mount_namespace()
-        # The server reads images that anybody can write, so it must not be root. As root libfuse 2 would also mount.
+        # The server reads images that anyone can write, so it must not have root's capabilities. With them libfuse 2
+        # would also mount by itself, without fusermount.
         if os.getuid() == 0:
             linux.be_no_root()
         os.dup2(words, 2)
