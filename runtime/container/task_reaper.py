@@ -119,10 +119,10 @@ class TaskReaper:
         os.close(self.pipe)
 
 
-def start(leash: int, close: Iterable[int], server: int = 0, state: int = -1) -> TaskReaper:
+def start(job_socket: int, close: Iterable[int], server: int = 0, state: int = -1) -> TaskReaper:
     """Fork the task reaper.
 
-    leash   the job socket, or -1. A byte through it makes this process known to root, which can then end it when the
+    job_socket   the job socket, or -1. A byte through it makes this process known to root, which can then end it when the
             job has ended, as it can end the keeper.
     close   descriptors of the keeper that the task reaper closes
     server  process id of the file server, 0 for none
@@ -142,9 +142,9 @@ def start(leash: int, close: Iterable[int], server: int = 0, state: int = -1) ->
             if fd >= 0:
                 os.close(fd)
         try:
-            os.write(leash, b"K")
+            os.write(job_socket, b"K")
         except OSError:
-            pass  # `leash` is -1, or a pidfd of a program
+            pass  # `job_socket` is -1, or a pidfd of a program
         _watch(reader, handle, state)
     finally:
         os._exit(0)
