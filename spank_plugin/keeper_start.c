@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* bollard-keeper: the program that slurmstepd's child becomes. It starts Python, which is the keeper from then on.
  *
- * A program of its own, so that nothing of slurmstepd's memory is in the keeper. Its file has mode 0711: the kernel lets
- * no user trace a program that he cannot read (would_dump() in Linux, fs/exec.c). */
+ * A program of its own, so that nothing of slurmstepd's memory is in the keeper. Its file has mode 0711: the kernel
+ * lets no user trace a program that he cannot read (would_dump() in Linux, fs/exec.c). */
 #define _GNU_SOURCE
 #include "keeper.h"
 #include "python.h"

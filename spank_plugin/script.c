@@ -25,7 +25,8 @@ int print_environment(void)
 	return fflush(stdout) == 0 ? 0 : EXIT_BOLLARD;
 }
 
-/* Becomes the image's bash, for recipes are written for it, or its sh. With -p bash reads no file that $BASH_ENV names. */
+/* Becomes the image's bash, for recipes are written for it, or its sh. With -p bash reads no file that $BASH_ENV
+ * names. */
 static void exec_shell(char *script, char **envp)
 {
 	static const char *const places[] = { "/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash" };
