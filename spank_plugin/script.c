@@ -37,8 +37,8 @@ static void exec_shell(char *script, char **envp)
 	execve("/bin/sh", sh, envp);
 }
 
-/* In a child: runs the image's shell with the frame's environment and script. Its output goes to `out`, and what the
- * script prints itself to `quiet`. Never returns; the exit status is 127 on failure. */
+/* In a child: runs the image's shell with the frame's environment and script. `out` becomes its stdout, and `quiet` its
+ * descriptor QUIET_FD, or /dev/null when `quiet` is -1. Never returns; the exit status is 127 on failure. */
 static void be_shell(const struct ways *ways, char *frame, uint32_t size, int out, int quiet)
 {
 	char *at = frame, **envp = wire_next_list(&at, frame + size), *script = envp ? wire_next(&at, frame + size) : NULL;
