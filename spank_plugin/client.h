@@ -17,7 +17,8 @@ extern struct given {
 } given;
 
 /* client_options.c: returns the image: `container`, else the value of --container-image or of its variable; NULL for
- * none. The string is not the caller's. fail() when the two differ. */
+ * none. --container-image overrides a `container` that comes from one of Slurm's variables. The string is not the
+ * caller's. fail() when both are on the command line and differ. */
 const char *image_asked_for(const char *container);
 
 /* client_options.c: returns the value of the variable VARIABLES[i] of options.h. NULL when it is unset or empty, and
