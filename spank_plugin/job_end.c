@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The end of a job on this node, in slurmstepd's last hook: its containers end, whatever state their user left them
- * in. First each keeper may end by itself, and leave its files clean; then everything is killed. */
+/* The end of a job on this node, in slurmstepd's last hook, as root. All containers of the job end, whatever the
+ * user did to their processes. First each keeper has time to end by itself and to leave its files clean; then
+ * everything is killed. */
 #define _GNU_SOURCE
 #include "job_cgroup.h"
 #include "job_folder.h"
@@ -12,15 +13,16 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* A keeper ends within milliseconds; a file server that writes has to close its file. */
+/* Time to end by itself. A keeper needs milliseconds; a file server that writes has to close its file. */
 #define GRACE_MS 3000
 #define KILL_MS 5000
-/* How often the extern step looks whether another step still needs its container, and for stopped processes. */
+/* Interval at which the extern step looks for other steps of the job, and for stopped processes. */
 #define LOOK_US 20000
 
-/* Keepers and reapers of a site without cgroups: their handles. */
+/* Handles of keepers and task reapers, on a site without cgroups. */
 static int handles[64], handle_count;
 
+/* Takes the handles of all keepers that are connected to the job socket. */
 static void take_handles(void)
 {
 	int fd;
@@ -28,7 +30,7 @@ static void take_handles(void)
 	while (step.job_socket >= 0 && (fd = accept4(step.job_socket, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
 		handle_count += take_senders(fd, handles + handle_count, (int) (sizeof(handles) / sizeof(*handles)) -
 					     handle_count);
-		close(fd);  /* the keeper sees the end of the job in that */
+		close(fd);  /* this tells the keeper that the job has ended */
 	}
 }
 
@@ -74,8 +76,8 @@ void end_containers(uint32_t job_id, uid_t uid)
 			job_folder_release(step.folder);
 			return;
 		}
-		/* Tasks of other steps may still save their work. One that waits for a stopped file server cannot be
-		 * killed, and its slurmstepd would give the node up. */
+		/* Tasks of other steps may still save their work. A task that waits for a stopped file server cannot be
+		 * killed, and its slurmstepd would drain the node. So stopped processes are killed now. */
 		job_cgroups_kill(&groups, 1);
 		usleep(LOOK_US);
 	}
