@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""MPI start-up from inside a container: what Slurm prepared, and how to check that it works.
+"""Start-up of MPI in a container: what Slurm has prepared for it, and a check that it works.
 
 | file | question it answers |
 |---|---|
