@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Runs on the cluster's login node: time from `srun` to the last rank's first instruction, in pairs.
+"""Measure the time from `srun` to the last rank's first instruction. Runs on the cluster's login node.
 
     inside.py RUNS RANKS cold|warm SRUN-ARGUMENTS... [-- SRUN-ARGUMENTS...]...
 
-`cold` gives the image a new modification time before each start, so that no earlier step's container can be
-used again: inside one allocation every start is then a first one. Each group of arguments is one way to start
-`date +%s%N` on every rank; the ways take turns, RUNS times.
-Prints JSON: for each way the list of milliseconds.
+`cold` gives the image a new modification time before each start. Then the container of an earlier step cannot be used
+again, and every start in the allocation is a first start. Each group of arguments is one way to start `date +%s%N` on
+every rank. The ways are measured in turn, RUNS times.
+Prints JSON: for each way the list of times in milliseconds.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 
 
 def once(arguments: list[str], ranks: int) -> float:
+    """Start `date` once with these arguments of srun; return the time in milliseconds."""
     begin = time.time_ns()
     out = subprocess.run(
         ["srun", "-n", str(ranks), *arguments, "date", "+%s%N"], stdout=subprocess.PIPE, check=True, text=True
@@ -30,6 +31,7 @@ def once(arguments: list[str], ranks: int) -> float:
 
 
 def renew(arguments: list[str]) -> None:
+    """Give the image a new modification time."""
     for word in arguments:
         if word.startswith("--container="):
             os.utime(word.partition("=")[2])

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command beside Apptainer, the two in turn, in the tree of `make peers`.
+"""Compare the `bollard` command with Apptainer. The two run in turn, in the tree of `make peers`.
 
     bench/peers.py [exec] [build] [--runs 20]
 
-exec     `exec img.sif true`, of an image that Apptainer built (gzip)
-build    `build img.sif tree` of about 400 MB of the machine's own /usr, each with what it does by default
+exec     `exec img.sif true`, with an image that Apptainer built (gzip)
+build    `build img.sif tree` of about 400 MB of the machine's own /usr, each with its default options
 
-Prints the medians and writes bench/results/sid-SECTION.json: milliseconds of wall time, and the ratio pair by pair,
-for the machine's own speed drifts.
+Prints the medians and writes bench/results/sid-SECTION.json: wall time in milliseconds, and the ratio of each pair,
+because the machine's own speed changes with time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE.parent / "tests/peers"))
 
 from tree import IMAGES, Machine  # noqa: E402
 
-# Runs on the machine, so that entering it is not measured.
+# Runs in the machine, so that the time to enter it is not measured.
 _MEASURE = r"""
 import subprocess, sys, time
 def once(program):
@@ -51,6 +51,13 @@ du -sm tree | cut -f1
 
 
 def measure(machine: Machine, title: str, words: list[str], runs: int) -> None:
+    """Measure one command with both programs, print the medians and write the result file.
+
+    machine: the running machine.
+    title: the section, for the name of the file.
+    words: the arguments after `bollard` or `apptainer`.
+    runs: the number of pairs.
+    """
     command = shlex.join(["python3", "-c", _MEASURE, str(runs), *words])
     done = machine.run(f"cd; {command}", timeout=3600)
     if done.returncode:

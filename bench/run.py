@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a container costs on the test cluster: start, plugin alone, MPI. Every figure is a pair within one run.
+"""Measure the cost of a container on the test cluster: start, plugin alone, MPI. Each value is from pairs of one run.
 
     bench/run.py [start] [phases] [loaded] [mpi] [--runs 25] [--suite bookworm]
 
-start    time from srun to the last rank's first instruction, added by the container; 1 and 8 ranks on a node;
-         cold: no earlier step of the job used this image; warm: one did
-phases   where a cold start's time goes, as --container-verbose tells it
-loaded   the same for a job without a container, with and without the plugin in plugstack.conf
+start    time that the container adds from srun to the last rank's first instruction; 1 and 8 ranks on a node;
+         cold: no earlier step of the job used this image; warm: an earlier step did
+phases   the phases of a cold start, as --container-verbose reports them
+loaded   the time of a job without a container, with and without the plugin in plugstack.conf
 mpi      latency and bandwidth of 100 000 round trips, host and container in turn
 
-Prints a table and writes bench/results/SUITE-SECTION.json. Medians of differences, pair by pair: the machine's
-own speed drifts.
+Prints a table and writes bench/results/SUITE-SECTION.json. The values are medians of the differences of pairs, because
+the machine's own speed changes with time.
 """
 
 from __future__ import annotations
@@ -37,6 +37,13 @@ Numbers = list[float]
 
 
 def cluster(suite: str, *command: str, node: str = "ctl", user: str = "alice") -> str:
+    """Run a command on a node; return its stdout, a newline and its stderr. Exit if it fails.
+
+    suite: the suite of the cluster.
+    command: the program and its arguments.
+    node: the name of the node.
+    user: the name of a user of the node.
+    """
     done = subprocess.run(
         [*CLUSTER, "exec", "--suite", suite, "--node", node, "--user", user, "--", *command],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
@@ -47,13 +54,13 @@ def cluster(suite: str, *command: str, node: str = "ctl", user: str = "alice") -
 
 
 def shared(suite: str, path: str) -> Path:
-    """Where a file of the nodes' /home or /images lies on this machine."""
+    """Return the path on this machine of a file in the nodes' /home or /images."""
     name = os.environ.get("BOLLARD_CLUSTER", "")
     return Path(f"/var/lib/bollard-test-cluster/{name}{'.' if name else ''}{suite}{path}")
 
 
 def made(suite: str, kind: str) -> str:
-    """The root tree of an image of that kind, made where the cache has none; its SIF file is in /images then."""
+    """Make the test image of this kind if it is missing or outdated; return its tree. Its SIF file is in /images."""
     images = [sys.executable, str(HERE.parent / "slurm-test-cluster/images"), "build", "--suite", suite, "--kind", kind]
     tree = subprocess.run(
         images, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True
@@ -71,8 +78,11 @@ def made(suite: str, kind: str) -> str:
 
 
 def prepare(suite: str) -> None:
-    """The cluster; Alice's own copies of a small image, built by bollard and as Apptainer 1.4 builds it (gzip,
-    128 KiB); an image with MPI, and its program built for the nodes. Makes what is missing."""
+    """Start the cluster, and make the images and programs that are missing.
+
+    These are: two small images of the user alice, one built by bollard and one as Apptainer 1.4 builds it (gzip,
+    128 KiB); an image with MPI; and the MPI program, built for the nodes.
+    """
     subprocess.run([*CLUSTER, "up", "--suite", suite, "--plugin"], stdin=subprocess.DEVNULL, check=True)
     tree, image = made(suite, "small"), shared(suite, SMALL)
     made(suite, "mpi")
@@ -92,7 +102,8 @@ def prepare(suite: str) -> None:
 
 
 def summary(plain: Numbers, other: Numbers) -> dict[str, float]:
-    """Medians in ms; `added` is the median of the pairs' differences, `low` and `high` their quartiles."""
+    """Return medians in ms: `plain`, `with`; `added` is the median of the differences, `low`, `high` their quartiles.
+    """
     added = [b - a for a, b in zip(plain, other)]
     low, _, high = statistics.quantiles(added, n=4)
     figures = {"plain": statistics.median(plain), "with": statistics.median(other), "added": statistics.median(added)}
@@ -171,7 +182,7 @@ def bench_loaded(suite: str, runs: int) -> object:
 
 
 def mpi_figures(text: str) -> dict[str, float]:
-    """The medians of tests/programs/mpi_pingpong.c's one line of JSON."""
+    """Return the medians in the JSON line of tests/programs/mpi_pingpong.c."""
     found = json.loads(re.findall(r"^\{.*\}$", text, re.M)[-1])
     return {kind: found[kind]["median"] for kind in ("latency_us", "bandwidth_mib_s")}
 
@@ -180,7 +191,7 @@ def bench_mpi(suite: str, runs: int) -> object:
     print("MPI between two ranks, 100 000 round trips of 8 bytes, 10 000 messages of 1 MiB")
     print(f"  {'':<32} {'host':>9} {'container':>9} {'ratio':>7}   pairs: {runs}")
     results: dict[str, object] = {}
-    # One real CPU for each rank: the simulated nodes share this machine's.
+    # One real CPU for each rank, because the simulated nodes share the CPUs of this machine.
     program = 'exec taskset -c "$SLURM_PROCID" "$0" 100000'
     for library, pmi in (("ompi", "pmix"), ("mpich", "pmi2")):
         for place, nodes in (("one node", "-N1"), ("two nodes", "-N2")):

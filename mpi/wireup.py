@@ -55,7 +55,7 @@ KEPT_BEGIN = tuple(name[:-1] for name, _ in VARIABLES if name.endswith(b"*"))
 # Variables that a container adds for a wire-up, unless they are set: (variable of the flavour, name, value).
 DEFAULTS = (
     # A server that offers munge and native makes the image's libpmix search for munge, which few images have, and print
-    # eleven lines about it. native compares uid and gid, which are the same in the container.
+    # eleven lines about it. "native" compares uid and gid, which are the same in the container.
     (b"PMIX_NAMESPACE", b"PMIX_MCA_psec", b"native"),
 )
 
