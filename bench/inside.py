@@ -38,6 +38,7 @@ def renew(arguments: list[str]) -> None:
 
 
 def main() -> None:
+    """Measure all ways in turn and print the times as JSON."""
     runs, ranks, cold = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "cold"
     ways: list[list[str]] = [[]]
     for word in sys.argv[4:]:

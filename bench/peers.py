@@ -77,6 +77,7 @@ def measure(machine: Machine, title: str, words: list[str], runs: int) -> None:
 
 
 def main() -> None:
+    """Run the sections of the command line."""
     parser = argparse.ArgumentParser(description="what the command costs beside Apptainer")
     parser.add_argument("sections", nargs="*", metavar="exec|build", help="default: both")
     parser.add_argument("--runs", type=int, default=20, help="pairs; a fifth as many builds; default: %(default)s")

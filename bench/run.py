@@ -80,8 +80,8 @@ def made(suite: str, kind: str) -> str:
 def prepare(suite: str) -> None:
     """Start the cluster, and make the images and programs that are missing.
 
-    These are: two small images of the user alice, one built by bollard and one as Apptainer 1.4 builds it (gzip,
-    128 KiB); an image with MPI; and the MPI program, built for the nodes.
+    The user alice gets two small images: one built by bollard, one as Apptainer 1.4 builds it (gzip, 128 KiB).
+    There is also an image with MPI, and the MPI program built for the nodes.
     """
     subprocess.run([*CLUSTER, "up", "--suite", suite, "--plugin"], stdin=subprocess.DEVNULL, check=True)
     tree, image = made(suite, "small"), shared(suite, SMALL)
@@ -102,8 +102,7 @@ def prepare(suite: str) -> None:
 
 
 def summary(plain: Numbers, other: Numbers) -> dict[str, float]:
-    """Return medians in ms: `plain`, `with`; `added` is the median of the differences, `low`, `high` their quartiles.
-    """
+    """Return `plain` and `with`, medians in ms; `added`, the median of the differences; `low`, `high`, their quartiles."""
     added = [b - a for a, b in zip(plain, other)]
     low, _, high = statistics.quantiles(added, n=4)
     figures = {"plain": statistics.median(plain), "with": statistics.median(other), "added": statistics.median(added)}
@@ -111,6 +110,12 @@ def summary(plain: Numbers, other: Numbers) -> dict[str, float]:
 
 
 def show(title: str, figures: dict[str, float], wanted: str = "") -> None:
+    """Print a row of the table.
+
+    title: the first column.
+    figures: from `summary`.
+    wanted: the goal, as text.
+    """
     print(
         f"  {title:<46} {figures['plain']:>8.1f} {figures['with']:>8.1f} {figures['added']:>8.1f}"
         f"   {figures['low']:>6.1f} to {figures['high']:.1f}   {wanted}"
@@ -118,10 +123,12 @@ def show(title: str, figures: dict[str, float], wanted: str = "") -> None:
 
 
 def heading(unit: str) -> None:
+    """Print the heading of the table; `unit` is the unit of its values."""
     print(f"  {'':<46} {'host':>8} {'with':>8} {'added':>8}   quartiles   wanted   ({unit})")
 
 
 def bench_start(suite: str, runs: int) -> object:
+    """Measure the start of a step with and without a container; return the results. `runs` is the number of pairs."""
     print("Time from srun to the last rank's first instruction, inside an allocation")
     heading("ms, medians")
     results = {}
@@ -142,6 +149,7 @@ def bench_start(suite: str, runs: int) -> object:
 
 
 def bench_phases(suite: str, runs: int) -> object:
+    """Measure the phases of a cold start; return the median of each phase in ms."""
     print("A cold start by phases, as --container-verbose tells it")
     found: dict[str, Numbers] = {}
     for _ in range(runs):
@@ -155,6 +163,7 @@ def bench_phases(suite: str, runs: int) -> object:
 
 
 def bench_loaded(suite: str, runs: int) -> object:
+    """Measure a step without a container, with and without the plugin; return the results."""
     print("A job without a container: the plugin in plugstack.conf, or not")
     heading("ms, medians")
     times: dict[bool, Numbers] = {True: [], False: []}
@@ -188,6 +197,7 @@ def mpi_figures(text: str) -> dict[str, float]:
 
 
 def bench_mpi(suite: str, runs: int) -> object:
+    """Measure MPI on the host and in a container; return the pairs of each MPI library and placement."""
     print("MPI between two ranks, 100 000 round trips of 8 bytes, 10 000 messages of 1 MiB")
     print(f"  {'':<32} {'host':>9} {'container':>9} {'ratio':>7}   pairs: {runs}")
     results: dict[str, object] = {}
@@ -218,6 +228,7 @@ SECTIONS = {"start": bench_start, "phases": bench_phases, "loaded": bench_loaded
 
 
 def main() -> None:
+    """Run the sections of the command line and write their result files."""
     parser = argparse.ArgumentParser(description="what a container costs on the test cluster")
     parser.add_argument("sections", nargs="*", help=", ".join(SECTIONS))
     parser.add_argument("--runs", type=int, default=25)

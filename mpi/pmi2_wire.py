@@ -99,7 +99,11 @@ class Wire:
         self.size = 0
 
     def init(self) -> None:
-        """Greet the server and join the job; this sets `rank` and `size` to the values of the server."""
+        """Greet the server and join the job; this sets `rank` and `size` to the values of the server.
+
+        Raises:
+            Pmi2Error: the server refuses PMI-2 or gives a wrong answer.
+        """
         self._send(_GREETING)
         line = b""
         while not line.endswith(b"\n"):

@@ -116,6 +116,7 @@ def tree(cluster: Cluster) -> str:
 
 
 def slurm_conf(cluster: Cluster, controller: str) -> str:
+    """Return the lines for slurm.conf; `controller` is the name of the controller."""
     comments = "AccountingStoreJobComment=YES" if cluster.suite == "bullseye" else "AccountingStoreFlags=job_comment"
     return SLURM_CONF.format(controller=controller, comments=comments)
 

@@ -176,6 +176,7 @@ def kill(cluster: Cluster, node: str) -> None:
 
 
 def check_name(cluster: Cluster, node: str) -> None:
+    """Raise ClusterError if the cluster has no such node."""
     if node not in cluster.nodes():
         cluster.init(node)  # raises the error for an unknown node
 
@@ -271,6 +272,7 @@ def logs(cluster: Cluster, node: str | None, lines: int) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     top = argparse.ArgumentParser(prog="cluster", description="A real multi-node Slurm on one machine.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -314,6 +316,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
+    """Run `cluster` with these arguments; return the exit status. After an error it is 1, or 125 for `exec`."""
     words = arguments
     rest: list[str] | None = None
     if arguments[:1] == ["exec"] and "--" in arguments:
@@ -332,6 +335,11 @@ def main(arguments: list[str]) -> int:
 
 
 def dispatch(options: argparse.Namespace, rest: list[str] | None) -> int:
+    """Run the command in `options`; return the exit status. `rest` are the words after `--`, for `exec`.
+
+    Raises:
+        ClusterError: an argument is invalid, or the command fails.
+    """
     if options.command == "status":
         return status(options.suite, options.json)
     cluster = Cluster(options.suite)

@@ -152,6 +152,7 @@ def usable(node: Slurmd | None, since: float) -> bool:
 
 
 def log_files(cluster: Cluster, node: str) -> list[Path]:
+    """Return the paths of a node's logs, sorted."""
     return sorted((cluster.run / node / "log").glob("*.log"))
 
 

@@ -32,6 +32,8 @@ FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 
 
 class Account(NamedTuple):
+    """A user's account, from /etc/passwd and /etc/group of a node."""
+
     name: str
     uid: int
     gid: int

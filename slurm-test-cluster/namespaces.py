@@ -36,6 +36,7 @@ def cgroup_controllers(memory: bool = False) -> list[str]:
 
 
 def cgroup_name(cluster: Cluster, node: str) -> str:
+    """Return the name of the node's cgroup in each hierarchy."""
     return f"bollard-{cluster.label}-{node}"
 
 
@@ -61,6 +62,7 @@ def remove_cgroups(cluster: Cluster, node: str) -> None:
 
 
 def removed(path: str) -> bool:
+    """Remove a cgroup directory; return False if the kernel reports it as busy."""
     try:
         os.rmdir(path)
     except FileNotFoundError:

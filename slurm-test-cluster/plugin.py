@@ -152,6 +152,7 @@ def remove(cluster: Cluster, node: str, pid: int) -> None:
 
 
 def record(cluster: Cluster, node: str) -> Path:
+    """Return the path of the list of the plugin's files on a node."""
     return cluster.run / node / "plugin.json"
 
 

@@ -181,5 +181,6 @@ def write(cluster: Cluster, nodes: int, site: list[str], more: str = "") -> None
 
 
 def script(path: Path, text: str) -> None:
+    """Write an executable file."""
     path.write_text(text)
     path.chmod(0o755)

@@ -27,7 +27,7 @@ CONTROLLER = "ctl"
 SWITCH = "switch"  # the process that holds the bridge's network namespace; not a node
 MARKER = "BOLLARD_TEST_CLUSTER"  # in the environment of every init: LABEL/NODE
 # Clusters with different names can run on one machine at the same time. Each has its own nodes, network and /home. All
-# use the same trees of the suites.
+# use the same trees of the suites and of the test images.
 NAME = os.environ.get("BOLLARD_CLUSTER", "")
 
 
@@ -107,23 +107,28 @@ class Cluster:
         return {**Settings(nodes=0, plugin=False, accounting=False, site=[]), **found}
 
     def save_settings(self, settings: Settings) -> None:
+        """Write the settings into the run directory, by rename(2)."""
         temporary = self.run / "cluster.json.new"
         temporary.write_text(json.dumps(settings))
         temporary.rename(self.run / "cluster.json")
 
     def has_plugin(self) -> bool:
+        """Return whether the nodes have the plugin."""
         settings = self.settings()
         return settings is not None and settings["plugin"]
 
     def has_accounting(self) -> bool:
+        """Return whether the controller runs slurmdbd."""
         settings = self.settings()
         return settings is not None and settings["accounting"]
 
     def limits_memory(self) -> bool:
+        """Return whether the site limits the memory of jobs."""
         settings = self.settings()
         return settings is not None and "constrain" in settings["site"]
 
     def has_private_tmp(self) -> bool:
+        """Return whether the site gives each job its own /tmp, with a plugin such as job_container/tmpfs."""
         settings = self.settings()
         return settings is not None and any("/" in word for word in settings["site"])
 
@@ -206,6 +211,7 @@ class Cluster:
 
 
 def node_names(count: int) -> list[str]:
+    """Return the names of the controller and of `count` compute nodes."""
     return [CONTROLLER] + [f"n{number}" for number in range(1, count + 1)]
 
 

@@ -36,6 +36,7 @@ class Suite(NamedTuple):
     cgroup_plugin: bool = True  # cgroup.conf has the key CgroupPlugin (21.08 and later)
 
     def packages(self) -> list[str]:
+        """Return the packages to install in the tree, sorted."""
         return sorted((set(PACKAGES.split()) - set(self.without)) | set(self.extra))
 
 
@@ -103,6 +104,7 @@ TOOLS = {"debootstrap": "debootstrap", "ip": "iproute2", "unshare": "util-linux"
 
 
 def say(text: str) -> None:
+    """Print a line at once."""
     print(text, flush=True)
 
 

@@ -75,6 +75,8 @@ class _Lent(NamedTuple):
 
 
 class Result(NamedTuple):
+    """The end of a program: its exit status (-N for signal N), and the last traced command."""
+
     status: int
     trace: Trace
 

@@ -66,11 +66,15 @@ class Files(NamedTuple):
 
 
 class App(NamedTuple):
+    """A SCIF app of a definition."""
+
     name: str
     sections: Mapping[str, str]  # "install", "files", ... -> text
 
 
 class Stage(NamedTuple):
+    """One stage of a definition: its header, keys in lower case, and its sections."""
+
     header: Mapping[str, str]
     scripts: Mapping[str, Script]
     files: tuple[Files, ...]
@@ -84,6 +88,8 @@ class Stage(NamedTuple):
 
 
 class Definition(NamedTuple):
+    """A parsed definition file."""
+
     name: str
     text: str  # with the build arguments replaced
     stages: tuple[Stage, ...]

@@ -17,6 +17,8 @@ SCRIPT = ".singularity.d/env/95-apps.sh"
 
 
 class File(NamedTuple):
+    """A file to write into the tree."""
+
     path: str
     mode: int
     data: bytes

@@ -279,6 +279,13 @@ def _stats(record: Record, as_json: bool, once: bool) -> int:
 
 
 def stats_table(name: str, percent: float, used: Usage, limit: int) -> str:
+    """Return the table of `bollard instance stats`.
+
+    name: the name of the instance.
+    percent: the CPU usage, 100 for one full CPU.
+    used: from `usage`.
+    limit: the memory of this machine in bytes.
+    """
     row = (
         name,
         f"{percent:.2f}%",

@@ -22,6 +22,7 @@ class Guarded:
         self.plain = plain
 
     def write(self, text: str) -> int:
+        """Write the text, escaped; return its length in characters."""
         self.plain.write(harmless(text))
         return len(text)
 

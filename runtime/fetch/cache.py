@@ -46,6 +46,7 @@ class Store(NamedTuple):
     root: str
 
     def path(self, kind: str, name: str) -> str:
+        """Return the path of an entry; `kind` is one of TYPES."""
         return f"{self.root}/{kind}/{name}"
 
     @property
@@ -55,6 +56,8 @@ class Store(NamedTuple):
 
 
 class Entry(NamedTuple):
+    """A file in the cache: its type, its name, its path, its size and its time."""
+
     kind: str
     name: str
     path: str
@@ -111,8 +114,7 @@ def _worded(root: str) -> Iterator[None]:
 
 
 def _own_directory(path: str) -> str:
-    """Make the directory `path` with mode 0700 and return it, links resolved. Raise if another user could write to it.
-    """
+    """Make the directory `path`, mode 0700; return it with links resolved. Raise if another user could write to it."""
     try:
         os.makedirs(path, 0o700, exist_ok=True)
         path = os.path.realpath(path)
@@ -238,7 +240,12 @@ def is_intact(store: Store, digest: str) -> bool:
 
 
 def blob(store: Store, digest: str, limit: int) -> bytes | None:
-    """Return the content of a small blob; None if it is missing, damaged, or has more than `limit` bytes."""
+    """Return the content of a small blob; None if it is missing, damaged, or has more than `limit` bytes.
+
+    store: the opened cache.
+    digest: "sha256:HEX".
+    limit: the most bytes to read.
+    """
     try:
         with open(store.path("blob", digest.replace(":", "/")), "rb") as file:
             data = file.read(limit)

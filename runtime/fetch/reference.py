@@ -30,6 +30,8 @@ class Reference(NamedTuple):
 
 
 class LibraryPath(NamedTuple):
+    """The parts of a name in a container library."""
+
     host: str  # "" if the name has no host
     path: str
     tag: str

@@ -41,11 +41,11 @@ class Settings(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The start of a build. One of three:
+    """The start of a build. One of these three is set:
 
-    layers to unpack, with the digest of their manifest in hexadecimal digits;
-    the path of an image;
-    the architecture of an image that is still in its archive.
+    layers, digest: the layers to unpack, and the digest of their manifest in hexadecimal digits.
+    path: the path of an image.
+    arch: the architecture of an image that is still in its archive.
     """
 
     layers: oci.Layers | None = None

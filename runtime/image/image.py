@@ -103,6 +103,7 @@ class Image:
         return sif.digest(self.fd, self._sif) if self._sif else ""
 
     def close(self) -> None:
+        """Close the file descriptor."""
         os.close(self.fd)
 
 

@@ -336,8 +336,7 @@ def hot_files(source: str) -> list[str]:
 
 
 def tree_arch(source: str) -> str:
-    """Return Go's name of the tree's architecture: that of its /bin/sh, else of its first program, else this machine's.
-    """
+    """Return Go's name of the tree's architecture: of its /bin/sh, else of its first program, else this machine's."""
     shell = _resolve(source, "bin/sh")
     arch = _elf_arch(shell) if shell else ""
     if arch:

@@ -358,7 +358,7 @@ def pread(fd: int, count: int, offset: int, name: str) -> bytes:
 
 
 def truncated(name: str, size: int, expected: int) -> BollardError:
-    """Return the error for a file of `size` bytes that should have `expected` bytes."""
+    """Return the error for the image `name`, a file of `size` bytes that should have `expected` bytes."""
     return BollardError(f"{name}: truncated: {size} bytes, {expected} expected", "copy or build it again")
 
 
