@@ -102,7 +102,10 @@ def prepare(suite: str) -> None:
 
 
 def summary(plain: Numbers, other: Numbers) -> dict[str, float]:
-    """Return the medians `plain` and `with`, the median difference `added` and its quartiles `low`, `high`, all in ms."""
+    """Return the medians `plain` and `with`, the median difference `added`, and its quartiles `low` and `high`, in ms.
+
+    plain, other: the times of each pair, in ms.
+    """
     added = [b - a for a, b in zip(plain, other)]
     low, _, high = statistics.quantiles(added, n=4)
     figures = {"plain": statistics.median(plain), "with": statistics.median(other), "added": statistics.median(added)}

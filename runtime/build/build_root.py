@@ -7,8 +7,8 @@ The program's root directory is the tree. It sees:
     copies of the host's resolv.conf and hosts;
     the directories and files of --bind.
 It does not see the home directory or any other file of the host.
-Its environment has only PATH, HOME, LANG, TERM, the proxies, some variables for apt and fakeroot, and the variables
-that the build and the image's scripts set.
+Its environment has PATH, HOME, LANG, TERM, the proxies and some variables for apt and fakeroot. The build and the
+image's scripts add variables. No other variable of the host is passed.
 
     bollard ── fork ──► waits ── fork ──► process 1: reaps ── fork ──► the program
 """
@@ -198,7 +198,8 @@ def mount_devices(target: str, links: bool = True) -> None:
         linux.mount("devpts", f"{target}/pts", "newinstance,ptmxmode=0666,mode=620")
     except OSError:
         pass  # few %post scripts need a terminal
-    # debootstrap runs mknod for a missing device. mknod makes nothing in a user namespace, and its chmod then fails.
+    # debootstrap runs mknod(1) for a missing device. With the seccomp filter mknod(2) makes nothing, and the chmod of
+    # mknod(1) then fails.
     for name in ("console",) if links else ("console", "ptmx"):
         os.close(os.open(f"{target}/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     for name, link in _DEVICE_LINKS.items() if links else ():

@@ -49,7 +49,8 @@ class Request(NamedTuple):
     arguments: build arguments by name.
     allow_unused: warn about unused build arguments, and do not fail.
     binds: directories and files of the host for %post and %test.
-    ignore_subuid, ignore_seccomp: do not use this way to become root of a user namespace.
+    ignore_subuid: do not use subordinate ids (rootless.SUBIDS).
+    ignore_seccomp: do not use a seccomp filter (rootless.MAPPED).
     fetch: settings for registries and libraries.
     shown: the name of the target in messages; "" for `target`.
     """
@@ -238,7 +239,7 @@ def _carry_out(
         text,
         documents,
         force=request.force,
-        progress=progress.on_terminal() and not request.shown,  # no bar for `bollard exec docker://...`
+        progress=progress.on_terminal() and not request.shown,  # no bar if `exec` or `pull` builds the image
     )
     progress.done(f"{request.shown or request.target}: {os.path.getsize(request.target) / 1e6:.1f} MB")
 

@@ -167,7 +167,7 @@ def _complete(root: str) -> Store:
 
 @contextlib.contextmanager
 def _locked(path: str, how: int) -> Iterator[int | None]:
-    """Hold the lock; give None if it is held by another process and `how` has LOCK_NB.
+    """Hold the lock and yield its file descriptor; yield None if it is held by another process and `how` has LOCK_NB.
 
     A filesystem without locks is used without. There, work can be done twice, and cleaning can break a fetch.
     """
@@ -187,7 +187,7 @@ def _locked(path: str, how: int) -> Iterator[int | None]:
 
 @contextlib.contextmanager
 def making(store: Store, kind: str, name: str, waiting: Callable[[], None]) -> Iterator[str]:
-    """Give a directory in which to make an entry. Only one process at a time makes the same entry.
+    """Yield a directory in which to make an entry. Only one process at a time makes the same entry.
 
     store: the opened cache.
     kind, name: the type and the name of the entry.
@@ -206,7 +206,7 @@ def making(store: Store, kind: str, name: str, waiting: Callable[[], None]) -> I
 
 @contextlib.contextmanager
 def scratch(store: Store) -> Iterator[str]:
-    """Give a temporary directory on the cache's filesystem; it is removed at the end."""
+    """Yield a temporary directory on the cache's filesystem; it is removed at the end."""
     place = tempfile.mkdtemp(prefix="fetch-", dir=f"{store.root}/tmp")
     try:
         yield place

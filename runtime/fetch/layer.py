@@ -130,7 +130,7 @@ def _decompressed(file: _Hashed, what: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _streamed(file: _Hashed, program: str, what: str) -> Iterator[IO[bytes]]:
-    """Give a stream of the file's content, decompressed by `program`. It is not stored on the disk."""
+    """Yield a stream of the file's content, decompressed by `program`. It is not stored on the disk."""
     process = subprocess.Popen(
         [program, "-dc"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )

@@ -95,7 +95,7 @@ def accept(policy: Policy, name: Reference, digest: str, store: Store) -> None:
 
 @contextlib.contextmanager
 def as_file(policy: Policy) -> Iterator[str]:
-    """Give the path of a temporary file, mode 0600, with the policy's text."""
+    """Yield the path of a temporary file, mode 0600, with the policy's text."""
     with tempfile.NamedTemporaryFile("wb", prefix="bollard-policy-", suffix=".json") as file:
         file.write(policy.text)
         file.flush()

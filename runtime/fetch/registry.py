@@ -142,7 +142,7 @@ def _run(
 
 @contextlib.contextmanager
 def _logins(name: Reference, access: Access) -> Iterator[str]:
-    """Give the path of the file with logins for skopeo; "" to use skopeo's own files."""
+    """Yield the path of the file with logins for skopeo; "" to use skopeo's own files."""
     if name.scheme == "docker-daemon":
         yield ""
     elif access.user:

@@ -162,7 +162,7 @@ class Writer:
 
     def _rename(self) -> None:
         if not self._force:
-            # link(2) refuses an existing name; rename(2) would replace a file that was made meanwhile.
+            # link(2) refuses an existing name; rename(2) would replace a file that another process has just made.
             try:
                 os.link(self.path, self.target)
             except FileExistsError:
