@@ -75,7 +75,7 @@ class _Lent(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The end of a program: its exit status (-N for signal N), and the last traced command."""
+    """The end of a program: its exit status (-N or 128+N for signal N), and the last traced command."""
 
     status: int
     trace: Trace
@@ -394,7 +394,7 @@ def _mount(tree: Tree, scratch: str, binds: tuple[Bind, ...], private: list[tupl
 
 
 def _mount_proc(fd: int) -> None:
-    """Mount a new /proc; if the kernel refuses it, because this runs in a container, bind the host's /proc."""
+    """Mount a new /proc. If the kernel refuses it because a surrounding container hides parts of /proc, bind that."""
     target = f"/proc/self/fd/{fd}"
     flags = linux.MS_NOSUID | linux.MS_NODEV
     try:

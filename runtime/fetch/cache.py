@@ -2,7 +2,7 @@
 """The cache of fetched images and layers.
     PLACE/bollard/           0700, the user's own
         blob/sha256/HEX      layers, manifests and configurations of registries, by their digest
-        oci-tmp/HEX          SIF files made of them, by the digest of the manifest
+        oci-tmp/HEX          SIF files made of them, by the digest of the manifest, and SIF files made of archives
         oras/HEX             SIF files by their own digest
         library/sha256.HEX   SIF files by their own digest
         net/HEX              files of http(s)://, by address and date

@@ -163,7 +163,7 @@ def manifest(name: Reference, asked: Settings, store: Store) -> tuple[str, dict[
 
 
 def layers(name: Reference, digest: str, found: dict[str, Any], asked: Settings, store: Store) -> oci.Layers:
-    """Return the image's layers in the cache; fetch them if they are missing, damaged, or not accepted by the policy.
+    """Return the image's layers in the cache; fetch them if they are missing, damaged, or not yet accepted.
 
     name: the reference of the image.
     digest: the digest of its manifest, in hexadecimal digits.

@@ -96,8 +96,7 @@ def build(target: str, source: str, *, force: bool = False, program: str = "mksq
     target: path of the new image.
     source: directory, the root of the tree.
     force: replace an existing target.
-    program: the mksquashfs program.
-    processors: the most CPUs that mksquashfs may use; 0 for all.
+    program, processors: as in `squash`.
 
     If SOURCE_DATE_EPOCH is set, equal trees give equal images. If root builds, the owners of the files are kept;
     otherwise every file in the image belongs to root.
@@ -137,9 +136,7 @@ def pack(
     deffile: the text of the definition file.
     documents: further JSON objects for the SIF file, by name.
     force: replace an existing target.
-    progress: mksquashfs draws its progress bar on stderr.
-    program: the mksquashfs program.
-    processors: the most CPUs that mksquashfs may use; 0 for all.
+    progress, program, processors: as in `squash`.
     """
     texts = {sif.METADATA_NAME: inspect_metadata(source, labels, deffile), **documents}
     objects = [sif_write.Object(sif.DEFFILE, "", deffile.encode("utf-8", "surrogateescape"))]

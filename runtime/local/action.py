@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Choose the command that `exec`, `run`, `shell`, `test` and `instance start` start in a container. Pure functions.
 
-Order and names are those of Apptainer's action script. The functions run in the keeper, which is in the container, so
-`has` can check for files. `exec` does not call `has`, so it works in an image without a shell.
+Order and names are those of Apptainer's action script. For a new container the functions run in the keeper, which is in
+the container. For an instance they run in the joining process. `has` checks for files in the container. `exec` does not
+call `has`, so it works in an image without a shell.
 """
 
 from __future__ import annotations

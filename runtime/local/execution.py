@@ -219,10 +219,7 @@ def _keep(
 
 
 def _others_here() -> bool:
-    """Return whether another process is in this mount namespace.
-
-    With a private process namespace there is none: the kernel has ended them.
-    """
+    """Return whether another process is in this mount namespace. With a private process namespace there is none."""
     try:
         here, names = os.readlink("/proc/self/ns/mnt"), os.listdir("/proc")
     except OSError:
