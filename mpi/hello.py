@@ -8,9 +8,11 @@ Run it in place of an MPI program, in the same container with the same srun line
     rank 1 of 2 on n2: pmix 4.2.2 via /usr/lib/libpmix.so.2: init 12 ms, fence 1 ms, neighbour 0 on n1 says ok
 
 Every rank joins the job, puts a value, waits for the others, reads the value of the rank to its right and
-checks it. If this works and the MPI program does not, the wire-up is good and the problem is in the program.
-It uses PMIx through the image's libpmix. It uses PMI-2 through the image's libpmi2 or, without this library, through
-its own code. After an error it also names the directories of the wire-up that are not visible in the container.
+checks it. If this works and the MPI program does not, the wire-up is good, and the problem is in the program or in its
+MPI library.
+
+The check uses PMIx through the image's libpmix. It uses PMI-2 through the image's libpmi2 or, without this library,
+through its own code. After an error it also names the directories of the wire-up that are not visible in the container.
 The exit status is 0 or 1.
 
 ``fence`` is the time of a second fence without data. The first fence carries the values and mostly measures the

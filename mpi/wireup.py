@@ -2,8 +2,8 @@
 """What a container must keep unchanged so that MPI in it finds Slurm on the host. Data and pure functions.
 
 The input is always the task's environment as Slurm made it (``dict[bytes, bytes]``). It is read in
-``slurm_spank_task_init`` or later, when Slurm's MPI plugins have set all their variables. This module reads no file
-and no ``os.environ``, and imports nothing, because it runs once per task.
+``slurm_spank_task_init`` or later, when Slurm's MPI plugins have set all their variables. This module reads no file,
+no file descriptor and no ``os.environ``, and imports nothing, because it runs once per task.
 
     >>> env = {b"PMI_FD": b"9", b"PMI_RANK": b"0", b"PMI_SIZE": b"2", b"HOME": b"/root"}
     >>> flavours(env), sorted(name for name in env if is_kept(name))

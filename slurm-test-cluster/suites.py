@@ -223,7 +223,7 @@ def logged(command: list[str], log: Path) -> None:
 
 
 def prepare_shared(cluster: Cluster) -> None:
-    """Make /home and /images, which all nodes share and which are kept after `down`."""
+    """Make /home and /images, which all nodes share. `down` without --purge keeps them."""
     images = cluster.shared / "images"
     images.mkdir(parents=True, exist_ok=True)
     images.chmod(0o755)
