@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """PMIx client calls through libpmix, by cffi in ABI mode: no compiler and no header are needed.
 
-There is one Python function per call; callers see no C types. `load` searches for the library in the file system of this
-process, usually the image.
+There is one Python function per call; callers see no C types. `load` searches for the library in the file system of
+this process, usually the image.
 
 The declarations are valid for libpmix 3.2 to 6.x, which all have the name ``libpmix.so.2``. The sizes and offsets below
 have not changed: newer releases only added pointers to the union in ``pmix_value_t`` (32 bytes, checked by
