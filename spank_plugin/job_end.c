@@ -61,13 +61,21 @@ static void end_all(const struct job_cgroups *groups)
 			    left(groups), KILL_MS / 1000);
 }
 
+void know_cgroups(uint32_t job_id)
+{
+	struct job_cgroups found;
+
+	job_cgroups_find(&found, job_id);
+	if (found.count > known.count)
+		known = found;
+}
+
 void end_containers(uint32_t job_id, uid_t uid)
 {
-	struct job_cgroups groups;
-
 	if (step.folder < 0)
 		return;
-	job_cgroups_find(&groups, job_id);
+	/* Slurm 20.11 has moved this slurmstepd out of the job's cgroups by now. */
+	know_cgroups(job_id);
 	if (step.lifeline >= 0)
 		close(step.lifeline);
 	step.lifeline = -1;
@@ -78,15 +86,15 @@ void end_containers(uint32_t job_id, uid_t uid)
 		}
 		/* Tasks of other steps may still save their work. A task that waits for a stopped file server cannot be
 		 * killed, and its slurmstepd would drain the node. So stopped processes are killed now. */
-		job_cgroups_kill(&groups, 1);
+		job_cgroups_kill(&known, 1);
 		usleep(LOOK_US);
 	}
-	if (groups.count == 0)
+	if (known.count == 0)
 		take_handles();
 	if (step.job_socket >= 0)
 		close(step.job_socket);
 	step.job_socket = -1;
-	end_all(&groups);
+	end_all(&known);
 	drop_empty_record(RECORDS, job_id, uid);
 	job_folder_remove(step.folder, job_id);
 	job_folder_release(step.folder);
@@ -95,9 +103,7 @@ void end_containers(uint32_t job_id, uid_t uid)
 
 void place_keepers(uint32_t job_id)
 {
-	struct job_cgroups groups;
-
-	job_cgroups_find(&groups, job_id);
-	if (job_cgroups_follow(&groups) < 0)
+	know_cgroups(job_id);
+	if (job_cgroups_follow(&known) < 0)
 		slurm_error("bollard: the container's processes are not in all cgroups of the job: %m");
 }

@@ -101,6 +101,7 @@ void stepd_init(spank_t spank, int argc, char **argv)
 		char path[100];
 
 		step.is_extern = 1;
+		know_cgroups(job_id);
 		step.folder = job_folder_hold(job_id);
 		snprintf(path, sizeof(path), JOB_FOLDERS "/%u/job", job_id);
 		if (step.folder >= 0)
@@ -132,8 +133,10 @@ void stepd_init(spank_t spank, int argc, char **argv)
 		       "submit host of another release?");
 	else if (!step.site)
 		refuse("out of memory");
-	else
+	else {
+		know_cgroups(job_id);
 		find_keeper(spank, job_id, step_id);
+	}
 }
 
 void stepd_user_init(void)
