@@ -19,6 +19,9 @@
 /* Interval at which the extern step looks for other steps of the job, and for stopped processes. */
 #define LOOK_US 20000
 
+/* The cgroups of the job, as this slurmstepd has found them. */
+static struct job_cgroups known;
+
 /* Handles of keepers and task reapers, on a site without cgroups. */
 static int handles[64], handle_count;
 
