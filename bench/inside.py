@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Runs on the cluster's login node: time from `srun` to the last rank's first instruction, in pairs.
+"""Measure on the cluster's login node the time from `srun` to the last rank's first instruction.
 
     inside.py RUNS RANKS cold|warm SRUN-ARGUMENTS... [-- SRUN-ARGUMENTS...]...
 
-`cold` gives the image a new modification time before each start, so that no earlier step's container can be
-used again: inside one allocation every start is then a first one. Each group of arguments is one way to start
-`date +%s%N` on every rank; the ways take turns, RUNS times.
+Each group of arguments is one way to start `date +%s%N` on every rank. The ways take turns, RUNS times.
+`cold` gives the image a new modification time before each start, so that no container of an earlier step can be joined.
 Prints JSON: for each way the list of milliseconds.
 """
 

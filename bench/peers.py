@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command beside Apptainer, the two in turn, in the tree of `make peers`.
+"""Measure the `bollard` command and Apptainer in turn, in the Debian tree of `make peers`.
 
     bench/peers.py [exec] [build] [--runs 20]
 
 exec     `exec img.sif true`, of an image that Apptainer built (gzip)
-build    `build img.sif tree` of about 400 MB of the machine's own /usr, each with what it does by default
+build    `build img.sif tree` of about 400 MB of that tree's /usr, each with its default compression
 
-Prints the medians and writes bench/results/sid-SECTION.json: milliseconds of wall time, and the ratio pair by pair,
-for the machine's own speed drifts.
+Prints the medians and writes bench/results/sid-SECTION.json: milliseconds of wall time, and the median ratio of pairs,
+because the speed of the machine changes during a run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE.parent / "tests/peers"))
 
 from tree import IMAGES, Machine  # noqa: E402
 
-# Runs on the machine, so that entering it is not measured.
+# Runs inside the tree, so that entering the tree is not measured.
 _MEASURE = r"""
 import subprocess, sys, time
 def once(program):

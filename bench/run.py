@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a container costs on the test cluster: start, plugin alone, MPI. Every figure is a pair within one run.
+"""Measure what a container costs on the test cluster: start, plugin alone, MPI. Host and container take turns.
 
     bench/run.py [start] [phases] [loaded] [mpi] [--runs 25] [--suite bookworm]
 
-start    time from srun to the last rank's first instruction, added by the container; 1 and 8 ranks on a node;
-         cold: no earlier step of the job used this image; warm: one did
-phases   where a cold start's time goes, as --container-verbose tells it
-loaded   the same for a job without a container, with and without the plugin in plugstack.conf
-mpi      latency and bandwidth of 100 000 round trips, host and container in turn
+start    time that the container adds from srun to the last rank's first instruction; 1 and 8 ranks on a node;
+         cold: no earlier step of the job has used this image; warm: an earlier step has
+phases   the phases of a cold start, as --container-verbose prints them
+loaded   the time that the plugin in plugstack.conf adds to a job without a container
+mpi      latency of 100 000 round trips of 8 bytes, bandwidth of 10 000 messages of 1 MiB
 
-Prints a table and writes bench/results/SUITE-SECTION.json. Medians of differences, pair by pair: the machine's
-own speed drifts.
+Prints a table and writes bench/results/SUITE-SECTION.json. The figures are medians of the differences of pairs, because
+the speed of the machine changes during a run.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def cluster(suite: str, *command: str, node: str = "ctl", user: str = "alice") -
 
 
 def shared(suite: str, path: str) -> Path:
-    """Where a file of the nodes' /home or /images lies on this machine."""
+    """Path on this machine of a file in the nodes' /home or /images."""
     name = os.environ.get("BOLLARD_CLUSTER", "")
     return Path(f"/var/lib/bollard-test-cluster/{name}{'.' if name else ''}{suite}{path}")
 
 
 def made(suite: str, kind: str) -> str:
-    """The root tree of an image of that kind, made where the cache has none; its SIF file is in /images then."""
+    """Path of the root tree of an image of that kind. Makes tree and SIF file (in /images) if they are missing."""
     images = [sys.executable, str(HERE.parent / "slurm-test-cluster/images"), "build", "--suite", suite, "--kind", kind]
     tree = subprocess.run(
         images, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True
@@ -71,8 +71,8 @@ def made(suite: str, kind: str) -> str:
 
 
 def prepare(suite: str) -> None:
-    """The cluster; Alice's own copies of a small image, built by bollard and as Apptainer 1.4 builds it (gzip,
-    128 KiB); an image with MPI, and its program built for the nodes. Makes what is missing."""
+    """Make what is missing: the cluster; a small image in Alice's home, built by bollard and as Apptainer 1.4 builds
+    it (gzip, blocks of 128 KiB); an image with MPI; the MPI programs for the host."""
     subprocess.run([*CLUSTER, "up", "--suite", suite, "--plugin"], stdin=subprocess.DEVNULL, check=True)
     tree, image = made(suite, "small"), shared(suite, SMALL)
     made(suite, "mpi")
@@ -92,7 +92,7 @@ def prepare(suite: str) -> None:
 
 
 def summary(plain: Numbers, other: Numbers) -> dict[str, float]:
-    """Medians in ms; `added` is the median of the pairs' differences, `low` and `high` their quartiles."""
+    """Medians in ms of `plain`, `other` and their pairwise differences (`added`; quartiles `low`, `high`)."""
     added = [b - a for a, b in zip(plain, other)]
     low, _, high = statistics.quantiles(added, n=4)
     figures = {"plain": statistics.median(plain), "with": statistics.median(other), "added": statistics.median(added)}
@@ -171,7 +171,7 @@ def bench_loaded(suite: str, runs: int) -> object:
 
 
 def mpi_figures(text: str) -> dict[str, float]:
-    """The medians of tests/programs/mpi_pingpong.c's one line of JSON."""
+    """The medians in the line of JSON that tests/programs/mpi_pingpong.c prints."""
     found = json.loads(re.findall(r"^\{.*\}$", text, re.M)[-1])
     return {kind: found[kind]["median"] for kind in ("latency_us", "bandwidth_mib_s")}
 
@@ -180,12 +180,12 @@ def bench_mpi(suite: str, runs: int) -> object:
     print("MPI between two ranks, 100 000 round trips of 8 bytes, 10 000 messages of 1 MiB")
     print(f"  {'':<32} {'host':>9} {'container':>9} {'ratio':>7}   pairs: {runs}")
     results: dict[str, object] = {}
-    # One real CPU for each rank: the simulated nodes share this machine's.
+    # One real CPU for each rank, because the simulated nodes share the CPUs of this machine.
     program = 'exec taskset -c "$SLURM_PROCID" "$0" 100000'
     for library, pmi in (("ompi", "pmix"), ("mpich", "pmi2")):
         for place, nodes in (("one node", "-N1"), ("two nodes", "-N2")):
             if library == "mpich" and nodes == "-N2":
-                continue  # Debian 12's MPICH hangs there, on the host as well
+                continue  # Debian 12's MPICH can hang there, also on the host: docs/mpi.md
             words = [nodes, "-n2", f"--mpi={pmi}", "--cpu-bind=none"]
             path = f"/opt/mpi/{library}_pingpong"
             pairs = []

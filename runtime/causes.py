@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a failed system call means to a user: the full place and its size, the limit by its letter, who can mend it.
+"""Explain a failed system call to a user: the full filesystem and its size, the limit of ulimit, who can repair it.
 
-The node path imports this module, so it needs `os` and `errno` alone.
+This module runs on the node path, so it imports only `os`, `errno` and runtime/errors.py.
 """
 
 from __future__ import annotations
@@ -35,36 +35,38 @@ _SIGNALS: Final = {
     4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM",
     24: "SIGXCPU", 25: "SIGXFSZ", 31: "SIGSYS",
 }  # fmt: skip
-# Numbers whose text in a program's output is its cause; the first match wins.
+# Error numbers whose text in a program's output is taken as the cause; the first match wins.
 _TOLD: Final = (ENOSPC, EDQUOT, EFBIG, EMFILE, ENFILE, ENOMEM, EROFS, ESTALE, EIO, EAGAIN)
-# A filesystem with less room than this, in bytes, is full for a program that has just failed to write there.
+# When a program has failed to write, a filesystem with less free space than this, in bytes, is reported as full.
 _FULL: Final = 64 << 10
 _USERNS: Final = (
     "its administrator should look at sysctl user.max_user_namespaces, "
     "kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns"
 )
 
-# Directories that an environment variable moves: directory, variable.
+# Directories that an environment variable can move: {directory: variable}.
 _movable: dict[str, str] = {}
 
 
 def no_namespaces(error: OSError, doing: str) -> BollardError:
-    """What to say where the kernel makes no user namespace; `doing` begins the message."""
+    """Return the error for a user namespace that the kernel refused. `doing` begins the message."""
     reason = "the limit of their number is reached" if error.errno == ENOSPC else error.strerror
     return BollardError(f"{doing}: {reason}", _USERNS)
 
 
 def movable(place: str, variable: str) -> None:
-    """From here on a full filesystem below the directory `place` is answered with: set `variable`."""
+    """Note that the environment variable `variable` moves the directory `place`. The hint for a full filesystem there
+    will be to set that variable."""
     _movable[place] = variable
 
 
 def of(error: OSError, doing: str, place: str = "", hint: str = "") -> BollardError:
-    """The failure in a user's words.
+    """Return an OSError as an error for the user.
 
-    doing   what failed, and begins with the name that the user typed: "img.sif: cannot be written"
-    place   a path on the filesystem that was used; "" for the one in `error`
-    hint    what to do where the cause says nothing better
+    error   the failure
+    doing   what failed; begins with the name that the user typed: "img.sif: cannot be written"
+    place   a path on the filesystem that was used; "" for the path in `error`
+    hint    what to do, if the cause has no better hint
     """
     place = place or _path(error)
     reason, cure = _cause(error, place)
@@ -72,7 +74,7 @@ def of(error: OSError, doing: str, place: str = "", hint: str = "") -> BollardEr
 
 
 def one_line(error: BaseException) -> str:
-    """What a user reads of any failure, without the leading "bollard: "."""
+    """Return any exception as one line for the user, without the leading "bollard: "."""
     known = error if isinstance(error, BollardError) else _of_any(error)
     defect = f"{type(error).__name__}: {error}; this is a defect: please report it, with the command"
     text = str(known) if known else defect
@@ -80,7 +82,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _of_any(error: BaseException) -> BollardError | None:
-    """The words for a failure that nothing else has worded; None for one that is no lack of the machine."""
+    """Return the error for an exception that the machine caused; None for any other, which is a defect."""
     if isinstance(error, MemoryError):
         error = OSError(ENOMEM, os.strerror(ENOMEM))
     elif isinstance(error, RuntimeError) and "start new thread" in str(error):
@@ -91,10 +93,11 @@ def _of_any(error: BaseException) -> BollardError | None:
 
 
 def of_program(program: str, status: int, said: str, doing: str, place: str = "", hint: str = "") -> BollardError:
-    """Why the host's `program` failed.
+    """Return the error that says why a program of the host failed.
 
-    status  as `subprocess` has it: -9 for SIGKILL
-    said    what it wrote to stderr, in English
+    program  its name
+    status   its exit status, negative for a signal: -9 for SIGKILL
+    said     what it wrote to stderr, in English
     doing, place, hint   as for `of`
     """
     number = told(said) or (EFBIG if status == -_SIGXFSZ else 0)
@@ -111,34 +114,42 @@ def of_program(program: str, status: int, said: str, doing: str, place: str = ""
 
 
 def refuse_read_only(place: str, doing: str) -> None:
-    """Raise BollardError where the filesystem of the directory `place` is read-only; access(2) would not tell so."""
+    """Raise if the filesystem of the directory `place` is read-only. access(2) does not tell that from other causes.
+
+    Raises:
+        BollardError: it is; the message begins with `doing`.
+    """
     if os.statvfs(place).f_flag & os.ST_RDONLY:
         raise of(OSError(EROFS, os.strerror(EROFS)), doing, place)
 
 
 def of_words(reason: str, doing: str, place: str, hint: str) -> BollardError:
-    """As `of`, where only the words of the error have been kept."""
+    """Return the same as `of`, for an error of which only the text is known.
+
+    reason  the text
+    doing, place, hint   as for `of`
+    """
     number = told(reason)
     return of(OSError(number, reason), doing, place, hint)
 
 
 def full(place: str) -> tuple[str, str] | None:
-    """(reason, cure) where the filesystem of `place` has no room, None where it has."""
+    """Return (reason, hint) if the filesystem of `place` is full, else None."""
     return _no_room(ENOSPC, place) if _is_full(place) else None
 
 
 def told(text: str) -> int:
-    """The error number whose words are in what a program said, 0 for none."""
+    """Return the error number whose text is in the output of a program; 0 for none."""
     return next((number for number in _TOLD if os.strerror(number) in text), 0)
 
 
 def signal_name(number: int) -> str:
-    """ "signal 9 (SIGKILL)"."""
+    """Return number and name of a signal: "signal 9 (SIGKILL)"."""
     return f"signal {number} ({_SIGNALS[number]})" if number in _SIGNALS else f"signal {number}"
 
 
 def _path(error: OSError) -> str:
-    """The path in the error, "" for none and for one that means nothing outside this process."""
+    """Return the path in the error; "" if it has none, or only one that has no meaning outside this process."""
     name = error.filename
     text = os.fsdecode(name) if isinstance(name, (str, bytes)) else ""
     return text if "/" in text and not text.startswith("/proc/self/") and "(" not in text and " " not in text else ""
@@ -151,7 +162,7 @@ def _call(error: OSError) -> str:
 
 
 def _cause(error: OSError, place: str) -> tuple[str, str]:
-    """(reason, cure) of the error; the cure is "" where only the caller knows it."""
+    """Return (reason, hint) of the error. The hint is "" if only the caller knows it."""
     number = error.errno
     if number in (ENOSPC, EDQUOT, EROFS):
         return _no_room(number, place)
@@ -214,7 +225,7 @@ def _no_room(number: int, place: str) -> tuple[str, str]:
 
 
 def mount_point(path: str) -> str:
-    """The mount point of the filesystem that `path` is on, or would be; "" where that cannot be told."""
+    """Return the mount point of the filesystem of `path`, which need not exist; "" if it cannot be found."""
     if not path:
         return ""
     path = os.path.abspath(path)
@@ -248,7 +259,7 @@ def _on(place: str) -> str:
 
 
 def _size(number: int) -> str:
-    """Bytes as a reader wants them: 8.4 MB."""
+    """Return a number of bytes with a unit: 8.4 MB."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if number >= factor:
             return f"{number / factor:.1f} {unit}"
@@ -256,12 +267,12 @@ def _size(number: int) -> str:
 
 
 def _limit(name: str) -> int:
-    """A limit of this process, without a file descriptor, of which there may be none left."""
+    """Return a limit of this process by sysconf(3). To read /proc a file descriptor is needed; none may be left."""
     return os.sysconf(name)
 
 
 def _limit_of(name: str) -> str:
-    """The soft limit `name` of this process in /proc/self/limits, "" where there is none."""
+    """Return the soft limit `name` in /proc/self/limits (proc(5)); "" if there is no limit."""
     try:
         with open("/proc/self/limits", "rb") as file:  # as text it would import a codec: not in a container
             for line in file.read().decode("ascii").splitlines():

@@ -1,33 +1,34 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What C and Python must agree on, stated once. `spank_plugin/build.py` renders each name below as a #define of C.
+"""The constants that C and Python share. `spank_plugin/build.py` writes each name below as a #define of C.
 
-One byte becomes a character, longer bytes and text become strings, numbers stay numbers. Who sends what is in
-docs/internals.md, "Wire". It imports nothing, so that a build script can run it.
+One byte becomes a character, longer bytes and text become strings, numbers stay numbers. docs/internals.md, "Wire",
+says who sends what. This module imports nothing, so that a build script can run it.
 """
 
-# First byte that a peer sends to the keeper; from a launcher whose program has ended; first byte that the keeper
-# answers. WIRE_SCRIPT: run this script in the container first and send what it prints.
+# The first byte that a peer sends to the keeper (LIFELINE, QUESTION, TASK). DONE: from a launcher whose program has
+# ended. OK, ERROR, SCRIPT: the first byte of the keeper's answer. SCRIPT asks the launcher to run a script in the
+# container first and to send its output.
 WIRE_LIFELINE, WIRE_QUESTION, WIRE_TASK = b"L", b"Q", b"T"
 WIRE_DONE = b"D"
 WIRE_OK, WIRE_ERROR, WIRE_SCRIPT = b"+", b"-", b"S"
 
-# A frame is its size as u32 in host order, then that many bytes.
+# A frame is its size as u32 in host byte order, then that many bytes. FRAME_MAX is in bytes.
 WIRE_FRAME_MAX = 16 << 20
 
-# Environment variables between shim and launcher, which the launcher or the keeper removes; how all of them begin.
+# Environment variables from the shim to the launcher; the launcher or the keeper removes them. ENV_OWN: their prefix.
 ENV_OWN = "SLURM_BOLLARD_"
 ENV_SPEC = "SLURM_BOLLARD_SPEC"
 ENV_ENTRY = "SLURM_BOLLARD_ENTRY"
 ENV_ARGV0 = "SLURM_BOLLARD_ARGV0"
 ENV_VERBOSE = "SLURM_BOLLARD_VERBOSE"
-# The device of a FUSE server, from the keeper to the launcher as the server's `fusermount` (libfuse 2).
+# Descriptor of /dev/fuse, from the keeper to the launcher that acts as `fusermount` of a FUSE server (libfuse 2).
 ENV_FUSE_FD = "BOLLARD_FUSE_FD"
 
-# Linux passes no longer environment entry on: MAX_ARG_STRLEN, execve(2).
+# In bytes: the longest environment entry that Linux accepts (MAX_ARG_STRLEN, execve(2)).
 SPEC_MAX = 128 * 1024
 
-# The header of a spec, in this order: HEADER_VERSION, then each key with its value. `spank_plugin/header.c` reads it
-# on the node as root; `spec_text.py` says what the keys mean.
+# The header of a spec, in this order: HEADER_VERSION, then each key with its value. `spank_plugin/header.c` reads it as
+# root on the node. `spec_text.py` explains the keys.
 HEADER_VERSION = "bollard1"
 HEADER_ROOT = "root="
 HEADER_IMAGE = "image="
@@ -39,33 +40,35 @@ HEADER_CWD = "cwd="
 # The header's last word; the options follow it.
 HEADER_END = ":"
 
-# The modes of a container's name, in this order in C (header.c), and the longest name.
+# The modes of a container's name, in the order of header.c; the longest name, in bytes; its characters besides letters
+# and digits.
 MODE_AUTO, MODE_CREATE, MODE_EXEC, MODE_NO_EXEC = "auto", "create", "exec", "no_exec"
 NAME_MAX_BYTES = 64
 NAME_MARKS = "_.-"
-# The header's working directory: a path of PATH_MAX bytes, each of them quoted.
+# Longest working directory in the header, in bytes: a path of PATH_MAX bytes, each quoted as %XX.
 CWD_MAX = 3 * 4096 + 16
-# Digits of the time at which the client began, ns since 1970.
+# Most digits of the time at which the client began, in ns since 1970.
 VERBOSE_MAX = 19
 
-# A spec's text: what stands between two values of one option.
+# Separates two values of one option in a spec.
 VALUE_MARK = b"&"
 
-# The words that mean no for a switch, in lower case, with a space before and behind each. An empty value means no too.
+# The words that mean "no" for a switch, in lower case, each between spaces. An empty value means "no" too.
 NO_WORDS = " 0 n no false off info warning error "
 
-# Exit status of every failure of ours; Apptainer's own.
+# Exit status of every failure of bollard, as in Apptainer.
 EXIT_BOLLARD = 255
 
-# The PATH of a program in a container where nothing else sets one: Apptainer's.
+# PATH in a container if nothing else sets it, as in Apptainer.
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-# How the launcher waits for its program (its mode in the keeper's answer): in a process namespace, which only children
-# enter; or to save the container. Empty: it becomes the program.
+# The launcher's mode in the keeper's answer. It waits for its program: "wait" for a process namespace, which only child
+# processes enter; "save" to save the container. With an empty mode it executes the program.
 LAUNCHER_WAIT, LAUNCHER_SAVE = "wait", "save"
 
-# The image's environment scripts in its own shell: the descriptor of the launcher that prints the environment, the
-# option by which it does, how much it may print, and how long the shell may take. The keeper waits longer.
+# For the image's environment scripts in the image's shell. PRINTER_FD: descriptor of the launcher, which prints the
+# environment with PRINTER_OPTION. QUIET_FD: descriptor of the file for hidden output. SCRIPT_OUTPUT_MAX: bytes of the
+# printed environment. SCRIPT_MS: how long the shell may run; SCRIPT_WAIT_MS: how long the keeper waits for it, in ms.
 PRINTER_FD = 9
 PRINTER_OPTION = "--print-environment"
 QUIET_FD = 8
@@ -73,21 +76,21 @@ SCRIPT_OUTPUT_MAX = 4 << 20
 SCRIPT_MS = 60_000
 SCRIPT_WAIT_MS = 65_000
 
-# A descriptor of "/" that the plugin opens in the slurmstepd of a batch script: client.c, guard_script().
+# A descriptor of "/" that the plugin opens in the slurmstepd of a batch script: see guard_script() in client.c.
 GATE_FD = 943
 GATE = "/proc/self/fd/943"
 
-# The directory of the records, which is root's.
+# The directory of the records; it belongs to root.
 RECORDS = "/var/log/bollard"
-# The words that root adds to those of plugstack.conf for the keeper.
+# A word that root adds to the plugin's arguments for the keeper: the descriptor number of the record follows it.
 RECORD_FD_WORD = "record-fd="
 
-# The folders of jobs on this node, which are root's: JOB_FOLDERS/JOB/HASH is the socket of a keeper.
+# The directory of the jobs on this node; it belongs to root. JOB_FOLDERS/JOB/HASH is the socket of a keeper.
 JOB_FOLDERS = "/run/bollard-jobs"
 
-# Numbers of steps: SLURM_EXTERN_CONT and SLURM_BATCH_SCRIPT in slurm.h.
+# Step numbers: SLURM_EXTERN_CONT and SLURM_BATCH_SCRIPT in slurm.h.
 EXTERN_STEP = 0xFFFFFFFC
 BATCH_STEP = 0xFFFFFFFB
 
-# How the lines of site.conf begin that limit where images lie (site_config.py).
+# Prefix of the lines of site.conf that limit where images may be (site_config.py).
 SITE_LIMITS_IMAGES = "images-"

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The one exception that reaches a user, as one line and an exit status."""
+"""The exception whose message is shown to the user: one line and an exit status."""
 
 
 def shown(text: str) -> str:
-    """What an image, a server or another user said, as it may stand on a terminal: no control character acts there."""
+    """Return text of an image, a server or another user for a terminal: control characters become escapes."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class BollardError(Exception):
-    """A failure a user can read.
+    """A failure with a message for the user. `str()` is one line, "message; hint".
 
-    `message` names what went wrong in the words the user typed, `hint` what to do next (may be empty), `code`
-    is the exit status of the program that prints it. `str()` is "message; hint", one line, without the
-    leading "bollard: " that the printing program adds.
+    message  what went wrong, with the names that the user typed
+    hint     what to do next; "" for none
+    code     exit status of the program that prints it
+
+    The program that prints it puts "bollard: " before the line.
     """
 
     def __init__(self, message: str, hint: str = "", code: int = 255) -> None:

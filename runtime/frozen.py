@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Records that cannot be changed, for the node path: dataclasses.dataclass(frozen=True) costs 5 ms of imports there.
+"""Immutable records for the node path, where the import of dataclasses would cost 5 ms.
 
     if TYPE_CHECKING:
         from dataclasses import dataclass as record
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 
 def record(*, frozen: bool) -> Callable[[type], type]:
-    """A decorator that gives a class of annotated fields what a frozen dataclass has: an `__init__`, which ends with
-    `__post_init__` where there is one, equality and a hash, a readable form, and no way to set a field."""
+    """Return a decorator that makes a class with annotated fields behave like a frozen dataclass.
+
+    The class gets `__init__`, `__eq__`, `__hash__` and `__repr__`. `__init__` ends with `__post_init__`, if any.
+    Fields cannot be set or deleted.
+    """
     assert frozen, "only frozen records are made here"
 
     def decorate(cls: type) -> type:
@@ -68,10 +71,10 @@ def _refuse(self: object, name: str, value: object = None) -> None:
 
 
 def values_of(record: object) -> dict[str, Any]:
-    """Each field's name and value, in the order of the fields."""
+    """Return {name: value} of a record's fields, in their order."""
     return {name: getattr(record, name) for name in type(record).__annotations__}
 
 
 def replace(record: T, **changes: object) -> T:
-    """A copy of `record` with these fields changed."""
+    """Return a copy of `record` with the fields `changes` replaced."""
     return type(record)(**{**record.__dict__, **changes})

@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where this installation lies; what is in it, `spank_plugin/build.py` tells."""
+"""The paths of this installation. `spank_plugin/build.py` lists its files."""
 
 import os
 
 # PREFIX/python/bollard/runtime/installed.py
 PREFIX = os.path.abspath(__file__).rsplit("/", 4)[0]
 LAUNCHER = f"{PREFIX}/bollard-enter"
-# Covered by each keeper, in its own mount namespace.
+# The mount point of the session tmpfs. Each keeper mounts its own there, in its own mount namespace.
 SESSION = f"{PREFIX}/session"
-# A copy of the FUSE server: built with libfuse 3, or with libfuse 2.
+# A copy of the FUSE server of squashfs images: built with libfuse 3, or with libfuse 2.
 SERVER = f"{PREFIX}/squashfuse"
 SERVER_2 = f"{PREFIX}/squashfuse2"
-# One that can show every file as the user's own, where the first cannot.
+# A copy of the program squashfuse, if SERVER is another program. It can show every file as the user's.
 SERVER_OWNER = f"{PREFIX}/squashfuse-owner"
-# There when the first can: then every file is shown so.
+# An empty file. It is there if SERVER can show every file as the user's; then all files are shown so.
 SHOWS_OWNER = f"{PREFIX}/squashfuse-owner-is-known"
-# Servers of ext3 files (built with libfuse 3, or with libfuse 2), and of layers on what the kernel's overlay does not
-# write to; where the machine has them.
+# Copies of fuse2fs, the server of ext3 files: built with libfuse 3, or with libfuse 2. Only if the machine has it.
 EXT = f"{PREFIX}/fuse2fs"
 EXT_2 = f"{PREFIX}/fuse2fs2"
-# There when it has no option for where in its file the filesystem begins.
+# An empty file. It is there if fuse2fs has no option offset= (before 1.47); the offset is then in the file's name.
 EXT_OFFSET_IN_NAME = f"{PREFIX}/fuse2fs-offset-in-name"
+# A copy of fuse-overlayfs, for layers that the kernel's overlayfs cannot write to. Only if the machine has it.
 OVERLAY = f"{PREFIX}/fuse-overlayfs"
-# What --container-save writes with, where the machine has it, and what that has for a shell.
+# For --container-save: a copy of mksquashfs, if the machine has it, and the program in the place of its shell.
 MKSQUASHFS = f"{PREFIX}/mksquashfs"
 CAT = f"{PREFIX}/bollard-cat"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Tell on stderr what a build is doing: at once on a terminal, in a log only what takes over two seconds."""
+"""Print the steps of a build to stderr: on a terminal each at once, in a log only those of over two seconds."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ _pending = ""
 
 
 def on_terminal() -> bool:
+    """Return whether stderr is a terminal."""
     return os.isatty(2)
 
 
 def say(step: str) -> None:
-    """`step` begins; it ends when the next does."""
+    """Note that `step` begins. It ends when the next step begins."""
     global _pending
     _pending = step
     if on_terminal():
         _tell()
         return
-    signal.signal(signal.SIGALRM, _alarm)  # no thread: the build forks
+    signal.signal(signal.SIGALRM, _alarm)  # not a thread, as the build forks
     signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
 
 
 def settle() -> None:
-    """The step has ended, and nothing more is to be said of it."""
+    """Note that the step has ended; it is not printed any more."""
     global _pending
-    signal.setitimer(signal.ITIMER_REAL, 0)  # it would outlive exec
+    signal.setitimer(signal.ITIMER_REAL, 0)  # execve(2) keeps a timer
     _pending = ""
 
 
 def done(result: str) -> None:
-    """The last step has ended."""
+    """Note that the last step has ended, and print `result` with the time in seconds."""
     global _pending
     settle()
     seconds = time.monotonic() - _started

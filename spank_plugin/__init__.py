@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The thin end in Slurm: `spank_bollard.so` (C, loaded everywhere), `_bollard.so` (embeds Python, loaded in a
-forked child that is the user already), `bollard-enter` (static launcher in front of every task).
+"""The part of bollard that Slurm loads and starts: `spank_bollard.so` (C, loaded into Slurm's processes), `_bollard.so`
+(embeds Python; loaded only in processes of the user), `bollard-enter` (static launcher before every task).
 
-| file | room of |
+| file | what it does |
 |---|---|
 | shim.c | the hooks, sorted by where Slurm calls them |
-| client.c, slurm_options.c, components.c, multiprog.c | srun, sbatch, salloc: takeover of --container |
-| client_options.c, spec.c, header.c, image_probe.c | there too: what is asked, the spec of it, refusal of mistakes |
-| stepd.c, keeper.c, argv.c, refusal.c | slurmstepd: keeper and launcher |
-| privilege.c, job_cgroup.c, job_folder.c, job_end.c, account.c, job_record.c | there too: all that root does |
+| client.c, slurm_options.c, components.c, multiprog.c | in srun, sbatch, salloc: take --container over from Slurm |
+| client_options.c, spec.c, header.c, image_probe.c | in srun, sbatch, salloc: read options, make the spec |
+| stepd.c, keeper.c, argv.c, refusal.c | in slurmstepd: start the keeper and the launcher |
+| privilege.c, job_cgroup.c, job_folder.c, job_end.c, account.c, job_record.c | in slurmstepd: what needs root |
 | keeper_start.c | the program that becomes the keeper |
-| enter.c, entry.c, script.c, become.c, supervise.c | the launcher: a task's way into the container |
-| wire.c | sockets and frames, for both |
-| python.c, start.c, callbacks.py | from C to Python |
-| build.py, install.py, plugstack.py | compile all of it, put it in place, tell Slurm |
-| check.py, plugstack_fault.py, probes.py | whether it can work on a node |
+| enter.c, entry.c, script.c, become.c, supervise.c | the launcher: lets a task enter the container |
+| wire.c | sockets and frames, in slurmstepd and in the launcher |
+| python.c, start.c, callbacks.py | calls from C to Python |
+| build.py, install.py, plugstack.py | compile all of it, install it, name it in plugstack.conf |
+| check.py, plugstack_fault.py, probes.py | check whether containers work on a node |
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`bollard site install` from a checkout, before there is a `bollard`: python3 spank_plugin [OPTION...].
+"""Runs `bollard site install` from a checkout, when no `bollard` is installed yet: python3 spank_plugin [OPTION...].
 
-Python 3.6 must be able to parse this file: it says there that a later one is needed.
+Python 3.6 must be able to parse this file: there it prints that a later Python is needed.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ if sys.version_info < (3, 9):  # noqa: UP036
         % ((sys.executable,) + sys.version_info[:2])
     )
 
-if not __package__:  # a checkout, where the packages go by the names of their folders
+if not __package__:  # a checkout, where a package has the name of its directory
     sys.dont_write_bytecode = True
     top = Path(__file__).resolve().parent.parent
     found = importlib.util.spec_from_file_location(

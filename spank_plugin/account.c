@@ -10,17 +10,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Slurm keeps at most so much of a comment that is given at submission. */
+/* Slurm's own limit for a comment that is given at submission, in bytes. */
 #define COMMENT_MAX 1024
 
 typedef void init_fn(job_desc_msg_t *job);
 typedef int update_fn(job_desc_msg_t *job, job_array_resp_msg_t **answer);
 typedef void free_fn(job_array_resp_msg_t *answer);
 
-/* How much of the end of a record is looked at. */
+/* Only this many bytes at the end of a record are read. */
 #define LOOK_MAX (64 * 1024)
 
-/* The last line of `record` with the word "container=NAME", at most `size` - 1 bytes of it; its length, 0 for none. */
+/* Copies the last line of `record` with the word "container=NAME" to `line`, at most `size` - 1 bytes. Returns its
+ * length; 0 for none. */
 static size_t last_line(int record, const char *container, char *line, size_t size)
 {
 	static char text[LOOK_MAX + 1];
@@ -63,14 +64,15 @@ void tell_accounting(uint32_t job_id, int record, const char *container)
 
 	if (!init || !update || size == 0)
 		return;
-	/* A user's process wrote it: printable characters, and none that a shell or SQL knows. */
+	/* A user's process wrote this text: keep printable characters only, and none that has a meaning in a shell
+	 * or SQL. */
 	for (size_t i = 0; i < size; i++)
 		if (text[i] <= ' ' || text[i] > '~' || strchr("'\"\\`$;|", text[i]))
 			text[i] = ' ';
 	text[size] = '\0';
 	init(&job);
 	snprintf(number, sizeof(number), "%u", job_id);
-	job.job_id_str = number;  /* the one name that job_id has had from 20.11 to 26.05 */
+	job.job_id_str = number;  /* the field that has the same name from Slurm 20.11 to 26.05 */
 	job.admin_comment = text;
 	if (update(&job, &answer) != SLURM_SUCCESS)
 		slurm_error("bollard: slurmctld does not take the comment of job %u", job_id);

@@ -4,8 +4,9 @@
 
 #include <stdint.h>
 
-/* Make the last line of the file `record` that is of `container` the job's AdminComment, which goes to the accounting and
- * which users cannot set: one message to slurmctld, as root. */
+/* Sets the job's AdminComment, which goes to the accounting, to the last line of the file `record` that names
+ * `container`. Sends one message to slurmctld, as root: users cannot set this field. Reports no failure: a job's end
+ * does not depend on the accounting. `record` stays the caller's. */
 void tell_accounting(uint32_t job_id, int record, const char *container);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The words of a task, in slurmstepd: the launcher before its program. */
+/* A task's command line, in slurmstepd: puts the launcher before the program. */
 #define _GNU_SOURCE
 #include "stepd.h"
 #include "wire.h"
@@ -21,19 +21,19 @@ void look_at_argv(spank_t spank)
 	step.program = argv[0];
 	if (strncmp(argv[0], LAUNCHER "/", strlen(LAUNCHER "/")) == 0 && strlen(argv[0]) < sizeof(first)) {
 		strcpy(first, argv[0] + strlen(LAUNCHER "/"));
-		argv[0][strlen(LAUNCHER)] = '\0';  /* in place, for Slurm frees it */
+		argv[0][strlen(LAUNCHER)] = '\0';  /* in place: Slurm frees this string */
 		step.launched = 1;
 	} else if (strcmp(argv[0], LAUNCHER) != 0) {
-		spank_unsetenv(spank, ENV_ARGV0);  /* another component's */
-	} else {  /* longer than a path can be: the task will say so */
+		spank_unsetenv(spank, ENV_ARGV0);  /* set for another component */
+	} else {  /* a value longer than a path is not read: the task then fails with a reason */
 		step.launched = spank_getenv(spank, ENV_ARGV0, first, sizeof(first)) == ESPANK_SUCCESS;
 	}
 	if (step.launched)
 		step.program = first;
 }
 
-/* Argument 0 as slurmstepd would have made it: --bcast to a directory names the file itself. NULL when Slurm does not
- * tell what it takes. */
+/* Returns argument 0 as slurmstepd would make it, for the caller to free: with --bcast to a directory, slurmstepd
+ * appends a file name. NULL when Slurm does not tell the parts of that name, or when out of memory. */
 static char *first_argument(spank_t spank, const char *argv0)
 {
 	uint32_t job_id, step_id;
@@ -49,7 +49,7 @@ static char *first_argument(spank_t spank, const char *argv0)
 	return text;
 }
 
-/* Argument 0 for the launcher, which stands in its place. */
+/* Passes argument 0 to the launcher in a variable: argv[0] names the launcher itself. Returns 0 or -1. */
 static int tell_argument(spank_t spank, const char *argv0)
 {
 	char *first = first_argument(spank, argv0);
@@ -80,14 +80,14 @@ int put_launcher_first(spank_t spank)
 		first = first_argument(spank, argv[0]);
 		if (!first)
 			return -1;
-		if (strcmp(first, argv[0]) != 0)  /* slurmstepd itself would look at the launcher's name */
-			argv[0] = first;  /* Slurm's, until it executes the task */
+		if (strcmp(first, argv[0]) != 0)  /* slurmstepd would test the name of the launcher instead */
+			argv[0] = first;  /* never freed: Slurm uses it until it executes the task */
 		else
 			free(first);
 		return prepend(spank, 1, (const char **) launcher) == ESPANK_SUCCESS ? 0 : -1;
 	}
 	if (tell_argument(spank, argv[0]) < 0)
 		return -1;
-	argv[0] = launcher[0];  /* slurmstepd executes this very array, as the last thing this process does */
+	argv[0] = launcher[0];  /* slurmstepd passes this array to execve(2), the last call of this process */
 	return 0;
 }

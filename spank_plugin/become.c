@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The launcher becomes the program. */
+/* The launcher executes the program. */
 #define _GNU_SOURCE
 #include "enter.h"
 #include "ownership.h"
@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* In the namespace, a group that is not mapped there. */
+/* The id by which the namespace shows a group that is not mapped (overflowgid, user_namespaces(7)). */
 #define NO_GROUP 65534
 
 const char *variable(char **envp, const char *name)
@@ -32,7 +32,7 @@ void act_as_root(const char *root)
 	int all, count = 0;
 
 	if (!root[0] || !b_can_fake_ownership())
-		return;  /* such a program is told by the kernel what it may not do */
+		return;  /* without a filter the kernel refuses changes of owner */
 	all = getgroups(NGROUPS_MAX, groups);
 	for (int i = 0; i < all; i++)
 		if (groups[i] != 0 && groups[i] != NO_GROUP)
@@ -41,7 +41,8 @@ void act_as_root(const char *root)
 		fprintf(stderr, "bollard: no seccomp filter (%s): changes of owner will fail\n", strerror(errno));
 }
 
-/* execve(2), and as execvp(3) and every shell do, a script without a #! line goes to /bin/sh. */
+/* Calls execve(2). A script without a #! line is run by /bin/sh, as by execvp(3) and every shell. Returns on
+ * failure, with errno. */
 static void execute(const char *file, char **argv, char **envp)
 {
 	char **with_shell, magic[4] = "";
@@ -56,7 +57,7 @@ static void execute(const char *file, char **argv, char **envp)
 	if (fd >= 0)
 		close(fd);
 	if (elf) {
-		errno = ENOEXEC;  /* a program for another machine is no script */
+		errno = ENOEXEC;  /* a program for another machine must not be run as a script */
 		return;
 	}
 	while (argv[argc])

@@ -1,24 +1,24 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Compile the plugin for the Slurm and the Python of this machine: `bollard site install` puts it in place.
+"""Compile the plugin for the Slurm and the Python of this machine; `bollard site install` then installs it.
 
-Needs a C compiler, Slurm's headers, Python's headers and cffi. What it makes, to lie under one prefix:
+Needs a C compiler, Slurm's headers, Python's headers and cffi. It makes these files, all for one prefix:
 
     spank_bollard.so   the shim; plugstack.conf names it
     _bollard.so        the embedded runtime
-    bollard-keeper     starts the embedded runtime for a job; unreadable for users
+    bollard-keeper     starts the embedded runtime for a job; users cannot read it
     bollard-enter      the launcher, static
-    bollard-cat        what mksquashfs has for a shell in the saver; unreadable for users
-    squashfuse[2]      a copy of the FUSE server, unreadable for users; 2: built with libfuse 2
-    squashfuse-owner   another one, to show files as the user's, where the first has no uid=
-    squashfuse-owner-is-known  empty; there where the first can do that itself
-    fuse2fs, fuse-overlayfs    copies of the servers of layers; fuse2fs2 where it is built with libfuse 2
-    fuse2fs-offset-in-name     empty; there where fuse2fs has no option offset= (before 1.47)
-    mksquashfs         a copy, unreadable for users: --container-save runs it
-    check.sqfs         an image for `bollard site check`, where squashfs-tools are there to make it
-    python/bollard/    the Python packages, compiled, and the C they were built with, to build them again
-    inside/bin/        what starts the host's Slurm commands from containers
-    session/           a keeper covers it, in its own mount namespace
+    bollard-cat        the shell of mksquashfs in the saver; users cannot read it
+    squashfuse[2]      a copy of the FUSE server, which users cannot read; 2: built with libfuse 2
+    squashfuse-owner   a second FUSE server, for files shown as the user's, when the first has no option uid=
+    squashfuse-owner-is-known  empty; made when the first server can show files as the user's
+    fuse2fs, fuse-overlayfs    copies of the servers of layers; fuse2fs2 when it is built with libfuse 2
+    fuse2fs-offset-in-name     empty; made when fuse2fs has no option offset= (before 1.47)
+    mksquashfs         a copy for --container-save, which users cannot read
+    check.sqfs         an image for `bollard site check`; made when squashfs-tools are installed
+    python/bollard/    the Python packages, compiled, and the C sources, so that they can be built again
+    inside/bin/        the programs that start the host's Slurm commands in containers
+    session/           the mount point of a keeper's session, in the keeper's own mount namespace
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HERE = Path(__file__).resolve().parent
 TOP = HERE.parent
 PACKAGES = ("runtime", "mpi", "spank_plugin")
 
-if not __package__:  # a checkout, where the packages go by the names of their folders
+if not __package__:  # a checkout, where a package has the name of its directory
     sys.dont_write_bytecode = True
     sys.modules["bollard"] = types.ModuleType("bollard")
     sys.modules["bollard"].__path__ = [str(TOP)]
@@ -52,7 +52,7 @@ from bollard.runtime.request import options  # noqa: E402
 from bollard.spank_plugin import build_inside  # noqa: E402
 from bollard.spank_plugin.build_inside import c_string  # noqa: E402
 
-# What each is compiled from.
+# The C files from which each output is compiled.
 SOURCES = {
     "spank_bollard.so": (
         *("shim", "client", "client_options", "spec", "image_probe", "slurm_options", "components", "multiprog"),
@@ -70,13 +70,13 @@ WARNINGS = [
     *("-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"),
     "-Wno-missing-field-initializers",
 ]
-# For every program and library; tests/hostile/test_elf.py reads them in what is installed. Some compilers set
-# _FORTIFY_SOURCE themselves.
+# For every program and library; tests/hostile/test_elf.py checks the installed files for them. Some compilers set
+# _FORTIFY_SOURCE themselves, hence -U.
 HARDENING = [
     *("-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"),
     "-Wl,-z,relro,-z,now,-z,noexecstack",
 ]
-# C that cffi writes, with ours in it.
+# For C files that cffi writes; they have our C in them.
 GENERATED = ["-Wno-conversion", "-Wno-shadow", "-Wno-unused-parameter"]
 
 # extern "Python": start.c calls these, callbacks.py defines them.
@@ -88,7 +88,7 @@ extern "Python" void check(char *spec, int out, char *why, int size, int *verdic
 
 
 def options_header() -> str:
-    """The option table and its environment forms as C."""
+    """Text of options.h: the option table and the environment variables of the options."""
 
     def text(value: str | None) -> str:
         return c_string(value) if value else "NULL"
@@ -126,7 +126,7 @@ def options_header() -> str:
 
 
 def constants_header() -> str:
-    """runtime/constants.py as C: a character for one byte, a string for more, a number for a number."""
+    """Text of constants.h: runtime/constants.py as #defines; one byte becomes a character, more bytes a string."""
     lines = ["/* Rendered from runtime/constants.py by build.py. */"]
     for name, value in vars(constants).items():
         if not name.isupper():
@@ -142,16 +142,27 @@ def constants_header() -> str:
 
 
 def write_headers(folder: Path) -> None:
-    """What C includes of the tables in Python."""
+    """Write options.h and constants.h to `folder`."""
     (folder / "options.h").write_text(options_header())
     (folder / "constants.h").write_text(constants_header())
 
 
 def sources(name: str) -> list[Path]:
+    """The C files of the output `name`."""
     return [HERE / f"{part}.c" for part in SOURCES[name]]
 
 
 def compile_c(output: Path, files: list[Path], *flags: str) -> None:
+    """Compile and link `files` to `output`.
+
+    Args:
+        output: path of the program or library.
+        files: C files.
+        flags: further arguments of the compiler.
+
+    Raises:
+        BollardError: the compiler failed; its own messages are on stderr.
+    """
     command = [compiler(), *WARNINGS, *HARDENING, "-o", str(output), *map(str, files), *flags]
     done = subprocess.run(command, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
@@ -159,7 +170,7 @@ def compile_c(output: Path, files: list[Path], *flags: str) -> None:
 
 
 def slurm_include() -> Path | None:
-    """Where <slurm/spank.h> is."""
+    """The directory that holds slurm/spank.h: $SLURM_INCLUDE_DIR or a usual one; None when it is not found."""
     for folder in (os.environ.get("SLURM_INCLUDE_DIR", ""), "/usr/include", "/usr/local/include", "/opt/slurm/include"):
         if folder and (Path(folder) / "slurm/spank.h").exists():
             return Path(folder)
@@ -167,7 +178,7 @@ def slurm_include() -> Path | None:
 
 
 def slurm_version() -> str:
-    """The release whose headers are compiled in, as "22.05.8"; "" when they do not tell."""
+    """The Slurm release of the headers, as "22.05.8"; "" when they do not state it."""
     folder = slurm_include() or Path("/usr/include")
     for name in ("slurm_version.h", "slurm.h"):  # in slurm.h before 21.08
         try:
@@ -182,7 +193,11 @@ def slurm_version() -> str:
 
 
 def require() -> None:
-    """BollardError naming everything that is missing to build, and the packages that have it."""
+    """Check that everything needed to build is installed.
+
+    Raises:
+        BollardError: something is missing; the message names all of it, and the packages to install.
+    """
     missing, debian, el = [], [], []
     for there, what, deb, rpm in (
         (shutil.which(compiler()), f"a C compiler ({compiler()})", "gcc", "gcc"),
@@ -207,24 +222,28 @@ def require() -> None:
 
 
 def compiler() -> str:
+    """The C compiler: $CC, else cc."""
     return os.environ.get("CC", "cc")
 
 
 def python_header() -> Path:
+    """The path of Python.h for this interpreter."""
     return Path(sysconfig.get_path("include")) / "Python.h"
 
 
 def python_name() -> str:
+    """The name of this interpreter's library without "lib" and ".so": "python3.11"."""
     return f"python{sysconfig.get_config_var('LDVERSION')}"
 
 
 def python_library() -> bool:
+    """Whether this interpreter's shared library is installed."""
     folders = (sysconfig.get_config_var("LIBDIR") or "", sysconfig.get_config_var("LIBPL") or "")
     return any((Path(folder) / f"lib{python_name()}.so").exists() for folder in folders if folder)
 
 
 def server() -> str | None:
-    """The FUSE server of this machine; the threaded one where there is a choice."""
+    """The path of this machine's FUSE server: squashfuse_ll, else squashfuse; None for neither."""
     return shutil.which("squashfuse_ll") or shutil.which("squashfuse")
 
 
@@ -237,7 +256,7 @@ def _has_cffi() -> bool:
 
 
 def _links_statically() -> bool:
-    """Whether the linker finds libc.a; true where there is no compiler to ask."""
+    """Whether the linker finds libc.a; True when there is no compiler."""
     try:
         done = subprocess.run([compiler(), "-print-file-name=libc.a"], stdout=subprocess.PIPE, text=True, check=False)
     except OSError:
@@ -246,18 +265,19 @@ def _links_statically() -> bool:
 
 
 def static() -> list[str]:
-    """The flags of a program without libraries: at a random address, where this C library has the start for it."""
+    """The flags for a static program; with a random load address when the C library has rcrt1.o."""
     done = subprocess.run([compiler(), "-print-file-name=rcrt1.o"], stdout=subprocess.PIPE, text=True, check=False)
     return ["-static-pie", "-fPIE"] if "/" in done.stdout else ["-static"]
 
 
 def emit(ffi: Any, source: Path) -> None:
-    """cffi's C text, without cffi's word that it is writing it."""
+    """Write cffi's C text to `source`, without cffi's message on stdout."""
     with contextlib.redirect_stdout(io.StringIO()):
         ffi.emit_c_code(str(source))
 
 
 def build_shim(out: Path, work: Path, prefix: str) -> None:
+    """Make spank_bollard.so in `out`, for an installation at `prefix`; `work` gets the rendered headers."""
     write_headers(work)
     compile_c(
         out / "spank_bollard.so",
@@ -275,12 +295,14 @@ def build_shim(out: Path, work: Path, prefix: str) -> None:
 
 
 def build_keeper(out: Path) -> None:
+    """Make bollard-keeper in `out`."""
     with tempfile.TemporaryDirectory() as work:
         write_headers(Path(work))
         compile_c(out / "bollard-keeper", sources("bollard-keeper"), "-pie", "-fPIE", "-ldl", f"-I{work}")
 
 
 def build_launcher(out: Path) -> None:
+    """Make bollard-enter and bollard-cat in `out`."""
     with tempfile.TemporaryDirectory() as work:
         write_headers(Path(work))
         for name in ("bollard-enter", "bollard-cat"):
@@ -288,7 +310,14 @@ def build_launcher(out: Path) -> None:
 
 
 def build_tools(out: Path, work: Path, prefix: str, slurm_conf: str) -> None:
-    """What starts this node's Slurm commands from a container: one program under all their names, one library."""
+    """Make inside/bin, which starts this node's Slurm commands in a container, and host_slurm.py.
+
+    Args:
+        out: directory of the new tree.
+        work: directory for rendered headers.
+        prefix: where the tree will be installed.
+        slurm_conf: directory of slurm.conf.
+    """
     found = build_inside.find(Path(slurm_conf), prefix)
     write_headers(work)
     (work / "host_slurm.h").write_text(build_inside.header(found, prefix))
@@ -302,11 +331,12 @@ def build_tools(out: Path, work: Path, prefix: str, slurm_conf: str) -> None:
 
 
 def search_path() -> list[str]:
-    """The interpreter's sys.path: the standard library, its extension modules; start.c adds the packages."""
+    """The embedded interpreter's sys.path: the standard library and its modules in C. start.c adds the packages."""
     return [sysconfig.get_path("stdlib"), sysconfig.get_config_var("DESTSHARED")]
 
 
 def build_runtime(out: Path, work: Path, prefix: str) -> None:
+    """Make _bollard.so in `out`, for an installation at `prefix`; `work` gets the C file that cffi writes."""
     from cffi import FFI
 
     ffi = FFI()
@@ -340,6 +370,7 @@ def build_runtime(out: Path, work: Path, prefix: str) -> None:
 
 
 def build_syscalls(folder: Path, work: Path) -> None:
+    """Make the extension module _linux in `folder`; `work` gets the C file that cffi writes."""
     from bollard.runtime.system import linux_build
 
     source = work / "_linux.c"
@@ -356,8 +387,7 @@ def build_syscalls(folder: Path, work: Path) -> None:
 
 
 def copy_python(out: Path) -> None:
-    """The packages with the C that belongs to them, and the one extension module cffi needs, where the interpreter
-    looks for them."""
+    """Copy the packages, their C sources and cffi's extension module to `out`/python, which is on sys.path."""
     import _cffi_backend
 
     packages = out / "python/bollard"
@@ -374,12 +404,15 @@ def copy_python(out: Path) -> None:
 
 
 def copy_server(out: Path) -> None:
-    """A copy of the FUSE server that nobody but root can read: the kernel then lets no user trace it, so that nobody
-    can put code of his own into a process outside his job's control groups (ptrace(2), PR_SET_DUMPABLE in prctl(2))."""
+    """Copy the FUSE servers and mksquashfs to `out`.
+
+    Only root can read the installed copies. The kernel lets users trace only programs that they can read, so no user
+    can put code into such a process (ptrace(2), PR_SET_DUMPABLE in prctl(2)).
+    """
     program = server() or ""
     libraries = subprocess.run(["ldd", program], stdout=subprocess.PIPE, text=True, check=True).stdout
     shutil.copy(program, out / ("squashfuse2" if "libfuse.so.2" in libraries else "squashfuse"))
-    # squashfuse_ll learnt uid= after 0.1.105, and takes uid=0 for none; with squashfuse it is an option of libfuse's.
+    # squashfuse_ll has uid= after 0.1.105 only, and ignores uid=0; squashfuse has it as an option of libfuse.
     simple = shutil.which("squashfuse")
     if simple and simple != program:
         shutil.copy(simple, out / "squashfuse-owner")
@@ -398,7 +431,7 @@ def copy_server(out: Path) -> None:
 
 
 def make_check_image(out: Path, work: Path) -> None:
-    """The smallest image there is: the launcher, which can print its environment."""
+    """Make check.sqfs in `out`: its only program is the launcher, which can print its environment. Needs mksquashfs."""
     tree = work / "check"
     (tree / "bin").mkdir(parents=True)
     for name in ("dev", "etc", "proc", "sys", "tmp"):
@@ -411,7 +444,17 @@ def make_check_image(out: Path, work: Path) -> None:
 
 
 def make(out: Path, work: Path, prefix: str, slurm_conf: str = "/etc/slurm") -> None:
-    """Everything that is to lie under `prefix`, into the empty directory `out`."""
+    """Make the whole tree for `prefix` in the empty directory `out`.
+
+    Args:
+        out: empty directory for the tree.
+        work: directory for files needed only while building.
+        prefix: where the tree will be installed.
+        slurm_conf: directory of slurm.conf.
+
+    Raises:
+        BollardError: something needed to build is missing, or the compiler failed.
+    """
     require()
     (out / "session").mkdir()
     (out / "session/README").write_text("A keeper covers this directory, in its own mount namespace alone.\n")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a container needs of this node's Slurm so that its commands run there: found once, at install.
+"""Find the files of this node's Slurm that its commands need in a container: once, when bollard is installed.
 
-Rendered from it: `host_slurm.h` for the C side (inside.c, paths.c), `runtime/host_slurm.py` for the plan.
+The result is rendered as `host_slurm.h` for C (inside.c, paths.c) and as `runtime/host_slurm.py` for the plan.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ COMMANDS = (
     "sdiag", "sprio", "sreport", "sshare", "sstat", "strigger", "scrontab",
 )  # fmt: skip
 
-# All of these are this one program.
+# One program under all these names.
 PROGRAM = "bollard-inside"
 
-# What the image's own are called; bollard-inside answers for them too.
+# The names of mpirun in images; bollard-inside has these names too.
 MPIRUN = (
     "mpirun", "mpiexec", "mpirun.openmpi", "mpiexec.openmpi", "orterun", "prterun", "mpirun.mpich", "mpiexec.mpich",
     "mpiexec.hydra",
@@ -34,25 +34,25 @@ SOCKETS = ("/run/munge", "/run/slurm")
 
 
 class HostSlurm(NamedTuple):
-    """Absolute paths of this node, symlinks resolved."""
+    """The files of this node's Slurm: absolute paths, symlinks resolved."""
 
     commands: tuple[tuple[str, str], ...]  # (name, program)
     loader: str
     libraries: tuple[str, ...]  # directories
     plugins: tuple[str, ...]  # directories
     trees: tuple[str, ...]  # directories that hold all of the above, and the installation
-    conf: str
+    conf: str  # the directory of slurm.conf
 
 
 def find(conf: Path, prefix: str) -> HostSlurm | None:
-    """None where this machine has no srun."""
+    """The files of this machine's Slurm, with slurm.conf in the directory `conf`; None when there is no srun."""
     found = {name: os.path.realpath(path) for name in COMMANDS if (path := shutil.which(name))}
     if "srun" not in found:
         return None
     loader, libraries = needed(found["srun"])
     own = [path for path in libraries if os.path.basename(path).startswith("libslurm")]
     plugins = [os.path.realpath(os.path.dirname(path)) for path in own] + plugin_directories(conf)
-    if not plugins:  # a srun that holds libslurm itself: Slurm's default is LIBDIR/slurm
+    if not plugins:  # srun is linked with libslurm statically: use Slurm's default, LIBDIR/slurm
         parent = os.path.dirname(os.path.dirname(found["srun"]))
         usual = (f"{parent}/lib64/slurm", f"{parent}/lib/slurm")
         plugins = [os.path.realpath(path) for path in usual if os.path.isdir(path)]
@@ -61,7 +61,7 @@ def find(conf: Path, prefix: str) -> HostSlurm | None:
     for folder in plugins:
         for plugin in sorted(Path(folder).glob("*.so")):
             libraries |= needed(str(plugin))[1]
-    # As they are named, and where a link leads: the loader looks names up, and may open either.
+    # The directory of each name, and the directory of the file to which a link leads: the loader may open either.
     folders = {os.path.realpath(os.path.dirname(path)) for path in libraries}
     folders |= {os.path.dirname(os.path.realpath(path)) for path in libraries}
     places = [loader, *found.values(), *(f"{folder}/" for folder in (*folders, *plugins)), f"{prefix}/"]
@@ -76,7 +76,7 @@ def find(conf: Path, prefix: str) -> HostSlurm | None:
 
 
 def needed(program: str) -> tuple[str, set[str]]:
-    """(loader, libraries) of a program or library, as ldd(1) tells; the loader is "" for what is none of its own."""
+    """(loader, libraries) of a program or library, from ldd(1); the loader is "" when the file names none."""
     text = subprocess.run(["ldd", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
     loader, libraries = "", set()
     for line in text.splitlines():
@@ -89,7 +89,7 @@ def needed(program: str) -> tuple[str, set[str]]:
 
 
 def plugin_directories(conf: Path) -> list[str]:
-    """PluginDir, where slurm.conf has one."""
+    """The directories of PluginDir in slurm.conf in the directory `conf`; empty when it has none."""
     try:
         text = (conf / "slurm.conf").read_text()
     except OSError:
@@ -99,8 +99,11 @@ def plugin_directories(conf: Path) -> list[str]:
 
 
 def trees(places: list[str]) -> tuple[str, ...]:
-    """The fewest directories with all `places` in them: the first component of each, or two below /opt and the like,
-    which hold more than Slurm."""
+    """The directories to mount so that all `places` are visible.
+
+    For a path below /usr, /lib, /lib64 or /bin: its first component. For other paths: the first two components, because
+    /opt and the like hold more than Slurm.
+    """
     tops = set()
     for place in places:
         parts = os.path.dirname(place).strip("/").split("/")
@@ -109,10 +112,12 @@ def trees(places: list[str]) -> tuple[str, ...]:
 
 
 def c_string(text: str) -> str:
+    """`text` as a string literal of C."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def header(found: HostSlurm | None, prefix: str) -> str:
+    """Text of host_slurm.h for an installation at `prefix`."""
     host = found or HostSlurm((), "", (), (), (), "/etc/slurm")
     directories = dict.fromkeys((*host.plugins, host.conf, prefix, *SOCKETS))
     return "\n".join(
@@ -137,8 +142,8 @@ def header(found: HostSlurm | None, prefix: str) -> str:
 
 
 def module(found: HostSlurm | None, prefix: str) -> str:
-    """Source of runtime/host_slurm.py as it is installed."""
-    # /etc for users, groups and, mostly, Slurm's configuration: one mount.
+    """Text of runtime/host_slurm.py for an installation at `prefix`."""
+    # One mount of /etc has users, groups and, on most sites, Slurm's configuration.
     outside = [found.conf] if found and not found.conf.startswith("/etc/") else []
     places = [*found.trees, "/etc", *outside, *SOCKETS] if found else []
     tools = f"{prefix}/inside/bin" if found else ""

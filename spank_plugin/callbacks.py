@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the shim calls in Python: two functions, both in a process that is the user already.
+"""The two Python functions that C calls. Both run as the user.
 
-The way there: `keeper.c` or `spec.c` forks, `python.c` opens `_bollard.so`, `start.c` starts an isolated
-interpreter and calls `keep` or `check` below. A verdict stays "no" unless it is written here, so an
-exception, a missing module or a broken installation can only refuse.
+`keeper.c` or `spec.c` forks; `python.c` opens `_bollard.so`; `start.c` starts an isolated interpreter and calls `keep`
+or `check` below. The verdict is a failure until it is set to 0 here. So an exception, a missing module or a broken
+installation always refuses the container.
 """
 
 from __future__ import annotations
@@ -39,7 +39,20 @@ def keep(
     size: int,
     verdict: Any,
 ) -> None:
-    """Be the keeper of one container until its step, or its job, has ended."""
+    """Run the keeper of one container until its step, or its job, has ended.
+
+    Args:
+        spec: the container's spec (C string).
+        site: the plugin's arguments in plugstack.conf (C string).
+        program: argument 0 of the tasks, or "" (C string).
+        listener: descriptor to which tasks connect.
+        job: descriptor of the connection to the job socket, which hangs up when the job ends.
+        forked: when slurmstepd forked, CLOCK_MONOTONIC, ns.
+        dropped: when the child gave up root, CLOCK_MONOTONIC, ns.
+        why: buffer for the reason of a failure.
+        size: bytes of `why`.
+        verdict: pointer to an int, set to 0 on success.
+    """
     try:
         from bollard.runtime.container import keeper
 
@@ -51,7 +64,15 @@ def keep(
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]
 def check(spec: Any, out: int, why: Any, size: int, verdict: Any) -> None:
-    """Read the spec a client made, look at its image, and write the spec in full to `out`."""
+    """Check the spec that a client made, and its image, and write the full spec to the descriptor `out`.
+
+    Args:
+        spec: the client's spec (C string).
+        out: descriptor for the full spec.
+        why: buffer for the reason of a failure.
+        size: bytes of `why`.
+        verdict: pointer to an int, set to 0 on success.
+    """
     try:
         from bollard.runtime.local import submission
 

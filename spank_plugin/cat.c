@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* bollard-cat: stands in for /bin/sh where the saver runs mksquashfs, which gives a shell "cat NUMBER" for each file
- * that is added to an image (runtime/image/pack.py). A shell could be read by its user, so he could trace it. */
+/* bollard-cat: takes the place of /bin/sh when the saver runs mksquashfs, which starts `sh -c "cat NUMBER"` for each
+ * file that it adds to an image (runtime/image/pack.py). The user can read a shell, so the user could trace it; this
+ * program has mode 0711. Copies the file NUMBER to stdout; the exit status is 0, or 1 for any failure. */
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>

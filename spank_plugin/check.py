@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`bollard site check`: whether containers can work on this node, each thing found out by trying it.
+"""`bollard site check`: checks whether containers work on this node, by trying each part.
 
-A check yields findings: ok, warning, or failure with what mends it. Nothing is changed; any user may run it, under
-srun for many nodes at once. What only users can tell (namespaces, mounts, a container) root tries as nobody.
+A check yields findings: ok, warning, or failure with a fix. It changes nothing. Any user can run it, also under srun on
+many nodes at once. As root, it tries namespaces, mounts and a container as the user nobody, because users need them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bollard.spank_plugin.install import Where
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 
-# mount_setattr(2)
+# The first release with mount_setattr(2).
 KERNEL = (5, 12)
 _SECONDS = 30
 HERE = Where()
@@ -43,7 +43,7 @@ _NAMESPACES = (
 
 
 class Finding(NamedTuple):
-    """The result of one check; `fix` is a command, or what to do, for all that is not ok."""
+    """The result of one check; `fix` is a command, or an instruction, when the state is not ok."""
 
     check: str
     state: str
@@ -55,12 +55,12 @@ Found = Iterator[Finding]
 
 
 def findings(where: Where) -> Found:
-    """Every finding on this node, in the order in which they matter."""
+    """Yield every finding on this node, for the installation `where`; causes come before their effects."""
     where = where._replace(slurm_conf=install.conf_in_use(where.slurm_conf))
     there = os.path.exists(f"{where.prefix}/{install.MANIFEST}")
     for check in CHECKS:
         if not there and check in OF_INSTALLATION[1:]:
-            continue  # the first of them says so
+            continue  # the finding of the first one states that nothing is installed
         try:
             yield from check(where)
         except (BollardError, OSError, subprocess.SubprocessError, ValueError) as error:
@@ -69,14 +69,17 @@ def findings(where: Where) -> Found:
 
 
 def status(found: list[Finding]) -> str:
-    """The worst of all."""
+    """The worst state of all findings."""
     states = {finding.state for finding in found}
     return next((state for state in (FAILURE, WARNING) if state in states), OK)
 
 
 def _said(*command: str, where: Where = HERE, seconds: float = _SECONDS) -> tuple[int, str]:
-    """A command's exit status and all it printed, Slurm's with the site's slurm.conf; 127 when there is none of that
-    name."""
+    """(exit status, output) of a command; stderr is in the output.
+
+    Slurm's commands use the slurm.conf of `where`. The status is 127 when the command is not installed, and 124 when
+    it ran longer than `seconds`.
+    """
     conf = f"{where.slurm_conf}/slurm.conf"
     environment = {**os.environ, "SLURM_CONF": conf} if os.path.exists(conf) else None
     try:
@@ -92,7 +95,7 @@ def _said(*command: str, where: Where = HERE, seconds: float = _SECONDS) -> tupl
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """22.05.8 of any text that has such a thing."""
+    """The first version number in `text`: (22, 5, 8) for "slurm 22.05.8"; () for none."""
     found = re.search(r"\d+(?:\.\d+)+", text)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
@@ -182,7 +185,7 @@ def _owners(where: Where) -> Found:
         sys.executable,
         where.command,
     ]
-    if not install.is_slurmds_copy(where.slurm_conf):  # slurmd makes those files anew, with the owners it wants
+    if not install.is_slurmds_copy(where.slurm_conf):  # slurmd makes its copies itself, with their owners
         paths += [install.plugstack_file(where.slurm_conf), *(line.file for line in _lines(where))]
     found = owners.faults(path for path in paths if os.path.lexists(path))
     for fault in found:
@@ -225,7 +228,7 @@ def _python(where: Where) -> Found:
         yield Finding("Python", OK, text)
 
 
-# What the administrator's commands import besides the installation: the package of Debian, that of EL, who needs it.
+# Modules that the administrator's commands import: name, Debian package, EL package, what needs it.
 _MODULES = (
     ("cffi", "python3-cffi", "python3-cffi", "`bollard site install` and this check"),
     ("yaml", "python3-yaml", "python3-pyyaml", "bollard.yaml"),
@@ -249,7 +252,7 @@ def _imports(name: str) -> bool:
     return True
 
 
-# Programs that users' commands start by their names, and what cannot be done without them.
+# Programs that users' commands start: name, what does not work without it.
 _PROGRAMS = (
     ("skopeo", "images of registries and of docker and OCI archives cannot be fetched"),
     ("mksquashfs", "no image can be built or saved"),
@@ -325,7 +328,7 @@ def _plugin(where: Where) -> Found:
     if plugstack_fault.fault(where)[0]:
         yield Finding("plugin", FAILURE, "srun has not loaded it", "mend plugstack.conf, see above")
         return
-    # Slurm's help has the word error in it; its messages begin so.
+    # Match the beginning of a line only: Slurm's help text has the word error too.
     found = re.search(r"^srun: (?:error|fatal): .*|^bollard: .*", said, re.M)
     why = found[0] if found else f"srun, with exit status {status}, does not show --{option}"
     yield Finding("plugin", FAILURE, why, "see `srun -vvv --help`")
@@ -363,7 +366,7 @@ def _pmi(where: Where) -> Found:
     if not any(name.startswith("pmix") for name in found):
         return
     if not _imports("cffi"):
-        return  # the check of modules says so
+        return  # _modules() reports that
     places = ("libpmix.so.2", "/usr/lib/*/libpmix.so.2", "/usr/lib*/libpmix.so.2", "/usr/lib/*/pmix2/lib/libpmix.so.2")
     try:
         ffi, library = open_library("libpmix.so", "const char *PMIx_Get_version(void);", places, WireupError, "")
@@ -409,7 +412,7 @@ def _container(where: Where) -> Found:
 
 
 def _run(where: Where, image: str) -> Found:
-    """Start the tiny program of `image` as `bollard exec` would; it prints the environment it finds."""
+    """Run the only program of `image` as `bollard exec` does; the program prints its environment."""
     program = (
         f"import os, sys; sys.path.append(os.path.realpath({where.prefix!r}) + '/python'); "
         "from bollard.runtime.cli.main import main; sys.exit(main(sys.argv[1:]))"
@@ -471,6 +474,7 @@ CHECKS: tuple[Callable[[Where], Found], ...] = (
 
 
 def as_json(found: list[Finding], version: str) -> dict[str, Any]:
+    """The findings as the object that `bollard site check --json` prints; `version` is bollard's."""
     return {
         "node": os.uname().nodename,
         "bollard": version,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* srun, sbatch and salloc: take the value of --container over from Slurm, say no to mistakes before
- * anything is submitted, hand the spec to the step in one variable. Runs as the user, in his process. */
+/* srun, sbatch and salloc: takes the value of --container over from Slurm, refuses mistakes before anything is
+ * submitted, and passes the spec to the step in one variable. Runs as the user, in the user's process. */
 #define _GNU_SOURCE
 #include "client.h"
 #include "header.h"
@@ -16,10 +16,10 @@
 void fail(const char *text)
 {
 	fprintf(stderr, "bollard: %s\n", text);
-	exit(EXIT_BOLLARD);  /* one line is enough: returning -1 would make Slurm add two of its own */
+	exit(EXIT_BOLLARD);  /* not -1 to Slurm: it would print two more lines */
 }
 
-/* A bundle that Slurm's own OCI code is set up to run stays Slurm's. */
+/* Returns 1 when `container` is an OCI bundle and Slurm's own OCI code is set up: Slurm then runs it. */
 static int slurm_runs_it(const char *container)
 {
 	char *bundle;
@@ -32,14 +32,15 @@ static int slurm_runs_it(const char *container)
 	return yes;
 }
 
-/* The value of --container, taken away from Slurm; NULL when there is none, or when it stays Slurm's. */
+/* Returns the value of --container and removes the option from Slurm's table; NULL when there is none, or when Slurm
+ * itself runs the container. */
 static const char *take_over(void)
 {
 	const char *container = given.own;
 
 	if (container)
 		return container;
-	container = slurm_option("container");  /* such strings live as long as this short process */
+	container = slurm_option("container");  /* never freed: this process is short */
 	if (!container || slurm_runs_it(container))
 		return NULL;
 	container = strdup(container);
@@ -52,10 +53,11 @@ static const char *take_over(void)
 	return container;
 }
 
-/* Slurm's own records (squeue, sacct) shall name the image. srun sends its option to slurmctld after this hook,
- * and to the nodes only after client_local_user_init(), which takes it away again; but in a heterogeneous step each
- * component has a copy. sbatch's goes to the node as well, where Slurm ignores it when there is no oci.conf, but
- * gives the job up when the working directory is missing. */
+/* Sets Slurm's option again, so that Slurm's records (squeue, sacct) name the image. srun sends the option to slurmctld
+ * after this hook. It sends it to the nodes only after client_local_user_init(), which removes it again.
+ *
+ * Not in a heterogeneous step: there each component has a copy of the option. sbatch sends the option to the node too.
+ * There Slurm ignores it without oci.conf, but fails the job when the working directory is missing. */
 static void show_container(const char *spec, const char *cwd)
 {
 	struct header header;
@@ -63,26 +65,27 @@ static void show_container(const char *spec, const char *cwd)
 	char *path;
 
 	if (!options || strncmp(options, "image=/", strlen("image=/")) != 0)
-		return;  /* a container's name alone */
+		return;  /* only the container's name is given */
 	image = options + strlen("image=");
 	end = strchrnul(image, ' ');
 	if (spank_context() == S_CTX_LOCAL ? has_components() : slurm_has_oci_conf() || access(cwd, X_OK) < 0)
 		return;
 	path = strndup(image, (size_t) (end - image));
 	if (path && !strchr(path, '%'))
-		(void) set_slurm_option("container", path);  /* else the records lack it */
+		(void) set_slurm_option("container", path);  /* on failure the records do not name the image */
 	free(path);
 }
 
-/* No plugin can put the launcher before a batch script in sbatch, and a node without this plugin would run the
- * script on the host. So the script's standard input is named by a path that is there only where the plugin has
- * made it, and is the same file: without it slurmstepd ends the job before the script starts. */
+/* Guards a batch script. In sbatch no plugin can put the launcher before the script, and a node without this plugin
+ * would run the script on the host. So the script's standard input gets a path through a descriptor that only the
+ * plugin opens on the node. The path leads to the same file. Without the plugin, slurmstepd cannot open it and ends
+ * the job before the script starts. */
 static void guard_script(void)
 {
 	const char *input = slurm_option("input");
 	char *guarded;
 
-	if (!is_set(input) || input[0] != '/')  /* salloc has no such option; sbatch has made it absolute */
+	if (!is_set(input) || input[0] != '/')  /* salloc has no such option; sbatch makes the path absolute */
 		return;
 	if (asprintf(&guarded, GATE "%s", input) < 0 || set_slurm_option("input", guarded) < 0)
 		fail("this Slurm does not let a plugin guard the batch script; "
@@ -90,18 +93,18 @@ static void guard_script(void)
 	free(guarded);
 }
 
-/* Options of Slurm's that do not go with a container. */
+/* fail() for options of Slurm that cannot be combined with a container. */
 static void refuse_misfits(void)
 {
 	if (is_set(slurm_option("export-file")))
 		fail("--container does not go with --export-file, which takes the container's own variable away; "
 		     "use --export=NAME,...");
-	/* Another process sends that step (26.05), so that srun can guard nothing. */
+	/* Another process sends that step (Slurm 26.05), so srun cannot put the launcher before the program. */
 	if (is_set(slurm_option("async")))
 		fail("--container does not go with --async yet; write `srun ... &`");
 }
 
-/* Slurm starts the command of a salloc where salloc runs, whatever a plugin does. */
+/* Warns that salloc starts its command on this host: no plugin can change that. */
 static void warn_of_command(void)
 {
 	const char *command = salloc_command();
@@ -111,7 +114,7 @@ static void warn_of_command(void)
 			"write salloc srun --container=IMAGE PROGRAM\n", command);
 }
 
-/* The first component's spec, on its way to the step. */
+/* Passes the first component's spec to the step, in the environment variable ENV_SPEC. */
 static void hand_over(const char *spec, const char *cwd, int multi_prog)
 {
 	if (strlen(spec) + sizeof(ENV_SPEC) >= SPEC_MAX)
@@ -128,8 +131,8 @@ static void hand_over(const char *spec, const char *cwd, int multi_prog)
 		show_container(spec, cwd);
 }
 
-/* Called once for each component of a heterogeneous job. They share one environment, and a step's
- * process cannot tell which of them it is: one srun line has one container. */
+/* Slurm calls this once for each component of a heterogeneous job. The components share one environment, and a
+ * step's process cannot find out its component. So one srun line has one container. */
 int client_post_opt(spank_t spank)
 {
 	static int component;
@@ -153,7 +156,7 @@ int client_post_opt(spank_t spank)
 		refuse_misfits();
 	else
 		refuse_idle_options();
-	if (interactive)  /* the shell of a salloc: what that has found out counts */
+	if (interactive)  /* the shell of a salloc: use the spec that salloc made */
 		spec = strdup(given.around);
 	else if (asked)
 		spec = make_spec(container, chdir_to, multi_prog);
@@ -172,8 +175,8 @@ int client_post_opt(spank_t spank)
 	return 0;
 }
 
-/* Put the launcher before each program here, just before the step is sent: a node without this plugin then ends
- * the task with a reason, or with "No such file", and never runs the program on the host. */
+/* Puts the launcher before each program, just before srun sends the step. A node without this plugin then ends the
+ * task with a reason, or with "No such file", and never runs the program on the host. */
 int client_local_user_init(spank_t spank)
 {
 	static char launcher[] = BOLLARD_PREFIX "/bollard-enter";
@@ -184,7 +187,7 @@ int client_local_user_init(spank_t spank)
 
 	if (!spec)
 		return 0;
-	(void) reset_slurm_option("container");  /* where it was shown: see show_container() */
+	(void) reset_slurm_option("container");  /* show_container() may have set it */
 	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1)
 		fail("Slurm hides the step's command from plugins; ask the site's administrator to run bollard's tests");
 	if (!read_header(spec, &header))
@@ -193,11 +196,11 @@ int client_local_user_init(spank_t spank)
 		text = argc < 2 ? NULL : with_launcher(argv[1], launcher);
 		if (!text)
 			fail("Slurm hides the --multi-prog configuration; name the container's programs in separate steps");
-		argv[1] = text;  /* srun's from here on, until it ends */
+		argv[1] = text;  /* never freed: srun uses it until it ends */
 		return 0;
 	}
 	guard_components(argv);
-	/* The file that --bcast has copied becomes the program after this hook (23.02.4 and later). */
+	/* With --bcast, srun makes the copied file the program after this hook (Slurm 23.02.4 and later). */
 	copy = slurm_version(spank) >= 2302 ? slurm_option("bcast") : NULL;
 	if (setenv(ENV_ARGV0, is_set(copy) ? copy : argv[0], 1) < 0)
 		fail("out of memory");

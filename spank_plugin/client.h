@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The parts of the shim in srun, sbatch and salloc. It is the user's process: each may end it with a reason. */
+/* The parts of the shim in srun, sbatch and salloc. Everything here runs in the user's own process, never as root. Each
+ * function may end the process with fail(). */
 #ifndef BOLLARD_CLIENT_H
 #define BOLLARD_CLIENT_H
 
@@ -7,59 +8,70 @@
 
 #include <slurm/spank.h>
 
-/* client_options.c: what is asked of a container. */
+/* client_options.c: the options that the user gave. The strings live until the process ends, unless noted. */
 extern struct given {
-	char *own;                       /* --container, where Slurm has no such option */
-	char *values[OPTION_COUNT];      /* of the options registered here */
-	char *here;                      /* options of the container this process is in, for a step like it */
+	char *own;                       /* --container where Slurm has no such option; freed after each component */
+	char *values[OPTION_COUNT];      /* values of the options registered by this plugin; NULL: not given */
+	char *here;                      /* options of the container around this process, for mpirun's step; or NULL */
 	char *around;                    /* the spec of the salloc that started this srun as its shell, or NULL */
 } given;
 
-/* client_options.c: `container`, or where that is NULL the image that another option or a variable names; NULL for none. */
+/* client_options.c: returns the image: `container`, else the value of --container-image or of its variable; NULL for
+ * none. --container-image overrides a `container` that comes from one of Slurm's variables. The string is not the
+ * caller's. fail() when both are on the command line and differ. */
 const char *image_asked_for(const char *container);
 
-/* client_options.c: the value of VARIABLES[i] of options.h; NULL where it is not set, or pyxis's. */
+/* client_options.c: returns the value of the variable VARIABLES[i] of options.h. NULL when it is unset or empty, and
+ * for a PYXIS_ variable when pyxis is loaded. The string belongs to the environment. */
 const char *variable_of(int i);
 
-/* client_options.c: whether a container is asked for by its name. */
+/* client_options.c: returns 1 when an option or a variable names the container, else 0. */
 int is_named(void);
 
-/* client_options.c: options of a container that is not asked for are a mistake, for the task would run on the host. */
+/* client_options.c: fail() when options of a container are given without a container: the task would run on the
+ * host. */
 void refuse_idle_options(void);
 
-/* spec.c: the spec of `container`, which is NULL for one that another step has named. Finished here for a plain image
- * and no further wishes, which is the common case and costs no interpreter; by the runtime otherwise. */
+/* spec.c: returns the spec of `container`, for the caller to free. `container` is NULL when another step made the
+ * named container. For a valid image without further options the spec is finished here, without an interpreter. Else
+ * the runtime checks it, in a child. fail() for a mistake. */
 char *make_spec(const char *container, const char *cwd, int multi_prog);
 
-/* spec.c: whether two specs, or none, are the same but for --container-verbose. */
+/* spec.c: returns 1 when two specs differ at most in --container-verbose, or when both are NULL; else 0. */
 int same_container(const char *a, const char *b);
 
-/* slurm_options.c: whether this Slurm shows its options. */
+/* slurm_options.c: returns 1 when this Slurm exports its option table to plugins, else 0. */
 int has_slurm_options(void);
 
-/* slurm_options.c: an option's value, which lives as long as this short process; NULL for none. */
+/* slurm_options.c: returns the value of Slurm's option `name`; NULL for none. The string is never freed: this
+ * process is short. It may be one of Slurm's words for "not given": see is_set(). */
 const char *slurm_option(const char *name);
 
-/* slurm_options.c: whether such a value is one: Slurm has words for "not given" and "not for this command". */
+/* slurm_options.c: returns 1 when `value` is a value, 0 for NULL and for Slurm's words "unset" and
+ * "invalid-context". */
 int is_set(const char *value);
 
-/* slurm_options.c: 0, or -1 where this Slurm does not allow it. */
+/* slurm_options.c: both return 0, and -1 when this Slurm does not export the call. set_slurm_option() otherwise returns
+ * what Slurm returns: negative or another non-zero number for a failure. */
 int set_slurm_option(const char *name, const char *value);
 int reset_slurm_option(const char *name);
 
-/* slurm_options.c: 2205 for 22.05. */
+/* slurm_options.c: returns Slurm's version as a number: 2205 for 22.05. fail() when Slurm does not tell it. */
 int slurm_version(spank_t spank);
 
-/* The program that salloc's command line names; NULL where it names none, and in other commands. */
+/* slurm_options.c: returns the program on salloc's command line; NULL for none, and in other commands. The next call
+ * frees the string. */
 const char *salloc_command(void);
 
-/* components.c: whether this srun starts several, parted by a colon, or those of a heterogeneous job. */
+/* components.c: returns 1 when this srun starts several components, separated by a colon or by --het-group; else 0.
+ * Also 1 when its command line cannot be read. */
 int has_components(void);
 
-/* components.c: mark the programs of all components but the first, whose words are `argv`: srun has no hook there. */
+/* components.c: puts the launcher's path before the program of each component but the first, whose command line is
+ * `argv`: srun calls its hook for the first alone. fail() when Slurm hides the command lines. */
 void guard_components(char **argv);
 
-/* client.c */
+/* client.c: prints "bollard: TEXT" on stderr and ends the process with exit status EXIT_BOLLARD. */
 __attribute__((noreturn)) void fail(const char *text);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What is asked of a container: options that are registered with Slurm, and their environment forms. */
+/* The options of a container: those registered with Slurm, and the environment variables that stand for them. */
 #define _GNU_SOURCE
 #include "client.h"
 #include "wire.h"
@@ -12,7 +12,8 @@
 
 struct given given;
 
-/* The last value counts; of an option that adds up, all do. Slurm may tell one twice. */
+/* Stores a copy of `value` in `slot`. With `between` it appends it to the earlier values; else the last value
+ * counts. Slurm may report one value twice. */
 static void keep_value(char **slot, const char *value, const char *between)
 {
 	char *before = *slot, *text = NULL;
@@ -25,7 +26,8 @@ static void keep_value(char **slot, const char *value, const char *between)
 	*slot = text;
 }
 
-/* `which`: twice the option's row, and one more for the name that means its opposite; -1 for --container. */
+/* Slurm's callback for an option. `which` is twice the option's row, plus 1 for the name of its opposite; -1 for
+ * --container. `remote` is 1 in slurmstepd. Returns 0. */
 static int on_option(int which, const char *value, int remote)
 {
 	if (remote)
@@ -37,7 +39,8 @@ static int on_option(int which, const char *value, int remote)
 	return 0;
 }
 
-/* Slurm hands the options of an sbatch or salloc down to each srun inside; a container is asked for, not inherited. */
+/* Removes the variables by which Slurm passes the options of an sbatch or salloc to each srun inside: steps do not
+ * inherit the container. */
 static void forget_options_around(void)
 {
 	static const char *const begins[] = { "SLURM_SPANK__SLURM_SPANK_OPTION_bollard_", "_SLURM_SPANK_OPTION_bollard_" };
@@ -57,14 +60,15 @@ static void forget_options_around(void)
 	}
 }
 
-/* SRUN_CONTAINER and its like, which Slurm >= 21.08 knows by itself. Put where Slurm looks for options of plugins, so
- * that they count more than an #SBATCH line and less than the command line, as with Slurm's own. */
+/* Passes SRUN_CONTAINER, SBATCH_CONTAINER or SALLOC_CONTAINER to Slurm as an option of a plugin; Slurm >= 21.08
+ * reads them itself. Such a value overrides an #SBATCH line, and the command line overrides it, as with Slurm's own
+ * variables. */
 static void offer_environment_form(void)
 {
 	const char *variable = "SRUN_CONTAINER", *salloc;
 
 	if (spank_context() == S_CTX_ALLOCATOR) {
-		salloc = slurm_option("no-shell");  /* which salloc alone has */
+		salloc = slurm_option("no-shell");  /* only salloc has this option */
 		variable = salloc && strcmp(salloc, "invalid-context") != 0 ? "SALLOC_CONTAINER" : "SBATCH_CONTAINER";
 	}
 	if (getenv(variable) && setenv("SLURM_SPANK__SLURM_SPANK_OPTION_bollard_container", getenv(variable), 1) < 0)
@@ -86,7 +90,6 @@ static int pyxis_is_loaded(void)
 	return found;
 }
 
-/* The value of one of VARIABLES; NULL where it is not set, or pyxis's. */
 const char *variable_of(int i)
 {
 	const char *value = getenv(VARIABLES[i].name);
@@ -105,7 +108,8 @@ static int register_option(spank_t spank, int row, int opposite)
 	return !option.name || spank_option_register(spank, &option) == ESPANK_SUCCESS ? 0 : -1;
 }
 
-/* Whether Slurm may have --container from its own variable: what was typed wins over that. */
+/* Returns 1 when `container` is the value of one of Slurm's variables: an option on the command line then overrides
+ * it. */
 static int is_from_environment(const char *container)
 {
 	static const char *const names[] = { "SRUN_CONTAINER", "SBATCH_CONTAINER", "SALLOC_CONTAINER" };
@@ -159,24 +163,24 @@ int client_init(spank_t spank)
 	struct spank_option container = { "container", "IMAGE", "run each task in the container IMAGE", 1, -1,
 					  on_option };
 
-	/* mpirun in a container (inside.c): its ranks belong in a container like that. */
+	/* mpirun in a container (inside.c) sets BOLLARD_AS_HERE: its ranks get a container with the same options. */
 	if (getenv("BOLLARD_AS_HERE") && getenv("BOLLARD_OPTIONS") && !(given.here = strdup(getenv("BOLLARD_OPTIONS"))))
 		fail("out of memory");
 	unsetenv("BOLLARD_AS_HERE");
-	/* Inherited from a job around this one: Slurm's rule is that steps do not inherit a container. */
+	/* Set by a job around this one. Slurm's rule is that steps do not inherit a container. */
 	unsetenv("SLURM_CONTAINER");
 	if (getenv(ENV_SPEC) && !(given.around = strdup(getenv(ENV_SPEC))))
 		fail("out of memory");
 	unsetenv(ENV_SPEC);
 	unsetenv(ENV_ARGV0);
 	forget_options_around();
-	/* Slurm >= 21.08 owns --container, and drops a second option of that name with a message. */
+	/* Slurm >= 21.08 has --container itself, and refuses a second option of that name with a message. */
 	if (slurm_version(spank) < 2108) {
 		if (spank_option_register(spank, &container) != ESPANK_SUCCESS)
 			return -1;
 		offer_environment_form();
 	}
-	/* Where pyxis is loaded too, its options stay its own. */
+	/* When pyxis is loaded too, it keeps the options of its names. */
 	for (int i = 0; i < OPTION_COUNT; i++)
 		if ((OPTIONS[i].ours || !pyxis_is_loaded()) &&
 		    (register_option(spank, i, 0) < 0 || register_option(spank, i, 1) < 0))

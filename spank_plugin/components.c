@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The components of a heterogeneous step: srun's hook runs for the first alone. */
+/* The components of a heterogeneous step. srun calls its hook for the first component only. */
 #define _GNU_SOURCE
 #include "client.h"
 
@@ -22,7 +22,7 @@ int has_components(void)
 	       memmem(line, (size_t) size, "\0:\0", 3) != NULL;
 }
 
-/* Where srun keeps a component's argv: word `at` of its options, or of their part `part`. */
+/* Where srun keeps a component's argv: word `at` of its options (`part` -1), or of the options' part `part`. */
 struct place {
 	void *argv;
 	int found, part, at;
@@ -33,8 +33,10 @@ static void **words_of(void *options, int part)
 	return part < 0 ? options : ((void **) options)[part];
 }
 
-/* Slurm's own slurm_opt_t (src/common/slurm_opt.h): four parts, of which a command has one, then the common
- * options. argv is among the first words of the part for srun up to 22.05, of the common ones since. */
+/* Finds the argv of the first component in its options, and stores the place. Returns 0, as slurm_list_for_each()
+ * needs. `options` is Slurm's slurm_opt_t (src/common/slurm_opt.h): pointers to four parts, of which a command has
+ * one, then the common options. argv is among the first words of srun's part up to 22.05, and of the common options
+ * since. */
 static int look_for_argv(void *options, void *wanted)
 {
 	struct place *place = wanted;
@@ -46,7 +48,8 @@ static int look_for_argv(void *options, void *wanted)
 	return 0;
 }
 
-/* No program has such a name, for the launcher is no directory: only argv.c can make a command of it. */
+/* Puts the launcher's path and a slash before a component's program. Such a file cannot exist, because the launcher
+ * is no directory: only argv.c on the node turns the name into a command. Returns 0, as slurm_list_for_each() needs. */
 static int name_below_launcher(void *options, void *known)
 {
 	struct place *place = known;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* bollard-enter: the static launcher Slurm executes in place of the task. It runs on the host after
- * TaskProlog and limits, asks the keeper, joins its namespaces and becomes the program. */
+/* bollard-enter: the static launcher that Slurm executes in place of the task. It runs on the host, after TaskProlog
+ * and with the task's limits. It asks the keeper, joins the container's namespaces and executes the program. */
 #define _GNU_SOURCE
 #include "enter.h"
 #include "ranks.h"
@@ -18,6 +18,7 @@
 #define TOLD_TRIES 20
 #define TOLD_MS 1000  /* how long to wait for the next task with the same mistake */
 
+
 static unsigned long long hash(const char *text)
 {
 	unsigned long long sum = 0xcbf29ce484222325u;  /* FNV-1a, 64 bit */
@@ -27,8 +28,9 @@ static unsigned long long hash(const char *text)
 	return sum;
 }
 
-/* Whether another task of this step on this node has told the same just now. Who tells first holds an address for a
- * while; the others find it there. */
+/* Prints `text` unless another task of this step on this node has just printed it. The first task listens at an
+ * abstract address for a while; the other tasks connect to it and print nothing. Returns 1, or 0 when the caller has
+ * to print: the step has one task or this is no step. */
 static int is_told(const char *text)
 {
 	const char *job = getenv("SLURM_JOB_ID"), *id = getenv("SLURM_STEP_ID"), *tasks = getenv("SLURM_STEP_NUM_TASKS");
@@ -42,9 +44,9 @@ static int is_told(const char *text)
 	snprintf(name, sizeof(name), "bollard-told/%u/%.20s.%.20s/%016llx", getuid(), job, id, hash(text));
 	fd = wire_listen(name);
 	for (tries = 0; fd < 0 && errno == EADDRINUSE && tries < TOLD_TRIES; tries++) {
-		if (wire_connect(name, getuid()) >= 0)  /* which makes sure that the holder is this user, or root */
+		if (wire_connect(name, getuid()) >= 0)  /* fails unless the listener is this user's, or root's */
 			return 1;
-		usleep(1000);  /* it is between bind() and listen() */
+		usleep(1000);  /* the first task is between bind(2) and listen(2) */
 		errno = EADDRINUSE;
 	}
 	fprintf(stderr, "bollard: %s\n", text);
@@ -62,7 +64,8 @@ int fail(const char *text)
 	return EXIT_BOLLARD;
 }
 
-/* As the fusermount of libfuse 2 (runtime/container/fuse.py): hand over the descriptor that is mounted already. */
+/* Acts as the fusermount of libfuse 2 (runtime/container/fuse.py): sends the descriptor `device` of /dev/fuse, which
+ * the keeper has mounted already, through the socket. Returns the exit status. */
 static int be_fusermount(const char *socket_number, const char *device)
 {
 	union { struct cmsghdr head; char space[CMSG_SPACE(sizeof(int))]; } control;
@@ -85,7 +88,8 @@ static int is_directory(const char *path)
 	return path && path[0] == '/' && stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
-/* A TaskProlog makes a directory when the container stands already. One task of the node tells. */
+/* Warns when $TMPDIR is not in the container: a TaskProlog may make that directory after the container was made.
+ * Only the first task of the node prints it. */
 static void warn_of_lost_scratch(const char *scratch, char **envp)
 {
 	const char *local = getenv("SLURM_LOCALID"), *inside = variable(envp, "TMPDIR");
@@ -105,7 +109,7 @@ int main(int argc, char **argv)
 	struct entry entry = { 0 };
 	int reason, keeper = -1;
 
-	if (fuse_device && !name)  /* a task may have such a variable; without a socket it is to unmount: our end does */
+	if (fuse_device && !name)  /* without a socket: an unmount, not needed */
 		return fuse_socket ? be_fusermount(fuse_socket, fuse_device) : 0;
 	if (!name && argc == 2 && strcmp(argv[1], PRINTER_OPTION) == 0)
 		return print_environment();
@@ -116,7 +120,7 @@ int main(int argc, char **argv)
 		return fail("bollard-enter is started by Slurm or by the bollard command, not by hand; "
 			    "try: bollard exec IMAGE COMMAND");
 	address = strdup(name);
-	if (first)  /* this launcher stands in argv[0] itself: Slurm before 23.11 */
+	if (first)  /* argv[0] is the launcher itself: Slurm before 23.11 */
 		argv[0] = strdup(first);
 	else
 		argv++;
@@ -126,7 +130,7 @@ int main(int argc, char **argv)
 		return fail("no command given; name a program of the image");
 	unsetenv(ENV_ENTRY);
 	unsetenv(ENV_ARGV0);
-	/* One task of the node tells. */
+	/* Only the first task of the node reports. */
 	verbose = verbose && (!local || strcmp(local, "0") == 0) ? strdup(verbose) : "";
 	unsetenv(ENV_VERBOSE);
 	if (enter(address, argv, verbose ? verbose : "", &entry, &keeper, why, sizeof(why)) < 0)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The parts of bollard-enter, the launcher. Each runs in the task, as its user. */
+/* The parts of bollard-enter, the launcher. Each runs in the task, as the task's user, never as root. */
 #ifndef BOLLARD_ENTER_H
 #define BOLLARD_ENTER_H
 
@@ -9,49 +9,57 @@
 /* A container's namespaces: the user namespace first, the mount namespace second. */
 #define WAYS_MAX 6
 
+/* Descriptors of the namespaces to join. */
 struct ways {
 	int fds[WAYS_MAX];
 	int count;
 };
 
-/* What the keeper answered: where this task goes. */
+/* The keeper's answer: what this task runs, and where. */
 struct entry {
-	char *frame;  /* owns the strings below; lives until the program takes over */
+	char *frame;  /* owns the strings below; never freed: the program replaces this process */
 	char **argv;
 	char **envp;
 	const char *cwd;
-	const char *note;  /* for the user's stderr, may be empty */
+	const char *note;  /* for the user's stderr; may be empty */
 	const char *mode;  /* "", or how to run the program: see supervise() */
-	const char *root;  /* "", or "root": the program believes to be root, see act_as_root() */
+	const char *root;  /* "", or "root": the task appears as root, see act_as_root() */
 };
 
-/* entry.c: ask the keeper at `name` for entry of the command `argv`, join its namespaces, change to its directory.
- * 0 with the connection in `keeper`, or -1 with the reason in `why`. */
+/* entry.c: asks the keeper at `name` to admit the command `argv`, joins the container's namespaces and changes to
+ * its directory. Returns 0, fills `entry`, and stores the connection, which is then the caller's, in `keeper`.
+ * Returns -1 with the reason in `why`, which has `size` bytes. */
 int enter(const char *name, char **argv, const char *verbose, struct entry *entry, int *keeper, char *why, size_t size);
 
-/* entry.c: 0, or -1 with errno. No set-user-id program gives this process more than it has from here on. */
+/* entry.c: joins the namespaces. Returns 0, or -1 with errno. Sets no_new_privs first: from here on a set-user-id
+ * program gives this process no privilege. */
 int join(const struct ways *ways);
 
-/* become.c: from here on changes of owner succeed without doing anything, in this process and all that it starts. */
+/* become.c: installs a seccomp filter that makes changes of owner succeed without effect, in this process and all
+ * that it starts. Does nothing for `root` "". Prints a warning when the kernel refuses the filter. */
 void act_as_root(const char *root);
 
-/* script.c: run the environment script in `frame` in the container, and send what it prints to `keeper`. */
+/* script.c: runs the environment script in `frame` (`size` bytes) in the container, and sends its output to `keeper`.
+ * Returns 0, or -1 with errno. The frame stays the caller's. */
 int run_script(int keeper, const struct ways *ways, char *frame, uint32_t size);
 
-/* script.c: this process's environment to descriptor 1, NUL-separated: how the keeper learns what a shell exported. */
+/* script.c: writes this process's environment to stdout, NUL-separated: the keeper reads from it what a shell exported.
+ * Returns the exit status: 0, or EXIT_BOLLARD. */
 int print_environment(void);
 
-/* supervise.c: fork; returns in the child alone. The parent waits for it, passes signals on and ends as it did. With
- * `saved` it tells the keeper before, and waits for the answer: the container is being saved. */
+/* supervise.c: forks, and returns in the child alone. The parent never returns: it passes signals to the child,
+ * waits for it and ends as it did. With `saved` the parent first tells the keeper that the program has ended, and
+ * waits until the container is saved. When fork(2) fails, the process ends with EXIT_BOLLARD. */
 void supervise(int keeper, int saved);
 
-/* become.c: become the program `argv`, looked up in the image by PATH of `envp`; the best errno where that failed. */
+/* become.c: executes the program `argv`, looked up in the image by PATH of `envp`. Returns only on failure, with the
+ * errno that tells the user most. */
 int become(char **argv, char **envp);
 
-/* become.c: the value of a variable in `envp`, or NULL. */
+/* become.c: returns the value of the variable `name` in `envp`, or NULL. The string belongs to `envp`. */
 const char *variable(char **envp, const char *name);
 
-/* enter.c: tell the user why not; the exit status. */
+/* enter.c: prints "bollard: TEXT" on stderr, once for all tasks of the step on this node. Returns EXIT_BOLLARD. */
 int fail(const char *text);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A task's entry: what the launcher says to the keeper (runtime/container/entry.py), and the way into its namespaces. */
+/* A task's entry: the launcher's request to the keeper (runtime/container/entry.py), and joining the namespaces. */
 #define _GNU_SOURCE
 #include "enter.h"
 #include "wire.h"
@@ -13,7 +13,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* "T", size, then argc, argv..., envc, envp..., cwd, verbose: all NUL-terminated. */
+/* Sends the request: "T", size, then argc, argv..., envc, envp..., cwd, verbose, all NUL-terminated. Returns 0, or
+ * -1 with errno: E2BIG when it is larger than a frame. */
 static int send_request(int fd, char **argv, char **envp, const char *cwd, const char *verbose)
 {
 	char head[1 + sizeof(uint32_t)], count[2][24];
@@ -54,7 +55,8 @@ static int send_request(int fd, char **argv, char **envp, const char *cwd, const
 	return rc;
 }
 
-/* Status byte with descriptors attached, then one frame. */
+/* Reads the answer: a status byte with descriptors attached, then one frame, which the caller frees. Returns 0, or
+ * -1 with errno: EMFILE when the descriptors exceed RLIMIT_NOFILE, EPROTO for a frame that is not valid. */
 static int read_reply(int fd, char *status, struct ways *ways, char **frame, uint32_t *size)
 {
 	union { struct cmsghdr head; char space[CMSG_SPACE(WAYS_MAX * sizeof(int))]; } control;
@@ -77,7 +79,7 @@ static int read_reply(int fd, char *status, struct ways *ways, char **frame, uin
 		ways->count = (int) ((rights->cmsg_len - CMSG_LEN(0)) / sizeof(int));
 		memcpy(ways->fds, CMSG_DATA(rights), (size_t) ways->count * sizeof(int));
 	}
-	/* Fewer namespaces than the keeper gave would be a container with holes. */
+	/* With fewer namespaces than the keeper sent, the task would see parts of the host. */
 	if (message.msg_flags & MSG_CTRUNC) {
 		errno = EMFILE;
 		return -1;
@@ -114,7 +116,8 @@ static int parse(struct entry *entry, uint32_t size)
 	return -1;
 }
 
-/* Joining needs no privilege; and no set-user-id program of the image may give more than the user has. */
+/* Joining needs no privilege: the user owns the user namespace, which comes first. no_new_privs keeps set-user-id
+ * programs of the image from giving more rights than the user has. */
 int join(const struct ways *ways)
 {
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
@@ -130,7 +133,7 @@ static int ask(int fd, char **argv, const char *verbose, struct entry *entry, st
 	static char here[1 << 16];
 
 	if (!getcwd(here, sizeof(here)))
-		here[0] = '\0'; /* it was removed: the keeper chooses another one, and says so */
+		here[0] = '\0'; /* it was removed: the keeper chooses another one and reports that */
 	if (send_request(fd, argv, environ, here, verbose) < 0 || read_reply(fd, status, ways, &entry->frame, size) < 0)
 		return -1;
 	while (*status == WIRE_SCRIPT) {
@@ -155,13 +158,13 @@ int enter(const char *name, char **argv, const char *verbose, struct entry *entr
 
 	do
 		fd = wire_connect(name, getuid());
-	while (fd < 0 && errno == EAGAIN && usleep(1000) == 0);  /* thousands of tasks are before this one */
+	while (fd < 0 && errno == EAGAIN && usleep(1000) == 0);  /* thousands of tasks start at once */
 	if (fd < 0) {
 		snprintf(why, size, "the container's keeper on this node is gone (%s); "
 			 "submit again, and tell the site's administrator if it comes back", strerror(errno));
 		return -1;
 	}
-	/* Whatever fails below ends this process: descriptors and memory go with it. */
+	/* A failure below ends this process; so descriptors and memory are not freed. */
 	rc = ask(fd, argv, verbose, entry, &ways, &length, &status);
 	if (rc < 0 && errno == EMFILE)
 		snprintf(why, size, "cannot join the container's namespaces: too many open files; raise `ulimit -n`");
@@ -179,6 +182,6 @@ int enter(const char *name, char **argv, const char *verbose, struct entry *entr
 		snprintf(why, size, "cannot change to %s in the container: %s", entry->cwd, strerror(errno));
 	else
 		return 0;
-	close(fd);  /* the keeper goes on with the next task */
+	close(fd);  /* tells the keeper that this task does not enter */
 	return -1;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The header of a spec. Root reads it from a text that a user may have written: each byte is compared with what may
- * stand there, nothing is searched for, and no length is taken from the text. */
+/* The header of a spec. Root reads it from a text that a user may have written. So each byte is compared with the
+ * allowed ones, nothing is searched for, and no length is read from the text. */
 #define _GNU_SOURCE
 #include "header.h"
 
@@ -9,7 +9,7 @@
 
 static const char *const modes[] = { MODE_AUTO, MODE_CREATE, MODE_EXEC, MODE_NO_EXEC };
 
-/* Moves `at` behind `word`, which must stand there. */
+/* Moves `at` behind `word`. Returns 0, or -1 when `word` is not there; so do the functions below. */
 static int skip(const char **at, const char *word)
 {
 	size_t size = strlen(word);
@@ -30,7 +30,7 @@ static int may_be_in_a_name(char c)
 	return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c && strchr(NAME_MARKS, c));
 }
 
-/* " KEY0" or " KEY1" */
+/* Reads " KEY0" or " KEY1". */
 static int read_switch(const char **at, const char *key, int *value)
 {
 	if (skip(at, " ") < 0 || skip(at, key) < 0 || (**at != '0' && **at != '1'))
@@ -39,7 +39,7 @@ static int read_switch(const char **at, const char *key, int *value)
 	return 0;
 }
 
-/* " KEYword" into `word`, which has room for `most` bytes and a NUL. */
+/* Reads " KEYword" into `word`, which has room for `most` bytes and a NUL. */
 static int read_word(const char **at, const char *key, int (*allowed)(char), char *word, size_t most)
 {
 	size_t size = 0;
@@ -55,7 +55,7 @@ static int read_word(const char **at, const char *key, int (*allowed)(char), cha
 	return 0;
 }
 
-/* The mode whose name is all of `word`. */
+/* Stores the mode named `word`. */
 static int find_mode(const char *word, enum mode *mode)
 {
 	for (size_t i = 0; i < sizeof(modes) / sizeof(*modes); i++)
@@ -66,7 +66,7 @@ static int find_mode(const char *word, enum mode *mode)
 	return -1;
 }
 
-/* " cwd=VALUE": no byte of the value is a space. */
+/* Reads " cwd=VALUE"; no byte of the value is a space. */
 static int read_cwd(const char **at, struct header *header)
 {
 	if (skip(at, " ") < 0)

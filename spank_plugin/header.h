@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The header of a spec: all that root needs of it (docs/internals.md, "Wire"). */
+/* The header of a spec: the only part that root reads (docs/internals.md, "Wire"). The functions need no privilege. The
+ * client calls all of them as the user; slurmstepd calls read_header() as root. */
 #ifndef BOLLARD_HEADER_H
 #define BOLLARD_HEADER_H
 
@@ -11,25 +12,25 @@
 enum mode { AUTO, CREATE, EXEC, NO_EXEC };
 
 struct header {
-	int root;                           /* user and group 0 in the container */
-	int image;                          /* an image is named; else another step has made the container */
-	int multi_prog;                     /* srun has put the launcher before each program of --multi-prog */
-	char verbose[VERBOSE_MAX + 1];      /* when the client began, ns since 1970; "" without --container-verbose */
-	char name[NAME_MAX_BYTES + 1];      /* of the container; "" for none */
-	enum mode mode;                     /* what the name means */
-	const char *cwd;                    /* "cwd=..." in the spec itself: where the tasks start, as a value of an option */
-	size_t cwd_size;                    /* of that word, in bytes */
+	int root;                           /* 1: user and group 0 in the container */
+	int image;                          /* 1: the spec names an image; 0: another step has made the container */
+	int multi_prog;                     /* 1: srun has put the launcher before each program of --multi-prog */
+	char verbose[VERBOSE_MAX + 1];      /* when the client started, ns since 1970; "" without --container-verbose */
+	char name[NAME_MAX_BYTES + 1];      /* the container's name; "" for none */
+	enum mode mode;                     /* whether the named container is to be made, found, or either */
+	const char *cwd;                    /* "cwd=VALUE" within the spec: the directory in which the tasks start */
+	size_t cwd_size;                    /* bytes of "cwd=VALUE" */
 };
 
-/* Reads the header of a spec. Returns the options behind it, which only Python reads; NULL for any text that
- * write_header() would not have made, or that has a byte behind the header that is not printable ASCII. */
+/* Reads the header of `spec`. Returns the options behind it, a pointer into `spec`, which only Python reads. Returns
+ * NULL for any text that write_header() would not have made, and when a later byte is not printable ASCII. */
 const char *read_header(const char *spec, struct header *header);
 
-/* The header as text, the space before the options included, to be freed; NULL without memory. `header->cwd` is the value
- * alone here. */
+/* Returns the header as text with the space before the options, for the caller to free; NULL when out of memory. Here
+ * `header->cwd` is the value alone, without "cwd=". */
 char *write_header(const struct header *header);
 
-/* "NAME" or "NAME:MODE" as a user gives it. Returns 0, or -1 for one that is not allowed. */
+/* Reads "NAME" or "NAME:MODE", as a user gives it, into `header`. Returns 0, or -1 when it is not allowed. */
 int parse_name(const char *text, struct header *header);
 
 #endif

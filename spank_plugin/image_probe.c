@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A glance at an image file: enough to let a good one pass in the client without an interpreter.
- * What is not plainly good goes to runtime/image/image.py, which also words the error. */
+/* The image probe: accepts a valid image in the client without an interpreter. runtime/image/image.py checks every
+ * other file, and words the error. */
 #define _GNU_SOURCE
 #include "image_probe.h"
 
@@ -16,7 +16,7 @@
 #elif defined(__aarch64__)
 #define SIF_ARCH "04"
 #else
-#define SIF_ARCH "??"  /* looks closer every time */
+#define SIF_ARCH "??"  /* unknown architecture: always use the full check in Python */
 #endif
 
 static uint64_t little_endian(const unsigned char *at)

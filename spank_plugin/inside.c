@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* bollard-inside: what `srun`, `sbatch`, ... and `mpirun` are in a container, static, under all those names.
- * It becomes the host's command, run by the host's loader with the host's libraries out of BOLLARD_VIEW,
- * whatever C library the image has, or none. */
+/* bollard-inside: a static program that is `srun`, `sbatch`, ... and `mpirun` in a container. It executes the host's
+ * command with the host's loader and libraries from BOLLARD_VIEW, so it needs no C library of the image. Runs as the
+ * user. */
 #define _GNU_SOURCE
 #include "host_slurm.h"  /* rendered by build.py */
 #include "inside.h"
@@ -65,7 +65,8 @@ static int write_text(const char *path, const char *text)
 	return done ? 0 : -1;
 }
 
-/* "OUTSIDE 0 1" from the line of `map` that makes somebody 0 here; -1 where none does, or where 0 is root. */
+/* Writes "0 ..." of the id map `map` in the other direction, "OUTSIDE 0 1", to `text`. Returns 0, or -1 when no id
+ * is 0 here or when 0 is root itself. */
 static int opposite(const char *map, char *text, size_t size)
 {
 	unsigned inside, outside, count;
@@ -80,8 +81,8 @@ static int opposite(const char *map, char *text, size_t size)
 	return found ? 0 : -1;
 }
 
-/* Root in the container (--container-remap-root) is nobody to Slurm: its commands have the user's own ids. Where
- * the kernel makes no such namespace Slurm says what it minds. */
+/* Gives root in the container (--container-remap-root) the user's own ids back, in a new user namespace: Slurm
+ * accepts no other ids. When the kernel makes no namespace, Slurm's own message follows. */
 static void be_oneself(void)
 {
 	char uid[64], gid[64];
@@ -89,13 +90,13 @@ static void be_oneself(void)
 	if (getuid() != 0 || opposite("/proc/self/uid_map", uid, sizeof(uid)) < 0 ||
 	    opposite("/proc/self/gid_map", gid, sizeof(gid)) < 0 || unshare(CLONE_NEWUSER) < 0)
 		return;
-	(void) write_text("/proc/self/setgroups", "deny");  /* where the container's is so already, it stays */
+	(void) write_text("/proc/self/setgroups", "deny");  /* fails when the container's namespace has it already */
 	if (write_text("/proc/self/uid_map", uid) < 0 || write_text("/proc/self/gid_map", gid) < 0)
 		fprintf(stderr, "bollard: your own user id cannot be had back here; use Slurm's commands outside of a "
 				"container with --container-remap-root\n");
 }
 
-/* The host's command `path` with `argv`; returns only when it could not be started. */
+/* Executes the host's command `path` with `argv`. Returns only on failure, with the exit status. */
 static int start_host(const char *path, char **argv)
 {
 	static const char *const names[] = { HIDDEN_NAMES, NULL };
@@ -129,7 +130,8 @@ static const char *host_path(const char *name)
 	return NULL;
 }
 
-/* The image's own program `name`, looked up in PATH past this one, to `file`; 0 when there is one. */
+/* Finds the image's own program `name` in PATH, skipping this program, and writes its path to `file`. Returns 0, or
+ * -1 when there is none. */
 static int find_native(const char *name, char *file, size_t size)
 {
 	const char *path = getenv("PATH"), *at, *colon;
@@ -147,7 +149,8 @@ static int find_native(const char *name, char *file, size_t size)
 	return -1;
 }
 
-/* What `text` must be between double quotes to be itself again (environment.py, _override). */
+/* Passes the variable `name` to the new container as BOLLARDENV_NAME. Escapes $, `, \ and ": the runtime reads the
+ * value as text between double quotes (environment.py, _override). */
 static void set_for_container(const char *name)
 {
 	const char *value = getenv(name);
@@ -169,7 +172,8 @@ static void set_for_container(const char *name)
 	free(quoted);
 }
 
-/* The step that mpirun starts gets this container, and what it was started with, from the plugin. */
+/* Prepares the environment for the step that mpirun starts. BOLLARD_AS_HERE makes the plugin start it with the
+ * options of this container. Variables that describe the current step are removed. */
 static void set_environment(void)
 {
 	static const char *const of_the_step[] = {
@@ -178,7 +182,7 @@ static void set_environment(void)
 		"SLURM_DISTRIBUTION", "SLURM_NNODES", "SLURM_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE",
 	};
 
-	set_for_container("PATH");  /* a container begins with its image's: environment.py */
+	set_for_container("PATH");  /* a new container starts with the image's PATH: environment.py */
 	set_for_container("LD_LIBRARY_PATH");
 	set("BOLLARD_AS_HERE", "1");
 	if (!in_step())
@@ -187,7 +191,8 @@ static void set_environment(void)
 		unsetenv(of_the_step[i]);
 }
 
-/* A step started by srun holds its CPUs: one inside it must share them. A batch script's number is none. */
+/* A step started by srun holds its CPUs, so a step inside it must share them. In a batch script SLURM_STEP_ID is a
+ * number of ten digits. */
 int in_step(void)
 {
 	const char *step = getenv("SLURM_STEP_ID");
@@ -210,13 +215,13 @@ static int mpirun(char **argv, const char *name)
 	else
 		launch.native = 1;
 	if (launch.native) {
-		/* In a job it starts its helpers on the other nodes by srun: they belong in this container. */
+		/* In a job it starts its helpers on the other nodes by srun; they must run in this container too. */
 		if (getenv("SLURM_JOB_ID") && container) {
 			set_environment();
 			set("SRUN_CONTAINER", container);
 		}
 		if (have) {
-			argv[0] = native;  /* hydra looks for its parts beside itself */
+			argv[0] = native;  /* hydra looks for its other programs in the directory of argv[0] */
 			execv(native, argv);
 		}
 		return fail(name, "the image has none", have ? strerror(errno) : "", "name one of its programs");

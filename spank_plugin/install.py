@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Put a built plugin in place, exchange it under running jobs, take it away again.
+"""Install a built plugin, exchange it while jobs run, and uninstall it.
 
     PREFIX ──► PREFIX-1a2b3c4d/   the tree in use, with manifest.json and site.conf in it
-               PREFIX-5e6f7a8b/   the one before, for what started in the moment of the exchange
+               PREFIX-5e6f7a8b/   the tree before, for processes that started during the exchange
 
-PREFIX is a link, so an exchange is one rename(2), and whoever resolved it before stays in the old tree to the end.
-With a destdir PREFIX is a plain directory: a package manager replaces its files itself.
+PREFIX is a link, so an exchange is one rename(2). A process that has resolved PREFIX before keeps using the old tree.
+With a destdir, PREFIX is a plain directory: a package manager replaces its files itself.
 
-The manifest holds what was made outside of the tree, and what the tree was built from.
+The manifest lists the files that were made outside the tree, and the versions with which the tree was built.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from bollard.runtime.system import owners
 from bollard.spank_plugin import build, build_inside, plugstack
 
 MANIFEST = "manifest.json"
-# Where slurmd keeps its copies of the controller's files (configless Slurm: slurm.conf(5), SlurmctldParameters).
+# The directory of slurmd's copies of the controller's files (configless Slurm: slurm.conf(5), SlurmctldParameters).
 CONFIGLESS = "/run/slurm/conf"
-# SlurmdSpoolDir where slurm.conf has none: slurm.conf(5).
+# The default of SlurmdSpoolDir: slurm.conf(5).
 SPOOL = "/var/spool/slurmd"
 MODES = {
     "bollard-enter": 0o755, build_inside.PROGRAM: 0o755,
-    # Their users cannot read them, so that the kernel lets nobody trace them.
+    # Users cannot read these programs, so the kernel does not let them trace these processes (ptrace(2)).
     "bollard-keeper": 0o711, "squashfuse": 0o711, "squashfuse2": 0o711, "squashfuse-owner": 0o711, "fuse2fs": 0o711,
     "fuse2fs2": 0o711, "fuse-overlayfs": 0o711, "mksquashfs": 0o711, "bollard-cat": 0o711,
 }  # fmt: skip
@@ -53,38 +53,41 @@ Say = Callable[[str], None]
 
 
 class Where(NamedTuple):
-    """The places of one installation, as the nodes will see them."""
+    """The paths of one installation, as the nodes will see them."""
 
     prefix: str = "/usr/lib/bollard"
     slurm_conf: str = "/etc/slurm"  # the directory
     bin: str = "/usr/bin"
     config: str = site_config.PATH
-    destdir: str = ""  # "": install here; else for a package, below this directory
+    destdir: str = ""  # "": install here; else make a package's files below this directory
 
     @property
     def command(self) -> str:
+        """The path of the command `bollard`."""
         return f"{self.bin}/bollard"
 
     @property
     def line_file(self) -> str:
+        """The file that names the plugin for Slurm."""
         return f"{self.slurm_conf}/plugstack.conf.d/bollard.conf"
 
     @property
     def pruning(self) -> str:
-        """The file that tells systemd-tmpfiles to remove old records; a package's is not in /etc."""
+        """The file by which systemd-tmpfiles removes old records; for a package it is in /usr/lib, not in /etc."""
         return f"{'/usr/lib' if self.destdir else '/etc'}/tmpfiles.d/bollard.conf"
 
     @property
     def include(self) -> str:
+        """The pattern of plugstack.conf's include line for `line_file`."""
         return f"{self.slurm_conf}/plugstack.conf.d/*.conf"
 
     def at(self, path: str) -> Path:
-        """Where `path` is while we install."""
+        """The path of `path` during the installation: below the destdir."""
         return Path(self.destdir or "/") / path.lstrip("/")
 
 
 def slurm_setting(conf: str, name: str) -> str:
-    """A setting of slurm.conf(5) in the directory `conf`, as it is written there; "" when it is not."""
+    """The value of `name` in slurm.conf(5) in the directory `conf`, as written there; "" when it is not set."""
     try:
         lines = Path(conf, "slurm.conf").read_text(errors="replace").splitlines()
     except OSError:
@@ -97,23 +100,24 @@ def slurm_setting(conf: str, name: str) -> str:
 
 
 def is_slurmds_copy(conf: str) -> bool:
-    """Whether the directory `conf` is where slurmd puts the files that it gets from the controller."""
+    """Whether `conf` is the directory of slurmd's copies of the controller's files."""
     return os.path.exists(CONFIGLESS) and os.path.realpath(conf) == os.path.realpath(CONFIGLESS)
 
 
 def conf_in_use(conf: str) -> str:
-    """The directory whose files Slurm reads here: `conf`, but slurmd's copies where that has no slurm.conf."""
+    """The directory whose files Slurm reads: `conf`, or that of slurmd's copies when `conf` has no slurm.conf."""
     if not os.path.exists(f"{conf}/slurm.conf") and os.path.exists(f"{CONFIGLESS}/slurm.conf"):
         return CONFIGLESS
     return conf
 
 
 def plugstack_file(conf: str) -> str:
+    """The path of plugstack.conf for the slurm.conf in the directory `conf`."""
     return slurm_setting(conf, "PlugStackConfig") or f"{conf}/plugstack.conf"
 
 
 def plugstack_line(where: Where) -> str:
-    """The line for Slurm. The spool directory is SlurmdSpoolDir; nodes replace its %h and %n."""
+    """The plugin's line for plugstack.conf. Its spool directory is SlurmdSpoolDir; nodes replace its %h and %n."""
     spool = slurm_setting(where.slurm_conf, "SlurmdSpoolDir") or SPOOL
     return f"required {where.prefix}/spank_bollard.so spool={spool}\n"
 
@@ -139,7 +143,12 @@ def command_text(prefix: str) -> str:
 
 
 def install(where: Where, say: Say) -> None:
-    """Build, put in place, tell Slurm. Everything that can be refused is refused before anything is changed."""
+    """Build the plugin, install it and name it in Slurm's configuration. All checks come before the first change.
+
+    Raises:
+        BollardError: not root; a file or directory that root uses can be changed by others; `where.slurm_conf` is
+            slurmd's copy; something needed to build is missing; bollard.yaml is not valid.
+    """
     settings = site_config.load(where.config)
     if is_slurmds_copy(where.slurm_conf):
         raise BollardError(
@@ -172,12 +181,12 @@ def _require_root(verb: str) -> None:
 
 
 def _interpreter() -> list[str]:
-    """What root runs besides our own: the interpreter of the command, and what it loads."""
+    """Files of others that root runs: the interpreter of the command, and the directories from which it loads."""
     return [sys.executable, *build.search_path()]
 
 
 def _outside(where: Where) -> list[str]:
-    """Paths that lead to what Slurm and root load."""
+    """Directories and files through which Slurm and root find what they load."""
     return [
         os.path.dirname(where.prefix),
         where.bin,
@@ -188,7 +197,7 @@ def _outside(where: Where) -> list[str]:
 
 
 def _existing(paths: Iterable[str]) -> list[str]:
-    """Each path, or its deepest parent that is there."""
+    """Each path, or its deepest parent that exists."""
     found = []
     for path in paths:
         while not os.path.lexists(path):
@@ -204,7 +213,7 @@ def _refuse(faults: list[owners.Fault]) -> None:
 
 
 def _described(out: Path) -> dict[str, Any]:
-    """The manifest of a tree that has not been put in place."""
+    """The manifest of the built tree `out`, before it is installed."""
     server = build.server() or ""
     return {
         "slurm": build.slurm_version(),
@@ -214,19 +223,24 @@ def _described(out: Path) -> dict[str, Any]:
         "digests": {str(path.relative_to(out)): digest(str(path)) for path in sorted(out.rglob("*")) if path.is_file()},
         "package": False,
         "trees": [],
-        "files": {},  # path: digest of the text we wrote
+        "files": {},  # path: digest of the text that was written
         "directories": [],
-        "include": "",  # the plugstack.conf that got an include line
+        "include": "",  # the plugstack.conf to which an include line was added
     }
 
 
 def digest(path: str) -> str:
+    """The SHA-256 of the file `path`, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()
 
 
 def read_manifest(prefix: str) -> dict[str, Any]:
-    """The manifest of the installation at `prefix`; BollardError where there is none."""
+    """The manifest of the installation at `prefix`.
+
+    Raises:
+        BollardError: nothing is installed there, or the manifest cannot be read.
+    """
     try:
         found: dict[str, Any] = json.loads(Path(prefix, MANIFEST).read_text())
     except FileNotFoundError:
@@ -247,7 +261,7 @@ def _copy_tree(out: Path, target: Path, manifest: dict[str, Any]) -> None:
 
 
 def _pack(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
-    """Plain files below the destdir."""
+    """Write the tree and the files outside it below the destdir, for a package."""
     target = where.at(where.prefix)
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -260,7 +274,7 @@ def _pack(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
 
 
 def _texts(where: Where) -> list[tuple[str, str, int]]:
-    """(path, text, mode) of what lies outside of the prefix; Slurm's configuration last, for it names the rest."""
+    """(path, text, mode) of each file outside the prefix. Slurm's configuration is last: it names the others."""
     return [
         (where.command, command_text(where.prefix), 0o755),
         (where.pruning, PRUNING, 0o644),
@@ -269,7 +283,7 @@ def _texts(where: Where) -> list[tuple[str, str, int]]:
 
 
 def _write(path: Path, text: str | bytes, mode: int) -> None:
-    """Whole or not at all."""
+    """Write a file atomically: a new file with `mode`, then rename(2)."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     data = text.encode() if isinstance(text, str) else text
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -282,7 +296,7 @@ def _write(path: Path, text: str | bytes, mode: int) -> None:
 
 
 def _put(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
-    """The new tree beside the old one, the switch, and the few files outside."""
+    """Copy the new tree beside the old one, change the prefix to it, and write the files outside."""
     try:
         before = read_manifest(where.prefix)
     except BollardError:
@@ -342,7 +356,7 @@ def _text_of(path: str) -> str:
 
 
 def _make_directories(path: str) -> list[str]:
-    """Make `path` with its parents; those that were not there, the deepest first."""
+    """Make `path` and its parents. Returns those that were made, the deepest first."""
     made = []
     parent = path
     while not os.path.lexists(parent):
@@ -355,7 +369,14 @@ def _make_directories(path: str) -> list[str]:
 
 
 def _switch(prefix: Path, tree: str, aside: str, out: Path) -> None:
-    """Let `prefix` lead to `tree`, at one moment. A plain directory that is there moves to `aside`."""
+    """Make `prefix` a link to `tree`, atomically.
+
+    Args:
+        prefix: the link, which may be a plain directory now.
+        tree: the new tree.
+        aside: new name for a plain directory at `prefix`; "" when there is none.
+        out: the built tree, whose compiled module is needed to exchange two names.
+    """
     link = Path(f"{prefix}.{secrets.token_hex(4)}")
     link.symlink_to(os.path.basename(tree))
     if not aside:
@@ -371,13 +392,17 @@ def _switch(prefix: Path, tree: str, aside: str, out: Path) -> None:
     try:
         linux.exchange(str(link), str(prefix))
         link.rename(aside)
-    except OSError:  # a filesystem that cannot: NFS, say. Once only, as `prefix` is a link from here on.
+    except OSError:  # for example NFS, which cannot exchange names. Not atomic, but `prefix` is a link from here on.
         prefix.rename(aside)
         link.rename(prefix)
 
 
 def configure(where: Where, say: Say) -> None:
-    """Compile bollard.yaml into the installation that is there."""
+    """Compile bollard.yaml into the existing installation.
+
+    Raises:
+        BollardError: not root, nothing is installed, or bollard.yaml is not valid.
+    """
     settings = site_config.load(where.config)
     _require_root("configure")
     read_manifest(where.prefix)
@@ -390,7 +415,11 @@ def configure(where: Where, say: Say) -> None:
 
 
 def uninstall(where: Where, say: Say) -> None:
-    """Remove what `install` made and nothing else; tells what stays. Slurm's configuration goes first."""
+    """Remove what `install` made and nothing else, Slurm's configuration first. Reports through `say` what stays.
+
+    Raises:
+        BollardError: not root, nothing is installed, or the installation belongs to a package.
+    """
     _require_root("uninstall")
     manifest = read_manifest(where.prefix)
     if manifest["package"]:

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What root does with the job's control groups. A step's own directory would not do: Slurm kills everything in the
- * extern step's at scancel's SIGTERM, while the tasks of other steps may still save their work. Limits of the job hold
- * in each directory below ".../job_N", whatever its name. */
+/* The job's control groups, as root. Keepers have a directory of their own, beside the steps'. In the extern step's
+ * directory Slurm would kill them at scancel's SIGTERM, while tasks of other steps may still save their work. The
+ * job's limits apply to each directory below ".../job_N", whatever its name. */
 #define _GNU_SOURCE
 #include "job_cgroup.h"
 
@@ -18,16 +18,17 @@
 #include <unistd.h>
 
 #define OURS "/step_bollard"
-/* A job has a keeper, a reaper and a file server for each container; more are killed in a further round. */
+/* Processes read at once. A container has three: keeper, task reaper and file server. Further processes are read,
+ * and killed, in the next round. */
 #define ROUND_MAX 1024
-/* Slurm holds its lock for some system calls. */
+/* Tries of 5 ms each. Slurm holds this lock for a few system calls only. */
 #define LOCK_TRIES 200
 
 struct place {
 	char v1[512], v2[512];  /* the job's directory below a hierarchy's root, or empty */
 };
 
-/* "/slurm_n1/uid_1000/job_7/step_0" becomes ".../job_7"; empty when the job is not in it. */
+/* Cuts "/slurm_n1/uid_1000/job_7/step_0" to "/slurm_n1/uid_1000/job_7"; to "" when the job is not in the path. */
 static void cut_at_job(char *path, uint32_t job)
 {
 	char part[32], *at = path;
@@ -41,7 +42,8 @@ static void cut_at_job(char *path, uint32_t job)
 		path[0] = '\0';
 }
 
-/* Where this process, a slurmstepd of the job, stands: /proc/self/cgroup has lines "4:freezer:/slurm/uid_1/job_7". */
+/* Finds the job's directories from the cgroups of this process, a slurmstepd of the job. /proc/self/cgroup has lines
+ * such as "4:freezer:/slurm/uid_1/job_7". */
 static void find_own_place(struct place *place, uint32_t job)
 {
 	FILE *file = fopen("/proc/self/cgroup", "re");
@@ -74,7 +76,7 @@ void job_cgroups_find(struct job_cgroups *found, uint32_t job)
 	found->count = 0;
 	find_own_place(&place, job);
 	mounts = place.v1[0] || place.v2[0] ? fopen("/proc/self/mountinfo", "re") : NULL;
-	/* "31 24 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory" */
+	/* A line is "31 24 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory" (proc(5)). */
 	while (mounts && found->count < JOB_CGROUPS_MAX && getline(&line, &size, mounts) > 0) {
 		char *path = found->job[found->count];
 		const char *below;
@@ -83,7 +85,7 @@ void job_cgroups_find(struct job_cgroups *found, uint32_t job)
 		if (!type || sscanf(line, "%*d %*d %*s %255s %255s", root, mount) != 2)
 			continue;
 		below = strncmp(type, " - cgroup2 ", 11) == 0 ? place.v2 : place.v1;
-		if (strcmp(root, "/") != 0) {  /* a part of the hierarchy is mounted, as in a container of a node's */
+		if (strcmp(root, "/") != 0) {  /* only a part is mounted: the node is a container */
 			size_t length = strlen(root);
 
 			if (strncmp(below, root, length) != 0 || below[length] != '/')
@@ -124,7 +126,8 @@ static int write_item(const char *folder, const char *item, const char *text, si
 	return n == (ssize_t) size ? 0 : -1;
 }
 
-/* A cpuset of cgroup v1 begins empty and takes no process: the job's CPUs and memory nodes are copied. */
+/* Copies the job's CPUs and memory nodes to our directory: a new cpuset of cgroup v1 is empty and accepts no
+ * process. Returns 0, or -1 with errno; 0 when this hierarchy has no cpuset. */
 static int fill_cpuset(const char *folder)
 {
 	static const char *const items[] = { "cpuset.cpus", "cpuset.mems" };
@@ -138,7 +141,7 @@ static int fill_cpuset(const char *folder)
 			return errno == ENOENT ? 0 : -1;
 		n = read(fd, text, sizeof(text));
 		close(fd);
-		/* Of cgroup v2 it is empty where nothing is limited. */
+		/* In cgroup v2 the file is empty (a newline) when nothing is limited. */
 		if (n < 0 || (n > 1 && write_item(folder, items[i], text, (size_t) n) < 0))
 			return -1;
 	}
@@ -163,7 +166,8 @@ int job_cgroups_join(const struct job_cgroups *groups)
 	return 0;
 }
 
-/* The processes of one directory, at most `most`; returns their number. */
+/* Reads the processes in our directory below `folder`, at most `most`. Returns their number; 0 when it cannot be
+ * read. */
 static int read_processes(const char *folder, pid_t *found, int most)
 {
 	int fd = open_item(folder, OURS, "cgroup.procs", O_RDONLY), count = 0;
@@ -173,7 +177,7 @@ static int read_processes(const char *folder, pid_t *found, int most)
 	if (!file)
 		return 0;
 	while (count < most && fscanf(file, "%d", &pid) == 1)
-		if (pid > 0)  /* 0: of another process namespace */
+		if (pid > 0)  /* 0: a process of another process namespace */
 			found[count++] = pid;
 	fclose(file);
 	return count;
@@ -215,8 +219,8 @@ static int is_stopped(pid_t pid)
 	return state == 'T' || state == 't';
 }
 
-/* A number read from the directory may be another process by now: a handle is opened first, and the number has to be in
- * the directory still. */
+/* Sends SIGKILL to `found`. A process id can belong to another process by now. So a handle is opened first, and then
+ * the id must still be in the directory. */
 static void kill_members(const char *folder, const pid_t *found, int count, int only_stopped)
 {
 	static pid_t now[ROUND_MAX];
@@ -261,7 +265,8 @@ int job_cgroups_count(const struct job_cgroups *groups)
 	return most;
 }
 
-/* The lock under which Slurm makes and removes directories: that of the hierarchy's root. -1 without it. */
+/* Takes the lock that Slurm holds when it makes or removes directories: flock(2) on the root of the hierarchy.
+ * Returns a descriptor for the caller to close, or -1. */
 static int lock_hierarchy(const char *job)
 {
 	char path[512];
@@ -271,7 +276,7 @@ static int lock_hierarchy(const char *job)
 	snprintf(path, sizeof(path), "%s", job);
 	if (stat(path, &here) < 0)
 		return -1;
-	/* Up to the last directory of this filesystem. */
+	/* Go up to the topmost directory of this filesystem: the root of the hierarchy. */
 	for (;;) {
 		char *slash = strrchr(path, '/'), whole[512];
 
@@ -305,7 +310,8 @@ int job_cgroups_remove(const struct job_cgroups *groups)
 				rc = -1;
 			continue;  /* of a job without a container nothing was in Slurm's way */
 		}
-		/* Slurm removes these two when its last step ends, where that comes after us: rmdir fails then. */
+		/* When another step of the job still runs, rmdir(2) fails, and Slurm removes these two directories
+		 * later. */
 		lock = lock_hierarchy(groups->job[i]);
 		snprintf(path, sizeof(path), "%s", groups->job[i]);
 		if (lock >= 0 && rmdir(path) == 0) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The control groups of a job in which everything stands that bollard runs for it on this node. */
+/* The control groups of a job on this node. All of bollard's processes for the job are in them. Everything here runs as
+ * root, in slurmstepd or in its child. */
 #ifndef BOLLARD_JOB_CGROUP_H
 #define BOLLARD_JOB_CGROUP_H
 
@@ -13,25 +14,26 @@ struct job_cgroups {
 	char job[JOB_CGROUPS_MAX][512];  /* Slurm's own directory: ".../job_N" */
 };
 
-/* Fills *found with the directories that Slurm has for `job` on this node; none where it tracks no job by cgroups.
- * To be called in slurmstepd before its last step of the job has ended. */
+/* Fills *found with the directories that Slurm has for `job` on this node; the count is 0 when Slurm tracks no job by
+ * cgroups. Call it in slurmstepd before its last step of the job has ended: it reads /proc/self/cgroup. */
 void job_cgroups_find(struct job_cgroups *found, uint32_t job);
 
-/* Moves this process, and all that it forks from now on, to the directory "step_bollard" beside the job's steps, which
- * is made where it is missing. 0, or -1 with errno. */
+/* Moves this process to the directory "step_bollard" beside the job's steps, in each hierarchy; later children are
+ * then in it too. Makes the directory when it is missing. Returns 0, or -1 with errno. */
 int job_cgroups_join(const struct job_cgroups *groups);
 
-/* Moves the processes that are in one of them to all others too. 0, or -1 with errno. */
+/* Moves the processes that are in one "step_bollard" to those of all hierarchies. Returns 0, or -1 with errno. */
 int job_cgroups_follow(const struct job_cgroups *groups);
 
-/* SIGKILL for each process there, or only for those that somebody has stopped. Returns how many are there. */
+/* Sends SIGKILL to each process in "step_bollard"; with `only_stopped` only to stopped ones (SIGSTOP, ptrace).
+ * Returns the number of processes found there, at most 1024: the largest number of any hierarchy. */
 int job_cgroups_kill(const struct job_cgroups *groups, int only_stopped);
 
-/* How many processes are there. */
+/* Returns the number of processes in "step_bollard", at most 1024: the largest number of any hierarchy. */
 int job_cgroups_count(const struct job_cgroups *groups);
 
-/* Removes "step_bollard", and what Slurm could not remove because of it: the job's directory and the user's, if
- * they are empty. 0 when "step_bollard" is gone everywhere, else -1. */
+/* Removes "step_bollard". Also removes the job's directory and the user's when they are empty: Slurm could not
+ * remove them while "step_bollard" was there. Returns 0 when "step_bollard" is gone everywhere, else -1. */
 int job_cgroups_remove(const struct job_cgroups *groups);
 
 #endif

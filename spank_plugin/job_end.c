@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The end of a job on this node, in slurmstepd's last hook: its containers end, whatever state their user left them
- * in. First each keeper may end by itself, and leave its files clean; then everything is killed. */
+/* The end of a job on this node, in slurmstepd's last hook, as root. All containers of the job end, whatever the
+ * user did to their processes. First each keeper has time to end by itself and to leave its files clean; then
+ * everything is killed. */
 #define _GNU_SOURCE
 #include "job_cgroup.h"
 #include "job_folder.h"
@@ -12,15 +13,19 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* A keeper ends within milliseconds; a file server that writes has to close its file. */
+/* Time to end by itself. A keeper needs milliseconds; a file server that writes has to close its file. */
 #define GRACE_MS 3000
 #define KILL_MS 5000
-/* How often the extern step looks whether another step still needs its container, and for stopped processes. */
+/* Interval at which the extern step looks for other steps of the job, and for stopped processes. */
 #define LOOK_US 20000
 
-/* Keepers and reapers of a site without cgroups: their handles. */
+/* The cgroups of the job, as this slurmstepd has found them. */
+static struct job_cgroups known;
+
+/* Handles of keepers and task reapers, on a site without cgroups. */
 static int handles[64], handle_count;
 
+/* Takes the handles of all keepers that are connected to the job socket. */
 static void take_handles(void)
 {
 	int fd;
@@ -28,7 +33,7 @@ static void take_handles(void)
 	while (step.job_socket >= 0 && (fd = accept4(step.job_socket, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
 		handle_count += take_senders(fd, handles + handle_count, (int) (sizeof(handles) / sizeof(*handles)) -
 					     handle_count);
-		close(fd);  /* the keeper sees the end of the job in that */
+		close(fd);  /* this tells the keeper that the job has ended */
 	}
 }
 
@@ -59,13 +64,21 @@ static void end_all(const struct job_cgroups *groups)
 			    left(groups), KILL_MS / 1000);
 }
 
+void know_cgroups(uint32_t job_id)
+{
+	struct job_cgroups found;
+
+	job_cgroups_find(&found, job_id);
+	if (found.count > known.count)
+		known = found;
+}
+
 void end_containers(uint32_t job_id, uid_t uid)
 {
-	struct job_cgroups groups;
-
 	if (step.folder < 0)
 		return;
-	job_cgroups_find(&groups, job_id);
+	/* Slurm 20.11 has moved this slurmstepd out of the job's cgroups by now. */
+	know_cgroups(job_id);
 	if (step.lifeline >= 0)
 		close(step.lifeline);
 	step.lifeline = -1;
@@ -74,19 +87,19 @@ void end_containers(uint32_t job_id, uid_t uid)
 			job_folder_release(step.folder);
 			return;
 		}
-		/* The job socket is this process's: no other step could let the keepers end by themselves. */
+		/* Only this process can tell the keepers: the job socket is its own. No other step may be the last. */
 		job_folder_hold_again(step.folder);
-		/* Tasks of other steps may still save their work. One that waits for a stopped file server cannot be
-		 * killed, and its slurmstepd would give the node up. */
-		job_cgroups_kill(&groups, 1);
+		/* Tasks of other steps may still save their work. A task that waits for a stopped file server cannot be
+		 * killed, and its slurmstepd would drain the node. So stopped processes are killed now. */
+		job_cgroups_kill(&known, 1);
 		usleep(LOOK_US);
 	}
-	if (groups.count == 0)
+	if (known.count == 0)
 		take_handles();
 	if (step.job_socket >= 0)
 		close(step.job_socket);
 	step.job_socket = -1;
-	end_all(&groups);
+	end_all(&known);
 	drop_empty_record(RECORDS, job_id, uid);
 	job_folder_remove(step.folder, job_id);
 	job_folder_release(step.folder);
@@ -95,9 +108,7 @@ void end_containers(uint32_t job_id, uid_t uid)
 
 void place_keepers(uint32_t job_id)
 {
-	struct job_cgroups groups;
-
-	job_cgroups_find(&groups, job_id);
-	if (job_cgroups_follow(&groups) < 0)
+	know_cgroups(job_id);
+	if (job_cgroups_follow(&known) < 0)
 		slurm_error("bollard: the container's processes are not in all cgroups of the job: %m");
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The kernel keeps the count of a job's slurmstepds by flock(2): each holds a shared lock, which ends with it. Who gets
- * the exclusive one is the last. */
+/* flock(2) counts a job's slurmstepds: each holds a shared lock on the directory, which the kernel releases when it
+ * ends. The one that gets the exclusive lock is the last. */
 #define _GNU_SOURCE
 #include "job_folder.h"
 #include "privilege.h"
@@ -15,7 +15,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The last one removes the folder within milliseconds, or in 9 s where the user hinders it (job_end.c). */
+/* Wait for the last slurmstepd of before: it removes the directory within milliseconds, or within 9 s when the user
+ * hinders it (job_end.c). */
 #define HOLD_MS 10000
 #define LOCK_TRY_US 1000
 
@@ -47,7 +48,7 @@ int job_folder_hold(uint32_t job)
 			return -1;
 		fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 		if (fd < 0 && errno == ENOENT)
-			continue;  /* removed by the last one of before */
+			continue;  /* the last slurmstepd of before has removed it */
 		if (fd < 0)
 			return -1;
 		if (lock_within(fd, LOCK_SH, HOLD_MS) < 0) {
@@ -117,7 +118,7 @@ int job_folder_listen(const char *address, uid_t uid)
 	if (unlink(address) < 0 && errno != ENOENT)
 		return -1;
 	fd = wire_listen(address);
-	/* connect(2) asks for the right to write; root has it always. */
+	/* connect(2) needs write permission on the socket; root always has it. */
 	if (fd >= 0 && (chmod(address, 0600) < 0 || lchown(address, uid, (gid_t) -1) < 0)) {
 		close(fd);
 		return -1;

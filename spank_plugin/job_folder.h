@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The folder of a job on this node, root's: the sockets of its keepers, and who of its slurmstepds is still there. */
+/* The directory of a job on this node. It belongs to root and holds the sockets of the job's keepers. Locks on it
+ * tell which of the job's slurmstepds still run. Everything here runs as root, in slurmstepd. */
 #ifndef BOLLARD_JOB_FOLDER_H
 #define BOLLARD_JOB_FOLDER_H
 
@@ -9,29 +10,32 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* Makes the folder of `job` where it is missing, and holds it: a descriptor, to be kept open until the step ends.
- * -1 with errno. */
+/* Makes the directory of `job` when it is missing, and takes a shared lock on it. Returns a descriptor that the
+ * caller keeps open until the step ends, then passes to job_folder_release(); -1 with errno. */
 int job_folder_hold(uint32_t job);
 
-/* Whether nobody but this process holds the folder; if so, nobody else can hold it from now on. If not, this process
- * holds it no more: flock(2) lets go before it asks. So of several that ask, one is the last. */
+/* Returns 1 when no other process holds the directory, and takes the exclusive lock: nobody can hold it from now on.
+ * Returns 0 otherwise. The shared lock is lost then, because flock(2) removes it before it tries: of several processes
+ * that ask, one is the last. */
 int job_folder_is_last(int folder);
 
-/* Hold it again after such a no, unless the last one has it: who holds it keeps others from being the last. */
+/* Takes the shared lock again after job_folder_is_last() has returned 0, unless the last process has the exclusive one.
+ * While it is held, no other process is the last. */
 void job_folder_hold_again(int folder);
 
-/* Let go of it. */
+/* Unlocks and closes a descriptor of job_folder_hold() or job_folder_lock(). */
 void job_folder_release(int folder);
 
-/* Removes the folder and what is in it. */
+/* Removes the directory and its files. Reports no failure. Does not close `folder`. */
 void job_folder_remove(int folder, uint32_t job);
 
-/* The lock of the container `name` among the steps of the job that find or start it; a descriptor, -1 with errno. Waits
- * at most `ms` milliseconds. */
+/* Takes the lock of the container `name`: only one step of the job at a time finds or starts that container. Waits
+ * at most `ms` milliseconds. Returns a descriptor for job_folder_release(); -1 with errno, ETIMEDOUT when the lock
+ * was not had. */
 int job_folder_lock(int folder, const char *name, int ms);
 
-/* A listening socket at the path `address`, in place of an older one, for the processes of `uid` and root alone. -1
- * with errno. */
+/* Returns a listening socket at the path `address`, which the caller closes; -1 with errno. Replaces an older socket
+ * there. Only processes of `uid` and root can connect. */
 int job_folder_listen(const char *address, uid_t uid);
 
 #endif

@@ -33,7 +33,7 @@ int job_record_has_container(uint32_t job_id)
 int job_record_has_container(uint32_t job_id)
 {
 	(void) job_id;
-	return 0;  /* jobs have no container before 21.08 */
+	return 0;  /* Slurm has no field `container` before 21.08 */
 }
 
 #endif

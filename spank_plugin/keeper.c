@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The keeper of a step, in slurmstepd: found where an earlier step of the job has left it, or started. */
+/* The keeper of a step, in slurmstepd: finds the one that an earlier step of the job started, or starts one. Runs as
+ * root; keep() and what it calls run as the user, in the child. */
 #define _GNU_SOURCE
 #include "job_cgroup.h"
 #include "job_folder.h"
@@ -23,11 +24,12 @@
 #include <time.h>
 #include <unistd.h>
 
-/* How long a keeper that may be starting can take to answer. An unnamed container is made again then: its user may have
- * stopped the keeper. */
+/* How long a keeper may take to answer; it may still be starting. After that an unnamed container is made again: the
+ * user may have stopped its keeper. */
 #define WARM_MS 5000
 #define NAMED_MS 10000
-/* Another step of the job holds the lock while it looks for the keeper or forks it. */
+/* How long to wait for the lock of the container. Another step of the job holds it while it finds or forks the
+ * keeper. */
 #define LOCK_MS 15000
 
 static long long now(void)
@@ -38,7 +40,7 @@ static long long now(void)
 	return time.tv_sec * 1000000000LL + time.tv_nsec;
 }
 
-/* Whether `fd` can be read within `ms`; a signal does not count as time. */
+/* Returns 1 when `fd` can be read within `ms`, else 0. A signal restarts the time. */
 static int wait_for(int fd, int ms)
 {
 	struct pollfd answer = { .fd = fd, .events = POLLIN };
@@ -50,7 +52,8 @@ static int wait_for(int fd, int ms)
 	return rc == 1;
 }
 
-/* "L", and the working directory as the spec has it: a keeper says no where its container does not show that. */
+/* Sends "L" and the working directory as in the spec; a keeper refuses when its container does not have that directory.
+ * Returns 0, or -1 with errno. */
 static int send_lifeline(int fd, const char *cwd, size_t size)
 {
 	char byte = WIRE_LIFELINE;
@@ -59,11 +62,12 @@ static int send_lifeline(int fd, const char *cwd, size_t size)
 	return wire_write(fd, &byte, 1) < 0 || wire_write(fd, &length, sizeof(length)) < 0 ? -1 : wire_write(fd, cwd, size);
 }
 
-/* Whether the keeper at step.address promises to stay for as long as this process lives. */
+/* Asks the keeper at step.address to stay as long as this process lives. Returns 1 with the connection in
+ * step.lifeline; 0 when there is no keeper, or when it refuses or does not answer: step.occupied is then set. */
 static int take_lifeline(uid_t uid, int wait_ms)
 {
 	char byte = 0;
-	int fd = wire_connect(step.address, uid);  /* as root: the keeper takes a lifeline from nobody else */
+	int fd = wire_connect(step.address, uid);  /* as root: the keeper accepts a lifeline from root only */
 	int is_named = step.header.name[0] != '\0';
 
 	if (fd < 0)
@@ -78,7 +82,7 @@ static int take_lifeline(uid_t uid, int wait_ms)
 	return 0;
 }
 
-/* Write "NAME=text" to words[*count]; -1 where there is no memory. */
+/* Appends a formatted string to `words`. Returns 0, or -1 when out of memory. */
 __attribute__((format(printf, 3, 4))) static int add_word(char **words, int *count, const char *format, ...)
 {
 	va_list list;
@@ -93,20 +97,20 @@ __attribute__((format(printf, 3, 4))) static int add_word(char **words, int *cou
 	return 0;
 }
 
-/* Let `fd` pass through execve(2). */
+/* Keeps `fd` open through execve(2). Returns 0, or -1 with errno. */
 static int hand_on(int fd)
 {
 	return fcntl(fd, F_SETFD, 0);
 }
 
-/* Become bollard-keeper. Returns only where that fails, with errno. The spec goes by the environment: every user can
- * read a command line in /proc, the environment of this process only root. */
+/* Executes bollard-keeper. Returns only on failure, with errno. The spec is passed in the environment: every user
+ * can read a command line in /proc, but only root the environment of this process, which is not dumpable. */
 static void become_keeper(int record)
 {
 	char tree[PATH_MAX], path[PATH_MAX + 32], *argv[] = { "bollard-keeper", NULL }, *words[9] = { NULL };
 	int count = 0;
 
-	/* Looked up once: at an upgrade the prefix, a link, leads to another tree from one moment to the next. */
+	/* Resolved once: an upgrade can change the prefix, a link, to another tree at any time. */
 	if (!realpath(BOLLARD_PREFIX, tree))
 		return;
 	snprintf(path, sizeof(path), "%s/bollard-keeper", tree);
@@ -123,13 +127,13 @@ static void become_keeper(int record)
 	execve(path, argv, words);
 }
 
-/* In the keeper's process, which is the user by now. */
+/* The main function of the keeper's process, which is the user by now. Returns its exit status, on failure only. */
 static int keep(void *record)
 {
 	char why[512];
 
 	prctl(PR_SET_NAME, "bollard-keeper");
-	signal(SIGPIPE, SIG_IGN);  /* a task that goes away while it is answered takes nobody with it */
+	signal(SIGPIPE, SIG_IGN);  /* a task that ends while it is answered must not end the keeper */
 	step.times[1] = now();
 	become_keeper(*(const int *) record);
 	snprintf(why, sizeof(why), KEEPER " cannot be started: %s; the site's administrator should install bollard again "
@@ -145,8 +149,8 @@ static unsigned long long hash(unsigned long long sum, const char *text, size_t 
 	return sum;
 }
 
-/* What tells this job's containers apart: FNV-1a, 64 bit, of the options with or without the working directory, or of
- * the container's name. */
+/* Returns a number that differs between the containers of this job: FNV-1a, 64 bit, of the container's name. Without
+ * a name, of the options, with or without the working directory. */
 static unsigned long long mark(int with_cwd)
 {
 	const unsigned long long start = 0xcbf29ce484222325u;
@@ -173,8 +177,9 @@ void hold_leash(const char *path)
 	}
 }
 
-/* The keeper's to write to; it learns the number, and how it is to name its container there, among the words of the
- * site. Without one, on a full disk for example, containers go on. */
+/* Opens the job's record for the keeper. Adds the descriptor's number and the container's name in the record to
+ * step.site: the keeper reads them there. Returns the descriptor, which the caller closes; -1 without a record, for
+ * example on a full disk: the container starts all the same. */
 static int hold_record(const struct identity *id, uint32_t job_id)
 {
 	int fd = strstr(step.site, "record=no ") ? -1 : open_record(RECORDS, job_id, id->uid, id->gid);
@@ -193,7 +198,8 @@ static int first_node(spank_t spank)
 	return spank_get_item(spank, S_JOB_NODEID, &node) == ESPANK_SUCCESS && node == 0;
 }
 
-/* Whether an earlier step of the job left this container; refuses where a named one should, or should not, be there. */
+/* Returns 1 when an earlier step of the job has made this container, or after refuse(): a named container is
+ * missing, or exists although the mode is create. Returns 0 when a keeper has to be started. */
 static int found_running(uid_t uid)
 {
 	const char *name = step.header.name;
@@ -207,8 +213,9 @@ static int found_running(uid_t uid)
 	return here || step.why[0];
 }
 
-/* The socket by which root ends the keeper. The extern step's, where the site has one (PrologFlags=Contain): the next
- * step of the job then finds this container warm. Else it ends with this step. */
+/* Connects to the job socket, by which root ends the keeper. Returns a descriptor, which the caller closes, or -1
+ * with errno. With PrologFlags=Contain it is the extern step's socket, so that later steps of the job find this
+ * container. Else this step makes one, and the container ends with this step. */
 static int connect_job(uint32_t job_id, uint32_t step_id)
 {
 	char path[100];
@@ -223,7 +230,7 @@ static int connect_job(uint32_t job_id, uint32_t step_id)
 	return step.job_socket < 0 ? -1 : wire_connect(path, 0);
 }
 
-/* Fork the keeper, and take its lifeline. */
+/* Forks the keeper and connects the lifeline; refuse() on failure. */
 static void start_keeper(struct identity *id, uint32_t job_id, int record)
 {
 	int keep_open[] = { step.listener, step.job, record };
@@ -235,7 +242,7 @@ static void start_keeper(struct identity *id, uint32_t job_id, int record)
 	id->cgroups = &cgroups;
 	if (become_and_run(id, keep_open, record < 0 ? 2 : 3, step.job, keep, &record, &step.helper) < 0)
 		refuse("cannot start the keeper: %s; submit again", strerror(errno));
-	/* Connects to the backlog at once; the keeper answers when it is there to read it. */
+	/* The kernel queues the connection at once; the keeper reads it when it has started. */
 	else if ((step.lifeline = wire_connect(step.address, id->uid)) < 0 ||
 		 send_lifeline(step.lifeline, "", 0) < 0)
 		refuse("cannot reach the keeper: %s; submit again", strerror(errno));
@@ -243,20 +250,21 @@ static void start_keeper(struct identity *id, uint32_t job_id, int record)
 		close(id->place);
 }
 
-/* step.address of this step's container. */
+/* Sets step.address for this step's container. */
 static void name_address(uint32_t job_id, int with_cwd)
 {
 	snprintf(step.address, sizeof(step.address), JOB_FOLDERS "/%u/%016llx", job_id, mark(with_cwd));
 }
 
-/* Find the keeper, or start it; no other step of the job does so for the same container meanwhile. */
+/* Finds the keeper or starts it; refuse() on failure. The caller holds the lock of the container
+ * (job_folder_lock()). */
 static void find_or_start(spank_t spank, struct identity *id, uint32_t job_id, uint32_t step_id)
 {
 	int record;
 
 	if (found_running(id->uid))
 		return;
-	if (!step.header.name[0] && step.occupied) {  /* one that does not show this working directory, or is stuck */
+	if (!step.header.name[0] && step.occupied) {  /* its container lacks this working directory, or it hangs */
 		name_address(job_id, 1);
 		if (found_running(id->uid))
 			return;
@@ -282,7 +290,7 @@ static void find_or_start(spank_t spank, struct identity *id, uint32_t job_id, u
 	start_keeper(id, job_id, record);
 	close(step.listener);
 	close(step.job);
-	/* One node speaks for the job: the comment is one text, and the last to set it wins. */
+	/* Only the first node reports to the accounting: a job has one comment, and each report replaces it. */
 	if (record >= 0 && strstr(step.site, "account=yes ") && first_node(spank))
 		step.record = record;
 	else if (record >= 0)

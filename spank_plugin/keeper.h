@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What slurmstepd's child (keeper.c) and the program that it becomes (keeper_start.c) agree on. */
+/* The interface between slurmstepd's child (keeper.c) and the program that it executes (keeper_start.c). Both run as
+ * the user. */
 #ifndef BOLLARD_KEEPER_H
 #define BOLLARD_KEEPER_H
 
-/* Variables of the environment of bollard-keeper, which are all that is in it: the user cannot read that. */
+/* The environment variables of bollard-keeper; it has no others. The user cannot read them: the process is not
+ * dumpable. */
 #define KEEPER_SPEC "SPEC"
 #define KEEPER_SITE "SITE"
 #define KEEPER_PROGRAM "PROGRAM"
@@ -13,16 +15,17 @@
 #define KEEPER_FORKED "FORKED"
 #define KEEPER_DROPPED "DROPPED"
 
-/* What a keeper is started with. */
+/* What a keeper is started with. The strings live until the process ends. */
 struct keeper_job {
 	const char *spec;
-	const char *site;       /* the words of the plugin's line in plugstack.conf */
+	const char *site;       /* the plugin's arguments in plugstack.conf, each followed by a space */
 	const char *program;    /* argument 0 of the tasks, or "" */
-	int listener, socket;   /* tasks come to the first; the second hangs up when the job has ended */
-	long long times[2];     /* of slurmstepd's fork, and of the end of root in the child: CLOCK_MONOTONIC, ns */
+	int listener, socket;   /* the first accepts tasks; the second hangs up when the job has ended */
+	long long times[2];     /* of slurmstepd's fork, and of giving up root in the child: CLOCK_MONOTONIC, ns */
 };
 
-/* refusal.c: tell every task that comes to `listener` why there is no container, until slurmstepd has gone. */
+/* refusal.c: takes the keeper's place: sends `why` to each task that connects to `listener`. Returns when slurmstepd
+ * has closed its lifeline, or when the listener fails. Runs as the user. `listener` stays the caller's. */
 void serve_refusal(int listener, const char *why);
 
 #endif

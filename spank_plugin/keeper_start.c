@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* bollard-keeper: the program that slurmstepd's child becomes. It starts Python, which is the keeper from then on.
+/* bollard-keeper: slurmstepd's child executes it, as the user. It starts Python, which is the keeper from then on.
  *
- * A program of its own, so that nothing of slurmstepd's memory is in the keeper. Its file has mode 0711: the kernel lets
- * no user trace a program that he cannot read (would_dump() in Linux, fs/exec.c). */
+ * It is a separate program, so that the keeper has no copy of slurmstepd's memory. Its file has mode 0711: the kernel
+ * lets users trace only programs that they can read (would_dump() in Linux, fs/exec.c). */
 #define _GNU_SOURCE
 #include "keeper.h"
 #include "python.h"
@@ -19,7 +19,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Programs started from here get no capability: those that came through execve(2) are this process's alone. */
+/* Clears the ambient and inheritable capabilities: this process keeps its capabilities, and programs started from
+ * here get none. Returns 0, or -1 with errno. */
 static int keep_capabilities_here(void)
 {
 	struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
@@ -31,7 +32,7 @@ static int keep_capabilities_here(void)
 	return (int) syscall(SYS_capset, &head, sets);
 }
 
-/* The number in the environment variable `name`; -1 where there is none. */
+/* Returns the number in the environment variable `name`; -1 when it is not set. */
 static long long number(const char *name)
 {
 	const char *text = getenv(name);
@@ -39,7 +40,8 @@ static long long number(const char *name)
 	return text ? strtoll(text, NULL, 10) : -1;
 }
 
-/* A descriptor that was inherited, and is not for the programs started from here. */
+/* Returns the inherited descriptor whose number is in the variable `name`, and sets close-on-exec on it: programs
+ * started from here do not get it. -1 when it is not open. */
 static int descriptor(const char *name)
 {
 	long long fd = number(name);
@@ -49,7 +51,8 @@ static int descriptor(const char *name)
 	return (int) fd;
 }
 
-/* The directory of this program's file, which is the installation's. */
+/* Stores the directory of this program's file, the installation's, in `path`. Returns 0, or -1 when it is unknown or
+ * too long. */
 static int own_directory(char *path, size_t size)
 {
 	const char *self = (const char *) getauxval(AT_EXECFN), *slash = self ? strrchr(self, '/') : NULL;
@@ -68,7 +71,7 @@ int main(void)
 	char tree[PATH_MAX], why[1024] = "";
 	int record;
 
-	/* The kernel has made this process undumpable already, unless fs.suid_dumpable is 1. */
+	/* The kernel has already made this process not dumpable, unless fs.suid_dumpable is 1. */
 	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 || keep_capabilities_here() < 0)
 		return 1;
 	job.listener = descriptor(KEEPER_LISTENER);
@@ -79,7 +82,7 @@ int main(void)
 		fputs("bollard-keeper: only the plugin starts this program\n", stderr);
 		return 1;
 	}
-	if (clearenv() != 0)  /* the strings stay where they are */
+	if (clearenv() != 0)  /* the strings that job points to stay valid */
 		return 1;
 	if (python_keep(tree, &job, why, sizeof(why)) == 0)
 		return 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* `mpirun` and `mpiexec` of Open MPI and MPICH as `srun`: what each of their options is there. Nothing is
- * started here. An option without a row is refused, for a job that runs otherwise than asked is worse. */
+/* Translates the options of `mpirun` and `mpiexec` (Open MPI and MPICH) to options of `srun`. Starts nothing. An
+ * option without a row in the table is refused: a job must not run in another way than requested. */
 #define _GNU_SOURCE
 #include "mpirun.h"
 
@@ -10,27 +10,27 @@
 #include <string.h>
 
 enum kind {
-	COUNT,      /* of ranks */
+	COUNT,      /* number of ranks */
 	PER_NODE,   /* ranks on each node */
 	HOSTS,      /* a,b:2 */
 	HOST_FILE,
 	EXPORT,     /* NAME or NAME=VALUE */
-	SETTING,    /* NAME VALUE: a variable */
-	MCA,        /* NAME VALUE: a parameter, which is a variable too */
-	BIND,
-	BOUND,      /* the same without a value */
-	REPORT,     /* show the binding */
-	MAP,
-	SPREAD,     /* as MAP node */
-	RANK,
-	VALUE,      /* srun has the same: its words, then the value */
-	FLAG,       /* srun has the same */
-	DROP,       /* nothing to do here; `srun` is how many values it has */
-	NATIVE,     /* the image's own mpirun knows */
+	SETTING,    /* NAME VALUE: an environment variable */
+	MCA,        /* NAME VALUE: an MCA parameter; `srun` is the prefix of its environment variable */
+	BIND,       /* the value names the binding */
+	BOUND,      /* `srun` is the value of --cpu-bind; the option has no value */
+	REPORT,     /* print the binding */
+	MAP,        /* the value says how ranks are placed */
+	SPREAD,     /* the same as MAP with the value node */
+	RANK,       /* the value says how ranks are numbered */
+	VALUE,      /* `srun` is the same option of srun; the value follows it */
+	FLAG,       /* `srun` is the same option of srun; no value */
+	DROP,       /* no effect here; `srun` is the number of its values */
+	NATIVE,     /* the image's own mpirun answers */
 };
 
 static const struct rule {
-	const char *name;  /* without - or --, which both take for each other here */
+	const char *name;  /* without - or --, which are the same here */
 	enum kind kind;
 	const char *srun;
 } RULES[] = {
@@ -55,7 +55,8 @@ static const struct rule {
 	{ "oversubscribe", FLAG, "--overcommit" },
 	{ "tag-output", FLAG, "--label" }, { "l", FLAG, "--label" }, { "prepend-rank", FLAG, "--label" },
 	{ "q", FLAG, "--quiet" }, { "quiet", FLAG, "--quiet" },
-	/* Slurm starts the ranks, gives all of them the whole environment, and ends all when one fails. */
+	/* These have no effect: Slurm starts the ranks, passes the whole environment to all, and ends all when one
+	 * fails. */
 	{ "nooversubscribe", DROP, "0" }, { "allow-run-as-root", DROP, "0" }, { "v", DROP, "0" },
 	{ "verbose", DROP, "0" }, { "envall", DROP, "0" }, { "genvall", DROP, "0" }, { "envlist", DROP, "1" },
 	{ "genvlist", DROP, "1" }, { "launcher", DROP, "1" }, { "bootstrap", DROP, "1" }, { "rmk", DROP, "1" },
@@ -67,7 +68,7 @@ static const struct rule {
 	{ "info", NATIVE, NULL },
 };
 
-/* Where Slurm's binding is called otherwise. */
+/* Values of --bind-to, and the values of srun's --cpu-bind for them. */
 static const char *const BINDINGS[][2] = {
 	{ "core", "cores" }, { "none", "none" }, { "socket", "sockets" }, { "package", "sockets" },
 	{ "numa", "ldoms" }, { "hwthread", "threads" }, { "user", "none" },
@@ -120,7 +121,7 @@ static void set_variable(struct state *state, const char *prefix, const char *na
 
 static void bind_to(struct state *state, const char *asked)
 {
-	size_t size = strcspn(asked, ":");  /* ":overload-allowed" and the like: Slurm has given the CPUs out */
+	size_t size = strcspn(asked, ":");  /* without ":overload-allowed" and the like: Slurm assigns CPUs */
 
 	for (size_t i = 0; i < sizeof(BINDINGS) / sizeof(*BINDINGS); i++)
 		if (strlen(BINDINGS[i][0]) == size && strncasecmp(BINDINGS[i][0], asked, size) == 0) {
@@ -176,7 +177,7 @@ static void apply(struct state *state, const struct rule *rule, const char *opti
 		break;
 	case EXPORT:
 		equals = strchr(values[0], '=');
-		if (equals)  /* without a value: the whole environment goes along anyway */
+		if (equals)  /* without a value: srun passes the whole environment anyway */
 			set_variable(state, "", values[0], (size_t) (equals - values[0]), equals + 1);
 		break;
 	case SETTING:

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Where the program stands in a line "RANKS PROGRAM ARGUMENTS..."; the line itself when it has none. */
+/* Returns the place of the program in a line "RANKS PROGRAM ARGUMENTS..."; `line` itself when it has no program. */
 static const char *program_of(const char *line)
 {
 	const char *ranks = line + strspn(line, " \t");
@@ -18,7 +18,7 @@ static const char *program_of(const char *line)
 char *with_launcher(const char *text, const char *launcher)
 {
 	size_t lines = 1;
-	int goes_on = 0;  /* the line before ended in a backslash */
+	int goes_on = 0;  /* 1: the line before ended in a backslash */
 	const char *line, *end;
 	char *result, *to;
 

@@ -2,8 +2,8 @@
 #ifndef BOLLARD_MULTIPROG_H
 #define BOLLARD_MULTIPROG_H
 
-/* A --multi-prog configuration (srun(1)) with `launcher` before each program: to be freed, NULL when
- * there is no memory. */
+/* Returns the --multi-prog configuration `text` (srun(1)) with `launcher` before each program, for the caller to
+ * free; NULL when out of memory. Runs as the user, in srun. */
 char *with_launcher(const char *text, const char *launcher);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A seccomp filter for a root that is no root of the machine: in a user namespace that knows one user, changes of
- * owner fail, and the installation of a package with them. Compiled into the launcher and into runtime/system/linux.py. */
+/* A seccomp filter for root in a user namespace that maps a single user. There the kernel refuses to change a file's
+ * owner, so that packages cannot be installed. With the filter such calls succeed without effect. Compiled into the
+ * launcher and into runtime/system/linux.py; runs as the user. */
 #ifndef BOLLARD_OWNERSHIP_H
 #define BOLLARD_OWNERSHIP_H
 
@@ -29,7 +30,7 @@
 #define B_ARCH AUDIT_ARCH_S390X
 #endif
 
-/* Of a 64-bit argument the half that holds a mode or an id. */
+/* The offset of the lower half of a 64-bit argument: a mode or an id. */
 #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
 #define B_LOW 4
 #else
@@ -39,7 +40,7 @@
 #define B_ARGUMENT(number) ((unsigned int) (offsetof(struct seccomp_data, args) + 8u * (unsigned int) (number) + B_LOW))
 
 #ifdef B_ARCH
-/* A system call that changes a file's owner, and which of its arguments is the user id; the group id follows. */
+/* The system calls that change a file's owner. `argument` is the index of the user id; the group id follows it. */
 static const struct { int number, argument; } b_chown[] = {
 #ifdef SYS_chown
 	{ SYS_chown, 1 },
@@ -54,10 +55,10 @@ static const struct { int number, argument; } b_chown[] = {
 };
 #define B_CHOWN (sizeof(b_chown) / sizeof(b_chown[0]))
 
-/* More groups than that are not told apart: a jump of the filter spans 255 instructions. */
+/* Further groups of the user are treated as others: a jump of the filter spans at most 255 instructions. */
 #define B_GROUPS_MAX 64
 
-/* What else only root of the machine may do, and what a package's installation does out of habit. */
+/* Other calls that only root of the machine may do, and that the installation of packages makes. */
 static const int b_faked[] = {
 	SYS_setuid, SYS_setgid, SYS_setreuid, SYS_setregid, SYS_setresuid, SYS_setresgid,
 	SYS_setgroups, SYS_setfsuid, SYS_setfsgid, SYS_capset,
@@ -74,7 +75,8 @@ static void b_add(struct sock_filter *code, int *count, unsigned short op, unsig
 	code[(*count)++] = (struct sock_filter) { op, yes, no, value };
 }
 
-/* Success without any change, but for a file that is given to one of the user's own groups: the kernel does that. */
+/* Makes the call succeed without effect. A call that only gives the file to one of the user's own groups goes to the
+ * kernel, which allows it. */
 static void b_add_chown(struct sock_filter *code, int *count, unsigned int number, int argument,
 			const unsigned int *groups, int groups_count)
 {
@@ -92,7 +94,7 @@ static void b_add_chown(struct sock_filter *code, int *count, unsigned int numbe
 	b_add(code, count, BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW);
 }
 
-/* A device node is not made, and that is called success; a FIFO, socket or file is made. */
+/* Makes no device node, and returns success; FIFOs, sockets and files are made. */
 static void b_add_mknod(struct sock_filter *code, int *count, unsigned int number, int argument)
 {
 	unsigned int mode = B_ARGUMENT(argument);
@@ -106,7 +108,8 @@ static void b_add_mknod(struct sock_filter *code, int *count, unsigned int numbe
 }
 #endif
 
-/* A filter that cannot be read: with filters the kernel finds that out (EFAULT), without them it knows no such call. */
+/* Returns 1 when the kernel supports seccomp filters, else 0. A kernel with filters tries to read the NULL filter and
+ * returns EFAULT; other kernels return another error. */
 static int b_can_fake_ownership(void)
 {
 #ifdef B_ARCH
@@ -116,8 +119,9 @@ static int b_can_fake_ownership(void)
 #endif
 }
 
-/* Install the filter in this process, for good, and in all that it starts. `groups` are the user's own, as the
- * namespace knows them; with `devices_only` ownership is left to the kernel. 0, or -1 with errno. */
+/* Installs the filter in this process and in all that it starts; it cannot be removed. `groups` are the user's own
+ * groups, by their ids in the namespace. With `devices_only` the filter covers device nodes only. Returns 0, or -1
+ * with errno: ENOSYS on an architecture without a row above. */
 static int b_fake_ownership(int devices_only, const unsigned int *groups, int groups_count)
 {
 #ifdef B_ARCH

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* paths.so: loaded into the host's Slurm commands when they run in a container (inside.c). What Slurm reads
- * by absolute path, its configuration, its plugins and munge's socket, is below BOLLARD_VIEW there, so that
- * nothing of the image is covered. Every other path stays the container's. */
+/* paths.so: preloaded into the host's Slurm commands when they run in a container (inside.c), as the user. Slurm
+ * reads its configuration, its plugins and munge's socket by absolute path. In a container these files are below
+ * BOLLARD_VIEW, so that they hide nothing of the image. The functions below replace those of the C library and
+ * change such paths; every other path stays the container's. */
 #define _GNU_SOURCE
 #include "host_slurm.h"  /* rendered by build.py */
 #include "inside.h"
@@ -34,7 +35,7 @@ static int below(const char *path, const char *parent)
 	return strncmp(path, parent, size) == 0 && (path[size] == '/' || path[size] == '\0');
 }
 
-/* `path`, or where it is in the view, written to `room` of PATH_MAX bytes. */
+/* Returns `path`, or its place below BOLLARD_VIEW, written to `room` of PATH_MAX bytes. */
 static const char *seen(const char *path, char *room)
 {
 	const char *asked = path;
@@ -53,7 +54,7 @@ static const char *seen(const char *path, char *room)
 #define NEXT(name) ((__typeof__(&name)) dlsym(RTLD_NEXT, #name))
 #define SEEN(path) seen(path, (char[PATH_MAX]) { 0 })
 
-/* Whatever library of the host is named in full, it is the host's. */
+/* A library named by an absolute path is the host's, if the host has it. */
 void *dlopen(const char *path, int mode)
 {
 	char room[PATH_MAX];
@@ -133,8 +134,8 @@ int connect(int fd, const struct sockaddr *address, socklen_t size)
 	return NEXT(connect)(fd, address, size);
 }
 
-/* Users and groups are the host's first: SlurmUser must be the one of this cluster, and the image may have
- * none of that name, or another one. */
+/* Users and groups are looked up in the host's files first. SlurmUser must be this cluster's; the image may have no
+ * such user, or one with another id. */
 #define LOOK_UP(name, type, type_key, key, file, next, matches)					\
 	int name(type_key key, struct type *entry, char *text, size_t size, struct type **found)	\
 	{												\
@@ -152,7 +153,7 @@ LOOK_UP(getpwuid_r, passwd, uid_t, uid, "/etc/passwd", fgetpwent_r, entry->pw_ui
 LOOK_UP(getgrnam_r, group, const char *, name, "/etc/group", fgetgrent_r, strcmp(entry->gr_name, name) == 0)
 LOOK_UP(getgrgid_r, group, gid_t, gid, "/etc/group", fgetgrent_r, entry->gr_gid == gid)
 
-/* As getpwnam(3) does: one place for the answer, not for threads. */
+/* As with getpwnam(3), the result is static: not safe for threads. */
 #define ONE_PLACE(name, name_r, type, type_key)				\
 	struct type *name(type_key key)					\
 	{								\
@@ -169,14 +170,14 @@ ONE_PLACE(getgrnam, getgrnam_r, group, const char *)
 ONE_PLACE(getgrgid, getgrgid_r, group, gid_t)
 
 #if defined(__GLIBC__) && __GLIBC__ == 2 && __GLIBC_MINOR__ < 33
-/* What stat() and its kin were compiled to before glibc 2.33. */
+/* stat(2) and its variants were compiled to these calls before glibc 2.33. */
 int __xstat(int version, const char *path, struct stat *st) { return NEXT(__xstat)(version, SEEN(path), st); }
 int __xstat64(int version, const char *path, struct stat64 *st) { return NEXT(__xstat64)(version, SEEN(path), st); }
 int __lxstat(int version, const char *path, struct stat *st) { return NEXT(__lxstat)(version, SEEN(path), st); }
 int __lxstat64(int version, const char *path, struct stat64 *st) { return NEXT(__lxstat64)(version, SEEN(path), st); }
 #endif
 
-/* Before main(): what the program starts, a task or a shell, gets the container's own variables again. */
+/* Runs before main(). Restores the container's own variables (inside.h), for the programs that this one starts. */
 __attribute__((constructor))
 static void restore_environment(void)
 {
@@ -194,7 +195,7 @@ static void restore_environment(void)
 			unsetenv(*name);
 		unsetenv(hidden);
 	}
-	/* Not the loader's name, in ps and to pkill. */
+	/* ps(1) and pkill(1) would show the loader's name otherwise. */
 	if (program_invocation_short_name)
 		prctl(PR_SET_NAME, program_invocation_short_name);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* How many ranks mpirun starts, and where: in srun's words. */
+/* The number of ranks that mpirun starts, and their placement, as options of srun. */
 #define _GNU_SOURCE
 #include "mpirun.h"
 
@@ -11,7 +11,7 @@
 
 enum { HOSTS_MAX = 65536, RANKS_MAX = 1 << 24 };
 
-/* A number from 1 on, or 0. */
+/* Returns the number in `text`, from 1 to RANKS_MAX; 0 when it is none. */
 static long number(const char *text)
 {
 	char *end;
@@ -29,7 +29,7 @@ void set_count(struct state *state, const char *option, const char *text, long *
 		refuse(state, "mpirun %s %s: not a number of ranks; give one from 1 on", option, text);
 }
 
-/* One host, its slots, or 1 for none; a host named again has one slot more. */
+/* Adds a host with `slots` slots. A host that is named again gets these slots in addition. */
 static void add_host(struct state *state, const char *name, size_t size, long slots)
 {
 	const char *here = getenv("SLURMD_NODENAME");
@@ -121,7 +121,7 @@ void map_by(struct state *state, const char *asked)
 
 	if (is_word(at, size, "ppr")) {
 		char *end;
-		long count = strtol(at + size + (at[size] == ':'), &end, 10);  /* LONG_MAX where it is more */
+		long count = strtol(at + size + (at[size] == ':'), &end, 10);  /* LONG_MAX on overflow */
 
 		at = *end == ':' ? end + 1 : end;
 		size = strcspn(at, ":");
@@ -153,8 +153,8 @@ void map_by(struct state *state, const char *asked)
 	}
 }
 
-/* How many nodes of the job `ranks` fill, one after the other, as mpirun would; 0 when they do not fit.
- * SLURM_TASKS_PER_NODE is "2(x3),1". */
+/* Returns how many nodes of the job `ranks` need when each node is filled before the next, as mpirun does; 0 when
+ * they do not fit. SLURM_TASKS_PER_NODE has the form "2(x3),1". */
 static long nodes_for(long ranks)
 {
 	const char *at = getenv("SLURM_TASKS_PER_NODE");
@@ -181,7 +181,8 @@ static long nodes_for(long ranks)
 	return 0;
 }
 
-/* Hosts with their slots: the same number on each is a plain list, else every rank's host is named. */
+/* Adds the hosts as options of srun. With the same number of ranks on each it names each host once; else it names
+ * the host of every rank (--distribution=arbitrary). */
 static void place_on_hosts(struct state *state)
 {
 	long total = 0, left;
@@ -234,7 +235,7 @@ void place(struct state *state)
 	const char *text = getenv("SLURM_JOB_NUM_NODES");
 	long nodes = text ? number(text) : 0;
 
-	if (state->binding || state->report)  /* one option: srun takes the last */
+	if (state->binding || state->report)  /* as one option: of several, srun uses the last only */
 		add(state, "--cpu-bind=%s%s%s", state->report ? "verbose" : "",
 		    state->report && state->binding ? "," : "", state->binding ? state->binding : "");
 	if (state->host_count)

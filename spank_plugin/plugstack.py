@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""plugstack.conf(5) as text: which plugins it names, which files it includes, how to add and take away a line.
+"""Read and change the text of plugstack.conf (spank(8)): the plugins it names, the files it includes.
 
-A line is `required|optional PLUGIN [ARGUMENT...]`, or `include PATTERN`; what follows a # does not count. Pure
-functions, but for `effective`, which reads files.
+A line is `required|optional PLUGIN [ARGUMENT...]`, or `include PATTERN`; a # begins a comment. All functions are pure,
+except `effective`, which reads files.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-# A file that includes itself would have no end.
+# Limits a file that includes itself.
 _DEPTH_MAX = 8
 
 
 class Line(NamedTuple):
-    """A plugin's line, and where it stands."""
+    """A plugin's line, with its file and line number."""
 
     file: str
     number: int
@@ -28,7 +28,7 @@ class Line(NamedTuple):
 
 
 def words(text: str) -> Iterator[tuple[int, list[str]]]:
-    """(line number, words) of each line that says something."""
+    """Yield (line number, words) of each line that is neither empty nor a comment."""
     for number, line in enumerate(text.splitlines(), 1):
         found = line.split("#")[0].split()
         if found:
@@ -36,18 +36,18 @@ def words(text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def includes(text: str, file: str) -> list[str]:
-    """The patterns that `text`, the content of `file`, includes, from / on."""
+    """The patterns of the include lines in `text`, the content of `file`, as absolute paths."""
     folder = os.path.dirname(file)
     return [os.path.join(folder, found[1]) for _, found in words(text) if found[0] == "include" and len(found) > 1]
 
 
 def includes_file(text: str, file: str, wanted: str) -> bool:
-    """Whether `text`, the content of `file`, includes the file `wanted` itself."""
+    """Whether an include line in `text`, the content of `file`, matches the path `wanted`."""
     return any(_matches(wanted, pattern) for pattern in includes(text, file))
 
 
 def _matches(path: str, pattern: str) -> bool:
-    """As glob(7): a wildcard stands for no slash, and for no dot at the beginning of a name."""
+    """Whether `pattern` matches, as in glob(7): a wildcard matches no slash, and no dot at the beginning of a name."""
     names, parts = path.split("/"), pattern.split("/")
     return len(names) == len(parts) and all(
         fnmatchcase(name, part) and (part[:1] == "." or name[:1] != ".") for name, part in zip(names, parts)
@@ -66,7 +66,7 @@ def without_include(text: str, pattern: str) -> str:
 
 
 def plugins(text: str, file: str) -> list[Line]:
-    """The plugins that `text`, the content of `file`, names itself."""
+    """The plugins that `text`, the content of `file`, names; without included files."""
     return [
         Line(file, number, found[0] == "required", found[1], tuple(found[2:]))
         for number, found in words(text)
@@ -75,7 +75,11 @@ def plugins(text: str, file: str) -> list[Line]:
 
 
 def effective(file: str, depth: int = 0) -> list[Line]:
-    """The plugins that `file` and all it includes name; OSError when it cannot be read."""
+    """The plugins that `file` and the files it includes name.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
     with open(file) as stream:
         text = stream.read()
     found = plugins(text, file)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Why srun and slurmd do not load the plugin as they should, as far as plugstack.conf tells."""
+"""Faults in plugstack.conf because of which srun and slurmstepd do not load the plugin, or not from the right path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AGAIN = "bollard site install"
 
 
 def fault(where: Where) -> tuple[bool, str, str]:
-    """(whether srun and slurmd do not load the plugin as they should, the finding's text, its fix)."""
+    """(whether plugstack.conf has a fault, the finding's text, its fix)."""
     file = install.plugstack_file(where.slurm_conf)
     wanted = f"{where.prefix}/spank_bollard.so"
     try:
@@ -44,7 +44,7 @@ def fault(where: Where) -> tuple[bool, str, str]:
 
 
 def _name_it(where: Where, fix: str) -> str:
-    """How to have the plugin named: by `fix`, but where slurmd copies plugstack.conf from the controller."""
+    """`fix`, or the line for the controller's plugstack.conf when slurmd copies that file from the controller."""
     if not install.is_slurmds_copy(where.slurm_conf):
         return fix
     line = install.plugstack_line(where).strip()
@@ -52,7 +52,7 @@ def _name_it(where: Where, fix: str) -> str:
 
 
 def _spool_fault(where: Where, line: plugstack.Line) -> tuple[bool, str, str] | None:
-    """The fault when `spool=` is another directory than slurmd's: containers would lack what Slurm keeps there."""
+    """The fault when `spool=` differs from SlurmdSpoolDir: containers would lack Slurm's files there; else None."""
     told = next((word[6:] for word in line.arguments if word.startswith("spool=")), "")
     slurms = install.slurm_setting(where.slurm_conf, "SlurmdSpoolDir") or install.SPOOL
     if not os.path.exists(f"{where.slurm_conf}/slurm.conf") or told == slurms or _same_file(told, slurms):

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* All that needs to be root for a container: give root up, write the id map of a process that has, end
- * the processes of a user. Nothing here looks at an image, a path of the user's or an environment. */
+/* The operations that need root: give root up, write the id map of a process that has given it up, end a user's
+ * processes. Nothing here reads an image, a path that a user named, or an environment variable. */
 #define _GNU_SOURCE
 #include "privilege.h"
 #include "job_cgroup.h"
@@ -23,7 +23,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Headers older than Linux 5.9 and glibc 2.34 lack it; the number is the same on every architecture. */
+/* Not in headers older than Linux 5.9 and glibc 2.34; the number is the same on every architecture. */
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif
@@ -31,7 +31,7 @@
 /* user_namespaces(7): a map holds at most 340 lines since Linux 4.15, and is written in less than a page. */
 #define MAP_LINES_MAX 340
 
-/* How long the child may take to give root up; it takes one. */
+/* How long the child may take to give root up; it needs about 1 ms. */
 #define HELP_MS 5000
 
 int owned_by_root(const char *path)
@@ -103,7 +103,7 @@ static int octal(char c)
 	return c >= '0' && c <= '7';
 }
 
-/* A path as /proc/self/mountinfo writes it, \040 for a space: three digits, always. */
+/* Decodes a path of /proc/self/mountinfo in place: \040 is a space; an escape always has three digits (proc(5)). */
 static void unescape(char *text)
 {
 	char *to = text;
@@ -129,7 +129,8 @@ int open_job_place(uint32_t job)
 	mounts = loaded ? fopen("/proc/self/mountinfo", "re") : NULL;
 	if (!mounts)
 		return -1;
-	/* Slurm keeps the namespace by a mount of it on BasePath/JOB/.ns: only root can make one of the kind nsfs. */
+	/* Slurm mounts the namespace on BasePath/JOB/.ns. Only root can make a mount of the type nsfs in this
+	 * namespace. */
 	snprintf(end, sizeof(end), "/%u/.ns", job);
 	while (fd < 0 && getline(&line, &size, mounts) > 0) {
 		kind = strstr(line, " - nsfs ");
@@ -159,8 +160,9 @@ static int write_file(const char *path, const char *text)
 	return n == (ssize_t) size ? 0 : -1;
 }
 
-/* One line "inside outside 1" for each distinct id: each is itself inside, and the first may be 0 there. Groups that
- * find no room are "nogroup" inside, and give their rights all the same. */
+/* Writes an id map to `text`: a line "INSIDE OUTSIDE 1" for each distinct id. An id is the same inside, but with
+ * `as_root` the first is 0. Groups for which there is no room appear as "nogroup" inside; the user still has their
+ * rights. */
 static void map_text(char *text, size_t room, int as_root, gid_t first, const gid_t *more, int count)
 {
 	size_t at = (size_t) snprintf(text, room, "%u %u 1\n", as_root ? 0 : first, first), size;
@@ -182,8 +184,9 @@ static void map_text(char *text, size_t room, int as_root, gid_t first, const gi
 	text[at] = '\0';
 }
 
-/* The user's own ids, each mapped to itself: `id` prints the same inside, and PMIx, which compares
- * uid and gid, is content. setgroups is denied first, so no group can be dropped to pass a "deny". */
+/* Writes the id maps of `pid`: the user's own ids only. Each is mapped to itself, because PMIx compares uid and gid
+ * with the host's. setgroups(2) is denied first: a process that drops a group could pass a permission that denies
+ * that group. Returns 0, or -1 with errno. */
 static int write_maps(pid_t pid, const struct identity *id)
 {
 	char text[MAP_LINES_MAX * 24 + 1], path[64];
@@ -201,7 +204,8 @@ static int write_maps(pid_t pid, const struct identity *id)
 	return write_file(path, text);
 }
 
-/* Irrevocably `id`: real, effective and saved ids set, read back, and the way home tried. */
+/* Becomes the user `id` for good: sets real, effective and saved ids, reads them back, and checks that root cannot
+ * be had again. Returns 0, or -1. */
 static int become(const struct identity *id)
 {
 	uid_t uid[3];
@@ -221,6 +225,7 @@ static int become(const struct identity *id)
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
+/* Sets all signals to their defaults, and unblocks them. */
 static void forget_signals(void)
 {
 	struct sigaction action = { .sa_handler = SIG_DFL };
@@ -237,10 +242,10 @@ static int compare(const void *a, const void *b)
 	return *(const int *) a - *(const int *) b;
 }
 
-/* Standard descriptors become /dev/null; all others but `keep` are closed. */
+/* Opens the standard descriptors on /dev/null, and closes all others except `keep`. Returns 0 or -1. */
 static int close_others(const int *keep, int nkeep)
 {
-	int sorted[8], null = open("/dev/null", O_RDWR);  /* closed below, where it is none of the three itself */
+	int sorted[8], null = open("/dev/null", O_RDWR);  /* closed below when it is 3 or more */
 	unsigned int from = 3;
 
 	if (null < 0 || nkeep > 8)
@@ -263,8 +268,8 @@ static int close_others(const int *keep, int nkeep)
 	return 0;
 }
 
-/* Whether `pid` is a process of `uid` that has one of our names. /proc/PID itself belongs to root when the process is
- * not dumpable. */
+/* Returns 1 when `pid` is a process of `uid` whose name begins with "bollard-", else 0. Reads /proc/PID/status:
+ * /proc/PID itself belongs to root when the process is not dumpable. */
 static int is_ours(pid_t pid, uid_t uid)
 {
 	char path[64], line[256];
@@ -286,7 +291,7 @@ static int is_ours(pid_t pid, uid_t uid)
 	return named && owner == (long) uid;
 }
 
-/* A handle of the process that sent a byte through `fd`, or -1. */
+/* Opens a handle of the process that sent a byte through `fd`; -1 when it has ended or is not ours. */
 static int open_sender(int fd, const struct ucred *sender)
 {
 	struct pollfd hung_up = { .fd = fd };
@@ -294,8 +299,9 @@ static int open_sender(int fd, const struct ucred *sender)
 
 	if (handle < 0)
 		return -1;
-	/* The handle is of the sender, and not of a later process of that number, if its end still stands;
-	 * and whoever else holds that end cannot make us kill a process that is not his. */
+	/* While the other end of the connection is open, the process id is the sender's, not a later process's.
+	 * Another process can hold that end open; then is_ours() makes sure that only a process of the same user is
+	 * killed. */
 	poll(&hung_up, 1, 0);
 	if (!(hung_up.revents & (POLLHUP | POLLERR)) && is_ours(sender->pid, sender->uid))
 		return handle;
@@ -342,13 +348,14 @@ int count_alive(const int *handles, int count)
 
 void kill_all(const int *handles, int count)
 {
-	/* The last first: the reaper, which would tell of the keeper's end. */
+	/* The last first: it is the task reaper, which would act on the keeper's end. */
 	while (count-- > 0)
 		syscall(SYS_pidfd_send_signal, handles[count], SIGKILL, NULL, 0);
 }
 
-/* The capabilities over our user namespace stay through execve(2), which takes them from every user but root of that
- * namespace (capabilities(7), "Ambient"). The program that comes then keeps them for itself: keeper_start.c. */
+/* Keeps the capabilities over our user namespace through execve(2), as ambient capabilities: execve(2) clears the
+ * others unless the user is root in the namespace (capabilities(7)). keeper_start.c then keeps them from further
+ * programs. Returns 0, or -1 with errno. */
 static int keep_capabilities(void)
 {
 	struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
@@ -366,33 +373,35 @@ static int keep_capabilities(void)
 	return 0;
 }
 
-/* The keeper to be: stops being root, enters a user namespace, waits for its map (or for the end of
- * the helper that was to write it). Returns 0, or why it cannot. */
+/* In the keeper's process: joins the job's cgroups, becomes the user, makes a user namespace, and waits for its id
+ * maps. Returns 0, or an enum no_start; NO_HELP also when the helper ends without writing the maps. The order matters:
+ * root is needed up to become(). */
 static int drop(const struct identity *id, int job_socket, int ready, int mapped)
 {
 	struct rlimit none = { 0, 0 }, files;
 	char byte = 1;
 
-	/* First of all, so that all that it forks is in there too. */
+	/* First: processes that it forks later are then in the cgroups too. */
 	if (job_cgroups_join(id->cgroups) < 0)
 		return NO_CGROUP;
-	/* Also makes the root of that namespace ours. */
+	/* setns(2) also changes the root directory to that of the namespace. */
 	if (id->place >= 0 && setns(id->place, CLONE_NEWNS) < 0)
 		return NO_PLACE;
 	forget_signals();
 	umask(022);
 	if (setsid() < 0 || chdir("/") < 0 || clearenv() != 0 || setrlimit(RLIMIT_CORE, &none) < 0)
 		return NO_USER;
-	/* One descriptor for each task and step. */
+	/* The keeper needs one descriptor for each task and step. */
 	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
 		return NO_USER;
 	files.rlim_cur = files.rlim_max;
 	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
 		return NO_USER;
-	/* slurmstepd is exempt from the out-of-memory killer; a user's process must not be. */
+	/* slurmstepd is exempt from the out-of-memory killer; a user's process must not be. As root: after become()
+	 * this file in /proc belongs to root. */
 	if (write_file("/proc/self/oom_score_adj", "0") < 0 || become(id) < 0)
 		return NO_USER;
-	/* Its memory is a copy of slurmstepd's: not for its user's eyes, whatever fs.suid_dumpable says. */
+	/* The memory is a copy of slurmstepd's: the user must not read it, whatever fs.suid_dumpable is. */
 	if (prctl(PR_SET_DUMPABLE, 0) < 0 || (job_socket >= 0 && send(job_socket, &byte, 1, MSG_NOSIGNAL) != 1))
 		return NO_USER;
 	if (unshare(CLONE_NEWUSER) < 0)
@@ -400,7 +409,7 @@ static int drop(const struct identity *id, int job_socket, int ready, int mapped
 	return write(ready, &byte, 1) == 1 && read(mapped, &byte, 1) == 1 && keep_capabilities() == 0 ? 0 : NO_HELP;
 }
 
-/* Why the child has ended. */
+/* Returns why the child has ended: its exit status, an enum no_start. */
 static int reason_of(pid_t child)
 {
 	int status;
@@ -408,7 +417,8 @@ static int reason_of(pid_t child)
 	return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : NO_HELP;
 }
 
-/* Root's last act: map the ids of the child that has given root up. */
+/* In the helper: waits until the child has given root up, and writes its id maps as root. Returns the exit status, 0
+ * or an enum no_start. */
 static int help(const struct identity *id, pid_t child, int ready, int mapped)
 {
 	struct pollfd started = { .fd = ready, .events = POLLIN };
@@ -418,7 +428,7 @@ static int help(const struct identity *id, pid_t child, int ready, int mapped)
 	do
 		rc = poll(&started, 1, HELP_MS);
 	while (rc < 0 && errno == EINTR);
-	if (rc != 1) {  /* its user may have stopped it */
+	if (rc != 1) {  /* the user may have stopped the child */
 		kill(child, SIGKILL);
 		return NO_HELP;
 	}
@@ -442,8 +452,8 @@ int become_and_run(const struct identity *id, const int *keep, int nkeep, int jo
 		*helper = pid;
 		return pid < 0 ? -1 : 0;
 	}
-	/* Twice, so that the keeper is no child of slurmstepd, which waits for all of its own and, with
-	 * proctrack/linuxproc, signals all below it. */
+	/* Forks twice, so that the keeper is no child of slurmstepd. slurmstepd waits for all of its children and, with
+	 * proctrack/linuxproc, signals all of its descendants. */
 	if (pipe2(to_child, O_CLOEXEC) < 0 || pipe2(to_helper, O_CLOEXEC) < 0)
 		_exit(NO_HELP);
 	child = fork();

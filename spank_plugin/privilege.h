@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* The operations that need root. Everything here runs as root, in slurmstepd; become_and_run() gives root up in a
+ * child. */
 #ifndef BOLLARD_PRIVILEGE_H
 #define BOLLARD_PRIVILEGE_H
 
@@ -7,49 +9,54 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
-/* Who the keeper is: from SPANK items alone, never from an environment. */
+/* The keeper's user. The values come from SPANK items, never from an environment variable. */
 struct identity {
 	uid_t uid;
 	gid_t gid;
 	const gid_t *groups;
 	int ngroups;
-	int place;    /* a mount namespace to begin in, or -1 for slurmstepd's own */
-	int as_root;  /* the namespace shows uid and gid as 0 */
-	const struct job_cgroups *cgroups;  /* of the job: where it stands */
+	int place;    /* descriptor of a mount namespace to join first, or -1 for slurmstepd's own */
+	int as_root;  /* 1: uid and gid are 0 in the user namespace */
+	const struct job_cgroups *cgroups;  /* of the job; the keeper joins them */
 };
 
-/* What the helper of become_and_run() exits with: 0, or why there is no such process. */
+/* Exit status of the helper of become_and_run(): 0, or why there is no keeper. */
 enum no_start { NO_HELP = 1, NO_CGROUP, NO_PLACE, NO_USER, NO_NAMESPACE };
 
-/* Fork a process that is `id` for good, in a user namespace which maps `id`'s own ids and nothing
- * else, outside Slurm's process tree, with only `keep` (at most 8, none below 3) of the open
- * descriptors; it calls run(arg) and exits with its value. A byte goes through `job_socket` (-1: none) as
- * soon as it is the user: how to find and end it later. 0, or -1 with errno. *helper is for the caller to reap. */
+/* Forks a helper, which forks the keeper. The keeper becomes the user `id` and cannot become root again. It has a
+ * user namespace that maps the ids of `id` only, and of the open descriptors only `keep` (`nkeep`, at most 8, none
+ * below 3). It calls run(arg) and exits with the returned value. As soon as it is the user, it sends one byte
+ * through `job_socket` (-1: none): take_senders() finds it by that. The helper writes the id maps as root and ends.
+ *
+ * Returns 0 when the helper is forked, or -1 with errno. The caller reaps *helper: its exit status is 0 when the
+ * keeper has given root up and has its id maps, else an enum no_start. */
 int become_and_run(const struct identity *id, const int *keep, int nkeep, int job_socket,
 		   int (*run)(void *arg), void *arg, pid_t *helper);
 
-/* Handles (pidfds) of the processes that sent a byte through the connection `fd` (SO_PASSCRED), at most `most`; of those
- * that are still the user's and have a name of ours. Returns their number. */
+/* Opens handles (pidfds) of the processes that sent a byte through the connection `fd` (SO_PASSCRED), at most
+ * `most`. Takes only processes that still belong to the sending user and whose name begins with "bollard-". Returns
+ * their number; the handles are the caller's. Does not wait. */
 int take_senders(int fd, int *handles, int most);
 
-/* How many of these processes have not ended. */
+/* Returns how many of these processes have not ended. */
 int count_alive(const int *handles, int count);
 
-/* SIGKILL for each of them. */
+/* Sends SIGKILL to each of them, the last first. Reports no failure. */
 void kill_all(const int *handles, int count);
 
-/* Opens folder/JOB.UID to append to, root's, readable by the group `gid`; file and folder are made if they are missing.
- * The descriptor, or -1 with errno. */
+/* Opens the file folder/JOB.UID for appending. It belongs to root, and the group `gid` can read it. Makes file and
+ * directory when they are missing. Returns a descriptor, which the caller closes, or -1 with errno. */
 int open_record(const char *folder, uint32_t job, uid_t uid, gid_t gid);
 
-/* Removes folder/JOB.UID if nothing stands in it: no task entered a container of the job on this node. */
+/* Removes folder/JOB.UID when it is empty: no task entered a container of the job on this node. Reports no failure. */
 void drop_empty_record(const char *folder, uint32_t job, uid_t uid);
 
-/* Open the mount namespace that Slurm has made for the job, where it makes one and slurmstepd stands outside of it
- * (job_container/tmpfs, namespace/tmpfs); -1 where there is none. */
+/* Opens the mount namespace that Slurm made for the job (job_container/tmpfs, namespace/tmpfs): slurmstepd itself is
+ * not in it. Returns a descriptor, which the caller closes; -1 when there is none or it cannot be opened. */
 int open_job_place(uint32_t job);
 
-/* 0 when `path` and its parents belong to root and nobody else can write them, else -1 with errno. */
+/* Returns 0 when `path` and its parent directories belong to root and nobody else can write them. Else -1 with
+ * errno: EPERM; EINVAL for a relative path or one of 4096 bytes or more; an error of stat(2), which follows links. */
 int owned_by_root(const char *path);
 
 #endif

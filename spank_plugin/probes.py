@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the kernel lets an unprivileged user do, found out by doing it: in a child, in namespaces that end with it."""
+"""Test by trying what the kernel lets an unprivileged user do. Each test runs in a child, in namespaces of its own."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from bollard.runtime.causes import one_line
 from bollard.runtime.errors import BollardError
 from bollard.runtime.system import identity, linux
 
-# Covered in the child's own mount namespace.
+# The child mounts a tmpfs here, in its own mount namespace.
 _PLACE = "/tmp"
 _SECONDS = 20
-# Whom root plays, so that what is tried is what users can do.
+# The user id that root takes on, so that the tests have no more rights than a user.
 NOBODY = 65534
 
 
 def attempt(probe: Callable[[], str], seconds: float = _SECONDS) -> tuple[bool, str]:
-    """Run `probe` in a child that is no root: (whether it returned, its words or what was wrong)."""
+    """Run `probe` in a child that is not root. Returns (whether it succeeded, its result or the error).
+
+    The child is killed after `seconds`.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -51,7 +54,7 @@ def _words(error: BaseException) -> str:
 
 
 def become_user() -> None:
-    """Root becomes nobody for good; others stay who they are."""
+    """Change from root to nobody, for good; does nothing for other users."""
     if os.geteuid() == 0:
         os.chdir("/")
         os.setgroups([])
@@ -61,6 +64,7 @@ def become_user() -> None:
 
 
 def user_namespace() -> str:
+    """Make a user namespace; returns the finding's text."""
     identity.new_namespace(False)
     return "one was made"
 
@@ -72,7 +76,11 @@ def _enter() -> None:
 
 
 def mount_calls() -> str:
-    """open_tree, mount_setattr, move_mount, openat2, as the keeper uses them."""
+    """Try open_tree, mount_setattr, move_mount and openat2 as the keeper uses them; returns the finding's text.
+
+    Raises:
+        OSError: a call failed, or the mount is not read-only.
+    """
     _enter()
     os.mkdir(f"{_PLACE}/etc")
     tree = linux.clone_tree("/etc")
@@ -85,9 +93,9 @@ def mount_calls() -> str:
 
 
 def fuse() -> str:
-    """The kernel's side of a FUSE mount; the end-to-end check has a server too."""
+    """Mount FUSE without a server; returns the finding's text. The check of a container has a server too."""
     _enter()
-    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)  # from within, as the kernel wants it
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)  # opened in this user namespace, as the kernel requires
     os.mkdir(f"{_PLACE}/fuse")
     options = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
     linux.mount("fuse.bollard", f"{_PLACE}/fuse", options, linux.MS_NOSUID | linux.MS_NODEV)
@@ -95,7 +103,11 @@ def fuse() -> str:
 
 
 def overlay() -> str:
-    """An overlay with what it writes in extended attributes of users."""
+    """Mount an overlay with userxattr and write to it; returns the finding's text.
+
+    Raises:
+        OSError: the mount failed, or the written text did not arrive.
+    """
     _enter()
     for name in ("lower", "upper", "work", "merged"):
         os.mkdir(f"{_PLACE}/{name}", 0o755)

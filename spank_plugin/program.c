@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Which MPI a program was built with, and so which wire-up it speaks: told by the libraries it names. */
+/* Finds the MPI that a program was built with, and so its wire-up, from the libraries that the program names. */
 #define _GNU_SOURCE
 #include "program.h"
 
@@ -15,7 +15,8 @@
 
 static const char OPEN_MPI[] = "pmix", MPICH[] = "pmi2";
 
-/* libmpich.so.12, libmpi.so.12 (the ABI that MPICH, Intel's and others share), libmpi.so.40 (Open MPI). */
+/* Returns the wire-up of a library, or NULL: libmpich.so.12, libmpi.so.12 (the ABI shared by MPICH, Intel MPI and
+ * others), libmpi.so.40 (Open MPI). */
 static const char *wireup_of_library(const char *name, const char *unused)
 {
 	const char *version = strstr(name, ".so.");
@@ -23,13 +24,14 @@ static const char *wireup_of_library(const char *name, const char *unused)
 	(void) unused;
 	if (strncmp(name, "libmpich", 8) == 0)
 		return MPICH;
-	if (strncmp(name, "libopen-", 8) == 0 || strncmp(name, "libprrte", 8) == 0)  /* Open MPI's own mpirun */
+	if (strncmp(name, "libopen-", 8) == 0 || strncmp(name, "libprrte", 8) == 0)  /* named by Open MPI's mpirun */
 		return OPEN_MPI;
 	if (strncmp(name, "libmpi", 6) != 0 || !version || (name[6] != '.' && name[6] != '_'))
 		return NULL;
 	return strcmp(version, ".so.12") == 0 ? MPICH : OPEN_MPI;
 }
 
+/* Returns the offset in the file of a virtual address; UINT64_MAX when no loaded part holds it. */
 static uint64_t offset_of(const Elf64_Phdr *parts, unsigned count, uint64_t address)
 {
 	for (unsigned i = 0; i < count; i++)
@@ -39,8 +41,8 @@ static uint64_t offset_of(const Elf64_Phdr *parts, unsigned count, uint64_t addr
 	return UINT64_MAX;
 }
 
-/* The first answer of `look` to one of the libraries that a program or library names. Every size and place is the
- * file's own word: each is checked before it is used. */
+/* Calls `look` for each library that an ELF file names. Returns its first result that is not NULL. Sizes and offsets
+ * come from the file, so each is checked before it is used. */
 static const char *ask_libraries(const unsigned char *file, uint64_t size,
 				 const char *(*look)(const char *name, const char *wanted), const char *wanted)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The door from C to the embedded runtime, _bollard.so, which alone is linked to libpython. */
+/* Loads the embedded runtime, _bollard.so, from C. Only that library is linked to libpython. */
 #define _GNU_SOURCE
 #include "python.h"
 
@@ -15,8 +15,8 @@ static void *symbol(const char *tree, const char *name, char *why, size_t size)
 	char path[PATH_MAX];
 	void *library = NULL, *found = NULL;
 
-	/* Global, for extension modules of Python are not linked to libpython themselves. Never closed:
-	 * Python cannot be unloaded, and the process lives for this alone. */
+	/* RTLD_GLOBAL: Python's extension modules are not linked to libpython themselves. Never closed: Python
+	 * cannot be unloaded. */
 	if (snprintf(path, sizeof(path), "%s/_bollard.so", tree) < (int) sizeof(path))
 		library = dlopen(path, RTLD_LAZY | RTLD_GLOBAL);
 	found = library ? dlsym(library, name) : NULL;

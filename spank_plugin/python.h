@@ -6,8 +6,10 @@
 
 #include <stddef.h>
 
-/* python.c: the embedded runtime of the installation in the directory `tree`, loaded on first use, in a process that is
- * the user already. Each returns the runtime's verdict, or -1 with `why` when Python could not be started. */
+/* python.c: call the embedded runtime of the installation in the directory `tree`; the first call loads it. Both run
+ * as the user. Both return 0 when the runtime has succeeded, else -1 with the reason in `why`, which has `size`
+ * bytes. python_keep() is the keeper until its step or job has ended. python_check() writes the full spec to the
+ * descriptor `out`. */
 int python_keep(const char *tree, const struct keeper_job *job, char *why, size_t size);
 int python_check(const char *tree, const char *spec, int out, char *why, size_t size);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* An MPI program in a step that does not wire its ranks up. */
+/* The warning for an MPI program in a step that does not connect its ranks. */
 #define _GNU_SOURCE
 #include "ranks.h"
 #include "enter.h"
@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Whether any of these variables is there: who has set one tells the ranks of each other. */
+/* Returns 1 when `envp` has any of these variables: whatever set one also connects the ranks. */
 static int any_of(char **envp, const char *const *names)
 {
 	for (; *names; names++)
@@ -20,7 +20,8 @@ static int any_of(char **envp, const char *const *names)
 	return 0;
 }
 
-/* The file `name` in the first of the directories `path`, as access(2) finds it; NULL where there is none. */
+/* Returns the first file `name` in the directories `path` that access(2) allows, in a static buffer; NULL for none.
+ * A `name` with a slash is returned as it is. */
 static const char *found_in_path(const char *name, const char *path, int mode)
 {
 	static char file[PATH_MAX];
@@ -37,7 +38,7 @@ static const char *found_in_path(const char *name, const char *path, int mode)
 	return NULL;
 }
 
-/* MPICH can be built with PMIx. Its library then names that; one that cannot be found may. */
+/* Returns 1 when the image's MPICH may use PMIx: its library names libpmix, or cannot be found. */
 static int may_speak_pmix(char **envp)
 {
 	static const char usual[] = "/usr/lib/x86_64-linux-gnu:/usr/lib/aarch64-linux-gnu:/usr/local/lib:/usr/lib64:/usr/lib";
@@ -56,7 +57,7 @@ static int may_speak_pmix(char **envp)
 
 void warn_of_single_ranks(char **argv, char **envp)
 {
-	/* Slurm's own, Cray's, and Intel MPI's library of PMI-1, which asks Slurm itself. */
+	/* Slurm's PMI, Cray's PALS, and Intel MPI's PMI-1 library, which asks Slurm itself. */
 	static const char *const for_mpich[] = { "PMI_FD", "PMI_PORT", "PALS_APID", "I_MPI_PMI_LIBRARY", NULL };
 	static const char *const for_open_mpi[] = { "PMIX_NAMESPACE", "PMI_FD", "OMPI_COMM_WORLD_SIZE", NULL };
 	const char *rank = variable(envp, "SLURM_PROCID"), *ranks = variable(envp, "SLURM_STEP_NUM_TASKS");

@@ -2,8 +2,8 @@
 #ifndef BOLLARD_RANKS_H
 #define BOLLARD_RANKS_H
 
-/* ranks.c: one line on stderr, by the first rank of a step, where an MPI program finds nothing of the step's that tells
- * it of the other ranks: each rank would be a job of its own, and end with 0. Called in the container. */
+/* ranks.c: warns on stderr, once a step, when an MPI program finds no variable that connects it to the other ranks.
+ * Each rank would then run as a job of 1 rank and end with 0. Runs in the task, in the container, as the user. */
 void warn_of_single_ranks(char **argv, char **envp);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* In the keeper's place, where there is none: the reason, for each task. */
+/* Takes the keeper's place when there is no keeper: each task gets the reason. */
 #define _GNU_SOURCE
 #include "keeper.h"
 #include "wire.h"
@@ -11,7 +11,8 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-/* One task hears why there is no container. 1 when the peer was slurmstepd's lifeline instead. */
+/* Sends `why` to the task at `fd`. Returns 0; returns 1 when `fd` is slurmstepd's lifeline instead, which then stays
+ * open. */
 static int tell(int fd, const char *why)
 {
 	struct timeval patience = { .tv_sec = 1 };
@@ -19,19 +20,20 @@ static int tell(int fd, const char *why)
 	char byte, rest[4096];
 	ssize_t n;
 
-	/* The socket is a file that lets in its user and root alone. */
+	/* No check of the peer: the socket is a file to which only its user and root can connect. */
 	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0 ||
 	    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) < 0 ||
 	    wire_read(fd, &byte, 1) < 0)
 		return 0;
 	if (byte == WIRE_LIFELINE) {
-		shutdown(fd, SHUT_WR);  /* a later step shall not wait for an answer, but start its own keeper */
+		shutdown(fd, SHUT_WR);  /* a later step then does not wait for an answer and starts its own keeper */
 		return 1;
 	}
 	byte = WIRE_ERROR;
 	if (wire_write(fd, &byte, 1) == 0 && wire_write(fd, &size, sizeof(size)) == 0)
 		(void) wire_write(fd, why, size);
-	/* The request stands unread: say goodbye by shutdown, for close() alone would reset. */
+	/* The task's request is unread. close(2) alone would reset the connection, and the task would lose the
+	 * answer. So end it with shutdown(2) and read the request. */
 	shutdown(fd, SHUT_WR);
 	for (size = 0; size < WIRE_FRAME_MAX && (n = recv(fd, rest, sizeof(rest), 0)) > 0; size += (uint32_t) n)
 		;
@@ -42,7 +44,7 @@ void serve_refusal(int listener, const char *why)
 {
 	struct pollfd watch[2] = { { .fd = listener, .events = POLLIN }, { .fd = -1, .events = 0 } };
 
-	/* Of a lifeline its end alone counts: what keeper.c has sent on it stays unread. */
+	/* Only the end of the lifeline matters: what keeper.c has sent on it stays unread. */
 	while (poll(watch, 2, -1) >= 0) {
 		if (watch[1].revents || (watch[0].revents & (POLLERR | POLLNVAL)))
 			return;

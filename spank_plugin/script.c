@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Environment scripts of the image that need a real shell: user code, so the launcher runs it, within the task's
- * control group and limits. */
+/* Environment scripts of the image that need a real shell. They are user code, so the launcher runs them, in the
+ * task's control group and with its limits. */
 #define _GNU_SOURCE
 #include "enter.h"
 #include "wire.h"
@@ -25,7 +25,8 @@ int print_environment(void)
 	return fflush(stdout) == 0 ? 0 : EXIT_BOLLARD;
 }
 
-/* Becomes the image's bash, for recipes are written for it, or its sh. With -p bash reads no file that $BASH_ENV names. */
+/* Executes the image's bash, because recipes are written for it, else its sh. Returns on failure. With -p bash does not
+ * read the file that $BASH_ENV names. */
 static void exec_shell(char *script, char **envp)
 {
 	static const char *const places[] = { "/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash" };
@@ -36,18 +37,20 @@ static void exec_shell(char *script, char **envp)
 	execve("/bin/sh", sh, envp);
 }
 
-/* In a child: the image's shell with the frame's environment and script, its output to `out`. */
+/* In a child: runs the image's shell with the frame's environment and script. `out` becomes its stdout, and `quiet` its
+ * descriptor QUIET_FD, or /dev/null when `quiet` is -1. Never returns; the exit status is 127 on failure. */
 static void be_shell(const struct ways *ways, char *frame, uint32_t size, int out, int quiet)
 {
 	char *at = frame, **envp = wire_next_list(&at, frame + size), *script = envp ? wire_next(&at, frame + size) : NULL;
 	const char *root = script ? wire_next(&at, frame + size) : NULL;
 	int status, self = open("/proc/self/exe", O_RDONLY), null = open("/dev/null", O_RDWR);
 
-	/* Joined first: any of these descriptors may have the printer's number. */
+	/* join() comes before dup2(): one of the namespaces' descriptors may have the number PRINTER_FD. */
 	if (root && self >= 0 && null >= 0 && join(ways) == 0 && dup2(null, 0) == 0 && dup2(out, 1) == 1 &&
 	    (self == PRINTER_FD ? fcntl(self, F_SETFD, 0) == 0 : dup2(self, PRINTER_FD) == PRINTER_FD) &&
 	    dup2(quiet >= 0 ? quiet : null, QUIET_FD) == QUIET_FD && chdir("/") == 0) {
-		/* Children alone enter a process namespace; its /proc knows no others. */
+		/* setns(2) puts only children into a process namespace. Without a /proc/self this process is not in
+		 * it: fork. */
 		pid_t pid = access("/proc/self/", F_OK) == 0 ? 0 : fork();
 
 		if (pid > 0)
@@ -60,7 +63,8 @@ static void be_shell(const struct ways *ways, char *frame, uint32_t size, int ou
 	_exit(127);
 }
 
-/* A file in memory, whose number is none of those that be_shell() gives away; -1 where there is none. */
+/* Returns a file in memory whose descriptor is higher than those that be_shell() assigns, for the caller to close;
+ * -1 on failure. */
 static int quiet_file(void)
 {
 	int file = memfd_create("bollard-output", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -71,7 +75,8 @@ static int quiet_file(void)
 	return high;
 }
 
-/* The end of what a script that failed has said; what it left running cannot add to it any more. */
+/* Prints the end of the output of a script that failed. Seals the file first: processes that the script left running
+ * cannot add to it any more. */
 static void show_quiet(int quiet, int failed)
 {
 	char text[QUIET_SHOWN];
@@ -94,9 +99,8 @@ static long long now_ms(void)
 	return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
-/* Environment scripts of the image that need a real shell are user code: they run here, in the task's
- * own control group and limits, and the keeper gets what they print, whatever the shell's status is. One empty frame
- * means no shell. */
+/* The keeper gets the output of the script's shell, whatever its exit status is. An empty frame means that no shell
+ * ran. */
 int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
 {
 	static char output[SCRIPT_OUTPUT_MAX];
@@ -107,7 +111,7 @@ int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
 	int ends[2], status = 0, ended = 0, quiet = quiet_file();
 	pid_t pid;
 
-	/* Whoever started this task may have ignored SIGCHLD: the kernel then keeps no child's status. */
+	/* The parent of this task may have set SIGCHLD to be ignored: the kernel then keeps no status of a child. */
 	if (pipe2(ends, O_CLOEXEC) < 0 || fcntl(ends[0], F_SETFL, O_NONBLOCK) < 0 ||
 	    sigaction(SIGCHLD, &children, &before) < 0 || (pid = fork()) < 0)
 		return -1;
@@ -115,7 +119,7 @@ int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
 		be_shell(ways, frame, size, ends[1], quiet);
 	close(ends[1]);
 	more.fd = ends[0];
-	/* Until the shell has ended, not until the pipe has: a script may leave something running. */
+	/* Wait for the end of the shell, not of the pipe: a script may leave a process running that holds the pipe. */
 	while (!ended && now_ms() < deadline) {
 		ssize_t n = 0;
 
@@ -123,7 +127,7 @@ int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
 		while (used < SCRIPT_OUTPUT_MAX && (n = read(ends[0], output + used, SCRIPT_OUTPUT_MAX - used)) > 0)
 			used += (uint32_t) n;
 		if (n == 0)
-			more.fd = -1;  /* closed, or more than we take: poll() only waits from here on */
+			more.fd = -1;  /* closed, or the buffer is full: poll() only waits from here on */
 		if (!ended)
 			poll(&more, 1, 10);
 	}

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* spank_bollard.so: the hooks Slurm calls, sorted by where it calls them (spank(8)). */
+/* spank_bollard.so: the hooks that Slurm calls (spank(8)). Each calls the function for the process it is in: client or
+ * slurmstepd. */
 #include "shim.h"
 
 #include <limits.h>
@@ -29,7 +30,7 @@ int slurm_spank_init(spank_t spank, int argc, char **argv)
 	case S_CTX_REMOTE:
 		stepd_init(spank, argc, argv);
 		return 0;
-	default:  /* slurmd itself and its prolog and epilog helpers: nothing to do */
+	default:  /* slurmd, and its helpers for prolog and epilog: nothing to do */
 		return 0;
 	}
 }

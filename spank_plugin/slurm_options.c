@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Slurm's own option table, exported by srun, sbatch and salloc; prototypes unchanged 20.11 to 26.05
- * (src/common/slurm_opt.h). The calls live in libslurmfull. */
+/* Slurm's own option table, which srun, sbatch and salloc export. The functions are in libslurmfull. Their prototypes
+ * (src/common/slurm_opt.h) are the same from Slurm 20.11 to 26.05. */
 #define _GNU_SOURCE
 #include "client.h"
 
@@ -58,13 +58,13 @@ const char *salloc_command(void)
 	char *word = NULL;
 	size_t size = 0;
 	int at = 0, components = 0;
-	FILE *line = dlsym(RTLD_DEFAULT, "saopt") ? fopen("/proc/self/cmdline", "re") : NULL;  /* salloc's alone */
+	FILE *line = dlsym(RTLD_DEFAULT, "saopt") ? fopen("/proc/self/cmdline", "re") : NULL;  /* only salloc has it */
 
 	if (!line)
 		return NULL;
 	free(command);
 	command = NULL;
-	/* Slurm has read its options: the first word that is none is at optind, but not where components are parted. */
+	/* Slurm has read its options, so the first other word is at optind; but not when colons separate components. */
 	for (; getdelim(&word, &size, '\0', line) > 0; at++) {
 		components |= at < optind && strcmp(word, ":") == 0;
 		if (at == optind && !components && strcmp(word, ":") != 0)

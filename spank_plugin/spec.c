@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The spec as text (runtime/request/spec_text.py), from what is given. */
+/* Makes the spec as text (runtime/request/spec_text.py) from the options and variables. Runs as the user, in the
+ * client. */
 #define _GNU_SOURCE
 #include "client.h"
 #include "header.h"
@@ -20,13 +21,14 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A growing spec: "name=value" with a space between, and %XX for all that is not plain text. */
+/* A spec that grows: "name=value" pairs separated by a space. %XX stands for a byte that is not printable ASCII, a
+ * space, % or VALUE_MARK. */
 struct text {
 	char *at;
 	size_t size;
 };
 
-/* Room for `more` bytes and a NUL. */
+/* Makes room for `more` bytes and a NUL. */
 static void make_room(struct text *spec, size_t more)
 {
 	char *grown = realloc(spec->at, spec->size + more + 1);
@@ -66,7 +68,8 @@ static void add(struct text *spec, const char *name, const char *value)
 	put_quoted(spec, value);
 }
 
-/* The runtime's parser says what is wrong with what was asked, or returns the spec in full. */
+/* Checks `spec` with the runtime's parser, in a child. Returns the full spec, for the caller to free. For a mistake
+ * the child prints the reason, and this process ends. */
 static char *checked(const char *spec)
 {
 	int ends[2], status = 0;
@@ -82,7 +85,7 @@ static char *checked(const char *spec)
 		char tree[PATH_MAX];
 		int verdict = -1;
 
-		/* Looked up once: at an upgrade the prefix, a link, leads to another tree. */
+		/* Resolved once: an upgrade can change the prefix, a link, to another tree at any time. */
 		if (realpath(BOLLARD_PREFIX, tree))
 			verdict = python_check(tree, spec, ends[1], why, sizeof(why));
 		else
@@ -110,12 +113,13 @@ static char *checked(const char *spec)
 		;
 	if (status != 0 || size == 0) {
 		free(text);
-		exit(EXIT_BOLLARD);  /* it has told the reason */
+		exit(EXIT_BOLLARD);  /* the child has printed the reason */
 	}
 	return text;
 }
 
-/* Of the options of the container that this process is in, the quoted value of `name`; NULL where it has none. */
+/* Returns the quoted value of the option `name` of the container around this process, with its length in *size; NULL
+ * for none. The text is part of given.here. */
 static const char *value_around(const char *name, size_t *size)
 {
 	size_t length = strlen(name);
@@ -130,7 +134,8 @@ static const char *value_around(const char *name, size_t *size)
 	return NULL;
 }
 
-/* The value of an option that root has to know, wherever it stands: "" for none. The caller frees it. */
+/* Returns the value of an option that goes into the header, from the command line, the container around or a
+ * variable; "" for none. The caller frees it. */
 static char *settled_value(int option)
 {
 	size_t size = 0;
@@ -147,13 +152,13 @@ static char *settled_value(int option)
 	return found;
 }
 
-/* Those that root has to know: the header has them. */
+/* Returns 1 for the options that root needs and that therefore are in the header. */
 static int is_settled_here(int option)
 {
 	return option == OPTION_NAME || option == OPTION_FAKEROOT || option == OPTION_VERBOSE;
 }
 
-/* The rows of the table that have a value; whether there is any. */
+/* Adds the options that have a value. Returns 1 when there is any, else 0. */
 static int add_options(struct text *spec, int in_container)
 {
 	int any = 0;
@@ -178,7 +183,7 @@ static int add_options(struct text *spec, int in_container)
 	return any;
 }
 
-/* The options' environment forms; whether any was there. */
+/* Adds the environment variables that stand for options. Returns 1 when there is any, else 0. */
 static int add_variables(struct text *spec, int in_container)
 {
 	int any = 0;
@@ -189,14 +194,14 @@ static int add_variables(struct text *spec, int in_container)
 		if (!value || given.values[VARIABLES[i].option] || VARIABLES[i].option == OPTION_IMAGE)
 			continue;
 		if (in_container && (strstr(VARIABLES[i].name, "_BIND") || is_settled_here(VARIABLES[i].option)))
-			continue;  /* what is bound there asks for nothing; what root has to know is settled already */
+			continue;  /* binds were for the container around; settle() adds the header's options */
 		add(spec, VARIABLES[i].name, value);
 		any = 1;
 	}
 	return any;
 }
 
-/* What root has to know, from a client in a container: its variables and options are settled on the node. */
+/* Fills the header for a client in a container. The node reads the client's other options and variables. */
 static void settle(struct text *spec, struct header *header)
 {
 	char *name = settled_value(OPTION_NAME), *root = settled_value(OPTION_FAKEROOT);
@@ -220,7 +225,7 @@ static void settle(struct text *spec, struct header *header)
 	free(verbose);
 }
 
-/* The text that a node reads. */
+/* Returns the header and the options as one text, which the node reads; the caller frees it. */
 static char *with_header(const struct text *spec, struct header *header, const char *cwd)
 {
 	struct text quoted = { NULL, 0 };
@@ -240,7 +245,8 @@ static char *with_header(const struct text *spec, struct header *header, const c
 	return full;
 }
 
-/* Whether the site's settings have a line that begins so, or may: the runtime knows (site.py). */
+/* Returns 1 when the site's settings (site.py) hold the text `line`, or cannot be read; 0 when not, or without
+ * settings. */
 static int site_says(const char *line)
 {
 	int fd = open(BOLLARD_PREFIX "/site.conf", O_RDONLY | O_CLOEXEC);
@@ -267,7 +273,8 @@ static void add_identity(struct text *spec, const struct stat *st)
 	add(spec, "id", text);
 }
 
-/* The absolute path of the image `container`, as far as that needs no knowledge of a user's home. */
+/* Returns the absolute path of the image `container`, for the caller to free. Paths with ~ and references with ://
+ * are returned as they are: the runtime resolves them. */
 static char *absolute(const char *container)
 {
 	char *image = NULL;
@@ -286,7 +293,8 @@ static char *absolute(const char *container)
 	return image;
 }
 
-/* A word that no other client of this job has. All components of a heterogeneous step get the same one. */
+/* Returns a word that no other client of this job has, in a static buffer. All components of a heterogeneous step
+ * have the same one. */
 static const char *once(void)
 {
 	static char word[64];
@@ -321,11 +329,12 @@ char *make_spec(const char *container, const char *cwd, int multi_prog)
 	more |= add_variables(&spec, in_container);
 	more |= plain && site_says("\nwritable=1");
 	if (more && is_set(slurm_option("pty")))
-		add(&spec, "pty", "1");  /* the full check takes it out where it changes nothing */
+		add(&spec, "pty", "1");  /* the full check removes it when it has no effect */
 	if (more && !is_named())
-		add(&spec, "once", once());  /* the full check takes it out where steps may share the container */
+		add(&spec, "once", once());  /* the full check removes it when steps may share the container */
 	free(image);
-	/* In a container the image's path is another one, and Python may be the image's: the node settles the rest. */
+	/* In a container the image's path differs from the host's, and the Python may be the image's. So the node
+	 * checks the rest. */
 	if (in_container)
 		settle(&spec, &header);
 	if (in_container || (plain && !more)) {
@@ -340,7 +349,7 @@ char *make_spec(const char *container, const char *cwd, int multi_prog)
 	return full;
 }
 
-/* Whether two headers ask for the same. */
+/* Returns 1 when two headers are the same but for --container-verbose, else 0. */
 static int same_header(const struct header *a, const struct header *b)
 {
 	return a->root == b->root && a->image == b->image && a->multi_prog == b->multi_prog && a->mode == b->mode &&

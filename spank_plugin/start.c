@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Part of _bollard.so, after cffi's own text: start Python with nothing of the user's in it, call the
- * runtime, say no until it has said yes. BOLLARD_* come from build.py. */
+/* Part of _bollard.so, after cffi's own text: starts Python isolated from the user's settings, and calls the
+ * runtime. The verdict is a failure until the runtime sets it to 0. build.py defines the BOLLARD_* macros. Runs as
+ * the user. */
 #include "keeper.h"
 
 #include <dlfcn.h>
@@ -8,13 +9,14 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Defined by cffi below this text, in callbacks.py for Python. */
+/* cffi defines these below; they call the Python functions in callbacks.py. */
 static void keep(char *spec, char *site, char *program, int listener, int job, long long forked, long long dropped, char *why, int size, int *verdict);
 static void check(char *spec, int out, char *why, int size, int *verdict);
 
 static wchar_t *const search_path[] = { BOLLARD_SEARCH_PATH };
 
-/* The packages beside this very library: its prefix may lead to another tree by now. */
+/* Returns the directory of the Python packages beside this library, for PyMem_RawFree(); NULL on failure. Not from
+ * the prefix: an upgrade can change that to another tree at any time. */
 static wchar_t *packages(void)
 {
 	char path[PATH_MAX];
@@ -67,6 +69,7 @@ done:
 	return status;
 }
 
+/* Starts Python unless it runs. Returns 1, or 0 with the reason in `why`. */
 static int started(char *why, size_t size)
 {
 	PyStatus status;

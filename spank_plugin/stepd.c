@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* slurmstepd's side: start the keeper, put the launcher in front of each task. */
+/* The hooks in slurmstepd: start the keeper, and put the launcher before each task. */
 #define _GNU_SOURCE
 #include "stepd.h"
 #include "account.h"
@@ -19,7 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Longer than privilege.c gives the keeper to give root up. */
+/* How long to wait for the helper: longer than privilege.c lets the keeper take to give root up (HELP_MS). */
 #define HELPER_MS 10000
 
 struct step step = { .listener = -1, .job = -1, .job_socket = -1, .folder = -1, .record = -1, .lifeline = -1 };
@@ -33,6 +33,7 @@ void refuse(const char *format, ...)
 	va_end(list);
 }
 
+/* Returns the words, each followed by a space, for the caller to free; NULL when out of memory. */
 static char *joined(int argc, char **argv)
 {
 	size_t size = 1;
@@ -46,7 +47,8 @@ static char *joined(int argc, char **argv)
 	return text;
 }
 
-/* The path by which the client has named the script's standard input; Slurm opens it after this hook. */
+/* Opens the descriptor GATE_FD on the root directory. The client has put its path, GATE, before the path of the
+ * script's standard input (guard_script() in client.c); Slurm opens that after this hook. */
 static void open_gate(void)
 {
 	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), gate = root < 0 ? -1 : fcntl(root, F_DUPFD_CLOEXEC, GATE_FD);
@@ -57,17 +59,19 @@ static void open_gate(void)
 		close(root);
 }
 
-/* A client without this plugin leaves --container to Slurm, which without oci.conf ignores it. */
+/* Returns 1 when Slurm ignores --container, else 0: the client had no plugin, so the option stayed Slurm's, and
+ * there is no oci.conf. */
 static int slurm_ignored_container(spank_t spank)
 {
-	char container[2];  /* what it is does not matter */
+	char container[2];  /* the value does not matter */
 
 	return spank_getenv(spank, "SLURM_CONTAINER", container, sizeof(container)) != ESPANK_ENV_NOEXIST &&
 	       !slurm_has_oci_conf();
 }
 
-/* Whether a batch script's job has Slurm's field `container` and no variable for it: slurmrestd and scrontab load no
- * plugin. sbatch sets SLURM_PRIO_PROCESS for every job, so that slurmctld is asked about other jobs only. */
+/* Returns 1 when a batch job has Slurm's field `container` but no variable for it, else 0: slurmrestd and scrontab
+ * load no plugin. Asks slurmctld only about jobs without SLURM_PRIO_PROCESS, which sbatch always sets. Returns 1
+ * after refuse() when slurmctld does not answer. */
 static int controller_ignored_container(spank_t spank, uint32_t job_id)
 {
 	char priority[16];
@@ -97,6 +101,7 @@ void stepd_init(spank_t spank, int argc, char **argv)
 		char path[100];
 
 		step.is_extern = 1;
+		know_cgroups(job_id);
 		step.folder = job_folder_hold(job_id);
 		snprintf(path, sizeof(path), JOB_FOLDERS "/%u/job", job_id);
 		if (step.folder >= 0)
@@ -108,7 +113,7 @@ void stepd_init(spank_t spank, int argc, char **argv)
 		     (step_id == BATCH_STEP && controller_ignored_container(spank, job_id));
 	if (!step.asked)
 		return;
-	spank_unsetenv(spank, ENV_SPEC);  /* not for steps inside this one: a container is asked for, not inherited */
+	spank_unsetenv(spank, ENV_SPEC);  /* steps inside this one do not inherit the container */
 	step.site = joined(argc, argv);
 	look_at_argv(spank);
 	if (step_id == BATCH_STEP)
@@ -128,8 +133,10 @@ void stepd_init(spank_t spank, int argc, char **argv)
 		       "submit host of another release?");
 	else if (!step.site)
 		refuse("out of memory");
-	else
+	else {
+		know_cgroups(job_id);
 		find_keeper(spank, job_id, step_id);
+	}
 }
 
 /* Why the process that was to be the keeper is none: `reason` is one of privilege.h. */
@@ -156,7 +163,7 @@ void stepd_user_init(void)
 
 	if (step.helper <= 0)
 		return;
-	/* It ends within milliseconds, unless the user stops the child it is about to map. */
+	/* The helper ends within milliseconds, unless the user stops the child whose ids it maps. */
 	while ((pid = waitpid(step.helper, &status, WNOHANG)) == 0 && waited++ < HELPER_MS)
 		usleep(1000);
 	if (pid == 0) {
@@ -186,7 +193,7 @@ void stepd_task_post_fork(spank_t spank)
 {
 	uint32_t job_id;
 
-	/* Where there is an extern step, the job has all its cgroups when another step starts. */
+	/* Only without an extern step: with one, the job has all its cgroups before another step starts. */
 	if (step.job_socket >= 0 && !step.is_extern &&
 	    spank_get_item(spank, S_JOB_ID, &job_id) == ESPANK_SUCCESS)
 		place_keepers(job_id);
@@ -202,8 +209,8 @@ int stepd_task_init(spank_t spank)
 		refuse("Slurm refused to start the task through bollard-enter; tell the site's administrator");
 	if (!step.why[0])
 		return 0;
-	/* The reason is the node's, and the same for all of its tasks. */
+	/* All tasks of the node have the same reason, so only task 0 prints it. */
 	if (spank_get_item(spank, S_TASK_ID, &task) != ESPANK_SUCCESS || task == 0)
 		fprintf(stderr, "bollard: %s\n", step.why);
-	_exit(EXIT_BOLLARD);  /* never on to the host */
+	_exit(EXIT_BOLLARD);  /* returning would start the program on the host */
 }

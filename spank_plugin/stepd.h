@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The parts of the shim in slurmstepd. */
+/* The parts of the shim in slurmstepd. They run as root, unless noted. */
 #ifndef BOLLARD_STEPD_H
 #define BOLLARD_STEPD_H
 
@@ -11,50 +11,57 @@
 #define LAUNCHER BOLLARD_PREFIX "/bollard-enter"
 #define KEEPER BOLLARD_PREFIX "/bollard-keeper"
 
-/* What this step knows; a task forked by slurmstepd inherits it. */
+/* The state of this step. slurmstepd's tasks inherit it by fork(2). The strings live until slurmstepd ends. */
 extern struct step {
-	int asked;              /* for a container; the rest counts only then */
+	int asked;              /* 1: this step asks for a container; else the rest is not used */
 	char spec[SPEC_MAX];
-	struct header header;   /* all of the spec that is read here */
-	const char *options;    /* the rest of it, which only the keeper reads; or NULL */
-	char *site;
+	struct header header;   /* the only part of the spec that is read here */
+	const char *options;    /* the rest of the spec, which only the keeper reads; or NULL */
+	char *site;             /* the plugin's arguments in plugstack.conf, each followed by a space */
 	const char *program;    /* argument 0 of the tasks */
-	int launched;           /* srun has put the launcher first already */
+	int launched;           /* 1: srun has put the launcher first already */
 	char address[100];      /* path of the keeper's socket */
 	char why[512];          /* not empty: no keeper, and the reason */
-	int listener, job;      /* descriptors for the keeper to be */
-	int job_socket;              /* keepers send a byte to it, and end when it is closed; or -1 */
-	int folder;             /* the job's, held (job_folder.h); or -1 */
-	int is_extern;          /* the job's own step: it ends the containers of the job */
-	int record;             /* of the job on this node, for the accounting; or -1 */
-	char container[40];     /* by which the record names the container that this step has made */
-	int occupied;           /* somebody listens at `address` who gives no lifeline */
-	int lifeline;           /* held open until slurmstepd ends */
-	pid_t helper;           /* to be reaped, or 0 */
-	long long times[2];     /* of the fork, and of the end of root in the child: CLOCK_MONOTONIC, ns */
+	int listener, job;      /* descriptors that the new keeper gets */
+	int job_socket;         /* keepers send a byte to it, and end when it is closed; or -1 */
+	int folder;             /* the job's directory, held (job_folder.h); or -1 */
+	int is_extern;          /* 1: the job's extern step, which ends the containers of the job */
+	int record;             /* the job's record on this node, for the accounting; or -1 */
+	char container[40];     /* the name in the record of the container that this step made */
+	int occupied;           /* 1: a process listens at `address` but gives no lifeline */
+	int lifeline;           /* connection to the keeper, held open until slurmstepd ends; or -1 */
+	pid_t helper;           /* the helper to reap (privilege.h), or 0 */
+	long long times[2];     /* of the fork, and of giving up root in the child: CLOCK_MONOTONIC, ns */
 } step;
 
-/* stepd.c: no container for this step, and the reason that each task tells. */
+/* stepd.c: stores the reason in step.why: this step gets no container, and its tasks end with the reason. */
 __attribute__((format(printf, 1, 2))) void refuse(const char *format, ...);
 
-/* keeper.c: the keeper of step.spec: one that is there, else a new one; or a refusal. */
+/* keeper.c: finds the keeper of step.spec, or starts one, and holds its lifeline. refuse() on failure. */
 void find_keeper(spank_t spank, uint32_t job_id, uint32_t step_id);
 
-/* keeper.c: keepers are connected to the socket `path`, which is there for as long as the job, or the step, is. */
+/* keeper.c: opens the job socket at `path` and stores it in step.job_socket; -1 there on failure. Keepers are
+ * connected to it, and it stays open as long as the job, or the step, runs. */
 void hold_leash(const char *path);
 
-/* job_end.c: ends the containers of the job, if no other step of it on this node can need them. The extern step waits
- * until that is so. */
+/* job_end.c: notes in which cgroups the job is. Called at the step's start too: Slurm 20.11 moves slurmstepd out of them
+ * before its last hook. */
+void know_cgroups(uint32_t job_id);
+
+/* job_end.c: ends the containers of the job when no other step of the job runs on this node. The extern step waits
+ * until then; other steps return at once. Logs with slurm_error() when processes survive SIGKILL. */
 void end_containers(uint32_t job_id, uid_t uid);
 
-/* job_end.c: keepers into the cgroups that Slurm makes for a step only after this one's keeper was started. */
+/* job_end.c: moves the keepers to those cgroups of the job that Slurm made after the keeper started. Logs a failure
+ * with slurm_error(). */
 void place_keepers(uint32_t job_id);
 
-/* argv.c: what the tasks start, as far as one can tell, and whether srun has put the launcher first: to step.program,
- * which is read ahead, and step.launched. */
+/* argv.c: sets step.program, which the keeper reads ahead ("" when unknown), and step.launched. Takes the launcher's
+ * mark away from Slurm's argv in place. */
 void look_at_argv(spank_t spank);
 
-/* argv.c: the launcher before this task's program; 0, or -1 where Slurm does not allow it. */
+/* argv.c: puts the launcher before this task's program. Returns 0, or -1 when Slurm does not allow it. Runs as the
+ * user, in the task's process. */
 int put_launcher_first(spank_t spank);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The program as a child of the launcher, which stays the task. */
+/* Runs the program as a child of the launcher; the launcher stays the task. */
 #define _GNU_SOURCE
 #include "enter.h"
 #include "wire.h"
@@ -13,7 +13,8 @@
 
 static volatile pid_t program;  /* 0 once it has ended */
 
-/* What reaches this process goes to the program; what a terminal sends has reached it already. */
+/* Signal handler: sends the signal on to the program. A signal from the kernel, as of a terminal, has reached the
+ * program already. */
 static void pass_on(int number, siginfo_t *info, void *context)
 {
 	int saved = errno;
@@ -24,18 +25,19 @@ static void pass_on(int number, siginfo_t *info, void *context)
 	errno = saved;
 }
 
-/* End as the program did, so that whoever waits for this process learns the same. */
+/* Ends this process as the program ended: with the same exit status or signal. */
 static void end_alike(int status)
 {
 	if (WIFSIGNALED(status)) {
-		setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });  /* the program's own core is there */
+		setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });  /* the program has written its own core file */
 		signal(WTERMSIG(status), SIG_DFL);
 		raise(WTERMSIG(status));
 	}
 	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_BOLLARD);
 }
 
-/* The program's status. It is reaped only when no signal can be passed on to its number any more. */
+/* Waits for the program and returns its status. Reaps it only after `program` is 0: pass_on() then sends no signal
+ * to a later process with the same process id. */
 static int status_of(pid_t child)
 {
 	int status = EXIT_BOLLARD << 8;
@@ -49,7 +51,8 @@ static int status_of(pid_t child)
 	return status;
 }
 
-/* What the keeper answers when it hears that the program has ended: "", or why the container was not saved. */
+/* Tells the keeper that the program has ended. Writes its answer to `text`, which has `room` bytes: "", or the
+ * reason why the container was not saved. */
 static void report(int keeper, char *text, uint32_t room)
 {
 	char byte = WIRE_DONE;
@@ -73,7 +76,7 @@ void supervise(int keeper, int saved)
 
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &before);  /* until `program` is known */
-	/* Whoever started this task may have ignored SIGCHLD: the kernel then keeps no child's status. */
+	/* The parent of this task may have set SIGCHLD to be ignored: the kernel then keeps no status of a child. */
 	sigaction(SIGCHLD, &children, &chosen);
 	program = child = fork();
 	if (child < 0) {

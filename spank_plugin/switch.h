@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The value of a switch in an environment variable, as runtime/request/spec.py reads it. */
+/* A switch in an environment variable; runtime/request/spec.py reads it by the same rule. Needs no privilege. */
 #ifndef BOLLARD_SWITCH_H
 #define BOLLARD_SWITCH_H
 
@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Returns 1 when `value` turns the switch on: it is not empty and, in any case of letters, not one of NO_WORDS. Else
+ * 0. */
 static inline int means_yes(const char *value)
 {
 	char word[32];

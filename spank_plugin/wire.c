@@ -12,7 +12,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* A path where `name` begins with a slash, else an abstract address. */
+/* Fills `addr`: a path when `name` begins with a slash, else an abstract address. Returns its length; 0 when `name`
+ * is empty or too long. */
 static socklen_t address(const char *name, struct sockaddr_un *addr)
 {
 	size_t size = strlen(name), at = name[0] == '/' ? 0 : 1;
@@ -46,7 +47,7 @@ int wire_connect(const char *name, uid_t owner)
 		errno = saved;
 		return -1;
 	}
-	/* Anyone may bind an abstract name: the kernel tells who called listen(). */
+	/* Any user can bind an abstract address. SO_PEERCRED is the user who called listen(2). */
 	if (peer.uid != 0 && peer.uid != owner) {
 		close(fd);
 		errno = EPERM;

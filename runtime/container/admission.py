@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The keeper's loop: who is in the container, and how long it stays.
+"""The keeper's loop: it lets tasks in and decides when the container ends.
 
-A peer that sends "T" is a task and goes in (entry.py). One that sends "L" holds a lifeline: the keeper stays until all
-lifelines are gone. Only root may hold a lifeline of a job's container: the slurmstepd of each step does.
+A peer that sends "T" is a task and is let in (entry.py). A peer that sends "L" holds a lifeline: the keeper stays until
+all lifelines are closed. Only root may hold a lifeline of a job's container. The slurmstepd of each step holds one.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from bollard.runtime.container.container import Container
     from bollard.runtime.container.save import Saver
 
-# A launcher says what it has to say at once.
+# How long a peer may take to send its request. A launcher sends it at once.
 PEER_SECONDS = 10.0
-# Who may hold a lifeline: of a job's container root alone, whose user may be root himself; else its user.
+# Who may hold a lifeline. ANYONE: the container's user, outside Slurm. ROOT: only root, for a job's container.
+# USER_IS_ROOT: the same, and the job's user is root.
 ANYONE, ROOT, USER_IS_ROOT = range(3)
 
 
@@ -39,27 +40,27 @@ class AdmissionLoop:
         self.holder = holder  # who may hold a lifeline
         self.listener = socket(fileno=listener)
         self.listener.setblocking(False)
-        self.job = job  # hangs up when the job has ended on this node; -1 when nothing tells
+        self.job = job  # hangs up when the job has ended on this node; -1 when there is no such descriptor
         self.watcher = watcher
         self.server = task_reaper.task_handle(container.server) if container.server else -1
         self.lifelines: dict[int, socket] = {}
         self.tasks: dict[int, int] = {}  # pidfd: pid
         self.steps: dict[int, str] = {}  # pid: step
-        self.finished: set[int] = set()  # pids of tasks that have told so
-        # Tasks that will tell of their end: connection, its pid, the file to save the container to.
+        self.finished: set[int] = set()  # pids of tasks that have sent wire.DONE
+        # Tasks that send wire.DONE at their end. Descriptor: (connection, pid, file to save the container to or "").
         self.savers: dict[int, tuple[socket, int, str]] = {}
-        self.saves: list[tuple[socket, str]] = []  # those that wait for their file; the first is being written
+        self.saves: list[tuple[socket, str]] = []  # (task that waits, file); the first file is being written
         self.begun = False
-        self.by_slurm = False  # a lifeline came: slurmstepd decides when it is over
-        self.idle_since = time.monotonic()  # when the last lifeline went
-        self.over = False  # another keeper of the job has asked this idle one to end
+        self.by_slurm = False  # a lifeline came: slurmstepd decides when the container ends
+        self.idle_since = time.monotonic()  # when the last lifeline was closed
+        self.over = False  # another keeper of the job has asked this idle keeper to end
         self.poll = select.poll()
         for fd in (listener, job, self.server):
             if fd >= 0:
                 self.poll.register(fd, select.POLLIN)
 
     def run(self) -> None:
-        """Until the step has ended, and the job where that is known; or, with no lifeline, the last task."""
+        """Serve until the step has ended, and the job where `job` is known. Without a lifeline: until the last task."""
         try:
             self._loop()
         except Exception as error:
@@ -84,7 +85,7 @@ class AdmissionLoop:
                 elif fd == self.job:
                     self.poll.unregister(fd)
                     self.job = -1
-                    self.begun = True  # and over: nobody will come any more
+                    self.begun = True  # the job has ended, so no task will come: let the loop end
                 elif fd in self.tasks:
                     self._forget(self.tasks[fd])
                     if not self.tasks and self.container.record.pending:
@@ -103,14 +104,14 @@ class AdmissionLoop:
             task_reaper.end_members()
 
     def _done(self, fd: int) -> None:
-        """A task has ended: the last one of its step on the node waits until the container is saved."""
+        """Handle the end of a task. The last task of its step on this node waits until the container is saved."""
         self.poll.unregister(fd)
         peer, pid, target = self.savers.pop(fd)
         try:
             told = peer.recv(1) == wire.DONE
         except OSError:
             told = False
-        if not told:  # it was ended; so nothing is saved
+        if not told:  # the launcher was killed, so nothing is saved
             peer.close()
             return
         self.finished.add(pid)
@@ -126,7 +127,7 @@ class AdmissionLoop:
         return [pid for pid in self.tasks.values() if pid not in self.finished]
 
     def _save(self, saver: Saver) -> None:
-        """Begin with the first file that is waited for; tasks come and go meanwhile."""
+        """Start to write the first file of `saves`. The loop goes on meanwhile."""
         saver.start(self.saves[0][1])
         self.poll.register(saver.answer, select.POLLIN)
 
@@ -138,14 +139,14 @@ class AdmissionLoop:
             self._save(saver)
 
     def _answer(self, peer: socket, text: str) -> None:
-        """Let a task that has told of its end go; `text` is what went wrong."""
-        # A step's later tasks, and later steps, still need the servers; by hand the last task is the end.
+        """Answer a task that has sent wire.DONE, so that it ends. `text` is the error, "" for none."""
+        # Later tasks and later steps of a job still need the servers. Without Slurm the last task is the end.
         if self.container.servers and not self.by_slurm and not self.saves and not self._unfinished():
             self.container.servers.end()
         try:
             wire.send(peer, wire.ERROR if text else wire.OK, text.encode("utf-8", "replace") + b"\0")
         except OSError:
-            pass  # it was ended meanwhile
+            pass  # the task was killed meanwhile
         peer.close()
 
     def _end(self, who: str) -> None:
@@ -156,14 +157,14 @@ class AdmissionLoop:
         try:
             number, _ = self.listener._accept()  # type: ignore[attr-defined]  # typeshed lacks it
         except OSError:
-            return  # gone again
+            return  # the peer has closed its connection
         peer = socket(fileno=number)
         peer.settimeout(PEER_SECONDS)
         pid = 0
         try:
             pid, uid = wire.credentials(peer)
-            # A job's socket is a file that lets in its user and root alone; root has no number of its own in a user
-            # namespace.
+            # The mode of a job's socket lets in only its user and root. Root's uid is not mapped in this user
+            # namespace, so every other uid is root.
             mine = uid == os.getuid()
             root = self.holder == USER_IS_ROOT or (self.holder == ROOT and not mine)
             if not mine and not root:
@@ -171,7 +172,7 @@ class AdmissionLoop:
             kind = wire.receive(peer, 1)
             if kind == wire.QUESTION:
                 wire.send(peer, wire.OK, self.state())
-                return  # no task: nobody waits for its end
+                return
             if kind == wire.END_IDLE:
                 self.over = self._is_idle()
                 return
@@ -182,7 +183,7 @@ class AdmissionLoop:
             if not mine:
                 return
             watched = self._watch(pid)
-            frame = wire.receive_frame(peer)  # first: a refusal beside unread words would reset the connection
+            frame = wire.receive_frame(peer)  # first: close() with unread data would reset the connection
             self._ask_server()
             step, target = entry.admit(self.container, peer, frame)
             if watched:
@@ -192,44 +193,50 @@ class AdmissionLoop:
             if target or self.container.servers:
                 self.savers[number] = (peer, pid, target)
                 self.poll.register(number, select.POLLIN)
-        except Exception as error:  # whatever one peer says or does, the others' container stays
-            self._forget(pid)  # it ends by itself, with the reason
+        except Exception as error:  # an error of one peer must not end the container of the others
+            self._forget(pid)  # the task ends by itself when it gets the reason
             wire.refuse(peer, error)
         finally:
             if number not in self.lifelines and number not in self.savers:
                 peer.close()
 
     def _ask_server(self) -> None:
-        """Raise where the file server does not answer any more. It is asked before each task goes in, for a task that
-        waits for it cannot be ended. The reaper sees to it that this comes back."""
+        """Raise if the file server does not answer any more.
+
+        The keeper asks before each task is let in: a task that waits for the file server cannot be killed. The task
+        reaper ends a file server that does not answer, so this call returns.
+
+        Raises:
+            BollardError: the file server did not answer and was ended.
+        """
         if self.container.server <= 0:
             return
         begin = time.monotonic()
         self.watcher.waiting()
         try:
-            os.fstatvfs(self.container.image_root)  # the kernel never answers this by itself
+            os.fstatvfs(self.container.image_root)  # the kernel has no cached answer and must ask the file server
         except OSError as error:
-            # Else it has no such answer; or has just ended, which the loop tells.
+            # Other errors: the file server does not implement statfs, or has just ended, which the loop reports.
             if error.errno in (ENOTCONN, ECONNABORTED) and time.monotonic() - begin > fuse.STOPPED_SECONDS - 1:
                 raise fuse.silent(self.container.spec.asked) from None
         finally:
             self.watcher.answered()
 
     def _hold(self, peer: socket) -> None:
-        """Stay for as long as `peer` is open, unless its step needs a working directory that is not here."""
+        """Keep the container while `peer` is open. Refuses a step whose working directory is not in the container."""
         cwd = spec_text.pairs(wire.receive_frame(peer, constants.CWD_MAX))
         if cwd and not self._shows(cwd[0][1]):
             peer.sendall(wire.ERROR)
             return
         number = peer.fileno()
-        # Its end may have come already: poll tells, and that too ends this container.
+        # If the peer has closed already, poll reports it and the container ends.
         self.lifelines[number] = peer
         self.poll.register(number, select.POLLIN)
         self.begun = self.by_slurm = True
         peer.sendall(wire.OK)
 
     def _shows(self, cwd: str) -> bool:
-        """Whether a step can work there: in the directory as it was called, and in what links lead to."""
+        """Return whether the container shows the directory `cwd`, by that path and by its path with links resolved."""
         self.watcher.waiting()
         try:
             names = {cwd, os.path.realpath(cwd)}
@@ -241,13 +248,13 @@ class AdmissionLoop:
         return self.by_slurm and not self.lifelines and not self.tasks
 
     def state(self) -> bytes:
-        """The record, and the tasks that are there now: for `bollard ps`."""
+        """Return the record, the tasks that run now, and the idle time in seconds: for `bollard ps`."""
         there = ",".join(f"{pid}:{self.steps[pid]}" for pid in self.tasks.values() if pid in self.steps)
         idle = f"{time.monotonic() - self.idle_since:.3f}" if self._is_idle() else ""
         return spec_text.text([*self.container.record.values(), ("there", there), ("idle", idle)]) + b"\0"
 
     def _forget(self, pid: int) -> None:
-        """A task has ended, or was not let in."""
+        """Remove a task that has ended or was not let in."""
         for handle in [handle for handle, task in self.tasks.items() if task == pid]:
             self.poll.unregister(handle)
             os.close(handle)
@@ -256,14 +263,14 @@ class AdmissionLoop:
         self.finished.discard(pid)
 
     def _watch(self, pid: int) -> bool:
-        """Whether that task is there."""
+        """Watch the task `pid` and tell the task reaper of it. Returns False if it has ended already."""
         handle = task_reaper.task_handle(pid)
         if handle >= 0:
             self.tasks[handle] = pid
             self.poll.register(handle, select.POLLIN)
             try:
                 self.watcher.watch(pid)
-            except OSError:  # somebody killed the task reaper: another one takes over
+            except OSError:  # the task reaper was killed: start another
                 self.watcher.dismiss()
                 self.watcher = task_reaper.start(
                     self.job, self.container.private(self.listener.fileno()),

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from bollard.runtime.request.site import Site
     from bollard.runtime.request.spec import Spec
 
-# What is learned after the container was made; everything else is set once.
+# The attributes that change after the container was made; all others are set once.
 _LEARNED = ("by_slurm", "entrypoint", "environment", "told", "warnings")
 
 
 class Container:
-    """A container that is ready: this process stands in it."""
+    """A container that is ready for tasks. This process is inside it."""
 
     __slots__ = (
         "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "image_root", "instance",
@@ -39,36 +39,36 @@ class Container:
         scripts: list[tuple[str, bytes]], rc: bytes, locales: frozenset[bytes] | None, command: bytes, instance: str,
         tools: bytes, namespace_fds: tuple[int, ...],
     ) -> None:  # fmt: skip
-        self.node = node  # the host's name outside
+        self.node = node  # name of the host
         self.spec = spec
         self.site = site
         self.image = image
         self.plan = plan
-        self.report = report  # what became of the plan
+        self.report = report  # results of the plan's mounts
         self.server = server  # process id of the FUSE server, 0 for a directory
         self.server_state = server_state  # a descriptor of its /proc/PID/stat
         self.image_root = image_root  # a descriptor of the image's own root directory
         self.clock = clock
         self.saver = saver
-        self.servers = servers  # of layers in files
-        self.rc = rc  # /etc/rc of an image in enroot's layout, else ""
-        self.scripts = scripts  # the image's own, for its environment
-        self.locales = locales  # the image's (locales.available)
+        self.servers = servers  # the file servers of layers in files
+        self.rc = rc  # /etc/rc of an image in enroot's layout, else b""
+        self.scripts = scripts  # the image's environment scripts
+        self.locales = locales  # the image's locales (locales.available)
         self.command = command  # the action, for APPTAINER_COMMAND
-        self.instance = instance  # its name, for an instance: who ends tells the tasks in other words
-        self.tools = tools  # where the host's Slurm commands are, in the container
+        self.instance = instance  # name of the instance, for messages; "" otherwise
+        self.tools = tools  # path of the host's Slurm commands in the container
         self.namespace_fds = namespace_fds  # descriptors of the namespaces to join, in that order
         self.binds = os.fsencode(bind_text(spec.binds))  # for APPTAINER_BIND
         self.record = record.Record(image, node)
-        self.steps: dict[bytes, Spec] = {}  # spec text of a step that named this container: what it asked
+        self.steps: dict[bytes, Spec] = {}  # parsed specs of later steps, by their spec text
         self.environment: environment.ImageEnvironment | None = None  # what the scripts set, once that is known
         self.entrypoint: dict[bytes, bytes] | None = None  # what the entrypoint changed, once it has run
-        self.replaced: set[bytes] = set()  # working directories that are not in it, and of which a task was told
+        self.replaced: set[bytes] = set()  # working directories that are missing here; their warning was shown
         no_driver = f"{node} has no driver for it; the container starts without"
-        # What was to be there and is not; until the first task has printed it.
+        # Warnings that no task has shown yet.
         self.warnings = [f"--{kind}: {no_driver}" for kind in plan.missing_gpus]
         self.warnings += [f"{node}: {warning}" for warning in report.warnings]
-        self.by_slurm = False  # made for a job step, and not by the command
+        self.by_slurm = False  # made for a job step, not by the command `bollard`
         self.told = False  # --container-verbose has been answered
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -77,18 +77,18 @@ class Container:
         object.__setattr__(self, name, value)
 
     def lines(self) -> list[str]:
-        """What was planned, and what became of it: one line each, for people."""
+        """Return the plan and the results of its mounts, one line each, for the user."""
         return self.plan.lines() + self.report.lines()
 
     def private(self, listener: int) -> tuple[int, ...]:
-        """The descriptors that are the keeper's alone."""
+        """Return the descriptors that a child of the keeper must close."""
         saver = (self.saver.ask, self.saver.answer) if self.saver else ()
         return (listener, self.image.fd, self.image_root, *self.namespace_fds, self.record.fd, *saver)
 
     def define_environment(
         self, shell: Callable[[bytes, list[bytes]], bytes | None], cwd: bytes = b"/"
     ) -> environment.ImageEnvironment:
-        """Evaluate the image's scripts, with the help of `shell` where they need one (environment.of_image)."""
+        """Evaluate the image's scripts and keep the result. `shell` and `cwd` are those of environment.of_image."""
         home, path = os.fsencode(self.spec.home or self.spec.user_home), os.fsencode(self.spec.image)
         app = os.fsencode(self.spec.app)
         self.environment = environment.of_image(self.scripts, home, path, shell, app, cwd, self.warnings)

@@ -2,27 +2,27 @@
 """Images as `enroot import` makes them: environment, working directory, entrypoint (enroot's doc/image-format.md).
 
     /etc/environment    NAME=VALUE lines, not quoted; ${NAME} stands for the host's value
-    /etc/rc             a shell script: changes to the working directory, and starts the entrypoint with its arguments
+    /etc/rc             a shell script: changes to the working directory and starts the entrypoint with its arguments
 
-Runs on the node path: no import.
+This module runs on the node path: it imports nothing.
 """
 
 from __future__ import annotations
 
 RC = "/etc/rc"
 ENVIRONMENT = "/etc/environment"
-# A line that enroot writes into each RC, and the beginning of the one with the working directory.
+# A line that enroot writes into each RC, and the beginning of the line that names the working directory.
 _MARK = b"if [ -s /etc/rc.local ]; then"
 _CD = b'cd "'
 
 
 def is_layout(rc: bytes) -> bool:
-    """Whether the text of an image's RC is enroot's: other systems have a file of that name too."""
+    """Return whether enroot wrote this text of RC. Other systems have a file with that name too."""
     return _MARK in rc
 
 
 def workdir(rc: bytes) -> bytes:
-    """The image's working directory, "" where it has none of its own."""
+    """Return the working directory that the text of RC names; b"" for none."""
     for line in rc.split(b"\n"):
         if line.startswith(_CD):
             path = line[len(_CD) :].split(b'"')[0]
@@ -31,9 +31,9 @@ def workdir(rc: bytes) -> bytes:
 
 
 def script(text: bytes) -> bytes:
-    """The environment script that sets what the text of ENVIRONMENT says.
+    """Return an environment script that sets the variables in the text of ENVIRONMENT.
 
-    NAME=${NAME} is left out: the host's variables are in the container anyway.
+    NAME=${NAME} is left out: the task gets the host's variables anyway.
     """
     lines = []
     for line in text.split(b"\n"):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Let tasks in: what the keeper says to the launcher of each (the C side is spank_plugin/entry.c).
+"""Let one task in: the keeper's answer to the task's launcher (the C side is spank_plugin/entry.c).
 
-A task sends its command, its environment and its working directory; it gets descriptors of the container's
-namespaces, and the command, environment and working directory to go on with. A peer that sends "L" instead
-holds a lifeline: admission.py deals with those.
+A task sends its command, its environment and its working directory. It gets descriptors of the container's
+namespaces, and the command, environment and working directory to use in the container. admission.py handles the other
+messages of peers.
 """
 
 from __future__ import annotations
@@ -26,25 +26,29 @@ if TYPE_CHECKING:
     from bollard.runtime.request.spec import Spec
 
 SPEC_VARIABLE = wire.SPEC.encode() + b"="
-# What a task of an instance was started by, for APPTAINER_COMMAND; elsewhere one word holds for all (instance.py).
+# The action of one task of an instance, for APPTAINER_COMMAND. All tasks of another container have one action.
 COMMAND_VARIABLE = b"SLURM_BOLLARD_COMMAND="
-# A launcher with one of these modes waits for its program (supervise.c): in a process namespace, which only children
-# enter; to save the container, when it sends wire.DONE and ends when it is answered.
+# Modes in which the launcher waits for its program (supervise.c). WAIT: for a process namespace, which only child
+# processes enter. SAVE: the launcher sends wire.DONE after its program and ends when the keeper has answered.
 WAIT = constants.LAUNCHER_WAIT.encode()
 SAVE = constants.LAUNCHER_SAVE.encode()
-# With --container-remap-root: changes of owner, which the namespace knows no ids for, succeed (ownership.h).
+# With --container-remap-root: chown to an id that is not mapped reports success (ownership.h).
 AS_ROOT = b"root"
 ENTRYPOINT = "/.singularity.d/runscript"
-# The image's environment scripts may take a minute (Apptainer's rule).
+# How long the image's environment scripts may take: one minute, as in Apptainer.
 SCRIPT_SECONDS = constants.SCRIPT_WAIT_MS / 1000
-# Specs of later steps of a named container: how many are kept, read, and how long they may be; others are read again.
+# The keeper caches this many parsed specs of later steps, each with a text of at most KEPT_SPEC_MAX bytes.
 KEPT_SPECS = 64
 KEPT_SPEC_MAX = 8 << 10
 
 
 def parse_request(frame: bytes) -> tuple[list[bytes], list[bytes], bytes, bytes]:
-    """argv, environment, working directory, and when its client began if the user wants to know more (else "");
-    ValueError for anything else."""
+    """Return argv, environment, working directory and verbose of a request. `verbose` is the time when the client
+    began; b"" without --container-verbose.
+
+    Raises:
+        ValueError: the frame is not a request.
+    """
     words = frame.split(b"\0")
     argv, at = wire.list_at(words, 0)
     env, at = wire.list_at(words, at)
@@ -56,16 +60,27 @@ def parse_request(frame: bytes) -> tuple[list[bytes], list[bytes], bytes, bytes]
 def reply(
     argv: list[bytes], env: list[bytes], cwd: bytes, note: bytes = b"", mode: bytes = b"", root: bytes = b""
 ) -> bytes:
-    """The frame of a yes; `note` goes to the task's stderr; `mode` is "" or how to run the program; `root` is "" or
-    AS_ROOT."""
+    """Return the frame that lets a task in.
+
+    argv, env, cwd  what the task uses in the container
+    note            text for the task's stderr
+    mode            how the launcher runs the program: WAIT, SAVE, or b"" to execute it
+    root            AS_ROOT or b""
+    """
     return wire.texts(argv, env, cwd, note, mode, root)
 
 
 def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
-    """Where the task starts: --pwd, the image's own (enroot's images), the task's (not with --contain), home, or "/".
+    """Return the directory in which the task starts: the first of these that it can enter.
 
-    cwd   the task's directory on the host, "" for one that was removed
-    own   the working directory that the image names, "" for none
+    --pwd, the image's working directory, the task's own (not with --contain), the home directory, "/".
+
+    asked  the spec of the task's step
+    cwd    the task's directory on the host, b"" for one that was removed
+    own    the working directory that the image names (enroot's layout), b"" for none
+
+    Raises:
+        BollardError: the directory of --pwd does not exist in the container.
     """
     if asked.pwd:
         if not os.path.isdir(asked.pwd):
@@ -78,15 +93,24 @@ def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
 
 
 def admit(container: Container, peer: socket, frame: bytes) -> tuple[str, str]:
-    """Answer the request `frame` of one task with the way in; the step it is of, and the file to save the container to
-    after it."""
+    """Answer the request of one task: send it the namespaces, command and environment. Returns the task's step, and the
+    file to save the container to when the step has ended ("" for none).
+
+    container  the container
+    peer       the connection to the task's launcher
+    frame      its request
+
+    Raises:
+        BollardError: the task may not go in.
+        ValueError: the frame is not a request.
+    """
     begin = time.monotonic_ns()
     argv, env, cwd, verbose = parse_request(frame)
     step = record.step_of(env)
     asked = step_spec(container, env)
     command = taken(env, COMMAND_VARIABLE) or container.command
     if container.spec.fakeroot and any(entry.startswith(b"PMIX_NAMESPACE=") for entry in env):
-        # Refused by PMIx's server, whose library then waits for itself (libpmix 4.2.2): the step would never end.
+        # The PMIx server refuses uid 0, and its library then waits forever (libpmix 4.2.2): the step would not end.
         reason = "root in a container does not go with PMIx, which compares user ids"
         raise BollardError(reason, "use --mpi=pmi2 or --mpi=none")
     own = enroot.workdir(container.rc) if container.by_slurm else b""
@@ -124,7 +148,7 @@ def admit(container: Container, peer: socket, frame: bytes) -> tuple[str, str]:
 
 
 def taken(env: list[bytes], name: bytes) -> bytes:
-    """The value of the variable `name` (with its "="), which is taken out of `env`; "" where there is none."""
+    """Remove the variable `name` (with its "=") from `env` and return its value; b"" if it is not set."""
     found = [entry for entry in env if entry.startswith(name)]
     for entry in found:
         env.remove(entry)
@@ -132,8 +156,12 @@ def taken(env: list[bytes], name: bytes) -> bytes:
 
 
 def step_spec(container: Container, env: list[bytes]) -> Spec:
-    """What this task's step asked; of a container with a name that may be another than made it. Its spec is taken
-    out of `env`."""
+    """Return the spec of this task's step and remove its variable from `env`. For a named container the spec can differ
+    from the spec that created the container.
+
+    Raises:
+        BollardError: the container was made from another image, or lacks something that this spec needs.
+    """
     text = taken(env, SPEC_VARIABLE)
     if not text:
         return container.spec
@@ -156,11 +184,11 @@ def step_spec(container: Container, env: list[bytes]) -> Spec:
 
 
 def _refuse_what_it_lacks(container: Container, asked: Spec, values: list[tuple[str, str]]) -> None:
-    """Say no to a later step of a named container that counts on more than that was made with."""
+    """Raise if a later step of a named container needs an option that the container was not made with."""
     made = container.spec
     given = dict(values)
     lacking = []
-    # Of the options that fill one field, those that were given are named first.
+    # Several options can fill one field: the message should name one that the user gave.
     for row in sorted(options.TABLE, key=lambda row: row.name not in given):
         if not row.fixed:
             continue
@@ -190,7 +218,7 @@ def _refuse_what_it_lacks(container: Container, asked: Spec, values: list[tuple[
 def _through_entrypoint(
     container: Container, asked: Spec, env: list[bytes], cwd: bytes, shell: Callable[[bytes, list[bytes]], bytes | None]
 ) -> list[bytes]:
-    """`env` with what the image's entrypoint changes in it. That runs once per container, in its first task."""
+    """Return `env` with the changes of the image's entrypoint. It runs once per container, in the first task."""
     words = ["/bin/sh", enroot.RC] if container.rc else [ENTRYPOINT]
     if container.entrypoint is None and os.access(words[0], os.X_OK):
         answer = shell(environment.entrypoint_script(words, cwd, asked.entrypoint_log), env)
@@ -205,17 +233,27 @@ def _through_entrypoint(
 def _run_there(
     peer: socket, namespace_fds: tuple[int, ...], script: bytes, env: list[bytes], root: bytes
 ) -> bytes | None:
-    """What the image's shell prints when this task's launcher runs `script` with exactly `env`; None without
-    a shell. `root` is "" or AS_ROOT. It is the image's code, so it must run within the task's limits."""
+    """Return what `script` prints when the task's launcher runs it in the image's shell; None without a shell.
+
+    The script is code of the image, so it must run within the task's limits, not in the keeper.
+
+    peer           the connection to the launcher
+    namespace_fds  descriptors of the container's namespaces
+    script         text of the script
+    env            its whole environment, NAME=VALUE
+    root           AS_ROOT or b""
+    """
     peer.settimeout(SCRIPT_SECONDS)
     wire.send(peer, wire.SCRIPT, wire.texts(env, script, root), namespace_fds)
     return wire.receive_frame(peer, constants.SCRIPT_OUTPUT_MAX) or None
 
 
 def note(container: Container, verbose: bytes, begin: int) -> bytes:
-    """What the first task of a step on this node tells the user: warnings, --container-verbose.
+    """Return the text for the task's stderr: warnings that were not shown yet, and the lines of --container-verbose.
 
-    `verbose` is when its client began (ns since 1970), "" when the user did not ask; `begin` when this task came.
+    container  the container
+    verbose    when the client began, ns since 1970; b"" without --container-verbose
+    begin      when this task came, ns of CLOCK_MONOTONIC
     """
     warnings = "".join(f"bollard: {shown(warning)}\n" for warning in container.warnings)
     container.warnings = []

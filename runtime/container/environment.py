@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The environment of a task in the container. Names and order are Apptainer's.
 
-    the image's scripts  ──► of_image, once per container: they start from nothing of the host's
+    the image's scripts  ──► of_image, once per container, without the host's variables
     the task's variables ─┐
     of_image's result ────┴► of_task, once per task
 
-For one name the first of these that has it wins:
+Several sources can set one variable. The first source in this list wins:
 
-    1. what wires up MPI, and Slurm's own variables, of the task (`mpi.wireup`)
-    2. HOME, and what names the container
+    1. the task's variables for MPI start-up, and Slurm's own variables (`mpi.wireup`)
+    2. HOME, and the variables that name the container
     3. --env, --env-file, BOLLARDENV_X, APPTAINERENV_X, SINGULARITYENV_X
     4. the task's variables that --container-env names
     5. the image's scripts
-    6. the task's variables, but not PATH and LD_LIBRARY_PATH, nor LANG and LC_... that name a locale which the image
-       has not; with --cleanenv TERM and proxies alone
-    7. the site's, of bollard.yaml
+    6. the task's other variables, except PATH and LD_LIBRARY_PATH. LANG and LC_... pass only if the image has that
+       locale. With --cleanenv only TERM and the proxy variables pass.
+    7. the site's variables, from bollard.yaml
 
-All names and values are bytes. Runs on the node path: no import but its siblings.
+All names and values are bytes. This module runs on the node path: it imports only modules of that path.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from bollard.runtime.request.spec import Spec
 
-    # None: the image uses the name for itself without exporting it, so that the host's value is hidden.
+    # None: a script sets the variable without exporting it. That hides the host's value.
     ImageEnvironment = dict[bytes, bytes | None]
 
 DEFAULT_PATH = constants.DEFAULT_PATH.encode()
@@ -61,18 +61,21 @@ def of_image(
     cwd: bytes = b"/",
     warnings: list[str] | None = None,
 ) -> ImageEnvironment:
-    """What the image's own scripts set, starting from nothing of the host's.
+    """Return the variables that the image's scripts set. They do not see the host's variables.
 
-    `scripts` are (file name, text) of /.singularity.d/env/*.sh sorted by name, or ("environment", text) of the
-    /environment that images older than that have, or nothing. `image` is the path of the image, `app` the one of
-    its apps to be started, which its own scripts then prepare for.
+    scripts   (file name, text) of /.singularity.d/env/*.sh, sorted by name; ("environment", text) for the
+              /environment of older images; or an empty list
+    home      HOME in the container, b"" for none
+    image     path of the image
+    shell     function (script, environment), called when a script needs a real shell. It runs the image's bash, or its
+              /bin/sh if there is no bash, with exactly that environment. It returns the standard output; b"" or None
+              if no shell could run. All scripts then run in that shell, from the first one on.
+    app       the app of the image that will be started, b"" for none
+    cwd       directory in which `shell` runs the scripts
+    warnings  gets one line if the image has no shell that works. The result then holds the variables found so far.
 
-    `shell(script, env)` is called when a script needs a real shell: it has to run the image's bash, or its /bin/sh
-    where it has no bash, with that script and exactly the environment `env`, and give what that writes to its standard
-    output; b"" or None where that cannot be done. All scripts run there then, from the first one on, in the directory
-    `cwd`. Without a shell the result is what could be found out, and `warnings` get a line.
-
-    Raises `BollardError` when a script ends the shell.
+    Raises:
+        BollardError: a script ended the shell.
     """
     values = {b"HOME": home} if home else {}
     values.update(_names(image))
@@ -102,8 +105,10 @@ def of_image(
 
 
 def _interpreted(scripts: list[tuple[str, bytes]], values: dict[bytes, bytes], exported: set[bytes]) -> bool:
-    """Whether no script needs a real shell, if only to print; `values` and `exported` become what the scripts set, up
-    to the first that cannot be evaluated without one."""
+    """Evaluate the scripts without a shell. Returns False if one needs a real shell, for example to print.
+
+    `values` and `exported` get what the scripts set, up to the first script that cannot be evaluated.
+    """
     from bollard.runtime.shell import interpreter
     from bollard.runtime.shell.words import Unsupported
 
@@ -130,7 +135,7 @@ def _interpreted(scripts: list[tuple[str, bytes]], values: dict[bytes, bytes], e
 
 
 def _doubtful(scripts: list[tuple[str, bytes]]) -> set[str]:
-    """The names of the scripts whose syntax is not known to be right."""
+    """Return the names of the scripts that runtime/shell cannot parse. Their syntax may be wrong."""
     from bollard.runtime.shell import syntax
     from bollard.runtime.shell.words import Unsupported
 
@@ -144,9 +149,13 @@ def _doubtful(scripts: list[tuple[str, bytes]]) -> set[str]:
 
 
 def entrypoint_script(entrypoint: list[str], cwd: bytes, log: bool) -> bytes:
-    """The sh script by which an image's entrypoint, a command, starts another one that writes the environment it is
-    given to the script's standard output. What the entrypoint prints goes to stderr; without `log` to a file of the
-    launcher's, which shows its end where the entrypoint fails."""
+    """Return an sh script that runs the image's entrypoint and prints the environment which the entrypoint sets.
+
+    entrypoint  the entrypoint's command. It gets a command to start; that command prints its environment.
+    cwd         directory in which it runs
+    log         True: the entrypoint's output goes to stderr. False: it goes to a file of the launcher, which prints
+                the end of that file if the entrypoint fails.
+    """
     printer = image_shell.quoted(b"exec " + image_shell.PRINTER + b" >&3")
     lines = [
         b"exec 3>&1 >&2",
@@ -158,20 +167,20 @@ def entrypoint_script(entrypoint: list[str], cwd: bytes, log: bool) -> bytes:
 
 
 def changes(before: list[bytes], answer: bytes) -> dict[bytes, bytes]:
-    """What `answer`, an environment as a program wrote it, has otherwise than `before`; what wires up MPI left out."""
+    """Return the variables of `answer` (NUL-separated) that are new or changed since `before`, without MPI's."""
     known = set(before)
     found = image_shell.environment(answer.split(b"\0"))
     return {n: v for n, v in found.items() if n + b"=" + v not in known and not wireup.is_guarded(n)}
 
 
 def changed(env: list[bytes], found: dict[bytes, bytes]) -> list[bytes]:
-    """`env` with the values of `found` in it."""
+    """Return `env` with the variables of `found` set."""
     kept = [entry for entry in env if entry.partition(b"=")[0] not in found]
     return kept + [name + b"=" + value for name, value in found.items()]
 
 
 def completed(path: bytes) -> bytes:
-    """`path` with the standard directories it lacks at its end."""
+    """Return `path` with the missing standard directories appended."""
     parts = path.split(b":") if path else []
     return b":".join(parts + [part for part in DEFAULT_PATH.split(b":") if part not in parts])
 
@@ -197,13 +206,18 @@ def of_task(
     tools: bytes = b"",
     locales: frozenset[bytes] | None = None,
 ) -> list[bytes]:
-    """The environment of one task, as NAME=VALUE.
+    """Return the environment of one task, as a list of NAME=VALUE.
 
-    `command` is the action (exec, run, shell, test), `binds` the user's own (spec.bind_text), `cwd` the directory
-    it starts in ("" leaves PWD alone), `defaults` what the site wants where nobody else says anything,
-    `tools` the directory of the host's Slurm commands, which comes first in PATH: those of an image are of another
-    release as a rule, and cannot talk to this Slurm. `locales` are the image's, None for any: the task's LANG and
-    LC_... pass where the image has what they name.
+    image_env  what `of_image` returned
+    task_env   the task's environment on the host, NAME=VALUE
+    spec       the spec of the task's step
+    command    the action (exec, run, shell, test)
+    binds      the user's binds, as text (spec.bind_text)
+    cwd        directory in which the task starts; b"" does not set PWD
+    defaults   the site's variables, used if no other source sets them
+    tools      directory of the host's Slurm commands in the container, put first in PATH: an image's own Slurm
+               commands usually are of another release and cannot talk to this Slurm
+    locales    the image's locales, None for any; LANG and LC_... pass only if they name one of these
     """
     clean = spec.cleanenv
     home, host_home = os.fsencode(spec.home), os.fsencode(spec.user_home)
@@ -227,11 +241,11 @@ def of_task(
                 host_home = value or host_home
         elif equals and name not in spec.no_env and (not clean or name in _CLEAN_KEEPS):
             env[name] = value
-    # --no-home takes the directory away, not its name.
+    # With --no-home the directory is not mounted, but HOME is still set.
     home = home or (b"/root" if spec.fakeroot else host_home)
     held = {name: env[name] for name in spec.keep_env if name in env} if spec.keep_env else {}
     for name, image_value in image_env.items():
-        # Apptainer also takes out what the image sets to nothing, where the host has the name.
+        # As in Apptainer, a variable that the image sets to "" is removed if the host has set it.
         if image_value is None or (not image_value and name in env):
             env.pop(name, None)
         else:
@@ -261,7 +275,7 @@ def of_task(
 
 
 def normalized(name: bytes) -> bytes:
-    """A locale's name with its codeset as glibc compares it: UTF-8 is utf8, 8859-1 is iso88591."""
+    """Return a locale's name with its codeset normalized as in glibc: UTF-8 becomes utf8, 8859-1 becomes iso88591."""
     head, at, modifier = name.partition(b"@")
     head, dot, codeset = head.partition(b".")
     codeset = bytes(c for c in codeset.lower() if chr(c).isalnum())
@@ -271,20 +285,27 @@ def normalized(name: bytes) -> bytes:
 
 
 def is_locale(name: bytes) -> bool:
-    """Whether the environment variable `name` holds the name of a locale."""
+    """Return whether the environment variable `name` holds the name of a locale."""
     return name == b"LANG" or name.startswith(b"LC_")
 
 
 def _own_numbers(cwd: bytes) -> dict[bytes, bytes]:
-    """Variables that the shell which reads the user's values has of its own."""
+    """Return the variables that a shell sets by itself. The user's values can refer to them."""
     uid, gid = b"%d" % os.getuid(), b"%d" % os.getgid()
     return {b"UID": uid, b"EUID": uid, b"GID": gid, b"PWD": cwd or b"/"}
 
 
 def _override(env: dict[bytes, bytes], asked: dict[bytes, bytes], more: dict[bytes, bytes], literal: bool) -> None:
-    """Lay the user's own values over the rest. They are read as between double quotes in the container, so
-    that PATH='$PATH:/opt/bin' means the image's PATH; one that would run a command is taken literally, and so are
-    all when `literal`. `more` are variables that these values can name beside those of `env`."""
+    """Set the user's own variables in `env`.
+
+    Values are expanded as between double quotes in the container, so PATH='$PATH:/opt/bin' means the image's PATH.
+    A value that would run a command is not expanded.
+
+    env      the environment so far
+    asked    the user's variables
+    more     variables that the values can refer to, besides `env`
+    literal  do not expand any value (--no-eval)
+    """
     seen = {**env, **more}
     for name, value in asked.items():
         if not literal and (b"$" in value or b"\\" in value or b"`" in value):
@@ -308,13 +329,13 @@ def _override(env: dict[bytes, bytes], asked: dict[bytes, bytes], more: dict[byt
         path = path + b":" + asked[b"APPEND_PATH"]
     env[b"PATH"] = asked.get(b"PATH") or path
     libraries = env.get(b"LD_LIBRARY_PATH")
-    if libraries:  # Apptainer 1.5's rule: only around what is there
+    if libraries:  # as in Apptainer 1.5: prepend and append only if LD_LIBRARY_PATH is set
         before, after = env.get(b"PREPEND_LD_LIBRARY_PATH"), env.get(b"APPEND_LD_LIBRARY_PATH")
         env[b"LD_LIBRARY_PATH"] = b":".join([part for part in (before, libraries, after) if part])
 
 
 def _describe(env: dict[bytes, bytes], image_env: ImageEnvironment, spec: Spec, command: bytes, binds: bytes) -> None:
-    """What tells a program that it is in a container, and in which."""
+    """Set the variables that tell a program in which container it runs, and the prompt."""
     image = spec.image.encode("utf-8", "surrogateescape")
     env.update(_names(image))
     env[b"APPTAINER_BIND"] = env[b"SINGULARITY_BIND"] = binds
@@ -331,7 +352,7 @@ def _describe(env: dict[bytes, bytes], image_env: ImageEnvironment, spec: Spec, 
         env[b"BOLLARD_NO_MPIRUN"] = b"1"
     prompt = env.get(b"PS1") or PROMPT
     env[b"PS1"] = prompt
-    # bash reads its files after the environment, and they set a prompt that looks like the host's.
+    # bash reads its start-up files after the environment. They set a prompt like the host's, so set PS1 again.
     again = b'PS1="' + prompt + b'"; unset PROMPT_COMMAND'
     before = env.get(b"PROMPT_COMMAND")
     if before:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""FUSE servers of our own: one per keeper that serves its squashfs image, those of layers; gone with it.
+"""FUSE servers of the keeper: one for its squashfs image, one for each layer in a file. They end with the keeper.
 
-The kernel's side is mounted first, on an open /dev/fuse, inside our mount namespace; the server then gets that
-descriptor as "/dev/fd/N" (libfuse 3). No fusermount, no privilege, nothing to poll for: the first look at the
-mount waits for the server's answer.
+The keeper opens /dev/fuse and mounts that descriptor in its own mount namespace. The server then gets the descriptor as
+"/dev/fd/N" (libfuse 3). This needs no fusermount and no privilege of the host. The first access to the mount waits for
+the server's answer, so nothing has to be polled.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from bollard.runtime.system import linux
 
 # How long a server whose mount has failed may take to end, in seconds.
 STATUS_SECONDS = 0.5
-# A server with fewer file descriptors than this ends without a word.
+# With a lower limit of open files than this, a server ends without a message.
 _FILES_ENOUGH = 32
-_UNKNOWN = 256
-_NOT_LOADED = 127  # of ld.so, without a library
+_UNKNOWN = 256  # stands for an exit status that another process has read
+_NOT_LOADED = 127  # exit status of ld.so when a library is missing
 _DEVICE = (10, 229)  # Documentation/admin-guide/devices.txt of the kernel
 _LOAD = "the site's administrator should load the kernel module fuse"
 _MAKE = "the site's administrator should make it again: `rm /dev/fuse; mknod -m 666 /dev/fuse c 10 229`"
@@ -35,9 +35,9 @@ _DEVICE_CURES = {
 }
 _REPAIR = "the site's administrator should install bollard again on this node"
 _AGAIN = "try again; if it comes back, the site's administrator should install bollard again and see the kernel's log"
-# What squashfuse says of a file that it cannot read as a squashfs.
+# Parts of squashfuse's messages for a file that it cannot read as squashfs.
 _OF_IMAGE = ("squashfs image", "root of this filesystem", "Squashfs version", "SQUASHFS superblock")
-# How long a file server may take to answer while a container is made; and one that its user has stopped.
+# How long a file server may take to answer while a container is made, and how long one that was stopped (SIGSTOP).
 ANSWER_SECONDS = 60
 STOPPED_SECONDS = 5
 _SIGKILL = 9
@@ -45,11 +45,16 @@ _SIGTERM = 15
 
 
 def mount(fd: int, offset: int, target: str, scratch: str, own: bool = False) -> tuple[int, int]:
-    """Mount the squashfs that begins at `offset` of `fd` on the directory `target`: the server's process id, and a
-    descriptor of what it says.
+    """Mount a squashfs. Returns the server's process id and a descriptor of its messages.
 
-    `scratch` is an empty directory of ours. With `own` every file is shown as this process's user's: most in an
-    image are root's, whom the namespace does not know.
+    fd       the file that holds the squashfs
+    offset   where the squashfs begins in `fd`, in bytes
+    target   directory to mount it on
+    scratch  an empty directory of the keeper
+    own      show every file as owned by the user: most files of an image belong to root, whose uid is not mapped
+
+    Raises:
+        BollardError: the server is not installed, or /dev/fuse cannot be used.
     """
     device = _mount("squashfuse", target, linux.MS_RDONLY)
     old = os.path.exists(SERVER_2)
@@ -64,7 +69,7 @@ def mount(fd: int, offset: int, target: str, scratch: str, own: bool = False) ->
         server = SERVER
         if own or os.path.exists(SHOWS_OWNER):
             options += f",uid={os.getuid()},gid={os.getgid()}"
-            # squashfuse_ll takes 0 for an id that was not given, libfuse's own options do not.
+            # squashfuse_ll treats uid 0 and gid 0 as "not given"; libfuse's own options do not.
             other = not os.path.exists(SHOWS_OWNER) or os.getuid() == 0 or os.getgid() == 0
             server = SERVER_OWNER if other and os.path.exists(SERVER_OWNER) else SERVER
         if old:
@@ -80,9 +85,22 @@ def start(
     server: str, options: str, words: list[str], target: str, inherited: tuple[int, ...], read_only: bool,
     scratch: str = "",
 ) -> int:  # fmt: skip
-    """Mount what the program `server` serves on the directory `target`; its process id, which ends with this process,
-    by SIGTERM when it writes: then it leaves its file clean. `scratch`, a directory of ours, says that it is one
-    built with libfuse 2."""
+    """Start a FUSE server and mount it. Returns its process id when it has given its first answer.
+
+    The kernel ends the server when this process ends. A server that writes gets SIGTERM, so that it leaves its file
+    clean; one that only reads gets SIGKILL.
+
+    server     path of the program
+    options    the text after `-o`
+    words      its other arguments
+    target     directory to mount on
+    inherited  descriptors that the server needs
+    read_only  mount read-only
+    scratch    a directory of the keeper, for a server built with libfuse 2; "" for libfuse 3
+
+    Raises:
+        BollardError: the server is not installed, did not start, or /dev/fuse cannot be used.
+    """
     name = server.rsplit("/", 1)[1]
     if not os.path.exists(server):
         raise BollardError(f"{name} is missing on this machine", "install it, then bollard again; or use a directory")
@@ -105,7 +123,7 @@ def start(
 
 
 def _mount(kind: str, target: str, flags: int) -> int:
-    """The kernel's side: mounted on `target`, and the descriptor for the server."""
+    """Mount the kernel's side of FUSE on `target`. Returns the descriptor of /dev/fuse for the server."""
     try:
         device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -119,34 +137,43 @@ def _mount(kind: str, target: str, flags: int) -> int:
 
 
 def _answer_libfuse_2(scratch: str) -> None:
-    """libfuse 2 takes no descriptor: it runs fusermount, /bin's before PATH's, to get one. In our own mount
-    namespace that name is the launcher, which hands the mounted descriptor over (enter.c, `be_fusermount`)."""
+    """Put the launcher in the place of fusermount, for a server built with libfuse 2.
+
+    libfuse 2 does not accept a descriptor. It runs /bin/fusermount, or else the one in PATH, to get one. In the
+    keeper's mount namespace the launcher has that name and passes the mounted descriptor (enter.c, `be_fusermount`).
+    """
     if os.path.lexists(f"{scratch}/fusermount"):
-        return  # for another server of this container
+        return  # done for another server of this container
     os.makedirs(scratch, exist_ok=True)
     os.symlink(LAUNCHER, f"{scratch}/fusermount")
-    os.mkdir(f"{scratch}/unused", 0o755)  # it insists on an empty directory
+    os.mkdir(f"{scratch}/unused", 0o755)  # libfuse 2 requires an empty directory as mount point
     if os.path.exists("/bin/fusermount"):
         tree = linux.clone_tree(LAUNCHER, recursive=False)
         place = os.open("/bin/fusermount", os.O_PATH | os.O_CLOEXEC)
         linux.attach(tree, place)
-        linux.set_bindable("/bin/fusermount", False)  # a bind of /usr shows the host's own
+        linux.set_bindable("/bin/fusermount", False)  # so that a bind of /usr shows the host's fusermount
         os.close(place)
         os.close(tree)
 
 
 def failed(name: str, words: int, pid: int, fd: int, offset: int) -> BollardError:
-    """Why squashfuse, process `pid`, which has written `words`, does not serve the file `name`, whose squashfs begins
-    at `offset` of `fd`."""
+    """Return the error that says why squashfuse does not serve an image.
+
+    name    the image, for the message
+    words   descriptor of squashfuse's messages
+    pid     its process id
+    fd      the file that holds the squashfs
+    offset  where the squashfs begins in `fd`, in bytes
+    """
     reason = last_words(words)
-    if " compression" in reason:  # a library it was built without; lzma before 0.5
+    if " compression" in reason:  # squashfuse was built without that library; lzma needs squashfuse 0.5
         return BollardError(f"{name}: cannot be read on this machine ({reason})", "build it again with zstd or gzip")
     try:
         os.pread(fd, 1, offset)
     except OSError as error:
         return causes.of(error, f"{name}: cannot be read", hint="check the filesystem it is on")
     status = _status(pid)
-    if status is None:  # it runs, and cannot read what it serves
+    if status is None:  # it still runs, but cannot read the image
         return BollardError(f"{name}: damaged: its filesystem cannot be read", "copy or build it again")
     if any(text in reason for text in _OF_IMAGE) and not causes.told(reason):
         return BollardError(f"{name}: damaged: its filesystem cannot be read ({reason})", "copy or build it again")
@@ -155,19 +182,21 @@ def failed(name: str, words: int, pid: int, fd: int, offset: int) -> BollardErro
 
 
 def lost(name: str) -> BollardError:
-    """The file server of the container of `name` has ended while that was made."""
+    """Return the error for a file server that ended while the container of the image `name` was made."""
     return BollardError(f"{name}: the file server {SERVER} has ended", _AGAIN)
 
 
 def _ended(
     server: str, words: int, pid: int, before: str = "", status: int | None = None, hint: str = ""
 ) -> BollardError:
-    """Why the program `server`, process `pid`, serves nothing.
+    """Return the error that says why a server does not start.
 
-    words    what it has written
-    before   stands before the message
-    status   as `_status` has it, where that was asked already
-    hint     for a reason that the server gives itself
+    server  path of the program
+    words   descriptor of its messages
+    pid     its process id
+    before  text before the message
+    status  result of `_status`, if it is known already
+    hint    the hint to show when the message is the server's own
     """
     status = _status(pid) if status is None else status
     reason = last_words(words)
@@ -188,13 +217,13 @@ def _ended(
 
 
 def _status(pid: int) -> int | None:
-    """How the child ended, as `subprocess` has it; None where it has not within STATUS_SECONDS."""
+    """Return the child's exit status, negative for a signal; None if it still runs after STATUS_SECONDS."""
     end = time.monotonic() + STATUS_SECONDS
     while time.monotonic() < end:
         try:
             found, status = os.waitpid(pid, os.WNOHANG)
         except ChildProcessError:
-            return _UNKNOWN  # somebody else has reaped it
+            return _UNKNOWN  # it has been reaped already
         if found:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.01)
@@ -202,18 +231,19 @@ def _status(pid: int) -> int | None:
 
 
 class Deadline:
-    """Ends the file server `pid` if it does not answer before `met` is called: who waits for it then gets an error.
+    """A child process that kills a file server unless `met` is called in time. A process that waits for the file server
+    then gets an error.
 
-    Nothing else ends such a wait: a request that the file server has read cannot be interrupted. So it is another
-    process that watches.
+    Nothing else ends such a wait: the kernel cannot interrupt a request that the file server has read. So the process
+    that waits cannot watch the time itself.
     """
 
     __slots__ = ("_end",)
 
     def __init__(self, pid: int, state: int) -> None:
-        """`state`: of `open_state`."""
+        """Start to watch the file server `pid`. `state` is what `open_state` returned for it."""
         self._end, other = socketpair()
-        handle = os.pidfd_open(pid)  # here, for a child may stand in another process namespace
+        handle = os.pidfd_open(pid)  # before the fork: the child may be in another process namespace
         if os.fork():
             other.close()
             os.close(handle)
@@ -236,23 +266,23 @@ class Deadline:
             os._exit(0)
 
     def met(self) -> bool:
-        """Stop watching. Returns whether the file server has answered in time."""
+        """Stop watching. Returns False if the file server did not answer in time and was killed."""
         self._end.setblocking(False)
         try:
             return not self._end.recv(1)
-        except OSError:  # nothing has been said
+        except OSError:  # EAGAIN: the child has sent nothing
             return True
         finally:
             self._end.close()
 
 
 def open_state(pid: int) -> int:
-    """A descriptor of the state of a process, for `is_stopped`; good where there is no /proc later."""
+    """Return a descriptor of /proc/PID/stat for `is_stopped`. It still works when /proc is no longer mounted."""
     return os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def is_stopped(state: int) -> bool:
-    """Whether somebody has stopped the process; False when it has ended."""
+    """Return whether the process is stopped (SIGSTOP or a tracer); False when it has ended."""
     try:
         return os.pread(state, 512, 0).rpartition(b") ")[2][:1] in (b"T", b"t")
     except OSError:
@@ -260,7 +290,7 @@ def is_stopped(state: int) -> bool:
 
 
 def silent(name: str) -> BollardError:
-    """What to say where the file server of the image `name` gave no answer in time."""
+    """Return the error for a file server of the image `name` that did not answer in time."""
     return BollardError(
         f"{name}: its file server squashfuse on {os.uname().nodename} does not answer, and was ended",
         "has somebody stopped it? is the filesystem of the image there?",
@@ -268,7 +298,7 @@ def silent(name: str) -> BollardError:
 
 
 def last_words(words: int) -> str:
-    """The last line a server has printed, for an error message."""
+    """Return the last line that a server has printed. `words` is the descriptor of its messages."""
     lines = os.pread(words, 4096, 0).decode("utf-8", "replace").strip().splitlines()
     return lines[-1] if lines else ""
 
@@ -276,11 +306,13 @@ def last_words(words: int) -> str:
 def _serve(
     parent: int, command: list[str], inherited: tuple[int, ...], words: int, env: dict[str, str], end: int = _SIGKILL
 ) -> None:
-    """In the child: become the server."""
+    """In the child: execute the server. Does not return."""
     try:
         linux.die_with_parent(end, parent)
         linux.leave_mount_namespace()
-        if os.getuid() == 0:  # it reads what anybody wrote; and libfuse 2 would mount by itself, where it can
+        # The server reads images that anyone can write, so it must not have root's capabilities. With them libfuse 2
+        # would also mount by itself, without fusermount.
+        if os.getuid() == 0:
             linux.be_no_root()
         os.dup2(words, 2)
         for fd in inherited:

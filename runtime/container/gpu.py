@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""--nv and --rocm: show the host's graphics drivers in the container, as binds.
+"""--nv and --rocm: bind the host's GPU drivers into the container.
 
-The libraries are those that a program of the image must share with the host's kernel driver; they go where the
-image's environment has them in LD_LIBRARY_PATH (Apptainer's place). Imported only where one of the two is asked for.
+The libraries are those that must match the host's kernel driver. They are bound to LIBRARIES, Apptainer's directory for
+them, which the image's environment has in LD_LIBRARY_PATH. This module is imported only for --nv or --rocm.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bollard.runtime.request.plan import BIND, OMIT, Mount
 LIBRARIES = "/.singularity.d/libs"
 _FOLDERS = ("/usr/bin", "/usr/local/bin", "/usr/sbin", "/opt/rocm/bin")
 
-# Kind of card: what names of libraries begin with, programs, what names of devices begin with.
+# GPU kind: beginnings of library names, names of programs, beginnings of device names.
 _CARDS = {
     "nv": (
         ("libcuda.so", "libcudadebugger.so", "libnvcuvid.so", "libnvidia-", "libnvoptix.so", "libEGL_nvidia.so",
@@ -31,12 +31,17 @@ _CARDS = {
         ("dri", "kfd"),
     ),
 }  # fmt: skip
-# Without one of these the others are of no use.
+# Without one of these libraries the others cannot be used.
 _MARKS = {"nv": ("libcuda.so", "libnvidia-ml.so"), "rocm": ("libdrm_amdgpu.so",)}
 
 
 def binds(kind: str, known: dict[str, str], devices: bool) -> list[Mount]:
-    """The binds for one kind of card, [] where the machine has none; `devices`: /dev is the container's own."""
+    """Return the binds for one GPU kind; [] if this node has no driver for it.
+
+    kind     nv or rocm
+    known    {name: path} of the libraries on this node (of_machine)
+    devices  bind the device files too: the container has its own /dev
+    """
     begins, programs, nodes = _CARDS[kind]
     if not any(name.startswith(_MARKS[kind]) for name in known):
         return []
@@ -52,7 +57,11 @@ def binds(kind: str, known: dict[str, str], devices: bool) -> list[Mount]:
 
 
 def of_machine() -> dict[str, str]:
-    """The libraries that the host's loader knows."""
+    """Return {name: path} of the libraries that the host's loader knows.
+
+    Raises:
+        BollardError: /etc/ld.so.cache is damaged.
+    """
     try:
         return loader_cache.read(os.uname().machine)
     except ValueError as error:
@@ -62,7 +71,7 @@ def of_machine() -> dict[str, str]:
 
 
 def find(kinds: tuple[str, ...], devices: bool) -> tuple[tuple[Mount, ...], tuple[str, ...]]:
-    """The binds for all `kinds`, and those kinds of which the machine has nothing."""
+    """Return the binds for all GPU `kinds`, and the kinds for which this node has no driver. `devices`: as `binds`."""
     known = of_machine()
     found = {kind: binds(kind, known, devices) for kind in kinds}
     missing = tuple(kind for kind, of_kind in found.items() if not of_kind)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Containers of a job that wait for its next step: beyond a number of them the longest idle end.
+"""Limit the idle containers of a job on this node. The container that has been idle for the longest time ends first.
 
-A new keeper asks the others of its job, which listen in the same folder, before it stands in the image.
+A new keeper asks the other keepers of its job, whose sockets are in the same directory. It asks before it enters its
+own container.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import spec_text
 
-# A keeper that lets a task in answers late; it is not idle.
+# How long a keeper may take to answer. One that answers later is busy with a task, so it is not idle.
 _SECONDS = 0.2
 _ANSWER_MAX = 1 << 20
 _NAME_SIZE = 16  # of a keeper's socket, in hexadecimal digits
 
 
 def end_oldest(listener: int, most: int) -> None:
-    """Let no more than `most` containers of the job be there with the one that listens at the descriptor `listener`,
-    as far as others are idle."""
+    """End idle containers of this job until at most `most` containers are left, this keeper's own included.
+
+    Containers with a step are not ended, so more than `most` can remain. `listener` is the descriptor of this keeper's
+    listening socket.
+    """
     own = _path_of(listener)
     folder = os.path.dirname(own)
     try:
@@ -46,7 +50,7 @@ def _path_of(listener: int) -> str:
 
 
 def _idle_seconds(path: str) -> float | None:
-    """For how long the container has been idle; -1 while a step is there; None where there is no keeper any more."""
+    """Return how long the container has been idle; -1 while it has a step; None if its keeper has ended."""
     answer = _say(path, wire.QUESTION, True)
     if answer is None:
         return None
@@ -57,7 +61,7 @@ def _idle_seconds(path: str) -> float | None:
 
 
 def _say(path: str, word: bytes, answer: bool = False) -> bytes | None:
-    """Send `word` to a keeper; its answer, "" for none in time, None where nobody listens."""
+    """Send `word` to a keeper. Returns its answer; b"" if none came in time; None if nobody listens."""
     peer = socket(AF_UNIX, SOCK_STREAM)
     peer.settimeout(_SECONDS)
     try:

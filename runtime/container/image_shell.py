@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The image's own shell as evaluator of its environment scripts: what it is given, and what it answers.
+"""The script with which the image's own shell evaluates the image's environment scripts, and the shell's answer.
 
-bollard-enter starts the image's bash with this script, or its sh where it has no bash. The script sources the image's
-files as Apptainer's embedded interpreter does: a file with a syntax error is left out whole, and a file that ends the
-shell ends the start of the container. The answer is a list of NUL-terminated strings:
+bollard-enter runs this script with the image's bash, or with its sh if it has no bash. The script sources the image's
+files with the rules of Apptainer's embedded interpreter. A file with a syntax error is skipped as a whole. If a file
+ends the shell, the container does not start. The answer is a list of NUL-terminated strings:
 
     started            a shell has read the script
-    names ...          bash: the variables that are set, one a line; before the files
+    names ...          bash: the names of the variables before the files, one per line
     exit STATUS        a file ended the shell
-    names ...          bash: the variables that are set; after the files
+    names ...          bash: the names of the variables after the files
     done               all files were read; the environment follows, NAME=VALUE
 
-Runs on the node path: no import but its siblings.
+This module runs on the node path: it imports only modules of that path.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ import os
 from bollard.runtime import constants
 from bollard.runtime.errors import BollardError
 
-# Files with a meaning beyond their text: Apptainer completes PATH around them, and has the last one built in.
+# Files that need more than their text: Apptainer completes PATH before FIRST_PATH and after the files of DOCKER. It has
+# the code of BUILT_IN built in, so that file is not read.
 DOCKER = ("10-docker2singularity.sh", "10-docker.sh", "environment")
 FIRST_PATH = "90-environment.sh"
 BUILT_IN = "99-runtimevars.sh"
 
-# Writes the environment it is given to its standard output: a descriptor of bollard-enter, kept open for it.
-# QUIET_FD is a file in memory of bollard-enter's, for what is shown only where a script fails.
+# QUIET_FD: a file in memory of bollard-enter, for output that is shown only if a script fails.
+# PRINTER: a command that writes its environment to standard output. It is bollard-enter, by a descriptor kept open.
 QUIET_FD = constants.QUIET_FD
 PRINTER = f"/proc/self/fd/{constants.PRINTER_FD} {constants.PRINTER_OPTION}".encode()
 DEFAULT_PATH = constants.DEFAULT_PATH.encode()
 
-# Set or changed by a shell for itself.
+# Variables that a shell sets or changes by itself.
 _SHELL_OWN = frozenset((b"_", b"SHLVL", b"PWD", b"OLDPWD"))
-# The whole script is one argument, of at most 128 KiB.
+# How many bytes of files the script may contain. It is one argument, of at most 128 KiB (MAX_ARG_STRLEN of execve(2)).
 _EMBEDDED_MAX = 64 * 1024
 _MARK = b"end-of-environment-script"
 _STARTED, _NAMES, _EXIT, _DONE = b"started", b"names ", b"exit ", b"done"
 
-# dash has no `source`, and ends at a failing `.` unless `command` stands before it. Apptainer has no traps, expands
-# aliases, and runs the last part of a pipeline in the shell itself. dash knows descriptors of one digit alone.
+# dash has no `source`, and it ends when `.` fails, except after `command`. dash knows only descriptors of one digit.
+# Apptainer's interpreter has no traps, expands aliases, and runs the last part of a pipeline in the shell itself.
 _PRELUDE = rb"""exec 8>&1 >&2
 printf 'started\0' >&8
 trap 'printf "exit %s\0" "$?" >&8' EXIT
@@ -68,10 +69,12 @@ exec %(printer)s
 
 
 def script(scripts: list[tuple[str, bytes]], doubtful: set[str], cwd: bytes) -> bytes:
-    """The script that sources the files of `scripts` (name, text) in the directory `cwd` and prints what they leave.
+    """Return the script that sources the image's files and prints the resulting environment.
 
-    `doubtful` are those whose syntax is not known to be right: bash runs the part before a syntax error, and is asked
-    to check them first.
+    scripts   (name, text) of the files
+    doubtful  names of the files whose syntax may be wrong. bash would run the part before a syntax error, so the script
+              lets bash check these files first.
+    cwd       directory in which the files are sourced
     """
     numbers = _PRELUDE.replace(b"%(uid)d", b"%d" % os.getuid()).replace(b"%(gid)d", b"%d" % os.getgid())
     lines = [numbers.replace(b"%(cwd)s", quoted(cwd))]
@@ -83,7 +86,7 @@ def script(scripts: list[tuple[str, bytes]], doubtful: set[str], cwd: bytes) -> 
         if name == FIRST_PATH:
             lines.append(b'export PATH="${PATH-' + DEFAULT_PATH + b'}"\n')
         check = b'[ -n "${BASH_VERSION-}" ] && ! "$BASH" -n ' + path + b" || " if name in doubtful else b""
-        if b"\r\n" in text and len(text) < left:  # Apptainer reads lines as Windows ends them
+        if b"\r\n" in text and len(text) < left:  # Apptainer accepts CR LF at line ends; a shell does not
             left -= len(text)
             lines.append(b"command . /dev/stdin <<'%s'\n%s\n%s\n" % (_MARK, text.replace(b"\r\n", b"\n"), _MARK))
         else:
@@ -99,9 +102,10 @@ def script(scripts: list[tuple[str, bytes]], doubtful: set[str], cwd: bytes) -> 
 
 
 def parsed(answer: bytes) -> dict[bytes, bytes | None] | None:
-    """What the files set, None for a variable that they did not export; or None where no shell could tell.
+    """Return the variables that the files set; the value None means "not exported". None if no shell could run.
 
-    Raises `BollardError` when a file ended the shell.
+    Raises:
+        BollardError: a file ended or replaced the shell, or took too long.
     """
     strings = answer.split(b"\0")
     if strings[0] != _STARTED:
@@ -128,7 +132,7 @@ def parsed(answer: bytes) -> dict[bytes, bytes | None] | None:
 
 
 def environment(strings: list[bytes]) -> dict[bytes, bytes]:
-    """Of strings NAME=VALUE, the values by name; the shell's own names and functions left out."""
+    """Return {name: value} of strings NAME=VALUE, without the shell's own variables and functions."""
     found = {}
     for entry in strings:
         name, equals, value = entry.partition(b"=")
@@ -138,5 +142,5 @@ def environment(strings: list[bytes]) -> dict[bytes, bytes]:
 
 
 def quoted(value: bytes) -> bytes:
-    """The word of a shell that stands for `value`."""
+    """Return `value` quoted as one word of a shell."""
     return b"'" + value.replace(b"'", b"'\\''") + b"'"

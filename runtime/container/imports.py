@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The end of imports: a process in a container loads no code and starts no program.
+"""No process of the keeper loads code or starts a program inside a container.
 
-From `pivot_root` on "/" is the image's, with the user's binds over it. A module or a program that were looked up there
-would be anybody's, and would run with the keeper's capabilities, memory and record. So `complete` imports all that is
-needed from then on, and `end` makes every later import, and every start of a program, fail.
+After pivot_root(2) "/" is the image's root, with the user's binds in it. A module or program from there could have been
+written by anyone. It would run with the keeper's capabilities, memory and record. So `complete` imports everything
+that is needed later, and `end` makes every later import and every start of a program fail.
 """
 
 from __future__ import annotations
 
 import sys
 
-# What functions need after `end`, beyond what the keeper's modules import themselves. Imported late: meanwhile the file
+# Modules that functions import only when they run, and that are needed after `end`. They are imported while the file
 # server starts.
 NEEDED = (
     "bollard.runtime.shell.interpreter",
@@ -18,20 +18,23 @@ NEEDED = (
     "bollard.runtime.shell.words",
 )
 
-# Audit events (docs.python.org, "Audit events table") of code that is loaded, and of programs that are started.
+# Audit events (docs.python.org, "Audit events table") for loaded code, and for started programs.
 _LOADS = frozenset(("import", "compile", "exec", "code.__new__", "marshal.load", "marshal.loads", "ctypes.dlopen"))
 _STARTS = frozenset(("os.exec", "os.posix_spawn", "os.spawn", "os.system", "subprocess.Popen", "pty.spawn"))
 
 
 def complete() -> None:
-    """Import what is needed after `end`."""
+    """Import the modules that are needed after `end`."""
     for name in NEEDED:
         __import__(name)
 
 
 def end(programs: bool = False) -> None:
-    """From here on an import that is not loaded already raises ImportError, for good; so does the start of a program,
-    unless `programs` are allowed. Nothing prints a traceback, for that opens source files by their paths."""
+    """Make every import of a new module raise ImportError from here on; it cannot be undone.
+
+    The start of a program raises too, unless `programs` is true. Tracebacks are no longer printed, because Python opens
+    source files by path for them.
+    """
     for places in (sys.path, sys.meta_path, sys.path_hooks):
         places.clear()
     sys.path_importer_cache.clear()
@@ -43,7 +46,7 @@ def end(programs: bool = False) -> None:
         if event in forbidden:
             raise ImportError(f"{event} {arguments[0] if arguments else ''} in a container")
 
-    sys.addaudithook(refuse)  # none can be removed
+    sys.addaudithook(refuse)  # Python has no way to remove an audit hook
 
 
 def _say_nothing(*_: object) -> None:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The keeper: one process per container and node. It opens the image, makes the namespaces, lets tasks in,
-and takes everything with it when it ends.
+"""The keeper: one process per container and node. It opens the image, makes the namespaces and lets tasks in. When it
+ends, everything that it made ends with it.
 
     Slurm      shim ── fork, become the user ──► main()              ends with its step, or with the job here
     by hand    bollard exec ── fork ──► execution: enter(), serve()  ends with the program, or with its instance
 
-It runs as the user, in a user namespace that maps his own ids. What it makes lives in its mount namespace, so
-nothing has to be cleaned up: when it and its tasks are gone, so are the mounts and the FUSE server.
+It runs as the user, in a user namespace that maps the user's own ids. Everything that it mounts is in its mount
+namespace. The kernel removes these mounts when the keeper and its tasks have ended, and the FUSE server ends too.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ if TYPE_CHECKING:
     from bollard.runtime.image.image import Image
     from bollard.runtime.request.spec import Spec
 
-# The image's own environment scripts, and how many at most.
+# The directory of the image's environment scripts, and the largest number of scripts.
 SCRIPTS = "/.singularity.d/env"
 SCRIPTS_MAX = 64
-# Of such a script, and of /etc/passwd and /etc/group, in bytes.
+# The largest size in bytes of an environment script, of /etc/passwd and of /etc/group.
 FILE_MAX = 1 << 20
 _S_IFMT = 0o170000  # sys/stat.h
 _S_IFREG = 0o100000
-# Room for the few files and directories the keeper writes; images never go here.
+# 16 MiB are enough: the keeper writes a few small files and directories there, never an image.
 _SESSION_OPTIONS = "mode=0755,size=16m"
 
 
@@ -62,7 +62,7 @@ def _write(path: str, data: bytes) -> str:
 
 
 def _read_in(root: int, path: str) -> bytes:
-    """A small file of the image; empty when there is none, or when it is no regular file."""
+    """Return the content of a small file of the image; b"" if it is missing or not a regular file."""
     try:
         fd = linux.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
@@ -83,7 +83,7 @@ def _read_in(root: int, path: str) -> bytes:
 
 
 def _is_file(root: int, path: str) -> bool:
-    """Whether `path` is a regular file. A socket and a device cannot be opened to find that out."""
+    """Return whether `path` is a regular file. Opens it with O_PATH: a socket or a device cannot be opened to read."""
     fd = linux.open_in_root(root, path)
     try:
         return os.fstat(fd).st_mode & _S_IFMT == _S_IFREG
@@ -95,13 +95,18 @@ def enter(
     asked: Spec, clock: Clock, here: site.Site, spool: str = "", program: str = "", command: bytes = b"exec",
     instance: str = "",
 ) -> Container:  # fmt: skip
-    """Make the container and move this process into it. Must be in a user namespace already.
+    """Make the container and move this process into it. The process must already be in its user namespace.
 
-    here      what the site wants
-    spool     SlurmdSpoolDir
-    program   what the first task will most likely start
-    command   the action, for APPTAINER_COMMAND
-    instance  its name, for an instance
+    asked     the spec of the container
+    clock     records when each phase ends
+    here      the site's configuration
+    spool     path of SlurmdSpoolDir
+    program   the program that the first task will most likely start; it is read ahead
+    command   the action (exec, run, shell, test), for APPTAINER_COMMAND
+    instance  name of the instance, "" for a container that is not an instance
+
+    Raises:
+        BollardError: the container cannot be made, or its file server did not answer within fuse.ANSWER_SECONDS.
     """
     deadlines: list[fuse.Deadline] = []
     try:
@@ -118,7 +123,7 @@ def enter(
 
 
 def _explained(asked: Spec, error: OSError) -> BollardError:
-    """What the kernel's refusal most likely means to the user."""
+    """Return the error to show for an OSError of the kernel: its most likely cause and what to do."""
     what = os.fsdecode(error.filename or "")
     if error.errno == ENOSYS:
         return BollardError(f"{what}: the kernel {os.uname().release} lacks it", "bollard needs Linux 5.12 or newer")
@@ -137,11 +142,10 @@ def _enter(
     asked: Spec, clock: Clock, here: site.Site, spool: str, program: str, command: bytes, instance: str,
     deadlines: list[fuse.Deadline],
 ) -> Container:  # fmt: skip
-    """Decide first, then do: the plan is made before anything is touched. Work that does not need the file server
-    runs while the file server starts."""
-    signal(SIGCHLD, SIG_DFL)  # until the file servers have answered: why one ended is in its exit status
-    node = os.uname().nodename  # the container may have a name of its own
-    linux.new_mount_namespace()  # first, for a directory can be bound only by the namespace it was opened in
+    """Make the plan, then carry it out. Work that does not need the file server runs while the file server starts."""
+    signal(SIGCHLD, SIG_DFL)  # fuse.py reads the exit status of a file server that ends before it answers
+    node = os.uname().nodename  # before --hostname changes it
+    linux.new_mount_namespace()  # first: only the mount namespace in which a directory was opened can bind it
     opened, made, own_layers = _open(asked, here, spool)
     clock.mark("image")
     linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
@@ -150,13 +154,13 @@ def _enter(
     state = fuse.open_state(server) if server else -1
     deadlines += [fuse.Deadline(server, state)] if server else []
     clock.mark("fuse")
-    imports.complete()  # meanwhile the server starts
+    imports.complete()  # the file server starts during this
     report = mounts.Report()
     files = _write_files(asked)
     accounts = identity.lines(asked.home)
     proc = linux.clone_tree(f"{SESSION}/proc", recursive=False) if processes >= 0 else -1
     trees = {mount.source: linux.clone_tree(files[mount.source]) for mount in made.mounts if mount.kind == plan.FILE}
-    linux.set_bindable(SESSION, False)  # a bind of /usr holds nothing of the keeper's
+    linux.set_bindable(SESSION, False)  # so that a bind of /usr does not contain the session tmpfs
     places = mounts.clone_sources(made.mounts, trees, SESSION, proc, report)
     linux.set_bindable(SESSION, True)
     clock.mark("sources")
@@ -192,13 +196,13 @@ def _enter(
     try:
         container.define_environment(_no_shell_here)
     except _NeedsShell:
-        pass  # user code, so a task runs it: entry.admit
+        pass  # only a task may run code of the image: see entry.admit
     clock.mark("environment")
     return container
 
 
 def _open(asked: Spec, here: site.Site, spool: str) -> tuple[Image, plan.Plan, list[layers.Layer]]:
-    """Open what is the user's, by his own rights alone, and decide what is done with it."""
+    """Open the image and the layers without any capability, and make the plan."""
     linux.use_capabilities(False)
     opened = image.open_image(asked.image, os.uname().machine)
     site.refuse_image(here, opened.fd, asked.asked)
@@ -209,7 +213,7 @@ def _open(asked: Spec, here: site.Site, spool: str) -> tuple[Image, plan.Plan, l
 
         own_layers = layers.opened(made.layers, opened.fd)
         for layer in own_layers:
-            if not layer.overlay.offset:  # those in the image's own file lie where it does
+            if not layer.overlay.offset:  # a layer with an offset is in the image file, which was checked above
                 site.refuse_overlay(here, layer.fd, layer.overlay.source)
     if asked.workdir and not os.path.isdir(asked.workdir):
         raise BollardError(f"workdir {asked.workdir}: no such directory", "make it, or name another one")
@@ -224,7 +228,14 @@ def _open(asked: Spec, here: site.Site, spool: str) -> tuple[Image, plan.Plan, l
 
 
 def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "") -> plan.Facts:
-    """What the plan for `asked` needs to know of this node and of the files it names. Reads, and changes nothing."""
+    """Return the facts that the plan for `asked` needs. Reads the node and the files that the spec names; changes
+    nothing.
+
+    asked   the spec of the container
+    opened  its image
+    here    the site's configuration
+    spool   path of SlurmdSpoolDir, "" outside Slurm
+    """
     brought: tuple[tuple[str, int], ...] = ()
     overlays: tuple[str, ...] = ()
     gpus: tuple[plan.Mount, ...] = ()
@@ -245,8 +256,8 @@ def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "") -> plan.
 
 
 def _mount(asked: Spec, opened: Image, own: bool) -> tuple[str, int, int]:
-    """Where the image is mounted, the process id of its server, and a descriptor of what that prints; for a directory,
-    which needs no server, 0 and -1."""
+    """Mount the image. Returns the path of the mount, the process id of the file server, and a descriptor of the file
+    server's messages. A directory has no file server: 0 and -1."""
     base = f"{SESSION}/image"
     os.mkdir(base, 0o755)
     if opened.kind == image.DIRECTORY:
@@ -266,8 +277,8 @@ def _mount(asked: Spec, opened: Image, own: bool) -> tuple[str, int, int]:
 
 
 def _write_files(asked: Spec) -> dict[str, str]:
-    """The files of /etc that are the container's own, by their names; empty where there is nothing of the user's to
-    write yet."""
+    """Write the container's own files of /etc. Returns {name: path}. passwd and group stay empty here: `_enter` fills
+    them when the image can be read."""
     files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf", "hostname", "apt.conf")}
     for path in files.values():
         _write(path, b"")
@@ -280,7 +291,8 @@ def _write_files(asked: Spec) -> dict[str, str]:
 
 
 def _start_saver(asked: Spec, base: str, own: bool) -> Saver | None:
-    """For a container that is to be saved, or may be: a later step can ask it of a named one with files of its own."""
+    """Start the saver, if this container is to be saved. A named container whose files show as the user's gets a saver
+    too: a later step can ask for --container-save."""
     if not asked.save and not (asked.name and own):
         return None
     from bollard.runtime.container import save
@@ -289,15 +301,16 @@ def _start_saver(asked: Spec, base: str, own: bool) -> Saver | None:
 
 
 def _namespace_fds(made: plan.Plan, processes: int) -> tuple[int, ...]:
-    """Descriptors of the namespaces, opened on the host's /proc: the container may have none."""
+    """Return descriptors of the container's namespaces. They are opened on the host's /proc, as the container may have
+    no /proc."""
     names = [namespace.name for namespace in made.namespaces if namespace.name != "pid"]
     ways = tuple(os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in names)
     return (*ways, processes) if processes >= 0 else ways
 
 
 def _unshare(made: plan.Plan) -> int:
-    """Make the plan's namespaces, but for those of user and mounts, in which this process is. A descriptor of the
-    process namespace, whose /proc is at SESSION/proc then; -1 where none was asked for."""
+    """Make the plan's namespaces except user and mount: this process is already in these. Returns a descriptor of the
+    process namespace and mounts its /proc at SESSION/proc; -1 if the plan has no process namespace."""
     own = {namespace.name: namespace.setting for namespace in made.namespaces[2:]}
     linux.new_namespaces(tuple(name for name in own if name != "pid"))
     if own.get("uts"):
@@ -319,7 +332,7 @@ def _unshare(made: plan.Plan) -> int:
 
 
 class _NeedsShell(Exception):
-    """The image's environment scripts are more than `shell.interpreter` understands."""
+    """runtime/shell cannot evaluate the image's environment scripts."""
 
 
 def _no_shell_here(script: bytes, env: list[bytes]) -> bytes | None:
@@ -327,7 +340,7 @@ def _no_shell_here(script: bytes, env: list[bytes]) -> bytes | None:
 
 
 def _let_children_go() -> None:
-    """From here on children are watched by their pidfd; none waits to be reaped."""
+    """Let the kernel reap the children from here on: the keeper watches them by pidfd."""
     signal(SIGCHLD, SIG_IGN)
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -337,7 +350,8 @@ def _let_children_go() -> None:
 
 
 def _first_look(asked: Spec, base: str, words: int, server: int, opened: Image) -> int:
-    """A descriptor of the image's root, once its server has answered; `words` is what that prints, -1 for none."""
+    """Wait for the file server's first answer and return a descriptor of the image's root. `words` is the descriptor
+    of the file server's messages, -1 without a file server."""
     try:
         root = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.close(linux.open_in_root(root, "/", os.O_RDONLY | os.O_DIRECTORY))
@@ -351,7 +365,7 @@ def _first_look(asked: Spec, base: str, words: int, server: int, opened: Image) 
 
 
 def _locales() -> frozenset[bytes] | None:
-    """The locales of the container (locales.available); this process stands in it."""
+    """Return the locales of the container (locales.available). "/" must be the container's root."""
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return locales.available(root)
@@ -360,7 +374,7 @@ def _locales() -> frozenset[bytes] | None:
 
 
 def _scripts() -> list[tuple[str, bytes]]:
-    """The image's environment scripts in the order in which they count; this process stands in the image."""
+    """Return the image's environment scripts as (file name, text), sorted by name. "/" must be the container's root."""
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         names = sorted(name for name in os.listdir(SCRIPTS) if name.endswith(".sh"))
@@ -381,7 +395,7 @@ def _scripts() -> list[tuple[str, bytes]]:
 
 
 def _enroot_rc() -> bytes:
-    """The text of /etc/rc of an image in enroot's layout, "" for any other; this process stands in the image."""
+    """Return the text of /etc/rc of an image in enroot's layout, else b"". "/" must be the container's root."""
     if os.path.isdir("/.singularity.d"):
         return b""
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -393,9 +407,12 @@ def _enroot_rc() -> bytes:
 
 
 def serve(container: Container, listener: int, job: int, holder: int = admission.ANYONE) -> None:
-    """Let tasks in until the end of the step, of the job, or of the last task (AdmissionLoop.run).
+    """Let tasks in until the step, the job or the last task ends (AdmissionLoop.run). Gives up all capabilities first.
 
-    `holder` says who may hold a lifeline.
+    container  the container that `enter` made
+    listener   descriptor of the listening socket
+    job        descriptor that hangs up when the job has ended on this node, or -1
+    holder     who may hold a lifeline: admission.ANYONE, ROOT or USER_IS_ROOT
     """
     linux.drop_capabilities()
     watcher = task_reaper.start(job, container.private(listener), container.server, container.server_state)
@@ -404,22 +421,30 @@ def serve(container: Container, listener: int, job: int, holder: int = admission
 
 
 def main(text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
-    """Be a step's keeper. Raises what went wrong; the caller then tells it to every task.
+    """Run the keeper of a job step. Returns when the container has ended. The caller sends an exception to every task.
 
-    `arguments`: of the plugin's line in plugstack.conf;
-    `times`: when the shim forked, and when the child had given root up (CLOCK_MONOTONIC, ns).
+    text       the spec, as the client sent it (spec_text)
+    arguments  the plugin's arguments in plugstack.conf
+    program    the program that the first task will most likely start
+    listener   descriptor of the listening socket
+    job        descriptor of the job socket, or -1
+    times      when the shim forked, and when the child had given up root (ns of CLOCK_MONOTONIC)
+
+    Raises:
+        BollardError: the spec is not valid, or the container cannot be made.
     """
     clock = Clock(times[0])
     clock.mark("fork", times[1])
     clock.mark("python")
     header, values = spec_text.read(text)
-    if any(name.isupper() or name in ("opts", "env-file") for name, _ in values):  # from a client in a container
+    # A client inside a container sends the variables as they are, not resolved to options.
+    if any(name.isupper() or name in ("opts", "env-file") for name, _ in values):
         from bollard.runtime.request import forms
 
         values = forms.resolve(values)
     here = site.load(PREFIX)
     asked = spec.make(site.completed(values, here))
-    if asked.fakeroot and not header.root:  # privilege.c makes the namespace, and reads the header alone
+    if asked.fakeroot and not header.root:  # privilege.c makes the user namespace, and it reads only the header
         raise BollardError("inside a container, --container-opts cannot ask for root", "use --container-remap-root")
     spec_text.refuse_other(header, asked)
     words = os.fsdecode(arguments)

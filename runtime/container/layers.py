@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A root that can be written to: the image below, and above it layers, the last of which may take what is written.
+"""Layers above the image. The last layer can be writable; it takes everything that the container writes to its root.
 
-    --writable-tmpfs    a layer in memory, gone with the container
-    --overlay DIR       DIR/upper, with DIR/work for the kernel's own use (Apptainer's layout); DIR:ro is read only
-    --overlay FILE      the same in an ext3 file, by fuse2fs; squashfs is only read, by squashfuse
-    --writable          for a SIF file: the ext3 layer that it brings; without it that layer is read only
+    --writable-tmpfs    a layer in memory; it ends with the container
+    --overlay DIR       DIR/upper, with DIR/work for the kernel's own use (Apptainer's layout); DIR:ro is read-only
+    --overlay FILE      the same in an ext3 file, served by fuse2fs; a squashfs file is read-only, served by squashfuse
+    --writable          the ext3 layer in a SIF file; without --writable that layer is read-only
 
-The kernel's overlay does it, with user.* attributes for its marks (Linux 5.11; on a tmpfs 6.6). What it does not write
-to, an ext3 file by FUSE or some network file systems, goes through fuse-overlayfs. The plan says which layers there
-are; this module is imported only where there is one.
+The layers are merged by the kernel's overlayfs, which stores its marks in user.* attributes (Linux 5.11; on a tmpfs
+Linux 6.6). overlayfs cannot write to an ext3 file served by FUSE, nor to some network file systems. fuse-overlayfs
+merges the layers then. The plan lists the layers; this module is imported only if there is one.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from bollard.runtime.installed import EXT, EXT_2, EXT_OFFSET_IN_NAME, OVERLAY
 from bollard.runtime.request import plan
 from bollard.runtime.system import linux
 
-_EXT_MAGIC = (0x438, b"\x53\xef")
-# Another container may be about to end that has the file open.
+_EXT_MAGIC = (0x438, b"\x53\xef")  # offset in bytes, and s_magic of struct ext2_super_block
+# How often a lock is tried, and the pause in seconds. A container that has the file open may be about to end.
 _LOCK_TRIES = 100
 _LOCK_PAUSE = 0.1
 _SIGKILL, _SIGTERM, _SIGCONT = 9, 15, 18
-# How long such a server may take to write what it has.
+# How long a FUSE server may take to write its data and end, in ms.
 _END_MS = 60000
 
 
 class Layer:
-    """A layer of the plan that is open: `fd` is the directory, or the file with the filesystem."""
+    """An open layer of the plan. `fd` is the directory, or the file that holds the filesystem."""
 
     __slots__ = ("fd", "overlay")
 
@@ -46,8 +46,8 @@ class Layer:
 
 
 class Servers:
-    """The FUSE servers that write into files of the user's: they have to end before the container does. They are the
-    user's processes, so he can stop them."""
+    """The FUSE servers that write to the user's files. They must end before the container does, so that the files are
+    clean. They run as the user, so the user can stop them (SIGSTOP)."""
 
     __slots__ = ("pids",)
 
@@ -55,10 +55,13 @@ class Servers:
         self.pids = pids
 
     def end(self) -> None:
-        """Each leaves its file clean; the one above first. One that hangs is left to the end of the keeper, unless
-        its user keeps it stopped: no other signal would end it then, and it would stay on the node."""
+        """End the servers, the topmost first, so that each leaves its file clean.
+
+        A server that does not end within _END_MS ends with the keeper. One that is stopped is killed with SIGKILL: no
+        other signal ends a stopped process, so it would stay on the node.
+        """
         while self.pids:
-            self._go_on()  # all of them, for the one above waits for the one below
+            self._go_on()  # all of them: a server waits for the servers below it
             pid = self.pids.pop()
             try:
                 handle = os.pidfd_open(pid)
@@ -80,7 +83,7 @@ class Servers:
 
 
 def _is_stopped(handle: int) -> bool:
-    """Whether the child has been stopped since it was asked."""
+    """Return whether the child is stopped, by waitid(2) with WSTOPPED."""
     try:
         return os.waitid(os.P_PIDFD, handle, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
     except OSError:
@@ -88,7 +91,7 @@ def _is_stopped(handle: int) -> bool:
 
 
 def of_image(opened: image.Image, name: str) -> tuple[tuple[str, int], ...]:
-    """(filesystem, offset in bytes) of each layer that the image brings, lowest first. `name` is for messages."""
+    """Return (filesystem, offset in bytes) of each layer in the image file, lowest first. `name` is for messages."""
     found = []
     for part in opened.overlays:
         kind = plan.EXT3 if part.fstype == sif.FS_EXT3 else plan.SQUASHFS
@@ -99,9 +102,10 @@ def of_image(opened: image.Image, name: str) -> tuple[tuple[str, int], ...]:
 
 
 def filesystem(path: str) -> str:
-    """What --overlay names: plan.DIRECTORY, EXT3 or SQUASHFS. Reads with the caller's rights.
+    """Return the kind of the overlay at `path`: plan.DIRECTORY, EXT3 or SQUASHFS. Reads with the caller's rights.
 
-    Raises: BollardError where there is nothing, or something else.
+    Raises:
+        BollardError: `path` does not exist, cannot be read, or is none of these kinds.
     """
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -121,7 +125,11 @@ def filesystem(path: str) -> str:
 
 
 def opened(overlays: tuple[plan.Overlay, ...], image_fd: int) -> list[Layer]:
-    """Open the layers of the plan but the one in memory; without any capability. `image_fd` is the image's file."""
+    """Open the plan's layers, except the one in memory. `image_fd` is the image file. Call it without capabilities.
+
+    Raises:
+        BollardError: a layer cannot be opened, is in use by another container, or is not what the plan says.
+    """
     found = []
     for overlay in overlays:
         if overlay.filesystem == plan.MEMORY:
@@ -133,7 +141,7 @@ def opened(overlays: tuple[plan.Overlay, ...], image_fd: int) -> list[Layer]:
             except OSError as error:
                 raise BollardError(f"overlay {name}: {error.strerror}", "make it, or check its permissions") from None
         elif overlay.offset:
-            fd = _open(name, f"/proc/self/fd/{image_fd}", overlay.read_only)  # the file that was checked
+            fd = _open(name, f"/proc/self/fd/{image_fd}", overlay.read_only)  # not by path: it could be another file
         else:
             fd = _open(name, name, overlay.read_only)
             if overlay.filesystem == plan.SQUASHFS:
@@ -158,7 +166,7 @@ def _begins(path: str, magic: bytes, at: int = 0) -> bool:
 
 
 def _open(name: str, path: str, read_only: bool) -> int:
-    """A file with a filesystem, locked against those who write while others read or write."""
+    """Open a file that holds a filesystem, and lock it: shared to read, exclusive to write."""
     import fcntl
     from time import sleep
 
@@ -173,7 +181,7 @@ def _open(name: str, path: str, read_only: bool) -> int:
         except BlockingIOError:
             sleep(_LOCK_PAUSE)
         except OSError:
-            return fd  # a file system without locks
+            return fd  # the file system has no locks
     raise BollardError(
         f"overlay {name}: another container uses it, which an earlier step of this job may have left",
         "give steps of one job one --container-name, wait for the end of another job, or use FILE:ro in both",
@@ -183,15 +191,18 @@ def _open(name: str, path: str, read_only: bool) -> int:
 def mount(
     made: plan.Plan, base: str, session: str, layers: list[Layer], places: list[mounts.Place]
 ) -> tuple[str, Servers | None]:
-    """Mount the plan's layers above the image at `base`; returns the path of the result, and what has to end before
-    the container does.
+    """Mount the plan's layers above the image. Returns the path of the merged root, and the servers that must end
+    before the container does (None if there are none).
 
     made      the plan
     base      path of the image's root
-    session   a directory on a tmpfs of ours
-    layers    what `opened` made of the plan's layers
-    places    mounts that come on top. Mount points that the image lacks are in a layer below the user's, which stays
-              clean.
+    session   path of the session tmpfs
+    layers    the layers that `opened` returned
+    places    the mounts that come above. Their missing mount points are made in a layer below the user's layers, so
+              that these stay clean.
+
+    Raises:
+        BollardError: a layer cannot be mounted, or its file server does not start.
     """
     points = f"{session}/points"
     os.mkdir(points, 0o755)
@@ -270,8 +281,7 @@ def _serve(layer: Layer, target: str, scratch: str, own: bool) -> tuple[str, int
 
 
 def _part(path: str, name: str, source: str) -> int:
-    """A descriptor of a layer's upper or work: the directory itself, for a link of whoever made the layer would lead
-    to a directory of the host."""
+    """Open the directory upper or work of a layer. Follows no symlink: it could lead to a directory of the host."""
     try:
         return os.open(f"{path}/{name}", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except NotADirectoryError:

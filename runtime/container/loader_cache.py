@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The libraries that the host's loader knows: /etc/ld.so.cache, which ldconfig(8) writes.
+"""The libraries that the host's loader knows, from /etc/ld.so.cache, which ldconfig(8) writes.
 
-No program is run for it: one that its user can read could be traced by him, in the keeper's namespaces. The formats
-are those of glibc (sysdeps/generic/dl-cache.h): an old one, a newer one, or both in one file.
+The keeper does not run ldconfig for it: the user could trace a program that the user can read, and so enter the
+keeper's namespaces. The formats are those of glibc (sysdeps/generic/dl-cache.h): an old one, a newer one, or both in
+one file.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ _OLD_HEADER, _OLD_ENTRY = 16, 12
 _NEW = b"glibc-ld.so.cache1.1"
 _NEW_HEADER, _NEW_ENTRY = 48, 24
 _TEXT_MAX = 4096  # PATH_MAX
-# Flags of an entry: the kind of C library, and the machine's ABI, where one node may have libraries of several.
+# Flags of an entry: the kind of C library, and the ABI. One node may have libraries of several ABIs.
 _KIND, _LIBC6 = 0x00FF, 3
 _ABI = 0xFF00
 _ABIS = {"x86_64": 0x0300, "aarch64": 0x0A00, "ppc64le": 0x0500, "s390x": 0x0400}
 
 
 def libraries(data: bytes, machine: str) -> dict[str, str]:
-    """{name: path} of the libraries for programs of `machine` (uname -m), the first of a name; ValueError for `data`
-    that is no such cache."""
+    """Return {name: path} of the libraries for programs of `machine` (uname -m); for one name the first entry.
+
+    Raises:
+        ValueError: `data` is not a cache of glibc's loader.
+    """
     if data.startswith(_NEW):
         return _newer(data, 0, machine)
     if not data.startswith(_OLD):
@@ -44,7 +48,11 @@ def _newer(data: bytes, base: int, machine: str) -> dict[str, str]:
 
 
 def read(machine: str) -> dict[str, str]:
-    """`libraries` of this node; {} where it has no cache. ValueError as above."""
+    """Return the `libraries` of this node; {} if it has no cache.
+
+    Raises:
+        ValueError: the cache is damaged, or has more than SIZE_MAX bytes.
+    """
     try:
         with open(PATH, "rb", buffering=0) as file:
             data = file.read(SIZE_MAX + 1)
@@ -65,7 +73,7 @@ def _count(data: bytes, at: int) -> int:
 
 
 def _entries(data: bytes, first: int, count: int, size: int, base: int, machine: str) -> dict[str, str]:
-    """The `count` entries of `size` bytes each from byte `first` on; their texts are at offsets from `base`."""
+    """Return the `count` entries of `size` bytes each that begin at byte `first`. Text offsets count from `base`."""
     if len(data) < first + count * size:
         raise ValueError("cut off in its list")
     found: dict[str, str] = {}

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The locales of an image: a host's LANG that the image has no locale for makes perl, bash and others complain.
+"""The locales of an image. If the image lacks the locale that the host's LANG names, perl, bash and others print
+warnings, so LANG is not passed then.
 
-Read once per container, from the names alone: glibc's directory /usr/lib/locale, and the archive in it (struct
-locarhead of glibc's locarchive.h). Runs on the node path: no import but its siblings.
+The names are read once per container: from glibc's directory /usr/lib/locale, and from the archive in it (struct
+locarhead of glibc's locarchive.h). This module runs on the node path: it imports only modules of that path.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ _LOADERS = (b"ld-linux", b"ld64.so")
 
 
 def available(root: int) -> frozenset[bytes] | None:
-    """The locales below the directory descriptor `root`, normalized; None where no C library of GNU's says so: musl
-    takes any name."""
+    """Return the normalized locale names of the image whose root directory is open at `root`.
+
+    None if the image has no glibc, so that any name may be passed: musl accepts every name.
+    """
     loaders = [name for place in ("/lib", "/lib64") for name in _names(root, place)]
     if any(name.startswith(b"ld-musl") for name in loaders):
         return None
@@ -36,7 +39,7 @@ def available(root: int) -> frozenset[bytes] | None:
 
 
 def _names(root: int, place: str) -> list[bytes]:
-    """What is in a directory of the image; nothing where it is missing."""
+    """Return the names in a directory of the image; [] if it is missing."""
     try:
         fd = linux.open_in_root(root, place, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -50,7 +53,7 @@ def _names(root: int, place: str) -> list[bytes]:
 
 
 def _archived(root: int) -> set[bytes]:
-    """The names in the archive of locales; none where there is no archive that can be read."""
+    """Return the normalized names in the locale archive; an empty set if there is no archive that can be read."""
     try:
         fd = linux.open_in_root(root, f"{_PLACE}/{_ARCHIVE}", os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
@@ -63,7 +66,7 @@ def _archived(root: int) -> set[bytes]:
         strings, begin = os.pread(fd, header[6], header[5]), header[5]
         used = [table[i + 1] for i in range(0, len(table) - 2, 3) if table[i + 1] >= begin and table[i + 2]]
         return {normalized(strings[at - begin : at - begin + 256].partition(b"\0")[0]) for at in used}
-    except (OSError, TypeError):  # TypeError: no whole number of words
+    except (OSError, TypeError):  # TypeError: the length is not a multiple of 4 bytes
         return set()
     finally:
         os.close(fd)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Carry out a plan's mounts: find or make a place for each in the image, then attach.
 
-The image is read-only and may lack a mount point. A missing one appears without touching the image: its
-deepest existing parent directory is covered by a copy that has it too:
+The image is read-only and may lack a mount point. The keeper makes a missing mount point without a change of the image:
+it covers the deepest parent directory that exists. What the cover is depends on that directory:
 
     an empty directory     a small tmpfs
     the image's "/"        a tmpfs in which every top-level entry is bound or linked again
     any other directory    a kernel overlay of that one directory
 
-so that programs and libraries are read straight from the image's filesystem. Targets are resolved beneath the
-container's root, whatever symlinks the image holds.
+All other directories are not covered: programs and libraries in them are read directly from the image's filesystem.
+Targets are resolved beneath the container's root, whatever symlinks the image holds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _IS_DIRECTORY = 0o040000
 _IS_LINK = 0o120000
 _FILE_MAX = 1 << 20  # bytes of a file that is copied; a larger one is mounted
-# Why a mount with `if_free` is left out: nothing is missing then.
+# The reason for which a mount with `if_free` is left out. It is not a warning, as nothing is missing.
 _TAKEN = "an earlier mount is there"
 
 
@@ -42,21 +42,21 @@ class Place:
         self.mount = mount
         self.tree = tree  # detached copy of the source's mounts; -1 for a link
         self.directory = directory
-        self.folder = folder  # where a filesystem of the container's own can be filled
+        self.folder = folder  # path where the container's own filesystem is also mounted, to be filled; "" for a bind
 
 
 class Report:
-    """What became of a plan, for people."""
+    """The results of a plan's mounts, as text for the user."""
 
     __slots__ = ("covers", "left_out", "warnings")
 
     def __init__(self) -> None:
         self.covers: list[str] = []  # directories of the image that were covered, and for what
-        self.left_out: list[str] = []  # mounts that are not there, and why
-        self.warnings: list[str] = []  # those of them that a node or an image was expected to have
+        self.left_out: list[str] = []  # mounts that were left out, and why
+        self.warnings: list[str] = []  # the left-out mounts that the user must know of
 
     def lines(self) -> list[str]:
-        """One line each."""
+        """Return one line for each cover and for each mount that was left out."""
         return [f"covered: {line}" for line in self.covers] + [f"left out: {line}" for line in self.left_out]
 
 
@@ -67,13 +67,16 @@ def _is_directory(fd: int) -> bool:
 def clone_sources(
     wanted: tuple[Mount, ...], files: dict[str, int], session: str, proc: int, report: Report
 ) -> list[Place]:
-    """Detach a copy of every source of the host, and make what has none; returns the mounts that can be made.
+    """Clone the source of every mount, and make the container's own filesystems. Returns the mounts that can be made.
 
-    wanted    those of the plan
-    files     trees of the files that the keeper writes, by their names
-    session   a directory on a tmpfs of ours
-    proc      tree of the container's own /proc, -1 where there is none
-    report    gets the mounts whose source is missing and that may be left out
+    wanted    the plan's mounts
+    files     {name: descriptor of the cloned tree} of the files that the keeper writes; entries that are used go away
+    session   path of the session tmpfs
+    proc      descriptor of the tree of the container's own /proc, -1 without one
+    report    gets the mounts that are left out because their source is missing
+
+    Raises:
+        BollardError: a source is missing and its mount may not be left out.
     """
     places: list[Place] = []
     for mount in wanted:
@@ -104,13 +107,15 @@ def _clone(path: str, shallow: bool) -> int:
         try:
             return linux.clone_tree(path, recursive=False)
         except OSError as error:
-            if error.errno != EINVAL:  # mounts below it that came with the host's namespace cannot be left behind
+            # EINVAL: mounts of the host's namespace below `path` are locked and must be cloned too
+            # (mount_namespaces(7), "Restrictions on mount namespaces").
+            if error.errno != EINVAL:
                 raise
     return linux.clone_tree(path)
 
 
 def _leave_out(mount: Mount, error: OSError, report: Report) -> None:
-    """Go on without a mount whose source cannot be had, or refuse."""
+    """Leave out a mount whose source cannot be cloned. Raises if the mount may not be left out."""
     if mount.if_missing == plan.REFUSE:
         raise causes.of(
             error, f"bind {mount.what()}", mount.source, "does it exist on this node, and may you read it?"
@@ -130,7 +135,7 @@ def _attributes(mount: Mount) -> int:
 
 
 def _own_filesystem(mount: Mount, folder: str) -> Place:
-    """A tmpfs, terminals or message queues of the container's own; it stays mounted at `folder` too, to be filled."""
+    """Mount a tmpfs, devpts or mqueue of the container's own. It stays mounted at `folder` too, to be filled."""
     os.mkdir(folder, 0o755)
     flags = linux.MS_NOSUID | (linux.MS_NOEXEC if mount.noexec else 0)
     if mount.kind == plan.DEVPTS:
@@ -146,7 +151,7 @@ def _own_filesystem(mount: Mount, folder: str) -> Place:
 
 
 def _make_place_in_own(place: Place, earlier: list[Place]) -> None:
-    """A mount point, or a link, in a tmpfs of the container's own: the last one that holds its target."""
+    """Make the mount point or link of `place` in the container's own tmpfs, if the last mount around it is one."""
     target = place.mount.target
     around = [other for other in earlier if plan.below(target, other.mount.target) and target != other.mount.target]
     if not around or around[-1].mount.kind != plan.TMPFS:
@@ -160,7 +165,8 @@ def _make_place_in_own(place: Place, earlier: list[Place]) -> None:
 
 
 def bind_directory(fd: int, target: str, writable: bool = False) -> None:
-    """Put the directory open at `fd` on `target`: a sandbox as image."""
+    """Bind the directory that is open at `fd` to the path `target`, read-only unless `writable`. The image is a
+    directory then."""
     tree = linux.clone_tree_at(fd)
     attributes = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV | (0 if writable else linux.MOUNT_ATTR_RDONLY)
     linux.set_mount_flags(tree, attributes)
@@ -171,7 +177,7 @@ def bind_directory(fd: int, target: str, writable: bool = False) -> None:
 
 
 def _flags(place: Place) -> int:
-    """How a place is opened. The kernel mounts a file on a link as well, if the descriptor is one of the link."""
+    """Return the open flags for a target. With O_NOFOLLOW the kernel mounts on the link itself."""
     return os.O_PATH | (os.O_NOFOLLOW if place.mount.over_link else 0)
 
 
@@ -186,7 +192,7 @@ def _exists(root: int, path: str, flags: int = os.O_PATH) -> bool:
 
 
 def _wanted(root: int, places: list[Place], report: Report) -> list[Place]:
-    """Those of `places` that this image is to have."""
+    """Return the mounts whose condition (`only`) this image meets. Reports the others."""
     slurm = _exists(root, plan.SLURM_MARK)
     wanted = []
     for place in places:
@@ -197,7 +203,7 @@ def _wanted(root: int, places: list[Place], report: Report) -> list[Place]:
         elif mount.only == plan.HAS_SLURM and not slurm:
             lacking = plan.SLURM_MARK
         if lacking:
-            os.close(place.tree)  # such a one has a source
+            os.close(place.tree)  # a mount with a condition is always a bind, so it has a tree
             report.left_out.append(f"{mount.target}: no {lacking} in the image")
         else:
             wanted.append(place)
@@ -205,7 +211,7 @@ def _wanted(root: int, places: list[Place], report: Report) -> list[Place]:
 
 
 def _deepest(root: int, path: str) -> tuple[str, list[str]]:
-    """The longest part of `path` that is a directory of the image, and the components after it."""
+    """Return the longest leading part of `path` that is a directory in the image, and the components after it."""
     parts = [part for part in path.split("/") if part]
     for count in range(len(parts) - 1, 0, -1):
         parent = "/" + "/".join(parts[:count])
@@ -221,10 +227,10 @@ def _deepest(root: int, path: str) -> tuple[str, list[str]]:
 
 
 def _missing(root: int, places: list[Place]) -> dict[str, list[tuple[list[str], bool]]]:
-    """{existing parent: [(components to make, last is a directory)]} for all targets the image lacks."""
+    """Return {existing parent: [(components to make, last is a directory)]} for all targets that the image lacks."""
     found: dict[str, list[tuple[list[str], bool]]] = {}
     for number, place in enumerate(places):
-        # A place inside an earlier bind is that bind's affair.
+        # A target inside an earlier bind must exist in that bind's source.
         inside = any(plan.below(place.mount.target, other.mount.target) for other in places[:number])
         if not inside and not _exists(root, place.mount.target, _flags(place)):
             parent, parts = _deepest(root, place.mount.target)
@@ -233,7 +239,7 @@ def _missing(root: int, places: list[Place]) -> dict[str, list[tuple[list[str], 
 
 
 def _make(base: str, wanted: list[tuple[list[str], bool]]) -> None:
-    """Make the `wanted` entries, (components, last is a directory), in the directory `base`; no link in it counts."""
+    """Make the `wanted` entries, (components, last is a directory), in the directory `base`. Follows no symlink."""
     for parts, directory in wanted:
         fd = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         for part in parts if directory else parts[:-1]:
@@ -255,7 +261,7 @@ def _fd_path(fd: int) -> str:
 
 
 class Shadows:
-    """Covers for directories of the image, and where their parts lie on the session tmpfs."""
+    """Makes covers for directories of the image. Their files are on the session tmpfs."""
 
     __slots__ = ("count", "made", "session")
 
@@ -265,13 +271,19 @@ class Shadows:
         self.made: list[str] = []
 
     def folder(self) -> str:
+        """Make a new directory on the session tmpfs and return its path."""
         self.count += 1
         path = f"{self.session}/{self.count}"
         os.mkdir(path, 0o755)
         return path
 
     def cover(self, root: int, parent: str, wanted: list[tuple[list[str], bool]]) -> None:
-        """Cover the directory `parent` (not "/") so that the `wanted` entries exist in it."""
+        """Cover a directory of the image so that the wanted entries exist in it.
+
+        root    descriptor of the container's root
+        parent  path of the directory; not "/", for which `mirror` is
+        wanted  the entries, as for `_make`
+        """
         target = linux.open_in_root(root, parent, os.O_PATH | os.O_DIRECTORY)
         empty = not os.listdir(_fd_path(target))
         folder = self.folder()
@@ -292,12 +304,12 @@ class Shadows:
         os.close(target)
 
     def mirror(self, image: str, wanted: list[tuple[list[str], bool]]) -> str:
-        """A new "/" with all entries of the image's and the `wanted` ones; returns its path."""
+        """Make a new "/" with all entries of the image's "/" and the `wanted` entries. Returns its path."""
         folder = self.folder()
-        _make(folder, wanted)  # first: a link of the image, once it is here, would lead mkdir to the host
+        _make(folder, wanted)  # first: mkdir through a symlink of the image would reach the host
         for name in os.listdir(image):
             if os.path.lexists(f"{folder}/{name}"):
-                continue  # a dangling link of the image, say, in the place of what is wanted
+                continue  # for example a dangling symlink of the image with the name of a wanted entry
             path, mode = f"{image}/{name}", os.lstat(f"{image}/{name}").st_mode & 0o170000
             if mode == _IS_LINK:
                 os.symlink(os.readlink(path), f"{folder}/{name}")
@@ -308,11 +320,19 @@ class Shadows:
 
 
 def make_root(image: str, session: str, places: list[Place], report: Report, writable: bool = False) -> str:
-    """Make every mount of the plan on top of the root mounted at `image`; returns the path of the root.
+    """Attach every mount of the plan above the root at `image`. Returns the path of the container's root.
 
-    `session` is a directory on a tmpfs of ours. What the image lacks is decided before anything is covered,
-    parents before children, so no cover hides an earlier mount. A `writable` root gets its mount points itself.
-    `report` gets what is covered or left out.
+    All missing mount points are found before the first cover, and parents are covered before children. So no cover
+    hides an earlier mount.
+
+    image     path where the image's root is mounted
+    session   path of the session tmpfs
+    places    what `clone_sources` returned
+    report    gets the covers and the mounts that are left out
+    writable  the root takes writes: make mount points in it, without covers
+
+    Raises:
+        BollardError: a mount has no place in the container and may not be left out.
     """
     root = os.open(image, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     places = _wanted(root, [place for place in places if place.tree >= 0], report)
@@ -344,7 +364,7 @@ def make_root(image: str, session: str, places: list[Place], report: Report, wri
 
 
 def _outer_first(root: int, places: list[Place]) -> list[Place]:
-    """`places` with those that were asked for sorted by the depth of their targets, links of the image resolved."""
+    """Return `places`; the mounts that the user asked for are sorted by the depth of their resolved targets."""
     asked = [place for place in places if place.mount.asked]
     if len(asked) < 2:
         return places
@@ -353,7 +373,7 @@ def _outer_first(root: int, places: list[Place]) -> list[Place]:
 
 
 def _resolved(root: int, path: str) -> str:
-    """Where `path` leads to beneath the root; what of it is missing is taken as it is written."""
+    """Return where `path` leads beneath the root. Components that do not exist are kept as they are."""
     parent, parts = (path, []) if _exists(root, path) else _deepest(root, path)
     fd = linux.open_in_root(root, parent)
     try:
@@ -363,7 +383,7 @@ def _resolved(root: int, path: str) -> str:
 
 
 def make_points(image: str, folder: str, places: list[Place]) -> None:
-    """Make the mount points for `places` that the root at `image` lacks in the empty directory `folder`."""
+    """Make the mount points of `places` that the root at `image` lacks. Makes them in the empty directory `folder`."""
     root = os.open(image, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     for parent, wanted in _missing(root, [place for place in places if place.tree >= 0]).items():
         above = [part for part in parent.split("/") if part]
@@ -372,7 +392,7 @@ def make_points(image: str, folder: str, places: list[Place]) -> None:
 
 
 def _make_in(root: int, missing: dict[str, list[tuple[list[str], bool]]]) -> dict[str, str]:
-    """Make mount points in a root that takes writes; returns {target: reason} for those that cannot be made."""
+    """Make mount points in a writable root. Returns {target: reason} for those that cannot be made."""
     refused = {}
     for parent, wanted in missing.items():
         fd = linux.open_in_root(root, parent, os.O_PATH | os.O_DIRECTORY)
@@ -386,7 +406,7 @@ def _make_in(root: int, missing: dict[str, list[tuple[list[str], bool]]]) -> dic
 
 
 def _cover(image: str, session: str, root: int, missing: dict[str, list[tuple[list[str], bool]]]) -> str:
-    """Cover the directories of the read-only `image` that lack something; returns the path of the root."""
+    """Cover the directories of the read-only `image` that lack a mount point. Returns the path of the root."""
     shadows = Shadows(session)
     path = image
     at_top = missing.pop("/", None)
@@ -394,7 +414,7 @@ def _cover(image: str, session: str, root: int, missing: dict[str, list[tuple[li
         path = shadows.mirror(image, at_top)
         tree = linux.clone_tree(path, recursive=False)
         target = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        linux.attach(tree, target)  # a mount of its own, so that it can become the root
+        linux.attach(tree, target)  # pivot_root(2) requires that the new root is a mount point
         os.close(tree)
         os.close(target)
         for name in shadows.made:
@@ -412,11 +432,15 @@ def _cover(image: str, session: str, root: int, missing: dict[str, list[tuple[li
 
 
 def _attach(root: int, place: Place, refused: dict[str, str], taken: set[str]) -> str:
-    """Put a tree in its place. Returns why it is not there, else "".
+    """Attach a tree at its target. Returns "", or the reason for which it was left out.
 
+    root      descriptor of the container's root
+    place     the mount
     refused   what `_make_in` returned
-    taken     where mounts are, links of the image resolved; gets this one
-    Raises: BollardError where it may not be left out.
+    taken     resolved paths of the mounts so far; gets this one
+
+    Raises:
+        BollardError: the mount has no place and may not be left out.
     """
     mount = place.mount
     if mount.copied and not place.directory and os.fstat(place.tree).st_size <= _FILE_MAX:
@@ -449,9 +473,10 @@ def _attach(root: int, place: Place, refused: dict[str, str], taken: set[str]) -
 
 
 def _copy(root: int, place: Place) -> str:
-    """Write the file that a tree consists of into the root, unless one like it is there. Returns why not, else "".
+    """Copy a file into the root, unless the same content is there. Returns "", or the reason for which it failed.
 
-    A link there is replaced, and not what it leads to. The file has no mount on it, so it can be renamed and removed.
+    A symlink at the target is replaced; the file that it leads to is not changed. A copied file is not a mount point,
+    so programs can rename or remove it.
     """
     folder, _, name = place.mount.target.rpartition("/")
     fresh = f".{name}.{os.urandom(6).hex()}.bollard"  # other nodes may write into the same directory
@@ -486,7 +511,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _read(path: str, flags: int = 0) -> bytes:
-    """A small file; empty where there is none, or something else."""
+    """Return the content of a small file; b"" if it is missing or not a file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | flags)
     except OSError:

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What PyTorch's `init_process_group` reads, for images that have PyTorch: enroot's rule, which users of pyxis rely on.
+"""The variables that PyTorch's `init_process_group` reads, for images with PyTorch.
 
-Runs on the node path: no import.
+enroot sets the same variables, and users of pyxis rely on them. This module runs on the node path: it imports nothing.
 """
 
 from __future__ import annotations
 
-# An image of PyTorch sets it, NVIDIA's among them.
+# Images with PyTorch set this variable, for example NVIDIA's.
 MARK = b"PYTORCH_VERSION"
 _FIRST_PORT, _PORTS = 61000, 4536
 
 
 def variables(env: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """The variables that a task's environment `env` lacks, from Slurm's; none where the image has no PyTorch."""
+    """Return the PyTorch variables that `env` lacks, made from Slurm's variables; {} if the image has no PyTorch."""
     if MARK not in env:
         return {}
     found = {
@@ -24,14 +24,14 @@ def variables(env: dict[bytes, bytes]) -> dict[bytes, bytes]:
     job = env.get(b"SLURM_JOB_ID", b"")
     if job.isdigit():
         found[b"MASTER_PORT"] = b"%d" % (_FIRST_PORT + int(job) % _PORTS)
-    # As torch.distributed.run does: several processes on a node would each start a thread for every CPU.
+    # As torch.distributed.run: with several processes on a node, each would start a thread for every CPU.
     if _number(env, b"SLURM_STEP_NUM_TASKS") > _number(env, b"SLURM_STEP_NUM_NODES"):
         found[b"OMP_NUM_THREADS"] = b"1"
     return {name: value for name, value in found.items() if value and name not in env}
 
 
 def first_host(hosts: bytes) -> bytes:
-    """The first name of a list of Slurm's: n1 of "n[1-3,7],login" and of "n1,n2"."""
+    """Return the first host of a Slurm host list: n1 of "n[1-3,7],login" and of "n1,n2"."""
     name, rest = b"", hosts
     while rest and not rest.startswith(b","):
         if rest.startswith(b"["):

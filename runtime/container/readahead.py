@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Read ahead, while Slurm is still on its way to the first task, what that task will read first.
+"""Read the files that the first task needs into the page cache, while Slurm still starts that task.
 
-Every program begins with the loader, the C library and its own file. Read through the fresh mount by the task
-itself, block after block, they are most of a cold start of an image with gzip blocks; read here meanwhile, they
-lie in the page cache when the task comes.
+Every program first reads the loader, the C library and its own file. When the task reads them block by block through
+the new mount, that is most of a cold start of an image with gzip blocks. So a child of the keeper reads them before.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import os
 from bollard.runtime.container import imports
 from bollard.runtime.system import linux
 
-# The loader and the C library of glibc (Debian's and other layouts) and musl; those an image lacks cost a look-up.
+# The loader and the C library of glibc (Debian's and other layouts) and of musl. A missing file costs one look-up.
 _MACHINE = os.uname().machine
 FILES = (
     {"x86_64": "/lib64/ld-linux-x86-64.so.2", "aarch64": "/lib/ld-linux-aarch64.so.1"}.get(_MACHINE, ""),
@@ -23,7 +22,7 @@ FILES = (
     f"/lib/ld-musl-{_MACHINE}.so.1",
 )
 FOLDERS = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
-# More of one file is not needed for a start.
+# How many bytes of one file are read: a start does not need more.
 SIZE_MAX = 4 << 20
 _PART = 128 << 10
 _SIGKILL = 9
@@ -36,7 +35,7 @@ def start(root: int, program: str) -> None:
         return
     try:
         linux.die_with_parent(_SIGKILL, parent)
-        imports.end()  # the keeper's pivot_root takes this process along
+        imports.end()  # the keeper's pivot_root(2) moves this process into the container too
         for path in (*FILES, *_candidates(program)):
             if path and _read(root, path) and path not in FILES:
                 break
@@ -51,7 +50,7 @@ def _candidates(program: str) -> tuple[str, ...]:
 
 
 def _read(root: int, path: str) -> bool:
-    """Read the regular file `path`; whether there was one."""
+    """Read the file `path` beneath `root`. Returns whether it could be read."""
     try:
         fd = linux.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:

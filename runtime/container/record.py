@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the keeper writes down of its container: which image, how many tasks entered, when.
+"""The record of a container: which image ran, how many tasks entered, and when.
 
-    root     opens RECORDS/JOB.UID, which is root's, and hands the keeper a descriptor to append with
-    keeper   appends one line when a task has entered; nobody else but the job's other keepers has that descriptor
+    root     opens RECORDS/JOB.UID, a file of root, and passes the keeper a descriptor that can only append
+    keeper   appends one line when a task has entered; only the keepers of this job have such a descriptor
 
-A line is a spec's text (`spec_text.text`): name=value parted by spaces. The last line of a container counts; the word
-`container` tells the job's containers apart. What is there when the keeper is killed is true. A file in which nothing
-stands is removed by root when the job ends.
+A line is spec text (`spec_text.text`): name=value, separated by spaces. The last line of a container is the valid one;
+its value `container` tells the containers of a job apart. If the keeper is killed, the last line is still true. Root
+removes an empty file when the job ends.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 # spank_plugin/keeper.c makes it.
 RECORDS = constants.RECORDS
-# A job of many steps: the first so many are counted by name, the others together.
+# The first 1000 steps of a job are counted by name, all later ones together as OTHERS.
 STEPS_MAX = 1000
 OTHERS = "others"
-# Bytes that one container writes at once, how many a second after that, and how large the file of a job may get.
+# A container may write FREE bytes at once and RATE bytes per second after that. SIZE_MAX: bytes of a job's file.
 FREE = 64 << 10
 RATE = 4096
 SIZE_MAX = 1 << 20
 
 
 def descriptor(site: str) -> tuple[int, str]:
-    """The descriptor, -1 for none, and the container's name in the file, from the words of the site."""
+    """Return the descriptor of the record (-1 for none) and the container's name in it. `site`: plugin arguments."""
     words = dict(word.partition("=")[::2] for word in site.split(" "))
     fd = words.get(constants.RECORD_FD_WORD.rstrip("="), "")
     return (int(fd) if fd.isdigit() else -1), words.get("record-as", "")
@@ -49,8 +49,8 @@ class Record:
         self.fd = fd
         self.container = ""
         self.pending = False  # something has changed that is not in the file
-        self._size = 0  # of all lines that were written
-        self._written = 0.0  # when the last one was
+        self._size = 0  # bytes of all lines so far
+        self._written = 0.0  # when the last line was written
         self.made = time.time()
         self.first = self.last = self.ended = 0.0
         self.steps: dict[str, int] = {}  # step: tasks that entered
@@ -65,7 +65,7 @@ class Record:
         ]
 
     def values(self) -> list[tuple[str, str]]:
-        """All that is known by now."""
+        """Return the record as (name, value) pairs, with what is known by now."""
         found = list(self._known)
         if self.container:
             found.insert(1, ("container", self.container))
@@ -79,7 +79,7 @@ class Record:
         return found
 
     def entered(self, step: str) -> None:
-        """A task of that step has got the way in."""
+        """Count a task of `step` that was let in, and write the record."""
         if step not in self.steps and len(self.steps) >= STEPS_MAX:
             step = OTHERS
         self.steps[step] = self.steps.get(step, 0) + 1
@@ -89,13 +89,13 @@ class Record:
         self.write()
 
     def end(self) -> None:
-        """The container ends as it should."""
+        """Write the last line: the container ends normally."""
         self.ended = time.time()
         if self.first:
             self.write(last=True)
 
     def write(self, last: bool = False) -> None:
-        """Append what is known now; later, unless it is the `last` line, where much was written lately."""
+        """Append a line, unless the container has written too much lately. The `last` line is always written."""
         now = time.monotonic()
         if self.fd < 0 or (not last and now - self._written < (self._size - FREE) / RATE):
             return
@@ -104,14 +104,14 @@ class Record:
             if last or os.fstat(self.fd).st_size + len(line) <= SIZE_MAX:
                 os.write(self.fd, line)
         except OSError:
-            pass  # a full disk of the node's takes no container away
+            pass  # a full disk of the node must not end the container
         self._size += len(line)
         self._written = now
         self.pending = False
 
 
 def step_of(environment: list[bytes]) -> str:
-    """The step that a task says it is of; a batch script has no number."""
+    """Return the step of a task, from SLURM_STEP_ID in its environment; "batch" if that is not set."""
     for item in environment:
         if item.startswith(b"SLURM_STEP_ID="):
             number = item[14:]

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """--container-save: write a container's filesystem to an image file.
 
-The keeper itself lives in the container. So a child of it, forked before it goes in, keeps the host's view and the
-container's root without the mounts above it, and waits: it saves when the last task on the node has ended.
+The keeper itself is inside the container and no longer sees the host's mounts. So it forks the saver before it enters.
+The saver keeps the host's mounts, and the container's root without the mounts above it. It writes the file when the
+last task on the node has ended.
 
-No program that the user can read runs there: he could trace it, and enter the saver's namespaces by it. So mksquashfs
-is the installation's copy, and so is what it has for a shell.
+The saver runs no program that the user can read: the user could trace it and so enter the saver's namespaces. So it
+runs the installation's copy of mksquashfs, and bollard-cat in the place of the shell.
 """
 
 from __future__ import annotations
@@ -25,36 +26,36 @@ _ENDED = "the process that writes the container ended"
 
 
 class Saver:
-    """The keeper's side: a descriptor to ask by and to hear the answer from. One file at a time."""
+    """The keeper's side of the saver: one descriptor for requests, one for answers. One file at a time."""
 
     __slots__ = ("ask", "answer")
 
     def __init__(self, ask: int, answer: int) -> None:
         self.ask = ask
-        self.answer = answer  # readable when the work is done or has failed
+        self.answer = answer  # readable when the file is written or has failed
 
     def start(self, target: str) -> None:
-        """Have `target` written."""
+        """Ask the saver to write the file `target`."""
         try:
             os.write(self.ask, os.fsencode(target) + b"\0")
         except BrokenPipeError:
-            pass  # `result` tells
+            pass  # the saver has ended; `result` reports it
 
     def result(self) -> str:
-        """ "" for a file that has been written, else one line for the user."""
+        """Return "" if the file was written, else one line for the user."""
         text = os.read(self.answer, 4096)
         return text[1:].decode("utf-8", "replace") if text else _ENDED
 
 
 def start(root: str) -> Saver:
-    """Fork the process that waits. `root`: the container's root directory."""
+    """Fork the saver. `root` is the path of the container's root directory."""
     ask_read, ask_write = os.pipe()
     answer_read, answer_write = os.pipe()
     parent = os.getpid()
     if os.fork():
         os.close(ask_read)
         os.close(answer_write)
-        os.read(answer_read, 1)  # pivot_root would take along whoever is in our mount namespace still
+        os.read(answer_read, 1)  # wait: pivot_root(2) also moves other processes of this mount namespace
         return Saver(ask_write, answer_read)
     try:
         linux.die_with_parent(_SIGKILL, parent)
@@ -70,7 +71,7 @@ def start(root: str) -> Saver:
 
 
 def _asked(fd: int) -> str:
-    """The next file to write; "" when the keeper has gone."""
+    """Return the next file to write; "" when the keeper has ended."""
     path = b""
     while not path.endswith(b"\0"):
         part = os.read(fd, 4096)
@@ -81,7 +82,7 @@ def _asked(fd: int) -> str:
 
 
 def _prepare() -> None:
-    """Import what `write` needs, have mksquashfs find bollard-cat as /bin/sh, and give up every capability."""
+    """Import what `write` needs, mount bollard-cat on /bin/sh for mksquashfs, and give up all capabilities."""
     import atexit  # noqa: F401  # weakref, for tempfile
     import hashlib  # noqa: F401
     import subprocess  # noqa: F401
@@ -90,7 +91,7 @@ def _prepare() -> None:
     from bollard.runtime.image import pack  # noqa: F401
 
     imports.end(programs=True)
-    signal(SIGCHLD, SIG_DFL)  # the keeper's is another: it reaps nobody
+    signal(SIGCHLD, SIG_DFL)  # the keeper ignores SIGCHLD; subprocess needs the exit status
     if os.path.exists(CAT) and os.path.exists("/bin/sh"):
         tree = linux.clone_tree(CAT, recursive=False)
         place = os.open("/bin/sh", os.O_PATH | os.O_CLOEXEC)
@@ -101,12 +102,12 @@ def _prepare() -> None:
 
 
 def _processors() -> int:
-    """How many CPUs this step may use: mksquashfs would start a thread for each of the node's."""
+    """Return how many CPUs this step may use. By default mksquashfs would start a thread for each CPU of the node."""
     return len(os.sched_getaffinity(0))
 
 
 def write(root: str, target: str) -> str:
-    """Write the tree `root` to `target`: SIF where its name ends so, else bare squashfs. "" or what went wrong."""
+    """Write the tree `root` to `target`: SIF if its name ends with .sif, else squashfs. Returns "" or the error."""
     try:
         if not os.path.exists(MKSQUASHFS):
             raise BollardError(
@@ -120,12 +121,16 @@ def write(root: str, target: str) -> str:
         else:
             _squashfs(root, target)
         return ""
-    except Exception as error:  # the task that waits for it hears every reason
+    except Exception as error:  # the task that waits shows every error
         return one_line(error)
 
 
 def refuse(target: str) -> None:
-    """Say no to a file that cannot be written, before a program has run for hours."""
+    """Raise if `target` cannot be written. Called before the program starts, which may run for hours.
+
+    Raises:
+        BollardError: `target` is a directory, its directory is missing, or the user may not write there.
+    """
     folder = os.path.dirname(target) or "/"
     if os.path.isdir(target) or target.endswith(("/", "/.", "/..")):
         raise BollardError(f"container-save {target}: is a directory", "name a file: NAME.sqsh or NAME.sif")

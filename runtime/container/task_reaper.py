@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Tasks do not outlive their container: whoever sees it go ends them, with a reason on their stderr.
+"""End the tasks of a container that has ended, with the reason on their stderr.
 
-The keeper watches the FUSE server. The task reaper, its child, watches the keeper: it reads the process ids of
-admitted tasks from a pipe, and the pipe's end without a farewell means that the keeper was killed.
+The keeper watches the FUSE server. The task reaper, a child of the keeper, watches the keeper. It reads the process ids
+of admitted tasks from a pipe. The end of the pipe without _FAREWELL means that the keeper was killed.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _SIGKILL = 9
-# In the place of a process id: the keeper ends as it should; it waits for the file server; it has got its answer.
+# Messages in the place of a process id: the keeper ends normally; it waits for the file server; it has got an answer.
 _FAREWELL = b"\0\0\0\0"
 _WAITING = b"\xff\xff\xff\xff"
 _ANSWERED = b"\xfe\xff\xff\xff" if byteorder == "little" else b"\xff\xff\xff\xfe"
-# How long the keeper waits: until the task is told, and until the file server is ended. A file server whose image is on
-# a shared filesystem may wait for that; one that somebody has stopped never answers.
+# How long the keeper waits for the file server until the task gets a message, and until the file server is killed. A
+# file server may wait for a shared filesystem, so the second time is long. One that is stopped is killed earlier.
 _TOLD_SECONDS, _SILENT_SECONDS = 20, 300
 
 
 def task_handle(pid: int) -> int:
-    """A pidfd of a task, -1 when it has ended already."""
+    """Return a pidfd of the task `pid`; -1 if it has ended already."""
     try:
         return os.pidfd_open(pid)
     except OSError:
@@ -38,7 +38,7 @@ def task_handle(pid: int) -> int:
 
 
 def end_tasks(tasks: Iterable[tuple[int, int]], reason: str) -> None:
-    """Kill every (pid, pidfd) of `tasks`; the first that can be told gets `reason` on its stderr."""
+    """Kill every (pid, pidfd) of `tasks`. Writes `reason` to the stderr of the first task that takes it."""
     told = False
     for pid, handle in tasks:
         told = told or _tell(pid, f"bollard: {reason}\n".encode())
@@ -49,19 +49,19 @@ def end_tasks(tasks: Iterable[tuple[int, int]], reason: str) -> None:
 
 
 def end_members() -> None:
-    """Kill every other process in our mount namespace that is not the keeper's own: what tasks of an instance
-    have left running, where nobody else is there to do it."""
+    """Kill all processes in this mount namespace except the keeper and its children: those that the tasks of an
+    instance have left. In a job, Slurm does this."""
     own = os.getpid()
     try:
         here, names = os.stat("/proc/self/ns/mnt").st_ino, os.listdir("/proc")
     except OSError:
-        return  # the container has no /proc, or one of its own
+        return  # the container has no /proc, or the /proc of its own process namespace
     for name in names:
         try:
             if name.isdigit() and os.stat(f"/proc/{name}/ns/mnt").st_ino == here and _parent(name) != own != int(name):
                 os.kill(int(name), _SIGKILL)
         except OSError:
-            pass  # it has ended, or is somebody else's
+            pass  # it has ended, or belongs to another user
 
 
 def _parent(pid: str) -> int:
@@ -70,7 +70,7 @@ def _parent(pid: str) -> int:
 
 
 def _tell(pid: int, line: bytes) -> bool:
-    """Write to the stderr of a task, which is a pipe to slurmstepd, a terminal or a file."""
+    """Write `line` to the stderr of a task: a pipe to slurmstepd, a terminal or a file. Returns whether it worked."""
     try:
         fd = os.open(f"/proc/{pid}/fd/2", os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
@@ -84,7 +84,7 @@ def _tell(pid: int, line: bytes) -> bool:
 
 
 class TaskReaper:
-    """The keeper's end of the pipe."""
+    """The keeper's side of the task reaper: the pipe to it."""
 
     __slots__ = ("pid", "pipe")
 
@@ -93,11 +93,11 @@ class TaskReaper:
         self.pipe = pipe
 
     def watch(self, task: int) -> None:
-        """Add an admitted task."""
+        """Add an admitted task. Raises OSError if the task reaper was killed."""
         os.write(self.pipe, task.to_bytes(4, byteorder))
 
     def waiting(self) -> None:
-        """The keeper asks the file server something: it is ended if it does not answer."""
+        """The keeper waits for the file server: the task reaper kills that if it does not answer."""
         self._say(_WAITING)
 
     def answered(self) -> None:
@@ -108,21 +108,26 @@ class TaskReaper:
         try:
             os.write(self.pipe, word)
         except OSError:
-            pass  # somebody has killed the task reaper; `watch` starts another
+            pass  # the task reaper was killed; the next `watch` fails and the keeper starts another
 
     def dismiss(self) -> None:
-        """The keeper ends as it should, or has a new task reaper."""
+        """End the task reaper: the keeper ends normally, or has a new task reaper."""
         try:
             os.write(self.pipe, _FAREWELL)
         except OSError:
-            pass  # somebody has killed the task reaper: nothing to tell it
+            pass  # the task reaper was killed
         os.close(self.pipe)
 
 
-def start(leash: int, close: Iterable[int], server: int = 0, state: int = -1) -> TaskReaper:
-    """Fork the task reaper, which closes the descriptors `close` of the keeper's. `leash` is the job's socket (or -1):
-    with a byte sent through it root can end this process when the job has ended, as it can the keeper. `server` is the
-    process id of the file server, `state` a descriptor of its state (`fuse.open_state`)."""
+def start(job_socket: int, close: Iterable[int], server: int = 0, state: int = -1) -> TaskReaper:
+    """Fork the task reaper.
+
+    job_socket  the job socket, or -1. A byte through it makes this process known to root, which can then end it when
+                the job has ended, as it can end the keeper.
+    close       descriptors of the keeper that the task reaper closes
+    server      process id of the file server, 0 for none
+    state       what `fuse.open_state` returned for the file server, or -1
+    """
     reader, writer = os.pipe()
     handle = task_handle(server) if server else -1
     pid = os.fork()
@@ -137,16 +142,17 @@ def start(leash: int, close: Iterable[int], server: int = 0, state: int = -1) ->
             if fd >= 0:
                 os.close(fd)
         try:
-            os.write(leash, b"K")
+            os.write(job_socket, b"K")
         except OSError:
-            pass  # no socket there, but a program's pidfd, or nothing
+            pass  # `job_socket` is -1, or a pidfd of a program
         _watch(reader, handle, state)
     finally:
         os._exit(0)
 
 
 def _judge(waited: int, stopped: int, tasks: dict[int, int], server: int) -> None:
-    """The keeper has waited so many seconds for the file server, of which that was stopped for so many."""
+    """Kill the file server, or tell a task of the delay. The keeper has waited `waited` seconds for the file server,
+    which was stopped for the last `stopped` of them. `server` is the file server's pidfd."""
     if stopped == fuse.STOPPED_SECONDS or waited == _SILENT_SECONDS:
         try:
             pidfd_send_signal(server, _SIGKILL)
@@ -158,9 +164,9 @@ def _judge(waited: int, stopped: int, tasks: dict[int, int], server: int) -> Non
 
 
 def _watch(reader: int, server: int, state: int) -> None:
-    """Until the farewell; ends the tasks if there is none."""
+    """Read messages until _FAREWELL. Ends the tasks if the pipe ends without it."""
     tasks: dict[int, int] = {}  # pidfd: pid
-    waited = -1  # seconds that the keeper has waited for the file server; -1: it does not
+    waited = -1  # seconds that the keeper has waited for the file server; -1 while it does not wait
     stopped = 0
     poll = select.poll()
     poll.register(reader, select.POLLIN)

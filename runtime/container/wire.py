@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What goes through the keeper's socket, in frames; its letters and names are in runtime/constants.py.
+"""Frames on the keeper's socket. The letters and names are in runtime/constants.py.
 
-Who sends what is in docs/internals.md, "Wire".
+docs/internals.md, "Wire", says who sends which frame.
 """
 
 from __future__ import annotations
@@ -16,21 +16,25 @@ from bollard.runtime.causes import one_line
 SPEC, ENTRY, VERBOSE, OWN = constants.ENV_SPEC, constants.ENV_ENTRY, constants.ENV_VERBOSE, constants.ENV_OWN
 LIFELINE, QUESTION, TASK = constants.WIRE_LIFELINE, constants.WIRE_QUESTION, constants.WIRE_TASK
 DONE, OK, ERROR, SCRIPT = constants.WIRE_DONE, constants.WIRE_OK, constants.WIRE_ERROR, constants.WIRE_SCRIPT
-# From another keeper of the job: end, unless a step is here.
+# Another keeper of the job asks this one to end, unless it has a step.
 END_IDLE = b"E"
 FRAME_MAX = constants.WIRE_FRAME_MAX
-# The folders of jobs on this node, root's: JOBS/JOB/HASH is the socket of a keeper (spank_plugin/job_folder.h).
+# Root's directories for the jobs on this node: JOBS/JOB/HASH is the socket of a keeper (spank_plugin/job_folder.h).
 JOBS = constants.JOB_FOLDERS
 
 
 def credentials(peer: socket) -> tuple[int, int]:
-    """(pid, uid) of the other end, as seen from here: struct ucred of unix(7)."""
+    """Return (pid, uid) of the peer, in this process's namespaces: struct ucred of unix(7)."""
     raw = peer.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
     return int.from_bytes(raw[:4], byteorder), int.from_bytes(raw[4:8], byteorder)
 
 
 def receive(peer: socket, size: int) -> bytes:
-    """Exactly `size` bytes, within the peer's time-out in all."""
+    """Return exactly `size` bytes. The timeout of `peer` holds for all of them together.
+
+    Raises:
+        ConnectionError: the peer closed the connection, or was too slow.
+    """
     data, deadline = b"", time.monotonic() + (peer.gettimeout() or 0.0)
     while len(data) < size:
         part = peer.recv(size - len(data))
@@ -41,7 +45,11 @@ def receive(peer: socket, size: int) -> bytes:
 
 
 def receive_frame(peer: socket, most: int = FRAME_MAX) -> bytes:
-    """One frame; ValueError for one of more than `most` bytes."""
+    """Return one frame.
+
+    Raises:
+        ValueError: the frame has more than `most` bytes.
+    """
     size = int.from_bytes(receive(peer, 4), byteorder)
     if size > most:
         raise ValueError(f"a frame of {size} bytes")
@@ -49,14 +57,20 @@ def receive_frame(peer: socket, most: int = FRAME_MAX) -> bytes:
 
 
 def send(peer: socket, status: bytes, frame: bytes, fds: tuple[int, ...] = ()) -> None:
-    """A letter with descriptors attached, then a frame."""
+    """Send a letter with the descriptors `fds` attached, then a frame.
+
+    peer    the connection
+    status  the letter, one byte
+    frame   the bytes after it
+    fds     descriptors for the peer (SCM_RIGHTS of unix(7))
+    """
     rights = [(SOL_SOCKET, SCM_RIGHTS, b"".join(fd.to_bytes(4, byteorder) for fd in fds))] if fds else []
     peer.sendmsg([status], rights)
     peer.sendall(len(frame).to_bytes(4, byteorder) + frame)
 
 
 def refuse(peer: socket, error: Exception) -> None:
-    """Tell a peer why not; one that has gone, or does not speak our language, need not hear it."""
+    """Send the message of `error` to a peer. Ignores a peer that has closed the connection."""
     text = one_line(error)
     try:
         send(peer, ERROR, text.encode("utf-8", "replace") + b"\0")
@@ -65,7 +79,7 @@ def refuse(peer: socket, error: Exception) -> None:
 
 
 def refuse_waiting(listener: socket, error: Exception) -> None:
-    """Tell each task that has connected and was not answered yet why not. `listener` does not block."""
+    """Send `error` to each task that has connected but was not accepted yet. `listener` must be non-blocking."""
     while True:
         try:
             number, _ = listener._accept()  # type: ignore[attr-defined]  # typeshed lacks it
@@ -75,16 +89,16 @@ def refuse_waiting(listener: socket, error: Exception) -> None:
         peer.settimeout(1.0)
         try:
             if receive(peer, 1) == TASK:
-                receive_frame(peer)  # a refusal beside unread words would reset the connection
+                receive_frame(peer)  # close() with unread data would reset the connection
                 refuse(peer, error)
         except (OSError, ValueError):
-            pass  # it has gone
+            pass  # the peer has closed the connection
         finally:
             peer.close()
 
 
 def texts(*parts: bytes | list[bytes]) -> bytes:
-    """A frame of texts and of lists of them."""
+    """Return a frame of texts and lists of texts: each ends with NUL, a list begins with its length."""
     words: list[bytes] = []
     for part in parts:
         words += [part] if isinstance(part, bytes) else [b"%d" % len(part), *part]
@@ -92,7 +106,11 @@ def texts(*parts: bytes | list[bytes]) -> bytes:
 
 
 def list_at(words: list[bytes], at: int) -> tuple[list[bytes], int]:
-    """The list that begins at `at` of a frame's texts, and where it ends; ValueError where there is none."""
+    """Return the list that begins at index `at` of a frame's texts, and the index after its end.
+
+    Raises:
+        ValueError: there is no list at `at`, or it is longer than the frame.
+    """
     if at >= len(words):
         raise ValueError("a frame without a list")
     count = int(words[at])

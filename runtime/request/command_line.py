@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command line of `bollard`, rendered from the table of options: reading it, and its help.
+"""The command line of `bollard`: its parser and its help, made from the table of options.
 
-Read by hand, for argparse alone would be half of the time that `bollard exec` takes before the image is opened,
-and knows no "options end at the image's name".
+This module does not use argparse. argparse alone would take half of the time before `bollard exec` opens the image, and
+it has no rule "options end at the name of the image".
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Own = Mapping[str, tuple[str, str]]
 
-# Apptainer's short and other names.
+# Apptainer's letters and other names for options.
 SHORT = {
     "B": "bind", "c": "contain", "C": "containall", "e": "cleanenv", "f": "fakeroot", "H": "home", "h": "help",
     "i": "ipc", "n": "net", "o": "overlay", "p": "pid", "s": "shell", "S": "scratch", "u": "userns", "w": "writable",
@@ -26,16 +26,19 @@ SHORT = {
 }  # fmt: skip
 ALIASES = {"cwd": "pwd", "debug": "verbose", "nohttps": "no-https"}
 
-# Apptainer's switches can be given a value, --contain=false.
+# Values of a switch, as in Apptainer: --contain=false.
 _BOOLEANS = {**dict.fromkeys(("1", "t", "true"), "1"), **dict.fromkeys(("0", "f", "false"), "0")}
 
-# A command's own options: name -> (the word that stands for its value, or "" for a switch; help).
+# Options of every command: name -> (the word for its value, "" for a switch; help).
 COMMON = {"help": ("", "show this")}
 _WIDTH = 30
 
 
 def arguments(own: Own, container: bool) -> dict[str, str]:
-    """Option name -> the word that stands for its value, "" for a switch."""
+    """Return {option: the word for its value, "" for a switch} of a command.
+
+    `own` are the command's own options. `container` adds those of options.TABLE.
+    """
     known = {name: argument for name, (argument, _) in (*own.items(), *COMMON.items())}
     if container:
         known.update((row.name, row.argument) for row in options.TABLE)
@@ -43,19 +46,30 @@ def arguments(own: Own, container: bool) -> dict[str, str]:
 
 
 def _others() -> dict[str, str]:
-    """As `arguments`, for Apptainer's options that are known and not offered."""
+    """Return the same as `arguments` for Apptainer's options that bollard knows but does not offer."""
     others = {**options.WITHOUT_EFFECT, **dict.fromkeys(options.OPPOSITES, ""), "tmpdir": "DIR"}
     return {**others, **{name: argument for name, (argument, _) in options.REFUSED.items()}}
 
 
 def letters(command: str) -> dict[str, str]:
-    """Letter -> name of the options that have one in `command`."""
+    """Return {letter: option} of the command `command`."""
     return {**SHORT, **command_options.SHORT.get(command, {})}
 
 
 def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tuple[list[tuple[str, str]], list[str]]:
-    """The options as (name, value), "1" for a switch, and the other words. Options end at the first word that is none,
-    for what follows may be a program's; but not in the commands that run none (MIXED)."""
+    """Return the options of a command line as (name, value), and its other words. A switch has the value "1" or "0".
+
+    Options end at the first other word, because the words after it can belong to a program. The commands in MIXED run
+    no program; their options can come after other words.
+
+    argv       the words after the command's name
+    command    name of the command
+    own        its own options
+    container  it also has the options of options.TABLE
+
+    Raises:
+        BollardError: an option is unknown, not supported, has no value, or is a switch with another value.
+    """
     offered = arguments(own, container)
     known = {**_others(), **offered} if container else offered
     short = letters(command)
@@ -107,14 +121,18 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
 
 
 def refuse_empty(given: list[tuple[str, str]]) -> None:
-    """Raise BollardError for an option without a value, as a variable that is not set makes of it in a script."""
+    """Raise if an option has an empty value, for example from an unset variable in a script.
+
+    Raises:
+        BollardError: it names the option.
+    """
     for name, value in given:
         if not value:
             raise BollardError(f"--{name}: its value is empty", "give one, or leave the option out")
 
 
 def _is_bind(word: str) -> bool:
-    """Whether a word is docker's SRC:DST rather than an image."""
+    """Return whether a word is docker's SRC:DST, not an image."""
     return word[:1] in ("/", ".", "~") and ":" in word
 
 
@@ -134,18 +152,25 @@ def _similar(name: str, known: Mapping[str, str], command: str, container: bool)
 
 
 def variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
-    """The environment forms of the options that are set to something."""
+    """Return (name, value) of the environment forms in `environ` that have a value."""
     return [(form, environ[form]) for row in options.TABLE for form in options.variables(row) if environ.get(form)]
 
 
 def rows_of(own: Own, container: bool) -> list[tuple[str, str, str, tuple[str, ...]]]:
-    """The options of a command as (name, argument, help, environment forms)."""
+    """Return the options of a command as (name, argument, help, environment forms)."""
     rows = [(row.name, row.argument, row.help, row.forms) for row in options.TABLE if container]
     return rows + [(name, argument, text, ()) for name, (argument, text) in (*own.items(), *COMMON.items())]
 
 
 def help_text(command: str, usage: str, what: str, own: Own, container: bool = True) -> str:
-    """The help of one command."""
+    """Return the help text of one command.
+
+    command    its name
+    usage      its usage line
+    what       what it does
+    own        its own options
+    container  it also has the options of options.TABLE
+    """
     short = {name: letter for letter, name in letters(command).items()}
     rows = rows_of(own, container)
     lines = [f"usage: {usage}", "", what, "", "options:"]

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The own options of commands that have many, as data: name -> (the word for its value, "" for a switch; help).
+"""The options of single commands, as data: name -> (the word for its value, "" for a switch; help).
 
-It imports nothing, so that it costs `bollard exec` nothing. `MIXED` are the commands whose options may stand behind
-their words, as in Apptainer; `SHORT` has the letters that mean something else in one command than in the rest.
+This module imports nothing, so that it costs `bollard exec` no time. `MIXED` lists the commands whose options may come
+after their words, as in Apptainer. `SHORT` lists letters that have another meaning in one command than in the others.
 """
 
 Own = dict[str, tuple[str, str]]
 
-# Of commands that take an image by its URI: where it comes from.
+# Options of commands that can fetch an image.
 FETCH: Own = {
     "authfile": ("FILE", "logins to registries, as `docker login` and `skopeo login` write them"),
     "docker-login": ("", "ask for the user name and password of a registry"),

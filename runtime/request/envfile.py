@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The variables that a file for --env-file sets: it is read as a shell script, without a shell.
+"""The variables that a file for --env-file sets. The file is evaluated as a shell script, without a shell.
 
-As in Apptainer every assignment counts, exported or not; variables of the caller can be used; a command cannot, and
-says so.
+As in Apptainer, every assignment counts, exported or not, and the file can use variables of the caller. A file that
+needs a command is refused with a reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NOT_SET = frozenset((b"EUID", b"GID", b"HOME", b"IFS", b"OPTIND", b"PWD", b"UID
 
 
 class _Assigned(dict[bytes, bytes]):
-    """Variables that remember which of them were assigned."""
+    """A dictionary of variables that notes which names were assigned."""
 
     def __init__(self, before: dict[bytes, bytes]) -> None:
         super().__init__(before)
@@ -31,8 +31,13 @@ class _Assigned(dict[bytes, bytes]):
 
 
 def pairs(paths: list[str]) -> list[tuple[str, str]]:
-    """("env", "NAME=VALUE") for what the files set; of two with one name the later wins. A path may be several with
-    commas between."""
+    """Return ("env", "NAME=VALUE") for each variable that the files set; for one name the last file wins.
+
+    Each item of `paths` may be several paths, separated by commas.
+
+    Raises:
+        BollardError: a file cannot be read or evaluated.
+    """
     found: dict[bytes, bytes] = {}
     for path in [part for value in paths for part in value.split(",") if part]:
         found.update(assigned(path, _read(path), {**os.environb, **_own()}))
@@ -40,13 +45,21 @@ def pairs(paths: list[str]) -> list[tuple[str, str]]:
 
 
 def _own() -> dict[bytes, bytes]:
-    """Variables that a shell has of its own."""
+    """Return the variables that a shell sets by itself."""
     uid, gid = b"%d" % os.getuid(), b"%d" % os.getgid()
     return {b"UID": uid, b"EUID": uid, b"GID": gid}
 
 
 def assigned(path: str, text: bytes, environ: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """What the script `text`, the content of `path`, sets when it starts with the variables `environ`."""
+    """Return the variables that a script sets.
+
+    path     the file, for messages
+    text     its content
+    environ  the variables with which it starts
+
+    Raises:
+        BollardError: the script needs a real shell.
+    """
     values, exported = _Assigned(environ), set[bytes]()
     try:
         interpreter.evaluate(text, values, exported)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Environment forms, --container-opts and --env-file, replaced by the options that they stand for."""
+"""Replace environment forms, --container-opts and --env-file by the options that they stand for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bollard.runtime.request import options, spec
 
 # Options that --container-opts cannot contain.
 _NOT_IN_OPTS = ("image", "opts", "help")
-# How to say otherwise what concerns the fetching of an image, which is over before --container-opts is read.
+# What to do instead of an option for fetching: the image has been fetched before --container-opts is read.
 _FETCH_HINTS = {
     "authfile": "run `skopeo login`, or set BOLLARD_DOCKER_USERNAME and BOLLARD_DOCKER_PASSWORD",
     "docker-login": "run `skopeo login`, or set BOLLARD_DOCKER_USERNAME and BOLLARD_DOCKER_PASSWORD",
@@ -19,11 +19,14 @@ _FETCH_HINTS = {
 
 
 def resolve(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """`values` with environment forms replaced by the options they stand for, and "opts" by what it holds.
+    """Return `values` with forms, "opts" and "env-file" replaced by the options that they stand for.
 
-    An option given by name wins over its forms, or comes after them (bind, mount); among those BOLLARD_ wins over
-    APPTAINER_ over SINGULARITY_ over PYXIS_; two forms of one prefix (BIND and BINDPATH) add up. Files of variables
-    become the `env` they stand for.
+    An option given by name wins over its forms. For bind and mount both count, and the forms come first. Of several
+    forms the first of BOLLARD_, APPTAINER_, SINGULARITY_ and PYXIS_ wins; two forms of one prefix (BIND and BINDPATH)
+    both count. An env-file becomes `env` options.
+
+    Raises:
+        BollardError: --container-opts or an env-file is not valid.
     """
     present = dict(values)
     result = [(name, value) for name, value in values if name not in options.VARIABLES]
@@ -38,7 +41,7 @@ def resolve(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _from_environment(row: options.Row, present: dict[str, str]) -> list[str]:
-    """The values of `row` in the first group of its forms that has any."""
+    """Return the values of `row` from its environment forms: those of the first prefix that has any."""
     groups: dict[str, list[str]] = {}
     for form in options.variables(row):
         name = form.lstrip("!")
@@ -53,7 +56,7 @@ def _from_environment(row: options.Row, present: dict[str, str]) -> list[str]:
 
 
 def _with_opts(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """--container-opts: what `bollard exec` would understand, before what was given by name."""
+    """Replace "opts" by the options in it. An option that was given by name wins."""
     words = [value for name, value in values if name == "opts"]
     if not words:
         return values
@@ -81,7 +84,7 @@ def _with_opts(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _with_files(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """--env-file: what the files set, before what was given by --env, which so wins."""
+    """Replace "env-file" by the variables that the files set. They come before those of --env, so that --env wins."""
     files = [value for name, value in values if name == "env-file"]
     if not files:
         return values

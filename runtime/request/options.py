@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The table of options: everything a user can ask of a container, one row each; and the spec, the record they fill.
+"""The table of options, one row for each option of a container, and the spec, the record that they fill.
 
-Rendered from the table: the options of srun, sbatch and salloc (`spank_plugin/build.py` writes them as C), those of
-`bollard exec|run|shell|plan`, the environment forms, and the reference in docs/options.md. A new option is a row and a
-field here, and the code of the feature.
+These are made from the table: the options of srun, sbatch and salloc (`spank_plugin/build.py` writes them as C), the
+options of `bollard exec|run|shell|plan`, the environment forms, and the reference in docs/options.md. A new option is a
+row and a field here, and the code of the feature.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dataclasses import dataclass as record
 
-    # source, destination, sum of spec.py's flags; for a tmpfs the source is its mount options
+    # source, destination, sum of the flags of spec.py; for a tmpfs the source is its mount options
     Bind = tuple[str, str, int]
 else:
     from bollard.runtime.frozen import record
@@ -24,20 +24,20 @@ else:
 class Row:
     """One option.
 
-    name: its key in the spec and, on the command line, `--name`
-    argument: the word that stands for its value; "" for a switch
-    kind: how its values are read: one of spec.KINDS; "" where other code reads them
-    field: the field of Spec that the values go to; rows of one field add up
-    forms: environment variables that stand for it; the first one that is set wins. BOLLARD_X stands for APPTAINER_X and
-        SINGULARITY_X too, but BOLLARD_CONTAINER_X for itself alone; "!" before one means the opposite of the switch
-    slurm: its name for srun, sbatch and salloc; "" where they do not offer it
-    opposite: of a switch, the name there that means its opposite
-    joined: what stands between several values in one value of srun's; None where the last value alone counts
-    added: what its variables ask for is added to what options ask for, as Apptainer does
-    fixed: decided where a container is made; a later step of a named container cannot ask for more
-    pyxis: pyxis has its name for srun
-    alone: tasks can leave something in such a container, so no other step finds it
-    alike: belongs to the options of another container like this one (mpirun in a container)
+    name: its key in the spec and its name on the command line, `--name`
+    argument: the word for its value in the help; "" for a switch
+    kind: how its values are read: one of spec.KINDS; "" if other code reads them
+    field: the field of Spec that gets the values; the values of several rows with one field add up
+    forms: environment variables that stand for it; the first one that is set wins. BOLLARD_X includes APPTAINER_X and
+        SINGULARITY_X, except BOLLARD_CONTAINER_X. "!" before a name means the opposite of the switch
+    slurm: its name for srun, sbatch and salloc; "" if they do not have it
+    opposite: the name of the opposite switch for srun, sbatch and salloc
+    joined: the separator of several values in one value of srun; None if only the last value counts
+    added: the values of its variables are added to those of options, as in Apptainer
+    fixed: it is decided when a container is made; a later step of a named container cannot ask for more
+    pyxis: pyxis has an option with the same name for srun
+    alone: tasks can leave something in such a container, so no other step gets it
+    alike: mpirun in a container passes it on to the containers of its ranks
     help: one line
     """
 
@@ -59,14 +59,14 @@ class Row:
 
 @record(frozen=True)
 class Spec:
-    """What one container is to be. Paths are absolute; nothing was looked up on any disk."""
+    """The options of one container, parsed and validated. Paths are absolute. It is made without a look at any disk."""
 
-    image: str = ""  # "" only for a container that another step has named
-    asked: str = ""  # the words the user typed
+    image: str = ""  # "" only for a named container that another step has made
+    asked: str = ""  # the image as the user typed it
     cwd: str = "/"
-    home: str = ""  # where it appears in the container; "" for no home
-    home_source: str = ""  # "" for an empty one of the container's own
-    user_home: str = ""  # the value of HOME where no home is shown
+    home: str = ""  # path of the home directory in the container; "" for no home
+    home_source: str = ""  # its path on the host; "" for an empty home of the container's own
+    user_home: str = ""  # the value of HOME if no home is mounted
     binds: tuple[Bind, ...] = ()
     env: tuple[tuple[bytes, bytes], ...] = ()
     keep_env: tuple[bytes, ...] = ()
@@ -90,7 +90,7 @@ class Spec:
     hostname: str = ""
     app: str = ""  # one of the image's apps, /scif/apps/NAME
     dns: tuple[str, ...] = ()
-    shm_size: str = ""  # of a /dev/shm of the container's own, as tmpfs(5) takes it; "" for the host's
+    shm_size: str = ""  # size of the container's own /dev/shm, as tmpfs(5) takes it; "" for the host's /dev/shm
     cards: tuple[str, ...] = ()  # nv, rocm
     pty: bool = False  # slurmstepd makes a terminal for the task
     console: str = ""  # the terminal of `bollard exec`, on the host
@@ -98,7 +98,7 @@ class Spec:
     no_eval: bool = False
     no_slurm: bool = False
     no_mpirun: bool = False
-    options: bytes = b""  # spec text of the options alone, for another container like this one
+    options: bytes = b""  # the options as spec text, for another container with the same options
     verbose: bool = False
 
     def __post_init__(self) -> None:
@@ -298,14 +298,14 @@ TABLE: tuple[Row, ...] = (
 )  # fmt: skip
 # fmt: on
 
-# Apptainer's options for which there is nothing to do here: name -> the word that stands for its value.
+# Apptainer's options that are accepted and have no effect: name -> the word for its value, "" for a switch.
 WITHOUT_EFFECT = dict.fromkeys(
     ("userns", "unsquash", "underlay", "no-init", "no-privs", "sharens", "ignore-fakeroot-command", "ignore-subuid",
      "ignore-userns"),
     "",
 )  # fmt: skip
 
-# Apptainer's, each the opposite of one in the table.
+# Apptainer's switches that are the opposite of a row in the table.
 OPPOSITES = {"no-nv": "nv", "no-rocm": "rocm", "no-pid": "pid"}
 
 _LIMITS = "limits of a job are Slurm's: ask for them with srun --mem, --cpus-per-task and the like"
@@ -313,7 +313,7 @@ _RIGHTS = "a container has the rights of its user, and no others"
 
 _ENCRYPTED = "encrypted images cannot be opened yet, and of any other image no key is asked"
 
-# Those that are refused: name -> (the word that stands for its value, why not).
+# Apptainer's options that are refused: name -> (the word for its value, the reason).
 REFUSED = {
     "device": ("DEVICE", "devices by their CDI names are not known; --bind the files of /dev"),
     "add-caps": ("CAPS", _RIGHTS),
@@ -340,7 +340,7 @@ REFUSED = {
 }  # fmt: skip
 
 ROWS = {row.name: row for row in TABLE}
-# Given more than once, the values of these add up; of any other the last one counts.
+# Options whose values add up when they are given more than once. For all others the last value counts.
 JOINED = frozenset(row.name for row in TABLE if row.joined is not None)
 
 PREFIXES = ("BOLLARD_", "APPTAINER_", "SINGULARITY_")
@@ -348,11 +348,11 @@ _OWN_ALONE = "BOLLARD_CONTAINER_"
 
 
 def variables(row: Row) -> list[str]:
-    """Every environment name of `row`, in the order in which they win; a "!" before one that means the opposite."""
+    """Return every environment form of `row`, the one that wins first. "!" before a name means the opposite."""
     forms = [name for name in row.forms if name.startswith(PREFIXES[0]) and not name.startswith(_OWN_ALONE)]
     found = [prefix + name[len(PREFIXES[0]) :] for prefix in PREFIXES for name in forms]
     return found + [name for name in row.forms if name not in forms]
 
 
-# All names of environment forms.
+# The names of all environment forms.
 VARIABLES = frozenset(form.lstrip("!") for row in TABLE for form in variables(row))

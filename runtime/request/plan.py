@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The plan: all that a node will do for a spec, decided here without touching anything.
+"""The plan: everything that a node will do for a spec. It is made here, without any change of the node.
 
-`make` is a pure function of the spec and of `Facts`, which the keeper and `bollard plan` gather in the same way
-(`container/keeper.py`, `facts`). The keeper carries the plan out as it is; nothing is added to it afterwards.
+`make` is a pure function of the spec and of `Facts`. The keeper and `bollard plan` gather the facts with the same
+function (`container/keeper.py`, `facts`). The keeper carries the plan out as it is and adds nothing to it.
 
-A plan is a list of small records that never change, each with a `describe()` for people and a `data()` for scripts:
+A plan is a list of immutable records. Each has `describe()`, for the user, and `data()`, for scripts:
 
     Namespace   a namespace of the container's own
     Overlay     a layer above the image, lowest first
-    Mount       what is put into the root, in this order: a bind, file, tmpfs, proc, devpts or link
+    Mount       a mount in the root, in the order of mounting: a bind, file, tmpfs, proc, devpts, mqueue or link
 
-One class for all kinds of mounts: each class more would cost the node path 15 microseconds.
+All kinds of mounts have one class, because each further class would cost the node path 15 microseconds.
 
-Order and rules of these are Apptainer's (its container_linux.go, `create`): kernel filesystems, /dev, site files and
-mounts, home, /tmp and /var/tmp, working directory, user binds, identity, name resolution.
+Order and rules of the mounts are Apptainer's (its container_linux.go, `create`): kernel filesystems, /dev, site files
+and mounts, home, /tmp and /var/tmp, working directory, user binds, identity, name resolution.
 """
 
 from __future__ import annotations
@@ -26,53 +26,54 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bollard.runtime.request.spec import Bind, Spec
 
-# What a /dev of the container's own has of the host's (Apptainer's `mount dev = minimal`).
+# The host's devices in a container's own /dev (Apptainer's `mount dev = minimal`).
 DEV_NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 DEV_LINKS = (
     ("/proc/self/fd", "/dev/fd"), ("fd/0", "/dev/stdin"), ("fd/1", "/dev/stdout"), ("fd/2", "/dev/stderr"),
     ("/dev/pts/ptmx", "/dev/ptmx"),
 )  # fmt: skip
 
-# Apptainer binds no working directory at or below these, for they are the image's own or bound already.
+# Like Apptainer, bollard does not bind a working directory that is one of NO_CWD, or is in one of NO_CWD_BELOW: the
+# image has its own, or it is bound already.
 NO_CWD = ("/", "/etc", "/bin", "/mnt", "/usr", "/var", "/opt", "/sbin", "/lib", "/lib64")
 NO_CWD_BELOW = ("/sys", "/proc", "/dev")
 
-# An image with Slurm's commands has this; Slurm's own files on the host follow then.
+# An image with Slurm's commands has this directory. Such a container gets the host's SLURM_FILES.
 SLURM_MARK = "/etc/slurm"
 SLURM_FILES = ("/etc/slurm", "/run/munge")
 
-# Where a container has the host's Slurm: each place of the host at VIEW + its path, and the commands.
+# Where a container shows the host's Slurm: each directory of the host at VIEW + its path, and the commands at TOOLS.
 VIEW = "/run/bollard"
 TOOLS = VIEW + "/bin"
-# Tells apt of a root's container not to become another user: it would notice that it has not.
+# For apt in a container with root: it tells apt to stay root. apt checks whether its change of user has worked.
 APT_CONF = VIEW + "/apt.conf"
-# What packages replace when they are installed. A file of the host there is copied where that ends with the container.
+# Files that packages replace. With a layer in memory the host's files are copied there, so that they can be replaced.
 REPLACED = ("/etc/localtime", "/etc/hosts", "/etc/resolv.conf", "/etc/hostname")
 
 # Filesystems of layers.
 DIRECTORY, EXT3, SQUASHFS, MEMORY = "directory", "ext3", "squashfs", "memory"
 
-# Kinds of mounts, and what `Mount.source` is of each.
-BIND = "bind"  # a file or directory of the host
-FILE = "file"  # the name of a file that the keeper writes: passwd, group, resolv.conf, hostname or apt.conf
-TMPFS = "tmpfs"  # an empty directory in memory; options of tmpfs(5)
-PROC = "proc"  # a /proc of the container's own process namespace; ""
-DEVPTS = "devpts"  # terminals of the container's own; ""
-MQUEUE = "mqueue"  # message queues of the container's own IPC namespace; ""
-LINK = "link"  # a symbolic link in a tmpfs of the container's own; what it holds
+# Kinds of mounts, and what `Mount.source` is for each.
+BIND = "bind"  # source: a file or directory of the host
+FILE = "file"  # source: name of a file that the keeper writes: passwd, group, resolv.conf, hostname or apt.conf
+TMPFS = "tmpfs"  # an empty directory in memory; source: options of tmpfs(5)
+PROC = "proc"  # the /proc of the container's own process namespace; source: ""
+DEVPTS = "devpts"  # terminals of the container's own; source: ""
+MQUEUE = "mqueue"  # message queues of the container's own IPC namespace; source: ""
+LINK = "link"  # a symbolic link in a tmpfs of the container's own; source: where it leads
 
-# What happens to a mount whose source, or whose place in the container, is missing (`Mount.if_missing`):
+# What happens if the source or the target of a mount is missing (`Mount.if_missing`):
 REFUSE = "refuse"  # the container does not start
-WARN = "warn"  # it starts without, and its first task says so
-OMIT = "omit"  # it starts without; --container-verbose says so
+WARN = "warn"  # it starts without the mount; its first task prints a warning
+OMIT = "omit"  # it starts without the mount; only --container-verbose shows it
 
-# In which images a mount is made (`Mount.only`): "" in all, else
-HAS_TARGET = "target"  # where the image has something at the mount's target
-HAS_SLURM = "slurm"  # where the image has SLURM_MARK
+# In which images a mount is made (`Mount.only`); "" for all:
+HAS_TARGET = "target"  # images that have something at the mount's target
+HAS_SLURM = "slurm"  # images that have SLURM_MARK
 
 
 class Record:
-    """One line of a plan. Immutable; equal to another of its kind with the same values."""
+    """One line of a plan. Immutable. Two records of one kind with the same values are equal."""
 
     __slots__: tuple[str, ...] = ()
     kind = ""  # its name in `data()`
@@ -97,11 +98,11 @@ class Record:
         return " ".join([self.kind, *(f"{name}={getattr(self, name)!r}" for name in self.__slots__)])
 
     def data(self) -> dict[str, object]:
-        """Its values by name, and `kind`; for JSON."""
+        """Return the record's values by name, and `kind`; for JSON."""
         return {"kind": self.kind, **{name: getattr(self, name) for name in self.__slots__}}
 
     def describe(self) -> str:
-        """One line for people."""
+        """Return the record as one line of text for the user."""
         raise NotImplementedError
 
 
@@ -111,12 +112,13 @@ class Namespace(Record):
     __slots__ = ("name", "setting")
     kind = "namespace"
     name: str
-    setting: str  # of user "root" or "own ids"; of uts the host's name, "" for the node's; else ""
+    setting: str  # user: "root" or "own ids"; uts: the hostname, "" for the node's; all others: ""
 
     def __init__(self, name: str, setting: str = "") -> None:
         super().__init__(name=name, setting=setting)
 
     def describe(self) -> str:
+        """Return the namespace as one line of text for the user."""
         return f"namespace  {self.name}" + (f"  ({self.setting})" if self.setting else "")
 
 
@@ -128,19 +130,20 @@ class Overlay(Record):
     source: str  # directory or file; "" in memory
     filesystem: str  # DIRECTORY, EXT3, SQUASHFS or MEMORY
     read_only: bool
-    offset: int  # of the filesystem in the file, bytes
+    offset: int  # where the filesystem begins in the file, in bytes
 
     def __init__(self, source: str, filesystem: str, read_only: bool, offset: int = 0) -> None:
         super().__init__(source=source, filesystem=filesystem, read_only=read_only, offset=offset)
 
     def describe(self) -> str:
+        """Return the layer as one line of text for the user."""
         where = self.source or "memory"
         mode = "read-only" if self.read_only else "written to"
         return f"/  layer  {where}  ({self.filesystem}, {mode})" if self.source else f"/  layer  {where}  ({mode})"
 
 
 class Mount(Record):
-    """What is put into the root at `target`, an absolute path in the container."""
+    """A mount in the container's root, at the absolute path `target`."""
 
     __slots__ = (
         "asked", "copied", "devices", "if_free", "if_missing", "kind", "noexec", "only", "over_link", "read_only",
@@ -152,13 +155,13 @@ class Mount(Record):
     read_only: bool
     noexec: bool
     devices: bool  # device files can be used
-    shallow: bool  # without what is mounted below the source on the host
+    shallow: bool  # without the mounts below the source on the host
     if_missing: str
     only: str
-    over_link: bool  # takes the place of a link of the image, not of what the link leads to
-    if_free: bool  # not where an earlier mount is, by this name or through a link of the image
-    asked: bool  # of these an outer one is mounted before an inner one, in whatever order they were asked for
-    copied: bool  # a file that is written into the container's own root, so that a package can replace it
+    over_link: bool  # if the target is a symlink of the image, mount over the link itself
+    if_free: bool  # left out if an earlier mount is at the same target, symlinks resolved
+    asked: bool  # the user asked for it; these are mounted from the outermost to the innermost target
+    copied: bool  # the file is copied into the container's root, so that a package can replace it
 
     def __init__(
         self, kind: str, source: str, target: str, read_only: bool = False, noexec: bool = False,
@@ -172,11 +175,11 @@ class Mount(Record):
         )  # fmt: skip
 
     def as_copy(self) -> Mount:
-        """The same mount, of a file that is copied."""
+        """Return the same mount with `copied` set."""
         return Mount(**{**{name: getattr(self, name) for name in self.__slots__}, "copied": True})
 
     def what(self) -> str:
-        """What is mounted, in words."""
+        """Return what is mounted, in words for the user."""
         if self.kind == FILE:
             return f"{self.source} entry of the user" if self.source in ("passwd", "group") else f"{self.source} file"
         if self.kind == LINK:
@@ -188,6 +191,7 @@ class Mount(Record):
         return own.get(self.kind, self.source)
 
     def describe(self) -> str:
+        """Return the mount as one line of text for the user."""
         words = (
             (self.read_only, "read-only"), (self.noexec, "noexec"), (self.devices, "devices"),
             (self.copied, "copied"), (self.if_missing != REFUSE, "if there"),
@@ -199,7 +203,7 @@ class Mount(Record):
 
 
 class Facts:
-    """What a plan depends on besides the spec: this node, its site, and what lies in files that the spec names."""
+    """What a plan depends on besides the spec: the node, its site, and the kinds of the files that the spec names."""
 
     __slots__ = (
         "directory", "gpus", "image_layers", "missing_gpus", "overlays", "places", "prefix", "real_cwd", "site",
@@ -213,19 +217,19 @@ class Facts:
         real_cwd: str = "",
     ) -> None:  # fmt: skip
         self.site = site or Site()
-        self.spool = spool  # SlurmdSpoolDir, where batch scripts and PMIx files lie
-        self.prefix = prefix  # the installation, which Slurm's commands in the image load the plugin from
-        self.tools, self.places = tools, places  # what host_slurm.py says
+        self.spool = spool  # path of SlurmdSpoolDir, where batch scripts and PMIx files are
+        self.prefix = prefix  # path of the installation; Slurm's commands in an image load the plugin from there
+        self.tools, self.places = tools, places  # TOOLS and PLACES of host_slurm.py
         self.directory = directory  # the image is a directory
-        self.image_layers = image_layers  # (filesystem, offset) of the overlays that a SIF file brings
+        self.image_layers = image_layers  # (filesystem, offset in bytes) of the overlays in the SIF file
         self.overlays = overlays  # filesystem of each of the spec's overlays
-        self.gpus = gpus  # files of the host's graphics drivers
-        self.real_cwd = real_cwd  # the spec's cwd on this node with its links resolved; "" for the same
-        self.missing_gpus = missing_gpus  # kinds that were asked for, and for which there is no driver
+        self.gpus = gpus  # binds of the host's GPU drivers
+        self.real_cwd = real_cwd  # the spec's cwd on this node with symlinks resolved; "" for the same path
+        self.missing_gpus = missing_gpus  # GPU kinds that were requested but have no driver on this node
 
 
 class Plan(Record):
-    """All of it."""
+    """The whole plan for one container."""
 
     __slots__ = ("directories", "layers", "missing_gpus", "mounts", "namespaces", "owned", "writable")
     kind = "plan"
@@ -233,16 +237,16 @@ class Plan(Record):
     layers: tuple[Overlay, ...]
     mounts: tuple[Mount, ...]
     directories: tuple[str, ...]  # made on the host below --workdir, parents first
-    missing_gpus: tuple[str, ...]  # kinds of graphics cards without a driver here: one warning each
-    writable: bool  # the root takes writes
-    owned: bool  # files of a squashfs are shown as the user's: an overlay keeps the owner of what it copies up
+    missing_gpus: tuple[str, ...]  # GPU kinds without a driver on this node: one warning each
+    writable: bool  # the container's root can be written to
+    owned: bool  # show the files of a squashfs as the user's: overlayfs keeps the owner of a file that it copies up
 
     def lines(self) -> list[str]:
-        """One line for each record, for people."""
+        """Return one line for each record, for the user."""
         return [record.describe() for record in (*self.namespaces, *self.layers, *self.mounts)]
 
     def data(self) -> dict[str, object]:
-        """The same for scripts; docs/users.md lists the keys."""
+        """Return the plan for scripts; docs/users.md lists the keys."""
         return {
             "namespaces": [record.data() for record in self.namespaces],
             "layers": [record.data() for record in self.layers],
@@ -254,9 +258,10 @@ class Plan(Record):
 
 
 def make(spec: Spec, facts: Facts | None = None) -> Plan:
-    """The plan for `spec` on a node that `facts` describe.
+    """Return the plan for `spec` on the node that `facts` describe.
 
-    Raises: BollardError for a root that cannot be written to as asked.
+    Raises:
+        BollardError: --writable for an image that is a file without its own layer, or more than one writable layer.
     """
     facts = facts or Facts()
     layers = _layers(spec, facts)
@@ -270,23 +275,23 @@ def make(spec: Spec, facts: Facts | None = None) -> Plan:
 
 
 def below(path: str, parent: str) -> bool:
-    """Whether `path` is `parent` or lies in it, by components."""
+    """Return whether `path` is `parent` or is in it, compared by components."""
     return path == parent or path.startswith(parent.rstrip("/") + "/")
 
 
 def tidy(path: str) -> str:
-    """An absolute path without parts that mean nothing."""
+    """Return an absolute path without empty components and "."."""
     return "/" + "/".join([part for part in path.split("/") if part not in ("", ".")])
 
 
 def _namespaces(spec: Spec) -> tuple[Namespace, ...]:
-    """In the order in which a task joins them."""
+    """Return the namespaces in the order in which a task joins them."""
     own = [Namespace(name, spec.hostname if name == "uts" else "") for name in spec.unshare]
     return (Namespace("user", "root" if spec.fakeroot else "own ids"), Namespace("mnt"), *own)
 
 
 def _layers(spec: Spec, facts: Facts) -> tuple[Overlay, ...]:
-    """Those of the image, those of the user, and one in memory; lowest first."""
+    """Return the image's layers, the user's layers, and the layer in memory; lowest first."""
     if spec.writable and not facts.directory and not facts.image_layers:
         raise BollardError(f"{spec.asked}: is a file; --writable needs a directory", "use --writable-tmpfs")
     layers = [
@@ -294,7 +299,7 @@ def _layers(spec: Spec, facts: Facts) -> tuple[Overlay, ...]:
         for filesystem, offset in facts.image_layers
     ]
     layers += [
-        Overlay(path, filesystem, read_only or filesystem == SQUASHFS)  # squashfs needs no :ro, as under Apptainer
+        Overlay(path, filesystem, read_only or filesystem == SQUASHFS)  # as in Apptainer, squashfs needs no :ro
         for (path, read_only), filesystem in zip(spec.overlays, facts.overlays)
     ]
     if spec.writable_tmpfs:
@@ -314,9 +319,9 @@ def _mounts(spec: Spec, facts: Facts) -> list[Mount]:
     mounts = [mount for mount in mounts if mount.target not in out]
     asked = _scratch(spec)
     if not spec.contain and "cwd" not in out:
-        # A task stands in the real directory, whatever it was called; a script may use the other name.
+        # A task starts in the directory's real path; its script may use the path with symlinks. Bind both.
         for name in (facts.real_cwd or spec.cwd, spec.cwd):
-            cwd = tidy(name)  # --chdir passes on what was typed: "/usr/" is /usr
+            cwd = tidy(name)  # --chdir passes the path as it was typed, for example "/usr/"
             if ".." not in name.split("/") and cwd not in out and _binds_cwd(cwd, mounts + asked, spec.binds):
                 mounts.append(Mount(BIND, cwd, cwd, if_missing=OMIT))
     gone = []
@@ -329,7 +334,7 @@ def _mounts(spec: Spec, facts: Facts) -> list[Mount]:
         else:
             asked.append(_as_asked(bind, asked=True))
     mounts += sorted(asked, key=_depth)
-    bound = {tidy(bind[1]) for bind in spec.binds}  # what the user binds there is what he wants
+    bound = {tidy(bind[1]) for bind in spec.binds}  # a bind of the user wins over the files of `_identity`
     late: list[Mount] = [mount for mount in _identity(spec, out) if mount.target not in bound]
     late += _slurm(spec, facts)
     late += facts.gpus
@@ -340,12 +345,12 @@ def _mounts(spec: Spec, facts: Facts) -> list[Mount]:
 
 
 def _depth(mount: Mount) -> int:
-    """How many directories deep the target is. Sorted by it, no mount hides one that was to be inside it."""
+    """Return the depth of the target, as a sort key: an outer mount comes first, so it hides no inner one."""
     return mount.target.count("/")
 
 
 def _as_asked(bind: Bind, optional: bool = False, asked: bool = False) -> Mount:
-    """A bind or tmpfs of the user's or the site's."""
+    """Return the Mount for a bind or tmpfs that the user or the site asked for."""
     source, target, flags = bind
     noexec, shallow = bool(flags & flag.NOEXEC), bool(flags & flag.SHALLOW)
     if flags & flag.TMPFS:
@@ -357,7 +362,7 @@ def _as_asked(bind: Bind, optional: bool = False, asked: bool = False) -> Mount:
 
 
 def _kernel(spec: Spec, out: set[str]) -> list[Mount]:
-    """/proc, /sys and /dev."""
+    """Return the mounts of /proc, /sys and /dev."""
     mounts: list[Mount] = []
     if "proc" not in out:
         mounts.append(Mount(PROC, "", "/proc") if "pid" in spec.unshare else Mount(BIND, "/proc", "/proc"))
@@ -377,7 +382,7 @@ def _kernel(spec: Spec, out: set[str]) -> list[Mount]:
     mounts += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in DEV_NODES]
     mounts += shm
     links: tuple[tuple[str, str], ...] = DEV_LINKS
-    if spec.pty:  # the terminal is made after the container: it is seen among the host's alone
+    if spec.pty:  # slurmstepd makes the terminal after the container, in the host's /dev/pts
         mounts += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in ("/dev/pts", "/dev/ptmx")]
         links = tuple([link for link in links if link[1] != "/dev/ptmx"])
     elif "devpts" not in out:
@@ -389,21 +394,21 @@ def _kernel(spec: Spec, out: set[str]) -> list[Mount]:
 
 
 def _site_files(out: set[str]) -> list[Mount]:
-    """/etc/localtime and /etc/hosts."""
+    """Return the mounts of /etc/localtime and /etc/hosts."""
     mounts: list[Mount] = []
     if "bind-paths" in out:
         return mounts
     if "localtime" not in out:
-        # It is a link to a file of a time zone, which keeps its content: TZ=UTC is UTC.
+        # In an image it often is a symlink to a zone file. Mount over the link: the zone file must keep its content.
         path = "/etc/localtime"
         mounts.append(Mount(BIND, path, path, read_only=True, if_missing=OMIT, only=HAS_TARGET, over_link=True))
-    if "hosts" not in out:  # without it Slurm's controller is not found: an image that has none gets one
+    if "hosts" not in out:  # also for images without the file: Slurm's commands need it to find slurmctld
         mounts.append(Mount(BIND, "/etc/hosts", "/etc/hosts", read_only=True, if_missing=OMIT))
     return mounts
 
 
 def _site_mounts(spec: Spec, here: Site, out: set[str]) -> list[Mount]:
-    """Not with --contain, as with Apptainer's `bind path`."""
+    """Return the site's mounts; none with --contain, like Apptainer's `bind path`."""
     if spec.contain or "bind-paths" in out:
         return []
     return sorted([_as_asked(bind, optional=True) for bind in here.mounts], key=_depth)
@@ -446,7 +451,7 @@ def _directories(spec: Spec) -> list[str]:
 
 
 def _identity(spec: Spec, out: set[str]) -> list[Mount]:
-    """Who the user is, and how names are resolved."""
+    """Return the mounts of the files of /etc for the user's identity and for name resolution."""
     mounts = [Mount(FILE, name, f"/etc/{name}", read_only=True, if_missing=OMIT) for name in ("passwd", "group")]
     if spec.dns:
         mounts.append(Mount(FILE, "resolv.conf", "/etc/resolv.conf", read_only=True))
@@ -460,8 +465,11 @@ def _identity(spec: Spec, out: set[str]) -> list[Mount]:
 
 
 def _replaceable(spec: Spec, mounts: list[Mount]) -> list[Mount]:
-    """`mounts` with files of /etc copied, where root is in the container and can write to it: packages add users then,
-    and replace files. Files of the host are copied into a root in memory alone: elsewhere they would stay."""
+    """Return `mounts` with files of /etc copied instead of bound, if the user is root in a writable container.
+
+    The installation of a package adds users to passwd and group, and replaces other files. The host's files are copied
+    only into a layer in memory: in any other layer the copies would stay.
+    """
     if not spec.fakeroot:
         return mounts
     places = ("/etc/passwd", "/etc/group", *(REPLACED if spec.writable_tmpfs else ()))
@@ -469,7 +477,7 @@ def _replaceable(spec: Spec, mounts: list[Mount]) -> list[Mount]:
 
 
 def _slurm(spec: Spec, facts: Facts) -> list[Mount]:
-    """The host's Slurm: its files for an image that has Slurm's commands, and its own commands for any image."""
+    """Return the mounts of the host's Slurm: its files for an image with Slurm's commands, its commands for all."""
     mounts = [
         Mount(BIND, path, path, read_only=True, if_missing=OMIT, only=HAS_SLURM, if_free=True) for path in SLURM_FILES
     ]
@@ -483,7 +491,7 @@ def _slurm(spec: Spec, facts: Facts) -> list[Mount]:
 
 
 def _binds_cwd(cwd: str, mounts: list[Mount], binds: tuple[Bind, ...]) -> bool:
-    """Whether the working directory is one to bind, and nothing shows it yet."""
+    """Return whether the working directory must be bound: it is not excluded, and no mount shows it yet."""
     if cwd in NO_CWD or any(below(cwd, parent) for parent in NO_CWD_BELOW):
         return False
     targets = [mount.target for mount in mounts] + [bind[1] for bind in binds]
@@ -491,7 +499,12 @@ def _binds_cwd(cwd: str, mounts: list[Mount], binds: tuple[Bind, ...]) -> bool:
 
 
 def shows(mounts: tuple[Mount, ...], cwd: str, spec: Spec) -> bool:
-    """Whether a container of `spec`, made with `mounts`, is what a step in `cwd` needs: it would bind nothing more."""
+    """Return whether a container suits a step that starts in `cwd`: the step would need no further bind.
+
+    mounts  the mounts of the container's plan
+    cwd     the step's working directory, an absolute path
+    spec    the spec of the container
+    """
     if spec.contain or "cwd" in spec.no_mount:
         return True
     return ".." not in cwd.split("/") and not _binds_cwd(tidy(cwd), list(mounts), spec.binds)

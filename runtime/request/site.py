@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The site's settings, as a node reads them: text that `site_config.py` has compiled from bollard.yaml.
+"""The site's settings, as a node reads them from the text that `site_config.py` has compiled from bollard.yaml.
 
-PREFIX/site.conf holds one `name=value` a line, values quoted as in a spec; a list has a line for each of its
-items; what is not there has its default. Runs on the node path: no import but its siblings.
+PREFIX/site.conf has one `name=value` per line, with values quoted as in a spec. A list has one line for each item. A
+name that is missing has its default. This module runs on the node path: it imports only modules of that path.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from bollard.runtime.request.spec import Bind
 
 NAME = "site.conf"
-# Far above what a site writes; a longer file is not ours.
+# In bytes, far more than a site writes.
 SIZE_MAX = 1 << 20
 IDLE_CONTAINERS = 8
 
 
 class Site:
-    """What the site has decided. `site_config.TABLE` explains the fields."""
+    """The site's settings. `site_config.TABLE` explains them."""
 
     __slots__ = (
         "allowed",
@@ -63,17 +63,21 @@ class Site:
         self.writable = writable
         self.mpirun = mpirun
         self.spool = spool  # %h and %n stand for the node's name
-        self.allowed = allowed  # directories of images; () for any
+        self.allowed = allowed  # directories in which images must be; () for any directory
         self.forbidden = forbidden
         self.environment = environment
         self.layer_max = layer_max  # bytes that one archive may unpack to; 0 for no limit
-        self.idle = idle  # how many containers of a job may wait for its next step
+        self.idle = idle  # how many idle containers of a job stay for its next step
         self.registry = registry
-        self.prefix = prefix  # what Slurm's configuration calls the installation; "" where nothing was compiled
+        self.prefix = prefix  # path of the installation in Slurm's configuration; "" if nothing was compiled
 
 
 def load(prefix: str) -> Site:
-    """The settings compiled into the installation at `prefix`; the defaults where there are none."""
+    """Return the settings in the installation at `prefix`; the defaults if it has no site.conf.
+
+    Raises:
+        BollardError: site.conf cannot be parsed.
+    """
     try:
         fd = os.open(f"{prefix}/{NAME}", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -86,7 +90,11 @@ def load(prefix: str) -> Site:
 
 
 def parse(text: bytes) -> Site:
-    """The settings of a compiled text; BollardError for one that is none."""
+    """Return the settings in a compiled text.
+
+    Raises:
+        BollardError: the text was not made by `site_config.compiled`.
+    """
     given: dict[str, list[str]] = {}
     try:
         for line in text.decode("ascii").split("\n"):
@@ -124,7 +132,7 @@ def parse(text: bytes) -> Site:
 
 
 def completed(values: list[tuple[str, str]], here: Site) -> list[tuple[str, str]]:
-    """A spec's (name, value) pairs with the site's answers to what was not asked."""
+    """Return a spec's (name, value) pairs, with the site's settings added for options that the user did not give."""
     asked = {name for name, _ in values}
     answers = []
     if not here.home and not asked & {"home", "no-home"}:
@@ -139,10 +147,19 @@ def completed(values: list[tuple[str, str]], here: Site) -> list[tuple[str, str]
 
 
 def refuse_image(here: Site, fd: int, name: str, what: str = "runs no image") -> None:
-    """BollardError when the image open at `fd`, which the user called `name`, lies where the site wants none."""
+    """Raise if the site does not allow the image at its place.
+
+    here  the site's settings
+    fd    descriptor of the image
+    name  the image as the user typed it
+    what  verb of the message
+
+    Raises:
+        BollardError: the image is in a forbidden directory, or in none of the allowed ones.
+    """
     if not here.allowed and not here.forbidden:
         return
-    path = os.readlink(f"/proc/self/fd/{fd}")  # symlinks on the way to it have been followed
+    path = os.readlink(f"/proc/self/fd/{fd}")  # the path with all symlinks resolved
     for folder in here.forbidden:
         if _lies_in(path, folder):
             raise BollardError(f"{name}: this site {what} from {folder}", _elsewhere(here))
@@ -151,13 +168,22 @@ def refuse_image(here: Site, fd: int, name: str, what: str = "runs no image") ->
 
 
 def refuse_overlay(here: Site, fd: int, name: str) -> None:
-    """The same for an overlay: its files replace those of the image, so it is a part of the image."""
+    """Raise if the site does not allow an overlay at its place. Its files replace those of the image, so the rules and
+    the parameters are those of `refuse_image`.
+
+    Raises:
+        BollardError: as `refuse_image`.
+    """
     refuse_image(here, fd, f"overlay {name}", "takes no overlay")
 
 
 def refuse_overlays(here: Site, overlays: tuple[tuple[str, bool], ...]) -> None:
-    """The same for the (path, read-only) of a spec, before a job is queued; those that are not here are the node's to
-    refuse."""
+    """Check the (path, read-only) overlays of a spec before a job is queued. Skips files that this host cannot open:
+    the node checks them.
+
+    Raises:
+        BollardError: as `refuse_image`.
+    """
     for path, _ in overlays if here.allowed or here.forbidden else ():
         try:
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -179,8 +205,12 @@ def _lies_in(path: str, folder: str) -> bool:
 
 
 def spool_directory(arguments: str, host: str, here: Site) -> str:
-    """SlurmdSpoolDir: the site's word, else `spool=` of the plugstack.conf arguments; its %h and %n replaced by this
-    node's name."""
+    """Return the path of SlurmdSpoolDir, with %h and %n replaced by the node's name.
+
+    arguments  the plugin's arguments in plugstack.conf; `spool=` counts if the site has no setting
+    host       the node's name
+    here       the site's settings
+    """
     found = here.spool
     for word in arguments.split(" "):
         if word.startswith("spool=") and not found:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""/etc/bollard/bollard.yaml: the table of its keys, the check of what a site wrote, the text compiled from it.
+"""/etc/bollard/bollard.yaml: the table of its keys, the check of its text, and the text compiled from it.
 
-`site.py` reads that text on each node; this module runs in `bollard site` alone. A mistake is told with its line,
-and nothing is compiled then.
+`site.py` reads the compiled text on each node. This module runs only in `bollard site`. A mistake is reported with its
+line number, and nothing is compiled then.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site, spec, spec_text
 
 PATH = "/etc/bollard/bollard.yaml"
-# Far above what a person writes; YAML of a few bytes can stand for much more.
+# In bytes, far more than a person writes. The limit is needed, as a short YAML text can expand to a very large one.
 SIZE_MAX = 1 << 18
 
 Value = Union[bool, str, tuple[str, ...]]
 
 
 class Key(NamedTuple):
-    """One key of bollard.yaml. `kind` says what may stand there, and how docs/admins.md calls it."""
+    """One key of bollard.yaml. `kind` is the type of its value, in the words of docs/admins.md."""
 
     name: str
     kind: str
@@ -104,12 +104,12 @@ TABLE: tuple[Key, ...] = (
     ),
 )
 
-# A variable of such a name has a meaning of its own on the way in; environment.py would drop or bend it.
+# Variables that a site cannot set: environment.py drops or changes them.
 _NOT_A_DEFAULT = ("HOME", "PATH", "LD_LIBRARY_PATH", "PWD", "UID", "GID")
 
 
 class Mistake(NamedTuple):
-    """What is wrong in one line of bollard.yaml."""
+    """A mistake in one line of bollard.yaml: line number, what is wrong, what to do."""
 
     line: int
     text: str
@@ -117,14 +117,14 @@ class Mistake(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What a bollard.yaml says: the values of the keys that are in it, and the digest of its text."""
+    """The content of a bollard.yaml: the values of its keys, and the SHA-256 digest of its text."""
 
     values: dict[str, Value]
     digest: str
 
 
 def default_text() -> str:
-    """The bollard.yaml of a new site: every key with its help, none of them set."""
+    """Return the bollard.yaml of a new site: every key with its help, none of them set."""
     lines = ["# What this site decides for all containers. Afterwards: bollard site configure", ""]
     for key in TABLE:
         lines += [f"# {key.help}", f"#{key.name}: {key.example}", ""]
@@ -132,7 +132,7 @@ def default_text() -> str:
 
 
 def reference() -> str:
-    """The table of the keys for docs/admins.md."""
+    """Return the table of the keys for docs/admins.md."""
     rows = ["| key | value | default | |", "|---|---|---|---|"]
     for key in TABLE:
         default = {True: "yes", False: "no", str(site.IDLE_CONTAINERS): str(site.IDLE_CONTAINERS)}.get(
@@ -143,13 +143,17 @@ def reference() -> str:
 
 
 def complaints(path: str = PATH) -> list[str]:
-    """Every mistake in the file `path`, as a line for its author."""
+    """Return one line for each mistake in the file `path`."""
     data = _data(path)
     return [f"{path}:{line}: {text}; {hint}" for line, text, hint in (read(data)[1] if data else [])]
 
 
 def load(path: str = PATH) -> Settings:
-    """The settings in the file `path`, the defaults when there is none; BollardError with the first mistake."""
+    """Return the settings in the file `path`; no settings if the file does not exist.
+
+    Raises:
+        BollardError: the file cannot be read or has a mistake; the message names the first one.
+    """
     data = _data(path)
     if data is None:
         return Settings({}, "")
@@ -171,7 +175,11 @@ def _data(path: str) -> bytes | None:
 
 
 def compiled(settings: Settings, prefix: str) -> bytes:
-    """The text for `site.parse`."""
+    """Return the text that `site.parse` reads.
+
+    settings  the content of bollard.yaml
+    prefix    the path by which Slurm's configuration names the installation
+    """
     lines = ["# Compiled by `bollard site configure`; what is changed here is lost."]
     lines.append(f"prefix={spec_text.quote(prefix)}")
     if settings.digest:
@@ -187,7 +195,11 @@ def compiled(settings: Settings, prefix: str) -> bytes:
 
 
 def read(data: bytes) -> tuple[dict[str, Value], list[Mistake]]:
-    """The values in the text of a bollard.yaml, and every mistake in it, by lines."""
+    """Return the values in the text of a bollard.yaml, and all mistakes in it, sorted by line.
+
+    Raises:
+        BollardError: PyYAML is not installed.
+    """
     if len(data) > SIZE_MAX:
         return {}, [Mistake(1, f"the file has {len(data)} bytes, over {SIZE_MAX}", "is it what it should be?")]
     try:
@@ -294,7 +306,7 @@ def _checked_path(what: str, path: str, line: int) -> str | Mistake:
 
 
 def _items(name: str, node: Any) -> Iterator[tuple[str, Any, Mistake | None]]:
-    """(what to call it, node, what is wrong with it) for each item of a list."""
+    """Yield (name for messages, node, mistake or None) for each item of a list."""
     if node.id == "scalar" and node.tag == "tag:yaml.org,2002:null":
         return
     if node.id != "sequence":

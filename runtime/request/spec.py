@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The spec of one container, made of what was asked; the rows of options.TABLE say how each option is read.
+"""Make the spec of one container from its options. The rows of options.TABLE say how each option's value is read.
 
-Runs on the node path.
+This module runs on the node path.
 """
 
 from __future__ import annotations
 
-# Not the module csv: that imports re, which takes longer than everything else here.
+# Not the module csv: that imports re, which takes longer than the rest of this module.
 from _csv import Error as CsvError
 from _csv import reader as csv_reader
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from bollard.runtime.request.options import Bind as Bind
     from bollard.runtime.request.options import Row
 
-    # What a kind makes of an option's values; the last two are the working directory and the home of the user.
+    # Reads an option's values: (row, values, the user's working directory, the user's home) -> value of the field.
     Reader = Callable[[Row, list[str], str, str], object]
 
-# What a mount is to be; plan.py has more, for its own.
+# Flags of a Bind.
 READ_ONLY = 1
-OPTIONAL = 4  # no error where the source, or a place for it, is missing
+OPTIONAL = 4  # no error if the source or the target is missing
 NOEXEC = 32
-SHALLOW = 64  # the source's own mount alone, not those below it
+SHALLOW = 64  # only the source's own mount, not the mounts below it
 TMPFS = 128  # an empty directory in memory
-UMOUNT = 256  # take away what would be mounted there
+UMOUNT = 256  # do not mount anything at the target or below it
 
-# Words after SRC:DST: that users of mount(8), Apptainer and enroot know. What is so anyway is 0.
+# Flags that users can write after SRC:DST, as in mount(8), Apptainer and enroot. 0: accepted, it is always so.
 _FLAGS = {
     "ro": READ_ONLY, "noexec": NOEXEC, "bind": SHALLOW, "nofail": OPTIONAL,
     **dict.fromkeys(
@@ -53,35 +53,46 @@ _NO_FLAGS = {
     "id": "what is in an image is not bound",
     "nonested": "APPTAINER_BIND in the container names every bind",
 }
-# tmpfs(5), and the marks that their values have beside letters and digits.
+# Options of tmpfs(5), and the characters that their values can have besides letters and digits.
 _TMPFS_SETTINGS = ("size", "nr_blocks", "nr_inodes", "mode", "huge", "mpol")
 _SETTING_MARKS = "%_:-="
 
 NAMESPACES = ("net", "ipc", "uts", "pid")
-_HOST_MAX = 64  # the kernel's
+_HOST_MAX = 64  # __NEW_UTS_LEN of the kernel
 _EMPTY = "is a variable of the script empty? leave the comma out otherwise"
 
 
 def absolute(path: str, cwd: str, home: str) -> str:
-    """`path` with ~ and relative parts resolved as a shell would have, symlinks left alone."""
+    """Return `path` as an absolute path. Replaces ~ as a shell does; does not resolve symlinks.
+
+    path  as the user typed it
+    cwd   directory for a relative path
+    home  value for ~
+    """
     if "://" in path:
-        return path  # not a path: image.py says what to do instead
+        return path  # a URI; image.py handles it
     if path == "~" or path.startswith("~/"):
         path = (home or "~") + path[1:]
     return path if path.startswith("/") else f"{cwd.rstrip('/')}/{path}"
 
 
 def _tidy(path: str) -> str:
-    """A path without parts that mean nothing; a ".." stays, for it may follow a link."""
+    """Return a path without empty components and ".". Keeps "..", which may follow a symlink."""
     if not path.startswith("/") or "://" in path:
         return path
     return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
 def parse_bind(text: str, cwd: str, home: str, what: str = "bind") -> Bind:
-    """One SRC[:DST[:FLAGS]], with + or , between flags; a backslash keeps a colon or comma in a path.
+    """Return the bind that SRC[:DST[:FLAGS]] stands for. FLAGS are separated by + or a comma.
 
-    SRC may be the word tmpfs or umount where `what` is "container-mounts" (pyxis's rule).
+    text  as the user typed it; a backslash keeps a colon or comma in a path
+    cwd   directory for a relative SRC
+    home  value for ~ in SRC
+    what  name of the option. For "container-mounts" SRC may be the word tmpfs or umount, as in pyxis.
+
+    Raises:
+        BollardError: `text` has another form, an unknown flag, or a DST that is not an absolute path without "..".
     """
     parts = _split(text, ":")
     if len(parts) > 3 or not parts[0]:
@@ -130,13 +141,17 @@ def _is_setting(value: str) -> bool:
 
 
 def is_device(path: str) -> bool:
-    """Whether a path of the host names /dev, or something in it."""
+    """Return whether a path of the host is /dev or is in it."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     return path.startswith("/") and parts[:1] == ["dev"] and ".." not in parts
 
 
 def parse_binds(text: str, cwd: str, home: str, what: str = "bind") -> tuple[Bind, ...]:
-    """Several, with commas between them."""
+    """Return the binds of several SRC[:DST[:FLAGS]], separated by commas. Parameters as in `parse_bind`.
+
+    Raises:
+        BollardError: one of them is not valid, or is empty in --container-mounts.
+    """
     parts = _split(text, ",", keep_escapes=True)
     if what == "container-mounts" and "" in parts:
         raise BollardError(f"{what} {text!r} has nothing beside a comma", _EMPTY)
@@ -144,7 +159,15 @@ def parse_binds(text: str, cwd: str, home: str, what: str = "bind") -> tuple[Bin
 
 
 def parse_mount(text: str, cwd: str, home: str) -> Bind:
-    """One type=bind,src=SRC,dst=DST[,ro], where double quotes keep a comma (docker's and Apptainer's --mount)."""
+    """Return the bind of one type=bind,src=SRC,dst=DST[,ro] (--mount of docker and Apptainer).
+
+    text  the words of the user; double quotes keep a comma in a value
+    cwd   directory for a relative SRC
+    home  value for ~ in SRC
+
+    Raises:
+        BollardError: a key is unknown, repeated or missing, or the type is not bind.
+    """
     rows = list(csv_reader([text]))
     keys: dict[str, str] = {}
     for word in rows[0] if rows else []:
@@ -167,7 +190,11 @@ def parse_mount(text: str, cwd: str, home: str) -> Bind:
 
 
 def parse_name(text: str) -> tuple[str, str]:
-    """NAME[:MODE] of a container."""
+    """Return name and mode of a container's NAME[:MODE].
+
+    Raises:
+        BollardError: the name has another character or is too long, or the mode is unknown.
+    """
     name, _, mode = text.partition(":")
     most, marks = constants.NAME_MAX_BYTES, constants.NAME_MARKS
     if not name or len(name) > most or not all(c.isascii() and (c.isalnum() or c in marks) for c in name):
@@ -178,9 +205,12 @@ def parse_name(text: str) -> tuple[str, str]:
 
 
 def parse_size(what: str, text: str) -> str:
-    """A size in memory as tmpfs(5) takes it: a number of bytes, with k, m or g behind it, or of percent of the memory.
+    """Return a size as tmpfs(5) takes it: a number of bytes, with k, m or g after it, or a percentage of the memory.
 
-    Raises: BollardError for any other text, and for a size of 0, which tmpfs takes for "no limit".
+    `what` names the option, for messages.
+
+    Raises:
+        BollardError: `text` has another form, or the size is 0, which means "no limit" to tmpfs.
     """
     number, unit = (text[:-1], text[-1:].lower()) if text[-1:].lower() in ("k", "m", "g", "%") else (text, "")
     if not (number.isascii() and number.isdigit() and 0 < len(number) < 16 and number.strip("0")):
@@ -189,7 +219,7 @@ def parse_size(what: str, text: str) -> str:
 
 
 def bind_text(binds: tuple[Bind, ...]) -> str:
-    """Binds as APPTAINER_BIND shows them in the container: their targets (Apptainer 1.4)."""
+    """Return the value of APPTAINER_BIND in the container: the targets of `binds` (Apptainer 1.4)."""
     return ",".join(target for _, target, _ in binds)
 
 
@@ -210,13 +240,13 @@ def _split(text: str, mark: str, keep_escapes: bool = False) -> list[str]:
 
 
 def switch(values: list[str]) -> bool:
-    """Whether the last of a switch's values means yes."""
+    """Return whether the last of a switch's values means yes."""
     word = values[-1].lower() if values else ""
     return word != "" and f" {word} " not in constants.NO_WORDS
 
 
 def _list(row: Row, values: list[str]) -> tuple[str, ...]:
-    """The words of values with commas between them."""
+    """Return the words of comma-separated values."""
     words = [word.strip() for value in values for word in value.split(",")]
     if row.pyxis and "" in words:
         raise BollardError(f"{row.slurm} {','.join(values)!r} has nothing beside a comma", _EMPTY)
@@ -224,7 +254,7 @@ def _list(row: Row, values: list[str]) -> tuple[str, ...]:
 
 
 def _inside(option: str, path: str) -> str:
-    """A directory in the container that an option names."""
+    """Return the directory in the container that an option names. Raises if it is relative or has ".."."""
     if not path.startswith("/") or ".." in path.split("/"):
         raise BollardError(f"{option} {path!r} must begin with /", "name the directory in the container in full")
     return path
@@ -242,7 +272,7 @@ def _overlay(text: str, cwd: str, home: str) -> tuple[str, bool]:
 
 
 def _assignments(text: str) -> list[tuple[bytes, bytes]]:
-    """One NAME=VALUE, or several with commas between, where double quotes keep a comma (Apptainer's --env)."""
+    """Return the pairs of one NAME=VALUE, or of several with commas between; double quotes keep a comma (Apptainer)."""
     pairs = [text]
     if text.startswith('"') or ("," in text and text.count("=") > 1):
         try:
@@ -259,7 +289,7 @@ def _assignments(text: str) -> list[tuple[bytes, bytes]]:
 
 
 def one_assignment(text: str) -> str:
-    """NAME=VALUE so that `_assignments` takes it for one, whatever commas are in the value."""
+    """Return NAME=VALUE, quoted if needed, so that `_assignments` reads it as one pair."""
     return '"' + text.replace('"', '""') + '"' if "," in text and text.count("=") > 1 else text
 
 
@@ -317,7 +347,7 @@ def _path(row: Row, values: list[str], cwd: str, home: str) -> str:
     return absolute(values[-1], cwd, home) if values[-1] else ""
 
 
-# How an option's values are read, by the kind of its row.
+# The reader of each kind of row.
 KINDS: dict[str, Reader] = {
     "switch": lambda row, values, cwd, home: switch(values),
     "card": lambda row, values, cwd, home: (row.name,) if switch(values) else (),
@@ -342,13 +372,13 @@ KINDS: dict[str, Reader] = {
 
 
 def _homes(given: dict[str, list[str]], cwd: str, host_home: str, contain: bool) -> tuple[str, str]:
-    """(source, target) of the home; no source for an empty one of the container's own."""
+    """Return (source, target) of the home; the source is "" for an empty home of the container's own."""
     source = target = host_home if host_home.startswith("/") and host_home.strip("/") else ""
     asked = given.get("home", [""])[-1]
     if asked.strip("/"):
         source, target, _ = parse_bind(source + asked if asked.startswith(":") else asked, cwd, host_home)
     elif asked:
-        source = target = ""  # "/" is nobody's home
+        source = target = ""  # "/" cannot be a home
     elif contain:
         source = ""
     if target and not asked and switch(given.get("fakeroot", [])):
@@ -357,7 +387,7 @@ def _homes(given: dict[str, list[str]], cwd: str, host_home: str, contain: bool)
 
 
 def _fields(given: dict[str, list[str]], cwd: str, home: str) -> dict[str, Any]:
-    """The fields that the rows of the table name."""
+    """Return the values of the spec's fields that rows of the table fill."""
     fields: dict[str, Any] = {}
     for row in options.TABLE:
         if row.name not in given:
@@ -371,7 +401,11 @@ def _fields(given: dict[str, list[str]], cwd: str, home: str) -> dict[str, Any]:
 
 
 def make(values: list[tuple[str, str]]) -> Spec:
-    """The spec of (name, value) pairs; BollardError for one that cannot be meant."""
+    """Return the spec of (name, value) pairs.
+
+    Raises:
+        BollardError: an option is unknown, a value is not valid, or two options contradict each other.
+    """
     given: dict[str, list[str]] = {}
     for name, value in values:
         given.setdefault(name, []).append(value)
@@ -408,9 +442,10 @@ def make(values: list[tuple[str, str]]) -> Spec:
 
 
 def is_of_one_step(asked: Spec) -> bool:
-    """Whether the container must be its step's alone: tasks can leave something in it that another step would find.
+    """Return whether only one step may use the container, because its tasks could leave something in it.
 
-    A container with a name is shared on purpose. A writable overlay can be open in one container only.
+    A container with a name is shared on purpose. A writable overlay can be open in only one container, so steps share
+    that container.
     """
     if asked.name or any(not read_only for _, read_only in asked.overlays):
         return False
@@ -420,7 +455,7 @@ def is_of_one_step(asked: Spec) -> bool:
 
 
 def _options(given: dict[str, list[str]], fields: dict[str, Any]) -> bytes:
-    """The options among those given as spec text that means the same in any directory."""
+    """Return the given options as spec text, with absolute paths: it means the same in every directory."""
     found = []
     for row in options.TABLE:
         if row.name in given and row.alike and row.kind not in ("binds", "mounts", "path", "overlays", "home"):
@@ -436,7 +471,7 @@ def _options(given: dict[str, list[str]], fields: dict[str, Any]) -> bytes:
 
 
 def _bind_words(bind: Bind) -> str:
-    """What parse_bind makes this of, as --container-mounts has it."""
+    """Return the words from which parse_bind makes `bind`, in the form of --container-mounts."""
     source, target, flags = bind
     if flags & (TMPFS | UMOUNT):
         words = [word for word in source.split(",") if word]

@@ -1,29 +1,29 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The spec as text, on its way from the client to the nodes in one environment variable: a header, then options.
+"""The spec as text: a header and the options. One environment variable carries it from the client to the nodes.
 
     bollard1 root=0 image=1 multi-prog=0 verbose= name= mode=auto cwd=/data : image=/data/a%20b.sif ...
 
-The header has a fixed form, for root reads it (`spank_plugin/header.c`) and nothing else:
+The header has a fixed form, because root reads it (`spank_plugin/header.c`). Root reads nothing else of the spec.
 
     root         1: user and group 0 in the container
     image        1: an image is named; 0: another step has made the container
     multi-prog   1: srun has put the launcher before each program of --multi-prog
     verbose      when the client began, ns since 1970; empty without --container-verbose
-    name, mode   of the container; an empty name for none
-    cwd          the directory the tasks start in, as a value of an option
+    name, mode   name of the container and its mode; an empty name for a container without a name
+    cwd          the directory in which the tasks start, quoted like the value of an option
 
-The options are `KEY=VALUE` with a space between. %XX stands for a byte that is a space, `%`, `&`, a control character
-or not ASCII; `&` stands between the values of an option that was given more than once. Each key stands once:
+The options are `KEY=VALUE`, separated by spaces. %XX stands for a byte that is a space, `%`, `&`, a control character
+or not ASCII. `&` separates the values of an option that was given more than once. Each key occurs once:
 
     image        absolute path of the image
-    asked        the words the user typed, for messages
+    asked        the image as the user typed it, for messages
     userhome     $HOME of the client
-    id           inode.size.mtime of the image file, so that a rebuilt image is another container
-    once         a word of this client's own, where the container must be its step's alone
+    id           inode.size.mtime of the image file, so that a rebuilt image gets another container
+    once         a unique word of this client, if only its step may use the container
     the rows of options.TABLE, in their order
-    the variables of options.TABLE: from a client that is itself in a container and so cannot settle them
+    the variables of options.TABLE: from a client that is itself in a container and so cannot resolve them
 
-Runs on the node path.
+This module runs on the node path.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ else:
 
 MODES = (constants.MODE_AUTO, constants.MODE_CREATE, constants.MODE_EXEC, constants.MODE_NO_EXEC)
 FIXED = ("image", "asked", "userhome", "id", "once", "pty")
-# Words of a client's own that only the header carries.
+# Values of the client that are only in the header.
 IN_HEADER = ("cwd", "multi-prog", "verbose")
 _MARK = constants.VALUE_MARK.decode()
 _ESCAPED = frozenset(b"%" + constants.VALUE_MARK)
@@ -56,7 +56,7 @@ _HINT = "was SLURM_BOLLARD_SPEC changed by hand, or is bollard on the submit hos
 
 @record(frozen=True)
 class Header:
-    """What root needs to know of a spec."""
+    """The part of a spec that root reads."""
 
     root: bool = False
     image: bool = True
@@ -68,7 +68,7 @@ class Header:
 
 
 def quote(text: str) -> str:
-    """One value as spec text."""
+    """Return one value as spec text."""
     return "".join(
         chr(byte) if 0x20 < byte < 0x7F and byte not in _ESCAPED else f"%{byte:02X}"
         for byte in text.encode("utf-8", "surrogateescape")
@@ -76,7 +76,11 @@ def quote(text: str) -> str:
 
 
 def unquote(text: str) -> str:
-    """The opposite of `quote`; ValueError for a % without two hexadecimal digits."""
+    """Return the value that `quote` made `text` from.
+
+    Raises:
+        ValueError: a % without two hexadecimal digits, a byte that is not ASCII, or a NUL byte in the value.
+    """
     first, *rest = text.split("%")
     data = first.encode("ascii")
     for part in rest:
@@ -89,9 +93,10 @@ def unquote(text: str) -> str:
 
 
 def pairs(text: bytes) -> Values:
-    """The (key, value) pairs of a text without a header, in its order: a record, or what a client asks to be settled.
+    """Return the (key, value) pairs of a text without a header, in its order: the inverse of `text`.
 
-    Raises: BollardError for a text that `text` has not made.
+    Raises:
+        BollardError: `text` did not make it.
     """
     found = []
     try:
@@ -106,7 +111,7 @@ def pairs(text: bytes) -> Values:
 
 
 def text(values: Values) -> bytes:
-    """The opposite of `pairs`: each key once, where it came first."""
+    """Return (key, value) pairs as text without a header. Each key occurs once, at its first place."""
     grouped: dict[str, list[str]] = {}
     for name, value in values:
         grouped.setdefault(name, []).append(quote(value))
@@ -114,7 +119,11 @@ def text(values: Values) -> bytes:
 
 
 def canonical(values: Values, header: Header) -> bytes:
-    """A spec as it goes to the nodes. Of an option that does not add up, the last of `values` counts."""
+    """Return a spec as it goes to the nodes. For an option whose values do not add up, the last of `values` counts.
+
+    Raises:
+        BollardError: a name is not an option.
+    """
     given: dict[str, list[str]] = {}
     for name, value in values:
         if name not in given or name not in options.JOINED:
@@ -145,9 +154,11 @@ def _head(header: Header) -> bytes:
 
 
 def header_of(asked: Spec, verbose: str = "", multi_prog: bool = False) -> Header:
-    """The header that belongs to a spec.
+    """Return the header of a spec.
 
-    verbose: when the client began, ns since 1970; "" where the user did not ask.
+    asked       the spec
+    verbose     when the client began, ns since 1970; "" without --container-verbose
+    multi_prog  srun has put the launcher before each program of --multi-prog
     """
     return Header(
         asked.fakeroot, bool(asked.image), multi_prog, verbose, asked.name, asked.name_mode, quote(asked.cwd)
@@ -155,9 +166,10 @@ def header_of(asked: Spec, verbose: str = "", multi_prog: bool = False) -> Heade
 
 
 def split_header(text: bytes) -> tuple[Header, bytes]:
-    """The header of a spec, and the text of its options, by the grammar of spank_plugin/header.c.
+    """Return the header of a spec and the text of its options, by the same grammar as spank_plugin/header.c.
 
-    Raises: BollardError for any text that root does not take for a spec.
+    Raises:
+        BollardError: the text is not a spec, so root refuses it too.
     """
     words = text.split(b" ", 9)
     if len(words) != 10 or words[0] != constants.HEADER_VERSION.encode() or words[8] != constants.HEADER_END.encode():
@@ -197,9 +209,10 @@ def _one_of(word: bytes, key: str, values: tuple[bytes, ...] | list[bytes]) -> b
 
 
 def read(text: bytes) -> tuple[Header, Values]:
-    """The header of a spec and its (key, value) pairs, as a node reads them.
+    """Return the header of a spec and its (key, value) pairs, as a node reads them.
 
-    Raises: BollardError for a text that no client has made: an unknown or repeated key, a byte that is not ASCII.
+    Raises:
+        BollardError: a key is unknown or repeated, or a byte is not printable ASCII. No client makes such a text.
     """
     header, rest = split_header(text)
     values = pairs(constants.HEADER_CWD.encode() + header.cwd.encode() + b" " + rest)
@@ -217,9 +230,13 @@ def read(text: bytes) -> tuple[Header, Values]:
 
 
 def refuse_other(header: Header, asked: Spec) -> None:
-    """BollardError where what root has read says something else than the options do."""
+    """Raise if the header, which root has read, contradicts the options.
+
+    Raises:
+        BollardError: it does.
+    """
     own = header_of(asked, header.verbose, header.multi_prog)
-    if replace(own, cwd=header.cwd) != header:  # the directory stands nowhere else
+    if replace(own, cwd=header.cwd) != header:  # cwd is only in the header, so it cannot contradict
         raise _unreadable("its header contradicts its options")
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The part of bash that environment scripts use, read as data.
+"""An interpreter for the part of bash that environment scripts use.
 
 interpreter.py: evaluates the image's environment scripts without a shell.
 syntax.py: parses such a script into a tree.
-patterns.py: matches a shell's patterns, in bounded time.
+patterns.py: matches a shell's patterns in bounded time.
 words.py: parses words: quotes and variables.
 """

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Evaluate the scripts that set an image's environment, without a shell.
 
-Nearly all of them are a few assignments, and starting a shell through FUSE costs more than all else a container
-does to its environment. This is the part of bash that they use and that needs no file and no process: assignments,
-`+=`, `export`, `unset`, `local`, quotes, `$A` `${A}` `${A:-w}` `${A:+w}` `${A:=w}` `${#A}` `${A#p}` `${A%%p}`
-`${A/p/w}`, `if`, `case`, `for`, `while`, functions, `&&`, `||`, `!`, `{ }`, `[[ ]]`, `[ ]` and `test` on strings,
-`eval`, `:`, `true`, `false`, `echo`. The result is what bash gives; everything else, and whatever shells disagree on,
-is `Unsupported`: never a guess. Steps and bytes are bounded, for a script is written by whoever made the image.
+Nearly all of these scripts are a few assignments. The start of a shell through FUSE costs more time than all other work
+for the container's environment.
+
+This module evaluates the part of bash that such scripts use and that needs no file and no process: assignments, `+=`,
+`export`, `unset`, `local`, quotes, `$A` `${A}` `${A:-w}` `${A:+w}` `${A:=w}` `${#A}` `${A#p}` `${A%%p}` `${A/p/w}`,
+`if`, `case`, `for`, `while`, functions, `&&`, `||`, `!`, `{ }`, `[[ ]]`, `[ ]` and `test` on strings, `eval`, `:`,
+`true`, `false`, `echo`.
+
+The result is the same as in bash. Everything else raises `Unsupported`, and so does code on which shells disagree: the
+result is never a guess. Steps and bytes are limited, because anyone can write an image's scripts.
 """
 
 from __future__ import annotations
@@ -22,17 +26,19 @@ if TYPE_CHECKING:
     from bollard.runtime.shell.syntax import Command
     from bollard.runtime.shell.words import Word
 
-# The kernel's limit for one string of the environment (MAX_ARG_STRLEN).
+# In bytes: the kernel's limit for one string of the environment (MAX_ARG_STRLEN, execve(2)).
 VALUE_MAX = 128 * 1024
-# Of all variables together, in bytes; and of one script, in commands, bytes of expanded words and steps of matching.
+# The limit for all variables together, in bytes.
 TOTAL_MAX = 4 << 20
+# The limit for one evaluation, in steps. A step is a command, _BYTES_PER_STEP bytes of expanded words, or a step of
+# pattern matching.
 STEPS_MAX = 200_000
 _BYTES_PER_STEP = 512
 _CALLS_MAX = 20
 
 _SPLITS = b" \t\n*?[\\"
 
-# Names that shells give a value or a meaning of their own.
+# Variables that shells set themselves, or that have a special meaning.
 _OWN_VALUE = frozenset(
     (
         b"PWD", b"OLDPWD", b"PPID", b"UID", b"EUID", b"GID", b"IFS", b"OPTIND", b"OPTARG", b"LINENO", b"RANDOM",
@@ -48,7 +54,7 @@ _COMPARED = {"-eq": (0,), "-ne": (-1, 1), "-lt": (-1,), "-le": (-1, 0), "-gt": (
 
 
 class _Leave(Exception):
-    """break, continue or return, by its name."""
+    """Raised by break, continue and return. `kind` is the command's name; `status` is whether return succeeds."""
 
     def __init__(self, kind: bytes, status: bool = True) -> None:
         super().__init__(kind)
@@ -59,11 +65,16 @@ class _Leave(Exception):
 def evaluate(
     text: bytes, values: dict[bytes, bytes], exported: set[bytes], budget: patterns.Budget | None = None
 ) -> bool:
-    """Run a script: change the shell variables `values` and the set of names it exported. Whether it printed nothing.
-    Scripts that share a `budget` share its bounds.
+    """Run a script. Changes `values` and `exported`. Returns whether the script printed nothing.
 
-    Raises `Unsupported`, with nothing changed when the script cannot be read, and with the changes up to the
-    statement in question when that only shows on the way.
+    text      the script
+    values    the shell variables
+    exported  the names of the exported variables
+    budget    the limits; several scripts can share one
+
+    Raises:
+        Unsupported: the script needs a real shell. If it cannot be parsed, nothing is changed. If a statement fails
+            later, the changes of the statements before it remain.
     """
     shell = _Shell(values, exported, budget)
     commands = script(text)
@@ -78,24 +89,28 @@ def evaluate(
 
 
 def new_budget() -> patterns.Budget:
-    """The bounds of one evaluation."""
+    """Return the limits for one evaluation."""
     return patterns.Budget(STEPS_MAX, VALUE_MAX)
 
 
 def expand(text: bytes, values: dict[bytes, bytes]) -> bytes:
-    """`text` as a shell would see it between double quotes; `Unsupported` for commands and the like."""
+    """Return `text` expanded as a shell does it between double quotes, with the variables `values`.
+
+    Raises:
+        Unsupported: the text has a command substitution, or anything else that needs a real shell.
+    """
     return _Shell(dict(values), set()).flat(quoted(text))
 
 
 class _Shell:
-    """Runs commands on variables."""
+    """Runs commands, and holds the variables and functions."""
 
     def __init__(self, values: dict[bytes, bytes], exported: set[bytes], budget: patterns.Budget | None = None) -> None:
         self.values = values
         self.exported = exported
         self.functions: dict[bytes, list[Command]] = {}
-        self.locals: list[dict[bytes, bytes | None]] = []  # of each call: what the names had before
-        self.words: list[bytes] | None = None  # $1, $2, ... of the function that runs
+        self.locals: list[dict[bytes, bytes | None]] = []  # for each call: the former values of its local variables
+        self.words: list[bytes] | None = None  # $1, $2, ... of the running function; None outside a function
         self.loops = 0
         self.calls = 0
         self.budget = budget or new_budget()
@@ -104,7 +119,7 @@ class _Shell:
         self.silent = True
 
     def run(self, commands: list[Command]) -> bool:
-        """Whether the last command succeeded."""
+        """Run commands. Returns whether the last one succeeded."""
         status = True
         for command in commands:
             status = self.last = self._one(command)
@@ -184,7 +199,7 @@ class _Shell:
             yield
 
     def _tested(self, test: Command) -> bool:
-        """One test of [[ ]]."""
+        """Return the result of one test of [[ ]]."""
         kind: str = test[0]
         if kind == "not":
             return not self._tested(test[1])
@@ -262,7 +277,7 @@ class _Shell:
         return status
 
     def _call(self, body: list[Command], fields: list[bytes]) -> bool:
-        """A function of the script."""
+        """Call a function of the script with the arguments `fields`. Returns whether it succeeded."""
         if self.calls >= _CALLS_MAX:
             raise Unsupported("deep nesting")
         outer = self.words, self.loops, self.calls
@@ -315,7 +330,7 @@ class _Shell:
 
     def _export(self, words: list[Word]) -> None:
         pairs: list[tuple[bytes, bytes | None]] = []
-        for word in words:  # all are expanded before the first is assigned
+        for word in words:  # bash expands all words before it assigns the first
             split = split_assignment(word)
             if split:
                 pairs.append((split[0], self._value(split[1])))
@@ -339,7 +354,7 @@ class _Shell:
         if names[:1] == [b"-v"]:
             del names[0]
         for name in names:
-            # dash keeps the export mark of the two that it has from the start; of a function bash unsets that
+            # dash keeps PATH and PS1 exported after unset. bash unsets the function if no variable has the name.
             own = name in _NOT_ASSIGNED or name in (b"PATH", b"PS1") or name in self.functions
             if not is_name(name) or own or self.locals:
                 raise Unsupported(f"unset {name.decode('utf-8', 'replace')}")
@@ -347,7 +362,7 @@ class _Shell:
             self.exported.discard(name)
 
     def _test(self, name: bytes, args: list[bytes]) -> bool:
-        """POSIX test(1), by the number of arguments; files are not looked at."""
+        """Return the result of `test` or `[`, by the number of arguments as in POSIX test(1). Tests of files: none."""
         if name == b"[":
             if args[-1:] != [b"]"]:
                 raise Unsupported("[ without ]")
@@ -392,7 +407,7 @@ class _Shell:
         return used
 
     def _of_pattern(self, value: bytes, operator: str, operand: Word) -> bytes:
-        """${#A}, ${A#p}, ${A%p} and ${A/p/w}."""
+        """Return the expansion of ${#A}, ${A#p}, ${A%p} and ${A/p/w}."""
         if operator == "length":
             if not value.isascii():
                 raise Unsupported("the length of characters of several bytes")
@@ -406,7 +421,7 @@ class _Shell:
         return patterns.replaced(self._pattern(pattern), value, text, operator == "//", self.budget)
 
     def _pattern(self, word: Word) -> list[patterns.Item]:
-        """The pattern of a word, in which values without quotes count as patterns too."""
+        """Return the pattern that a word stands for. Unquoted values of variables are patterns too."""
         pieces = []
         for part in self._no_tilde(word):
             pieces.append((part[0], part[1] if len(part) == 2 else self._variable(*part[1:])))
@@ -418,7 +433,7 @@ class _Shell:
         return word
 
     def flat(self, word: Word) -> bytes:
-        """The text of a word where nothing splits it."""
+        """Return the expanded text of a word, without splitting."""
         text = b"".join([part[1] if len(part) == 2 else self._variable(*part[1:]) for part in word])
         if len(text) > VALUE_MAX:
             raise Unsupported("a very long value")
@@ -426,7 +441,7 @@ class _Shell:
         return text
 
     def _value(self, word: Word) -> bytes:
-        """The right side of an assignment: not split, a tilde at its start and after a colon is the home."""
+        """Return the right side of an assignment: not split; a tilde at its start or after a colon becomes HOME."""
         if not any(not part[0] and len(part) == 2 and b"~" in part[1] for part in word):
             return self.flat(word)
         home = self.values.get(b"HOME")
@@ -446,7 +461,7 @@ class _Shell:
         return self.flat(parts)
 
     def _fields(self, word: Word) -> list[bytes]:
-        """The arguments a word becomes; `Unsupported` where a value would be split or matched with files."""
+        """Return the arguments that a word expands to. Raises Unsupported if a shell would split it or match files."""
         if word == [(True, b""), (True, b"@", "", [])]:
             return list(self._positional())
         quoted = False
@@ -466,7 +481,7 @@ class _Shell:
 
 
 def _number(text: bytes) -> int:
-    """A whole number in its plain form; shells disagree on others."""
+    """Return the integer in `text`. Only the plain decimal form is accepted: shells disagree on others."""
     digits = text.removeprefix(b"-")
     if not digits.isdigit() or len(digits) > 18 or (digits[0] == 48 and len(digits) > 1):
         raise Unsupported("a comparison of " + text.decode("utf-8", "replace"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A shell's patterns: `*`, `?` and `[a-z]`, matched in bounded time. bytes stand for characters."""
+"""Match a shell's patterns, `*`, `?` and `[a-z]`, in bounded time. Each byte counts as one character."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bollard.runtime.shell.words import Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    # A byte; -1 for ?, -2 for *; the bytes of [...].
+    # A byte, -1 for ?, -2 for *, or the set of bytes of [...].
     Item = int | frozenset[int]
 
 _ANY, _STAR = -1, -2
@@ -15,21 +15,29 @@ _ALNUM = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456
 
 
 class Budget:
-    """How many steps an evaluation may still take, in all, and how many bytes a value may have."""
+    """The limits of an evaluation: how many steps it may still take, and how many bytes a value may have."""
 
     def __init__(self, steps: int, size: int) -> None:
         self.steps = steps
         self.bytes = size
 
     def spend(self, steps: int) -> None:
-        """Raises `Unsupported` when there is nothing left."""
+        """Take `steps` from the budget.
+
+        Raises:
+            Unsupported: fewer steps are left.
+        """
         self.steps -= steps
         if self.steps < 0:
             raise Unsupported("a long evaluation")
 
 
 def compiled(pieces: list[tuple[bool, bytes]]) -> list[Item]:
-    """The pattern that (quoted, text) pieces make; what is quoted stands for itself."""
+    """Return the pattern of (quoted, text) pieces. Quoted characters stand for themselves.
+
+    Raises:
+        Unsupported: a backslash, or a form of [...] on which shells disagree.
+    """
     marks = [(c, quoted) for quoted, text in pieces for c in text]
     items: list[Item] = []
     at = 0
@@ -51,7 +59,7 @@ def compiled(pieces: list[tuple[bool, bytes]]) -> list[Item]:
 
 
 def _bracket(marks: list[tuple[int, bool]], at: int, items: list[Item]) -> int:
-    """After "[": adds the set, and returns where it ends. Only letters, digits and plain marks are known."""
+    """Parse a set after "[" and append it to `items`. Returns the index after its end. Only plain sets are known."""
     found: set[int] = set()
     inverted = marks[at : at + 1] in ([(33, False)], [(94, False)])
     at += inverted
@@ -76,7 +84,16 @@ def _bracket(marks: list[tuple[int, bool]], at: int, items: list[Item]) -> int:
 
 
 def ends(items: list[Item], text: bytes, budget: Budget, begin: int = 0) -> list[int]:
-    """The lengths of all stretches of `text` from `begin` on that the pattern matches, the shortest first."""
+    """Return the lengths of all parts of `text` from `begin` on that the pattern matches, the shortest first.
+
+    items   the pattern
+    text    the text
+    budget  limits the steps of matching
+    begin   index where each part begins
+
+    Raises:
+        Unsupported: the budget is used up, or the text is not ASCII and the pattern has ? or [...].
+    """
     if begin == 0 and not text.isascii() and any(not isinstance(item, int) or item == _ANY for item in items):
         raise Unsupported("a pattern for characters of several bytes")
     found = []
@@ -99,7 +116,7 @@ def ends(items: list[Item], text: bytes, budget: Budget, begin: int = 0) -> list
 
 
 def _with_stars(items: list[Item], states: set[int]) -> set[int]:
-    """`states`, and those behind a * that stands for nothing."""
+    """Return `states` with the states after each * added, as * also matches the empty text."""
     for state in list(states):
         while state < len(items) and items[state] == _STAR:
             state += 1
@@ -108,12 +125,18 @@ def _with_stars(items: list[Item], states: set[int]) -> set[int]:
 
 
 def matches(items: list[Item], text: bytes, budget: Budget) -> bool:
-    """Whether the pattern matches all of `text`."""
+    """Return whether the pattern `items` matches the whole `text`. `budget` limits the steps of matching."""
     return ends(items, text, budget)[-1:] == [len(text)]
 
 
 def without(items: list[Item], text: bytes, operator: str, budget: Budget) -> bytes:
-    """${text#items} and its like, by `operator`: # and ## take a beginning away, % and %% an end; twice the longest."""
+    """Return `text` without a matching beginning or end, as ${text#items}.
+
+    items     the pattern
+    text      the text
+    operator  # removes the shortest matching beginning, ## the longest; % the shortest matching end, %% the longest
+    budget    limits the steps of matching
+    """
     if operator[0] == "%":
         items, text = items[::-1], text[::-1]
     lengths = ends(items, text, budget)
@@ -123,7 +146,17 @@ def without(items: list[Item], text: bytes, operator: str, budget: Budget) -> by
 
 
 def replaced(items: list[Item], text: bytes, new: bytes, everywhere: bool, budget: Budget) -> bytes:
-    """`text` with the first match of the pattern, or each one, replaced by `new`; the longest match counts."""
+    """Return `text` with matches of the pattern replaced, as ${text/items/new}. At each place the longest match counts.
+
+    items       the pattern
+    text        the text
+    new         the replacement
+    everywhere  replace all matches, not only the first
+    budget      limits the steps of matching, and the length of the result
+
+    Raises:
+        Unsupported: a limit is reached.
+    """
     result, at = bytearray(), 0
     while items and at < len(text):
         lengths = ends(items, text, budget, at)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Read a script that sets an image's environment into a tree; interpreter.py says which part of bash that is.
+"""Parse a script that sets an image's environment into a tree. interpreter.py lists the part of bash that is known.
 
 command    ("simple", [(name, word)], [word]) | ("if", [(list, list)], list) | ("group", list)
            | ("and", command, command) | ("or", command, command) | ("not", command)
@@ -27,10 +27,14 @@ _BINARY = frozenset((b"=", b"==", b"!=", b"-eq", b"-ne", b"-lt", b"-le", b"-gt",
 
 
 def script(text: bytes) -> list[Command]:
-    """The commands of a whole file; `Unsupported` where any of it is outside the subset."""
+    """Return the commands of a whole file.
+
+    Raises:
+        Unsupported: a part of the file is outside the known part of bash.
+    """
     if b"\0" in text:
         raise Unsupported("a NUL byte")
-    parser = Parser(text.replace(b"\r\n", b"\n"))  # as Apptainer reads it
+    parser = Parser(text.replace(b"\r\n", b"\n"))  # as in Apptainer
     commands = parser.commands()
     if parser.peek() != END:
         raise Unsupported("an unpaired word")
@@ -38,10 +42,10 @@ def script(text: bytes) -> list[Command]:
 
 
 class Parser(Reader):
-    """Reads commands."""
+    """Parses commands."""
 
     def commands(self) -> list[Command]:
-        """Commands up to the end, or to a word that closes a compound one."""
+        """Return the commands up to the end of the text, or up to a word that closes a compound command."""
         self.deeper()
         found: list[Command] = []
         self.skip_lines()
@@ -62,7 +66,7 @@ class Parser(Reader):
         return found
 
     def _chain(self) -> Command:
-        """a && b || c, from left to right."""
+        """Parse a && b || c, from left to right."""
         left = self._negated()
         while True:
             self.skip_blanks()
@@ -133,7 +137,7 @@ class Parser(Reader):
         return body
 
     def _function(self, name: bytes) -> Command:
-        """name() { ...; } and function name { ...; }"""
+        """Parse name() { ...; } and function name { ...; }."""
         self._take(name)
         if name == b"function":
             self.skip_blanks()
@@ -210,7 +214,7 @@ class Parser(Reader):
         return ("for", name, words, self._do())
 
     def _tests(self) -> Command:
-        """Of [[ ]]: a && b || c, where && binds closer."""
+        """Parse a && b || c inside [[ ]], where && has precedence."""
         self.deeper()
         left = self._tests_and()
         while self.text.startswith(b"||", self.at):

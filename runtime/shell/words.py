@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Read the words of a shell script: quotes, variables and their operators.
+"""Parse the words of a shell script: quotes, variables and their operators.
 
-word       list of parts: (quoted, text) or (quoted, name, operator, word); operator "" for $A and ${A}, "length" for
-           ${#A}; of ${A/x/y} the word is [("pattern", word), ("new", word)]
+word       a list of parts: (quoted, text) or (quoted, name, operator, word). The operator is "" for $A and ${A}, and
+           "length" for ${#A}. For ${A/x/y} the inner word is [("pattern", word), ("new", word)].
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ WORD_END = frozenset(b" \t\n;&|<>()")
 
 
 def _stops(characters: bytes) -> bytes:
-    """A table for bytes.translate that turns `characters` into 1 and all others into 0."""
+    """Return a table for bytes.translate that maps `characters` to 1 and all other bytes to 0."""
     return bytes(c in characters for c in range(256))
 
 
-# What ends a stretch of plain text: outside quotes, between double quotes, in the operand of ${A:-...}.
+# The characters that end plain text: outside quotes, between double quotes, and in the operand of ${A:-...}.
 PLAIN = _stops(b" \t\n;&|<>()'\"\\$`")
 _QUOTED = _stops(b'"\\$`')
 _OPERAND = _stops(b"'\"\\$`}~")
@@ -41,16 +41,20 @@ _QUOTED_OPERAND = _stops(b'"\\$`}')
 
 
 class Unsupported(Exception):
-    """The script needs a real shell; the text says for what."""
+    """The script needs a real shell. The text of the exception names the part that needs it."""
 
 
 def is_name(text: bytes) -> bool:
-    """Whether it is a variable's name in the sense of a shell."""
+    """Return whether `text` can be the name of a shell variable."""
     return bool(text) and text[0] in _LETTERS and _NAME.issuperset(text)
 
 
 def quoted(text: bytes) -> Word:
-    """`text` as it reads between double quotes, where its own double quotes are plain characters."""
+    """Return `text` parsed as if it were between double quotes. Double quotes in it are plain characters.
+
+    Raises:
+        Unsupported: the text needs a real shell, for example for a command substitution.
+    """
     reader = Reader(text.replace(b'"', b'\\"') + b'"')
     parts: Word = []
     reader.double_quoted(parts)
@@ -60,7 +64,7 @@ def quoted(text: bytes) -> Word:
 
 
 class Reader:
-    """Reads `text` from `at` on."""
+    """Parses words of `text`. `at` is the index of the next byte."""
 
     def __init__(self, text: bytes) -> None:
         self.text = text
@@ -70,7 +74,7 @@ class Reader:
         self.stops: dict[bytes, bytes] = {}
 
     def _stretch(self, table: bytes) -> int:
-        """Where the plain text that begins here ends."""
+        """Return the index where the plain text at `at` ends."""
         stops = self.stops.get(table)
         if stops is None:
             stops = self.stops[table] = self.text.translate(table)
@@ -78,10 +82,12 @@ class Reader:
         return len(self.text) if end < 0 else end
 
     def peek(self, ahead: int = 0) -> int:
+        """Return the next byte, or the one `ahead` bytes later; END after the end. Takes nothing."""
         at = self.at + ahead
         return self.text[at] if at < len(self.text) else END
 
     def skip_blanks(self) -> None:
+        """Skip blanks, a comment, and line breaks after a backslash."""
         while True:
             if self.peek() in _BLANK:
                 self.at += 1
@@ -94,23 +100,30 @@ class Reader:
                 return
 
     def skip_lines(self) -> None:
+        """Skip blanks, comments and line breaks."""
         self.skip_blanks()
         while self.peek() == 10:
             self.at += 1
             self.skip_blanks()
 
     def deeper(self) -> None:
+        """Count one more level of nesting.
+
+        Raises:
+            Unsupported: the nesting is deeper than _DEPTH_MAX.
+        """
         self.depth += 1
         if self.depth > _DEPTH_MAX:
             raise Unsupported("deep nesting")
 
     def coming(self) -> bytes:
-        """The plain word that comes next, not taken; b"" for anything else."""
+        """Return the next word if it is plain, else b"". Takes nothing."""
         end = self._stretch(PLAIN)
         follows = self.text[end] if end < len(self.text) else 10
         return self.text[self.at : end] if follows in WORD_END else b""
 
     def word(self) -> Word:
+        """Take and return the next word; [] if a separator comes first."""
         parts: Word = []
         while True:
             start, self.at = self.at, self._stretch(PLAIN)
@@ -121,7 +134,7 @@ class Reader:
             self._special(parts)
 
     def _special(self, parts: Word) -> None:
-        """A quote, backslash or dollar outside double quotes."""
+        """Parse a quote, backslash or dollar outside double quotes."""
         c = self.peek()
         self.at += 1
         if c == 39:  # '
@@ -144,7 +157,7 @@ class Reader:
             raise Unsupported("a command in backquotes")
 
     def double_quoted(self, parts: Word) -> None:
-        """Up to and with the closing quote."""
+        """Parse up to the closing double quote, which is taken too. Appends to `parts`."""
         parts.append((True, b""))
         while True:
             start, self.at = self.at, self._stretch(_QUOTED)
@@ -166,7 +179,7 @@ class Reader:
                 raise Unsupported("a command in backquotes")
 
     def _escaped(self, parts: Word, special: bytes) -> None:
-        """After a backslash between double quotes."""
+        """Parse the character after a backslash between double quotes."""
         c = self.peek()
         if c == END:
             raise Unsupported("a backslash at the end")
@@ -176,7 +189,7 @@ class Reader:
         parts.append((True, bytes((c,)) if c in special else bytes((92, c))))
 
     def _dollar(self, parts: Word, quoted: bool) -> None:
-        """After a dollar."""
+        """Parse what follows a dollar sign."""
         c = self.peek()
         if c in _LETTERS:
             parts.append((quoted, self._name(), "", []))
@@ -185,7 +198,7 @@ class Reader:
             parts.append(self._braces(quoted))
         elif c != END and c in b"0123456789@*#?$!-":
             self.at += 1
-            parts.append((quoted, bytes((c,)), "", []))  # an error only where it is asked for
+            parts.append((quoted, bytes((c,)), "", []))  # the interpreter raises when it needs an unknown value
         elif c in (40, 91, 92) or (c in (34, 39) and not quoted):
             raise Unsupported(f"${chr(c)}")
         else:
@@ -200,7 +213,7 @@ class Reader:
         return self.text[start : self.at]
 
     def _braces(self, quoted: bool) -> Part:
-        """After "${"."""
+        """Parse what follows "${"."""
         self.deeper()
         if self.peek() == 35 and self.peek(1) in _LETTERS:
             self.at += 1
@@ -238,7 +251,8 @@ class Reader:
         return (quoted, name, operator, operand)
 
     def _of_pattern(self, quoted: bool, operator: str) -> Word:
-        """The operand of ${A#...}, ${A%...} or ${A/.../...}. Shells disagree on quotes in it between quotes."""
+        """Parse the operand of ${A#...}, ${A%...} or ${A/.../...}. Raises for quotes in it inside quotes: shells
+        disagree on these."""
         start, end = self.at, self.at
         if operator[0] != "/":
             operand = self._operand(False)
@@ -251,7 +265,7 @@ class Reader:
             if self.peek() == 47:
                 self.at += 1
                 new = self._operand(False)
-            if any(len(part) == 2 and b"&" in part[1] for part in new):  # bash 5.2: the match
+            if any(len(part) == 2 and b"&" in part[1] for part in new):  # & is the matched text since bash 5.2
                 raise Unsupported("& in ${A/...}")
             operand = [("pattern", pattern), ("new", new)]
         if quoted and not (
@@ -261,7 +275,7 @@ class Reader:
         return operand
 
     def _operand(self, quoted: bool, table: bytes = b"") -> Word:
-        """Up to the closing brace, which is left; with the table _REPLACED up to a slash."""
+        """Parse up to the closing brace, which is not taken; with the table _REPLACED up to a slash too."""
         parts: Word = []
         table = table or (_QUOTED_OPERAND if quoted else _OPERAND)
         while True:
@@ -292,7 +306,7 @@ class Reader:
 
 
 def split_assignment(word: Word) -> tuple[bytes, Word] | None:
-    """(name, value) of a word that is NAME=value or NAME+=value with nothing before the value quoted."""
+    """Return (name, value) of a word NAME=value or NAME+=value, else None. NAME and = must not be quoted."""
     if not word or len(word[0]) != 2 or word[0][0]:
         return None
     name, equals, rest = word[0][1].partition(b"=")

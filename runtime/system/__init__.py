@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""System calls, processes, users and file trees. Knows nothing of containers' options.
+"""System calls, processes, users and file trees. These modules do not know the options of containers.
 
 linux.py: system calls; the only module that makes them.
 linux_build.py: their declarations for cffi.
 identity.py: user namespaces, /etc/passwd and /etc/group.
-processes.py: processes in /proc, and waiting for their end.
-tree.py: the file tree of an image, touched from outside without leaving it.
-owners.py: whether a path belongs to root alone.
-rootless.py: being root for a build without root.
+processes.py: finds processes in /proc and waits for their end.
+tree.py: reads and changes the file tree of an image; no symlink leads out of it.
+owners.py: checks that only root can change a path.
+rootless.py: makes a user without root uid 0 for a build.
 workspace.py: the private directory of a build.
 """

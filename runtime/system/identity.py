@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Who one is in the container: the user namespace, and the lines in /etc/passwd and /etc/group.
+"""The user's identity in the container: the user namespace, and the lines of /etc/passwd and /etc/group.
 
-The host's name services are asked once per node and container, not once per task.
+The keeper asks the host's name services once per node and container, not once per task.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ import grp
 import os
 import pwd
 
-# The user's groups, read before a user namespace of his own hides them.
+# The user's groups. They are read before the user namespace, which does not map them, is made.
 _groups: list[int] = []
 
 
 def new_namespace(as_root: bool) -> None:
-    """A user namespace in which our own ids are themselves, or root's: all that the kernel allows a user without
-    help. OSError where it does not allow that much."""
+    """Enter a new user namespace that maps only this process's uid and gid: to themselves, or to 0 with `as_root`.
+
+    The kernel allows a user no more without help (user_namespaces(7)).
+
+    Raises:
+        OSError: the kernel allows the user no user namespace.
+    """
     from bollard.runtime.system import linux
 
     uid, gid = os.getuid(), os.getgid()
@@ -28,7 +33,7 @@ def new_namespace(as_root: bool) -> None:
 
 
 def is_host_root() -> bool:
-    """Whether this process's user is root outside of its user namespace too."""
+    """Return whether this process's user is root outside its user namespace too."""
     with open("/proc/self/uid_map", "rb") as file:
         return any(line.split()[:2] == [b"%d" % os.getuid(), b"0"] for line in file)
 
@@ -42,7 +47,7 @@ def _write(path: str, text: str) -> None:
 
 
 def lines(home: str) -> dict[str, list[bytes]]:
-    """{"passwd": [line], "group": [lines]} for this process's user; `home` "" means the host's word."""
+    """Return {"passwd": [line], "group": [lines]} of this process's user. `home` "" means the home on the host."""
     uid, gid = os.getuid(), os.getgid()
     if uid == 0:
         root = f"root:x:0:{gid}:root:{home or '/root'}:/bin/sh"
@@ -64,7 +69,10 @@ def lines(home: str) -> dict[str, list[bytes]]:
 
 
 def merged(text: bytes, ours: list[bytes]) -> bytes:
-    """The image's file with `ours` in place of its own lines of the same numbers; root's stay as they are."""
+    """Return the text of the image's passwd or group with the lines `ours` added.
+
+    The new lines replace lines with the same number. Only for number 0 the image's line is kept.
+    """
     if any(line.split(b":")[2:3] == [b"0"] for line in text.split(b"\n")):
         ours = [line for line in ours if line.split(b":")[2] != b"0"]
     numbers = {line.split(b":")[2] for line in ours}

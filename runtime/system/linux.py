@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The kernel, called in this file only (past what `os` has): one function per call.
+"""System calls that Python's `os` lacks: one function per call. No other module makes system calls by cffi.
 
-A failure is an `OSError` that carries errno and the path or the call. Needs Linux 5.12 (mount_setattr(2)).
+Every function raises OSError, with errno and the path or the call, if the kernel refuses. Needs Linux 5.12
+(mount_setattr(2)).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MOUNT_ATTR_NOEXEC = 0x08
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-# How long a look-up is tried again while mounts and renames on the machine disturb it.
+# How long a look-up is repeated while mounts and renames on the machine disturb it.
 DISTURBED_SECONDS = 10.0
 
 MS_NOSUID: int = lib.MS_NOSUID
@@ -45,10 +46,12 @@ def _check(result: int, what: str) -> int:
 
 
 def _tried_again(call: Callable[[], int], what: str) -> int:
-    """The result of the look-up `call`, which is repeated while the kernel's answer means "try again".
+    """Return the result of the look-up `call`. Repeats it while it fails with EAGAIN or EINTR.
 
     openat2(2) returns EAGAIN when a mount or a rename anywhere on the machine races with a ".." below a root.
-    Raises: OSError as `_check` does; with EAGAIN, and the reason in words, after DISTURBED_SECONDS.
+
+    Raises:
+        OSError: as `_check`; with EAGAIN and the reason in words after DISTURBED_SECONDS.
     """
     end = 0.0
     while (result := call()) < 0 and ffi.errno in (EAGAIN, EINTR):
@@ -60,26 +63,30 @@ def _tried_again(call: Callable[[], int], what: str) -> int:
 
 
 def is_missing(error: OSError) -> bool:
-    """Whether a look-up failed because nothing has that name. A link that leads round in a circle names nothing."""
+    """Return whether a look-up failed because the path does not exist. A loop of symlinks counts as missing."""
     return error.errno in (ENOENT, ENOTDIR, ELOOP)
 
 
 def new_user_namespace() -> None:
+    """Move this process into a new user namespace, without id maps."""
     _check(lib.unshare(lib.CLONE_NEWUSER), "unshare(CLONE_NEWUSER)")
 
 
 def new_namespaces(names: tuple[str, ...]) -> None:
-    """Namespaces of our own besides the mount namespace: "net", "ipc", "uts"."""
+    """Move this process into new namespaces. `names` can be "net", "ipc" and "uts"."""
     flags = {"net": lib.CLONE_NEWNET, "ipc": lib.CLONE_NEWIPC, "uts": lib.CLONE_NEWUTS}
     for name in names:
         _check(lib.unshare(flags[name]), f"unshare(CLONE_NEW{name.upper()})")
 
 
 def start_first(proc: str) -> int:
-    """Start the first process of a new PID namespace, which ends with this process; a descriptor of the namespace.
-    The namespace's /proc is then mounted on the directory `proc`.
+    """Start the first process of a new process namespace. Returns a descriptor of the namespace.
 
-    The first process opens the descriptor: a keeper that is not dumpable may not look into /proc/PID/ns of a child.
+    The first process ends with this process. The namespace's /proc is mounted on the directory `proc`. The first
+    process opens the descriptor, as a keeper that is not dumpable may not read /proc/PID/ns of a child (proc(5)).
+
+    Raises:
+        OSError: no namespace, or its /proc cannot be mounted.
     """
     from _socket import CMSG_SPACE, socketpair
 
@@ -100,7 +107,7 @@ def start_first(proc: str) -> int:
 
 
 def bring_up(interface: str) -> None:
-    """Set a network interface of our own network namespace up (netdevice(7))."""
+    """Set a network interface of this process's network namespace up (netdevice(7))."""
     from _socket import AF_INET, SOCK_DGRAM, socket
     from fcntl import ioctl
 
@@ -114,94 +121,118 @@ def bring_up(interface: str) -> None:
 
 
 def new_mount_namespace() -> None:
-    """A mount namespace of our own that hears of the host's new mounts (autofs) and tells it of none."""
+    """Move this process into a new mount namespace. It gets new mounts of the host (autofs); the host gets none back
+    (MS_SLAVE of mount_namespaces(7))."""
     _check(lib.unshare(lib.CLONE_NEWNS), "unshare(CLONE_NEWNS)")
     _check(lib.mount(ffi.NULL, b"/", ffi.NULL, lib.MS_REC | lib.MS_SLAVE, ffi.NULL), "mount(MS_SLAVE)")
 
 
 def new_process_namespaces() -> None:
-    """Children of this process get process ids and System V IPC of their own; the first is process 1."""
+    """Make new process and IPC namespaces: this process enters the IPC namespace; its next child is process 1 of the
+    process namespace (pid_namespaces(7))."""
     _check(lib.unshare(lib.CLONE_NEWPID | lib.CLONE_NEWIPC), "unshare(CLONE_NEWPID)")
 
 
 def no_new_privileges() -> None:
-    """No program started from here on gains anything by its setuid bit or file capabilities."""
+    """Make setuid bits and file capabilities have no effect for all programs started from here on."""
     _check(lib.b_prctl(lib.PR_SET_NO_NEW_PRIVS, 1), "prctl(PR_SET_NO_NEW_PRIVS)")
 
 
 def fake_ownership(devices_only: bool = False) -> None:
-    """From here on chown, setuid and their kin, and mknod of devices succeed without doing anything: in a
-    namespace that knows one id they would fail. For good, and for every program started from here."""
+    """Let chown, setuid and similar calls, and mknod of devices, succeed without effect (seccomp(2), ownership.h).
+
+    In a user namespace that maps one id they would fail. The filter cannot be removed, and every program started from
+    here on has it. `devices_only` limits it to mknod of devices.
+    """
     _check(lib.b_fake_ownership(devices_only, ffi.NULL, 0), "prctl(PR_SET_SECCOMP)")
 
 
 def can_fake_ownership() -> bool:
-    """Whether the kernel has seccomp filters, and this program one for the machine."""
+    """Return whether the kernel has seccomp filters and ownership.h has a filter for this architecture."""
     return bool(lib.b_can_fake_ownership())
 
 
 def leave_mount_namespace() -> None:
-    """A copy of the mount namespace as it stands: a pivot_root in the old one does not move this process. A FUSE
-    server inside of what it serves would wait for itself when it opens a file there."""
+    """Move this process into a copy of its mount namespace. A pivot_root(2) in the old one then does not move it.
+
+    A FUSE server needs this: if its own filesystem became its root, it would wait for itself when it opens a file.
+    """
     _check(lib.unshare(lib.CLONE_NEWNS), "unshare(CLONE_NEWNS)")
 
 
 def mount(kind: str, target: str, options: str, flags: int = 0) -> None:
-    """A new filesystem of type `kind` on the directory `target`."""
+    """Mount a new filesystem.
+
+    kind     its type, for example tmpfs
+    target   directory to mount it on
+    options  its mount options
+    flags    MS_* of mount(2)
+    """
     fs = kind.encode()
     _check(lib.mount(fs, os.fsencode(target), fs, flags, os.fsencode(options)), f"mount of {kind} on {target}")
 
 
 def remount_readonly(target: str, flags: int = 0) -> None:
-    """Make the one mount at `target` read-only; the flags it was mounted with must be given again."""
+    """Make the mount at `target` read-only, without the mounts below it. `flags` must repeat its MS_* flags."""
     flags |= lib.MS_REMOUNT | lib.MS_BIND | lib.MS_RDONLY
     _check(lib.mount(ffi.NULL, os.fsencode(target), ffi.NULL, flags, ffi.NULL), f"remount of {target}")
 
 
 def set_bindable(target: str, on: bool) -> None:
-    """Let recursive clones of what is around the mount at `target` have it and all below it, or leave it out."""
+    """Set whether a recursive clone of a parent mount contains the mount at `target` (MS_PRIVATE or MS_UNBINDABLE)."""
     flags = lib.MS_PRIVATE if on else lib.MS_UNBINDABLE
     _check(lib.mount(ffi.NULL, os.fsencode(target), ffi.NULL, flags, ffi.NULL), f"propagation of {target}")
 
 
 def clone_tree(path: str, recursive: bool = True) -> int:
-    """A detached copy of the mounts at `path` of the host, symlinks followed, as a descriptor."""
+    """Return a descriptor of a detached copy of the mount at `path`, with the mounts below it if `recursive`
+    (open_tree(2)). Follows symlinks."""
     flags = OPEN_TREE_CLONE | os.O_CLOEXEC | (AT_RECURSIVE if recursive else 0)
     return _tried_again(lambda: lib.b_open_tree(-100, os.fsencode(path), flags), path)
 
 
 def clone_tree_at(fd: int) -> int:
-    """The same for an open descriptor (O_PATH will do)."""
+    """Return a descriptor of a detached copy of the mount at the open descriptor `fd` (O_PATH is enough)."""
     return _check(lib.b_open_tree(fd, b"", OPEN_TREE_CLONE | os.O_CLOEXEC | AT_EMPTY_PATH), "open_tree")
 
 
 def set_mount_flags(tree: int, attributes: int, recursive: bool = True) -> None:
-    """Add MOUNT_ATTR_* to a detached tree. What the host set stays set: such flags are locked."""
+    """Add MOUNT_ATTR_* to a detached tree. Flags that the host has set stay set, as the kernel locks them.
+
+    tree        descriptor of the tree
+    attributes  MOUNT_ATTR_* of mount_setattr(2)
+    recursive   also for the mounts below it
+    """
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     _check(lib.b_mount_setattr(tree, flags, attributes), "mount_setattr")
 
 
 def attach(tree: int, target: int) -> None:
-    """Put a detached tree on the file or directory open at `target` (O_PATH)."""
+    """Mount a detached tree on the file or directory that is open at `target` (O_PATH)."""
     _check(lib.b_move_mount(tree, target), "move_mount")
 
 
 def open_in_root(root: int, path: str, flags: int = os.O_PATH) -> int:
-    """Open `path` as if `root` were "/": no symlink and no ".." leads out of it (openat2(2)).
+    """Return a descriptor of `path`, opened as if `root` were "/". No symlink and no ".." leads out (openat2(2)).
 
-    Raises: OSError; `is_missing` tells whether there is nothing at `path`.
+    root   descriptor of a directory
+    path   path beneath it
+    flags  O_* of open(2); O_CLOEXEC is added
+
+    Raises:
+        OSError: `path` cannot be opened; `is_missing` tells whether it does not exist.
     """
     name, resolve = os.fsencode(path), RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
     return _tried_again(lambda: lib.b_openat2(root, name, flags | os.O_CLOEXEC, resolve), path)
 
 
 def exchange(one: str, other: str) -> None:
-    """Give two files or directories each other's name, at one moment (renameat2(2))."""
+    """Exchange the names of two files or directories atomically (RENAME_EXCHANGE of renameat2(2))."""
     _check(lib.b_exchange(os.fsencode(one), os.fsencode(other)), f"exchange of {one} and {other}")
 
 
 def change_root(new_root: str) -> None:
-    """Make the mount at `new_root` the root of this mount namespace and let go of the old one."""
+    """Make the mount at `new_root` the root of this mount namespace, and unmount the old root (pivot_root(2))."""
     os.chdir(new_root)
     _check(lib.b_pivot_root(b".", b"."), f"pivot_root({new_root})")
     _check(lib.umount2(b".", lib.MNT_DETACH), "umount of the host's root")
@@ -209,23 +240,24 @@ def change_root(new_root: str) -> None:
 
 
 def name_process(name: str) -> None:
+    """Set the name of this process that ps(1) shows; the kernel keeps 15 bytes."""
     _check(lib.b_prctl_text(lib.PR_SET_NAME, name.encode()), "prctl(PR_SET_NAME)")
 
 
 def own_proc_files() -> None:
-    """Make /proc/self ours again, which the kernel gives to root when a process changes its user."""
+    """Make the user the owner of /proc/self again. The kernel gives it to root when a process changes its user."""
     _check(lib.b_prctl(lib.PR_SET_DUMPABLE, 1), "prctl(PR_SET_DUMPABLE)")
 
 
 def die_with_parent(signal: int, parent: int) -> None:
-    """Ask for `signal` when the process `parent`, which forked us, ends; it may have ended already."""
+    """Let the kernel send `signal` to this process when its parent ends. Exits if `parent` has ended already."""
     _check(lib.b_prctl(lib.PR_SET_PDEATHSIG, signal), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:
         os._exit(1)
 
 
 def close_others(keep: tuple[int, ...]) -> None:
-    """Standard streams become /dev/null; every other descriptor but `keep` is closed."""
+    """Replace the standard streams by /dev/null, and close every other descriptor except `keep`."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in range(3):
         os.dup2(null, fd)
@@ -234,25 +266,26 @@ def close_others(keep: tuple[int, ...]) -> None:
             try:
                 os.close(fd)
             except OSError:
-                pass  # the one that read the directory
+                pass  # the descriptor by which os.listdir has read the directory
 
 
 def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent ends (PR_SET_CHILD_SUBREAPER)."""
+    """Make this process the parent of descendants whose parent ends (PR_SET_CHILD_SUBREAPER)."""
     _check(lib.b_prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def use_capabilities(on: bool) -> None:
-    """Use those we have over our own namespaces, or do without for a while: they would also open files that
-    belong to the user but are closed to him."""
+    """Turn this process's capabilities on or off. They are turned off before the keeper opens files of the user: with
+    them it could open files whose mode denies access to the user."""
     _check(lib.b_use_capabilities(on), "capset")
 
 
 def drop_capabilities() -> None:
-    """Give up every capability, also those over our own namespaces."""
+    """Give up all capabilities for good, also those in this process's user namespace."""
     _check(lib.b_drop_capabilities(), "capset")
 
 
 def be_no_root() -> None:
-    """The programs that this process becomes get no capability for their user being 0 in our namespace."""
+    """Let programs that this process executes get no capabilities, although they are uid 0 (SECBIT_NOROOT of
+    capabilities(7))."""
     _check(lib.b_prctl(lib.PR_SET_SECUREBITS, lib.SECBIT_NOROOT), "prctl(PR_SET_SECUREBITS)")

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Declares to cffi the system calls of `linux.py`. Python's `os` has the others.
+"""Declare the system calls of `linux.py` to cffi.
 
-The newer calls go through syscall(2): glibc has wrappers for them from 2.36 only. Their numbers are the same
-on every architecture (asm-generic/unistd.h).
+The newer calls go through syscall(2), as glibc has wrappers for them only since 2.36. Their numbers are the same on
+every architecture (asm-generic/unistd.h).
 """
 
 from pathlib import Path
 
 from cffi import FFI
 
-# The filter that the launcher installs too.
+# The seccomp filter; the launcher is compiled with it too.
 OWNERSHIP = Path(__file__).resolve().parents[2] / "spank_plugin/ownership.h"
 
 ffi = FFI()

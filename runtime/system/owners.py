@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Whether what root runs is root's alone: owner and mode of a path, of all its parents, and of links on the way.
+"""Check that only root can change what root runs: owner and mode of a path, of its parents, and of symlinks in it.
 
-The plugin asks the same at each step (`owned_by_root` in spank_plugin/privilege.c); this says what to do about it.
+The plugin makes the same check at each step (`owned_by_root` in spank_plugin/privilege.c). This module also says how to
+repair a fault.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-# path_resolution(7)
+# How many symlinks the kernel follows: path_resolution(7).
 _LINKS_MAX = 40
 
 
 class Fault(NamedTuple):
-    """A path that somebody else could change, and what ends this: mostly a command."""
+    """A path that another user could change: the path, the fault, and the repair, usually a command."""
 
     path: str
     text: str
@@ -24,7 +25,12 @@ class Fault(NamedTuple):
 
 
 def faults(paths: Iterable[str], owner: int = 0, top: str = "/") -> list[Fault]:
-    """What is wrong with `paths` and everything that leads to them from `top` on, each fault once."""
+    """Return the faults of `paths` and of every component that leads to them, each fault once.
+
+    paths  absolute paths
+    owner  uid that must own all of them
+    top    directory from which on components are checked
+    """
     found: dict[str, Fault] = {}
     looked: set[str] = set()
     for path in paths:
@@ -38,7 +44,7 @@ def faults(paths: Iterable[str], owner: int = 0, top: str = "/") -> list[Fault]:
 
 
 def tree(top: str) -> Iterator[str]:
-    """Everything below the directory `top`, and itself; links are not followed."""
+    """Yield the directory `top` and everything below it. Does not follow symlinks."""
     yield top
     for folder, folders, files in os.walk(top):
         for name in sorted((*folders, *files)):
@@ -46,7 +52,7 @@ def tree(top: str) -> Iterator[str]:
 
 
 def way(path: str, top: str = "/") -> Iterator[str]:
-    """Every directory, link and file that the kernel passes from `top` to `path`, in its order."""
+    """Yield every directory, symlink and file that the kernel passes from `top` to `path`, in that order."""
     yield top
     done, rest, links = top.rstrip("/"), [part for part in os.path.relpath(path, top).split("/") if part != "."], 0
     while rest:
@@ -80,7 +86,7 @@ def _fault(path: str, owner: int) -> Fault | None:
     if not stat.S_ISLNK(info.st_mode) and info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         whom = "everybody" if info.st_mode & stat.S_IWOTH else f"group {_group(info.st_gid)}"
         mode = stat.S_IMODE(info.st_mode)
-        shared = mode & stat.S_IWOTH and mode & stat.S_ISVTX  # /tmp is meant to be so
+        shared = mode & stat.S_IWOTH and mode & stat.S_ISVTX  # as /tmp; chmod go-w would be wrong
         fix = f"keep what root runs out of {path}" if shared else f"chmod go-w {path}"
         return Fault(path, f"{path} can be written by {whom} (mode {mode:04o})", fix)
     return None

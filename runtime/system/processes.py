@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Processes of this machine, as /proc shows them, and waiting for their end by pidfd."""
+"""Find processes of this machine in /proc, and wait for their end by pidfd."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 
 def handle(pid: int) -> int:
-    """A pidfd; -1 when that process has ended already."""
+    """Return a pidfd of the process `pid`; -1 if it has ended already."""
     try:
         return os.pidfd_open(pid)
     except OSError:
@@ -17,7 +17,7 @@ def handle(pid: int) -> int:
 
 
 def wait(handles: list[int], seconds: float) -> list[int]:
-    """Those of `handles` (pidfds) whose processes have not ended within `seconds`."""
+    """Wait for processes to end. Returns the pidfds of `handles` whose processes have not ended within `seconds`."""
     deadline = time.monotonic() + seconds
     poll = select.poll()
     waiting = list(handles)
@@ -35,12 +35,17 @@ def wait(handles: list[int], seconds: float) -> list[int]:
 
 
 def parent(pid: int) -> int:
+    """Return the process id of the parent of `pid`, from /proc/PID/stat (proc(5)).
+
+    Raises:
+        OSError: the process has ended.
+    """
     with open(f"/proc/{pid}/stat", "rb") as file:
         return int(file.read().rpartition(b")")[2].split()[1])
 
 
 def children(of: int) -> list[int]:
-    """The processes whose parent is `of`."""
+    """Return the process ids of the children of `of`."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -53,7 +58,8 @@ def children(of: int) -> list[int]:
 
 
 def in_namespace(mounts: int, keeper: int = 0) -> list[int]:
-    """Those in the mount namespace of that inode; not `keeper`, where one is given, nor its children."""
+    """Return the process ids in the mount namespace with the inode `mounts`. Leaves out the process `keeper` and its
+    children; 0 leaves out none."""
     found = []
     for name in os.listdir("/proc"):
         try:
@@ -62,12 +68,12 @@ def in_namespace(mounts: int, keeper: int = 0) -> list[int]:
                 if not keeper or (pid != keeper and parent(pid) != keeper):
                     found.append(pid)
         except OSError:
-            pass  # it has ended, or is somebody else's
+            pass  # it has ended, or belongs to another user
     return found
 
 
 def kill(pid: int, number: int) -> None:
-    """A signal, for one that may have ended."""
+    """Send the signal `number` to the process `pid`, which may have ended already."""
     try:
         os.kill(pid, number)
     except OSError:

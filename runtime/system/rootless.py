@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Be root for a build, without being root: the first of these that works.
+"""Make a user without root uid 0 for a build. The first of these kinds that works is used:
 
-    root      root of the machine: nothing to do
-    subids    a user namespace with the ids of /etc/subuid and /etc/subgid, mapped by newuidmap and newgidmap
-    mapped,   a user namespace where root is the user and there is no one else; a seccomp filter lets chown, setuid
-    preloaded and mknod succeed without doing anything; without filters, the fakeroot command does that
+    root       the user is root of the machine: nothing to do
+    subids     a user namespace with the ids of /etc/subuid and /etc/subgid, mapped by newuidmap and newgidmap
+    mapped     a user namespace that maps only the user, to uid 0; a seccomp filter lets chown, setuid and mknod succeed
+               without effect
+    preloaded  the same user namespace; the host's fakeroot command takes the place of the seccomp filter
 
-Where there is no seccomp filter, the host's fakeroot command takes its place: its library is preloaded, which helps
-programs that use the C library of an image that is not much older than the host's.
+The library of fakeroot is preloaded. It works for programs whose C library, the image's, is not much older than the
+host's.
 
-The work is done in a child, process 1 of a process namespace: whatever it started is gone when it ends.
+The work is done in a child that is process 1 of a process namespace. The kernel ends everything that it has started
+when it ends.
 
     bollard build ── fork ──► keeper of the namespaces ── fork ──► the work, process 1
 """
@@ -33,20 +35,29 @@ from bollard.runtime.errors import BollardError
 from bollard.runtime.system import identity, linux
 
 ROOT, SUBIDS, MAPPED, PRELOADED = "root", "subids", "mapped", "preloaded"
-# Fewer subordinate ids than a distribution uses are as good as none.
+# With fewer subordinate ids than this, a distribution's packages cannot be installed.
 _ENOUGH = 65536
 
 
 class Way(NamedTuple):
+    """How a build becomes root: ROOT, SUBIDS, MAPPED or PRELOADED, and the subordinate ids for SUBIDS."""
+
     kind: str
     uids: tuple[int, int] = (0, 0)  # first and count of the subordinate ids
     gids: tuple[int, int] = (0, 0)
 
 
 def choose(ignore_subuid: bool = False, ignore_seccomp: bool = False) -> Way:
-    """The way for this user on this machine."""
+    """Return how this user can become root for a build on this machine.
+
+    ignore_subuid   do not use subordinate ids
+    ignore_seccomp  do not use a seccomp filter
+
+    Raises:
+        BollardError: none of the kinds is possible.
+    """
     if os.geteuid() == 0 and _mapped_ids() >= _ENOUGH:
-        return Way(ROOT)  # root of somebody else's namespace with one id is no root
+        return Way(ROOT)  # uid 0 in a namespace that maps a single id has no privileges here
     if not ignore_subuid and shutil.which("newuidmap") and shutil.which("newgidmap"):
         uids, gids = _subordinate("/etc/subuid"), _subordinate("/etc/subgid")
         if uids[1] >= _ENOUGH and gids[1] >= _ENOUGH:
@@ -61,7 +72,7 @@ def choose(ignore_subuid: bool = False, ignore_seccomp: bool = False) -> Way:
 
 
 def fakeroot_files() -> tuple[str, str, str] | None:
-    """The host's fakeroot: its script, its daemon, its library."""
+    """Return the paths of the host's fakeroot: its script, its daemon and its library; None if one is missing."""
     for kind in ("sysv", "tcp"):
         script = shutil.which(f"fakeroot-{kind}") or shutil.which("fakeroot")
         daemon = shutil.which(f"faked-{kind}")
@@ -73,10 +84,11 @@ def fakeroot_files() -> tuple[str, str, str] | None:
 
 
 def run(way: Way, work: Callable[[], None]) -> None:
-    """Do `work` in a child that is root in this way, in mount and process namespaces of its own.
+    """Call `work` in a child that is root by `way`, in its own mount, process and IPC namespaces.
 
-    What `work` raises is raised here as a BollardError. SIGINT, SIGTERM and SIGHUP end it and everything it has
-    started, and are raised as Interrupted.
+    Raises:
+        BollardError: `work` raised an exception, the child was killed, or the machine refuses namespaces.
+        Interrupted: SIGINT, SIGTERM or SIGHUP has ended `work` and everything that it has started.
     """
     reader, writer = os.pipe()
     ask, answer = os.pipe(), os.pipe()
@@ -120,7 +132,7 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP raise Interrupted, so that what was begun can be removed."""
+    """Let SIGINT, SIGTERM and SIGHUP raise Interrupted in the block, so that unfinished files can be removed."""
     held = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
@@ -130,7 +142,7 @@ def interruptible() -> Iterator[None]:
 
 
 def end_by(number: int) -> NoReturn:
-    """End as the signal would have ended us."""
+    """End this process by the signal `number`, with its default action."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     raise SystemExit(128 + number)
@@ -147,7 +159,7 @@ def _outer(way: Way, work: Callable[[], None], parent: int, writer: int, ask: in
         linux.die_with_parent(signal.SIGKILL, parent)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to us as well; our parent decides
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all processes; the parent handles it
         try:
             _enter(way, ask, answer)
             linux.new_mount_namespace()
@@ -160,17 +172,18 @@ def _outer(way: Way, work: Callable[[], None], parent: int, writer: int, ask: in
         os.close(writer)
         _, status = os.waitpid(pid, 0)
         code = 1 if status else 0
-    except BaseException as error:  # noqa: BLE001 - it becomes the line the user sees
+    except BaseException as error:  # noqa: BLE001 - the parent shows it to the user
         _tell(writer, error)
     finally:
         os._exit(code)
 
 
 def _inner(way: Way, work: Callable[[], None], writer: int) -> NoReturn:
-    """Process 1 of the namespace."""
+    """In process 1 of the namespace: do the work. Does not return."""
     code = 1
     try:
-        # The pipe's other end, not our parent's number, tells whether he lives: we cannot see that number here.
+        # getppid() is 0 here, as the parent is outside this process namespace. So die_with_parent cannot see whether
+        # the parent has already ended.
         linux.die_with_parent(signal.SIGKILL, os.getppid())
         signal.signal(signal.SIGINT, signal.default_int_handler)
         fake(way)
@@ -185,7 +198,7 @@ def _inner(way: Way, work: Callable[[], None], writer: int) -> NoReturn:
 
 
 def fake(way: Way) -> None:
-    """Let what only root of the machine may do succeed without doing it."""
+    """Let calls that only root of the machine may make succeed without effect, as `way` needs it."""
     if way.kind == ROOT:
         return
     linux.no_new_privileges()
@@ -203,7 +216,7 @@ def _enter(way: Way, ask: int, answer: int) -> None:
         os.write(ask, b"?")
         os.close(ask)
         if not os.read(answer, 1):
-            os._exit(1)  # the parent says why
+            os._exit(1)  # the parent reports why newuidmap or newgidmap failed
         os.setgroups([])
     else:
         os.close(ask)
@@ -227,7 +240,7 @@ def _write_maps(way: Way, child: int) -> None:
 
 
 def _subordinate(path: str) -> tuple[int, int]:
-    """First and count of the largest range of ours in /etc/subuid or /etc/subgid."""
+    """Return first id and count of the user's largest range in `path`: subuid(5) or subgid(5)."""
     names = {str(os.getuid())}
     try:
         names.add(pwd.getpwuid(os.getuid()).pw_name)

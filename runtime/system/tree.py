@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The file tree of an image being built, touched from outside without ever leaving it.
+"""Read and change the file tree of an image that is being built.
 
-Every path is resolved beneath the tree's root (openat2), so that no symlink of an image leads a write, a copy or a
-removal to the machine that builds it.
+Every path is resolved beneath the tree's root (openat2(2)). So no symlink of an image can lead a write, a copy or a
+removal to files of the machine that builds it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from bollard.runtime.system import linux
 MAX_TEXT = 1 << 20
 _MAX_MATCHES = 100_000
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
-DIRECTORY = stat.S_IFDIR  # of Tree.kind
+DIRECTORY = stat.S_IFDIR  # what Tree.kind returns for a directory
 
 
-_Above = tuple[tuple[int, int], ...]  # st_dev and st_ino of directories, the outermost first
+_Above = tuple[tuple[int, int], ...]  # st_dev and st_ino of the directories around an entry, the outermost first
 
 
 class CopyError(Exception):
-    """What cannot be copied: `path` below what was named ("" for that itself), and why."""
+    """A file that cannot be copied: `path` below the named file or directory ("" for itself), and the reason."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -44,11 +44,12 @@ class Tree:
         self.fd = os.open(path, _DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
+        """Close the descriptor of the root. The tree cannot be used any more."""
         os.close(self.fd)
 
     @contextlib.contextmanager
     def opened(self, path: str, flags: int = os.O_PATH) -> Iterator[int]:
-        """A descriptor of what `path` names, its links followed inside the tree."""
+        """Yield a descriptor of `path`. Symlinks are followed inside the tree."""
         fd = linux.open_in_root(self.fd, path or "/", flags)
         try:
             yield fd
@@ -57,7 +58,11 @@ class Tree:
 
     @contextlib.contextmanager
     def parent(self, path: str) -> Iterator[tuple[int, str]]:
-        """The directory that holds `path`, made if it is missing, and the last component of `path`."""
+        """Yield a descriptor of the directory that holds `path`, and the last component. Makes a missing directory.
+
+        Raises:
+            BollardError: `path` has no last component that can be an entry.
+        """
         head, _, name = path.strip("/").rpartition("/")
         if name in ("", ".", ".."):
             raise BollardError(f"{path}: names no entry of the image", "name a file or directory below its root")
@@ -68,10 +73,11 @@ class Tree:
             os.close(fd)
 
     def makedirs(self, path: str, mode: int = 0o755) -> None:
+        """Make the directory `path` and its missing parents. `mode` is for `path`; parents get 0755."""
         os.close(self._directory(path, mode))
 
     def _directory(self, path: str, mode: int = 0o755, links: int = 40) -> int:
-        """A descriptor of the directory `path`, made if it is missing, and where a link to nothing points."""
+        """Return a descriptor of the directory `path`. Makes it if it is missing, also where a dangling link leads."""
         try:
             return linux.open_in_root(self.fd, "/" + path, _DIRECTORY)
         except FileNotFoundError:
@@ -82,7 +88,7 @@ class Tree:
         above = self._directory(head, links=links)
         try:
             os.mkdir(name, mode, dir_fd=above)
-            os.chmod(name, mode, dir_fd=above)  # whatever the umask
+            os.chmod(name, mode, dir_fd=above)  # mkdir applies the umask
         except FileExistsError:
             if not links or not stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
                 raise BollardError(f"/{path.strip('/')} in the image is no directory", "name another place") from None
@@ -94,11 +100,11 @@ class Tree:
         return linux.open_in_root(self.fd, "/" + path, _DIRECTORY)
 
     def exists(self, path: str) -> bool:
-        """Whether `path` names something, its links followed."""
+        """Return whether `path` exists. Follows symlinks."""
         return self.kind(path) != 0
 
     def kind(self, path: str) -> int:
-        """S_IFREG, S_IFDIR, ... of what `path` names, 0 for nothing."""
+        """Return the file type of `path` (S_IFREG, S_IFDIR, ...), symlinks followed; 0 if it does not exist."""
         try:
             with self.opened(path) as fd:
                 return stat.S_IFMT(os.fstat(fd).st_mode)
@@ -108,6 +114,7 @@ class Tree:
             return 0
 
     def is_link(self, path: str) -> bool:
+        """Return whether `path` is a symlink."""
         try:
             with self.opened(path, os.O_PATH | os.O_NOFOLLOW) as fd:
                 return stat.S_ISLNK(os.fstat(fd).st_mode)
@@ -117,7 +124,11 @@ class Tree:
             return False
 
     def read(self, path: str) -> bytes | None:
-        """The content of a regular file, None without one."""
+        """Return the content of a regular file; None if `path` is missing or another kind of file.
+
+        Raises:
+            BollardError: the file has more than MAX_TEXT bytes.
+        """
         try:
             with self.opened(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY) as fd:
                 if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -131,7 +142,12 @@ class Tree:
         return data
 
     def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
-        """Make `path` a regular file, in the place of whatever link or file was there."""
+        """Write `data` to a new regular file at `path`. Replaces a file or a symlink there.
+
+        path  where to write, beneath the root
+        data  the content
+        mode  its mode, whatever the umask
+        """
         with self.parent(path) as (above, name):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=above)
@@ -141,7 +157,7 @@ class Tree:
                 os.fchmod(fd, mode)
 
     def link(self, path: str, target: str) -> None:
-        """Make `path` a symbolic link, unless there is a file or directory."""
+        """Make `path` a symlink to `target`. Replaces a symlink; leaves a file or directory as it is."""
         with self.parent(path) as (above, name):
             try:
                 if not stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
@@ -152,11 +168,12 @@ class Tree:
             os.symlink(target, name, dir_fd=above)
 
     def remove(self, path: str) -> None:
-        """Remove a file or a whole directory; what is not there is no error."""
+        """Remove a file or a whole directory, if it exists."""
         with self.parent(path) as (above, name):
             remove_at(above, name)
 
     def names(self, path: str) -> list[str]:
+        """Return the sorted names in the directory `path`; [] if it does not exist."""
         try:
             with self.opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
                 return sorted(os.listdir(fd))
@@ -166,7 +183,11 @@ class Tree:
             return []
 
     def glob(self, pattern: str) -> list[str]:
-        """What matches `pattern` in the tree; the pattern itself when it has no wildcard or matches nothing."""
+        """Return the paths in the tree that match `pattern`; the pattern itself if it has no wildcard or no match.
+
+        Raises:
+            BollardError: more than _MAX_MATCHES paths match.
+        """
         found: list[str] = []
         for one in braces(pattern):
             places = ["/"]
@@ -186,12 +207,17 @@ class Tree:
         return found
 
     def copy_in(self, source: int, name: str, target: str, *, follow: bool) -> None:
-        """Copy `name` in the directory open at `source` to `target` as cp does: into it if it is a directory.
+        """Copy a file or directory into the tree, as cp does: into `target` if that is a directory.
 
-        `follow` copies what links point to and gives new files the user's umask; without it links, modes, times
-        and owners are kept. Links inside `name` that lead to nothing, or to a directory that holds them, stay links.
+        source  descriptor of the directory that holds it
+        name    its name there
+        target  path in the tree
+        follow  True: copy the files that symlinks lead to, and apply the umask to modes. A symlink inside `name` that
+                is dangling, or leads to a directory around it, stays a symlink. False: keep symlinks, modes, times and
+                owners.
 
-        Raises: CopyError with the path below `name` that cannot be copied.
+        Raises:
+            CopyError: it names the path below `name` that cannot be copied.
         """
         if target.endswith("/"):
             self.makedirs(target)
@@ -200,7 +226,7 @@ class Tree:
         self._copy(source, name, target, follow, "", ())
 
     def _copy(self, source: int, name: str, target: str, follow: bool, path: str, above: _Above) -> None:
-        """`path` is where we are below what was named, `above` the directories around it."""
+        """Copy one entry. `path` is its path below the named directory, `above` are the directories around it."""
         try:
             self._copy_entry(source, name, target, follow, path, above)
         except OSError as error:
@@ -223,7 +249,7 @@ class Tree:
                 elif stat.S_ISFIFO(info.st_mode):
                     os.mkfifo(last, stat.S_IMODE(info.st_mode), dir_fd=place)
                 else:
-                    return  # a socket, of which nobody listens there, or a device: /dev is the host's
+                    return  # a socket: useless without its listener; or a device: containers get the host's /dev
                 if not follow:
                     os.chown(last, info.st_uid, info.st_gid, dir_fd=place, follow_symlinks=False)
 
@@ -260,7 +286,7 @@ class Tree:
 
     @staticmethod
     def _dress(fd: int, info: os.stat_result, follow: bool) -> None:
-        """Give a new file or directory the owner, mode and time of its source, or what cp -r gives."""
+        """Set owner, mode and times of a new file or directory as in its source; with `follow` as cp -r does."""
         if follow:
             os.fchmod(fd, info.st_mode & 0o777 & ~umask())
             return
@@ -270,7 +296,7 @@ class Tree:
 
 
 def _info(source: int, name: str, follow: bool, path: str, above: _Above) -> os.stat_result:
-    """What is to be copied: what a link leads to, or, where that cannot be, the link."""
+    """Return the stat result of the file to copy: a symlink's target, or the symlink if that cannot be copied."""
     info = os.stat(name, dir_fd=source, follow_symlinks=False)
     if not follow or not stat.S_ISLNK(info.st_mode):
         return info
@@ -284,13 +310,14 @@ def _info(source: int, name: str, follow: bool, path: str, above: _Above) -> os.
 
 
 def umask() -> int:
+    """Return the umask of this process."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
 
 
 def braces(pattern: str) -> list[str]:
-    """`a{b,c}d` as ["abd", "acd"], the first pair of braces first; at most 1000."""
+    """Return `a{b,c}d` expanded to ["abd", "acd"]. Expands no further braces after about 1000 results."""
     done: list[str] = []
     todo = [pattern]
     while todo:
@@ -305,9 +332,11 @@ def braces(pattern: str) -> list[str]:
 
 
 def remove_at(above: int, name: str, kept: Collection[tuple[int, str]] = ()) -> None:
-    """Remove the entry `name` of the directory open at `above`, modes whatever they are, links not followed.
+    """Remove an entry of a directory with everything below it, whatever the modes are. Follows no symlink.
 
-    `kept` are entries that stay, as inode of their directory and name; directories around them stay, with mode 0755.
+    above  descriptor of the directory
+    name   the entry
+    kept   entries to keep, as (inode of their directory, name); directories around them stay too, with mode 0755
     """
     keep = (os.fstat(above).st_ino, name) in kept
     if _stays(above, name) if keep else _unlink(above, name):
@@ -318,9 +347,10 @@ def remove_at(above: int, name: str, kept: Collection[tuple[int, str]] = ()) -> 
 
 
 def _empty(above: int, name: str, kept: Collection[tuple[int, str]]) -> None:
-    """Remove what is in the directory. One descriptor and no recursion, for links let a layer go deeper than either."""
+    """Remove the content of a directory. It uses one descriptor and no recursion, because a layer of an image can be
+    nested deeper than the limits of both."""
     fd = _enter(above, name)
-    names, left = [(name, True)], [os.listdir(fd)]  # of the first the caller takes care
+    names, left = [(name, True)], [os.listdir(fd)]  # the caller removes the first directory itself
     try:
         while names:
             inode = os.fstat(fd).st_ino
@@ -357,7 +387,7 @@ def _rmdir(above: int, name: str, kept: Collection[tuple[int, str]]) -> None:
 
 
 def _stays(above: int, name: str) -> bool:
-    """Whether the entry has nothing in it that could be removed."""
+    """Return whether there is nothing to remove in the entry: it is not a directory, or does not exist."""
     try:
         return not stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode)
     except FileNotFoundError:
@@ -366,12 +396,12 @@ def _stays(above: int, name: str) -> bool:
 
 def _enter(above: int, name: str) -> int:
     with contextlib.suppress(OSError):
-        os.chmod(name, 0o700, dir_fd=above)  # a race with a link is no concern: the tree is ours alone
+        os.chmod(name, 0o700, dir_fd=above)  # no race with a symlink: no other process changes the tree
     return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
 
 
 def _unlink(above: int, name: str) -> bool:
-    """Whether the entry is gone; False for a directory."""
+    """Remove the entry if it is not a directory. Returns False for a directory."""
     try:
         os.unlink(name, dir_fd=above)
     except FileNotFoundError:

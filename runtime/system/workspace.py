@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The directory a build works in: 0700, beside the target or where temporary files go, and removed whatever happens."""
+"""The private directory of a build, with mode 0700: beside a sandbox, or in the directory for temporary files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ _FORMS = ("BOLLARD_TMPDIR", "APPTAINER_TMPDIR", "SINGULARITY_TMPDIR", "TMPDIR")
 
 
 def parent(environ: Mapping[str, str], sandbox: str = "") -> str:
-    """Where to make the workspace; beside a sandbox, so that the finished tree only has to be renamed."""
+    """Return the directory in which to make the workspace.
+
+    For the path `sandbox` that is its parent directory, so that the finished tree only has to be renamed. Else it is
+    the first of BOLLARD_TMPDIR, APPTAINER_TMPDIR, SINGULARITY_TMPDIR and TMPDIR that is set in `environ`, or /tmp.
+
+    Raises:
+        BollardError: that is not a directory.
+    """
     if sandbox:
         return os.path.dirname(os.path.abspath(sandbox))
     place = next((environ[form] for form in _FORMS if environ.get(form)), "/tmp")
@@ -27,6 +34,11 @@ def parent(environ: Mapping[str, str], sandbox: str = "") -> str:
 
 
 def make(place: str) -> str:
+    """Make a workspace in the directory `place` and return its path.
+
+    Raises:
+        BollardError: `place` cannot be written.
+    """
     try:
         made = tempfile.mkdtemp(prefix=".bollard-build-", dir=place)
     except OSError as error:
@@ -38,7 +50,10 @@ def make(place: str) -> str:
 
 
 def remove(path: str, way: rootless.Way) -> None:
-    """Remove a workspace, files of subordinate ids and directories without permissions included."""
+    """Remove a workspace, also its files of subordinate ids and its directories without permissions.
+
+    `way` is how the build became root (rootless.choose): its ids can be needed to remove files.
+    """
     try:
         shutil.rmtree(path)
         return

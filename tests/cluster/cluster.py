@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The test cluster as Python sees it: run things on its nodes, look into them from outside.
+"""The test cluster in Python: run commands on its nodes, and inspect the nodes from outside.
 
-Commands go through `slurm-test-cluster/cluster exec`, as a user's would. What is asked about a node (processes,
-mounts, sockets, files) is read through /proc of the node's init, so that asking leaves no trace on the node.
+Commands run through `slurm-test-cluster/cluster exec`, as a user. Processes, mounts, sockets and files of a node are
+read through /proc of the node's init, so that reading them leaves no trace on the node.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ COMMAND = ["/usr/bin/python3", str(TOP / "slurm-test-cluster/cluster")]
 IMAGES_COMMAND = ["/usr/bin/python3", str(TOP / "slurm-test-cluster/images")]
 CONTROLLER = "ctl"
 PREFIX = "/usr/lib/bollard"
-# The second where only libfuse 2 is to be had: 20.11's Debian; the third, its name as long as the kernel keeps it,
-# for files that are to be the user's.
+# The second is built with libfuse 2 (the Debian of Slurm 20.11). The third shows files as the user's; the kernel cuts
+# its name at 15 bytes.
 SERVERS = ("squashfuse", "squashfuse2", "squashfuse-owne")
 # Long enough for a loaded machine; a test that waits this long has failed.
 PATIENCE = 60.0
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 def until(found: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
-    """The first true value of `found`, asked for again and again; a failure that names `what` after `seconds`."""
+    """Call `found` until its value is true, and return that value; fail with `what` in the message after `seconds`."""
     end = time.monotonic() + seconds
     while True:
         value = found()
@@ -51,7 +51,7 @@ def until(found: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
 
 
 class Result(NamedTuple):
-    """How a command ended."""
+    """The exit status and output of a command."""
 
     rc: int
     out: str
@@ -61,18 +61,18 @@ class Result(NamedTuple):
         return sorted(self.out.splitlines())
 
     def complaints(self) -> list[str]:
-        """What bollard said on stderr."""
+        """The lines of bollard on stderr."""
         return [line for line in self.err.splitlines() if line.startswith("bollard: ")]
 
 
 def good(result: Result) -> str:
-    """The output of a command that must have succeeded without a word on stderr."""
+    """The output of a command; fails unless it succeeded with empty stderr."""
     assert (result.rc, result.err) == (0, ""), result
     return result.out
 
 
 class Process(NamedTuple):
-    """A process of a node, by its number on this machine."""
+    """A process of a node, with its process id on this machine."""
 
     pid: int
     name: str
@@ -107,7 +107,7 @@ def read_process(pid: int, node: str) -> Process | None:
 
 
 class Running:
-    """A command that has been started; ended at the end of the `with` block if it has not ended by itself."""
+    """A started command; it is terminated at the end of the `with` block if it still runs."""
 
     def __init__(self, command: list[str]) -> None:
         self.popen = subprocess.Popen(
@@ -119,7 +119,7 @@ class Running:
         return Result(self.popen.returncode, out, err)
 
     def terminate(self) -> None:
-        """As Ctrl-C twice would: srun ends its job and then itself."""
+        """Send what Ctrl-C twice sends: srun ends its job and then itself."""
         self.popen.terminate()
 
     def __enter__(self) -> Running:
@@ -135,25 +135,25 @@ class Running:
             except subprocess.TimeoutExpired:
                 self.popen.kill()
                 self.popen.wait()
-        # Whatever it left behind may hold the other ends for ever.
+        # Processes that it left behind may hold the other ends for ever.
         for pipe in (self.popen.stdout, self.popen.stderr):
             if pipe is not None:
                 pipe.close()
 
 
 class Cluster:
-    """One suite's cluster."""
+    """The cluster of one Debian suite."""
 
     def __init__(self, suite: str) -> None:
         self.suite = suite
         self.inits: dict[str, int] = {}
-        # What a test that gives up leaves for others to end: jobs of sbatch, and what runs on terminals.
+        # Jobs of sbatch and programs on terminals: a fixture ends those that a failed test leaves.
         self.jobs: list[int] = []
         self.terminals: list[pexpect.spawn[str]] = []
 
     @functools.cached_property
     def release(self) -> tuple[int, int]:
-        """Slurm's, as (20, 11): what a test expects where releases differ is written with it."""
+        """Slurm's release as (20, 11); tests use it when releases behave differently."""
         words = good(self.exec(["sinfo", "--version"])).split()  # "slurm-wlm 20.11.4"
         major, minor = words[-1].split(".")[:2]
         return int(major), int(minor)
@@ -173,7 +173,7 @@ class Cluster:
         return said
 
     def init(self, node: str) -> int:
-        """The process id of a node's init on this machine."""
+        """The process id on this machine of a node's init."""
         if node not in self.inits:
             done = subprocess.run(
                 [*COMMAND, "status", "--suite", self.suite, "--json"], stdout=subprocess.PIPE, text=True, check=False
@@ -182,7 +182,7 @@ class Cluster:
         return self.inits[node]
 
     def nodes(self) -> list[str]:
-        """All, the controller first."""
+        """The names of all nodes, the controller first."""
         self.init(CONTROLLER)
         return list(self.inits)
 
@@ -202,7 +202,7 @@ class Cluster:
         self, command: str | Sequence[str], node: str = CONTROLLER, user: str = "alice", cwd: str | None = None,
         env: dict[str, str] | None = None, stdin: bytes = b"", seconds: float = PATIENCE,
     ) -> Result:  # fmt: skip
-        """Run a command, text for bash, to its end."""
+        """Run a command and wait for its end; a string is run by bash."""
         with subprocess.Popen(
             self.command(command, node, user, cwd, env), stdin=PIPE, stdout=PIPE, stderr=PIPE
         ) as popen:
@@ -235,7 +235,7 @@ class Cluster:
         self, command: str, user: str = "alice", cwd: str | None = None, node: str = CONTROLLER,
         size: tuple[int, int] = (24, 80),
     ) -> pexpect.spawn[str]:  # fmt: skip
-        """A command of bash's on a terminal of its own, of so many rows and columns."""
+        """Run a bash command on a new terminal of the given rows and columns."""
         if self.release < (21, 8) and command.startswith(("srun", "salloc", "bollard attach")):
             # srun --pty leaves the terminal's own output processing on there: lines would end in \r\r\n.
             command = f"stty -onlcr; {command}"
@@ -246,7 +246,7 @@ class Cluster:
         return child
 
     def sbatch(self, script: str, work: Work, *options: str, env: dict[str, str] | None = None) -> int:
-        """Submit `script`, its output going to `job.out` in `work`; the job's number."""
+        """Submit `script` with its output in `job.out` of `work`; returns the job's number."""
         work.write("job.sh", script)
         done = self.exec(
             ["sbatch", "--parsable", f"--output={work.path}/job.out", *options, f"{work.path}/job.sh"],
@@ -257,7 +257,7 @@ class Cluster:
         return job
 
     def ended(self, job: int, seconds: float = PATIENCE) -> dict[str, str]:
-        """Wait for the end of a job; its fields as `scontrol show job` has them."""
+        """Wait for the end of a job; returns its fields from `scontrol show job`."""
 
         def look() -> dict[str, str]:
             text = self.exec(["scontrol", "show", "job", "--oneliner", str(job)]).out
@@ -268,7 +268,7 @@ class Cluster:
         return until(look, f"the end of job {job}", seconds)
 
     def batch(self, script: str, work: Work, *options: str, env: dict[str, str] | None = None) -> Result:
-        """Submit a script, wait for its end; its exit status and output (stderr is in it)."""
+        """Submit a script and wait for its end; returns its exit status and its output with stderr in it."""
         job = self.ended(self.sbatch(script, work, *options, env=env))
         status, _, number = job["ExitCode"].partition(":")
         return Result(128 + int(number) if int(number) else int(status), work.read("job.out"), "")
@@ -276,11 +276,11 @@ class Cluster:
     # What a node looks like.
 
     def path(self, node: str, name: str) -> Path:
-        """A file of a node as this machine names it."""
+        """The path on this machine of a file of a node."""
         return Path(f"/proc/{self.init(node)}/root/{name.lstrip('/')}")
 
     def processes(self, node: str) -> list[Process]:
-        """All processes of a node, by its process namespace."""
+        """All processes of a node: those in its process namespace."""
         here = os.stat(f"/proc/{self.init(node)}/ns/pid").st_ino
         found = []
         for entry in os.listdir("/proc"):
@@ -293,7 +293,7 @@ class Cluster:
         return found
 
     def named(self, node: str, *names: str) -> list[Process]:
-        """The processes of a node with one of these names."""
+        """The processes of a node that have one of these names."""
         return [process for process in self.processes(node) if process.name in names]
 
     def mount_points(self, node: str) -> list[str]:
@@ -302,13 +302,13 @@ class Cluster:
         )
 
     def sockets(self, node: str) -> list[str]:
-        """Addresses of bollard's on a node: abstract ones, and paths."""
+        """bollard's socket addresses on a node: abstract ones and paths."""
         words = Path(f"/proc/{self.init(node)}/net/unix").read_text().split()
         return sorted({word for word in words if word.startswith(("@bollard", "/run/bollard"))})
 
     @contextlib.contextmanager
     def work(self, user: str = "alice", below: str = "") -> Iterator[Work]:
-        """A directory of a user's, shared by all nodes, gone afterwards."""
+        """Yield a directory of `user`, shared by all nodes; it is removed afterwards."""
         path = f"{below or '/home/' + user}/test-{secrets.token_hex(4)}"
         good(self.exec(["mkdir", path], user=user))
         try:
@@ -318,16 +318,16 @@ class Cluster:
 
 
 class Work:
-    """A directory on all nodes."""
+    """A directory that all nodes share."""
 
     def __init__(self, cluster: Cluster, path: str, user: str) -> None:
         self.cluster = cluster
         self.path = path
         self.user = user
-        self.here = cluster.path(CONTROLLER, path)  # as this machine names it
+        self.here = cluster.path(CONTROLLER, path)  # the path on this machine
 
     def write(self, name: str, text: str | bytes, mode: int = 0o755) -> str:
-        """Make a file of the user's; its path on the nodes."""
+        """Make a file that belongs to the user; returns its path on the nodes."""
         file = self.here / name
         file.write_bytes(text.encode() if isinstance(text, str) else text)
         file.chmod(mode)
@@ -342,7 +342,7 @@ class Work:
         return (self.here / name).exists()
 
     def pause(self, name: str) -> str:
-        """Shell that makes the file `name` and waits for `name`.go, or for the end of the test."""
+        """Shell code that makes the file `name` and waits for `name`.go, or for the end of the test."""
         return (
             f"echo > {self.path}/{name}; while test -d {self.path} -a ! -e {self.path}/{name}.go; do sleep 0.05; done"
         )
@@ -355,14 +355,14 @@ class Work:
 
 
 class Images:
-    """Images in /images, which all nodes share; made when first asked for, kept while their trees are the same."""
+    """Images in /images, which all nodes share. Each is made at first use, and made again when its tree has changed."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.known: set[str] = set()
 
     def tree(self, suite: str, kind: str) -> Path:
-        """The root tree of an image, on this machine."""
+        """The path on this machine of an image's root tree."""
         done = subprocess.run(
             [*IMAGES_COMMAND, "build", "--suite", suite, "--kind", kind],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
@@ -371,7 +371,7 @@ class Images:
         return Path(done.stdout.strip())
 
     def sif(self, suite: str, kind: str) -> str:
-        """Its path on the nodes."""
+        """The path of a SIF file on the nodes; makes the file when needed."""
         from bollard.runtime.image.pack import build
 
         path = f"/images/{suite}-{kind}.sif"
@@ -383,13 +383,13 @@ class Images:
             fresh = here.with_name(f".{here.name}.new")
             build(str(fresh), str(tree), force=True)
             fresh.chmod(0o644)
-            fresh.rename(here)  # whoever uses the old one keeps it
+            fresh.rename(here)  # a container that uses the old file keeps it
         self.known.add(path)
         return path
 
     @property
     def small(self) -> str:
-        """A small image that is not of the nodes' own release, so that inside and outside are told apart."""
+        """A small image of another release than the nodes', so that tests can tell inside from outside."""
         return self.sif("bookworm" if self.cluster.suite == "bullseye" else "bullseye", "small")
 
     @property
@@ -398,7 +398,7 @@ class Images:
 
     @property
     def mpi(self) -> str:
-        """Open MPI, MPICH, Python and Slurm's commands, of the nodes' own release."""
+        """An image with Open MPI, MPICH, Python and Slurm's commands, of the nodes' release."""
         return self.sif(self.cluster.suite, "mpi")
 
 
@@ -406,5 +406,5 @@ def quoted(*words: str) -> str:
     return shlex.join(words)
 
 
-# A line of shell that says on which side of the border it runs.
+# Shell code that prints whether it runs in a container.
 WHERE = "if test -d /.singularity.d; then echo inside; else echo outside; fi"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The cluster for these tests, and the promise that no test leaves anything on it."""
+"""The cluster for these tests, and the check that no test leaves anything on it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(pytestconfig: pytest.Config) -> Cluster:
-    """All nodes idle, this checkout's plugin on them."""
+    """The cluster, with all nodes idle and this checkout's plugin installed."""
     found = Cluster(pytestconfig.getoption("--suite"))
     found.front("up", "--plugin")
     if not pytestconfig.getoption("--installed"):
@@ -62,7 +62,7 @@ def images(cluster: Cluster) -> Images:
 
 @pytest.fixture(autouse=True)
 def leftovers(cluster: Cluster) -> Iterator[None]:
-    """After every test, whatever it did: nothing of it is left on any node, and every node is in service."""
+    """Check after every test that nothing of it is left on any node, and that every node is in service."""
     before = Snapshot(cluster)
     yield
     for job in cluster.jobs:
@@ -79,6 +79,6 @@ def leftovers(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture
 def work(cluster: Cluster) -> Iterator[Work]:
-    """A directory of alice's on all nodes."""
+    """A directory of alice that all nodes share."""
     with cluster.work() as made:
         yield made

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a job leaves behind on any node: processes, mounts, files, sockets, cgroup directories, records of nothing."""
+"""What a job leaves on any node: processes, mounts, files, sockets, cgroup directories, empty records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECORDS = "/var/log/bollard"
 RECORD = re.compile(r"\d+\.\d+$")
 # The folder of the jobs' folders; it stays.
 STAYS = "/run/bollard-jobs"
-# slurmd writes these when it likes, and a slurmstepd that was killed leaves its socket behind.
+# slurmd writes these files at any time, and a killed slurmstepd leaves its socket.
 SLURMS = re.compile(r"/var/spool/slurmd/(cred_state|hwloc_topo|n\d+_\d+\.\d+$)")
 GOOD_STATES = {"idle", "mixed", "allocated", "completing"}
 
@@ -39,14 +39,14 @@ class Snapshot:
         self.cgroups = {node: set(self._cgroups(node)) for node in cluster.nodes()}
 
     def _cgroups(self, node: str) -> Iterator[str]:
-        """Directories of jobs, by their paths in the node."""
+        """The cgroup directories of jobs, as paths on the node."""
         root = str(self.cluster.path(node, "/")).rstrip("/")
         for name in _names(root, "/sys/fs/cgroup", directories=True):
             if CGROUPS.match(os.path.basename(name)):
                 yield name
 
     def _records(self, node: str) -> Iterator[str]:
-        """What is wrong with the records of jobs."""
+        """One line for each record of a job that is empty or has a wrong name."""
         for path in sorted(self.cluster.path(node, RECORDS).glob("*")):
             with contextlib.suppress(FileNotFoundError):
                 if not RECORD.match(path.name) or path.stat().st_size == 0:
@@ -60,7 +60,7 @@ class Snapshot:
             yield from (name for name in _names(root, HOMES) if OURS.search(name))
 
     def news(self) -> list[str]:
-        """One line for each thing that was not there, or is not as it should be."""
+        """One line for each thing that is new since the snapshot, or is not as it should be."""
         news = []
         for node in self.cluster.nodes():
             for process in self.cluster.processes(node):
@@ -91,12 +91,12 @@ def _names(root: str, place: str, directories: bool = False) -> Iterator[str]:
 
 
 def _is_daemon(process: Process) -> bool:
-    """Slurm's daemons start and end helpers of their own names at any time; a step's is another program.
+    """Whether a process is a daemon's, not a step's. Daemons start and end helpers of their own names at any time.
 
-    A node that was started again has a new init (tini, and the sleep that it guards).
+    A node that was started again has a new init: tini, and the sleep that tini waits for.
     """
     if process.name == "sleep":
         with contextlib.suppress(OSError):
             return open(f"/proc/{process.pid}/cmdline").read() == "sleep\0infinity\0"
-    name = process.name.removesuffix("-wlm")  # Debian's file behind the name, which a reconfigured daemon starts again
+    name = process.name.removesuffix("-wlm")  # the name of Debian's file; a reconfigured daemon executes it
     return name in ("slurmd", "slurmctld", "slurmdbd", "mariadbd", "munged", "slurmscriptd", "tini")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Runs on a node, in a job: each set of options is planned, and carried out by `srun` and by `bollard exec`.
+"""Runs on a node, in a job: plans each set of options, and makes a container by `srun` and by `bollard exec`.
 
-    plan_probe.py IMAGE SETS OUT    SETS: JSON, {name: [options, fronts]}; OUT gets what came of each, as JSON
+    plan_probe.py IMAGE SETS OUT    SETS: JSON, {name: [options, fronts]}; OUT gets the results, as JSON
 
-Nothing is judged here; test_plan.py does that.
+test_plan.py compares the results.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def run(argv: list[str]) -> tuple[int, str, str]:
 
 
 def probe(image: str, text: str, fronts: list[str]) -> dict[str, object]:
-    """One set of options, and which of srun and exec have it."""
+    """The results for one set of options, with each of the `fronts` srun and exec."""
     words = shlex.split(text)
     planned = run(["bollard", "plan", "--json", *words, image])
     step = ["srun", "-Q", "-n1", "--mpi=none", "--overlap", f"--container={image}", "--container-verbose"]
@@ -51,7 +51,7 @@ def main() -> None:
     image, sets, out = sys.argv[1:]
     with open(sets) as file:
         wanted = json.load(file)
-    # Two at a time: a layer that is written to belongs to one container, and each set has its own.
+    # Two at a time: each set has its own layer, so two sets never write to the same one.
     with ThreadPoolExecutor(2) as pool:
         found = dict(zip(wanted, pool.map(lambda each: probe(image, *each), wanted.values())))
     host = {name: os.readlink(f"/proc/self/ns/{name}") for name in ("user", "mnt", "net", "ipc", "uts", "pid")}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Batch scripts and allocations in containers, and who inherits a container: nobody.
+"""Batch scripts and allocations in containers. No step and no job inherits a container.
 
-The rule is Slurm's own for --container: a step is in the container that its own srun was asked for. A plain srun
-in a batch script that is itself in a container runs on the host.
+This is Slurm's own rule for --container: a step is in the container of its own srun line. An srun without --container
+runs on the host, also in a batch script that is in a container.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def test_a_script_on_the_host_starts_containers(cluster: Cluster, images: Images
 
 
 def test_srun_within_a_script_in_a_container(cluster: Cluster, images: Images, work: Work) -> None:
-    """The image brings Slurm's commands; its steps are on the host unless they ask for a container."""
+    """The image has Slurm's commands. Steps of the script run on the host unless their srun has --container."""
     script = (
         f"#!/bin/bash\n#SBATCH --container={images.mpi}\n{WHERE}\n"
         f"srun -Q -n2 -N2 sh -c '{WHERE}'\n"
@@ -65,7 +65,7 @@ def test_srun_within_a_script_in_a_container(cluster: Cluster, images: Images, w
 
 
 def test_nothing_is_inherited(cluster: Cluster, images: Images, work: Work) -> None:
-    """Neither by nested steps, nor by jobs that a job submits."""
+    """Neither nested steps nor jobs that a job submits inherit the container."""
     script = (
         f"#!/bin/bash\n#SBATCH --container={images.mpi}\n{SPECS}\n"
         f"srun -Q -n1 bash -c '{WHERE}; {SPECS}'\n"
@@ -80,7 +80,7 @@ def test_nothing_is_inherited(cluster: Cluster, images: Images, work: Work) -> N
 
 
 def test_no_option_is_inherited(cluster: Cluster, images: Images, work: Work) -> None:
-    """Slurm hands the options of plugins on to nested steps; ours end with the command that they were given to."""
+    """Slurm passes the options of plugins on to nested steps; bollard's apply only to the command that has them."""
     step = f"srun --container={images.small} true"
     script = f"#!/bin/bash\n#SBATCH --container={images.mpi} --container-verbose\n{step} 2> {work.path}/nested\n"
     done = cluster.batch(script, work)
@@ -91,7 +91,7 @@ def test_no_option_is_inherited(cluster: Cluster, images: Images, work: Work) ->
 
 
 def test_environment_forms_of_the_others(cluster: Cluster, images: Images, work: Work) -> None:
-    """The variable wins over an #SBATCH line, the command line over both, as with Slurm's own options."""
+    """The variable overrides an #SBATCH line, and the command line overrides both, as with Slurm's own options."""
     script = f"#!/bin/sh\n#SBATCH --container=/no/such.sif\n{WHERE}\n"
     assert cluster.batch(script, work, env={"SBATCH_CONTAINER": images.small})[:2] == (0, "inside\n")
     wrong = {"SBATCH_CONTAINER": "/no/such.sif", "SRUN_CONTAINER": "/no/such.sif"}
@@ -100,7 +100,7 @@ def test_environment_forms_of_the_others(cluster: Cluster, images: Images, work:
 
 
 def test_a_command_of_salloc_is_on_the_host(cluster: Cluster, images: Images) -> None:
-    """No plugin can change that; the user is told."""
+    """No plugin can change that; a warning tells the user."""
     done = cluster.exec(["salloc", "-Q", f"--container={images.small}", "hostname"])
     assert done.rc == 0 and done.out == "ctl\n", done
     assert done.complaints() == [
@@ -117,7 +117,7 @@ def test_salloc_starts_containers(cluster: Cluster, images: Images) -> None:
 
 
 def test_the_interactive_step_of_salloc(cluster: Cluster, images: Images) -> None:
-    """LaunchParameters=use_interactive_step: salloc's shell is a step on the first node."""
+    """With LaunchParameters=use_interactive_step, salloc's shell is a step on the first node, in the container."""
     terminal = cluster.terminal(f"salloc -Q --container={images.small}")
     terminal.sendline(f"PS1=; {WHERE}; hostname; stty size")
     terminal.expect("inside\r\nn[1-4]\r\n24 80\r\n")

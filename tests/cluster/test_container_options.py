@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""--container-mounts and its kin: pyxis's options by pyxis's names, on srun, sbatch and salloc, and from variables."""
+"""--container-mounts and similar: the options of pyxis, by the same names, on the command line and in variables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def srun(cluster: Cluster, images: Images, *words: str, env: dict[str, str] | No
 
 
 def refusal(done: Result) -> str:
-    """The one line of a step that must not have run."""
+    """The one line of bollard on stderr; fails unless the step was refused and printed nothing."""
     assert (done.rc, done.out, len(done.complaints())) == (255, "", 1), done
     return done.complaints()[0]
 
@@ -47,7 +47,7 @@ def test_an_image_without_a_name(cluster: Cluster) -> None:
 
 
 def test_variables_of_pyxis_where_it_is_loaded(cluster: Cluster, images: Images, work: Work) -> None:
-    """srun knows pyxis by its file; any library of that name will do."""
+    """bollard recognizes pyxis by the name of its library, so any library of that name will do."""
     pyxis = f"{work.path}/spank_pyxis.so"
     good(cluster.exec(f"cp /lib/$(uname -m)-linux-gnu/libm.so.6 {pyxis}"))
     env = {"LD_PRELOAD": pyxis, "PYXIS_CONTAINER_NAME": "theirs", "PYXIS_CONTAINER_WORKDIR": "/opt"}
@@ -62,7 +62,7 @@ def test_variables_of_pyxis_where_it_is_loaded(cluster: Cluster, images: Images,
     "name", ["debian:12", "docker.io/library/debian:12", "registry.example/team/app:1.0", "debian"]
 )
 def test_a_name_of_a_registry_without_docker(cluster: Cluster, name: str) -> None:
-    """pyxis's users write no docker://; a plain word is a file here, and the message says how to go on."""
+    """Users of pyxis write no docker://. Here a plain word is a file, and the message says what to write."""
     done = cluster.srun(f"--container-image={name}", "true")
     assert f"an image of a registry is docker://{name}" in refusal(done)
 
@@ -227,7 +227,7 @@ LEFT = [
 def test_a_container_without_a_name_is_new_for_each_step(
     cluster: Cluster, images: Images, option: str, write: str, look: str
 ) -> None:
-    """Two steps of one job with the same words; those that only read share a container (test_warm.py)."""
+    """Two steps of one job with the same options. Containers that are only read are shared: test_warm.py."""
     step = f"srun -Q -N1 -n1 --container={images.small} {option} sh -c"
     done = in_one_job(
         cluster, f"{step} 'readlink /proc/self/ns/mnt; {write}'", f"{step} 'readlink /proc/self/ns/mnt; {look}'"
@@ -270,7 +270,7 @@ def test_root_in_the_container_is_no_root_of_the_host(cluster: Cluster, images: 
 
 
 def test_root_in_the_container_and_mpi(cluster: Cluster, images: Images) -> None:
-    """PMIx's server knows the host's user ids; a refused task made its slurmstepd wait for ever."""
+    """PMIx's server compares the host's user ids. bollard refuses, because a task refused by PMIx hangs slurmstepd."""
     words = ["-N1", "-n2", f"--container={images.mpi}", "--container-remap-root"]
     done = cluster.srun(*words, "--mpi=pmi2", "/opt/mpi/mpich_ring")
     assert done.rc == 0 and "sum ok" in done.out, done
@@ -298,7 +298,7 @@ def test_variables_of_pytorch(cluster: Cluster, images: Images) -> None:
 
 
 def test_own_memory_of_a_private_ipc_namespace(cluster: Cluster, images: Images) -> None:
-    """POSIX shared memory and message queues are files; the host's would be seen through /dev."""
+    """POSIX shared memory and message queues are files below /dev. A private IPC namespace has its own."""
     place = f"srun -Q -N1 -n1 --container={images.small}"
     look = "ls -A /dev/shm /dev/mqueue; echo > /dev/shm/inside; stat -fc %T /dev/shm /dev/mqueue"
     done = in_one_job(
@@ -325,7 +325,7 @@ def test_devices_that_are_mounted_can_be_used(cluster: Cluster, images: Images, 
 
 
 def test_devices_of_other_places_are_not_usable(cluster: Cluster, images: Images) -> None:
-    """A path through .. can be anything; and a file of the user's is no device."""
+    """A path with .. can lead anywhere, so its devices cannot be used. The flag dev is refused outside /dev."""
     done = srun(cluster, images, "--container-mounts=/dev/../dev/zero:/zero", "head", "-c1", "/zero")
     assert done.rc != 0 and "Permission denied" in done.err, done
     assert "'dev' is not supported" in refusal(srun(cluster, images, "--container-mounts=/etc:/x:dev", "true"))
@@ -339,7 +339,7 @@ def test_own_values_over_the_images(cluster: Cluster, images: Images) -> None:
 
 
 def test_a_layer_that_stays(cluster: Cluster, images: Images) -> None:
-    """A directory of the node's own disk, since a network file system takes no layer of the kernel's."""
+    """The layer is a directory on the node's own disk: the kernel's overlay does not write to a network filesystem."""
     place = ["-w", "n1", f"--container={images.small}"]
     good(cluster.srun("-w", "n1", "bash", "-c", "mkdir -p /tmp/layer"))
     try:
@@ -355,7 +355,7 @@ def test_a_layer_that_stays(cluster: Cluster, images: Images) -> None:
 
 
 def test_a_layer_in_a_file(cluster: Cluster, images: Images, work: Work) -> None:
-    """An ext3 file, by fuse2fs: tasks of one step share it, the next step sees it, and it is left clean."""
+    """The layer is an ext3 file, served by fuse2fs: tasks share it, the next step sees it, and it stays clean."""
     good(cluster.exec(["bollard", "overlay", "create", "--size=64", "layer.img"], cwd=work.path))
     words = ["-N1", "-n2", f"--container={images.small}"]
     writes = f"--container-opts=--overlay {work.path}/layer.img"
@@ -367,7 +367,7 @@ def test_a_layer_in_a_file(cluster: Cluster, images: Images, work: Work) -> None
 
 
 def test_a_layer_in_the_image(cluster: Cluster, images: Images, work: Work) -> None:
-    """A SIF file that brings its own: written to with --writable, seen without."""
+    """The layer is in the SIF file: --writable writes to it, and without --writable it is visible."""
     good(cluster.exec(["cp", images.small, "own.sif"], cwd=work.path))
     good(cluster.exec(["bollard", "overlay", "create", "--size=64", "own.sif"], cwd=work.path))
     words = ["-N1", "-n1", f"--container={work.path}/own.sif"]
@@ -378,7 +378,7 @@ def test_a_layer_in_the_image(cluster: Cluster, images: Images, work: Work) -> N
 
 @pytest.mark.parametrize("kind", ["directory", "file", "file:ro", "image"])
 def test_a_layer_does_not_lead_to_the_host(cluster: Cluster, images: Images, work: Work, kind: str) -> None:
-    """Whoever made it may have put a link in the place of its directories."""
+    """The user who made the layer may have replaced its directories by links; they must not lead to the host."""
     cluster.exec(["mkdir", "-p", "secret/work", "layer"], cwd=work.path)
     good(cluster.exec(["sh", "-c", "echo hidden > secret/key; ln -s $PWD/secret layer/upper"], cwd=work.path))
     good(cluster.exec(["ln", "-s", f"{work.path}/secret/work", "layer/work"], cwd=work.path))
@@ -407,7 +407,7 @@ def _until_no_keeper(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("option", ["--pid", "--containall", "--compat"])
 def test_own_processes(cluster: Cluster, images: Images, option: str) -> None:
-    """Tasks see each other, and no process of the node; they end, and are ended, as on the host."""
+    """Tasks see each other but no process of the node. They end, and can be ended, as on the host."""
     words = ["-N1", "-n2", f"--container={images.small}", f"--container-opts={option}"]
     done = cluster.srun(*words, "sh", "-c", "cat /proc/1/comm; ls -d /proc/[0-9]*; exit 3")
     assert done.rc == 3, done
@@ -657,7 +657,7 @@ def test_signals_and_status_of_a_task_that_is_saved(cluster: Cluster, images: Im
 
 @pytest.fixture
 def with_entrypoint(cluster: Cluster, images: Images, work: Work) -> str:
-    """An image whose runscript exports something, says so, and goes on to its arguments."""
+    """An image whose runscript prints a line, exports a variable and executes its arguments."""
     script = work.write(
         "make.sh", "printf '#!/bin/sh\\necho hello\\nexport MADE=here\\nexec \"$@\"\\n' > /.singularity.d/runscript"
     )
@@ -686,7 +686,7 @@ def test_an_entrypoint_that_does_not_go_on(cluster: Cluster, images: Images, wor
     good(cluster.srun(f"--container={images.small}", "--container-writable", f"--container-save={path}", "sh", script))
     done = cluster.srun(f"--container={path}", "--container-entrypoint", "true")
     assert "--no-container-entrypoint" in refusal(done)
-    assert "no licence here" in done.err  # its own words, though --container-entrypoint-log was not asked for
+    assert "no licence here" in done.err  # the script's message is shown even without --container-entrypoint-log
 
 
 # Images of enroot's.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the documentation shows is what happens: every ```console block is run.
+"""Runs every ```console block of the documentation and compares the output.
 
     alice@ctl$ srun hostname          a command: bash's, as that user on that node, in ~/demo, which all nodes share
     > ...                             goes on with the command above
@@ -53,7 +53,7 @@ Block = tuple[str, list[str]]
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """(label, lines) of every fenced block."""
+    """Yield (label, lines) of every fenced block."""
     label, fenced = "", False
     lines: list[str] = []
     for line in page.read_text().splitlines():
@@ -87,7 +87,7 @@ def commands(lines: list[str]) -> Iterator[tuple[str, str, str, list[str]]]:
 
 
 def difference(expected: list[str], seen: list[str]) -> list[str]:
-    """What was expected and not seen, and the other way round."""
+    """The lines that were expected but not seen, and those seen but not expected."""
     wanted = [line for line in expected if line != "..."]
     left = [line for line in seen if not WAITING.fullmatch(line)]
     missing = []
@@ -102,7 +102,7 @@ def difference(expected: list[str], seen: list[str]) -> list[str]:
 
 
 def shown(line: str, suite: str) -> str:
-    """A line of a page, as it is on the cluster of another suite."""
+    """A line of a page, changed to what the cluster of this suite prints."""
     for here, there in ELSEWHERE[suite].items():
         if here.endswith("...") and line == here:
             return there
@@ -112,7 +112,7 @@ def shown(line: str, suite: str) -> str:
 
 @pytest.fixture
 def demo(cluster: Cluster, images: Images) -> Iterator[None]:
-    """~/demo with its two images."""
+    """Make ~/demo with its two images."""
     fresh = f"rm -rf {DEMO} && mkdir {DEMO} && cd {DEMO}"
     good(cluster.exec(f"{fresh} && cp {images.small} img.sif && ln -s {images.mpi} mpi.sif"))
     yield

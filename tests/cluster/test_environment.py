@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The submitter's environment: what a task gets of it, and that none of it steers bollard itself."""
+"""The submitter's environment: which variables a task gets, and that none changes what bollard does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EVIL_PROGRAMS = ("python3", "squashfuse", "squashfuse_ll", "mount", "sh", "fuser
 
 @pytest.fixture
 def evil(work: Work) -> dict[str, str]:
-    """Traps in every place where Python or a program would look, each of which leaves a mark."""
+    """Variables and files for every place where Python or a program might look; each makes a file when it is used."""
     mark = f"{work.path}/marks"
     for name in EVIL_MODULES:
         work.write(f"{name}.py", f"open({mark!r}, 'a').write('module {name}\\n')\n")
@@ -39,7 +39,7 @@ def evil(work: Work) -> dict[str, str]:
 def test_nothing_of_the_users_steers_bollard(
     cluster: Cluster, images: Images, work: Work, evil: dict[str, str], thorough: bool
 ) -> None:
-    """`thorough`: the client looks at the image with Python as well."""
+    """With `thorough` the client also checks the image with Python."""
     more = ["--container-verbose"] if thorough else []
     words = [f"--container={images.small}", *more, "/bin/sh", "-c", WHERE]
     done = cluster.srun("-n2", *words, cwd=work.path, env=evil)
@@ -71,8 +71,8 @@ def test_variables_reach_the_task(cluster: Cluster, images: Images) -> None:
 
 
 def test_variables_of_the_images(cluster: Cluster, images: Images) -> None:
-    """PATH is the image's, after Slurm's commands, and LD_LIBRARY_PATH not the host's, as with Apptainer; HOME is the
-    user's."""
+    """PATH is that of the image, after Slurm's commands. LD_LIBRARY_PATH is not the host's, as with Apptainer. HOME is
+    the user's."""
     given = {"PATH": "/home/alice/bin:/usr/bin", "LD_LIBRARY_PATH": "/host/lib", "HOME": "/home/alice"}
     done = cluster.srun(
         f"--container={images.small}", "sh", "-c", "echo $PATH; echo $LD_LIBRARY_PATH; echo $HOME", env=given
@@ -98,7 +98,7 @@ PLACE = "/.singularity.d/env/90-environment.sh"
 
 @pytest.mark.parametrize("shells", ["bash", "sh"])
 def test_an_environment_script_written_for_bash(cluster: Cluster, images: Images, work: Work, shells: str) -> None:
-    """In an image whose sh is dash; once per container, for all its tasks. Without bash, what sh can do."""
+    """The image's sh is dash. bash runs the script once per container, for all its tasks; without bash, sh runs it."""
     work.write("setup.sh", "export SETUP=yes\n")
     mounts = f"{work.write('env.sh', SCRIPT.format(path=work.path))}:{PLACE}"
     if shells == "sh":
@@ -115,7 +115,7 @@ def test_an_environment_script_written_for_bash(cluster: Cluster, images: Images
 
 
 def test_an_environment_script_that_ends_its_shell(cluster: Cluster, images: Images, work: Work) -> None:
-    """The program is not started without what the rest would have set."""
+    """The program does not start, because the rest of the script would have set more variables."""
     mounts = f"--container-mounts={work.write('env.sh', 'echo no license >&2; exit 3')}:{PLACE}"
     done = cluster.srun(f"--container={images.small}", mounts, "echo", "started")
     assert done.rc == 255 and done.out == "" and "no license" in done.err, done
@@ -123,7 +123,7 @@ def test_an_environment_script_that_ends_its_shell(cluster: Cluster, images: Ima
 
 
 def test_the_home_has_a_name_without_being_shown(cluster: Cluster, images: Images) -> None:
-    """As Nextflow starts containers: with an empty environment."""
+    """Nextflow starts containers so, with an empty environment."""
     line = f"env - PATH=$PATH bollard exec --no-home {images.small} sh -c 'echo $HOME'"
     assert good(cluster.exec(["bash", "-c", line])) == "/home/alice\n"
     line = f"env - PATH=$PATH srun --no-container-mount-home --container={images.small} sh -c 'echo $HOME'"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Things that break during a run: tasks end with a clear error, or go on unharmed, and nothing is left.
+"""Failures during a run: tasks end with a clear error, or go on, and nothing is left.
 
-The fixture `leftovers` is half of each test here.
+The fixture `leftovers` checks after each test that nothing is left.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TASK = "echo > {work}/ready.$SLURM_PROCID; while test -d {work}; do ls /usr/bin 
 
 @contextlib.contextmanager
 def running(cluster: Cluster, images: Images, work: Work, *options: str, tasks: int = 2) -> Iterator[Running]:
-    """A step with tasks on n1 that are well inside."""
+    """Yield a step whose tasks on n1 run in their container."""
     words = ["srun", "-Q", "-w", "n1", f"-n{tasks}", f"--container={images.small}", *options]
     with cluster.start([*words, "bash", "-c", TASK.format(work=work.path)]) as step:
         for task in range(tasks):
@@ -53,7 +53,7 @@ def test_the_file_server_is_killed(cluster: Cluster, images: Images, work: Work,
 
 
 def test_the_guard_is_killed(cluster: Cluster, images: Images, work: Work) -> None:
-    """It is there for the keeper's death alone: tasks go on, and end as they like."""
+    """The task reaper acts only when the keeper ends, so the tasks go on and end as usual."""
     words = ["srun", "-Q", "-w", "n1", f"--container={images.small}", "bash", "-c"]
     script = f"{work.pause('ready')}; {WHERE}; exit 4"
     with cluster.start([*words, script]) as step:
@@ -65,7 +65,7 @@ def test_the_guard_is_killed(cluster: Cluster, images: Images, work: Work) -> No
 
 
 def test_keeper_and_guard_are_killed(cluster: Cluster, images: Images, work: Work) -> None:
-    """Nobody is left to end the tasks but Slurm, when it is asked to."""
+    """Then only Slurm can end the tasks: when the job is cancelled."""
     with running(cluster, images, work) as step:
         only(cluster.named("n1", "bollard-reaper")).kill()
         only(cluster.named("n1", "bollard-keeper")).kill()
@@ -86,7 +86,7 @@ def test_the_keeper_is_killed_between_steps(cluster: Cluster, images: Images, wo
 
 
 def test_the_keeper_stops(cluster: Cluster, images: Images, work: Work) -> None:
-    """A keeper that hangs (SIGSTOP) does not keep a later step waiting for ever, nor the node after the job."""
+    """A keeper that hangs (SIGSTOP) makes no later step wait for ever, and does not keep the node after the job."""
     first = f"srun -Q --container={images.small} sh -c '{WHERE}'"
     script = f"{first}; {work.pause('ready')}; {first}"
     with cluster.start(["salloc", "-Q", "-w", "n1", "bash", "-c", script]) as job:
@@ -103,7 +103,7 @@ def test_the_keeper_stops(cluster: Cluster, images: Images, work: Work) -> None:
 
 
 def test_the_server_of_a_layer_stops(cluster: Cluster, images: Images, work: Work) -> None:
-    """It is the user's own process, and is to end with its container all the same."""
+    """The server is the user's own process; it ends with its container even when it is stopped."""
     good(cluster.exec(["bollard", "overlay", "create", "--size=64", "layer.img"], cwd=work.path))
     layer = f"--container-opts=--overlay {work.path}/layer.img"
     task = f"sleep 12 & sleep 2; echo > {work.path}/ready; wait"  # what reads its files would wait for the server
@@ -117,7 +117,7 @@ def test_the_server_of_a_layer_stops(cluster: Cluster, images: Images, work: Wor
 
 
 def test_the_image_is_removed(cluster: Cluster, images: Images, work: Work) -> None:
-    """What is open stays: running tasks go on, later steps of the job are refused."""
+    """The open image stays readable: running tasks go on, and later steps of the job are refused."""
     image = work.write("image.sif", cluster.path("ctl", images.small).read_bytes())
     inside = f"{work.pause('ready')}; dpkg --version > /dev/null; {WHERE}"
     script = f"srun -Q --container={image} sh -c '{inside}'; srun -Q --container={image} touch {work.path}/marker"
@@ -131,7 +131,7 @@ def test_the_image_is_removed(cluster: Cluster, images: Images, work: Work) -> N
 
 
 def test_the_image_is_truncated(cluster: Cluster, images: Images, work: Work) -> None:
-    """Written over in place, against all advice: reading fails, and that is an error of the task's, not a hang."""
+    """The image is overwritten in place. Reading then fails: the task ends with an error and does not hang."""
     image = work.write("image.sif", cluster.path("ctl", images.small).read_bytes())
     inside = f"{work.pause('ready')}; cat /usr/bin/* /usr/lib/*/* > /dev/null"
     with cluster.start(["srun", "-Q", "-w", "n1", f"--container={image}", "bash", "-c", inside]) as step:
@@ -152,7 +152,7 @@ def test_the_task_is_killed(cluster: Cluster, images: Images, work: Work) -> Non
 
 
 def test_a_task_leaves_a_process_behind(cluster: Cluster, images: Images) -> None:
-    """Slurm ends what a task leaves running, in a container too."""
+    """Slurm ends the processes that a task leaves running, also in a container."""
     done = cluster.srun(
         "-w", "n1", f"--container={images.small}", "bash", "-c", "(trap '' HUP TERM; tail -f /dev/null) & echo on"
     )
@@ -160,7 +160,7 @@ def test_a_task_leaves_a_process_behind(cluster: Cluster, images: Images) -> Non
 
 
 def test_slurmstepd_is_killed(cluster: Cluster, images: Images, work: Work) -> None:
-    """srun notices or is cancelled, as without a container; container and tasks end with the job at the latest."""
+    """As without a container, srun ends or is cancelled. The container and its tasks end with the job at the latest."""
     job = cluster.sbatch(
         f"#!/bin/bash\nexec srun --container={images.small} bash -c '{TASK.format(work=work.path)}'\n", work, "-w", "n1"
     )
@@ -187,13 +187,13 @@ def test_the_slurmstepd_of_a_batch_script_is_killed(cluster: Cluster, images: Im
 
 
 def remove_slurms_cgroups(cluster: Cluster, job: int) -> None:
-    """Remove the directories that a killed slurmstepd leaves, of plain jobs too. bollard's own must be gone."""
+    """Check that bollard's cgroup is gone, and remove Slurm's: a killed slurmstepd leaves them for plain jobs too."""
     root = cluster.path("n1", "/sys/fs/cgroup")
     until(lambda: not list(root.glob(f"*/slurm_n1/uid_*/job_{job}/step_bollard")), "the end of bollard's cgroup")
     for folder in root.glob(f"*/slurm_n1/uid_*/job_{job}"):
         for path, _, _ in os.walk(folder, topdown=False):
             os.rmdir(path)
-        with contextlib.suppress(OSError):  # another job of the user's is there
+        with contextlib.suppress(OSError):  # the user has another job
             folder.parent.rmdir()
 
 
@@ -203,7 +203,7 @@ def cmdline(process: Process) -> str:
 
 
 def test_a_nodes_power_is_cut(cluster: Cluster, images: Images, work: Work) -> None:
-    """srun ends with Slurm's error, and the other node is clean; the node comes back and works."""
+    """srun ends with Slurm's error, and the other node is clean. The node works when it is started again."""
     words = ["srun", "-Q", "-w", "n3,n4", "--ntasks-per-node=1", f"--container={images.small}", "bash", "-c"]
     try:
         with cluster.start([*words, TASK.format(work=work.path)]) as step:
@@ -226,7 +226,7 @@ touch {work}/ready; while :; do sleep 0.1; done'
 
 
 def test_a_cancelled_job_saves_with_the_images_programs(cluster: Cluster, images: Images, work: Work) -> None:
-    """The extern step ends at scancel's SIGTERM; the container stays for the steps that still run."""
+    """The extern step ends at scancel's SIGTERM. The container stays for the steps that still run."""
     script = SAVING.format(image=images.small, work=work.path)
     job = cluster.exec(["bash", "-c", f"cd {work.path} && sbatch --parsable <<'END'\n{script}END"]).out.strip()
     work.wait_for("ready")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""An image that lies elsewhere: the client fetches it once, into the user's cache, and the nodes start from there."""
+"""Images from elsewhere: the client fetches an image once, into the user's cache, and the nodes start it from there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def archive(files: dict[str, bytes]) -> bytes:
 
 
 def oci_archive(program: bytes) -> bytes:
-    """The smallest image of its kind: one layer with one static program."""
+    """Make the smallest OCI archive: one layer with one static program."""
     blobs: dict[str, bytes] = {}
 
     def blob(data: bytes, kind: str) -> dict[str, object]:

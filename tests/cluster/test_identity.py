@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A task in a container is the same user with the same rights, and never more."""
+"""A task in a container has the same user and the same rights as outside, and never more."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_no_rights_beyond_the_users(cluster: Cluster, images: Images) -> None:
 
 
 def test_setuid_programs_have_no_effect(cluster: Cluster, images: Images, work: Work) -> None:
-    """Neither those of the image, which anybody can make, nor those of the host seen from inside."""
+    """Neither those of the image, which any user can make, nor those of the host that are visible in the container."""
     good(cluster.exec(f"cp /usr/bin/id {work.path}/id; chmod 4755 {work.path}/id", user="root"))
     script = f"{work.path}/id -u; (echo; echo) | su -c id; grep NoNewPrivs /proc/self/status"
     assert good(cluster.exec(f"{work.path}/id -u")) == "0\n", "the test is in vain"
@@ -81,7 +81,7 @@ def test_the_keeper_is_the_user(cluster: Cluster, images: Images, user: str) -> 
 
 @pytest.mark.parametrize("option", [[], ["--container-remap-root"]], ids=["user", "root"])
 def test_the_file_server_has_no_capabilities(cluster: Cluster, images: Images, option: list[str]) -> None:
-    """It reads what anybody wrote, and root in the container is no reason to give it any."""
+    """The server reads images that any user wrote. It has no capabilities, also when the container has a root."""
     words = ["srun", "-Q", "-w", "n1", f"--container={images.small}", *option, "tail", "-f", "/dev/null"]
     with cluster.start(words):
         until(lambda: cluster.named("n1", "tail"), "the task")

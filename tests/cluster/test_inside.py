@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`srun --container=IMAGE` runs a program of the image, among the host's files that belong there."""
+"""`srun --container=IMAGE` runs a program of the image, with those of the host's files that a container gets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_value_may_be_the_next_word(cluster: Cluster, images: Images) -> Non
 
 
 def test_a_program_is_looked_up_in_the_image(cluster: Cluster, images: Images) -> None:
-    # On the nodes, and in no small image.
+    # This is on the nodes, but in no small image.
     good(cluster.srun("test", "-x", "/usr/bin/squashfuse"))
     for name in ("squashfuse", "/usr/bin/squashfuse"):
         done = cluster.srun(f"--container={images.small}", name, "--help")
@@ -91,7 +91,7 @@ def test_a_working_directory_that_no_image_has(cluster: Cluster, images: Images)
 
 @pytest.fixture
 def linked(cluster: Cluster) -> Iterator[str]:
-    """A directory NAME/run of alice's on the controller and n1, which is NAME-link/run too."""
+    """A directory NAME/run of alice on the controller and n1; NAME-link is a link to NAME."""
     place = f"/scratch-{secrets.token_hex(4)}"
     for node in (cluster.nodes()[0], "n1"):
         good(cluster.exec(f"install -d -o alice {place}/run; ln -s {place} {place}-link", node=node, user="root"))
@@ -114,7 +114,7 @@ def test_a_working_directory_that_is_named_through_a_link(
 def test_a_working_directory_that_is_not_there_is_told_of(
     cluster: Cluster, images: Images, work: Work, linked: str
 ) -> None:
-    """The rule for --contain is Apptainer's: the home, without a word."""
+    """A note says so. With --contain the task starts in the home without a note, as with Apptainer."""
     asked = ["-n2", "-N1", "-w", "n1", f"--container={images.small}"]
     done = cluster.srun(*asked, "--container-opts=--no-mount cwd", "pwd", cwd=f"{linked}/run")
     line = f"bollard: n1: {linked}/run cannot be entered in the container; the program starts in /home/alice"
@@ -126,7 +126,7 @@ def test_a_working_directory_that_is_not_there_is_told_of(
 
 @pytest.mark.parametrize("form", ["sif", "squashfs", "directory"])
 def test_forms_of_images(cluster: Cluster, images: Images, work: Work, form: str) -> None:
-    """A SIF file as Apptainer and bollard make them, its squashfs alone, or an unpacked tree."""
+    """A SIF file of Apptainer or bollard, its squashfs, or an unpacked tree."""
     tree = work.path + "/tree"
     if form == "sif":
         image = images.small

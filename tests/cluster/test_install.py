@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the plugin runs from belongs to root, and it refuses to run from anything else."""
+"""The plugin's files belong to root, and the plugin refuses files of other users."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def test_every_path_is_roots_alone(cluster: Cluster) -> None:
         for path in paths:
             info = os.lstat(path)
             assert (info.st_uid, info.st_gid) == (0, 0), path
-            if stat.S_ISLNK(info.st_mode):  # one program under many names, beside it
+            if stat.S_ISLNK(info.st_mode):  # links to a program in the same directory
                 assert path.startswith(f"{top}/inside/bin/") and os.readlink(path) == "bollard-inside", path
                 continue
             assert not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH | stat.S_ISUID | stat.S_ISGID), path
 
 
 def test_the_launcher_needs_no_loader(cluster: Cluster) -> None:
-    """It is started on the host with whatever environment the task has: no LD_PRELOAD, no library path."""
+    """It is started on the host with the task's environment, so LD_PRELOAD and library paths must have no effect."""
     done = cluster.exec(["readelf", "-lW", f"{PREFIX}/bollard-enter"], node="n1")
     assert "INTERP" not in good(done)
 
@@ -40,7 +40,7 @@ def test_the_launcher_by_hand(cluster: Cluster) -> None:
 
 
 def test_what_starts_the_hosts_commands_needs_no_loader(cluster: Cluster) -> None:
-    """An image may have none."""
+    """bollard-inside is static: an image may have no loader."""
     assert "INTERP" not in good(cluster.exec(["readelf", "-lW", f"{PREFIX}/inside/bin/bollard-inside"], node="n1"))
 
 
@@ -72,7 +72,7 @@ def test_an_installation_that_others_can_write(
     "name", ["_bollard.so", "bollard-enter", "python/bollard/runtime/container/keeper.py", "python"]
 )
 def test_an_installation_with_a_hole(cluster: Cluster, images: Images, work: Work, name: str) -> None:
-    """A broken node says so; the program does not run on the host instead."""
+    """A node with a missing file refuses with a reason; the program does not run on the host."""
     path = f"{PREFIX}/{name}"
     hide = f"mv {path} {path}.hidden; rm -rf {PREFIX}/python/bollard/runtime/__pycache__.hidden"
     also = f"; mv {PREFIX}/python/bollard/runtime/__pycache__ /tmp/test-pycache" if name.endswith("keeper.py") else ""
@@ -80,7 +80,7 @@ def test_an_installation_with_a_hole(cluster: Cluster, images: Images, work: Wor
     with spoilt(cluster, hide + also, f"mv {path}.hidden {path}" + back):
         done = cluster.srun("-w", "n1", f"--container={images.small}", "touch", f"{work.path}/marker")
     assert done.rc != 0 and not work.exists("marker"), done
-    if name != "bollard-enter":  # slurmstepd itself says that it cannot start that
+    if name != "bollard-enter":  # slurmstepd itself reports that it cannot start the launcher
         assert len(done.complaints()) == 1 and "administrator" in done.err, done
 
 
@@ -102,5 +102,5 @@ def test_no_fuse(cluster: Cluster, images: Images, work: Work) -> None:
 
 
 def test_no_user_namespaces(cluster: Cluster) -> None:
-    """Whether this machine has them is the first thing a site must know."""
+    """Checks that the nodes have user namespaces, which every container needs."""
     assert good(cluster.exec(["unshare", "--user", "true"], node="n1")) == ""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Instances in jobs: every step of the job on the node can join, and nothing is left when the job has ended.
 
-That nothing is left on any node the fixture `leftovers` sees after each test. What an instance is otherwise is
+The fixture `leftovers` checks after each test that nothing is left on any node. Everything else about instances is
 tested without Slurm in tests/unit/test_instance.py.
 """
 
@@ -57,7 +57,7 @@ def test_stats_on_a_node(cluster: Cluster, images: Images, work: Work) -> None:
 
 
 def test_the_image_is_a_file(cluster: Cluster, images: Images, work: Work) -> None:
-    """With a file server, that is: its end is the instance's end."""
+    """Then the instance has a file server; when the server ends, the instance ends."""
     env = {"BOLLARD_CONFIGDIR": work.path}
     started = cluster.exec(["bollard", "instance", "start", images.small, "web"], "n1", env=env)
     assert started.rc == 0, started

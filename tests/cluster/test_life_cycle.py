@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What happens to a job from outside while it runs in a container: it ends, waits or goes on as without one."""
+"""Events from outside while a job runs in a container: it ends, waits or goes on as without one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def state(cluster: Cluster, job: int) -> dict[str, str]:
 
 @contextlib.contextmanager
 def running(cluster: Cluster, images: Images, work: Work, *options: str) -> Iterator[int]:
-    """A batch job in a container on n1, well begun."""
+    """Yield a batch job whose task runs in a container on n1."""
     job = cluster.sbatch(TASK.format(work=work.path), work, "-w", "n1", f"--container={images.small}", *options)
     work.wait_for("count")
     yield job
@@ -50,7 +50,7 @@ def test_it_is_cancelled(cluster: Cluster, images: Images, work: Work) -> None:
 
 
 def test_its_time_is_over(cluster: Cluster, images: Images, work: Work) -> None:
-    """Slurm looks every 30 seconds, and the limit is at least a minute."""
+    """Slow: Slurm checks every 30 seconds, and the shortest limit is a minute."""
     with running(cluster, images, work, "--time=0:01") as job:
         assert cluster.ended(job, 180)["JobState"] == "TIMEOUT"
 
@@ -100,7 +100,7 @@ def test_slurmd_is_started_again(cluster: Cluster, images: Images, work: Work) -
     with running(cluster, images, work) as job:
         slurmd = next(process for process in cluster.named("n1", "slurmd", "slurmd-wlm"))
         command, environ = words_of(slurmd, "cmdline"), words_of(slurmd, "environ")
-        environ = [word for word in environ if not word.startswith("SLURMD_RECONF")]  # of an earlier reconfigure
+        environ = [word for word in environ if not word.startswith("SLURMD_RECONF")]  # set by an earlier reconfigure
         slurmd.kill(15)
         until(lambda: not slurmd.alive(), "the end of slurmd")
         started = cluster.exec(["env", "-i", *environ, "setsid", *command], node="n1", user="root")
@@ -118,7 +118,7 @@ def words_of(process: Process, name: str) -> list[str]:
 
 
 def test_the_plugin_is_installed_again(cluster: Cluster, images: Images, work: Work) -> None:
-    """What runs goes on with what it was started with; what starts has the other."""
+    """Running containers keep the installation that they were started with; new ones use the new installation."""
     with running(cluster, images, work) as job:
         cluster.front("plugin")
         goes_on(work)
@@ -134,7 +134,7 @@ def test_the_plugin_is_installed_again(cluster: Cluster, images: Images, work: W
 
 @pytest.fixture
 def small_memory() -> Iterator[Path]:
-    """A memory control group of the kernel's with room for 80 MB."""
+    """A memory control group with a limit of 80 MB."""
     group = Path("/sys/fs/cgroup/memory") / f"bollard-{secrets.token_hex(4)}"
     group.mkdir()
     (group / "memory.limit_in_bytes").write_text("80000000")
@@ -144,7 +144,7 @@ def small_memory() -> Iterator[Path]:
 
 
 def test_it_takes_too_much_memory(cluster: Cluster, images: Images, work: Work, small_memory: Path) -> None:
-    """The kernel ends the task; it does not end with it what its neighbours need."""
+    """The kernel ends the task, but not the processes that other tasks need."""
     eat = (
         f"test $SLURM_PROCID = 1 || exec sleep 3; {work.pause('ready')}; x=$(head -c 200000000 /dev/zero | tr '\\0' x)"
     )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A mistake gets one line that says what is wrong and what to do; nothing runs, and no node goes out of service.
+"""A user's mistake gives one line: what is wrong and what to do. Nothing runs, and no node is drained.
 
-Each command writes a marker file: to a shared directory, so that it would show wherever the command ran.
+Each command writes a marker file to a shared directory, so that it is seen on whatever node the command ran.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def wrong_architecture(work: Work, image: bytes) -> tuple[str, str]:
     other = b"04" if image[45:47] == b"02" else b"02"
     spoilt = bytearray(image)
     spoilt[45:47] = other
-    # The partition says it as well: SIF descriptors of 585 bytes begin at the offset in the header.
+    # The partition has the architecture too: SIF descriptors of 585 bytes begin at the offset in the header.
     start = int.from_bytes(image[96:104], "little")
     for number in range(48):
         at = start + 585 * number
@@ -110,12 +110,12 @@ MISTAKES: tuple[Spoil, ...] = (
 
 @pytest.fixture(scope="module")
 def image(cluster: Cluster, images: Images) -> bytes:
-    """A good image, to be spoilt."""
+    """A valid image, which the tests then damage."""
     return cluster.path("ctl", images.small).read_bytes()
 
 
 def one_line(done: Result, words: str) -> None:
-    """Besides what srun says of an ended task, one line: what is wrong, and what to do."""
+    """Check that stderr has one line of bollard besides srun's own: what is wrong, and what to do."""
     others = [line for line in done.err.splitlines() if not line.startswith("srun: error: ")]
     assert done.rc != 0 and len(others) == 1, done
     assert others[0].startswith("bollard: ") and words in others[0] and "; " in others[0], done
@@ -125,7 +125,7 @@ def one_line(done: Result, words: str) -> None:
 @pytest.mark.parametrize("spoil", MISTAKES)
 def test_srun_refuses_before_anything_is_queued(cluster: Cluster, image: bytes, work: Work, spoil: Spoil) -> None:
     path, words = spoil(work, image)
-    # A job that got as far as the queue would wait there, and the test with it.
+    # A job that is submitted nevertheless would wait in the queue, and the test would wait too.
     done = cluster.srun(
         "--begin=now+3600", f"--container={path}", "touch", f"{work.path}/marker", cwd=work.path, seconds=10,
         env={"BOLLARD_CACHEDIR": work.path},
@@ -265,7 +265,7 @@ def test_a_bind_that_cannot_be(cluster: Cluster, images: Images, work: Work, nam
 
 
 def test_a_spec_made_by_hand(cluster: Cluster, work: Work) -> None:
-    """A user can put anything into the variable; a step that carries one either has a container or does not run."""
+    """A user can put any text into the variable. A step with such a text has a container or does not run."""
     for spec in ("image=/no/such", "nonsense", "image=%", "image=/etc/passwd", "x" * 100_000):
         done = cluster.srun(f"--export=ALL,SLURM_BOLLARD_SPEC={spec}", "touch", f"{work.path}/marker", seconds=30)
         if done.rc == 0:
@@ -286,7 +286,7 @@ ONE_LINE = [
 def test_a_mistake_of_all_tasks_is_told_once_a_node(
     cluster: Cluster, images: Images, option: str, program: str, words: str
 ) -> None:
-    """Each task ends with 255, and one of each node says why."""
+    """Each task ends with 255, and one task on each node prints why."""
     done = cluster.srun("-N2", "--ntasks-per-node=4", f"--container={images.small}", option, program)
     lines = done.complaints()
     assert done.rc == 255 and len(lines) == 2 and all(words in line for line in lines), done

@@ -24,7 +24,7 @@ NO_PMIX = "srun: error: Invalid MPI type 'pmix', --mpi=list for acceptable types
 
 
 def lacks(cluster: Cluster, mpi: str, done: Result) -> bool:
-    """Whether this release lacks that wire-up; then the step must have been refused by Slurm, and by nobody else."""
+    """Whether this Slurm release lacks the wire-up; then fails unless Slurm itself refused the step."""
     if mpi != "pmix" or cluster.suite not in WITHOUT_PMIX:
         return False
     assert done.rc != 0 and NO_PMIX in done.out + done.err and not done.complaints() and "rank " not in done.out, done
@@ -32,7 +32,7 @@ def lacks(cluster: Cluster, mpi: str, done: Result) -> bool:
 
 
 def world(done: Result) -> dict[int, str]:
-    """Which rank was on which node; everything else about the run must be right."""
+    """The node of each rank; fails unless everything else about the run is right."""
     lines = done.out.splitlines()
     ranks = [match for match in map(RANK.fullmatch, lines) if match]
     assert done.rc == 0 and "sum ok" in lines, done
@@ -41,7 +41,7 @@ def world(done: Result) -> dict[int, str]:
 
 
 def block(nodes: int, tasks: int) -> dict[int, str]:
-    """Slurm's default distribution."""
+    """The node of each rank in Slurm's default distribution (block)."""
     return {rank: f"n{rank * nodes // tasks + 1}" for rank in range(tasks)}
 
 
@@ -84,7 +84,7 @@ MATRIX = [
 
 @pytest.mark.parametrize(("library", "suite", "nodes"), MATRIX)
 def test_images_of_other_releases(cluster: Cluster, images: Images, library: str, suite: str, nodes: int) -> None:
-    """The image's libraries meet the host's server."""
+    """The image's MPI libraries work with the PMI servers of the host's Slurm."""
     image = images.sif(suite, "mpi")
     options = [f"-N{nodes}", f"--ntasks-per-node={2 // nodes}", f"--mpi={FLAVOURS[library]}", f"--container={image}"]
     settings = SETTINGS_6 if suite == "sid" else SETTINGS
@@ -93,14 +93,14 @@ def test_images_of_other_releases(cluster: Cluster, images: Images, library: str
 
 
 def test_mpich_that_may_hang_at_its_end(cluster: Cluster, images: Images, work: Work) -> None:
-    """Debian 12's, on two nodes: all is computed, and a step that then hangs can be ended."""
+    """MPICH of Debian 12 on two nodes: the ranks compute all, and a step that then hangs can be ended."""
     library, suite = HANGS
     options = ["-N2", "--ntasks-per-node=1", f"--mpi={FLAVOURS[library]}", f"--container={images.sif(suite, 'mpi')}"]
     program = ["stdbuf", "-oL", f"/opt/mpi/{library}_ring"]
     with cluster.start(["srun", "-Q", f"--output={work.path}/out", *options, *program]):
         work.wait_for("out")
         until(lambda: "sum ok\n" in work.read("out"), "the sum")
-        printed = work.read("out")  # of the ranks alone: slurmstepd adds a line when the step is ended
+        printed = work.read("out")  # only the ranks' output: slurmstepd adds a line when the step is ended
     assert world(Result(0, printed, "")) == block(2, 2)
 
 
@@ -116,7 +116,7 @@ def test_cross_memory_attach(cluster: Cluster, images: Images, library: str) -> 
 @pytest.mark.parametrize("flavour", ["pmix", "pmi2"])
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_hello_joins_without_mpi(cluster: Cluster, images: Images, flavour: str, nodes: int) -> None:
-    """The check of the wire-up alone, from an image that has Python and no MPI library at all."""
+    """Checks only the wire-up, in an image that has Python and no MPI library."""
     image = images.sif("bookworm", "python") if flavour == "pmi2" else images.mpi
     done = cluster.srun(
         f"-N{nodes}", "-n4", f"--mpi={flavour}", f"--container={image}", "python3", "-m", "bollard.mpi.hello",
@@ -129,7 +129,7 @@ def test_hello_joins_without_mpi(cluster: Cluster, images: Images, flavour: str,
 
 
 def test_an_mpi_step_after_another(cluster: Cluster, images: Images) -> None:
-    """The keeper of the first step is used again: the wire-up of the second is its own."""
+    """The second step uses the keeper of the first, but has its own wire-up."""
     step = f"srun -Q -n4 --mpi=pmix --container={images.mpi} /opt/mpi/ompi_ring"
     done = cluster.exec(["salloc", "-Q", "-N2", "-n4", "bash", "-c", f"{step} && {step}"], env=SETTINGS)
     if not lacks(cluster, "pmix", done):
@@ -137,7 +137,7 @@ def test_an_mpi_step_after_another(cluster: Cluster, images: Images) -> None:
 
 
 def test_mpi_from_a_script_in_a_container(cluster: Cluster, images: Images, work: Work) -> None:
-    """srun of the image, inside; its step is in a container of its own."""
+    """srun is called in the container of a script; its step is in another container."""
     script = f"#!/bin/sh\nexec srun --mpi=pmix --container={images.mpi} /opt/mpi/ompi_ring\n"
     done = cluster.batch(script, work, "-N2", "-n4", f"--container={images.mpi}", env=SETTINGS)
     assert lacks(cluster, "pmix", done) or len(world(done)) == 4
@@ -149,7 +149,7 @@ def single_ranks(done: Result) -> list[str]:
 
 @pytest.mark.parametrize("mpi", ["none", "pmix"])
 def test_mpich_without_its_wire_up_is_told(cluster: Cluster, images: Images, mpi: str) -> None:
-    """Its ranks are jobs of their own and end with 0: one line says so, however many nodes and ranks there are."""
+    """Each rank is then a job of 1 rank and ends with 0. One line warns of it, for any number of nodes and ranks."""
     done = cluster.srun("-N2", "-n4", f"--mpi={mpi}", f"--container={images.mpi}", "/opt/mpi/mpich_ring")
     if not lacks(cluster, mpi, done):
         (line,) = single_ranks(done)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A node on which bollard is not loaded, or not there: nothing that asked for a container runs on the host."""
+"""A node without the plugin, or without the installation: no program that has --container runs on the host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def root(cluster: Cluster, command: str, node: str = NODE) -> None:
 
 @pytest.fixture(params=["no line", "nothing at all"])
 def lacking(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """NODE without the line in plugstack.conf; or without that and without the installation."""
+    """Remove from NODE the line in plugstack.conf, or that line and the installation; put them back afterwards."""
     root(cluster, f"mv {LINE} /root/line")
     if request.param == "nothing at all":
         root(cluster, f"mv {PREFIX} {PREFIX}.away")
@@ -36,14 +36,14 @@ def lacking(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def refused(text: str, lacking: str) -> bool:
-    """Whether the task's stderr says why, in a way that can be understood."""
+    """Whether the task's stderr has the reason."""
     if lacking == "no line":
         return NOT_LOADED in text.splitlines()
     return f"{PREFIX}/bollard-enter: No such file or directory" in text
 
 
 def ended(cluster: Cluster, job: int) -> dict[str, str]:
-    """As `cluster.ended`; the job of a broken node may be put back into the queue."""
+    """The same as `cluster.ended`."""
     return cluster.ended(job)
 
 
@@ -76,7 +76,7 @@ def test_multi_prog(cluster: Cluster, images: Images, work: Work, lacking: str) 
 
 
 def test_heterogeneous_steps(cluster: Cluster, images: Images, work: Work, lacking: str) -> None:
-    """Every component is guarded, the first and the last."""
+    """Both the first and the last component are refused."""
     for nodes in (("n1", NODE), (NODE, "n1")):
         words = [["-w", node, "-n1", f"--container={images.small}", "touch", f"{work.path}/{node}"] for node in nodes]
         done = cluster.srun(*words[0], ":", *words[1])
@@ -107,7 +107,7 @@ def test_salloc(cluster: Cluster, images: Images, work: Work, lacking: str) -> N
 
 @pytest.mark.parametrize("options", [[], ["--input=input"], ["--export=NONE"]], ids=" ".join)
 def test_sbatch(cluster: Cluster, images: Images, work: Work, lacking: str, options: list[str]) -> None:
-    """slurmstepd cannot open what the client has named as the script's input, and the job fails."""
+    """slurmstepd cannot open the path that the client set as the script's input, and the job fails."""
     work.write("input", "text\n")
     script = f"#!/bin/sh\ntouch {work.path}/marker\n"
     job = cluster.sbatch(script, work, "-w", NODE, f"--chdir={work.path}", f"--container={images.small}", *options)
@@ -116,7 +116,7 @@ def test_sbatch(cluster: Cluster, images: Images, work: Work, lacking: str, opti
 
 
 def test_a_step_that_another_process_sends(cluster: Cluster, images: Images, work: Work) -> None:
-    """srun --async, where there is such a thing, cannot be guarded, so it is refused."""
+    """With srun --async (Slurm 26.05) no launcher can be put before the program, so the step is refused."""
     options = ["--async", f"--container={images.small}", "touch", f"{work.path}/marker"]
     done = cluster.exec(["salloc", "-Q", "-w", NODE, "srun", *options])
     if cluster.suite == "sid":
@@ -130,7 +130,7 @@ def test_without_a_container_nothing_is_different(cluster: Cluster, work: Work, 
 
 @pytest.mark.parametrize("options", [[], ["--input=input"], ["--input=in-%j"]], ids=" ".join)
 def test_a_guarded_script_reads_its_input(cluster: Cluster, images: Images, work: Work, options: list[str]) -> None:
-    """The guard of sbatch is of no consequence where the plugin is."""
+    """On a node with the plugin, the changed path of the script's input leads to the same file."""
     work.write("input", "text\n")
     script = f"#!/bin/sh\nwhile [ ! -e go ]; do sleep 0.1; done\nreadlink /proc/self/fd/0; cat\n{WHERE}\n"
     if options == ["--input=in-%j"]:

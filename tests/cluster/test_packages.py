@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Packages are installed in a container whose user is root: they add users, change owners and replace files."""
+"""Packages are installed by root in a container: they add users, change owners and replace files."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def repository(folder: Path) -> None:
 
 
 def other_owners(cluster: Cluster, images: Images) -> str:
-    """An image of the nodes' release in which files belong to many users, as enroot makes it; its path on the nodes."""
+    """Make an image of the nodes' release whose files belong to many users, as enroot does; returns its path."""
     path = f"/images/{cluster.suite}-owners.sqsh"
     here = cluster.path(CONTROLLER, path)
     if not here.exists():

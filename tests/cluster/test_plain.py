@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""With the plugin loaded and no --container, nothing is different."""
+"""Without --container, the loaded plugin changes nothing."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from cluster import Cluster, Images, Work, good, until
 VARYING = re.compile(
     r"^(SLURM_(JOB_ID|JOBID|JOB_SLUID|STEP_LAUNCHER_PORT|SRUN_COMM_PORT|TASK_PID|WORKING_CLUSTER|JOB_START_TIME|JOB_END_TIME)"
     r"|SLURMD_TRES_BIND|PMIX?_\w+|SLURM_PMIX?\w*|TMPDIR|OMPI_MCA_\w+|_)=.*$"
-    r"|^\[[-0-9T:.]+\] ",  # before slurmstepd's own errors since 25.05
+    r"|^\[[-0-9T:.]+\] ",  # the time stamp before slurmstepd's errors, since Slurm 25.05
     re.MULTILINE,
 )
 
 
 def look(cluster: Cluster, work: Work) -> dict[str, str]:
-    """What plain jobs look like, everything that varies by itself left out."""
+    """The output of plain jobs, without the parts that differ from run to run."""
     script = (
-        # Quietly: a second step may find the first one's CPUs still taken, and srun would tell.
+        # With -Q: the first step's CPUs may still be in use when the second starts, and srun would print that.
         "#!/bin/bash\nenv | sort; srun -Q env | sort\n"
         "srun -Q bash -c 'ulimit -a; umask; id; pwd; ls /proc/self/fd | wc -l'\n"
     )
@@ -43,7 +43,7 @@ def look(cluster: Cluster, work: Work) -> dict[str, str]:
 
 @pytest.fixture
 def toggled(cluster: Cluster) -> Iterator[None]:
-    """Whatever happens, the plugin is back afterwards."""
+    """Load the plugin again after the test."""
     yield
     cluster.front("up", "--plugin")
 
@@ -59,7 +59,7 @@ def test_the_environment_is_the_same_without_the_plugin(cluster: Cluster, work: 
 
 
 def test_no_variable_of_ours(cluster: Cluster, images: Images, work: Work) -> None:
-    """In no task: plain, in a container, or nested in either."""
+    """No task has a variable of bollard's own: plain tasks, tasks in containers, and steps nested in both."""
     look = "! env | grep SLURM_BOLLARD"
     container = f"--container={images.mpi}"
     good(cluster.srun("bash", "-c", look))
@@ -72,7 +72,7 @@ def test_no_variable_of_ours(cluster: Cluster, images: Images, work: Work) -> No
 
 
 def test_a_plain_step_loads_no_python(cluster: Cluster, work: Work) -> None:
-    """In slurmstepd the plugin is one small library, and there is no process of ours."""
+    """slurmstepd loads one small library of bollard and no Python, and no process of bollard runs."""
     with cluster.start(["srun", "-Q", "-w", "n1", "bash", "-c", f"echo > {work.path}/ready; sleep 60"]):
         work.wait_for("ready")
         for process in cluster.named("n1", "slurmstepd"):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`bollard plan` against /proc/self/mountinfo and /proc/self/ns of the containers that srun and `bollard exec` make.
+"""Compares `bollard plan` with /proc/self/mountinfo and /proc/self/ns in the containers of srun and `bollard exec`.
 
-Every planned mount is there with its flags, or is told to be left out; and nothing else is there.
+Every planned mount is there with its flags, or is reported as left out. There is no other mount.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ SETS = {
     "many": "--contain --net --hostname there --dns 127.0.0.1 --writable-tmpfs --scratch /s --bind {W}/a:/a:ro",
 }
 
-# One container at a time writes to an ext3 file, and that of a step may stay until the end of its job.
+# Only one container at a time can write to an ext3 file, and a step's container can stay until the end of its job.
 FRONTS = {"overlay ext3": ["srun"], "overlay ext3 by hand": ["exec"]}
 
 
 class Entry(NamedTuple):
-    """A line of mountinfo; proc(5) has the fields."""
+    """A line of /proc/PID/mountinfo (proc(5))."""
 
     device: str
     root: str
@@ -124,7 +124,7 @@ def below(path: str, parent: str) -> bool:
 
 
 class Look(NamedTuple):
-    """A container from inside, and what bollard told of it."""
+    """The state of a container, read inside, and bollard's verbose output about it."""
 
     mounts: list[Entry]
     uid_map: str
@@ -135,7 +135,7 @@ class Look(NamedTuple):
     told: list[str]
 
     def about(self, word: str) -> list[str]:
-        """What is told with `word` before it."""
+        """The lines of bollard's output that begin with `word`, without it."""
         return [line[len(word) + 2 :] for line in self.told if line.startswith(f"{word}: ")]
 
 
@@ -154,20 +154,20 @@ def look(done: Result) -> Look:
 
 
 class Host:
-    """The node: where a path of it lies."""
+    """The mounts of the node."""
 
     def __init__(self, text: str) -> None:
         self.mounts = entries(text)
 
     def place(self, path: str) -> tuple[str, str, frozenset[str]]:
-        """Device and path in the filesystem, and flags of the mount, of a path without links."""
+        """(device, path in the filesystem, flags of the mount) of a path without links."""
         of = [mount for mount in self.mounts if below(path, mount.point)]
         last = max(enumerate(of), key=lambda pair: (len(pair[1].point), pair[0]))[1]
         rest = path[len(last.point.rstrip("/")) :]
         return last.device, (last.root.rstrip("/") + rest) or "/", last.flags
 
     def inside(self, path: str) -> list[str]:
-        """Mount points below a directory, from it on."""
+        """The mount points below a directory, relative to it."""
         return [mount.point[len(path.rstrip("/")) :] for mount in self.mounts if below(mount.point, path)]
 
 
@@ -183,7 +183,7 @@ def resolved(target: str) -> str:
 
 
 def flags_of(mount: dict[str, Any], host_flags: frozenset[str]) -> tuple[set[str], set[str]]:
-    """Flags that the mount must have, and those that it may have: a flag of the host's mount is locked."""
+    """(flags that the mount must have, flags that it may have); flags of the host's mount are locked."""
     must = {"nosuid"}
     must |= set() if mount.get("devices") or mount["kind"] == "devpts" else {"nodev"}
     must |= {"ro"} if mount["read_only"] else set()
@@ -192,11 +192,11 @@ def flags_of(mount: dict[str, Any], host_flags: frozenset[str]) -> tuple[set[str
 
 
 def differences(plan: dict[str, Any], seen: Look, host: Host, real: dict[str, str], base: dict[str, Any]) -> list[str]:
-    """What of a container is not as it was planned."""
+    """One line for each difference between the container and its plan."""
     wrong = []
     left_out = Counter(line.split(": ")[0] for line in seen.about("left out"))
     remaining = list(seen.mounts)
-    trees: list[tuple[str, str]] = []  # target and source of binds, for what is mounted below them
+    trees: list[tuple[str, str]] = []  # (target, source) of binds, for the mounts below them
     for mount in plan["mounts"]:
         target = mount["target"]
         if mount["kind"] == "link":
@@ -204,7 +204,7 @@ def differences(plan: dict[str, Any], seen: Look, host: Host, real: dict[str, st
                 wrong.append(f"link {target}: {seen.links.get(target)}")
             continue
         if mount["copied"]:
-            continue  # no mount: one there is not planned
+            continue  # a copy needs no mount, and a mount there is not planned
         may_go = mount["if_missing"] != "refuse" or mount["only"] or mount["if_free"]
         if left_out[target] and may_go:
             left_out[target] -= 1
@@ -232,7 +232,7 @@ def differences(plan: dict[str, Any], seen: Look, host: Host, real: dict[str, st
 def unplanned(
     plan: dict[str, Any], remaining: list[Entry], covered: list[str], host: Host, trees: list[tuple[str, str]]
 ) -> list[str]:
-    """Mounts that neither the plan nor what was told accounts for."""
+    """One line for each mount that is neither planned nor reported."""
     wrong = []
     covers = [resolved(line.split("  ")[0]) for line in covered]
     image = {"fuse.squashfuse", "fuse.squashfuse_ll", "fuse"}
@@ -277,7 +277,7 @@ def about_namespaces(plan: dict[str, Any], seen: Look, base: dict[str, Any]) -> 
 
 @pytest.fixture
 def driver(cluster: Cluster) -> Iterator[None]:
-    """Libraries by the names of a graphics driver's, and one of its programs; no card."""
+    """Install libraries and a program with the names of a graphics driver's; there is no GPU."""
     for name in LIBRARIES:
         command = [
             "gcc",
@@ -300,7 +300,7 @@ def driver(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture
 def sets(cluster: Cluster, work: Work) -> dict[str, tuple[str, list[str]]]:
-    """The options, and by which of srun and exec they are used; what they name is there."""
+    """{name: (options, fronts)}: which of srun and exec use the options. Makes the files that the options name."""
     words = (
         "mkdir -p a/in b layer read/upper/opt root/upper root/work; echo x > f; "
         "for f in layer other; do /sbin/mkfs.ext3 -qd root $f.img 8m; done"

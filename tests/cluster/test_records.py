@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is on record of a container: Slurm's own field, and the file of the node's root."""
+"""The records of a container: Slurm's own field, and the node's file, which belongs to root."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def shown(cluster: Cluster, job: int) -> str:
 
 
 def record(cluster: Cluster, job: int, node: str = "n1") -> dict[str, str]:
-    """The one record of a job on a node, once its keeper has ended."""
+    """The only record of a job on a node; waits for the end of its keeper."""
 
     def look() -> str:
         text = cluster.exec(f"cat {RECORDS}/{job}.*", node, "root").out
@@ -35,7 +35,7 @@ def test_slurm_names_the_image_of_a_batch_job(cluster: Cluster, images: Images, 
 
 
 def test_slurm_names_the_image_of_a_step(cluster: Cluster, images: Images, work: Work) -> None:
-    """By its full path. slurmstepd is not told: its OCI code would take the file for a bundle."""
+    """Slurm shows the image's full path. slurmstepd does not get it: its OCI code would take the file for a bundle."""
     work.write("a.sif", cluster.path("ctl", images.small).read_bytes(), 0o644)
     words = ["srun", "-Q", "-w", "n1", "--container=a.sif", "sh", "-c", f"{work.pause('ready')}; env"]
     with cluster.start(words, cwd=work.path) as step:
@@ -49,7 +49,7 @@ def test_slurm_names_the_image_of_a_step(cluster: Cluster, images: Images, work:
 
 
 def test_the_nodes_record(cluster: Cluster, images: Images, work: Work) -> None:
-    """Root's file, which the user can read and not write; it counts the tasks of every step that entered."""
+    """The file belongs to root; the user can read it but not write it. It counts the tasks of each step."""
     image = images.small
     script = f"srun -Q -n2 --container={image} true; srun -Q -n3 --container={image} true; echo $SLURM_JOB_ID"
     job = int(good(cluster.exec(["salloc", "-Q", "-w", "n1", "-n3", "bash", "-c", script])))
@@ -96,7 +96,7 @@ def test_bollard_job(cluster: Cluster, work: Work) -> None:
     assert good(cluster.exec(["bollard", "job", "--verify", str(job)], "n1")) == f"{image}: is what is on record\n"
     ask = ["bollard", "job", "--verify", str(job)]
     assert good(cluster.exec(ask, "n1", "root")) == f"{image}: is what is on record\n"
-    # The path is alice's: root reads there what she may read, and nothing else.
+    # alice chose the path: root reads only files there that she may read.
     good(cluster.exec("ln -sf /etc/shadow 'a b.sif'", cwd=work.path))
     for user in ("alice", "root"):
         done = cluster.exec(ask, "n1", user)
@@ -110,7 +110,7 @@ def test_bollard_job(cluster: Cluster, work: Work) -> None:
 
 @pytest.mark.parametrize("where", ["ctl", "n3"])
 def test_records_of_all_nodes(cluster: Cluster, images: Images, where: str) -> None:
-    """From a login host, or any node, of a job that has ended, and of one that runs."""
+    """`bollard job` prints them on a login host or any node, for running jobs and for jobs that have ended."""
     ask = "bollard job --json --collect"
     script = f"srun -Q --container={images.small} true; {ask} $SLURM_JOB_ID > /dev/null; echo $? $SLURM_JOB_ID"
     done = good(cluster.exec(["salloc", "-Q", "-w", "n1,n2", "-n3", "bash", "-c", script])).split()
@@ -124,7 +124,7 @@ def test_records_of_all_nodes(cluster: Cluster, images: Images, where: str) -> N
 
 
 def test_the_accounting_names_the_image(cluster: Cluster, images: Images, work: Work) -> None:
-    """Where the cluster was brought up with --accounting; else Slurm says that there is none."""
+    """Only on a cluster that was started with --accounting; else Slurm reports that there is no accounting."""
     job = cluster.sbatch("#!/bin/sh\ntrue\n", work, f"--container={images.small}")
     cluster.ended(job)
     words = ["sacct", "-nP", "-j", str(job), "-o", "JobID,Container"]
@@ -144,7 +144,7 @@ def test_bollard_job_of_no_job(cluster: Cluster) -> None:
 
 @pytest.fixture
 def accounting(cluster: Cluster) -> Iterator[None]:
-    """n1 tells the accounting; only on a cluster that was brought up with it."""
+    """Let n1 report to the accounting; only on a cluster that was started with --accounting."""
     line = "/etc/slurm/plugstack.conf.d/bollard.conf"
     good(cluster.exec(f"cp {line} /root/line; sed -i 's/$/ account=yes/' {line}", "n1", "root"))
     yield
@@ -152,12 +152,12 @@ def accounting(cluster: Cluster) -> Iterator[None]:
 
 
 def test_root_tells_the_accounting(cluster: Cluster, images: Images, work: Work, accounting: None) -> None:
-    """AdminComment, which the user cannot set; and he cannot forge the record by setting his own comment."""
+    """Root sets AdminComment, which users cannot set. A user's own comment cannot forge it."""
     job = cluster.sbatch("#!/bin/sh\ntrue\n", work, "-w", "n1", f"--container={images.small}")
     cluster.ended(job)
 
     def told() -> str:
-        """What Slurm knows of the job, once root has told it: its extern step ends after the job."""
+        """The job's fields once they have the comment, else "": the extern step, which reports, ends after the job."""
         text = good(cluster.exec(["scontrol", "show", "job", "--oneliner", str(job)]))
         return text if "AdminComment=bollard=" in text else ""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Jobs that slurmrestd submits: no plugin is loaded there, so the node is the first that can refuse a container."""
+"""Jobs that slurmrestd submits. It loads no plugin, so only the node can refuse a container."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def submit(cluster: Cluster, work: Work, **fields: object) -> int:
 
 
 def test_a_container_is_refused_on_the_node(cluster: Cluster, images: Images, work: Work) -> None:
-    """One line says what to write instead; nothing of the script runs on the host."""
+    """One line says what to write instead, and no line of the script runs on the host."""
     ended = cluster.ended(submit(cluster, work, container=images.small))
     assert ended["JobState"] == "FAILED" and ended["ExitCode"].startswith("255:"), ended
     assert work.read("out") == ""

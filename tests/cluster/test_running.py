@@ -14,7 +14,7 @@ from cluster import WHERE, Cluster, Images, Running, Work, good, until
 
 @contextlib.contextmanager
 def job(cluster: Cluster, images: Images, work: Work, tasks: int = 2) -> Iterator[tuple[int, Running]]:
-    """A step of so many tasks on n1, in a container."""
+    """Yield a step of `tasks` tasks on n1, in a container."""
     words = ["srun", "-Q", "-w", "n1", f"-n{tasks}", f"--container={images.small}"]
     script = f"echo $SLURM_JOB_ID > {work.path}/job; {work.pause('ready')}"
     with cluster.start([*words, "sh", "-c", script], cwd=work.path) as step:
@@ -44,7 +44,7 @@ def test_ps(cluster: Cluster, images: Images, work: Work) -> None:
 
 
 def test_attach_is_a_task_of_the_job(cluster: Cluster, images: Images, work: Work) -> None:
-    """In the same namespaces, in the job's control group, as its user."""
+    """The attached program is in the same namespaces, in the job's control group, and runs as the job's user."""
     with job(cluster, images, work) as (number, _):
         script = f"{WHERE}; id -un; readlink /proc/self/ns/mnt; grep -o job_[0-9]* /proc/self/cgroup | sort -u"
         for name in (f"{number}", f"{number}.0"):
@@ -85,7 +85,7 @@ def test_attach_says_what_is_wrong(cluster: Cluster) -> None:
 
 
 def test_a_stranger_cannot_pass_for_a_keeper(cluster: Cluster) -> None:
-    """Anybody can bind an abstract address: root's `ps` is not misled, and waits for nobody."""
+    """Any user can bind an abstract address: `bollard ps` of root shows no false container, and does not wait."""
     script = (
         "import socket, time; s = socket.socket(socket.AF_UNIX); s.bind(b'\\0bollard/1000/1/0123456789abcdef'); "
         "s.listen(); print('ready', flush=True); time.sleep(60)"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The administrator's side: `bollard site check` on every node, settings, and an installation's whole life.
+"""The administrator's commands: `bollard site check` on every node, settings, installation, upgrade and removal.
 
-What is installed here lies below its own prefix on one node, beside the plugin that the other tests use.
+These tests install below another prefix on one node, beside the plugin that the other tests use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROBE = f"{COMMAND} exec {TREE}/check.sqfs /bin/probe --print-environment"
 
 
 def checks(done: Result) -> dict[str, list[dict[str, str]]]:
-    """Findings by the name of their check."""
+    """The findings, by the name of the check."""
     found: dict[str, list[dict[str, str]]] = {}
     for finding in json.loads(done.out)["checks"]:
         found.setdefault(finding["check"], []).append(finding)
@@ -132,7 +132,7 @@ def test_on_a_terminal(cluster: Cluster) -> None:
     ],
 )
 def test_what_is_wrong_is_found(cluster: Cluster, check: str, spoil: str, undo: str, said: str, fix: str) -> None:
-    """And what the finding says to do, where that is a command, mends it."""
+    """`bollard site check` reports each fault. When its fix is a command, the command mends the fault."""
     with changed(cluster, spoil, undo or fix, "n1"):
         done = cluster.exec(["bollard", "site", "check", "--json"], node="n1")
         (finding,) = [row for row in checks(done)[check] if row["state"] == "failure"]
@@ -150,7 +150,7 @@ images-forbidden: [/opt/test-data]
 
 
 def test_settings_hold_on_the_nodes(cluster: Cluster, images: Images, work: Work) -> None:
-    """On the node that runs the step, and for images on the submit host too, before anything is queued."""
+    """Settings hold on the node that runs the step. For images they hold on the submit host too, before submission."""
     write = f"mkdir /opt/test-data /etc/bollard; echo data > /opt/test-data/file; printf '%s' '{YAML}'"
     write += f" > /etc/bollard/bollard.yaml; cp {images.small} /opt/test-data/a.sif; bollard site configure"
     undo = "rm -r /opt/test-data /etc/bollard; bollard site configure"
@@ -174,7 +174,7 @@ def test_settings_hold_on_the_nodes(cluster: Cluster, images: Images, work: Work
 
 
 def test_layers_follow_the_policy_on_images(cluster: Cluster, images: Images, work: Work) -> None:
-    """Overlays and directories that are written to are images too: on the submit host, on the node, and by hand."""
+    """The policy covers overlays and writable directories: on the submit host, on the node, and in `bollard exec`."""
     good(cluster.exec("mkdir ov tree tree/bin", node="n1", cwd=work.path))
     write = f"mkdir /etc/bollard /opt/test-apps && cp {images.small} /opt/test-apps/a.sif && "
     write += "echo 'images-allowed: [/opt/test-apps]' > /etc/bollard/bollard.yaml && bollard site configure"
@@ -193,7 +193,7 @@ def test_layers_follow_the_policy_on_images(cluster: Cluster, images: Images, wo
 
 @pytest.fixture
 def own(cluster: Cluster) -> Iterator[str]:
-    """An installation of its own on a node; what installing it said."""
+    """Make a separate installation on a node; yields the output of the installation."""
     conf = f"mkdir -p {OWN}/etc; sed 's#^PlugStackConfig=.*#PlugStackConfig={OWN}/etc/plugstack.conf#'"
     good(cluster.exec(f"{conf} /etc/slurm/slurm.conf > {OWN}/etc/slurm.conf", node=NODE, user="root"))
     try:
@@ -213,7 +213,7 @@ def test_the_life_of_an_installation(cluster: Cluster, own: str) -> None:
     found = checks(cluster.exec([COMMAND, "site", "check", "--json"], node=NODE))
     for name in ("installation", "owners", "Python", "plugstack.conf", "plugin", "container"):
         assert [row["state"] for row in found[name]] == ["ok"], found[name]
-    # Again, from what is installed: it can build itself, changes nothing outside, keeps one tree before.
+    # Install again, from the installed tree: it can build itself, changes nothing outside, and keeps one older tree.
     first = good(cluster.exec(["readlink", TREE], node=NODE))
     for _ in range(2):
         said = good(cluster.exec([COMMAND, "site", "install"], node=NODE, user="root"))
@@ -238,7 +238,7 @@ def test_what_others_changed_is_left(cluster: Cluster, own: str) -> None:
 
 
 def test_an_upgrade_under_running_jobs(cluster: Cluster, own: str, work: Work) -> None:
-    """The prefix leads from one tree to the other all the time, and everything that starts meanwhile starts."""
+    """The prefix changes between two trees all the time, and every container started meanwhile starts."""
     other = good(cluster.exec(f"cp -a {TREE}/. {TREE}-other && readlink {TREE}", node=NODE, user="root")).strip()
     flip = f"""
     while test -d {work.path} -a ! -e {work.path}/done; do
@@ -251,7 +251,7 @@ def test_an_upgrade_under_running_jobs(cluster: Cluster, own: str, work: Work) -
 
 
 def test_an_upgrade_under_starting_steps(cluster: Cluster, images: Images, work: Work) -> None:
-    """The same with the installation that Slurm loads."""
+    """The same test with the installation that Slurm loads."""
     spread = f"cp -a {PREFIX} {PREFIX}-one && mv {PREFIX} {PREFIX}-two && ln -s bollard-two {PREFIX}"
     back = f"rm {PREFIX} && mv {PREFIX}-two {PREFIX} && rm -r {PREFIX}-one"
     flip = f"""
@@ -267,7 +267,7 @@ def test_an_upgrade_under_starting_steps(cluster: Cluster, images: Images, work:
 
 
 def test_an_installation_in_the_old_form_is_exchanged(cluster: Cluster, own: str) -> None:
-    """A plain directory, as a package has it, becomes a link at one moment."""
+    """A plain directory, as of a package, is replaced by a link atomically."""
     good(cluster.exec(f"rm {TREE} && mv {TREE}-* {TREE}", node=NODE, user="root"))
     said = good(cluster.exec(BUILD, node=NODE, user="root"))
     assert said.startswith(f"exchanged {TREE}"), said

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Sites set up in other ways: a private /tmp for each job, SPANK hooks in a process of their own, no extern step.
+"""Other set-ups of a site: a private /tmp for each job, SPANK hooks in a separate process, no extern step.
 
-The cluster is brought up anew for each, and as it was at the end.
+The cluster is started anew for each set-up, and at the end as it was before.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def has(cluster: Cluster, word: str) -> bool:
 
 @pytest.fixture(scope="module")
 def site(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[str]:
-    """The word that it was set up with."""
+    """Start the cluster with the set-up; yields its name."""
     word: str = request.param
     if not has(cluster, word):
         pytest.skip(f"Slurm {cluster.release} has no {word}: see test_a_release_that_lacks_it")
@@ -42,7 +42,7 @@ def site(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[str]:
 
 @pytest.mark.parametrize("word", KNOWN)
 def test_a_release_that_lacks_it(cluster: Cluster, word: str) -> None:
-    """Which release has what is stated twice: here, and where the cluster is set up."""
+    """Two lists name the releases that have a set-up, this one and the cluster's: both must agree."""
     if has(cluster, word):
         with pytest.raises(AssertionError, match="up as another site"):
             cluster.front("up", "--plugin", "--site", word)
@@ -85,7 +85,7 @@ def test_containers_and_mistakes(cluster: Cluster, images: Images, work: Work, s
     assert good(done) == "inside\nalice\n" * 2
     done = cluster.srun("-n2", "-N2", f"--container={images.small}", "sh", "-c", f"{WHERE}; exit 3")
     assert done.rc == 3 and done.out == "inside\ninside\n", done
-    bad = "/var/tmp/test-image.sif"  # of which only the node can know
+    bad = "/var/tmp/test-image.sif"  # only the node can see this file
     good(cluster.exec(f"echo hello > {bad}", "n1", "root"))
     try:
         done = cluster.srun("-w", "n1", f"--container={bad}", "touch", f"{work.path}/marker")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Slurm's commands, and mpirun, in a container: the host's, whatever C library the image has, or none."""
+"""Slurm's commands and mpirun in a container are the host's, for any C library of the image, or none."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def alone(cluster: Cluster, work: Work, form: str) -> str:
 
 
 def check_commands(cluster: Cluster, image: str, work: Work, *how: str) -> None:
-    """Each command in `image` says what it says on the host; `how` starts a program in there."""
+    """Check that each command prints the same in `image` as on the host; `how` starts a program in the image."""
 
     def inside(*words: str) -> str:
         return good(cluster.srun("-w", "n1", f"--container={image}", *how, *words, cwd=work.path))
@@ -67,12 +67,12 @@ def test_commands_in_an_image_of_any_release(cluster: Cluster, images: Images, w
 
 @pytest.mark.parametrize("form", ["directory", "sif"])
 def test_commands_in_an_image_without_a_c_library(cluster: Cluster, work: Work, form: str) -> None:
-    """Nor has it users, hosts or a shell: these are the host's."""
+    """The image also has no users, hosts or shell: users and hosts are the host's."""
     check_commands(cluster, alone(cluster, work, form), work, "/bin/alone")
 
 
 def test_commands_of_root_in_the_container(cluster: Cluster, images: Images, work: Work) -> None:
-    """To Slurm its user is who he is."""
+    """Slurm sees the user's own id."""
     root = ["-n1", f"--container={images.small}", "--container-remap-root"]
     assert good(cluster.srun(*root, "sh", "-c", "id -u; srun --overlap id -u")) == "0\n1000\n"
     job = good(cluster.srun(*root, "sbatch", "--parsable", "--hold", "--wrap", "true", cwd=work.path)).strip()
@@ -92,7 +92,7 @@ def test_a_step_from_inside_in_another_container(cluster: Cluster, images: Image
 
 
 def test_a_job_from_inside(cluster: Cluster, images: Images, work: Work) -> None:
-    """The script is the container's file; directory and environment are where and what they were."""
+    """The script is a file of the container. The job has the same directory and environment."""
     work.write("job.sh", f"#!/bin/sh\n{WHERE}; pwd; echo $COLOUR\n")
     command = f"cd {work.path} && COLOUR=red sbatch --wait -Q -o job.out job.sh"
     good(cluster.srun(f"--container={images.small}", "sh", "-c", command))
@@ -104,7 +104,7 @@ def test_a_job_from_inside(cluster: Cluster, images: Images, work: Work) -> None
 
 
 def test_what_a_command_starts_has_the_containers_environment(cluster: Cluster, images: Images) -> None:
-    """Neither a task nor salloc's shell gets anything that the host's loader was told."""
+    """Neither a task nor salloc's shell gets the variables that were set for the host's loader."""
     look = f"{WHERE}; env | grep -E '^LD_|HIDDEN|paths.so|SLURM_BOLLARD' | sort"
     given = {"BOLLARDENV_LD_LIBRARY_PATH": "/image/lib"}
     expected = "LD_LIBRARY_PATH=/image/lib:/.singularity.d/libs\n"
@@ -121,7 +121,7 @@ def test_the_commands_carry_their_own_names(cluster: Cluster, images: Images, wo
 
 
 def test_an_image_with_a_slurm_of_its_own(cluster: Cluster, images: Images) -> None:
-    """The host's comes first, for it talks to the host's; who wants the image's can say so."""
+    """The host's commands come first, because they work with the host's Slurm; BOLLARD_NO_SLURM selects the image's."""
     look = "command -v srun; srun --overlap hostname"
     assert good(cluster.srun("-w", "n1", f"--container={images.mpi}", "sh", "-c", look)) == f"{TOOLS}/srun\nn1\n"
     own = cluster.srun("-w", "n1", f"--container={images.mpi}", "sh", "-c", look, env={"BOLLARD_NO_SLURM": "1"})
@@ -141,7 +141,7 @@ def test_path_and_what_users_put_first(cluster: Cluster, images: Images) -> None
 
 
 def test_by_hand(cluster: Cluster, images: Images) -> None:
-    """`bollard exec` has them too: jobs are submitted from a container on a login node."""
+    """Containers of `bollard exec` have the commands too: users submit jobs from a container on a login node."""
     words = ["bollard", "exec", images.small]
     assert good(cluster.exec([*words, "sinfo", "-h", "-o", "%n"])) == good(cluster.exec(["sinfo", "-h", "-o", "%n"]))
     assert good(cluster.exec([*words, "srun", "sh", "-c", WHERE])) == "outside\n"
@@ -156,7 +156,7 @@ def ring(output: str) -> list[str]:
 
 
 def sound(cluster: Cluster, images: Images, library: str) -> str:
-    """An image of the nodes' own release, but for Debian 12's MPICH 4.0.2, which may hang at its end: docs/mpi.md."""
+    """An image of the nodes' release; on Debian 12 another one, because its MPICH 4.0.2 may hang (docs/mpi.md)."""
     hangs = library == "mpich" and cluster.suite == "bookworm"
     return images.sif("trixie", "mpi") if hangs else images.mpi
 
@@ -171,7 +171,7 @@ def sound(cluster: Cluster, images: Images, library: str) -> str:
     ],
 )
 def test_mpirun_is_srun(cluster: Cluster, images: Images, work: Work, library: str, line: str) -> None:
-    """With the wire-up of the program's own library, and in this container, on both nodes."""
+    """The ranks use the wire-up of the program's MPI library, and run in the same container on both nodes."""
     script = f"#!/bin/sh\n{line} /opt/mpi/{library}_ring\n"
     options = ["-w", "n1,n2", "-N2", "-n4", "--ntasks-per-node=2", f"--container={sound(cluster, images, library)}"]
     done = cluster.batch(script, work, *options)
@@ -188,13 +188,13 @@ def test_srun_takes_what_mpirun_was_given(cluster: Cluster, images: Images, work
     script += "mpirun --map-by node -n 3 -l hostname\nmpirun --map-by slot:PE=1 -np 2 hostname\n"
     done = cluster.batch(script, work, "-w", "n1,n2", "-N2", "--ntasks-per-node=2", f"--container={images.small}")
     ranks = ["0: n1 /tmp", "1: n1 /tmp", "2: n2 /tmp"] + ["0: n1", "1: n2", "2: n1"] + ["n1", "n1"]
-    # Slurm 22.05 also says that 3 tasks on 2 nodes are not 2 on each.
+    # Slurm 22.05 also warns that 3 tasks on 2 nodes are not 2 on each.
     printed = [line for line in done.out.splitlines() if not line.startswith("srun: Warning: ")]
     assert sorted(printed) == sorted(ranks), done
 
 
 def test_ranks_of_mpirun_have_the_containers_options(cluster: Cluster, images: Images, work: Work) -> None:
-    """Binds, directory, variables and PATH are those of the container that mpirun was called in."""
+    """Binds, directory, variables and PATH are those of the container in which mpirun was called."""
     work.write("mark", "")
     script = (
         "#!/bin/bash\nexport PATH=/extra:$PATH LD_LIBRARY_PATH='/l/$x' COLOUR=red; cd /\n"
@@ -214,7 +214,7 @@ def test_mpirun_in_a_step_shares_its_cpus(cluster: Cluster, images: Images) -> N
 
 
 def test_the_images_own_mpirun(cluster: Cluster, images: Images, work: Work) -> None:
-    """By option, in the container, and for questions only it can answer."""
+    """The image's mpirun runs with BOLLARD_NO_MPIRUN=1, and for --version and the like, which only it can answer."""
     version = "mpirun --version | head -1"
     own = good(cluster.srun(f"--container={images.mpi}", "sh", "-c", version))
     assert own.startswith("mpirun (Open MPI)")
@@ -226,7 +226,7 @@ def test_the_images_own_mpirun(cluster: Cluster, images: Images, work: Work) -> 
 
 @pytest.mark.parametrize("library", ["ompi", "mpich"])
 def test_the_images_own_mpirun_over_two_nodes(cluster: Cluster, images: Images, work: Work, library: str) -> None:
-    """What it starts on other nodes, by srun, is in the container as well."""
+    """The processes that it starts on other nodes by srun are in the container too."""
     name = {"ompi": "openmpi", "mpich": "mpich"}[library]
     script = f"#!/bin/sh\nmpirun.{name} -n 2 /opt/mpi/{library}_ring\n"
     options = ["-w", "n1,n2", "-N2", "--ntasks-per-node=1", f"--container={sound(cluster, images, library)}"]

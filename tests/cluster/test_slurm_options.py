@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What Slurm's own options do to a task, they do to a task in a container: mostly the same line is run twice."""
+"""Slurm's own options have the same effect in a container. Most tests run the same line with and without one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_shell_on_a_terminal(cluster: Cluster, images: Images) -> None:
 
 
 def test_a_terminal_of_root(cluster: Cluster, images: Images) -> None:
-    """sshd gives the terminal of a login to its user and to the group tty."""
+    """Root can give the terminal to a user and to the group tty, as sshd does at a login."""
     command = "chown 0:5 $(tty) && chmod 620 $(tty) && echo given"
     terminal = cluster.terminal(f"srun -Q --pty --container={images.small} --container-remap-root sh -c '{command}'")
     terminal.expect_exact("given")
@@ -143,7 +143,7 @@ def test_heterogeneous_steps(cluster: Cluster, images: Images, option: list[str]
 
 
 def test_heterogeneous_steps_of_programs(cluster: Cluster, images: Images, work: Work) -> None:
-    """Each component has its own command, with its own argument 0, in the container."""
+    """In the container each component has its own command with its own argument 0."""
     look = "tr '\\0' ' ' < /proc/$$/cmdline; echo; " + WHERE
     words = [[f"--container={images.small}", shell, "-c", look] for shell in ("sh", "/bin/bash")]
     done = cluster.srun("-n1", *words[0], ":", "-n2", *words[1], ":", "-n1", *words[0])
@@ -185,7 +185,7 @@ def test_heterogeneous_batch_jobs_in_a_container(cluster: Cluster, images: Image
 
 @pytest.mark.parametrize("target", ["", "=/tmp/test-bcast", "=/tmp/"])
 def test_bcast(cluster: Cluster, images: Images, work: Work, target: str) -> None:
-    """The copied file is what runs, in the container, on every node."""
+    """In the container the copied file runs, on every node."""
     program = work.write("program", f"#!/bin/sh\n{WHERE}; hostname; rm $0\n")
     done = cluster.srun("-N2", "-w", "n1,n2", f"--bcast{target}", f"--container={images.small}", program, cwd=work.path)
     assert sorted(good(done).split()) == ["inside", "inside", "n1", "n2"], done
@@ -225,13 +225,13 @@ def test_a_signal_to_srun(cluster: Cluster, images: Images, work: Work) -> None:
 
 
 def test_every_exit_code(cluster: Cluster, images: Images) -> None:
-    """All 256, as steps of one job, several at a time."""
+    """All 256 exit codes, as steps of one job, several at a time."""
     step = f'srun -Q -n1 --exact --container={images.small} sh -c "exit {{}}"; echo {{}} $?'
     done = cluster.exec(
         ["salloc", "-Q", "-n4", "bash", "-c", f"seq 0 255 | xargs -P4 -I{{}} bash -c '{step}'"], seconds=180
     )
     seen = dict(line.split() for line in done.out.splitlines())
-    # Slurm has a meaning of its own for 253 and srun makes 1 of it.
+    # Slurm itself uses 253, and srun returns 1 for it.
     expected = {str(code): str(code) for code in range(256)}
     expected["253"] = str(cluster.srun("sh", "-c", "exit 253").rc)
     assert seen == expected

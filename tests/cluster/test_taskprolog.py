@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""TaskProlog and TaskEpilog run on the host, as a site means them, and what they set reaches the task inside."""
+"""TaskProlog and TaskEpilog run on the host. The variables that they set reach the task in the container."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_users_prolog(cluster: Cluster, images: Images, work: Work, container:
 
 
 def test_a_scratch_directory_of_the_prologs(cluster: Cluster, images: Images, work: Work) -> None:
-    """It is made when the container stands: seen where its parent is in the container, else told once a node."""
+    """The prolog makes it after the container. When its parent is not in the container, one line warns."""
     prolog = work.write("prolog", "#!/bin/sh\nmkdir -p $WHERE/job1\necho export TMPDIR=$WHERE/job1\n")
     words = [f"--task-prolog={prolog}", "-N1", "-n2", f"--container={images.small}"]
     seen = cluster.srun(*words, "sh", "-c", "rm $(mktemp) && echo $TMPDIR", env={"WHERE": work.path})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Steps of one job share a container while it is the same one; nobody else's job ever does."""
+"""Steps of one job with the same options share a container. Other jobs never share it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_rebuilt_image_is_another_container(cluster: Cluster, images: Images, 
 
 
 def test_concurrent_steps(cluster: Cluster, images: Images, work: Work) -> None:
-    """Started at once, with no keeper there yet."""
+    """The steps start at the same time, when there is no keeper yet."""
     step = f"srun -Q -n1 --exact --container={images.small} sh -c '{WHERE}'"
     script = f"for i in 1 2 3 4 5 6; do {step} & done; wait; {work.pause('one')}; {step}"
     with cluster.start(["salloc", "-Q", "-n6", "-w", "n1", "bash", "-c", script]) as job:
@@ -84,7 +84,7 @@ def test_concurrent_steps(cluster: Cluster, images: Images, work: Work) -> None:
 
 
 def test_jobs_have_keepers_of_their_own(cluster: Cluster, images: Images, work: Work) -> None:
-    """Two jobs of one user on one node."""
+    """Two jobs of the same user on the same node each have a keeper."""
     words = ["srun", "-Q", "-w", "n1", f"--container={images.small}", "sh", "-c"]
     with cluster.start([*words, work.pause("a")]) as one, cluster.start([*words, work.pause("b")]) as two:
         work.wait_for("a")
@@ -112,7 +112,7 @@ def test_two_users_on_a_node(cluster: Cluster, images: Images, work: Work) -> No
 
 
 def test_a_stranger_hears_nothing(cluster: Cluster, images: Images, work: Work) -> None:
-    """bob, on alice's node, talks to every address he finds; and alice's container does not mind."""
+    """bob, on alice's node, connects to every address there. No one answers him, and alice's container goes on."""
     with cluster.start(
         ["srun", "-Q", "-w", "n1", f"--container={images.small}", "sh", "-c", f"{work.pause('a')}; {WHERE}"]
     ) as job:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a user tries against the keeper, against root and against others: each test is an attack that must fail.
+"""Attacks by a user on the keeper, on root and on other users: each must fail.
 
-The fixtures are those of tests/cluster, and so is the promise that nothing is left on any node. `make cluster-test`
+The fixtures are those of tests/cluster; one of them checks that nothing is left on any node. `make cluster-test`
 runs these tests too, and `make releases-test` runs them on every release.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the compiler does against mistakes in our C: read in the headers of what is installed on the nodes."""
+"""The compiler's hardening of our C, read from the headers of the programs installed on the nodes."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_no_memory_is_both_written_and_run(elf: Elf) -> None:
 
 
 def test_tables_of_addresses_are_read_only_and_the_program_is_anywhere(elf: Elf) -> None:
-    """RELRO with BIND_NOW: the loader resolves every symbol, then protects the table."""
-    assert elf.kind == ET_DYN  # a library, or a program that can lie at any address
+    """RELRO with BIND_NOW: the loader resolves every symbol, then makes the table read-only."""
+    assert elf.kind == ET_DYN  # a library, or a program that can be loaded at any address
     assert elf.segment(PT_GNU_RELRO) is not None
     dynamic = elf.dynamic()
     now = dynamic.get(DT_FLAGS, 0) & DF_BIND_NOW or dynamic.get(DT_FLAGS_1, 0) & DF_1_NOW or DT_BIND_NOW in dynamic
@@ -71,12 +71,12 @@ def test_programs_for_containers_need_no_library(cluster: Cluster, name: str) ->
 
 
 def test_the_stack_is_checked(elf: Elf) -> None:
-    """The function stands in the symbol table, or, in a static program, in the debugger's."""
+    """The stack protector's function is in the symbol table; in a static program, in the debugger's symbol table."""
     assert b"__stack_chk_fail" in elf.data
 
 
 @pytest.mark.parametrize("name", ["spank_bollard.so", "_bollard.so", "bollard-keeper", "bollard-enter"])
 def test_copies_are_checked(cluster: Cluster, name: str) -> None:
-    """_FORTIFY_SOURCE: the others call none of these functions."""
+    """_FORTIFY_SOURCE: the checked functions are used. The other programs call none of these functions."""
     data = cluster.path("n1", f"{PREFIX}/{name}").read_bytes()
     assert re.search(rb"__(?!stack)\w+_chk\b", data)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a user does to the processes of his containers, to their addresses and records: all ends with the job.
+"""Attacks by a user on the user's own containers, their addresses and records: all of them end with the job.
 
 The fixture `leftovers` looks for processes, sockets, cgroup directories and empty records after each test.
 """
@@ -35,7 +35,7 @@ time.sleep(600)
 
 
 def groups(process: Process) -> dict[str, str]:
-    """The process's cgroup in each hierarchy."""
+    """The cgroup of a process in each hierarchy, as {name: path}."""
     lines = Path(f"/proc/{process.pid}/cgroup").read_text().splitlines()
     return {line.split(":", 2)[1]: line.split(":", 2)[2] for line in lines}
 
@@ -45,7 +45,7 @@ def ours(cluster: Cluster, node: str = "n1") -> list[Process]:
 
 
 def test_all_processes_are_in_the_jobs_cgroups(cluster: Cluster, images: Images, work: Work) -> None:
-    """In each hierarchy in which Slurm has a directory for the job; and none of those stays (the fixture)."""
+    """In each hierarchy in which Slurm has a directory for the job. The fixture checks that no directory stays."""
     words = ["srun", "-Q", "-w", "n1", f"--container={images.small}", "--container-save", f"{work.path}/saved.sif"]
     with cluster.start([*words, "sh", "-c", work.pause("in")]) as step:
         work.wait_for("in")
@@ -67,7 +67,7 @@ def test_ten_jobs_leave_no_cgroup(cluster: Cluster, images: Images) -> None:
 
 
 def test_a_user_holds_no_container(cluster: Cluster, images: Images, work: Work) -> None:
-    """He holds a lifeline and a connection that says nothing, and stops the keeper: his job ends, and all with it."""
+    """A user asks for a lifeline, holds an idle connection and stops the keeper: the job and its processes end."""
     step = f"srun -Q --container={images.small} sh -c '{WHERE}'"
     with cluster.start(["salloc", "-Q", "-w", "n1", "bash", "-c", f"{step}; {work.pause('one')}"]) as job:
         work.wait_for("one")
@@ -83,7 +83,7 @@ def test_a_user_holds_no_container(cluster: Cluster, images: Images, work: Work)
 
 
 def test_a_stopped_file_server(cluster: Cluster, images: Images, work: Work) -> None:
-    """The next step is told within seconds; after the job nothing is left."""
+    """The next step fails with a reason within seconds; after the job nothing is left."""
     step = f"srun -Q --container={images.small} ls /usr/share"
     script = f"{step} > /dev/null; {work.pause('one')}; {step}; echo status $?"
     with cluster.start(["salloc", "-Q", "-w", "n1", "bash", "-c", script]) as job:
@@ -98,7 +98,7 @@ def test_a_stopped_file_server(cluster: Cluster, images: Images, work: Work) -> 
 
 
 def test_a_file_server_that_never_answers(cluster: Cluster, images: Images, work: Work) -> None:
-    """Stopped while it starts, with everything else of the user's: the job is cancelled, and nothing is left."""
+    """A file server that is stopped while it starts: the step fails with one line or runs, and nothing is left."""
     watcher = (
         "import os, signal, time\nend = time.monotonic() + 30\nseen = 0\n"
         "while time.monotonic() < end and not seen:\n"
@@ -111,12 +111,12 @@ def test_a_file_server_that_never_answers(cluster: Cluster, images: Images, work
     with cluster.start(["python3", "-c", watcher], node="n1") as stopper:
         done = cluster.srun("-w", "n1", f"--container={images.small}", "ls", "/usr/share")
         stopper.result()
-    # It may have answered all that was asked of it before it was stopped.
+    # The server may have answered all requests before it was stopped.
     assert (done.rc == 0) or ("file server" in done.err and len(done.complaints()) == 1), done
 
 
 def test_a_task_that_waits_for_a_stopped_file_server(cluster: Cluster, images: Images, work: Work) -> None:
-    """scancel ends it, and drains no node (the fixture)."""
+    """scancel ends the job. The fixture checks that no node is drained."""
     words = ["srun", "-Q", "-w", "n1", f"--container={images.small}"]
     reader = f"echo $SLURM_JOB_ID > {work.path}/id; {work.pause('in')}; find /usr -type f -exec cat {{}} + > /dev/null"
     with cluster.start([*words, "sh", "-c", reader]) as step:
@@ -130,7 +130,7 @@ def test_a_task_that_waits_for_a_stopped_file_server(cluster: Cluster, images: I
 
 
 def test_nobody_takes_a_containers_address(cluster: Cluster, images: Images, work: Work) -> None:
-    """bob cannot bind what alice's next job listens at; her container with a name is hers."""
+    """bob cannot bind an address in the directory of alice's job or of another job; her named container starts."""
     squatter = (
         "import os, socket, sys\n"
         "for path in ('/run/bollard-jobs/x', f'/run/bollard-jobs/{sys.argv[1]}/x', '/run/bollard-jobs/999/x'):\n"
@@ -152,7 +152,7 @@ def test_nobody_takes_a_containers_address(cluster: Cluster, images: Images, wor
 
 
 def test_failing_steps_leave_no_records(cluster: Cluster, images: Images, work: Work) -> None:
-    """No task has entered: nothing is on record."""
+    """When no task has entered a container, the job has no record."""
     bad = work.write("bad.sif", b"hsqs" + bytes(4096))
     script = f"for i in 1 2 3 4 5 6; do srun -Q --container={bad} true; done; echo $SLURM_JOB_ID"
     done = cluster.exec(["salloc", "-Q", "-w", "n1", "bash", "-c", script], cwd=work.path)
@@ -169,7 +169,7 @@ def test_steps_from_many_directories_share_a_container(cluster: Cluster, images:
 
 
 def test_a_directory_that_is_not_shown_is_another_container(cluster: Cluster, images: Images, work: Work) -> None:
-    """Where the steps start in a directory of the node's own, each sees its own files."""
+    """Steps that start in a directory of the node itself each see the files there, so each has its own container."""
     good(cluster.exec("mkdir -p /data/a /data/b; touch /data/a/of-a /data/b/of-b", "n1", "root"))
     try:
         step = f"srun -Q --container={images.small} sh -c 'pwd; ls'"
@@ -189,7 +189,7 @@ def test_steps_that_start_together_share_a_container(cluster: Cluster, images: I
 
 
 def test_keepers_memory_is_bounded(cluster: Cluster, images: Images, work: Work) -> None:
-    """Specs and environments, as large as a task may send them, one after the other."""
+    """After many requests of the largest allowed size, the keeper's memory has not grown beyond a limit."""
     sender = (
         "import glob, socket, struct\n"
         "for path in glob.glob('/run/bollard-jobs/*/' + 16 * '[0-9a-f]'):\n"

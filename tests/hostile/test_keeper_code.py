@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Code of a user's in the keeper: modules that he puts into the container, programs that he can trace."""
+"""Attempts of a user to run code in the keeper: by Python modules in the container, and by tracing its processes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def stdlib(cluster: Cluster) -> str:
 
 @contextlib.contextmanager
 def container(cluster: Cluster, work: Work, *words: str) -> Iterator[Process]:
-    """The keeper of a container on n1 whose task waits; the job is over at the end of the block."""
+    """Yield the keeper of a container on n1 whose task waits; at the end of the block the job ends."""
     command = ["srun", "-Q", "-w", "n1", "-n1", *words, "sh", "-c", work.pause("inside")]
     with cluster.start(command, cwd=work.path) as job:
         work.wait_for("inside")
@@ -69,7 +69,7 @@ def container(cluster: Cluster, work: Work, *words: str) -> Iterator[Process]:
 
 
 def evil_modules(cluster: Cluster, work: Work) -> str:
-    """A bind of a directory over the standard library; its modules leave a file `ran-MODULE` where they are run."""
+    """The bind of a directory over the standard library. Each module in it makes a file `ran-MODULE` when it is run."""
     (work.here / "evil/encodings").mkdir(parents=True)
     for module in MODULES:
         work.write(f"evil/{module}.py", EVIL.format(marker=f"{work.path}/ran-{module.replace('/', '-')}"))
@@ -78,7 +78,7 @@ def evil_modules(cluster: Cluster, work: Work) -> str:
 
 
 def attack(cluster: Cluster, work: Work, keeper: Process) -> None:
-    """Send what no launcher sends: each is answered, and no module of the user's has run."""
+    """Send requests that no launcher sends: the keeper answers each, and runs no module of the user."""
     answers = good(cluster.exec(["/usr/bin/python3", f"{work.path}/send.py", *SPECS], node="n1"))
     assert len(answers.splitlines()) == len(SPECS), answers
     assert keeper.alive()
@@ -122,7 +122,7 @@ def test_nothing_of_slurmstepd_is_in_the_keeper(cluster: Cluster, images: Images
 
 @pytest.mark.parametrize("root", [False, True])
 def test_no_process_of_the_keepers_can_be_traced(cluster: Cluster, images: Images, work: Work, root: bool) -> None:
-    """Neither by its user nor by root in the container, whose capabilities are over the keeper's namespace."""
+    """Neither the user nor root in the container can; that root has capabilities in the keeper's namespace."""
     remap = ["--container-remap-root"] if root else []
     with container(cluster, work, f"--container={images.small}", *remap):
         own = cluster.named("n1", "bollard-keeper", "bollard-reaper", *SERVERS)
@@ -136,7 +136,7 @@ def test_no_process_of_the_keepers_can_be_traced(cluster: Cluster, images: Image
 
 @contextlib.contextmanager
 def told(cluster: Cluster, path: str, marker: str) -> Iterator[None]:
-    """On n1, `path` is a program that leaves a mark wherever it runs; `marker` is a file that all may write."""
+    """Replace the program `path` on n1 by one that appends to `marker`, a file that all users can write."""
     real = cluster.path("n1", "/tmp/told")
     real.write_text(f"#!/bin/sh\necho ran >> {marker}\n")
     real.chmod(0o755)
@@ -156,7 +156,7 @@ def test_ldconfig_is_not_run(cluster: Cluster, images: Images, work: Work) -> No
     assert work.read("marker") == ""
 
 
-# Prints the name of each process of this user's below a saver that can be looked into, and of all that were seen.
+# Prints the names of all descendants of a saver, then those whose /proc entries this user could read.
 WATCHER = """
 import os, sys
 seen, reached = set(), set()
@@ -184,7 +184,7 @@ print(" ".join(sorted(seen)), "|", " ".join(sorted(reached)))
 
 @pytest.mark.parametrize("name", ["saved.sqsh", "saved.sif"])
 def test_what_saves_a_container_cannot_be_entered(cluster: Cluster, images: Images, work: Work, name: str) -> None:
-    """The image has no .singularity.d: for a SIF file mksquashfs has to ask a shell for files."""
+    """The image has no .singularity.d, so for a SIF file mksquashfs starts a shell that reads the added files."""
     plain = work.here / "plain.sqfs"
     command = ["mksquashfs", str(images.small_tree), str(plain), "-comp", "gzip", "-quiet", "-no-progress", "-all-root"]
     subprocess.run([*command, "-e", ".singularity.d"], check=True, stdout=subprocess.DEVNULL)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A spec that a user sends by hand, past our client: one line from each task, no program on the host, no drained node,
-and no root that the options do not ask for."""
+"""Specs that a user sends without our client. Each task prints one line, no program runs on the host, no node is
+drained, and nobody is root whom the options do not make root."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HEAD = "bollard1 root={root} image=1 multi-prog=0 verbose= name={name} mode=auto
 
 
 def sent(cluster: Cluster, work: Work, text: str, *words: str) -> Result:
-    """A step that carries `text` and would leave a mark. srun's option sets the variable behind the client's back."""
+    """Run a step with the spec `text`; its program would make a file. srun sets the variable after our client."""
     command = words or ("touch", f"{work.path}/marker")
     return cluster.srun("-n1", "-w", "n1", f"--export=ALL,SLURM_BOLLARD_SPEC={text}", *command, seconds=60)
 
@@ -78,7 +78,7 @@ def test_a_header_that_contradicts_the_options(
 def test_root_comes_from_the_header_and_never_from_text_behind_it(
     cluster: Cluster, images: Images, work: Work
 ) -> None:
-    """A value that reads like an option of root's stays a value."""
+    """A value that looks like the header's root option stays a value."""
 
     def user_of(options: str) -> str:
         words = (f"--container={images.small}", f"--container-opts={options}")
@@ -91,6 +91,6 @@ def test_root_comes_from_the_header_and_never_from_text_behind_it(
 
 
 def test_a_spec_as_the_client_writes_it_is_taken(cluster: Cluster, images: Images, work: Work) -> None:
-    """So the refusals above are about what is wrong in each, and nothing else."""
+    """A correct spec is accepted, so each refusal above is caused by the fault in its spec."""
     done = sent(cluster, work, HEAD.format(root=0, name="") + f"image={images.small}", "id", "-u")
-    assert done.rc == 0 and done.out.strip() not in ("", "0"), done  # it tells that /home/alice is not bound
+    assert done.rc == 0 and done.out.strip() not in ("", "0"), done  # stderr has the note that /home/alice is not bound
