@@ -37,6 +37,10 @@ _DAMAGED = (
 )  # fmt: skip
 _MAX_DEPTH = 256  # parts of a path in a layer
 _AFTER_MAX = 1 << 20  # bytes after the end of an archive
+_NAMES_MAX = 1 << 20  # bytes of a header for long names and attributes, which tarfile reads into memory
+_OF_NAMES = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
 _WHITEOUT, _META, _OPAQUE = ".wh.", ".wh..wh.", ".wh..wh..opq"
 
 
@@ -54,7 +58,7 @@ def apply(file: IO[bytes], tree: Tree, what: str, digest: str = "", *, layer: bo
     """
     checked = _Hashed(file)
     try:
-        with _decompressed(checked, what) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        with _decompressed(checked, what) as stream, tarfile.open(None, "r|", stream, tarinfo=_Member) as archive:
             _apply_members(archive, tree, layer, _Budget(site.load(PREFIX).layer_max, what))
     except _DAMAGED as error:
         raise BollardError(f"{what}: damaged: {error}", "fetch or build it again") from None
@@ -64,6 +68,17 @@ def apply(file: IO[bytes], tree: Tree, what: str, digest: str = "", *, layer: bo
         pass  # the digest covers all bytes, also those after the end of the archive
     if digest and checked.hash.hexdigest() != digest.partition(":")[2]:
         raise BollardError(f"{what}: does not match its digest {digest}", "fetch it again")
+
+
+class _Member(tarfile.TarInfo):
+    """A member of an archive; a header for long names or attributes has at most _NAMES_MAX bytes."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _OF_NAMES and found.size > _NAMES_MAX:
+            raise ValueError(f"a header of {found.size} bytes, over {_NAMES_MAX}")
+        return found
 
 
 class _Budget:
