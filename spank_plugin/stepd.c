@@ -106,6 +106,8 @@ void stepd_init(spank_t spank, int argc, char **argv)
 		snprintf(path, sizeof(path), JOB_FOLDERS "/%u/job", job_id);
 		if (step.folder >= 0)
 			hold_leash(path);
+		if (step.job_socket < 0)
+			slurm_error("bollard: cannot listen at %s: %m; containers of the job end with their steps", path);
 		return;
 	}
 	rc = spank_getenv(spank, ENV_SPEC, step.spec, sizeof(step.spec));
