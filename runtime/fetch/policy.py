@@ -33,14 +33,17 @@ _PERMISSIVE = b'{"default":[{"type":"insecureAcceptAnything"}]}'
 
 
 class Policy(NamedTuple):
-    """The policy for one image: the path of the host's file ("" for none), and the text that skopeo gets."""
+    """The policy for one image: the path of the host's file ("" for none), the text that skopeo gets, and a hash of the
+    files that the policy names, which are keys and certificates."""
 
     file: str
     text: bytes
+    keys: str = ""
 
     def mark(self, name: Reference, digest: str) -> bytes:
         """Return the text that the cache keeps after this policy has accepted the image with the digest."""
-        own, repository = hashlib.sha256(self.text).hexdigest(), reference.repository(name.name)
+        own = hashlib.sha256(self.text + self.keys.encode()).hexdigest()
+        repository = reference.repository(name.name)
         return f"accepted {own} {name.scheme} {repository} {digest}".encode()
 
 
@@ -64,7 +67,25 @@ def of_host(name: Reference, digest: str, environ: Mapping[str, str]) -> Policy:
         raise _unusable(path, error.strerror or "cannot be read") from None
     if len(text) > _MAX_BYTES:
         raise _unusable(path, f"has over {_MAX_BYTES} bytes")
-    return Policy(path, text if name.scheme == "docker-daemon" else _for_digest(text, path, name, digest))
+    given = text if name.scheme == "docker-daemon" else _for_digest(text, path, name, digest)
+    return Policy(path, given, _hash_of_files(text))
+
+
+def _hash_of_files(text: bytes) -> str:
+    """Return a hash of the content of each file that the policy names; it changes when a key is replaced or removed."""
+    found = hashlib.sha256()
+    try:
+        left = [json.loads(text)]
+    except (ValueError, RecursionError):
+        return ""  # skopeo says what is wrong with it
+    while left:
+        item = left.pop()
+        if isinstance(item, (dict, list)):
+            left += item.values() if isinstance(item, dict) else item
+        elif isinstance(item, str) and item.startswith("/") and os.path.isfile(item):
+            with contextlib.suppress(OSError), open(item, "rb") as file:  # skopeo cannot read it either, and refuses
+                found.update(hashlib.sha256(file.read(_MAX_BYTES)).digest())
+    return found.hexdigest()
 
 
 def host_file(environ: Mapping[str, str], system: str = _SYSTEM) -> str:
