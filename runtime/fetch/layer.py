@@ -13,6 +13,7 @@ recognized.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import os
@@ -300,13 +301,23 @@ def _write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, above: int, n
             raise EOFError(f"{member.name} ends early")
         for key, value in member.pax_headers.items():
             if key.startswith("SCHILY.xattr."):
-                with contextlib.suppress(OSError):
+                with _unless_refused():
                     os.setxattr(fd, key[13:], value.encode("utf-8", "surrogateescape"))
+
+
+@contextlib.contextmanager
+def _unless_refused() -> Iterator[None]:
+    """Pass over an attribute or an owner that this filesystem or user namespace cannot have; a full disk is an error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
 
 
 def _own(member: tarfile.TarInfo, above: int, name: str) -> None:
     """Set owner, mode and time. An owner that this user namespace does not map is not set: the file stays root's."""
-    with contextlib.suppress(OSError):
+    with _unless_refused():
         os.chown(name, member.uid, member.gid, dir_fd=above, follow_symlinks=False)
     if member.isdir():
         return
