@@ -307,7 +307,7 @@ def _write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, above: int, n
 
 @contextlib.contextmanager
 def _unless_refused() -> Iterator[None]:
-    """Pass over an attribute or an owner that this filesystem or user namespace cannot have; a full disk is an error."""
+    """Pass over an attribute or an owner that this filesystem or namespace cannot have. A full disk is an error."""
     try:
         yield
     except OSError as error:
