@@ -14,17 +14,17 @@
 int job_folder_hold(uint32_t job);
 
 /* Whether nobody but this process holds the folder; if so, nobody else can hold it from now on. */
-int job_folder_is_last(int folder);
+int job_folder_is_last(int holders);
 
-/* Let go of it. */
-void job_folder_release(int folder);
+/* Let go of the folder, or of what job_folder_lock has given. */
+void job_folder_release(int lock);
 
-/* Removes the folder and what is in it. */
-void job_folder_remove(int folder, uint32_t job);
+/* Removes the folder and what is in it; for the last one that holds it. */
+void job_folder_remove(uint32_t job);
 
-/* The lock of the container `name` among the steps of the job that find or start it; a descriptor, -1 with errno. Waits
- * at most `ms` milliseconds. */
-int job_folder_lock(int folder, const char *name, int ms);
+/* The lock of the container at `address` among the steps of the job that find or start it; a descriptor, -1 with errno.
+ * Waits at most `ms` milliseconds. */
+int job_folder_lock(const char *address, int ms);
 
 /* A listening socket at the path `address`, in place of an older one, for the processes of `uid` and root alone. -1
  * with errno. */
