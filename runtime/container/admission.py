@@ -159,7 +159,17 @@ class AdmissionLoop:
             return  # gone again
         peer = socket(fileno=number)
         peer.settimeout(PEER_SECONDS)
-        pid = 0
+        pid, here = 0, False  # here: it has the way in
+
+        def entering(step: str) -> None:
+            nonlocal here
+            if not here:
+                here = True
+                if watched:
+                    self.steps[pid] = step
+                self.container.record.entered(step)
+                self.begun = True
+
         try:
             pid, uid = wire.credentials(peer)
             # A job's socket is a file that lets in its user and root alone; root has no number of its own in a user
@@ -184,16 +194,13 @@ class AdmissionLoop:
             watched = self._watch(pid)
             frame = wire.receive_frame(peer)  # first: a refusal beside unread words would reset the connection
             self._ask_server()
-            step, target = entry.admit(self.container, peer, frame)
-            if watched:
-                self.steps[pid] = step
-            self.container.record.entered(step)
-            self.begun = True
+            target = entry.admit(self.container, peer, frame, entering)
             if target or self.container.servers:
                 self.savers[number] = (peer, pid, target)
                 self.poll.register(number, select.POLLIN)
         except Exception as error:  # whatever one peer says or does, the others' container stays
-            self._forget(pid)  # it ends by itself, with the reason
+            if not here:
+                self._forget(pid)  # it ends by itself, with the reason
             wire.refuse(peer, error)
         finally:
             if number not in self.lifelines and number not in self.savers:

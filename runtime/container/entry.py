@@ -77,9 +77,12 @@ def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
     return b"/"
 
 
-def admit(container: Container, peer: socket, frame: bytes) -> tuple[str, str]:
-    """Answer the request `frame` of one task with the way in; the step it is of, and the file to save the container to
-    after it."""
+def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[str], None]) -> str:
+    """Answer the request `frame` of one task with the way in; the file to save the container to after it.
+
+    `entering` is called with the task's step before the first descriptor goes out: a peer that has it can enter,
+    whatever it reads or says after that.
+    """
     begin = time.monotonic_ns()
     argv, env, cwd, verbose = parse_request(frame)
     step = record.step_of(env)
@@ -101,6 +104,7 @@ def admit(container: Container, peer: socket, frame: bytes) -> tuple[str, str]:
     root = AS_ROOT if container.spec.fakeroot else b""
 
     def shell(script: bytes, start: list[bytes]) -> bytes | None:
+        entering(step)
         return _run_there(peer, container.namespace_fds, script, start, root)
 
     image_env = container.environment
@@ -119,8 +123,9 @@ def admit(container: Container, peer: socket, frame: bytes) -> tuple[str, str]:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if asked.save or container.servers else WAIT if "pid" in container.spec.unshare else b""
     answer = reply(argv, env, cwd, note(container, verbose, begin), mode, root)
+    entering(step)
     wire.send(peer, wire.OK, answer, container.namespace_fds)
-    return step, asked.save
+    return asked.save
 
 
 def taken(env: list[bytes], name: bytes) -> bytes:

@@ -2,7 +2,7 @@
 """What the keeper writes down of its container: which image, how many tasks entered, when.
 
     root     opens RECORDS/JOB.UID, which is root's, and hands the keeper a descriptor to append with
-    keeper   appends one line when a task has entered; nobody else but the job's other keepers has that descriptor
+    keeper   appends one line when a task gets the way in; nobody else but the job's other keepers has that descriptor
 
 A line is a spec's text (`spec_text.text`): name=value parted by spaces. The last line of a container counts; the word
 `container` tells the job's containers apart. What is there when the keeper is killed is true. A file in which nothing
@@ -27,7 +27,8 @@ RECORDS = constants.RECORDS
 # A job of many steps: the first so many are counted by name, the others together.
 STEPS_MAX = 1000
 OTHERS = "others"
-# Bytes that one container writes at once, how many a second after that, and how large the file of a job may get.
+# Bytes that one container writes at once, how many a second after that, and how large the file of a job may get; the
+# last lines of containers may be as much again.
 FREE = 64 << 10
 RATE = 4096
 SIZE_MAX = 1 << 20
@@ -79,7 +80,7 @@ class Record:
         return found
 
     def entered(self, step: str) -> None:
-        """A task of that step has got the way in."""
+        """A task of that step gets the way in."""
         if step not in self.steps and len(self.steps) >= STEPS_MAX:
             step = OTHERS
         self.steps[step] = self.steps.get(step, 0) + 1
@@ -101,7 +102,7 @@ class Record:
             return
         line = spec_text.text(self.values()) + b"\n"
         try:
-            if last or os.fstat(self.fd).st_size + len(line) <= SIZE_MAX:
+            if os.fstat(self.fd).st_size + len(line) <= (2 * SIZE_MAX if last else SIZE_MAX):
                 os.write(self.fd, line)
         except OSError:
             pass  # a full disk of the node's takes no container away

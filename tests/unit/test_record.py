@@ -78,6 +78,18 @@ def test_a_record_is_bounded(tmp_path, image):
     assert (found["tasks"], len(found["steps"])) == (20_000, record.STEPS_MAX + 1)
 
 
+def test_many_containers_of_a_job_have_one_bound(tmp_path, image):
+    """Each step can have a container of its own; each writes a last line, whatever the file has."""
+    fd = os.open(tmp_path / "7.1000", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    for number in range(200):
+        kept = record.Record(image, "n1", fd)
+        kept.container = "c" * 20_000 + str(number)
+        kept.entered("0")
+        kept.end()
+    assert os.fstat(fd).st_size <= 2 * record.SIZE_MAX
+    os.close(fd)
+
+
 def test_a_full_disk_is_no_error(image):
     with open("/dev/full", "wb") as full:
         record.Record(image, "n1", full.fileno()).entered("0")
