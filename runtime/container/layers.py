@@ -159,7 +159,6 @@ def _begins(path: str, magic: bytes, at: int = 0) -> bool:
 
 def _open(name: str, path: str, read_only: bool) -> int:
     """A file with a filesystem, locked against those who write while others read or write."""
-    import fcntl
     from time import sleep
 
     try:
@@ -168,7 +167,7 @@ def _open(name: str, path: str, read_only: bool) -> int:
         raise BollardError(f"overlay {name}: {error.strerror}", "check its permissions; FILE:ro only reads") from None
     for _ in range(_LOCK_TRIES):
         try:
-            fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            linux.lock_file(fd, exclusive=not read_only)
             return fd
         except BlockingIOError:
             sleep(_LOCK_PAUSE)

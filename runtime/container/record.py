@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import os
 import time
+from errno import EFBIG
 
 from bollard import __version__
 from bollard.runtime import constants
+from bollard.runtime.errors import BollardError
 from bollard.runtime.request import spec_text
 
 TYPE_CHECKING = False
@@ -44,12 +46,15 @@ def descriptor(site: str) -> tuple[int, str]:
 class Record:
     """The record of one container."""
 
-    __slots__ = ("_known", "_size", "_written", "container", "ended", "fd", "first", "last", "made", "pending", "steps")
+    __slots__ = (
+        "_cut", "_known", "_size", "_written", "container", "ended", "fd", "first", "last", "made", "pending", "steps"
+    )  # fmt: skip
 
     def __init__(self, image: Image, node: str, fd: int = -1) -> None:
         self.fd = fd
         self.container = ""
         self.pending = False  # something has changed that is not in the file
+        self._cut = False  # the last line has no end
         self._size = 0  # of all lines that were written
         self._written = 0.0  # when the last one was
         self.made = time.time()
@@ -80,14 +85,18 @@ class Record:
         return found
 
     def entered(self, step: str) -> None:
-        """A task of that step gets the way in."""
+        """A task of that step gets the way in.
+
+        Raises: BollardError where the line may not be written: RLIMIT_FSIZE of this process, which its user can lower.
+        """
         if step not in self.steps and len(self.steps) >= STEPS_MAX:
             step = OTHERS
         self.steps[step] = self.steps.get(step, 0) + 1
         self.last = time.time()
         self.first = self.first or self.last
         self.pending = True
-        self.write()
+        if not self.write():
+            raise BollardError("the container's keeper may not write its record", "raise its limit of file sizes again")
 
     def end(self) -> None:
         """The container ends as it should."""
@@ -95,20 +104,29 @@ class Record:
         if self.first:
             self.write(last=True)
 
-    def write(self, last: bool = False) -> None:
-        """Append what is known now; later, unless it is the `last` line, where much was written lately."""
+    def write(self, last: bool = False) -> bool:
+        """Append what is known now; later, unless it is the `last` line, where much was written lately. False where a
+        limit of this process's forbids it; a full disk takes no container away."""
         now = time.monotonic()
         if self.fd < 0 or (not last and now - self._written < (self._size - FREE) / RATE):
-            return
+            return True
         line = spec_text.text(self.values()) + b"\n"
+        allowed = True
         try:
             if os.fstat(self.fd).st_size + len(line) <= (2 * SIZE_MAX if last else SIZE_MAX):
-                os.write(self.fd, line)
-        except OSError:
-            pass  # a full disk of the node's takes no container away
+                self._append(line)
+        except OSError as error:
+            allowed = error.errno != EFBIG
         self._size += len(line)
         self._written = now
         self.pending = False
+        return allowed
+
+    def _append(self, line: bytes) -> None:
+        left = b"\n" + line if self._cut else line
+        while left:
+            left = left[os.write(self.fd, left) :]
+            self._cut = bool(left)
 
 
 def step_of(environment: list[bytes]) -> str:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from cluster import WHERE, Cluster, Images, Work, good, until
 
@@ -43,3 +45,23 @@ def test_bob_locks_what_he_can_open(cluster: Cluster, images: Images, work: Work
             assert good(job.result()).split() == ["inside", "inside"]
             queue = ["squeue", "-h", "-o", "%T", "-j", number]
             until(lambda: not cluster.exec(queue).out, "the end of the job", 30)
+
+
+def test_bob_locks_an_overlay_that_he_can_read(cluster: Cluster, images: Images, work: Work) -> None:
+    """A layer that several users read: none of them keeps the others out."""
+    (work.here / "tree").mkdir()
+    work.write("tree/opt-mark", "here\n")
+    layer = cluster.path("n1", "/tmp/layer.sqfs")
+    make = ["mksquashfs", str(work.here / "tree"), str(layer), "-quiet", "-no-progress", "-all-root"]
+    subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
+    layer.chmod(0o644)
+    lock = "file = open('/tmp/layer.sqfs', 'rb'); fcntl.flock(file, fcntl.LOCK_EX); print(1, flush=True)"
+    words = ["python3", "-c", f"import fcntl, time; {lock}; time.sleep(600)"]
+    try:
+        with cluster.start(words, node="n1", user="bob") as locker:
+            assert locker.popen.stdout is not None and locker.popen.stdout.readline() == "1\n"
+            options = "--container-opts=--overlay /tmp/layer.sqfs:ro"
+            done = cluster.srun("-w", "n1", "-n1", f"--container={images.small}", options, "cat", "/opt-mark")
+            assert good(done) == "here\n"
+    finally:
+        layer.unlink()
