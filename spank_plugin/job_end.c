@@ -101,7 +101,7 @@ void end_containers(uint32_t job_id, uid_t uid)
 	step.job_socket = -1;
 	end_all(&known);
 	drop_empty_record(RECORDS, job_id, uid);
-	job_folder_remove(step.folder, job_id);
+	job_folder_remove(job_id);
 	job_folder_release(step.folder);
 	step.folder = -1;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* flock(2) counts a job's slurmstepds: each holds a shared lock on the directory, which the kernel releases when it
- * ends. The one that gets the exclusive lock is the last. */
+/* flock(2) counts a job's slurmstepds: each holds a shared lock on the file "holders", which the kernel releases when it
+ * ends. The one that gets the exclusive lock is the last. Whoever can open a file can lock it: only root can open this
+ * one, while users can open the directory. */
 #define _GNU_SOURCE
 #include "job_folder.h"
 #include "privilege.h"
@@ -19,6 +20,7 @@
  * hinders it (job_end.c). */
 #define HOLD_MS 10000
 #define LOCK_TRY_US 1000
+#define HOLDERS "holders"
 
 static int lock_within(int fd, int kind, int ms)
 {
@@ -28,35 +30,35 @@ static int lock_within(int fd, int kind, int ms)
 	return 0;
 }
 
-static void path_of(char *path, size_t size, uint32_t job)
+static void path_of(char *path, size_t size, uint32_t job, const char *name)
 {
-	snprintf(path, size, JOB_FOLDERS "/%u", job);
+	snprintf(path, size, JOB_FOLDERS "/%u%s", job, name);
 }
 
 int job_folder_hold(uint32_t job)
 {
-	struct stat held, there;
-	char path[64];
+	char path[64], holders[64];
+	struct stat held;
 	int fd;
 
 	if ((mkdir(JOB_FOLDERS, 0755) < 0 && errno != EEXIST) || chmod(JOB_FOLDERS, 0755) < 0 ||
 	    owned_by_root(JOB_FOLDERS) < 0)
 		return -1;
-	path_of(path, sizeof(path), job);
+	path_of(path, sizeof(path), job, "");
+	path_of(holders, sizeof(holders), job, "/" HOLDERS);
 	for (int tries = 0; tries < 10; tries++) {
 		if (mkdir(path, 0755) < 0 && errno != EEXIST)
 			return -1;
-		fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		fd = open(holders, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 		if (fd < 0 && errno == ENOENT)
-			continue;  /* the last slurmstepd of before has removed it */
+			continue;  /* the last slurmstepd of before has removed the directory */
 		if (fd < 0)
 			return -1;
 		if (lock_within(fd, LOCK_SH, HOLD_MS) < 0) {
 			close(fd);
 			break;
 		}
-		if (fchmod(fd, 0755) == 0 && fstat(fd, &held) == 0 && stat(path, &there) == 0 &&
-		    held.st_ino == there.st_ino)
+		if (fstat(fd, &held) == 0 && held.st_nlink > 0 && chmod(path, 0755) == 0)
 			return fd;
 		close(fd);
 	}
@@ -64,44 +66,49 @@ int job_folder_hold(uint32_t job)
 	return -1;
 }
 
-int job_folder_is_last(int folder)
+int job_folder_is_last(int holders)
 {
-	return flock(folder, LOCK_EX | LOCK_NB) == 0;
+	return flock(holders, LOCK_EX | LOCK_NB) == 0;
 }
 
-void job_folder_hold_again(int folder)
+void job_folder_hold_again(int holders)
 {
-	(void) flock(folder, LOCK_SH | LOCK_NB);
+	(void) flock(holders, LOCK_SH | LOCK_NB);
 }
 
-void job_folder_release(int folder)
+void job_folder_release(int lock)
 {
-	flock(folder, LOCK_UN);
-	close(folder);
+	flock(lock, LOCK_UN);
+	close(lock);
 }
 
-void job_folder_remove(int folder, uint32_t job)
+void job_folder_remove(uint32_t job)
 {
-	DIR *entries = fdopendir(dup(folder));
+	char path[64], holders[64];
 	struct dirent *entry;
-	char path[64];
+	DIR *entries;
 
+	path_of(path, sizeof(path), job, "");
+	path_of(holders, sizeof(holders), job, "/" HOLDERS);
+	entries = opendir(path);
 	while (entries && (entry = readdir(entries)))
-		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-			unlinkat(folder, entry->d_name, 0);
+		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
+		    strcmp(entry->d_name, HOLDERS) != 0)
+			unlinkat(dirfd(entries), entry->d_name, 0);
 	if (entries)
 		closedir(entries);
-	path_of(path, sizeof(path), job);
+	/* Last: from here on another slurmstepd may hold the folder by a new file, which keeps rmdir(2) from it. */
+	unlink(holders);
 	rmdir(path);
 }
 
-int job_folder_lock(int folder, const char *name, int ms)
+int job_folder_lock(const char *address, int ms)
 {
-	char file[64];
+	char file[128];
 	int fd;
 
-	snprintf(file, sizeof(file), "%s.lock", name);
-	fd = openat(folder, file, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	snprintf(file, sizeof(file), "%s.lock", address);
+	fd = open(file, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return -1;
 	if (lock_within(fd, LOCK_EX, ms) == 0)

@@ -17,22 +17,22 @@ int job_folder_hold(uint32_t job);
 /* Returns 1 when no other process holds the directory, and takes the exclusive lock: nobody can hold it from now on.
  * Returns 0 otherwise. The shared lock is lost then, because flock(2) removes it before it tries: of several processes
  * that ask, one is the last. */
-int job_folder_is_last(int folder);
+int job_folder_is_last(int holders);
 
 /* Takes the shared lock again after job_folder_is_last() has returned 0, unless the last process has the exclusive one.
  * While it is held, no other process is the last. */
-void job_folder_hold_again(int folder);
+void job_folder_hold_again(int holders);
 
 /* Unlocks and closes a descriptor of job_folder_hold() or job_folder_lock(). */
-void job_folder_release(int folder);
+void job_folder_release(int lock);
 
-/* Removes the directory and its files. Reports no failure. Does not close `folder`. */
-void job_folder_remove(int folder, uint32_t job);
+/* Removes the directory and its files. Reports no failure. For the last process that holds it. */
+void job_folder_remove(uint32_t job);
 
-/* Takes the lock of the container `name`: only one step of the job at a time finds or starts that container. Waits
+/* Takes the lock of the container at `address`: only one step of the job at a time finds or starts that container. Waits
  * at most `ms` milliseconds. Returns a descriptor for job_folder_release(); -1 with errno, ETIMEDOUT when the lock
  * was not had. */
-int job_folder_lock(int folder, const char *name, int ms);
+int job_folder_lock(const char *address, int ms);
 
 /* Returns a listening socket at the path `address`, which the caller closes; -1 with errno. Replaces an older socket
  * there. Only processes of `uid` and root can connect. */

@@ -317,7 +317,7 @@ void find_keeper(spank_t spank, uint32_t job_id, uint32_t step_id)
 		return;
 	}
 	name_address(job_id, 0);
-	lock = job_folder_lock(step.folder, strrchr(step.address, '/') + 1, LOCK_MS);
+	lock = job_folder_lock(step.address, LOCK_MS);
 	if (lock < 0) {
 		refuse("another step of this job has been starting the container for %d s (%s); submit again",
 		       LOCK_MS / 1000, strerror(errno));

@@ -160,7 +160,17 @@ class AdmissionLoop:
             return  # the peer has closed its connection
         peer = socket(fileno=number)
         peer.settimeout(PEER_SECONDS)
-        pid = 0
+        pid, here = 0, False  # here: it has the way in
+
+        def entering(step: str) -> None:
+            nonlocal here
+            if not here:
+                here = True
+                if watched:
+                    self.steps[pid] = step
+                self.container.record.entered(step)
+                self.begun = True
+
         try:
             pid, uid = wire.credentials(peer)
             # The mode of a job's socket lets in only its user and root. Root's uid is not mapped in this user
@@ -185,16 +195,13 @@ class AdmissionLoop:
             watched = self._watch(pid)
             frame = wire.receive_frame(peer)  # first: close() with unread data would reset the connection
             self._ask_server()
-            step, target = entry.admit(self.container, peer, frame)
-            if watched:
-                self.steps[pid] = step
-            self.container.record.entered(step)
-            self.begun = True
+            target = entry.admit(self.container, peer, frame, entering)
             if target or self.container.servers:
                 self.savers[number] = (peer, pid, target)
                 self.poll.register(number, select.POLLIN)
         except Exception as error:  # an error of one peer must not end the container of the others
-            self._forget(pid)  # the task ends by itself when it gets the reason
+            if not here:
+                self._forget(pid)  # the task ends by itself when it gets the reason
             wire.refuse(peer, error)
         finally:
             if number not in self.lifelines and number not in self.savers:

@@ -92,13 +92,15 @@ def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
     return b"/"
 
 
-def admit(container: Container, peer: socket, frame: bytes) -> tuple[str, str]:
-    """Answer the request of one task: send it the namespaces, command and environment. Returns the task's step, and the
-    file to save the container to when the step has ended ("" for none).
+def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[str], None]) -> str:
+    """Answer the request of one task: send it the namespaces, command and environment. Returns the file to save the
+    container to when the step has ended ("" for none).
 
     container  the container
     peer       the connection to the task's launcher
     frame      its request
+    entering   called with the task's step before the first descriptor goes out: a peer that has it can enter,
+               whatever it reads or says after that
 
     Raises:
         BollardError: the task may not go in.
@@ -125,6 +127,7 @@ def admit(container: Container, peer: socket, frame: bytes) -> tuple[str, str]:
     root = AS_ROOT if container.spec.fakeroot else b""
 
     def shell(script: bytes, start: list[bytes]) -> bytes | None:
+        entering(step)
         return _run_there(peer, container.namespace_fds, script, start, root)
 
     image_env = container.environment
@@ -143,8 +146,9 @@ def admit(container: Container, peer: socket, frame: bytes) -> tuple[str, str]:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if asked.save or container.servers else WAIT if "pid" in container.spec.unshare else b""
     answer = reply(argv, env, cwd, note(container, verbose, begin), mode, root)
+    entering(step)
     wire.send(peer, wire.OK, answer, container.namespace_fds)
-    return step, asked.save
+    return asked.save
 
 
 def taken(env: list[bytes], name: bytes) -> bytes:

@@ -26,6 +26,7 @@ import os
 from bollard.mpi import wireup
 from bollard.runtime import constants
 from bollard.runtime.container import image_shell
+from bollard.runtime.errors import BollardError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ _CLEAN_KEEPS = frozenset((b"TERM",)) | frozenset(
 _NOT_FROM_HOST = frozenset((b"PATH", b"HOME", b"LD_LIBRARY_PATH"))
 _NOT_BY_OPTION = frozenset((b"HOME", b"UID", b"GID"))
 _PATH_FORMS = frozenset((b"PATH", b"PREPEND_PATH", b"APPEND_PATH"))
+
+# Of the user's own values together, once expanded; the kernel takes less at a program's start.
+VALUES_MAX = 8 << 20
 
 PROMPT = b"bollard> "
 _STOCK_PROMPTS = (b"Apptainer> ", b"Singularity> ")
@@ -305,8 +309,11 @@ def _override(env: dict[bytes, bytes], asked: dict[bytes, bytes], more: dict[byt
     asked    the user's variables
     more     variables that the values can refer to, besides `env`
     literal  do not expand any value (--no-eval)
+
+    Raises:
+        BollardError: the values together are too large.
     """
-    seen = {**env, **more}
+    seen, size = {**env, **more}, 0
     for name, value in asked.items():
         if not literal and (b"$" in value or b"\\" in value or b"`" in value):
             from bollard.runtime.shell import interpreter, words
@@ -315,6 +322,12 @@ def _override(env: dict[bytes, bytes], asked: dict[bytes, bytes], more: dict[byt
                 value = interpreter.expand(value, seen)
             except words.Unsupported:
                 pass
+            size += len(value)
+            if size > VALUES_MAX:
+                raise BollardError(
+                    f"the variables given for the container, with those they name, have more than {VALUES_MAX} bytes",
+                    "give fewer, or shorter ones",
+                )
         if name == b"LD_LIBRARY_PATH":
             if value:
                 env[name] = value + b":" + LIBRARIES

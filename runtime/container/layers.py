@@ -166,8 +166,7 @@ def _begins(path: str, magic: bytes, at: int = 0) -> bool:
 
 
 def _open(name: str, path: str, read_only: bool) -> int:
-    """Open a file that holds a filesystem, and lock it: shared to read, exclusive to write."""
-    import fcntl
+    """Open a file that holds a filesystem, and lock it against those who write while others read or write."""
     from time import sleep
 
     try:
@@ -176,7 +175,7 @@ def _open(name: str, path: str, read_only: bool) -> int:
         raise BollardError(f"overlay {name}: {error.strerror}", "check its permissions; FILE:ro only reads") from None
     for _ in range(_LOCK_TRIES):
         try:
-            fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            linux.lock_file(fd, exclusive=not read_only)
             return fd
         except BlockingIOError:
             sleep(_LOCK_PAUSE)

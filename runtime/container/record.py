@@ -2,7 +2,7 @@
 """The record of a container: which image ran, how many tasks entered, and when.
 
     root     opens RECORDS/JOB.UID, a file of root, and passes the keeper a descriptor that can only append
-    keeper   appends one line when a task has entered; only the keepers of this job have such a descriptor
+    keeper   appends one line before a task may enter; only the keepers of this job have such a descriptor
 
 A line is spec text (`spec_text.text`): name=value, separated by spaces. The last line of a container is the valid one;
 its value `container` tells the containers of a job apart. If the keeper is killed, the last line is still true. Root
@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import os
 import time
+from errno import EFBIG
 
 from bollard import __version__
 from bollard.runtime import constants
+from bollard.runtime.errors import BollardError
 from bollard.runtime.request import spec_text
 
 TYPE_CHECKING = False
@@ -27,7 +29,8 @@ RECORDS = constants.RECORDS
 # The first 1000 steps of a job are counted by name, all later ones together as OTHERS.
 STEPS_MAX = 1000
 OTHERS = "others"
-# A container may write FREE bytes at once and RATE bytes per second after that. SIZE_MAX: bytes of a job's file.
+# A container may write FREE bytes at once and RATE bytes per second after that. SIZE_MAX: bytes of a job's file; the
+# last lines of containers may be as much again.
 FREE = 64 << 10
 RATE = 4096
 SIZE_MAX = 1 << 20
@@ -43,12 +46,15 @@ def descriptor(site: str) -> tuple[int, str]:
 class Record:
     """The record of one container."""
 
-    __slots__ = ("_known", "_size", "_written", "container", "ended", "fd", "first", "last", "made", "pending", "steps")
+    __slots__ = (
+        "_cut", "_known", "_size", "_written", "container", "ended", "fd", "first", "last", "made", "pending", "steps"
+    )  # fmt: skip
 
     def __init__(self, image: Image, node: str, fd: int = -1) -> None:
         self.fd = fd
         self.container = ""
         self.pending = False  # something has changed that is not in the file
+        self._cut = False  # the last line has no end
         self._size = 0  # bytes of all lines so far
         self._written = 0.0  # when the last line was written
         self.made = time.time()
@@ -79,14 +85,19 @@ class Record:
         return found
 
     def entered(self, step: str) -> None:
-        """Count a task of `step` that was let in, and write the record."""
+        """Count a task of `step` that is about to enter, and write the record.
+
+        Raises:
+            BollardError: the line may not be written, by RLIMIT_FSIZE of this process, which its user can lower.
+        """
         if step not in self.steps and len(self.steps) >= STEPS_MAX:
             step = OTHERS
         self.steps[step] = self.steps.get(step, 0) + 1
         self.last = time.time()
         self.first = self.first or self.last
         self.pending = True
-        self.write()
+        if not self.write():
+            raise BollardError("the container's keeper may not write its record", "raise its limit of file sizes again")
 
     def end(self) -> None:
         """Write the last line: the container ends normally."""
@@ -94,20 +105,31 @@ class Record:
         if self.first:
             self.write(last=True)
 
-    def write(self, last: bool = False) -> None:
-        """Append a line, unless the container has written too much lately. The `last` line is always written."""
+    def write(self, last: bool = False) -> bool:
+        """Append a line, unless the container has written too much lately. The `last` line is always written.
+
+        Returns False when a limit of this process forbids it. A full disk of the node does not end the container.
+        """
         now = time.monotonic()
         if self.fd < 0 or (not last and now - self._written < (self._size - FREE) / RATE):
-            return
+            return True
         line = spec_text.text(self.values()) + b"\n"
+        allowed = True
         try:
-            if last or os.fstat(self.fd).st_size + len(line) <= SIZE_MAX:
-                os.write(self.fd, line)
-        except OSError:
-            pass  # a full disk of the node must not end the container
+            if os.fstat(self.fd).st_size + len(line) <= (2 * SIZE_MAX if last else SIZE_MAX):
+                self._append(line)
+        except OSError as error:
+            allowed = error.errno != EFBIG
         self._size += len(line)
         self._written = now
         self.pending = False
+        return allowed
+
+    def _append(self, line: bytes) -> None:
+        left = b"\n" + line if self._cut else line
+        while left:
+            left = left[os.write(self.fd, left) :]
+            self._cut = bool(left)
 
 
 def step_of(environment: list[bytes]) -> str:

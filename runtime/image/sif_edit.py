@@ -10,11 +10,11 @@ partition; the same command, run again, completes the change.
 
 from __future__ import annotations
 
-import fcntl
 import os
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image, sif, sif_write
+from bollard.runtime.system import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def find(found: Sif, number: int) -> Descriptor:
 def _open(path: str) -> tuple[int, Sif]:
     fd, _ = image.open_sif(path, writable=True)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        linux.lock_file(fd, exclusive=True)
         return fd, sif.read(fd, os.fstat(fd).st_size, image.shown(path))
     except BlockingIOError:
         os.close(fd)

@@ -21,7 +21,7 @@ from bollard.runtime.shell.words import Unsupported, is_name, quoted, split_assi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from bollard.runtime.shell.syntax import Command
     from bollard.runtime.shell.words import Word
@@ -181,10 +181,7 @@ class _Shell:
         return status
 
     def _each(self, name: bytes, words: list[Word] | None) -> Iterator[None]:
-        if words is None:
-            fields = list(self._positional())
-        else:
-            fields = [field for word in words for field in self._fields(word)]
+        fields = list(self._positional()) if words is None else self._arguments(words)
         for field in fields:
             self._assign(name, field)
             yield
@@ -229,7 +226,7 @@ class _Shell:
         elif name == b"local":
             self._local(words[1:])
         elif name in self.functions:
-            return self._call(self.functions[name], [field for word in words[1:] for field in self._fields(word)])
+            return self._call(self.functions[name], self._arguments(words[1:]))
         elif name in _BUILTINS:
             return self._builtin(name, words[1:])
         else:
@@ -246,13 +243,13 @@ class _Shell:
                 self.flat(word)
             self.silent = False
             return True
-        fields = [field for word in words for field in self._fields(word)]
+        fields = self._arguments(words)
         if name in (b"test", b"["):
             return self._test(name, fields)
         if name == b"unset":
             self._unset(fields)
         elif name == b"eval":
-            return self._eval(b" ".join(fields))
+            return self._eval(self._joined(fields, b" "))
         elif name == b"shift":
             if not self.locals or self.words is None or fields or not self.words:
                 raise Unsupported("shift")
@@ -387,7 +384,7 @@ class _Shell:
         elif name == b"#" and not operator:
             value = b"%d" % len(self._positional())
         elif name == b"*" and not operator:
-            value = b" ".join(self._positional())
+            value = self._joined(self._positional(), b" ")
         else:
             value = self.values.get(name)
             if value is None and (name in _OWN_VALUE or not is_name(name)):
@@ -422,9 +419,12 @@ class _Shell:
 
     def _pattern(self, word: Word) -> list[patterns.Item]:
         """Return the pattern that a word stands for. Unquoted values of variables are patterns too."""
-        pieces = []
+        pieces, size = [], 0
         for part in self._no_tilde(word):
             pieces.append((part[0], part[1] if len(part) == 2 else self._variable(*part[1:])))
+            size += len(pieces[-1][1])
+            if size > VALUE_MAX:
+                raise Unsupported("a very long pattern")
         return patterns.compiled(pieces)
 
     def _no_tilde(self, word: Word) -> Word:
@@ -434,11 +434,19 @@ class _Shell:
 
     def flat(self, word: Word) -> bytes:
         """Return the expanded text of a word, without splitting."""
-        text = b"".join([part[1] if len(part) == 2 else self._variable(*part[1:]) for part in word])
-        if len(text) > VALUE_MAX:
-            raise Unsupported("a very long value")
+        text = self._joined(part[1] if len(part) == 2 else self._variable(*part[1:]) for part in word)
         self.budget.spend(len(text) // _BYTES_PER_STEP)
         return text
+
+    def _joined(self, parts: Iterable[bytes], between: bytes = b"") -> bytes:
+        """The parts as one text; what is too long is never made."""
+        found, size = [], 0
+        for part in parts:
+            found.append(part)
+            size += len(part) + len(between)
+            if size > VALUE_MAX + len(between):
+                raise Unsupported("a very long value")
+        return between.join(found)
 
     def _value(self, word: Word) -> bytes:
         """Return the right side of an assignment: not split; a tilde at its start or after a colon becomes HOME."""
@@ -459,6 +467,18 @@ class _Shell:
                 part = (True, b":".join(pieces))
             parts.append(part)
         return self.flat(parts)
+
+    def _arguments(self, words: list[Word]) -> list[bytes]:
+        """What the words of a command or of a loop become, TOTAL_MAX bytes at most."""
+        found: list[bytes] = []
+        size = 0
+        for word in words:
+            fields = self._fields(word)
+            size += sum(map(len, fields))
+            if size > TOTAL_MAX:
+                raise Unsupported("very long arguments")
+            found += fields
+        return found
 
     def _fields(self, word: Word) -> list[bytes]:
         """Return the arguments that a word expands to. Raises Unsupported if a shell would split it or match files."""

@@ -226,6 +226,23 @@ def open_in_root(root: int, path: str, flags: int = os.O_PATH) -> int:
     return _tried_again(lambda: lib.b_openat2(root, name, flags | os.O_CLOEXEC, resolve), path)
 
 
+def lock_file(fd: int, exclusive: bool) -> None:
+    """Lock the open file for as long as a copy of this descriptor is open.
+
+    Raises: BlockingIOError where another has it.
+
+    flock(2) lets anybody who can read a file keep its owner's readers from it. For this lock (fcntl(2), "Open file
+    description locks") a file has to be open for writing to be locked by one process alone.
+    """
+    import fcntl
+
+    kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, kind.to_bytes(2, sys.byteorder) + bytes(30))  # struct flock: the whole file
+    except PermissionError as error:  # POSIX allows this answer too
+        raise BlockingIOError(*error.args) from None
+
+
 def exchange(one: str, other: str) -> None:
     """Exchange the names of two files or directories atomically (RENAME_EXCHANGE of renameat2(2))."""
     _check(lib.b_exchange(os.fsencode(one), os.fsencode(other)), f"exchange of {one} and {other}")

@@ -546,3 +546,13 @@ def test_directories_before_and_after_those_of_libraries():
     assert task_env(image=image, host=asked)[b"LD_LIBRARY_PATH"] == b"/first:/image:/last"
     assert task_env(image=image, host=asked[1:])[b"LD_LIBRARY_PATH"] == b"/image:/last"
     assert b"LD_LIBRARY_PATH" not in task_env(image={}, host=asked)
+
+
+def test_values_that_name_large_variables_are_bounded_together():
+    """Each is short where it is asked for; a task may send many thousands."""
+    host = [b"A=" + b"a" * 100_000, *(b"APPTAINERENV_V%d=x$A" % number for number in range(200))]
+    with pytest.raises(BollardError, match="variables given for the container"):
+        task_env(host=host)
+    with pytest.raises(BollardError, match="variables given for the container"):
+        task_env(host=host[:1], spec=asking(*((b"V%d" % number, b"x$A") for number in range(200))))
+    assert task_env(host=host[:20])[b"V0"] == b"x" + b"a" * 100_000

@@ -289,6 +289,31 @@ def test_a_script_that_cannot_be_read_changes_nothing():
     assert (values, exported) == (START, set(START))
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        b'B="' + b"$A" * 1000 + b'"',
+        b'B="${A#' + b"$A" * 1000 + b'}"',
+        b'B="${A:+' + b"$A" * 1000 + b'}"',
+        b"f() { B=\"$*\"; }\nf " + b'"$A" ' * 1000,
+        b"eval " + b'"$A" ' * 1000,
+        b'case "' + b"$A" * 1000 + b'" in x) B=1;; esac',
+    ],
+)
+def test_a_long_text_is_refused_before_it_is_made(script):
+    """A thousand times 100 kB stand in a script of some kB."""
+    import tracemalloc
+
+    values = {**START, b"A": b"a" * 100_000}
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unsupported):
+            evaluate(script, values, set(START))
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_values_and_nesting_are_bounded():
     doubled = b"A=0123456789abcdef\n" + b'A="$A$A"\n' * 14
     with pytest.raises(Unsupported):

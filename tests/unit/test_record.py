@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import sys
 import threading
@@ -76,6 +77,38 @@ def test_a_record_is_bounded(tmp_path, image):
     os.close(fd)
     (found,) = job.records(7, str(tmp_path))
     assert (found["tasks"], len(found["steps"])) == (20_000, record.STEPS_MAX + 1)
+
+
+def test_many_containers_of_a_job_have_one_bound(tmp_path, image):
+    """Each step can have a container of its own; each writes a last line, whatever the file has."""
+    fd = os.open(tmp_path / "7.1000", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    for number in range(200):
+        kept = record.Record(image, "n1", fd)
+        kept.container = "c" * 20_000 + str(number)
+        kept.entered("0")
+        kept.end()
+    assert os.fstat(fd).st_size <= 2 * record.SIZE_MAX
+    os.close(fd)
+
+
+def test_a_limit_of_file_sizes_keeps_tasks_out(tmp_path, image):
+    """Any process of the user's may set it; a line that is cut off stays alone."""
+    fd = os.open(tmp_path / "7.1000", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    kept = record.Record(image, "n1", fd)
+    kept.entered("0")
+    size = os.fstat(fd).st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, before[1]))
+    try:
+        with pytest.raises(BollardError, match="may not write its record"):
+            kept.entered("1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.fstat(fd).st_size == size + 40
+    kept.entered("2")
+    os.close(fd)
+    lines = (tmp_path / "7.1000").read_text().splitlines()
+    assert len(lines) == 3 and lines[2].startswith("bollard=") and "steps=0:1,1:1,2:1" in lines[2]
 
 
 def test_a_full_disk_is_no_error(image):

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image, sif, sif_edit, sif_write
+from bollard.runtime.system import linux
 
 OBJECTS = (
     sif_write.Object(sif.DEFFILE, "", b"bootstrap: scratch\n"),
@@ -238,10 +239,20 @@ def test_a_full_table(tmp_path):
 
 
 def test_two_at_a_time(path):
-    with open(path, "rb") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
+    with open(path, "rb+") as other:
+        linux.lock_file(other.fileno(), exclusive=True)
         assert "is being changed by another command" in refused(path, lambda: sif_edit.delete(path, 1))
     sif_edit.delete(path, 1)
+
+
+def test_who_may_only_read_locks_nobody_out(path):
+    with open(path, "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(OSError):
+            linux.lock_file(other.fileno(), exclusive=True)
+        with open(path, "rb") as reader:
+            linux.lock_file(reader.fileno(), exclusive=False)
+        sif_edit.delete(path, 1)
 
 
 def test_a_file_is_not_added_to_itself(path):
