@@ -24,7 +24,7 @@ BEFORE = {
     "bollard.runtime.request.command_line": {"_similar"},
     "bollard.runtime.request.forms": {"_with_opts", "_with_files"},
     "bollard.runtime.system.identity": {"new_namespace"},
-    "bollard.runtime.system.linux": {"start_first", "bring_up"},
+    "bollard.runtime.system.linux": {"start_first", "bring_up", "lock_file"},
 }
 # They run in a container, and import what `imports.complete` or `save._prepare` has imported.
 LOADED = {
