@@ -9,6 +9,7 @@
 | client_options.c, spec.c, image_probe.c | in srun, sbatch, salloc: read the options, make the spec, refuse mistakes |
 | stepd.c, keeper.c, argv.c, refusal.c | in slurmstepd: start the keeper and the launcher |
 | privilege.c | the operations that need root |
+| job_cgroup.c, job_folder.c, job_place.c, job_end.c | there too: a job's cgroups, folder and /tmp; its end |
 | enter.c, entry.c, script.c, become.c, supervise.c | the launcher: lets a task enter the container |
 | wire.c | sockets and frames, in slurmstepd and in the launcher |
 | python.c, start.c, callbacks.py | calls from C to Python |

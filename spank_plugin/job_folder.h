@@ -15,7 +15,7 @@
 int job_folder_hold(uint32_t job);
 
 /* Returns 1 when no other process holds the directory, and takes the exclusive lock: nobody can hold it from now on.
- * Returns 0 otherwise. */
+ * Returns 0 when another holds it, or -1 with errno when that is unknown. */
 int job_folder_is_last(int folder);
 
 /* Unlocks and closes a descriptor of job_folder_hold() or job_folder_lock(). */
