@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 SUITE ?= bookworm
 SECONDS ?= 60
-# Where `make releases-test` runs what meets Slurm, one after the other; tests/cluster/conftest.py says what that is.
+# Where `make releases-test` runs what meets Slurm; tests/cluster/conftest.py says what that is.
 RELEASES ?= bullseye trixie sid
 
 SYSTEM := /usr/bin/python3
@@ -24,11 +24,11 @@ BUILD_PACKAGES := debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot u
 	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci openssl:/usr/bin/openssl
 TOOLS := pytest hypothesis pexpect cffi ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
-.PHONY: help machine packages dev demo test unit build-test cluster-test releases-test fuzz fuzz-c peers stress bench lint format clean
+.PHONY: $(RELEASES:%=release-%) help machine packages dev demo test unit build-test cluster-test releases-test fuzz fuzz-c peers stress bench lint format clean
 
 help:
 	@echo 'make demo          bring a Slurm cluster up on this machine and run MPI in a container on it'
-	@echo 'make test          every test: unit, then cluster'
+	@echo 'make test          every test: without a cluster, then on the clusters of four releases'
 	@echo 'make unit          tests that need no cluster (seconds)'
 	@echo 'make build-test    definition files built without root (minutes; Debian mirror, PyPI)'
 	@echo 'make cluster-test  tests on the cluster; SUITE=trixie for another Slurm'
@@ -75,21 +75,21 @@ build-test: dev
 # more, alone, and has to pass then; both runs are in the log.
 AGAIN := --last-failed --last-failed-no-failures none
 
+# A cache for each suite, for clusters run beside each other.
+ON = $(PYTHON) -m pytest -q -o cache_dir=.pytest_cache/$(1) --suite $(1) $(2) tests/cluster tests/hostile
+
 cluster-test: dev
-	$(PYTHON) -m pytest -q --suite $(SUITE) tests/cluster tests/hostile || \
-	$(PYTHON) -m pytest -q --suite $(SUITE) $(AGAIN) tests/cluster tests/hostile
+	$(call ON,$(SUITE)) || $(call ON,$(SUITE),$(AGAIN))
 
 # STRESS='--cancels=20 --crowd=20 --named=10 --seed=1': tests/stress/conftest.py has them all.
 stress: dev
 	$(PYTHON) -m pytest -q -rP --suite $(SUITE) $(STRESS) tests/stress
 
-releases-test: dev
-	@status=0; for suite in $(RELEASES); do \
-	    echo "== $$suite"; \
-	    $(PYTHON) -m pytest -q --suite $$suite -m every_release tests/cluster tests/hostile || \
-	    $(PYTHON) -m pytest -q --suite $$suite -m every_release $(AGAIN) tests/cluster tests/hostile || status=$$?; \
-	    $(CLUSTER) down --suite $$suite || status=$$?; \
-	done; exit $$status
+releases-test: $(RELEASES:%=release-%)
+
+$(RELEASES:%=release-%): release-%: dev
+	@status=0; $(call ON,$*,-m every_release) || $(call ON,$*,-m every_release $(AGAIN)) || status=$$?; \
+	$(CLUSTER) down --suite $* || status=$$?; exit $$status
 
 # Beside Debian's Apptainer, in a tree of its own (tests/peers/tree.py); terminals under load are asked twice as well.
 # With a cache of its own, for the other tests run beside it.
@@ -100,10 +100,12 @@ peers: dev
 	$(SYSTEM) tests/peers/tree.py
 	$(PEERS) || $(PEERS) $(AGAIN)
 
-# All even when one fails, and then a failure. What needs no cluster runs two at a time, and shows its output at its end.
+# All even when one fails, and then a failure. First what needs no cluster, then the clusters, which mostly wait: two at
+# a time each, and each shows its output at its end.
+BESIDE := $(MAKE) --no-print-directory -k -j2 --output-sync=target
 test: machine
-	@status=0; $(MAKE) --no-print-directory -k -j2 --output-sync=target unit build-test fuzz peers || status=$$?; \
-	$(MAKE) --no-print-directory cluster-test || status=$$?; exit $$status
+	@status=0; $(BESIDE) unit build-test fuzz peers || status=$$?; \
+	$(BESIDE) cluster-test $(RELEASES:%=release-%) || status=$$?; exit $$status
 
 fuzz: dev
 	$(PYTHON) tests/fuzz/run.py --seconds $(SECONDS)

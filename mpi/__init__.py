@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""MPI start-up from inside a container: what Slurm prepared, and how to check that it works.
+"""Start-up of MPI in a container: what Slurm has prepared for it, and a check that it works.
 
-| file | question it answers |
+| file | content |
 |---|---|
-| ``wireup.py`` | what must a container keep so that MPI finds Slurm? (plain data, no imports) |
-| ``library.py`` | where is libpmix or libpmi2, and can it be called? |
+| ``wireup.py`` | what a container must keep so that MPI finds Slurm (plain data, no imports) |
+| ``library.py`` | opens libpmix or libpmi2 |
 | ``pmix.py`` | PMIx client calls, through libpmix |
 | ``pmi2.py`` | PMI-2 client calls, through libpmi2 |
 | ``pmi2_wire.py`` | PMI-2 without any library: the text protocol over ``PMI_FD`` |
-| ``hello.py`` | ``python -m bollard.mpi.hello``: is it the wire-up, or my MPI? |
+| ``hello.py`` | ``python -m bollard.mpi.hello``: checks the wire-up without an MPI program |
 """

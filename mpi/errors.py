@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the bindings raise: a wire-up call that failed, with its code's name and what to do about it."""
+"""The errors of the bindings: a call to PMIx or PMI-2 that failed, with the name of its code and a hint."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from bollard.runtime.errors import BollardError
 
 
 class WireupError(BollardError):
-    """A failed call to PMIx or PMI-2, or a library or descriptor that is not there.
+    """A failed call to PMIx or PMI-2, or a missing library or file descriptor.
 
-    ``status`` is the library's code, or 0 where no library has given one.
+    ``status`` is the code of the library; 0 if no library has given one.
     """
 
     def __init__(self, message: str, hint: str, status: int = 0) -> None:
@@ -18,8 +18,8 @@ class WireupError(BollardError):
 
 
 class PmixError(WireupError):
-    """From libpmix."""
+    """An error from libpmix."""
 
 
 class Pmi2Error(WireupError):
-    """From libpmi2, or from Slurm over the PMI-2 protocol."""
+    """An error from libpmi2, or from Slurm through the PMI-2 protocol."""

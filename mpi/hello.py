@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""``python3 -m bollard.mpi.hello``: is it the wire-up, or my MPI?
+"""``python3 -m bollard.mpi.hello``: check whether a problem is in Slurm's wire-up or in the MPI library.
 
 Run it in place of an MPI program, in the same container with the same srun line::
 
@@ -8,12 +8,15 @@ Run it in place of an MPI program, in the same container with the same srun line
     rank 1 of 2 on n2: pmix 4.2.2 via /usr/lib/libpmix.so.2: init 12 ms, fence 1 ms, neighbour 0 on n1 says ok
 
 Every rank joins the job, puts a value, waits for the others, reads the value of the rank to its right and
-checks it. If that works and the MPI program does not, the wire-up is not to blame. It speaks PMIx through the
-image's libpmix, and PMI-2 through the image's libpmi2 or, where there is none, by itself. Where it does not work,
-it also names the directories of the wire-up that are not visible in the container. Exit status 0 or 1.
+checks it. If this works and the MPI program does not, the wire-up is good, and the problem is in the program or in its
+MPI library.
 
-``fence`` is a second, empty one: the first, which carries the values, mostly measures how far apart the ranks
-started (``exchange_ms`` with ``--json``).
+The check uses PMIx through the image's libpmix. It uses PMI-2 through the image's libpmi2 or, without this library,
+through its own code. After an error it also names the directories of the wire-up that are not visible in the container.
+The exit status is 0 or 1.
+
+``fence`` is the time of a second fence without data. The first fence carries the values and mostly measures the
+differences in the ranks' start times (``exchange_ms`` with ``--json``).
 """
 
 from __future__ import annotations
@@ -34,22 +37,27 @@ KEY = "bollard.hello"
 
 
 class Session(Protocol):
-    """One rank's way into a job; the same few steps for every flavour. Errors are WireupError."""
+    """One rank's connection to its job; the same steps for every flavour of PMI. Errors are WireupError."""
 
     library: str
     job: str
     rank: int
     size: int
 
+    # Join the job; this sets `job`, `rank` and `size`.
     def join(self) -> None: ...
+    # Offer this rank's value to the others.
     def put(self, value: str) -> None: ...
+    # Wait for all ranks, and exchange the values.
     def fence(self) -> None: ...
+    # Return the value of a rank, None if it has put none.
     def get(self, rank: int) -> str | None: ...
+    # Leave the job.
     def leave(self) -> None: ...
 
 
 class Pmix:
-    """Through libpmix."""
+    """A session through libpmix."""
 
     def __init__(self) -> None:
         pmix.load()
@@ -83,7 +91,7 @@ class Pmix:
 
 
 class Pmi2:
-    """Through libpmi2."""
+    """A session through libpmi2."""
 
     def __init__(self) -> None:
         pmi2.load()
@@ -108,7 +116,7 @@ class Pmi2:
 
 
 class Pmi2Wire:
-    """PMI-2 without a library."""
+    """A PMI-2 session without a library."""
 
     def __init__(self, wire: pmi2_wire.Wire) -> None:
         self._wire = wire
@@ -133,6 +141,7 @@ class Pmi2Wire:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the check; return the exit status, 0 or 1. ``argv`` are the arguments, None for those of this process."""
     parser = argparse.ArgumentParser(
         prog="python3 -m bollard.mpi.hello",
         description="Join the job, exchange a value with a neighbour, say how it went.",
@@ -170,14 +179,14 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     finally:
         limit.cancel()
-    # One write per rank: the ranks share the terminal.
+    # One write per rank, so that the lines of several ranks do not mix.
     sys.stdout.write((json.dumps(report) if args.json else sentence(report)) + "\n")
     sys.stdout.flush()
     return 0
 
 
 def invisible(env: dict[bytes, bytes], uid: int) -> list[str]:
-    """A line for each directory that this step's wire-up uses and that is not here: why joining may have failed."""
+    """Return a line for each directory of this step's wire-up that is not visible: a possible cause of the error."""
     wanted = wireup.directories(env, uid) if wireup.flavours(env) else ()
     return [
         f"{os.fsdecode(path)} is not visible here; if it is there on the node, bind it with BOLLARD_BIND"
@@ -187,7 +196,14 @@ def invisible(env: dict[bytes, bytes], uid: int) -> list[str]:
 
 
 def choose(env: dict[bytes, bytes], no_library: bool = False) -> Session:
-    """The way in that fits what Slurm prepared, not yet used. Raises WireupError if there is none."""
+    """Return a session for the flavour that Slurm prepared; it has not joined yet.
+
+    env: the environment of the task.
+    no_library: for PMI-2, do not use libpmi2.
+
+    Raises:
+        WireupError: Slurm has prepared no flavour that this check supports.
+    """
     prepared = wireup.flavours(env)
     if "pmix" in prepared:
         return Pmix()
@@ -213,7 +229,11 @@ def choose(env: dict[bytes, bytes], no_library: bool = False) -> Session:
 
 
 def exchange(session: Session, host: str) -> dict[str, Any]:
-    """The check itself. Returns what to report, times in milliseconds. Raises WireupError if it failed."""
+    """Run the check in a session; return the report, with times in milliseconds. ``host`` is this node's name.
+
+    Raises:
+        WireupError: a call fails, or the neighbour's value is wrong.
+    """
     begin = time.perf_counter()
     session.join()
     joined = time.perf_counter()
@@ -247,7 +267,7 @@ def exchange(session: Session, host: str) -> dict[str, Any]:
 
 
 def sentence(report: dict[str, Any]) -> str:
-    """A report as one line for people."""
+    """Return a report as one line of text."""
     text = (
         "rank {rank} of {size} on {host}: {library}: init {init_ms:.0f} ms, fence {fence_ms:.1f} ms, "
         "neighbour {neighbour} on {neighbour_host} says ok"
@@ -256,7 +276,7 @@ def sentence(report: dict[str, Any]) -> str:
 
 
 def mapped(name: str) -> str:
-    """The path of a loaded library, found by a part of its file name; the name itself if there is none."""
+    """Return the path of a loaded library; ``name`` is a part of its file name, returned if none is found."""
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as lines:
         for line in lines:
             path = line.rstrip("\n").partition("/")[2]
@@ -266,7 +286,7 @@ def mapped(name: str) -> str:
 
 
 def give_up(message: str) -> None:
-    """End the process from the timer's thread: the main one is inside a library and cannot be interrupted."""
+    """Print a message and end the process. Runs in the timer's thread: the main thread may be inside a library."""
     sys.stderr.write(f"bollard: {message}\n")
     sys.stderr.flush()
     os._exit(1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Open the image's libpmix or libpmi2 with cffi in ABI mode: what `pmix` and `pmi2` share."""
+"""Open the image's libpmix or libpmi2 with cffi in ABI mode; `pmix` and `pmi2` use this module."""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ from bollard.mpi.errors import WireupError
 def open_library(
     library: str, declarations: str, names: tuple[str, ...], error: type[WireupError], hint: str
 ) -> tuple[Any, Any]:
-    """The ffi of the C ``declarations``, and ``library`` by the first of ``names`` that can be loaded; those with a
-    ``/`` may be glob patterns.
+    """Open a library; return the ffi object and the library.
 
-    Raises ``error`` with ``hint`` if cffi or the library is missing, saying which. Keep the library for as long
-    as Python runs: cffi closes it with its last reference, and its threads would crash.
+    library: the name of the library for messages.
+    declarations: its C declarations.
+    names: file names to try in this order; a name with a ``/`` can be a glob pattern.
+    error: the class of the error to raise.
+    hint: the hint of this error.
+
+    Keep the library as long as Python runs: cffi closes it with the last reference, and its threads would crash.
+
+    Raises:
+        WireupError: as ``error``, if cffi or the library is missing.
     """
     if FFI is None:
         raise error(f"this Python has no cffi, so {library.partition('.')[0]} cannot be called", hint)
@@ -33,7 +40,7 @@ def open_library(
             try:
                 return ffi, ffi.dlopen(path)
             except OSError as problem:
-                # A library that is there and does not fit is worth a word; cffi's text goes on for lines.
+                # Report a library that exists but cannot be loaded. Only the first part: cffi's text is long.
                 if "No such file" not in str(problem):
                     problems.append(str(problem).partition(".  ")[0])
     raise error(f"no {library} here{': ' + problems[0] if problems else ''}", hint)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """PMI-2 client calls through libpmi2, by cffi in ABI mode: no compiler and no header are needed.
 
-One Python function per call, C types stay in here. ``libpmi2.so.0`` comes with Slurm (``slurm/pmi2.h``, plain
-C types only, the same in all releases); MPI programs built against it call what is called here. Where there
-is no such library, `bollard.mpi.pmi2_wire` does the same without.
+There is one Python function per call; callers see no C types. ``libpmi2.so.0`` comes with Slurm (``slurm/pmi2.h``:
+only plain C types, the same in all releases). MPI programs that are built against it make the same calls.
+`bollard.mpi.pmi2_wire` does the same without this library.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NAMES = (
 
 _ANY_SOURCE = -1  # PMI2_ID_NULL
 
-# slurm/pmi2.h: the codes are the same in every release; libpmi2 has no function that names them.
+# From slurm/pmi2.h. The codes are the same in every release; libpmi2 has no function that returns their names.
 _CODES = (
     "SUCCESS",
     "ERR_INIT",
@@ -60,7 +60,7 @@ _HINTS = {
 
 
 class Start(NamedTuple):
-    """What PMI2_Init says: rank and number of ranks, and whether another job spawned this one."""
+    """The result of PMI2_Init: rank, number of ranks, and whether another job spawned this one."""
 
     rank: int
     size: int
@@ -72,9 +72,10 @@ _library: Any = None
 
 
 def load(names: tuple[str, ...] = NAMES) -> None:
-    """Open libpmi2; the calls below need it. ``names`` are tried in order and may be glob patterns.
+    """Open libpmi2; call this before the functions below. ``names`` are tried in order and can be glob patterns.
 
-    Raises Pmi2Error if cffi or the library is missing, saying which.
+    Raises:
+        Pmi2Error: cffi or the library is missing.
     """
     global _ffi, _library
     if _library is not None:
@@ -84,23 +85,24 @@ def load(names: tuple[str, ...] = NAMES) -> None:
 
 
 def init() -> Start:
-    """Join the job over PMI_FD. Can be called once per process and task."""
+    """Join the job through PMI_FD. Can be called only once per task."""
     spawned, size, rank, application = (_ffi.new("int *") for _ in range(4))
     _check("PMI2_Init", _library.PMI2_Init(spawned, size, rank, application))
     return Start(int(rank[0]), int(size[0]), bool(spawned[0]))
 
 
 def job_id() -> str:
-    """The server's name of the job: ``JOB.STEP``."""
+    """Return the server's name of the job: ``JOB.STEP``."""
     name = _ffi.new("char[]", VALUE_LIMIT)
     _check("PMI2_Job_GetId", _library.PMI2_Job_GetId(name, VALUE_LIMIT))
     return _string(name)
 
 
 def put(key: str, value: str) -> None:
-    """Offer a value to the other ranks; they see it after the next `fence`. Keys are one space per job.
+    """Offer a value to the other ranks; they see it after the next `fence`. All ranks of a job share the keys.
 
-    Raises Pmi2Error for a key or value that is too long: the library would not notice.
+    Raises:
+        Pmi2Error: the key or the value is too long (the library does not check this), or the call fails.
     """
     raw_key, raw_value = key.encode(), value.encode()
     if len(raw_key) >= KEY_LIMIT or len(raw_value) >= VALUE_LIMIT:
@@ -117,19 +119,19 @@ def fence() -> None:
 
 
 def get(key: str) -> str | None:
-    """A value some rank has put before the last fence, or None."""
+    """Return the value that a rank has put before the last fence; None if there is none."""
     value, length = _ffi.new("char[]", VALUE_LIMIT), _ffi.new("int *")
     job = job_id().encode()
     status = _library.PMI2_KVS_Get(job, _ANY_SOURCE, key.encode(), value, VALUE_LIMIT, length)
     if status == _CODES.index("ERR_OTHER"):
-        # The library's word for "the server has no such key".
+        # libpmi2 returns this code if the server has no such key.
         return None
     _check(f"PMI2_KVS_Get of {key}", status)
     return _string(value)
 
 
 def finalize() -> None:
-    """Leave the job; the server closes the connection for good."""
+    """Leave the job. The server then closes the connection permanently."""
     _check("PMI2_Finalize", _library.PMI2_Finalize())
 
 

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""PMI-2 without a library: the text protocol that Slurm's ``mpi/pmi2`` plugin speaks on ``PMI_FD``.
+"""PMI-2 without a library: the text protocol of Slurm's ``mpi/pmi2`` plugin on ``PMI_FD``.
 
-Needs nothing in the image but Python. The protocol, as slurmstepd reads it (src/plugins/mpi/pmi2: agent.c for
+The image needs only Python. The protocol as slurmstepd implements it (src/plugins/mpi/pmi2: agent.c for
 the greeting, pmi2.c and client.c for the rest; the same in 20.11 to 26.05):
 
-* Greeting, one line each way, sent in one write because the server reads it in one read of 64 bytes:
+* The greeting is one line each way. It is sent in one write, because the server reads it in one read of 64 bytes:
   ``cmd=init pmi_version=2 pmi_subversion=0`` and ``cmd=response_to_init rc=0 pmi_version=2
   pmi_subversion=0``.
-* Every message after it: six bytes with the length of the body in decimal, padded with blanks on the right,
-  then the body, ``cmd=NAME;key=value;key=value;``. The answer's command is ``NAME-response`` and it carries
+* Every later message has six bytes with the length of the body in decimal, padded with spaces on the right,
+  then the body, ``cmd=NAME;key=value;key=value;``. The answer's command is ``NAME-response``, and it has the key
   ``rc``.
-* libpmi2 doubles a ``;`` inside a value, slurmstepd does not understand that: such values are refused here.
-* A connection serves one process once. After ``finalize`` the server closes its end, and a second greeting is
-  an error, so a task that ran this cannot start an MPI program afterwards.
+* libpmi2 doubles a ``;`` inside a value, but slurmstepd does not decode this. Such values are refused here.
+* A connection serves one process, once. After ``finalize`` the server closes its end, and a second greeting is
+  an error. So a task that has used this module cannot start an MPI program afterwards.
 
-All ranks of a step must speak the same version: slurmstepd keeps one version per node (MPICH speaks PMI-1).
+All ranks of a step must use the same version: slurmstepd keeps one version per node (MPICH uses PMI-1).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bollard.mpi.errors import Pmi2Error
 KEY_LIMIT = 64  # PMI2_MAX_KEYLEN, with the final NUL
 VALUE_LIMIT = 1024  # PMI2_MAX_VALLEN, with the final NUL
 _LENGTH_DIGITS = 6
-# Slurm's answers carry at most one value; the process mapping of a very large job is the longest.
+# Bytes. Slurm's answers have at most one value; the longest is the process mapping of a very large job.
 _ANSWER_LIMIT = 999_999
 _GREETING = b"cmd=init pmi_version=2 pmi_subversion=0\n"
 _GREETING_LIMIT = 256
@@ -38,9 +38,10 @@ LOST_HINT = "look in slurmd's log on this node; has this task already run an MPI
 
 
 def encode(command: str, pairs: Iterable[tuple[str, str]] = ()) -> bytes:
-    """A message to the server, length included.
+    """Return a message to the server, with its length.
 
-    Raises Pmi2Error for a key or value that the protocol cannot carry: too long, or with ``;`` or NUL in it.
+    Raises:
+        Pmi2Error: a key or a value is too long or holds ``;`` or NUL, or a key is empty or holds ``=``.
     """
     body = f"cmd={command};".encode()
     for key, value in pairs:
@@ -57,9 +58,10 @@ def encode(command: str, pairs: Iterable[tuple[str, str]] = ()) -> bytes:
 
 
 def decode(body: bytes) -> tuple[str, dict[str, str]]:
-    """The command of a message and its values. ``;;`` in a value is one ``;``. Of equal keys the first wins.
+    """Return the command of a message and its values. ``;;`` in a value means ``;``. The first of equal keys is used.
 
-    Raises Pmi2Error if the body is not of the form ``cmd=NAME;key=value;...``.
+    Raises:
+        Pmi2Error: the body is not of the form ``cmd=NAME;key=value;...``.
     """
     fields = []
     position = 0
@@ -84,9 +86,9 @@ def decode(body: bytes) -> tuple[str, dict[str, str]]:
 
 
 class Wire:
-    """One task's connection. Call `init` first and `finalize` last; every other call may block on the server.
+    """One task's connection. Call `init` first and `finalize` last. Every call can block until the server answers.
 
-    Every method raises Pmi2Error if the server refuses, breaks off, or answers something else.
+    Every method raises Pmi2Error if the server refuses the request, closes the connection, or gives a wrong answer.
     """
 
     def __init__(self, descriptor: int, job_id: str, rank: int) -> None:
@@ -97,7 +99,11 @@ class Wire:
         self.size = 0
 
     def init(self) -> None:
-        """Greet the server and join the job; `rank` and `size` are the server's word afterwards."""
+        """Greet the server and join the job; this sets `rank` and `size` to the values of the server.
+
+        Raises:
+            Pmi2Error: the server refuses PMI-2 or gives a wrong answer.
+        """
         self._send(_GREETING)
         line = b""
         while not line.endswith(b"\n"):
@@ -118,7 +124,7 @@ class Wire:
         self.rank, self.size = self._number(answer, "rank"), self._number(answer, "size")
 
     def job_id(self) -> str:
-        """The server's name of the job: ``JOB.STEP``."""
+        """Return the server's name of the job: ``JOB.STEP``."""
         return self._ask("job-getid").get("jobid", "")
 
     def put(self, key: str, value: str) -> None:
@@ -130,11 +136,11 @@ class Wire:
         self._ask("kvs-fence")
 
     def get(self, key: str) -> str | None:
-        """A value some rank has put before the last fence, or None."""
+        """Return the value that a rank has put before the last fence; None if there is none."""
         return self._found(self._ask("kvs-get", ("jobid", self._job_id), ("srcid", "-1"), ("key", key)))
 
     def finalize(self) -> None:
-        """Leave the job and close the descriptor."""
+        """Leave the job and close the file descriptor."""
         self._ask("finalize")
         os.close(self._descriptor)
 
@@ -149,7 +155,7 @@ class Wire:
             )
         name, values = decode(self._receive(int(digits)))
         if name != f"{command}-response":
-            # Slurm answers a message it cannot read with this one, and closes.
+            # After a message that it cannot parse, Slurm sends another command and closes the connection.
             raise Pmi2Error(f"slurmstepd answered {command} with {name}", LOST_HINT)
         if values.get("rc") != "0":
             told = values.get("errmsg", "no reason given")
@@ -167,7 +173,7 @@ class Wire:
             raise self._broken(problem) from None
 
     def _receive(self, count: int) -> bytes:
-        """Exactly ``count`` bytes."""
+        """Read exactly ``count`` bytes."""
         parts = []
         try:
             while count:
@@ -201,9 +207,10 @@ class Wire:
 
 
 def from_environment(env: dict[bytes, bytes]) -> Wire:
-    """A connection, not yet greeted, from PMI_FD, PMI_JOBID and PMI_RANK.
+    """Return a connection from PMI_FD, PMI_JOBID and PMI_RANK; the greeting is not sent yet.
 
-    Raises Pmi2Error if PMI_FD or PMI_RANK is missing or wrong, or if the descriptor is not an open socket.
+    Raises:
+        Pmi2Error: PMI_FD or PMI_RANK is missing or not a number, or the file descriptor is not an open socket.
     """
     numbers = {}
     for name in (b"PMI_FD", b"PMI_RANK"):
@@ -216,7 +223,7 @@ def from_environment(env: dict[bytes, bytes]) -> Wire:
         numbers[name] = int(value)
     descriptor = numbers[b"PMI_FD"]
     try:
-        # The number may be in use for something else by now, where nothing kept the socket open.
+        # If the socket was closed on the way, the number can belong to another file by now.
         socket.socket(fileno=os.dup(descriptor)).close()
     except OSError as problem:
         raise Pmi2Error(

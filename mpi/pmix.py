@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """PMIx client calls through libpmix, by cffi in ABI mode: no compiler and no header are needed.
 
-One Python function per call, C types stay in here. The library is whatever `load` finds in the file system
-this process sees: the image's own, as a rule.
+There is one Python function per call; callers see no C types. `load` searches for the library in the file system of
+this process, usually the image.
 
-The declarations hold for libpmix 3.2 to 6.x, all with the name ``libpmix.so.2``: sizes and positions below
-have not changed, newer releases only added pointers to the union in ``pmix_value_t`` (32 bytes, checked by
+The declarations are valid for libpmix 3.2 to 6.x, which all have the name ``libpmix.so.2``. The sizes and offsets below
+have not changed: newer releases only added pointers to the union in ``pmix_value_t`` (32 bytes, checked by
 `load`).
 """
 
@@ -44,13 +44,13 @@ NAMES = (
     "/usr/lib64/libpmix.so.2",
 )
 
-# pmix_common.h: a key's name, PMIX_RANK_WILDCARD, PMIX_GLOBAL.
+# From pmix_common.h: PMIX_JOB_SIZE, PMIX_RANK_WILDCARD, PMIX_GLOBAL.
 JOB_SIZE = "pmix.job.size"
 WHOLE_JOB = 0xFFFFFFFE
 _GLOBAL = 3
 _COLLECT = b"pmix.collect"
 _BOOL, _STRING = 1, 3
-# pmix_data_type_t -> member of the union; what job and peer attributes are made of.
+# pmix_data_type_t -> member of the union, for the types of job and peer attributes.
 _MEMBERS = {
     1: "flag",
     4: "size",
@@ -65,7 +65,7 @@ _MEMBERS = {
 
 _NOT_FOUND = -46
 _IDS = "the server saw other ids than the job's: the container must not map them to root"
-# status -> (name in every release, what to do). The library's own texts changed from release to release.
+# status -> (name, hint). The names are the same in every release; the texts of the library are not.
 _STATUS = {
     -12: ("INVALID_CRED", _IDS),
     -23: ("NO_PERMISSIONS", _IDS),
@@ -84,7 +84,7 @@ _STATUS = {
 
 
 class Process(NamedTuple):
-    """One process of a job: PMIx's name of the job (``slurm.pmix.JOB.STEP``) and the rank in it."""
+    """One process of a job: PMIx's name of the job (``slurm.pmix.JOB.STEP``) and the rank."""
 
     namespace: str
     rank: int
@@ -95,9 +95,10 @@ _library: Any = None
 
 
 def load(names: tuple[str, ...] = NAMES) -> None:
-    """Open libpmix; the calls below need it. ``names`` are tried in order and may be glob patterns.
+    """Open libpmix; call this before the functions below. ``names`` are tried in order and can be glob patterns.
 
-    Raises PmixError if cffi or the library is missing, saying which.
+    Raises:
+        PmixError: cffi or the library is missing.
     """
     global _ffi, _library
     if _library is not None:
@@ -109,7 +110,7 @@ def load(names: tuple[str, ...] = NAMES) -> None:
 
 
 def version() -> str:
-    """The library's version, ``4.2.2``: its own text is longer and differs between releases."""
+    """Return the library's version, for example ``4.2.2``. The library's own text is longer and varies by release."""
     text = _ffi.string(_library.PMIx_Get_version()).decode("ascii", "replace")
     for word in text.replace(",", " ").split():
         if word[0].isdigit():
@@ -118,17 +119,20 @@ def version() -> str:
 
 
 def init() -> Process:
-    """Connect to the server of this node. Says who this process is. Milliseconds to tens of them."""
+    """Connect to the PMIx server of this node; return this process's name. Takes one to some tens of milliseconds."""
     who = _ffi.new("pmix_proc_t *")
     _check("PMIx_Init", _library.PMIx_Init(who, _ffi.NULL, 0))
     return Process(_ffi.string(who.nspace).decode(), int(who.rank))
 
 
 def get(who: Process, key: str) -> str | int | bool | None:
-    """A value that ``who`` has put, or an attribute of PMIx's; rank `WHOLE_JOB` asks for the job's own.
+    """Return a value that ``who`` has put, or an attribute of PMIx; None if there is no such value.
 
-    None if there is no such value. Raises PmixError for any other failure, and for a type that is neither a
-    number nor a string.
+    who: the process. Rank `WHOLE_JOB` means the attributes of the job.
+    key: the key of the value or the name of the attribute.
+
+    Raises:
+        PmixError: the call fails, or the value is neither a number nor a string.
     """
     answer = _ffi.new("pmix_value_t **")
     status = _library.PMIx_Get(_process(who), key.encode(), _ffi.NULL, 0, answer)
@@ -160,12 +164,12 @@ def put(key: str, value: str) -> None:
 
 
 def commit() -> None:
-    """Hand what was put to the server of this node."""
+    """Send the values of `put` to the PMIx server of this node."""
     _check("PMIx_Commit", _library.PMIx_Commit())
 
 
 def fence(who: Process) -> None:
-    """Wait until every process of this one's job is here, and exchange what they have put."""
+    """Wait until every process of the job of ``who`` has called this, and exchange their values."""
     collect = _ffi.new("pmix_info_t *")
     _ffi.memmove(collect.key, _COLLECT, len(_COLLECT))
     collect.value.type = _BOOL

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a container must leave alone so that MPI inside it finds Slurm outside: data and pure functions.
+"""What a container must keep unchanged so that MPI in it finds Slurm on the host. Data and pure functions.
 
-The input is always the task's environment as Slurm made it (``dict[bytes, bytes]``), read in
-``slurm_spank_task_init`` or later: Slurm's MPI plugins have written all their variables by then. Nothing here
-reads a file, a descriptor or ``os.environ``, and nothing is imported, because this runs once per task.
+The input is always the task's environment as Slurm made it (``dict[bytes, bytes]``). It is read in
+``slurm_spank_task_init`` or later, when Slurm's MPI plugins have set all their variables. This module reads no file,
+no file descriptor and no ``os.environ``, and imports nothing, because it runs once per task.
 
     >>> env = {b"PMI_FD": b"9", b"PMI_RANK": b"0", b"PMI_SIZE": b"2", b"HOME": b"/root"}
     >>> flavours(env), sorted(name for name in env if is_kept(name))
     (('pmi2',), [b'PMI_FD', b'PMI_RANK', b'PMI_SIZE'])
 
-Two things every flavour needs are not in the environment: the host's network namespace (PMIx servers listen
-on loopback TCP, PMI-1 goes to srun over TCP) and the host's ``/dev/shm`` (shared memory between ranks). User
-and group ids must stay what they are: PMIx's ``native`` security compares them with the job's.
+Every flavour also needs two things that are not in the environment: the host's network namespace (PMIx servers listen
+on loopback TCP, PMI-1 connects to srun over TCP) and the host's ``/dev/shm`` (shared memory between ranks). User
+and group ids must not change: PMIx's ``native`` security compares them with those of the job.
 """
 
-# How Slurm's `--mpi=` types show themselves to a task: every variable of a row must be there. The first match
-# names the main flavour. "pmi2" includes PMI-1, which the same plugin serves on the same descriptor.
+# The variables that show which `--mpi=` type Slurm used: every variable of a row must be set. The first match
+# is the main flavour. "pmi2" includes PMI-1, which the same plugin serves on the same file descriptor.
 # fmt: off
 FLAVOURS = (
     # flavour       variables                               set by
@@ -25,9 +25,9 @@ FLAVOURS = (
 )
 # fmt: on
 
-# The one table of what passes through. A name that ends in `*` is a prefix. `guarded` names mean a wire-up
-# and nothing else: an image that carries one from its own build (a baked-in PMI_FD, say) must not set it,
-# even where Slurm set none. The others are the host's when the host has them, and the image's otherwise.
+# The variables that keep the host's value in a container. A name that ends in `*` is a prefix. `guarded` names are
+# used only for a wire-up: an image must never set them, even if Slurm has not (PMI_FD from the image's build, for
+# example). The other names have the host's value if the host sets them, else the image's.
 # fmt: off
 VARIABLES = (
     # name                                     guarded  where it comes from
@@ -48,14 +48,14 @@ VARIABLES = (
 )
 # fmt: on
 
-# The names of that table for one look per variable, since the question comes for each variable of each task.
+# The names of the table in a form for fast search: `is_kept` is called for each variable of each task.
 KEPT = frozenset(name for name, _ in VARIABLES if not name.endswith(b"*"))
 KEPT_BEGIN = tuple(name[:-1] for name, _ in VARIABLES if name.endswith(b"*"))
 
-# What a container adds for a wire-up unless somebody has set it: (flavour's mark, name, value).
+# Variables that a container adds for a wire-up, unless they are set: (variable of the flavour, name, value).
 DEFAULTS = (
-    # A server that offers munge and native makes the image's libpmix look for munge, which an image rarely
-    # has, and print eleven lines about it; native compares uid and gid, which are the same inside.
+    # A server that offers munge and native makes the image's libpmix search for munge, which few images have, and print
+    # eleven lines about it. "native" compares uid and gid, which are the same in the container.
     (b"PMIX_NAMESPACE", b"PMIX_MCA_psec", b"native"),
 )
 
@@ -69,16 +69,17 @@ DIRECTORIES = (
 )
 # fmt: on
 
-# Where the client directory spmix_appdir_UID_JOB.STEP is, which no variable names. PMIx knows it as PMIX_NSDIR
-# and keeps its shared memory files (shmem2, libpmix >= 5) there. Slurm takes the first of $SLURM_PMIX_TMPDIR,
-# PMIxCliTmpDirBase in mpi.conf (22.05 and later) and TmpFS in slurm.conf; the last two are rarely another.
+# The parent of the client directory spmix_appdir_UID_JOB.STEP, which no variable names. PMIx knows this directory as
+# PMIX_NSDIR and keeps its shared memory files (shmem2, libpmix >= 5) there. Slurm uses the first of
+# $SLURM_PMIX_TMPDIR, PMIxCliTmpDirBase in mpi.conf (22.05 and later) and TmpFS in slurm.conf. The last two are
+# usually /tmp.
 CLIENT_DIRECTORY_BASE = b"/tmp"
 
 
 def flavours(env: "dict[bytes, bytes]") -> "tuple[str, ...]":
-    """Name what Slurm prepared for this step, the main one first, as in `FLAVOURS`; empty if nothing.
+    """Return the flavours that Slurm prepared for this step, in the order of `FLAVOURS`, the main one first.
 
-    Variables of another step do not count (see `stale`): an ``srun --mpi=none`` started inside an MPI task
+    Variables of another step do not count (see `stale`): an ``srun --mpi=none`` that is started in an MPI task
     inherits the PMIx variables of its parent.
     """
     old = stale(env)
@@ -86,11 +87,11 @@ def flavours(env: "dict[bytes, bytes]") -> "tuple[str, ...]":
 
 
 def stale(env: "dict[bytes, bytes]") -> "dict[str, str]":
-    """Wire-ups left over from another step: flavour -> that step, as ``JOB.STEP``.
+    """Return the wire-ups of another step: flavour -> this step, as ``JOB.STEP``.
 
-    Only Slurm's own naming is judged: the namespace ``slurm.pmix.JOB.STEP`` (pmixp_info.c) and
-    ``PMI_JOBID=JOB.STEP`` (mpi/pmi2 setup.c). In heterogeneous jobs both carry the first component's job id,
-    so there only the step id is compared.
+    Only names in Slurm's form are checked: the namespace ``slurm.pmix.JOB.STEP`` (pmixp_info.c) and
+    ``PMI_JOBID=JOB.STEP`` (mpi/pmi2 setup.c). In heterogeneous jobs both have the job id of the first component,
+    so only the step id is compared.
     """
     job, step = env.get(b"SLURM_JOB_ID"), env.get(b"SLURM_STEP_ID")
     if not job or not step:
@@ -110,12 +111,12 @@ def stale(env: "dict[bytes, bytes]") -> "dict[str, str]":
 
 
 def is_kept(name: bytes) -> bool:
-    """Whether the host's value of this variable wins over whatever an image or an option says."""
+    """Return whether this variable keeps the host's value, even if an image or an option sets it."""
     return name in KEPT or name.startswith(KEPT_BEGIN)
 
 
 def is_guarded(name: bytes) -> bool:
-    """Whether an image may not set this variable at all, not even where the host has none.
+    """Return whether an image must not set this variable, even if the host does not set it.
 
     The first matching row of `VARIABLES` decides.
     """
@@ -126,16 +127,19 @@ def is_guarded(name: bytes) -> bool:
 
 
 def directories(env: "dict[bytes, bytes]", uid: "int | None" = None) -> "tuple[bytes, ...]":
-    """The directories that must be visible in the container at the path they have on the host.
+    """Return the directories that must be visible in the container, at the same path as on the host.
 
-    ``uid`` is the job owner's; with it, PMIx's client directory is among them, at the place that Slurm most
-    likely made it. Paths are absolute, without a trailing slash, without ``..``, without repetition, and none
-    lies below another. Anything a variable names that is not such a path is left out, and so is ``/`` itself.
+    env: the environment of the task.
+    uid: the uid of the job's owner. With it the result has PMIx's client directory, at its most likely place.
+
+    The paths are absolute, without a trailing slash, without ``..`` and without duplicates; none is below another.
+    A variable with any other path is ignored, and so is ``/``.
     """
     found = [env[name] for name in DIRECTORIES if env.get(name)]
     job, step = env.get(b"SLURM_JOB_ID", b""), env.get(b"SLURM_STEP_ID", b"")
     if uid is not None and job.isdigit() and step.isdigit() and env.get(b"PMIX_NAMESPACE"):
-        # The namespace has the job id that Slurm used for the name, which differs in heterogeneous jobs.
+        # Slurm makes the directory's name from the job id in the namespace, not from SLURM_JOB_ID. The two differ in
+        # heterogeneous jobs.
         name = _after(env[b"PMIX_NAMESPACE"], b"slurm.pmix.") or job + b"." + step
         if b"/" not in name:
             base = env.get(b"SLURM_PMIX_TMPDIR") or CLIENT_DIRECTORY_BASE

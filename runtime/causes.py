@@ -274,8 +274,8 @@ def _limit(name: str) -> int:
 def _limit_of(name: str) -> str:
     """Return the soft limit `name` in /proc/self/limits (proc(5)); "" if there is no limit."""
     try:
-        with open("/proc/self/limits", encoding="ascii") as file:
-            for line in file:
+        with open("/proc/self/limits", "rb") as file:  # as text it would import a codec: not in a container
+            for line in file.read().decode("ascii").splitlines():
                 if line.startswith(name):
                     word = line[len(name) :].split()[0]
                     return word if word.isdigit() else ""

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def record(*, frozen: bool) -> Callable[[type], type]:
     """Return a decorator that makes a class with annotated fields behave like a frozen dataclass.
 
-    The class gets `__init__`, `__eq__` and `__repr__`. `__init__` ends with `__post_init__`, if there is one. Fields
-    cannot be set or deleted.
+    The class gets `__init__`, `__eq__`, `__hash__` and `__repr__`. `__init__` ends with `__post_init__`, if any.
+    Fields cannot be set or deleted.
     """
     assert frozen, "only frozen records are made here"
 
@@ -49,11 +49,15 @@ def record(*, frozen: bool) -> Callable[[type], type]:
         def equal(self: Any, other: object) -> Any:
             return values_of(self) == values_of(other) if type(other) is cls else NotImplemented
 
+        def hashed(self: Any) -> int:
+            return hash(tuple(values_of(self).values()))
+
         def shown(self: Any) -> str:
             return f"{cls.__name__}({values_of(self)})"
 
         cls.__init__ = init  # type: ignore[misc]
         cls.__eq__ = equal  # type: ignore[assignment,method-assign]
+        cls.__hash__ = hashed  # type: ignore[assignment,method-assign]
         cls.__repr__ = shown  # type: ignore[assignment,method-assign]
         cls.__setattr__ = _refuse  # type: ignore[method-assign]
         cls.__delattr__ = _refuse  # type: ignore[assignment,method-assign]

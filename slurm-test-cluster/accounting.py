@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""slurmdbd on MariaDB, on the controller, for a cluster that was brought up with --accounting.
+"""slurmdbd and MariaDB on the controller of a cluster that was started with --accounting.
 
-The packages are in a layer above the suite's tree that only the controller sees; the data is on its disk in memory
-and is gone with it.
+The packages are in a layer above the suite's tree, which only the controller uses. The data is on the controller's
+disk, which is in memory and ends with the controller.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LogFile=/var/log/slurm/slurmdbd.log
 PidFile=/run/slurm/slurmdbd.pid
 """
 
-# As little memory and disk as it takes. Debian's own paths are not the same in each suite.
+# The sizes are as small as possible. The paths are our own, because Debian's differ between the suites.
 CONF = "/etc/mysql/test-cluster.cnf"
 MARIADB_CONF = """\
 [client]
@@ -57,7 +57,7 @@ key_buffer_size=1M
 aria_pagecache_buffer_size=1M
 """
 
-# In the layer, after the packages: tables in files of the sizes above.
+# Runs in the layer after the installation: makes the database's files with the sizes above.
 PREPARE = rf"""
 printf '%s' "$1" > {CONF}
 rm -rf /var/lib/mysql /var/lib/mariadb
@@ -90,12 +90,13 @@ sacctmgr -n list cluster format=cluster | grep -qw "$2" || sacctmgr -Qi add clus
 
 
 def stamp(cluster: Cluster) -> str:
+    """Return a hash of everything that the layer is made from."""
     parts = [read(cluster.tree / ".stamp"), MARIADB_CONF, PREPARE, *PACKAGES]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def ensure_layer(cluster: Cluster) -> None:
-    """Make sure that the layer with the packages is there."""
+    """Make the layer with the packages, if it is missing or outdated."""
     layer = cluster.cache / "accounting"
     if read(layer / ".stamp") == stamp(cluster):
         return
@@ -110,15 +111,16 @@ def ensure_layer(cluster: Cluster) -> None:
 
 
 def tree(cluster: Cluster) -> str:
-    """The controller's lower directories."""
+    """Return the lower directories of the controller's overlay: the layer, then the suite's tree."""
     return f"{cluster.cache / 'accounting' / 'upper'}:{cluster.tree}"
 
 
 def slurm_conf(cluster: Cluster, controller: str) -> str:
+    """Return the lines for slurm.conf; `controller` is the name of the controller."""
     comments = "AccountingStoreJobComment=YES" if cluster.suite == "bullseye" else "AccountingStoreFlags=job_comment"
     return SLURM_CONF.format(controller=controller, comments=comments)
 
 
 def start_script(controller: str, name: str) -> str:
-    """Shell that starts the database and slurmdbd, for slurmctld asks for them; munged is there."""
+    """Return a shell script that starts MariaDB and slurmdbd. It runs after munged and before slurmctld."""
     return f"set -- {shlex.quote(SLURMDBD_CONF.format(controller=controller))} {shlex.quote(name)}\n{START}"

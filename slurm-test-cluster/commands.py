@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The commands of `cluster`: what each does, in order."""
+"""The commands of `cluster`: the steps of each, in order."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ import time
 
 from state import CACHE, CONTROLLER, NAME, SHARED, SWITCH, Cluster, ClusterError, known_suites, node_names
 
-# Imported where they are used: `exec` must start at once and needs none of them.
+# Other modules are imported in the functions that use them: `exec` needs none of them and must start fast.
 
 
 def up(cluster: Cluster, nodes: int, with_plugin: bool | None, accounting: bool, site: list[str] | None) -> None:
+    """Start the nodes that are missing, and wait until they are idle.
+
+    cluster: the cluster of a suite.
+    nodes: the number of compute nodes.
+    with_plugin: install the plugin; None: if the checkout has it.
+    accounting: start slurmdbd on the controller.
+    site: names of slurm_conf.CHOICES; None: as the cluster runs, else none.
+
+    Raises:
+        ClusterError: the cluster runs with other settings, or a step fails.
+    """
     import accounting as database
     import daemons
     import namespaces
@@ -82,7 +93,7 @@ def up(cluster: Cluster, nodes: int, with_plugin: bool | None, accounting: bool,
 
 
 def tree(cluster: Cluster) -> None:
-    """What the first `up` of a suite takes minutes for."""
+    """Make the suite's tree. This is the part of the first `up` that takes minutes."""
     import suites
 
     suites.lookup(cluster.suite)
@@ -92,7 +103,7 @@ def tree(cluster: Cluster) -> None:
 
 
 def tree_of(cluster: Cluster, node: str) -> str:
-    """What the node's disk lies above; "" for the suite's tree."""
+    """Return the lower directories of the node's overlay; "" for the suite's tree."""
     if node != CONTROLLER or not cluster.has_accounting():
         return ""
     import accounting
@@ -101,7 +112,7 @@ def tree_of(cluster: Cluster, node: str) -> str:
 
 
 def spread(cluster: Cluster, node: str, wanted: bool) -> None:
-    """Make a running node have the plugin, or not."""
+    """Install the plugin on a running node, or remove it if `wanted` is False."""
     import plugin
 
     if wanted:
@@ -111,6 +122,7 @@ def spread(cluster: Cluster, node: str, wanted: bool) -> None:
 
 
 def update_plugin(cluster: Cluster) -> None:
+    """Build the checkout again and install it on all running nodes."""
     import plugin
 
     with cluster.lock():
@@ -125,10 +137,12 @@ def update_plugin(cluster: Cluster) -> None:
 
 
 def running(cluster: Cluster) -> list[str]:
+    """Return the names of the running nodes, the controller first."""
     return [node for node in cluster.nodes() if cluster.process(node) is not None]
 
 
 def start(cluster: Cluster, node: str) -> None:
+    """Start a node that is down, and wait until it is idle."""
     import daemons
     import namespaces
     import network
@@ -145,7 +159,7 @@ def start(cluster: Cluster, node: str) -> None:
         spread(cluster, node, cluster.has_plugin())
         since = time.time()
         daemons.start(cluster, node, pid)
-        if node == CONTROLLER:  # a fresh one: it knows the compute nodes when they have registered again
+        if node == CONTROLLER:  # a new controller knows the compute nodes after they have registered again
             daemons.wait_idle(cluster, running(cluster)[1:], 0)
         else:
             daemons.wait_idle(cluster, [node], since)
@@ -153,6 +167,7 @@ def start(cluster: Cluster, node: str) -> None:
 
 
 def kill(cluster: Cluster, node: str) -> None:
+    """End a node at once, as a power failure does."""
     import namespaces
 
     with cluster.lock():
@@ -161,11 +176,13 @@ def kill(cluster: Cluster, node: str) -> None:
 
 
 def check_name(cluster: Cluster, node: str) -> None:
+    """Raise ClusterError if the cluster has no such node."""
     if node not in cluster.nodes():
-        cluster.init(node)  # has the right error for it
+        cluster.init(node)  # raises the error for an unknown node
 
 
 def down(cluster: Cluster, purge: bool) -> None:
+    """End the cluster; `purge` also removes its tree, caches and shared directories."""
     import suites
 
     suites.lookup(cluster.suite)
@@ -173,7 +190,7 @@ def down(cluster: Cluster, purge: bool) -> None:
         was_up = cluster.settings() is not None
         clear(cluster)
         if purge:
-            common = () if NAME else (cluster.cache, CACHE / "debs" / cluster.suite)  # of all names
+            common = () if NAME else (cluster.cache, CACHE / "debs" / cluster.suite)  # used by clusters of all names
             for path in (cluster.own, cluster.shared, *common):
                 suites.remove_tree(path)
             for path in (CACHE / "debs", CACHE, SHARED):
@@ -183,10 +200,10 @@ def down(cluster: Cluster, purge: bool) -> None:
 
 
 def clear(cluster: Cluster) -> None:
-    """End everything of this suite that runs, recorded or not, and forget it."""
+    """End all processes of this suite's cluster, recorded or not, and remove its run directory."""
     import namespaces
 
-    # Cgroups are looked for by name: the record of the nodes may be lost or from another number of them.
+    # Search the cgroups by name: the settings may be lost, or from a cluster with another number of nodes.
     prefix = namespaces.cgroup_name(cluster, "")
     grouped = {path.name[len(prefix) :] for path in namespaces.CGROUPS.glob(f"*/{prefix}*")}
     nodes = sorted(grouped | set(cluster.nodes()) | {SWITCH})
@@ -201,6 +218,7 @@ def clear(cluster: Cluster) -> None:
 
 
 def status(suite: str | None, as_json: bool) -> int:
+    """Print a line for each node; return the exit status, 0 if all are up. `suite` None means all suites."""
     import daemons
 
     rows = []
@@ -235,6 +253,12 @@ def status(suite: str | None, as_json: bool) -> int:
 
 
 def logs(cluster: Cluster, node: str | None, lines: int) -> None:
+    """Print the last lines of the logs.
+
+    cluster: the cluster of a suite.
+    node: the name of a node, None for all.
+    lines: the number of lines of each log.
+    """
     import daemons
 
     names = cluster.nodes()
@@ -248,6 +272,7 @@ def logs(cluster: Cluster, node: str | None, lines: int) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     top = argparse.ArgumentParser(prog="cluster", description="A real multi-node Slurm on one machine.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -291,6 +316,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
+    """Run `cluster` with these arguments; return the exit status. After an error it is 1, or 125 for `exec`."""
     words = arguments
     rest: list[str] | None = None
     if arguments[:1] == ["exec"] and "--" in arguments:
@@ -309,6 +335,11 @@ def main(arguments: list[str]) -> int:
 
 
 def dispatch(options: argparse.Namespace, rest: list[str] | None) -> int:
+    """Run the command in `options`; return the exit status. `rest` are the words after `--`, for `exec`.
+
+    Raises:
+        ClusterError: an argument is invalid, or the command fails.
+    """
     if options.command == "status":
         return status(options.suite, options.json)
     cluster = Cluster(options.suite)

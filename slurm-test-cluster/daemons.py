@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""munged, slurmctld and slurmd: starting them in a node and asking after them."""
+"""munged, slurmctld and slurmd: start them in a node, and ask for their state."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from namespaces import inside
 from slurm_conf import CPUS
 from state import CONTROLLER, Cluster, ClusterError
 
-# What lets slurmd bind tasks to declared CPUs; the C file tells how.
+# The library with which slurmd can bind tasks to the declared CPUs; folded_cpus.c explains it.
 FOLDED_CPUS = "/usr/local/lib/test-cluster/folded_cpus.so"
 
-# The daemons join the node's own cgroups, as they would at boot; then each puts itself into the background.
+# The daemons join the node's cgroups, as at boot. Each then puts itself into the background.
 BOOT = r"""
 set -eu
 for procs in /sys/fs/cgroup/*/cgroup.procs; do ! [ -e "$procs" ] || echo 0 > "$procs"; done
@@ -33,7 +33,15 @@ exec env "$@"
 
 
 def start(cluster: Cluster, node: str, pid: int) -> None:
-    """Everything that a node of its kind runs."""
+    """Start all daemons of a node.
+
+    cluster: the cluster of a suite.
+    node: the name of the node.
+    pid: the process id of its init.
+
+    Raises:
+        ClusterError: a daemon does not start.
+    """
     first = ""
     if node == CONTROLLER and cluster.has_accounting():
         import accounting
@@ -71,14 +79,14 @@ def start(cluster: Cluster, node: str, pid: int) -> None:
 
 
 class Slurmd(NamedTuple):
-    """What slurmctld knows of a node."""
+    """The state of a node as slurmctld reports it."""
 
     state: str  # in lower case: idle, mixed+planned, down*, ...
-    started: float  # when the slurmd that registered last was started; 0 before the first
+    started: float  # start time of the slurmd that registered last, seconds since 1970; 0 before the first
 
 
 def slurm_states(cluster: Cluster) -> dict[str, Slurmd]:
-    """What slurmctld says of each node; empty while it does not answer."""
+    """Return the state of each node from slurmctld; empty if it does not answer."""
     controller = cluster.process(CONTROLLER)
     if controller is None:
         return {}
@@ -106,9 +114,16 @@ def slurm_states(cluster: Cluster) -> dict[str, Slurmd]:
 
 
 def wait_idle(cluster: Cluster, nodes: list[str], since: float, seconds: float = 60) -> None:
-    """Until Slurm can run jobs on these nodes; on failure, the end of the logs that tell why.
+    """Wait until Slurm can run jobs on these nodes.
 
-    Only a slurmd started `since` counts: after a power cut slurmctld believes in the old one for a while.
+    cluster: the cluster of a suite.
+    nodes: the names of the nodes.
+    since: seconds since 1970. Only a slurmd that was started later counts: after a kill, slurmctld reports the state of
+        the old one for some time.
+    seconds: the time limit.
+
+    Raises:
+        ClusterError: the nodes are not idle in time; the message has the end of the logs.
     """
     end = time.monotonic() + seconds
     while True:
@@ -125,6 +140,7 @@ def wait_idle(cluster: Cluster, nodes: list[str], since: float, seconds: float =
 
 
 def usable(node: Slurmd | None, since: float) -> bool:
+    """Return whether Slurm can run jobs on the node, with a slurmd that was started after `since`."""
     if node is None:
         return False
     state, *flags = node.state.split("+")
@@ -136,10 +152,12 @@ def usable(node: Slurmd | None, since: float) -> bool:
 
 
 def log_files(cluster: Cluster, node: str) -> list[Path]:
+    """Return the paths of a node's logs, sorted."""
     return sorted((cluster.run / node / "log").glob("*.log"))
 
 
 def tail(cluster: Cluster, node: str, lines: int = 15) -> list[str]:
+    """Return the last `lines` lines of each log of a node, with the names of node and log."""
     return [
         f"{node} {path.stem}: {line}"
         for path in log_files(cluster, node)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`cluster exec`: one command in all namespaces of a node, as one of its users.
+"""`cluster exec`: run a command in all namespaces of a node, as one of its users.
 
-Done with setns(2) from this very process, because tests call it thousands of times: no other program is
-started but the command itself.
+This process joins the namespaces with setns(2) and starts no other program than the command, because tests call it
+thousands of times.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple, NoReturn
 
 from state import ClusterError
 
-NAMESPACES = ("cgroup", "ipc", "uts", "net", "pid", "mnt")  # the mount namespace last: it takes /proc away
+NAMESPACES = ("cgroup", "ipc", "uts", "net", "pid", "mnt")  # the mount namespace last: it has another /proc
 PR_SET_PDEATHSIG = 1
 FORWARDED = (
     signal.SIGHUP,
@@ -32,6 +32,8 @@ FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 
 
 class Account(NamedTuple):
+    """A user's account, from /etc/passwd and /etc/group of a node."""
+
     name: str
     uid: int
     gid: int
@@ -41,7 +43,11 @@ class Account(NamedTuple):
 
 
 def account(root: Path, name: str) -> Account:
-    """A user from the node's own files; this machine's C library knows nothing of them."""
+    """Return a user's account from the node's own files, which this machine's C library does not read.
+
+    Raises:
+        ClusterError: the node has no such user.
+    """
     for line in (root / "etc/passwd").read_text().splitlines():
         fields = line.split(":")
         if fields[0] == name:
@@ -52,7 +58,13 @@ def account(root: Path, name: str) -> Account:
 
 
 def run(pid: int, command: list[str], user: str, cwd: str | None) -> int:
-    """Run a command in the node whose init is `pid`; its exit status, 128+n when signal n ended it."""
+    """Run a command in a node; return its exit status, 128+n after signal n.
+
+    pid: the process id of the node's init.
+    command: the program and its arguments.
+    user: the name of a user of the node.
+    cwd: the directory to run in; None for the user's home.
+    """
     who = account(Path(f"/proc/{pid}/root"), user)
     environment = {
         "HOME": who.home,
@@ -70,7 +82,7 @@ def run(pid: int, command: list[str], user: str, cwd: str | None) -> int:
         environment["TERM"] = os.environ["TERM"]
     libc = ctypes.CDLL(None, use_errno=True)
     join(libc, pid)
-    # Blocked here and collected below; the command starts with the mask that we were given.
+    # The signals are blocked here and read in `wait`. The command starts with the previous signal mask.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *FORWARDED})
     child = os.fork()
     if child == 0:
@@ -79,6 +91,11 @@ def run(pid: int, command: list[str], user: str, cwd: str | None) -> int:
 
 
 def join(libc: ctypes.CDLL, pid: int) -> None:
+    """Join all namespaces of the process `pid`.
+
+    Raises:
+        ClusterError: setns(2) fails.
+    """
     handles = [os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY) for name in NAMESPACES]
     for name, handle in zip(NAMESPACES, handles):
         if libc.setns(handle, 0):
@@ -97,16 +114,24 @@ def become(
     environment: dict[str, str],
     mask: set[signal.Signals] | set[int] | set[int | signal.Signals],
 ) -> NoReturn:
-    """The child's side: the user, his directory, the command."""
+    """Change to the user and the directory, and become the command. Runs in the child.
+
+    libc: the C library.
+    who: the user.
+    cwd: the directory to run in.
+    command: the program and its arguments.
+    environment: its environment.
+    mask: its signal mask.
+    """
     status = FAILED
     try:
         os.umask(0o022)
         os.setgroups(who.groups)
         os.setgid(who.gid)
         os.setuid(who.uid)
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a front that was killed leaves nothing running
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the command ends if `cluster exec` is killed
         os.chdir(cwd)
-        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, for itself
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these; execve would keep that
             signal.signal(ignored, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         status = NOT_EXECUTABLE
@@ -124,11 +149,14 @@ def become(
 
 
 def wait(child: int) -> int:
-    """Until the command ends; signals sent to us go to it, except those a terminal has sent to it already."""
+    """Wait until the command ends; return its exit status.
+
+    Signals from other processes are passed on. Those from the terminal have reached the command already.
+    """
     while True:
         caught = signal.sigwaitinfo({signal.SIGCHLD, *FORWARDED})
         if caught.si_signo != signal.SIGCHLD:
-            if caught.si_code <= 0:  # from a process; the kernel's own (> 0) reach the whole foreground group
+            if caught.si_code <= 0:  # from a process; the kernel's signals (> 0) go to the whole foreground group
                 os.kill(child, caught.si_signo)
             continue
         ended, status = os.waitpid(child, os.WNOHANG)

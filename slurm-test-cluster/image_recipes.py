@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is in each test image: plain data, one row per kind, with the differences between suites.
+"""The content of each test image: plain data, one row for each kind, with the differences between suites.
 
-A kind is a list of Debian packages on top of the smallest system debootstrap makes, and a list of C programs
-from ``tests/programs`` to compile with both MPI libraries.
+A kind is a list of Debian packages, which are added to debootstrap's minimal system. An image with compilers also gets
+C programs from ``tests/programs``, compiled with both MPI libraries.
 """
 
 from __future__ import annotations
 
-# The Debian suites bollard is tested with; each brings its own MPI libraries, glibc and Python.
+# The Debian suites that bollard is tested with. Each has other versions of MPI, glibc and Python.
 SUITES = ("bullseye", "bookworm", "trixie", "sid")
-# Signed for a week only: a mirror that lags behind, or a wrong clock, is no reason to fail. Signatures count.
+# Suites whose index expires after a week. The expiry is ignored, because a mirror can be older or a clock wrong. The
+# signature is checked.
 MOVING = ("sid",)
 
-# What `hello` needs when a wire-up library of the image is to be used: cffi in ABI mode, no compiler.
+# Needed by `bollard.mpi.hello` to call libpmix or libpmi2: cffi in ABI mode, without a compiler.
 _PYTHON = ("python3", "python3-cffi")
 
-# A nested srun: the command, and the munge plugin's library. munged itself stays on the host.
+# Needed for a nested srun: the command, and the library of the munge plugin. munged runs on the host.
 _SLURM = ("slurm-client", "libmunge2", "libpmi2-0")
 
 _MPI = ("openmpi-bin", "libopenmpi-dev", "mpich", "libmpich-dev", "gcc", "libc6-dev")
@@ -26,24 +27,24 @@ KINDS: dict[str, tuple[str, ...]] = {
     "mpi": _MPI + _SLURM + _PYTHON,
 }
 
-# (suite, package) -> the name it has there, or "" to leave it out.
+# (suite, package) -> the name of the package in this suite, or "" to leave it out.
 RENAMED: dict[tuple[str, str], str] = {}
 
-# Compiled programs end up as /opt/mpi/{ompi,mpich}_{ring,cma,pingpong}.
+# The compiled programs are /opt/mpi/{ompi,mpich}_{ring,cma,pingpong}.
 PROGRAM_DIRECTORY = "opt/mpi"
 PROGRAMS = ("mpi_ring.c", "mpi_cma.c", "mpi_pingpong.c")
 COMPILERS = {"ompi": "mpicc.openmpi", "mpich": "mpicc.mpich"}
 COMPILER_FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror")
 
-# Not installed by dpkg, and removed where debootstrap had put them already. Copyright files stay.
+# dpkg does not install these, and they are removed if debootstrap has installed them. Copyright files are kept.
 UNWANTED = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/lintian")
 DPKG_EXCLUDE = "".join(f"path-exclude=/{path}/*\n" for path in UNWANTED) + ("path-include=/usr/share/doc/*/copyright\n")
 
-# Emptied, as the places where a container shows the host's own.
+# These files are emptied: a container mounts the host's files over them.
 EMPTIED = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
 
-# Left over from building, as glob patterns below the tree. Static MPI libraries and the compilers of other
-# languages, which come with the MPI packages, would be a third of the image.
+# Removed after the build, as glob patterns below the tree. Static MPI libraries and compilers of other languages come
+# with the MPI packages and would be a third of the image.
 LEFTOVERS = (
     "var/lib/apt/lists/*",
     "var/cache/apt/*.bin",
@@ -63,6 +64,6 @@ LEFTOVERS = (
 
 
 def packages(suite: str, kind: str) -> list[str]:
-    """The packages of a kind under the names they have in a suite."""
+    """Return the packages of a kind, with their names in the suite."""
     names = (RENAMED.get((suite, name), name) for name in KINDS[kind])
     return [name for name in names if name]

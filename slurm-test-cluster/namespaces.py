@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Nodes: making one, entering one, ending one.
+"""Make, enter and end nodes.
 
-A node is the set of namespaces of its init and nothing else. Mounts, interfaces and processes all go when
-that init does; only the cgroup directories are left for us to remove.
+A node is the set of namespaces of its init. Its mounts, interfaces and processes end with this init. Only the cgroup
+directories are left and must be removed.
 """
 
 from __future__ import annotations
@@ -22,29 +22,31 @@ CONTROLLERS = (
     "cpuset",
     "devices",
 )  # what proctrack/cgroup and task/cgroup use
-MEMORY = "memory"  # only for a site that limits it: elsewhere the machine's own groups of it are left alone
+MEMORY = "memory"  # only for a site that limits memory; else the nodes get no group in this hierarchy
 
-# The groups are joined before the cgroup namespace is made: they become its root. $0 is the list of them.
+# Join the groups before the cgroup namespace is made, so that they become its root. $0 is the list of groups.
 JOIN = 'for group in $0; do echo 0 > "$group/cgroup.procs"; done; exec "$@"'
 
 
 def cgroup_controllers(memory: bool = False) -> list[str]:
-    """The cgroup v1 hierarchies that nodes get; none where the machine has only cgroup v2."""
+    """Return the cgroup v1 hierarchies for nodes; none if the machine has only cgroup v2."""
     names = [*CONTROLLERS, MEMORY] if memory else CONTROLLERS
     found = [name for name in names if (CGROUPS / name / "cgroup.procs").exists()]
     return found if "freezer" in found else []
 
 
 def cgroup_name(cluster: Cluster, node: str) -> str:
+    """Return the name of the node's cgroup in each hierarchy."""
     return f"bollard-{cluster.label}-{node}"
 
 
 def make_cgroups(cluster: Cluster, node: str) -> list[Path]:
+    """Make the node's cgroups; return their directories."""
     made = []
     for controller in cgroup_controllers(cluster.limits_memory()):
         group = CGROUPS / controller / cgroup_name(cluster, node)
         group.mkdir(exist_ok=True)
-        if controller == "cpuset":  # starts empty, and takes no process until it is filled
+        if controller == "cpuset":  # a new cpuset is empty and accepts no process
             for item in ("cpuset.cpus", "cpuset.mems"):
                 (group / item).write_text((CGROUPS / controller / item).read_text())
         made.append(group)
@@ -52,14 +54,15 @@ def make_cgroups(cluster: Cluster, node: str) -> list[Path]:
 
 
 def remove_cgroups(cluster: Cluster, node: str) -> None:
-    """Remove the node's groups, the deepest first; they are empty once its init is gone."""
+    """Remove the node's cgroups, the deepest first. They are empty after the end of its init."""
     for controller in (*CONTROLLERS, MEMORY):
         for path, _, _ in os.walk(CGROUPS / controller / cgroup_name(cluster, node), topdown=False):
-            # The kernel lets go of a group a moment after the last process in it has ended.
+            # The kernel reports a group as busy for a short time after its last process has ended.
             wait_until(partial(removed, path), 10, f"cgroup {path} was not empty")
 
 
 def removed(path: str) -> bool:
+    """Remove a cgroup directory; return False if the kernel reports it as busy."""
     try:
         os.rmdir(path)
     except FileNotFoundError:
@@ -71,8 +74,8 @@ def removed(path: str) -> bool:
     return True
 
 
-# Slurm keeps a job's mount namespace by mounting it on a file. The kernel allows that to namespaces with a lower number
-# than the one kept, and since Linux 6.18 each CPU has numbers of its own to give.
+# Slurm keeps a job's mount namespace by mounting it on a file. The kernel allows this mount only in a mount namespace
+# with a lower number. Since Linux 6.18 each CPU gives numbers from its own range.
 NUMBER = """
 import fcntl, os
 number = bytearray(8)
@@ -82,18 +85,23 @@ print(int.from_bytes(number, "little"))
 
 
 def lowest_cpu() -> int:
-    """The CPU that gives the lowest numbers to mount namespaces."""
+    """Return the CPU that gives the lowest numbers to mount namespaces."""
 
     def number(cpu: int) -> int:
         words = ["taskset", "-c", str(cpu), "unshare", "--mount", "/usr/bin/python3", "-IS", "-c", NUMBER]
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
-        return int(done.stdout or 0)  # before Linux 6.10 there is no such question
+        return int(done.stdout or 0)  # Linux before 6.10 does not have this ioctl
 
     return min(os.sched_getaffinity(0), key=number)
 
 
 def spawn(cluster: Cluster, node: str, tree: str = "") -> None:
-    """Start a node's namespaces and its init, above `tree` or the suite's own; `settle` waits for it."""
+    """Start a node's namespaces and its init; `settle` waits for them.
+
+    cluster: the cluster of a suite.
+    node: the name of the node.
+    tree: the lower directories of the node's overlay; "" for the suite's tree.
+    """
     run = cluster.run / node
     for name in ("disk", "log"):
         (run / name).mkdir(parents=True, exist_ok=True)
@@ -115,7 +123,7 @@ def spawn(cluster: Cluster, node: str, tree: str = "") -> None:
 
 
 def settle(cluster: Cluster, node: str) -> int:
-    """Wait until the node's init is in place; its pid."""
+    """Wait until the node's init runs; return its process id."""
 
     def ready() -> bool:
         found = cluster.process(node)
@@ -126,7 +134,7 @@ def settle(cluster: Cluster, node: str) -> int:
 
 
 def end(cluster: Cluster, node: str) -> bool:
-    """Cut the node's power: kill its init, and the kernel ends all that ran in it. False if it was off."""
+    """Kill the node's init: the kernel then ends all its processes. Return False if it was not running."""
     found = cluster.process(node)
     if found is not None:
         found.kill()
@@ -136,5 +144,5 @@ def end(cluster: Cluster, node: str) -> bool:
 
 
 def inside(pid: int, command: list[str]) -> list[str]:
-    """The command line that runs a command as root in all namespaces of a node."""
+    """Return the command line that runs `command` as root in all namespaces of the process `pid`."""
     return ["nsenter", "--target", str(pid), "--all", "--", *command]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The network: one bridge a suite, in a network namespace that one small process keeps open.
+"""The network: one bridge for each suite, in a network namespace that one small process holds.
 
-Nothing ever appears in the machine's own network namespace, and all of it goes with that process: no address
-of the machine can clash, and two suites cannot meet.
+The machine's own network namespace is not changed, and the bridge ends with this process. So no address conflicts with
+the machine's, and two suites are not connected.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ exec sleep infinity
 
 
 def address(suite: str, node: str) -> str:
-    """ctl is .100, nodes count from .101."""
+    """Return the IP address of a node: the last byte is 100 for the controller, 101 for n1, and so on."""
     return f"10.83.{lookup(suite).number}.{100 + (int(node[1:]) if node[0] == 'n' else 0)}"
 
 
 def start_switch(cluster: Cluster) -> None:
+    """Start the process with the bridge, if it is not running."""
     if cluster.process(SWITCH) is not None:
         return
     record = cluster.run / f"{SWITCH}.init"
@@ -39,11 +40,19 @@ def start_switch(cluster: Cluster) -> None:
 
 
 def plug(cluster: Cluster, node: str, pid: int) -> None:
-    """A cable from the bridge to a node: both ends are made where they belong."""
+    """Connect a node to the bridge with a pair of veth interfaces.
+
+    cluster: the cluster of a suite.
+    node: the name of the node.
+    pid: the process id of its init.
+
+    Raises:
+        ClusterError: the bridge is gone, or `ip` fails.
+    """
     switch = cluster.process(SWITCH)
     if switch is None:
         raise ClusterError(f"the bridge of suite '{cluster.suite}' is gone: run `cluster down`, then `cluster up`")
-    # A node that was cut a moment ago may still hold the bridge's end of its old cable.
+    # If the node was killed just now, the bridge can still have the old interface of this name.
     batch(switch.pid, [f"link del {node}"], force=True)
     batch(
         switch.pid,
@@ -53,6 +62,15 @@ def plug(cluster: Cluster, node: str, pid: int) -> None:
 
 
 def batch(pid: int, lines: list[str], force: bool = False) -> None:
+    """Run commands of `ip` in a network namespace.
+
+    pid: the process whose network namespace is used.
+    lines: the commands.
+    force: ignore errors.
+
+    Raises:
+        ClusterError: `ip` fails, and `force` is not set.
+    """
     done = subprocess.run(
         ["nsenter", "--target", str(pid), "--net", "--", "ip", "-batch", "-"],
         text=True,

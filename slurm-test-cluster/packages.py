@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Packages that few tests need, added to the running controller: the suites' trees stay as they are."""
+"""Add packages that few tests need to the running controller. The suites' trees do not change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from suites import install_packages, read, remove_tree, say, stamp
 
 
 def add(cluster: Cluster, names: list[str]) -> None:
-    """Put the packages `names`, with what they need, on the running controller; gone with the cluster."""
+    """Install packages and their dependencies on the running controller, until the cluster is down."""
     layer = cluster.cache / "-".join(["packages", *sorted(names)])
     if read(layer / ".stamp") != stamp(cluster.suite):
         building, log = Path(f"{layer}.new"), Path(f"{layer}.log")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The plugin on the nodes: build the checkout once in the suite's tree, install the result on every node.
+"""The plugin on the nodes: build the checkout once in the suite's tree, and install the result on every node.
 
-As on a real cluster, each node has its own copy of the files. They are replaced by rename, never written in
-place, because slurmd and running steps have the old ones mapped; so an update needs no restart.
+As on a real cluster, each node has its own copy of the files. Files are replaced by rename(2) and never written in
+place, because slurmd and running steps have mapped the old files. So an update needs no restart.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from suites import remove_tree, run_recipe
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 BUILD = Path("spank_plugin/build.py")
-INSTALLED = ("usr", "etc")  # what a build may put on a node
+INSTALLED = ("usr", "etc")  # the directories whose files are copied to the nodes
 
-# The tree stays as it is: what the build writes lands in the upper directory of an overlay. As plain files, like a
-# package's, for a link in the prefix's place could not be exchanged for what nodes have.
+# The build writes into the upper directory of an overlay, so the tree does not change. It installs plain files, as a
+# package does: a link in the place of the prefix could not replace the directory that nodes have.
 RECIPE = r"""
 set -eu
 tree=$1 layer=$2 source=$3
@@ -41,11 +41,16 @@ exec chroot . env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin 
 
 
 def available() -> bool:
+    """Return whether the checkout has the plugin's sources."""
     return (CHECKOUT / BUILD).exists()
 
 
 def build(cluster: Cluster) -> None:
-    """Copy the checkout and build it into a fresh layer."""
+    """Copy the checkout and build it into a new layer.
+
+    Raises:
+        ClusterError: the checkout has no plugin, or the build fails.
+    """
     if not available():
         raise ClusterError(f"no plugin to build: {CHECKOUT / BUILD} does not exist; use --no-plugin")
     copy_checkout(source_directory(cluster))
@@ -60,14 +65,18 @@ def build(cluster: Cluster) -> None:
 
 
 def source_directory(cluster: Cluster) -> Path:
-    """What nodes see as /usr/src/bollard."""
+    """Make the directory that nodes see as /usr/src/bollard; return its path."""
     source = cluster.own / "source"
     source.mkdir(parents=True, exist_ok=True)
     return source
 
 
 def copy_checkout(target: Path) -> None:
-    """What git would commit, tracked or new, with the times of the files kept."""
+    """Copy the files of the checkout that git does not ignore, with their times; remove other files from `target`.
+
+    Raises:
+        ClusterError: git fails.
+    """
     done = subprocess.run(
         ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=CHECKOUT,
@@ -91,7 +100,7 @@ def copy_checkout(target: Path) -> None:
 
 
 def replace(origin: Path, target: Path) -> None:
-    """Copy one file or link by rename, with its mode and times; nothing is done when it is there already."""
+    """Copy one file or link, with its mode and times, by rename(2). A copy of equal size, time and mode is kept."""
     new = origin.lstat()
     with contextlib.suppress(FileNotFoundError):
         old = target.lstat()
@@ -106,7 +115,7 @@ def replace(origin: Path, target: Path) -> None:
 
 
 def layer_files(layer: Path) -> Iterator[Path]:
-    """Files and links that the build made; the marks of overlayfs for deleted files are not any of them."""
+    """Yield the files and links that the build made, without overlayfs' marks for deleted files."""
     for top in INSTALLED:
         for directory, links, files in os.walk(layer / "upper" / top):
             for name in (*files, *links):
@@ -117,30 +126,38 @@ def layer_files(layer: Path) -> Iterator[Path]:
 
 
 def install(cluster: Cluster, node: str, pid: int) -> None:
-    """Put the built files on a running node, and take away those that an earlier build had put there."""
+    """Install the built files on a running node, and remove files of an earlier build.
+
+    cluster: the cluster of a suite.
+    node: the name of the node.
+    pid: the process id of its init.
+    """
     root, layer = Path(f"/proc/{pid}/root"), cluster.own / "layer"
     names = sorted(map(str, layer_files(layer)))
     before = installed(cluster, node)
     for name in sorted(set(before) - set(names)):
         (root / name).unlink(missing_ok=True)
-    # Slurm's configuration goes last: it must never name a plugin that is not there yet.
+    # Slurm's configuration is installed last: it must not name a plugin that does not exist yet.
     for name in sorted(names, key=lambda name: name.startswith("etc/slurm/")):
         replace(layer / "upper" / name, root / name)
     record(cluster, node).write_text(json.dumps(names))
 
 
 def remove(cluster: Cluster, node: str, pid: int) -> None:
-    # The other way round: first Slurm's configuration, then what it names.
+    """Remove the plugin's files from a running node; parameters as in `install`."""
+    # Slurm's configuration is removed first, so that it never names a missing plugin.
     for name in sorted(installed(cluster, node), key=lambda name: not name.startswith("etc/slurm/")):
         Path(f"/proc/{pid}/root", name).unlink(missing_ok=True)
     record(cluster, node).unlink(missing_ok=True)
 
 
 def record(cluster: Cluster, node: str) -> Path:
+    """Return the path of the list of the plugin's files on a node."""
     return cluster.run / node / "plugin.json"
 
 
 def installed(cluster: Cluster, node: str) -> list[str]:
+    """Return the paths of the plugin's files on a node, relative to its root; empty if it has no plugin."""
     try:
         names: list[str] = json.loads(record(cluster, node).read_text())
     except FileNotFoundError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The files in /etc of every node: Slurm's settings and the table of hosts."""
+"""Write the files in /etc that are the same on every node: Slurm's configuration and the table of hosts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from network import address
 from state import CONTROLLER, Cluster, ClusterError, node_names
 from suites import SUITES
 
-CPUS = 8  # declared for each node, however many the machine has
-MEMORY = 4096
+CPUS = 8  # declared for each node, independent of the machine
+MEMORY = 4096  # MiB, declared for each node
 
 SLURM = """\
 ClusterName={suite}
@@ -78,7 +78,7 @@ ConstrainSwapSpace=no
 ConstrainDevices={constrain}
 """
 
-# Each job a part of the memory: what it may use is limited.
+# Each job gets only a part of the memory, so that its limit can be tested.
 CONSTRAIN = "DefMemPerCPU=256\n"
 
 TASK_PROLOG = """\
@@ -90,13 +90,13 @@ echo "export SITE_TASK_PROLOG=ran-on-$name"
 
 
 class Choice(NamedTuple):
-    """A way in which sites differ; `up --site` has it by its name."""
+    """A difference between sites, chosen by its name with `up --site`."""
 
-    first: tuple[int, int]  # the releases that know it
-    last: tuple[int, int] = (99, 99)
-    lines: str = ""  # in slurm.conf
-    file: str = ""  # another file of /etc/slurm, and what is in it
-    text: str = ""
+    first: tuple[int, int]  # the first release of Slurm that has it
+    last: tuple[int, int] = (99, 99)  # the last one
+    lines: str = ""  # lines for slurm.conf
+    file: str = ""  # the name of another file in /etc/slurm
+    text: str = ""  # the content of this file
 
 
 PRIVATE = "AutoBasePath=true\nBasePath=/var/spool/job-tmp\n"
@@ -120,7 +120,11 @@ CHOICES = {
 
 
 def check(cluster: Cluster, site: list[str]) -> None:
-    """An error for what this suite's Slurm does not have."""
+    """Check that this suite's Slurm and this machine support the choices of `site`.
+
+    Raises:
+        ClusterError: a choice is unknown or not supported.
+    """
     major, minor = map(int, SUITES[cluster.suite].slurm.split("."))
     for name in site:
         if name not in CHOICES:
@@ -136,7 +140,13 @@ def check(cluster: Cluster, site: list[str]) -> None:
 
 
 def write(cluster: Cluster, nodes: int, site: list[str], more: str = "") -> None:
-    """Into the run directory; every node copies it when it starts."""
+    """Write the files into the run directory; every node copies them when it starts.
+
+    cluster: the cluster of a suite.
+    nodes: the number of compute nodes.
+    site: names of CHOICES.
+    more: further lines for slurm.conf.
+    """
     etc = cluster.run / "etc"
     slurm = etc / "slurm"
     slurm.mkdir(parents=True, exist_ok=True)
@@ -171,5 +181,6 @@ def write(cluster: Cluster, nodes: int, site: list[str], more: str = "") -> None
 
 
 def script(path: Path, text: str) -> None:
+    """Write an executable file."""
     path.write_text(text)
     path.chmod(0o755)

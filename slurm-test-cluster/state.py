@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is known of one suite's cluster: where it keeps things, and which processes are its own.
+"""The state of one suite's cluster: its directories and its processes.
 
-A process is recorded by the line of /proc/PID/stat that it wrote itself when it started: pid and start time
-together name one process for as long as the machine is up, so that a number which came back into use after a
-crash or a reboot is never taken for a node, and never killed.
+A process is recorded by the line of /proc/PID/stat that it wrote itself at its start. The pid and the start time
+together identify one process until the next reboot. So a later process with the same pid is not taken for a node, and
+is not killed.
 """
 
 from __future__ import annotations
@@ -26,27 +26,28 @@ SHARED = Path("/var/lib/bollard-test-cluster")
 CONTROLLER = "ctl"
 SWITCH = "switch"  # the process that holds the bridge's network namespace; not a node
 MARKER = "BOLLARD_TEST_CLUSTER"  # in the environment of every init: LABEL/NODE
-# Clusters of another name stand beside each other on one machine: each has its own nodes, network and homes. All
-# share the suites' trees and the images.
+# Clusters with different names can run on one machine at the same time. Each has its own nodes, network and /home. All
+# use the same trees of the suites and of the test images.
 NAME = os.environ.get("BOLLARD_CLUSTER", "")
 
 
 class ClusterError(Exception):
-    """One line for the user: what happened, the value at fault, what to do next."""
+    """An error for the user: one line with what happened, the value at fault, and what to do."""
 
 
 class Process(NamedTuple):
-    """One process for good: a pid and the moment it started (clock ticks since boot)."""
+    """The identity of a process: its pid and its start time (clock ticks since boot)."""
 
     pid: int
     start: int
 
     @classmethod
     def parse(cls, stat: str) -> Process:
-        """From a line of /proc/PID/stat; the name in it may hold spaces and parentheses."""
+        """Parse a line of /proc/PID/stat; the process name in it can hold spaces and parentheses."""
         return cls(int(stat.split(" ", 1)[0]), int(stat[stat.rindex(")") + 2 :].split()[19]))
 
     def alive(self) -> bool:
+        """Return whether this process runs and is not a zombie."""
         try:
             stat = Path(f"/proc/{self.pid}/stat").read_text()
         except (FileNotFoundError, ProcessLookupError):
@@ -54,7 +55,11 @@ class Process(NamedTuple):
         return stat[stat.rindex(")") + 2] not in "ZX" and self == Process.parse(stat)
 
     def kill(self, deadline: float = 10.0) -> None:
-        """SIGKILL and wait until it is gone; a pidfd makes sure that it is this process and no later one."""
+        """Send SIGKILL and wait up to `deadline` seconds for the end. A pidfd prevents a mistake with a later process.
+
+        Raises:
+            ClusterError: the process does not end in time.
+        """
         try:
             handle = os.pidfd_open(self.pid)
         except ProcessLookupError:
@@ -73,7 +78,7 @@ class Process(NamedTuple):
 
 
 class Settings(TypedDict):
-    """What a cluster was brought up with."""
+    """The settings with which a cluster was started."""
 
     nodes: int
     plugin: bool
@@ -82,19 +87,19 @@ class Settings(TypedDict):
 
 
 class Cluster:
-    """The cluster of one suite, as found on disk; nothing is cached between calls."""
+    """The cluster of one suite. Every call reads the state from the disk again."""
 
     def __init__(self, suite: str) -> None:
         self.suite = suite
         self.label = f"{NAME}.{suite}" if NAME else suite
-        self.cache = CACHE / suite  # what clusters of any name share
+        self.cache = CACHE / suite  # shared by clusters of all names
         self.own = CACHE / "named" / self.label if NAME else self.cache  # the plugin and its sources
         self.run = RUN / self.label
         self.shared = SHARED / self.label
         self.tree = self.cache / "base"
 
     def settings(self) -> Settings | None:
-        """What `up` was asked for, or None when the cluster was never brought up."""
+        """Return the settings of `up`; None if the cluster is not up."""
         try:
             found: Settings = json.loads((self.run / "cluster.json").read_text())
         except (FileNotFoundError, ValueError):
@@ -102,33 +107,38 @@ class Cluster:
         return {**Settings(nodes=0, plugin=False, accounting=False, site=[]), **found}
 
     def save_settings(self, settings: Settings) -> None:
+        """Write the settings into the run directory, by rename(2)."""
         temporary = self.run / "cluster.json.new"
         temporary.write_text(json.dumps(settings))
         temporary.rename(self.run / "cluster.json")
 
     def has_plugin(self) -> bool:
+        """Return whether the nodes have the plugin."""
         settings = self.settings()
         return settings is not None and settings["plugin"]
 
     def has_accounting(self) -> bool:
+        """Return whether the controller runs slurmdbd."""
         settings = self.settings()
         return settings is not None and settings["accounting"]
 
     def limits_memory(self) -> bool:
+        """Return whether the site limits the memory of jobs."""
         settings = self.settings()
         return settings is not None and "constrain" in settings["site"]
 
     def has_private_tmp(self) -> bool:
+        """Return whether the site gives each job its own /tmp, with a plugin such as job_container/tmpfs."""
         settings = self.settings()
         return settings is not None and any("/" in word for word in settings["site"])
 
     def nodes(self) -> list[str]:
-        """The controller first, then the compute nodes."""
+        """Return the names of the nodes: the controller first, then the compute nodes."""
         settings = self.settings()
         return [] if settings is None else node_names(settings["nodes"])
 
     def process(self, name: str) -> Process | None:
-        """The running init of a node (or the switch), or None."""
+        """Return the running init of a node (or of the switch); None if it does not run."""
         try:
             found = Process.parse((self.run / f"{name}.init").read_text())
         except (FileNotFoundError, ValueError, IndexError):
@@ -136,7 +146,12 @@ class Cluster:
         return found if found.alive() else None
 
     def start_init(self, name: str, command: list[str], log: Path) -> None:
-        """The init of a node (or the switch), which stays when we have ended; it writes its own record."""
+        """Start the init of a node (or of the switch). It writes its own record, and it runs on after this process.
+
+        name: the name of the node, or SWITCH.
+        command: the command line.
+        log: the file for its output.
+        """
         with open(log, "ab") as output:
             subprocess.Popen(
                 command,
@@ -149,7 +164,11 @@ class Cluster:
             )
 
     def init(self, name: str) -> int:
-        """The pid of a node's init; an error that says what to do when there is none."""
+        """Return the process id of a node's init.
+
+        Raises:
+            ClusterError: the cluster is not up, there is no such node, or the node is down.
+        """
         found = self.process(name)
         if found is not None:
             return found.pid
@@ -161,7 +180,7 @@ class Cluster:
         raise ClusterError(f"node '{name}' is down: run `cluster start --suite {self.suite} --node {name}`")
 
     def stragglers(self) -> list[Process]:
-        """Inits that carry this suite's marker, recorded or not (a run directory may have been lost)."""
+        """Return the processes with this suite's marker, recorded or not: a run directory can be lost."""
         marker = f"{MARKER}={self.label}/".encode()
         found = []
         for entry in Path("/proc").iterdir():
@@ -172,7 +191,8 @@ class Cluster:
         return [process for process in found if process.pid != os.getpid()]
 
     def forget(self) -> None:
-        import shutil  # takes its time; `exec` must start at once
+        """Remove the run directory."""
+        import shutil  # this import is slow, and `exec` must start fast
 
         shutil.rmtree(self.run, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -180,7 +200,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """One change at a time for a suite. The lock is the cache directory: no file to leave behind."""
+        """Lock the suite's cluster for a change. The lock is on the cache directory, so it leaves no lock file."""
         self.cache.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.cache, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -191,11 +211,12 @@ class Cluster:
 
 
 def node_names(count: int) -> list[str]:
+    """Return the names of the controller and of `count` compute nodes."""
     return [CONTROLLER] + [f"n{number}" for number in range(1, count + 1)]
 
 
 def known_suites() -> list[str]:
-    """Suites that have a run directory for a cluster of this name."""
+    """Return the suites that have a run directory for a cluster of this name."""
     labels = [entry.name for entry in RUN.iterdir()] if RUN.is_dir() else []
     prefix = f"{NAME}." if NAME else ""
     found = [label[len(prefix) :] for label in labels if label.startswith(prefix)]
@@ -203,7 +224,15 @@ def known_suites() -> list[str]:
 
 
 def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
-    """Poll a callable until it says true; an error naming `what` after the deadline."""
+    """Call `ready` again and again until it returns True.
+
+    ready: the condition.
+    seconds: the time limit.
+    what: the beginning of the error message.
+
+    Raises:
+        ClusterError: the condition is not met in time.
+    """
     end = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > end:

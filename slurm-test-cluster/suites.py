@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The Debian suites, and the tree that every node of a suite starts from.
 
-A tree is built beside its final place and renamed when it is whole, so an interrupted build is never used.
-Its stamp is a hash of everything that went into it: change the table or the recipe and the next `up` builds
-anew.
+A tree is built beside its final place and renamed when it is complete, so an interrupted build is never used.
+Its stamp is a hash of everything that it is made from. After a change of the table or the recipe, the next `up` builds
+it again.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ openmpi-bin libopenmpi-dev mpich libmpich-dev
 
 
 class Suite(NamedTuple):
-    """What differs from one Debian release to the next."""
+    """The differences between Debian releases."""
 
     number: int  # the third byte of the suite's network, 10.83.NUMBER.0/24
-    slurm: str  # for messages; the release that Debian ships
+    slurm: str  # the release of Slurm in this suite
     without: tuple[str, ...] = ()  # packages of the list above that this suite does not have
     extra: tuple[str, ...] = ()
-    cgroup_plugin: bool = True  # cgroup.conf knows CgroupPlugin (21.08 and later)
+    cgroup_plugin: bool = True  # cgroup.conf has the key CgroupPlugin (21.08 and later)
 
     def packages(self) -> list[str]:
+        """Return the packages to install in the tree, sorted."""
         return sorted((set(PACKAGES.split()) - set(self.without)) | set(self.extra))
 
 
@@ -46,7 +47,7 @@ SUITES = {
     "sid": Suite(14, "26.05"),
 }
 
-# Ids are fixed, so that files in the shared directories keep their owners from one tree to the next.
+# The ids are fixed, so that files in the shared directories have the same owners with every tree.
 ACCOUNTS = """
 groupadd --gid 1000 alice; groupadd --gid 1001 bob; groupadd --gid 2001 chem; groupadd --gid 2002 proj
 useradd --no-create-home --shell /bin/bash --uid 1000 --gid 1000 --groups chem,proj alice
@@ -81,7 +82,7 @@ ln -s /srv/bollard "$tree/usr/src/bollard"
 ln -sf /proc/self/mounts "$tree/etc/mtab"
 """
 
-# Packages in a layer above the tree; what they install starts nothing, for the tree has a policy-rc.d.
+# Installs packages in a layer above the tree. They start no daemon, because the tree has a policy-rc.d.
 LAYER_RECIPE = r"""
 set -eu
 tree=$1 layer=$2 archives=$3 prepare=$4 argument=$5; shift 5
@@ -103,17 +104,23 @@ TOOLS = {"debootstrap": "debootstrap", "ip": "iproute2", "unshare": "util-linux"
 
 
 def say(text: str) -> None:
+    """Print a line at once."""
     print(text, flush=True)
 
 
 def lookup(name: str) -> Suite:
+    """Return the suite of this name.
+
+    Raises:
+        ClusterError: there is no such suite.
+    """
     if name not in SUITES:
         raise ClusterError(f"unknown suite '{name}': choose one of {', '.join(SUITES)}")
     return SUITES[name]
 
 
 def install_tools() -> None:
-    """The few programs this machine itself needs."""
+    """Install the programs that this machine itself needs."""
     missing = sorted(package for tool, package in TOOLS.items() if shutil.which(tool) is None)
     if missing:
         say(f"installing {' '.join(missing)} on this machine")
@@ -130,13 +137,13 @@ def install_tools() -> None:
 
 
 def stamp(name: str) -> str:
-    """A hash of everything that goes into a suite's tree."""
+    """Return a hash of everything that a suite's tree is made from."""
     parts = [name, RECIPE, ACCOUNTS, (HERE / "folded_cpus.c").read_text(), *SUITES[name].packages()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def ensure_tree(cluster: Cluster) -> None:
-    """Make sure that the suite's tree is there and is what the table above describes."""
+    """Build the suite's tree, if it is missing or its stamp differs."""
     suite = lookup(cluster.suite)
     if read(cluster.tree / ".stamp") == stamp(cluster.suite):
         return
@@ -162,7 +169,15 @@ def ensure_tree(cluster: Cluster) -> None:
 def install_packages(
     cluster: Cluster, layer: Path, log: Path, prepare: str, arguments: list[str], packages: tuple[str, ...]
 ) -> None:
-    """Make `layer`/upper: these packages above the suite's tree, then the shell script `prepare` in it."""
+    """Install packages in a layer above the suite's tree; the files are in `layer`/upper.
+
+    cluster: the cluster of a suite.
+    layer: the directory for the layer.
+    log: the log file.
+    prepare: a shell script to run in the layer after the installation.
+    arguments: its arguments; exactly one.
+    packages: the names of the packages.
+    """
     archives = CACHE / "debs" / cluster.suite
     archives.joinpath("partial").mkdir(parents=True, exist_ok=True)
     words = [str(cluster.tree), str(layer), str(archives), prepare, *arguments, *packages]
@@ -170,11 +185,17 @@ def install_packages(
 
 
 def run_recipe(recipe: str, words: list[str], log: Path) -> None:
-    """Shell in a mount namespace of its own: what it mounts ends with it, whatever becomes of it."""
+    """Run a shell script in its own mount namespace, so that its mounts end with it, also after an error.
+
+    recipe: the text of the script.
+    words: its arguments.
+    log: the log file.
+    """
     logged(["unshare", "--mount", "--propagation", "private", "sh", "-c", recipe, "recipe", *words], log)
 
 
 def read(path: Path) -> str:
+    """Return the text of a file; "" if it does not exist."""
     try:
         return path.read_text()
     except FileNotFoundError:
@@ -182,13 +203,17 @@ def read(path: Path) -> str:
 
 
 def remove_tree(path: Path) -> None:
-    """rm -rf that stays on one filesystem: a mount forgotten below it must survive."""
+    """Remove a directory tree on one filesystem only: files on a mount below it must not be removed."""
     if path.exists():
         subprocess.run(["rm", "-rf", "--one-file-system", str(path)], check=True)
 
 
 def logged(command: list[str], log: Path) -> None:
-    """Run a command with its output in a log; on failure show the end of that log."""
+    """Run a command with its output in a log file.
+
+    Raises:
+        ClusterError: the command fails; the message has the end of the log.
+    """
     with open(log, "ab") as output:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)
     if done.returncode:
@@ -198,7 +223,7 @@ def logged(command: list[str], log: Path) -> None:
 
 
 def prepare_shared(cluster: Cluster) -> None:
-    """/home and /images, the same for all nodes and kept from one `up` to the next."""
+    """Make /home and /images, which all nodes share. `down` without --purge keeps them."""
     images = cluster.shared / "images"
     images.mkdir(parents=True, exist_ok=True)
     images.chmod(0o755)

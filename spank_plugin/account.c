@@ -4,6 +4,7 @@
 
 #include <dlfcn.h>
 #include <slurm/slurm.h>
+#include <slurm/spank.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -73,7 +74,8 @@ void tell_accounting(uint32_t job_id, int record, const char *container)
 	snprintf(number, sizeof(number), "%u", job_id);
 	job.job_id_str = number;  /* the field that has the same name from Slurm 20.11 to 26.05 */
 	job.admin_comment = text;
-	update(&job, &answer);
+	if (update(&job, &answer) != SLURM_SUCCESS)
+		slurm_error("bollard: slurmctld does not take the comment of job %u", job_id);
 	if (answer && release)
 		release(answer);
 }

@@ -50,6 +50,7 @@ from bollard.runtime import constants  # noqa: E402
 from bollard.runtime.errors import BollardError  # noqa: E402
 from bollard.runtime.request import options  # noqa: E402
 from bollard.spank_plugin import build_inside  # noqa: E402
+from bollard.spank_plugin.build_inside import c_string  # noqa: E402
 
 # The C files from which each output is compiled.
 SOURCES = {
@@ -84,11 +85,6 @@ extern "Python" void keep(char *spec, char *site, char *program, int listener, i
                           long long dropped, char *why, int size, int *verdict);
 extern "Python" void check(char *spec, int out, char *why, int size, int *verdict);
 """
-
-
-def c_string(text: str) -> str:
-    """`text` as a string literal of C."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def options_header() -> str:

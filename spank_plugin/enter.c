@@ -8,13 +8,11 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define TOLD_TRIES 20
@@ -28,25 +26,6 @@ static unsigned long long hash(const char *text)
 	for (; *text; text++)
 		sum = (sum ^ (unsigned char) *text) * 0x100000001b3u;
 	return sum;
-}
-
-/* Returns a listening descriptor at the abstract address `name`, or -1 with errno. */
-static int hold(const char *name)
-{
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	size_t size = strlen(name);
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), saved;
-
-	if (fd < 0 || size + 1 > sizeof(address.sun_path))
-		return -1;
-	memcpy(address.sun_path + 1, name, size);
-	if (bind(fd, (struct sockaddr *) &address, (socklen_t) (offsetof(struct sockaddr_un, sun_path) + 1 + size)) == 0 &&
-	    listen(fd, SOMAXCONN) == 0)
-		return fd;
-	saved = errno;
-	close(fd);
-	errno = saved;
-	return -1;
 }
 
 /* Prints `text` unless another task of this step on this node has just printed it. The first task listens at an
@@ -63,7 +42,7 @@ static int is_told(const char *text)
 	if (!job || !id || others < 1)
 		return 0;
 	snprintf(name, sizeof(name), "bollard-told/%u/%.20s.%.20s/%016llx", getuid(), job, id, hash(text));
-	fd = hold(name);
+	fd = wire_listen(name);
 	for (tries = 0; fd < 0 && errno == EADDRINUSE && tries < TOLD_TRIES; tries++) {
 		if (wire_connect(name, getuid()) >= 0)  /* fails unless the listener is this user's, or root's */
 			return 1;

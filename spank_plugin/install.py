@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bollard.runtime.container import wire
+from bollard.runtime import constants
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site, site_config
 from bollard.runtime.system import owners
@@ -42,12 +42,11 @@ MODES = {
     "fuse2fs2": 0o711, "fuse-overlayfs": 0o711, "mksquashfs": 0o711, "bollard-cat": 0o711,
 }  # fmt: skip
 
-RECORDS = "/var/log/bollard"  # runtime/container/record.py, which a checkout cannot import
 # tmpfiles.d(5). An age counts from the last time that the file was written, read or changed.
 PRUNING = f"""\
 # Records of containers older than 90 days are removed. A file of this name in /etc/tmpfiles.d replaces another.
-d {RECORDS} 0755 root root 90d
-d {wire.JOBS} 0755 root root -
+d {constants.RECORDS} 0755 root root 90d
+d {constants.JOB_FOLDERS} 0755 root root -
 """
 
 Say = Callable[[str], None]

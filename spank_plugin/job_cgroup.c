@@ -370,9 +370,10 @@ int job_cgroups_remove(const struct job_cgroups *groups)
 
 	for (int i = 0; i < groups->count; i++) {
 		snprintf(path, sizeof(path), "%s" OURS, groups->job[i]);
-		if (rmdir(path) < 0 && errno != ENOENT) {
-			rc = -1;
-			continue;
+		if (rmdir(path) < 0) {
+			if (errno != ENOENT)
+				rc = -1;
+			continue;  /* of a job without a container nothing was in Slurm's way */
 		}
 		/* When another step of the job still runs, rmdir(2) fails, and Slurm removes these two directories
 		 * later. */

@@ -25,6 +25,9 @@
 /* The same, when the lock does not tell whether there are other steps. */
 #define UNKNOWN_S 300
 
+/* The cgroups of the job, as this slurmstepd has found them. */
+static struct job_cgroups known;
+
 /* Handles of keepers and task reapers, on a site without cgroups; those of one round. */
 #define HANDLES_MAX 64
 /* What a round counts at least, of GRACE_MS and KILL_MS: so there are at most 80. */
@@ -159,6 +162,8 @@ static int is_last(const struct job_cgroups *groups, uint32_t job_id)
 				    "one has waited %d s for their end", job_id, last < 0 ? UNKNOWN_S : OTHERS_S);
 			return 1;
 		}
+		/* Only this process can tell the keepers: the job socket is its own. No other step may be the last. */
+		job_folder_hold_again(step.folder);
 		/* Tasks of other steps may still save their work. A task that waits for a stopped file server cannot be
 		 * killed, and its slurmstepd would drain the node. So stopped processes are killed now. */
 		job_cgroups_kill(groups, 1);
@@ -167,23 +172,32 @@ static int is_last(const struct job_cgroups *groups, uint32_t job_id)
 	return 1;
 }
 
+void know_cgroups(uint32_t job_id)
+{
+	struct job_cgroups found;
+
+	/* ENOENT: the job's cgroups are gone, and so are all processes in them. */
+	if (job_cgroups_find(&found, job_id) < 0 && errno != ENOENT)
+		slurm_error("bollard: cannot tell the job's cgroups, so processes of its containers may be left, or outside "
+			    "of them: %m");
+	if (found.count > known.count)
+		known = found;
+}
+
 void end_containers(uint32_t job_id, uid_t uid)
 {
-	struct job_cgroups groups;
-
 	if (step.folder < 0)
 		return;
-	/* ENOENT: the job's cgroups are gone, and so are all processes in them. */
-	if (job_cgroups_find(&groups, job_id) < 0 && errno != ENOENT)
-		slurm_error("bollard: cannot tell the job's cgroups, so processes of its containers may be left: %m");
+	/* Slurm 20.11 has moved this slurmstepd out of the job's cgroups by now. */
+	know_cgroups(job_id);
 	if (step.lifeline >= 0)
 		close(step.lifeline);
 	step.lifeline = -1;
-	if (!is_last(&groups, job_id)) {
+	if (!is_last(&known, job_id)) {
 		job_folder_release(step.folder);
 		return;
 	}
-	end_all(&groups);
+	end_all(&known);
 	drop_empty_record(RECORDS, job_id, uid);
 	job_folder_remove(step.folder, job_id);
 	job_folder_release(step.folder);
@@ -192,8 +206,7 @@ void end_containers(uint32_t job_id, uid_t uid)
 
 void place_keepers(uint32_t job_id)
 {
-	struct job_cgroups groups;
-
-	if (job_cgroups_find(&groups, job_id) < 0 || job_cgroups_follow(&groups) < 0)
+	know_cgroups(job_id);
+	if (job_cgroups_follow(&known) < 0)
 		slurm_error("bollard: the container's processes are not in all cgroups of the job: %m");
 }

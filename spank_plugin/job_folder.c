@@ -15,8 +15,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Wait for the last slurmstepd of before: it removes the directory within milliseconds. */
-#define HOLD_MS 3000
+/* Wait for the last slurmstepd of before: it removes the directory within milliseconds, or within 9 s when the user
+ * hinders it (job_end.c). */
+#define HOLD_MS 10000
 #define LOCK_TRY_US 1000
 
 static int lock_within(int fd, int kind, int ms)
@@ -50,8 +51,12 @@ int job_folder_hold(uint32_t job)
 			continue;  /* the last slurmstepd of before has removed it */
 		if (fd < 0)
 			return -1;
-		if (lock_within(fd, LOCK_SH, HOLD_MS) == 0 && fchmod(fd, 0755) == 0 && fstat(fd, &held) == 0 &&
-		    stat(path, &there) == 0 && held.st_ino == there.st_ino)
+		if (lock_within(fd, LOCK_SH, HOLD_MS) < 0) {
+			close(fd);
+			break;
+		}
+		if (fchmod(fd, 0755) == 0 && fstat(fd, &held) == 0 && stat(path, &there) == 0 &&
+		    held.st_ino == there.st_ino)
 			return fd;
 		close(fd);
 	}
@@ -67,6 +72,11 @@ int job_folder_is_last(int folder)
 		rc = flock(folder, LOCK_EX | LOCK_NB);
 	while (rc < 0 && errno == EINTR);
 	return rc == 0 ? 1 : errno == EWOULDBLOCK ? 0 : -1;
+}
+
+void job_folder_hold_again(int folder)
+{
+	(void) flock(folder, LOCK_SH | LOCK_NB);
 }
 
 void job_folder_release(int folder)

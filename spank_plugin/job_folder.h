@@ -15,8 +15,13 @@
 int job_folder_hold(uint32_t job);
 
 /* Returns 1 when no other process holds the directory, and takes the exclusive lock: nobody can hold it from now on.
- * Returns 0 when another holds it, or -1 with errno when that is unknown. */
+ * Returns 0 when another holds it, or -1 with errno when that is unknown. The shared lock is lost then, because flock(2)
+ * removes it before it tries: of several processes that ask, one is the last. */
 int job_folder_is_last(int folder);
+
+/* Takes the shared lock again after job_folder_is_last() has returned 0, unless the last process has the exclusive one.
+ * While it is held, no other process is the last. */
+void job_folder_hold_again(int folder);
 
 /* Unlocks and closes a descriptor of job_folder_hold() or job_folder_lock(). */
 void job_folder_release(int folder);

@@ -373,7 +373,7 @@ static int keep_capabilities(void)
 }
 
 /* In the keeper's process: joins the job's cgroups, becomes the user, makes a user namespace, and waits for its id
- * maps. Returns 0, or -1 for a failure; also -1 when the helper ends without writing the maps. The order matters:
+ * maps. Returns 0, or an enum no_start; NO_HELP also when the helper ends without writing the maps. The order matters:
  * root is needed up to become(). */
 static int drop(const struct identity *id, int job_socket, int ready, int mapped)
 {
@@ -382,34 +382,42 @@ static int drop(const struct identity *id, int job_socket, int ready, int mapped
 
 	/* First: processes that it forks later are then in the cgroups too. */
 	if (job_cgroups_join(id->cgroups) < 0)
-		return -1;
+		return NO_CGROUP;
 	/* setns(2) also changes the root directory to that of the namespace. */
 	if (id->place >= 0 && setns(id->place, CLONE_NEWNS) < 0)
-		return -1;
+		return NO_PLACE;
 	forget_signals();
 	umask(022);
 	if (setsid() < 0 || chdir("/") < 0 || clearenv() != 0 || setrlimit(RLIMIT_CORE, &none) < 0)
-		return -1;
+		return NO_USER;
 	/* The keeper needs one descriptor for each task and step. */
 	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
-		return -1;
+		return NO_USER;
 	files.rlim_cur = files.rlim_max;
 	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
-		return -1;
+		return NO_USER;
 	/* slurmstepd is exempt from the out-of-memory killer; a user's process must not be. As root: after become()
 	 * this file in /proc belongs to root. */
 	if (write_file("/proc/self/oom_score_adj", "0") < 0 || become(id) < 0)
-		return -1;
+		return NO_USER;
 	/* The memory is a copy of slurmstepd's: the user must not read it, whatever fs.suid_dumpable is. */
 	if (prctl(PR_SET_DUMPABLE, 0) < 0 || (job_socket >= 0 && send(job_socket, &byte, 1, MSG_NOSIGNAL) != 1))
-		return -1;
+		return NO_USER;
 	if (unshare(CLONE_NEWUSER) < 0)
-		return -1;
-	return write(ready, &byte, 1) == 1 && read(mapped, &byte, 1) == 1 ? keep_capabilities() : -1;
+		return NO_NAMESPACE;
+	return write(ready, &byte, 1) == 1 && read(mapped, &byte, 1) == 1 && keep_capabilities() == 0 ? 0 : NO_HELP;
+}
+
+/* Returns why the child has ended: its exit status, an enum no_start. */
+static int reason_of(pid_t child)
+{
+	int status;
+
+	return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : NO_HELP;
 }
 
 /* In the helper: waits until the child has given root up, and writes its id maps as root. Returns the exit status, 0
- * or 1. */
+ * or an enum no_start. */
 static int help(const struct identity *id, pid_t child, int ready, int mapped)
 {
 	struct pollfd started = { .fd = ready, .events = POLLIN };
@@ -419,20 +427,19 @@ static int help(const struct identity *id, pid_t child, int ready, int mapped)
 	do
 		rc = poll(&started, 1, HELP_MS);
 	while (rc < 0 && errno == EINTR);
-	/* The user may have stopped the child. */
-	if (rc != 1 || read(ready, &byte, 1) != 1) {
+	if (rc != 1) {  /* the user may have stopped the child */
 		kill(child, SIGKILL);
-		return 1;
+		return NO_HELP;
 	}
-	if (write_maps(child, id) < 0)
-		return 1;
-	return write(mapped, &byte, 1) != 1;
+	if (read(ready, &byte, 1) != 1)
+		return reason_of(child);
+	return write_maps(child, id) == 0 && write(mapped, &byte, 1) == 1 ? 0 : NO_HELP;
 }
 
 int become_and_run(const struct identity *id, const int *keep, int nkeep, int job_socket,
 		   int (*run)(void *arg), void *arg, pid_t *helper)
 {
-	int to_child[2], to_helper[2];
+	int to_child[2], to_helper[2], rc;
 	pid_t pid, child;
 
 	if (nkeep > 8 || id->ngroups < 0) {
@@ -447,16 +454,17 @@ int become_and_run(const struct identity *id, const int *keep, int nkeep, int jo
 	/* Forks twice, so that the keeper is no child of slurmstepd. slurmstepd waits for all of its children and, with
 	 * proctrack/linuxproc, signals all of its descendants. */
 	if (pipe2(to_child, O_CLOEXEC) < 0 || pipe2(to_helper, O_CLOEXEC) < 0)
-		_exit(1);
+		_exit(NO_HELP);
 	child = fork();
 	if (child == 0) {
 		close(to_helper[0]);
 		close(to_child[1]);
-		if (drop(id, job_socket, to_helper[1], to_child[0]) < 0 || close_others(keep, nkeep) < 0)
-			_exit(1);
+		rc = drop(id, job_socket, to_helper[1], to_child[0]);
+		if (rc != 0 || close_others(keep, nkeep) < 0)
+			_exit(rc != 0 ? rc : NO_HELP);
 		_exit(run(arg));
 	}
 	close(to_helper[1]);
 	close(to_child[0]);
-	_exit(child < 0 ? 1 : help(id, child, to_helper[0], to_child[1]));
+	_exit(child < 0 ? NO_HELP : help(id, child, to_helper[0], to_child[1]));
 }

@@ -20,13 +20,16 @@ struct identity {
 	const struct job_cgroups *cgroups;  /* of the job; the keeper joins them */
 };
 
+/* Exit status of the helper of become_and_run(): 0, or why there is no keeper. */
+enum no_start { NO_HELP = 1, NO_CGROUP, NO_PLACE, NO_USER, NO_NAMESPACE };
+
 /* Forks a helper, which forks the keeper. The keeper becomes the user `id` and cannot become root again. It has a
  * user namespace that maps the ids of `id` only, and of the open descriptors only `keep` (`nkeep`, at most 8, none
  * below 3). It calls run(arg) and exits with the returned value. As soon as it is the user, it sends one byte
  * through `job_socket` (-1: none): take_senders() finds it by that. The helper writes the id maps as root and ends.
  *
  * Returns 0 when the helper is forked, or -1 with errno. The caller reaps *helper: its exit status is 0 when the
- * keeper has given root up and has its id maps. */
+ * keeper has given root up and has its id maps, else an enum no_start. */
 int become_and_run(const struct identity *id, const int *keep, int nkeep, int job_socket,
 		   int (*run)(void *arg), void *arg, pid_t *helper);
 

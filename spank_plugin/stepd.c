@@ -104,17 +104,13 @@ void stepd_init(spank_t spank, int argc, char **argv)
 		char path[100];
 
 		step.is_extern = 1;
+		know_cgroups(job_id);
 		step.folder = job_folder_hold(job_id);
 		snprintf(path, sizeof(path), JOB_FOLDERS "/%u/job", job_id);
-		if (step.folder < 0) {
-			slurm_error("bollard: cannot make or lock " JOB_FOLDERS "/%u, so each container of the job ends with "
-				    "the step that makes it: %m", job_id);
-			return;
-		}
-		hold_leash(path);
+		if (step.folder >= 0)
+			hold_leash(path);
 		if (step.job_socket < 0)
-			slurm_error("bollard: cannot listen at %s, so each container of the job ends with the step that "
-				    "makes it: %m", path);
+			slurm_error("bollard: cannot listen at %s: %m; containers of the job end with their steps", path);
 		return;
 	}
 	rc = spank_getenv(spank, ENV_SPEC, step.spec, sizeof(step.spec));
@@ -144,8 +140,27 @@ void stepd_init(spank_t spank, int argc, char **argv)
 		       "submit host of another release?");
 	else if (!step.site)
 		refuse("out of memory");
-	else
+	else {
+		know_cgroups(job_id);
 		find_keeper(spank, job_id, step_id);
+	}
+}
+
+/* Why the process that was to be the keeper is none: `reason` is one of privilege.h. */
+static void refuse_start(int reason)
+{
+	if (reason == NO_CGROUP)
+		refuse("the keeper cannot join the job's control groups on this node; "
+		       "the site's administrator should see cgroup.conf, and /sys/fs/cgroup there");
+	else if (reason == NO_PLACE)
+		refuse("the keeper cannot join the job's own /tmp on this node; "
+		       "the site's administrator should see job_container.conf, and slurmd's log");
+	else if (reason == NO_NAMESPACE)
+		refuse("the keeper gets no user namespace on this node; the site's administrator should see "
+		       "/proc/sys/user/max_user_namespaces and kernel.unprivileged_userns_clone");
+	else
+		refuse("the keeper could not give up root on this node; submit again, and tell the site's administrator "
+		       "if it comes back");
 }
 
 /* Waits at most `ms` for the helper. Returns its process id; 0 when it still runs, or -1 with errno. */
@@ -178,8 +193,7 @@ void stepd_user_init(void)
 	} else if (pid < 0) {
 		refuse("cannot tell whether the keeper has started: %s; submit again", strerror(errno));
 	} else if (status != 0) {
-		refuse("the keeper could not give up root or get its user namespace; the site's administrator should see "
-		       "/proc/sys/user/max_user_namespaces and kernel.unprivileged_userns_clone");
+		refuse_start(WIFEXITED(status) ? WEXITSTATUS(status) : NO_HELP);
 	}
 	step.helper = 0;
 }

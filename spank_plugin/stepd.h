@@ -44,6 +44,10 @@ void find_keeper(spank_t spank, uint32_t job_id, uint32_t step_id);
  * connected to it, and it stays open as long as the job, or the step, runs. */
 void hold_leash(const char *path);
 
+/* job_end.c: notes in which cgroups the job is. Called at the step's start too: Slurm 20.11 moves slurmstepd out of them
+ * before its last hook. Logs a failure with slurm_error(). */
+void know_cgroups(uint32_t job_id);
+
 /* job_end.c: ends the containers of the job when no other step of the job runs on this node. The extern step waits
  * until then, at most 24 hours; other steps return at once. Logs with slurm_error() what it cannot read or end. */
 void end_containers(uint32_t job_id, uid_t uid);

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""New images: from definition files, and from images that were fetched.
+"""Build new images from definition files and from fetched images.
 
 definition.py: parses definition files.
 builder.py: the steps of a build, in order.
-bootstrap.py: where a build's tree comes from.
+bootstrap.py: fills the tree of a build, one function per bootstrap agent.
 build_root.py: runs %post and %test.
 image_files.py: writes scripts, labels and apps into the tree.
-scif.py: apps of a definition.
-conversion.py: makes an image file of a docker:// or other name.
+scif.py: the SCIF apps of a definition file.
+conversion.py: makes an image file from a URI such as docker://NAME.
 """

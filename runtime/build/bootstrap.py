@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where a build's tree comes from: one function per bootstrap agent of a definition's header.
+"""Fill the tree of a build: one function per bootstrap agent of a definition file's header.
 
-Each fills an empty tree and leaves `.singularity.d` complete. Programs of the host do the work of debootstrap, dnf and
-yum; one that is missing is named, with what to do. What registries and libraries have is here already (`fetch`).
+Each function fills an empty tree and completes `.singularity.d`. The agents debootstrap, dnf and yum run programs of
+the host; the error for a missing program has a hint. Images of registries and libraries are fetched before (`fetch`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ _UNSUPPORTED = {
     "buildkit": "build it with BuildKit to an oci-archive and use that",
     "dockerfile": "build it with BuildKit or Podman to an oci-archive and use that",
 }
-# Keys that protect the user in Apptainer and have no effect here: key -> (agents, "" for all; why; what to do).
+# Header keys that protect the user in Apptainer and have no effect here. They are refused.
+# key -> (agents, "" for all; the reason; the hint).
 _UNENFORCED = {
     "fingerprints": ("", "signatures of images are not verified",
                      "verify the image by other means, or pin it by its digest, and remove that line"),
@@ -47,8 +48,15 @@ _TAR_MAGIC = ((257, b"ustar"), (0, b"\x1f\x8b"), (0, b"\x28\xb5\x2f\xfd"), (0, b
 
 
 class Source(NamedTuple):
-    """What an agent gets: the header, the empty tree, a directory of ours, the directory of relative paths, how to tell
-    of a step, and what was fetched for it."""
+    """The input of a bootstrap agent.
+
+    header: the header of the definition file, keys in lower case.
+    tree: the empty tree to fill.
+    scratch: a private directory.
+    cwd: the directory for relative paths.
+    say: shows the current step to the user.
+    fetched: the layers or the image that were fetched for this build.
+    """
 
     header: Mapping[str, str]
     tree: Tree
@@ -58,6 +66,11 @@ class Source(NamedTuple):
     fetched: sources.Source = sources.Source()
 
     def key(self, name: str) -> str:
+        """Return the value of a required header key.
+
+        Raises:
+            BollardError: the header does not have this key.
+        """
         value = self.header.get(name, "")
         if not value:
             raise BollardError(f"Bootstrap: {self.header['bootstrap']} needs {name.capitalize()}", f"add `{name}: ...`")
@@ -65,7 +78,11 @@ class Source(NamedTuple):
 
 
 def fill(source: Source) -> dict[str, bytes]:
-    """Fill the tree; JSON documents about where it came from, by name."""
+    """Fill the tree; return JSON documents about its source, by name.
+
+    Raises:
+        BollardError: the bootstrap agent is not supported, or it fails.
+    """
     agent = source.header["bootstrap"].lower()
     if agent in oci.TRANSPORTS:
         return _oci(source, agent)
@@ -76,7 +93,11 @@ def fill(source: Source) -> dict[str, bytes]:
 
 
 def check(header: Mapping[str, str]) -> None:
-    """Refuse, before anything is made, what cannot work."""
+    """Refuse a header that cannot work, before the build makes any file.
+
+    Raises:
+        BollardError: the agent is not supported, a key has no effect here, or GPG is set for yum or dnf.
+    """
     agent = header["bootstrap"].lower()
     if agent not in _AGENTS and agent not in oci.TRANSPORTS:
         fill(Source(header, None, "", "", print))  # type: ignore[arg-type]  # only to raise
@@ -96,6 +117,7 @@ def _shown(key: str, header: Mapping[str, str]) -> str:
 
 
 def is_tarball(path: str) -> bool:
+    """Return whether the file looks like a tar archive, compressed or not; False if it cannot be read."""
     try:
         with open(path, "rb") as file:
             first = file.read(512)
@@ -105,7 +127,7 @@ def is_tarball(path: str) -> bool:
 
 
 def is_archive(first: bytes) -> bool:
-    """Whether a file that begins so, with at least 512 bytes, is a tar archive, or packed as one may be."""
+    """Return whether a file looks like a tar archive, compressed or not. `first` are its first 512 bytes."""
     return any(first[at : at + len(magic)] == magic for at, magic in _TAR_MAGIC)
 
 
@@ -146,7 +168,7 @@ def _localimage(source: Source) -> dict[str, bytes]:
 
 
 def _aside(source: Source) -> str:
-    """Move what is in the tree to a directory of ours."""
+    """Move the content of the tree to a directory in `scratch`; return its path."""
     folder = f"{source.scratch}/archive"
     os.mkdir(folder)
     for name in source.tree.names("/"):
@@ -155,7 +177,7 @@ def _aside(source: Source) -> str:
 
 
 def _copy_directory(fd: int, tree: Tree, name: str) -> None:
-    """The content of a sandbox, hard links, times and modes kept."""
+    """Copy the content of a sandbox into the tree; hard links, times and modes are kept."""
     argv = ["cp", "-a", "--reflink=auto", "--", f"/proc/self/fd/{fd}/.", f"{tree.path}/"]
     _run(argv, "cp", (fd,), f"{name}: cannot be copied", tree.path, "check that you can read all of it")
 
@@ -180,7 +202,7 @@ def _oci(source: Source, agent: str) -> dict[str, bytes]:
 
 
 def _container_image(source: Source, layers: oci.Layers, name: str) -> dict[str, bytes]:
-    """Unpack the layers, and turn the configuration into scripts and labels."""
+    """Unpack the layers into the tree, and turn the configuration into scripts and labels."""
     source.say(f"unpacking {len(layers.paths)} layers")
     oci.unpack(layers, source.tree, name)
     image_files.base(source.tree, overwrite=True)
@@ -192,7 +214,7 @@ def _container_image(source: Source, layers: oci.Layers, name: str) -> dict[str,
 
 
 def _fetched_image(source: Source) -> dict[str, bytes]:
-    """oras and library: a SIF file."""
+    """Fill the tree from the fetched SIF file of oras:// or library://."""
     return _localimage(source._replace(header={**source.header, "from": source.fetched.path}))
 
 
@@ -244,7 +266,7 @@ def _debootstrap(source: Source) -> None:
 
 
 def _host_mirror(suite: str) -> str:
-    """Where this machine's apt gets that suite from; "" leaves the choice to debootstrap."""
+    """Return the mirror from which this machine's apt gets the suite; "" to use debootstrap's default."""
     try:
         done = subprocess.run(
             ["apt-get", "indextargets", "--format", "$(CODENAME) $(SUITE) $(RELEASE) $(REPO_URI)"],
@@ -304,7 +326,7 @@ def _yum(source: Source) -> None:
 
 
 def _packages(source: Source, key: str, more: str) -> list[str]:
-    """Names of packages, none of which can be taken for an option."""
+    """Return the package names of a header key and of `more`; a word that could be an option is refused."""
     words = (source.header.get(key, "") + " " + more).replace(",", " ").split()
     for word in words:
         if not _PACKAGES.fullmatch(word):
@@ -313,12 +335,12 @@ def _packages(source: Source, key: str, more: str) -> list[str]:
 
 
 def _path() -> str:
-    """Where programs of root are, too."""
+    """Return PATH with the directories of the administrator's programs added."""
     return os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def _run(argv: list[str], name: str, fds: tuple[int, ...], doing: str, place: str, hint: str) -> None:
-    """Run a program of the host's that writes into `place`; `doing` and `hint` as `causes.of` has them."""
+    """Run a program of the host that writes into `place`; `doing` and `hint` are passed to `causes.of_program`."""
     env = {**os.environ, "PATH": _path(), "LC_ALL": "C"}
     try:
         done = subprocess.run(

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Run a program in the tree of an image being built: %post and %test.
+"""Run a program in the tree of an image that is being built: %post and %test.
 
-It sees the tree as its root, /proc of its own processes, the host's /sys, a small /dev, private /tmp and /var/tmp with
-what the tree has there, copies of the host's resolv.conf and hosts, and what --bind names: no home directory and
-nothing else of the host.
-Its environment is empty but for PATH, HOME, the terminal, proxies and what the image's scripts set.
+The program's root directory is the tree. It sees:
+    its own processes in /proc, the host's /sys, a small /dev;
+    private /tmp and /var/tmp with the tree's files of these directories;
+    copies of the host's resolv.conf and hosts;
+    the directories and files of --bind.
+It does not see the home directory or any other file of the host.
+Its environment has PATH, HOME, LANG, TERM, the proxies and some variables for apt and fakeroot. The build and the
+image's scripts add variables. No other variable of the host is passed.
 
-    the work ── fork ──► waits ── fork ──► process 1: reaps ── fork ──► the program
+    bollard ── fork ──► waits ── fork ──► process 1: reaps ── fork ──► the program
 """
 
 from __future__ import annotations
@@ -36,34 +40,34 @@ _DEVICE_LINKS = {
     "stderr": "/proc/self/fd/2",
     "ptmx": "pts/ptmx",
 }
-# Given to _apt, whose ids do not exist in a namespace with one id: apt would notice.
+# apt changes to the user _apt, which fails in a user namespace that maps a single id. This file makes apt stay root.
 _APT = "/dev/.bollard-apt.conf"
 _APT_TEXT = b'APT::Sandbox::User "root";\n'
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "ftp_proxy")
-# As `apptainer exec` does: the image's scripts first, which are written for bash. dash has no `source`, and ends at a
-# failing `.` without `command`.
+# As `apptainer exec` does, the image's environment scripts run first. They are written for bash. dash has no `source`,
+# and without `command` it ends if `.` fails.
 _SOURCE = """\
 command -v source >/dev/null 2>&1 || eval 'source() { command . "$@"; }'
 for script in /.singularity.d/env/*.sh; do if [ -f "$script" ]; then command . "$script"; fi; done
 exec "$@"
 """
 _IN_BASH = '[ -x /bin/bash ] && exec /bin/bash -p -c "$0" bash "$@"; eval "$0"'
-_MARK = "\x1e"  # begins a traced command; ASCII's record separator
+_MARK = "\x1e"  # ASCII's record separator; marks the beginning of a traced command
 _TRACE = f"PS4='{_MARK}$LINENO:+ '; set -x; . \"$0\""
 _MAX_LINE = 65536
-_TEMPORARY = {"tmp": "/tmp", "vartmp": "/var/tmp"}  # of the image; by what is called so in the scratch directory
+_TEMPORARY = {"tmp": "/tmp", "vartmp": "/var/tmp"}  # name in the scratch directory -> path in the image
 _DESCRIPTORS = 65536
 
 
 class Trace(NamedTuple):
-    """The last command that `sh -x` has shown: its text, and its line in the script (0 if unknown: dash)."""
+    """The last command that `sh -x` has printed: its text, and its line in the script (0 if unknown, as in dash)."""
 
     command: str = ""
     line: int = 0
 
 
 class _Lent(NamedTuple):
-    """A directory of the image for temporary files, and the private one that has its entries meanwhile."""
+    """A temporary directory of the image. During the run, its entries `names` are in the directory `private`."""
 
     path: str
     private: str
@@ -71,19 +75,21 @@ class _Lent(NamedTuple):
 
 
 class Result(NamedTuple):
+    """The end of a program: its exit status (-N or 128+N for signal N), and the last traced command."""
+
     status: int
     trace: Trace
 
 
 def command(argv: list[str], script: str) -> list[str]:
-    """What to start so that the image's environment is set first and `sh -x` tells line numbers."""
+    """Return the command that sets the image's environment and then runs `argv`; `script` as in `traced`."""
     return ["/bin/sh", "-c", _IN_BASH, _SOURCE, *traced(argv, script)]
 
 
 def preloaded(argv: list[str], binds: tuple[Bind, ...]) -> tuple[list[str], tuple[Bind, ...]]:
-    """`argv` and `binds` so that the program runs under the host's fakeroot (rootless.PRELOADED)."""
+    """Return `argv` and `binds` changed so that the program runs under the host's fakeroot (rootless.PRELOADED)."""
     found = rootless.fakeroot_files()
-    assert found  # rootless.choose saw it
+    assert found  # rootless.choose has checked this
     places = [f"/.singularity.d/libs/{os.path.basename(path)}" for path in found]
     script, daemon, library = places
     binds += tuple((source, target, True) for source, target in zip(found, places))
@@ -91,12 +97,17 @@ def preloaded(argv: list[str], binds: tuple[Bind, ...]) -> tuple[list[str], tupl
 
 
 def traced(argv: list[str], script: str) -> list[str]:
-    """`argv`, which runs `script`, so that a failure can be told with its line where it is a plain `sh -ex`."""
+    """Return `argv`, which runs `script`, changed so that `sh -x` prints line numbers. Only for a plain `sh -ex`."""
     return ["/bin/sh", "-ec", _TRACE, script] if argv == ["/bin/sh", "-ex", script] else argv
 
 
 def run_on_host(argv: list[str], env: Mapping[str, str], cwd: str) -> Result:
-    """Run `argv` outside of any tree and wait."""
+    """Run `argv` on the host, outside of any tree, and wait for its end.
+
+    argv: the command.
+    env: its environment.
+    cwd: its working directory.
+    """
     reader, writer = os.pipe()
     process = subprocess.Popen(argv, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stderr=writer)
     os.close(writer)
@@ -105,7 +116,7 @@ def run_on_host(argv: list[str], env: Mapping[str, str], cwd: str) -> Result:
 
 
 def environment(host: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """What the program gets: little of the host's, and `own`."""
+    """Return the environment of the program: a few variables of the host, and `own`."""
     found = {
         "PATH": DEFAULT_PATH,
         "HOME": "/root",
@@ -128,7 +139,15 @@ def run(
     binds: tuple[Bind, ...] = (),
     read_only: bool = False,
 ) -> Result:
-    """Run `argv` in `tree` and wait; `scratch` is a directory of ours outside of it."""
+    """Run `argv` in `tree` and wait for its end.
+
+    tree: the tree of the image, which becomes the root directory.
+    argv: the command; its first word is a path in the tree.
+    env: its environment.
+    scratch: a private directory outside of the tree.
+    binds: directories and files of the host to bind into the tree.
+    read_only: mount the tree read-only.
+    """
     made = _places(tree, binds)
     lent = _lend(tree, scratch)
     reader, writer = os.pipe()
@@ -147,9 +166,9 @@ def run(
 
 
 def in_namespaces(work: Callable[[], None]) -> int:
-    """Do `work` in a child with mounts and processes of its own; its exit status (0 when `work` returns).
+    """Call `work` in a child with its own mount and process namespaces; return the exit status (0 if `work` returns).
 
-    What `work` leaves running is killed at its end.
+    Processes that `work` leaves running are killed at its end.
     """
     pid = os.fork()
     if pid == 0:
@@ -159,13 +178,13 @@ def in_namespaces(work: Callable[[], None]) -> int:
 
 
 def mount_devices(target: str, links: bool = True) -> None:
-    """A /dev for builds on the directory `target`; debootstrap makes the links itself, and only itself."""
+    """Mount a small /dev on the directory `target`. `links` is False for debootstrap, which makes the links itself."""
     linux.mount("tmpfs", target, "mode=0755,size=1m", linux.MS_NOSUID)
     for name in _DEVICES:
         try:
             tree = linux.clone_tree(f"/dev/{name}", recursive=False)
         except OSError:
-            continue  # no terminal here
+            continue  # /dev/tty cannot be cloned without a terminal
         path = f"{target}/{name}"
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -178,8 +197,9 @@ def mount_devices(target: str, links: bool = True) -> None:
     try:
         linux.mount("devpts", f"{target}/pts", "newinstance,ptmxmode=0666,mode=620")
     except OSError:
-        pass  # a terminal in %post is rare
-    # debootstrap makes it where it is not, and mknod's chmod finds that nothing was made.
+        pass  # few %post scripts need a terminal
+    # debootstrap runs mknod(1) for a missing device. With the seccomp filter mknod(2) makes nothing, and the chmod of
+    # mknod(1) then fails.
     for name in ("console",) if links else ("console", "ptmx"):
         os.close(os.open(f"{target}/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     for name, link in _DEVICE_LINKS.items() if links else ():
@@ -189,7 +209,10 @@ def mount_devices(target: str, links: bool = True) -> None:
 
 
 def _lend(tree: Tree, scratch: str) -> list[_Lent]:
-    """Move what the image has in /tmp and /var/tmp, by %files perhaps, to the private directories that cover them."""
+    """Move the image's files in /tmp and /var/tmp to the private directories that are mounted over them.
+
+    %files can have put such files there.
+    """
     lent: list[_Lent] = []
     seen = []
     for name, path in _TEMPORARY.items():
@@ -198,7 +221,7 @@ def _lend(tree: Tree, scratch: str) -> list[_Lent]:
             with tree.opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
                 info = os.fstat(fd)
                 if (info.st_dev, info.st_ino) in seen:
-                    continue  # one is a link to the other
+                    continue  # /tmp and /var/tmp are the same directory
                 seen.append((info.st_dev, info.st_ino))
                 names = tuple(os.listdir(fd))
                 _move(fd, private, names)
@@ -209,7 +232,7 @@ def _lend(tree: Tree, scratch: str) -> list[_Lent]:
 
 
 def _take_back(tree: Tree, lent: list[_Lent]) -> None:
-    """Move to the image what was moved by `_lend` and is still there; what the program has made beside it is gone."""
+    """Move the files that `_lend` moved back to the image, if they still exist; remove files the program has added."""
     for place in lent:
         above = os.open(place.private, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         left = set(os.listdir(above))
@@ -230,7 +253,7 @@ def _move(source: int, target: str, names: tuple[str, ...]) -> None:
 
 
 def _places(tree: Tree, binds: tuple[Bind, ...]) -> list[str]:
-    """Make what the tree lacks of mount points; the paths made, to be removed again."""
+    """Make the missing mount points in the tree; return the paths to remove after the run."""
     made = []
     for path in ("/dev", "/proc", "/sys", "/tmp", "/var/tmp"):
         if not tree.exists(path):
@@ -250,7 +273,7 @@ def _places(tree: Tree, binds: tuple[Bind, ...]) -> list[str]:
 
 
 def _guarded(work: Callable[[], None]) -> NoReturn:
-    """Do `work` and end this process; a failure is told on stderr."""
+    """Call `work` and end this process; an error is printed on stderr."""
     code = 255
     try:
         work()
@@ -294,7 +317,7 @@ def _first(
     read_only: bool,
     writer: int,
 ) -> NoReturn:
-    """In the child of `run`."""
+    """Run the program; called in the child of `run`."""
 
     def work() -> None:
         os.dup2(writer, 2)
@@ -314,7 +337,7 @@ def _become(argv: list[str], env: Mapping[str, str]) -> None:
     for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     os.closerange(3, 1024)
-    # rpm, fakeroot and others close every descriptor that might be open: a limit of 10**9 makes that minutes.
+    # rpm, fakeroot and others close every possible file descriptor. With a limit of 10**9 this takes minutes.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if not 0 <= soft <= _DESCRIPTORS:
         resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, hard))
@@ -327,7 +350,7 @@ def _become(argv: list[str], env: Mapping[str, str]) -> None:
 
 
 def _reap(program: int) -> int:
-    """As process 1: wait for everything until the program has ended; its exit status as a shell has it."""
+    """Reap all children until the program ends; return its exit status as a shell does. Runs as process 1."""
     while True:
         pid, status = os.wait()
         if pid == program:
@@ -371,7 +394,7 @@ def _mount(tree: Tree, scratch: str, binds: tuple[Bind, ...], private: list[tupl
 
 
 def _mount_proc(fd: int) -> None:
-    """A /proc of our own, or, where another container hides parts of it, the host's."""
+    """Mount a new /proc. If the kernel refuses it because a surrounding container hides parts of /proc, bind that."""
     target = f"/proc/self/fd/{fd}"
     flags = linux.MS_NOSUID | linux.MS_NODEV
     try:
@@ -383,7 +406,10 @@ def _mount_proc(fd: int) -> None:
 
 
 def _attach(inside: Tree, handle: int, target: str, optional: bool) -> bool:
-    """Put a detached tree on `target` where that is of the same kind; whether it was."""
+    """Mount the detached tree on `target`; return whether this succeeded, or True if it is `optional`.
+
+    Both must be directories, or neither.
+    """
     try:
         with inside.opened(target) as fd:
             if stat.S_ISDIR(os.fstat(fd).st_mode) == stat.S_ISDIR(os.fstat(handle).st_mode):
@@ -397,7 +423,10 @@ def _attach(inside: Tree, handle: int, target: str, optional: bool) -> bool:
 
 
 def _copy(name: str, scratch: str) -> str:
-    """A copy of /etc/NAME of the host, one newline longer: package managers take it for one edited by its owner."""
+    """Copy /etc/NAME of the host and append a newline; return the path, "" if it cannot be read.
+
+    The newline makes the file differ: package managers then treat it as changed by the administrator and keep it.
+    """
     path = f"{scratch}/{name}"
     try:
         with open(f"/etc/{name}", "rb") as file:
@@ -418,7 +447,7 @@ def _private(scratch: str, name: str) -> str:
 
 
 def _relay(reader: int) -> Trace:
-    """Pass what the program writes to stderr on, without the marks of `_TRACE`; the last traced command."""
+    """Copy the program's stderr to ours, without the marks of `_TRACE`; return the last traced command."""
     trace = Trace()
     held = b""
     mark = _MARK.encode()
@@ -426,14 +455,14 @@ def _relay(reader: int) -> Trace:
         part = os.read(reader, 65536)
         data = held + part
         lines = data.split(b"\n")
-        # What cannot be the beginning of a mark goes out at once: a question, a progress bar.
+        # An incomplete line without a mark is written at once: it can be a question or a progress bar.
         held = lines.pop() if part and mark in lines[-1] and len(lines[-1]) < _MAX_LINE else b""
         tail = [] if held else [lines.pop()]
         out = []
         for line in lines:
             clean, found = _unmarked(line)
             if found and found.command.startswith(". /") and not trace.command:
-                continue  # our own
+                continue  # the command of `_TRACE` that reads the script
             trace = found or trace
             out.append(clean + b"\n")
         out += [_unmarked(line)[0] for line in tail]
@@ -444,7 +473,7 @@ def _relay(reader: int) -> Trace:
 
 
 def _unmarked(line: bytes) -> tuple[bytes, Trace | None]:
-    """A line without its mark, and the traced command if it had one; subshells repeat the mark."""
+    """Return the line without its mark, and the traced command if it has a mark. Subshells repeat the mark."""
     at = line.find(_MARK.encode())
     if at < 0:
         return line, None

@@ -4,8 +4,8 @@
     definition ──► for each stage: %pre ─► bootstrap ─► apps, %files from ─► %setup ─► %files ─► %post ─► labels,
                    scripts ─► %test          then the last tree becomes a SIF file or a sandbox
 
-Mistakes are found before anything is made. The work is done as root of a namespace (`rootless`), in a workspace that
-is gone afterwards, also when a step fails or a signal ends the build.
+Mistakes in the definition are reported before any file is made. The work runs as root of a user namespace (`rootless`),
+in a workspace. The workspace is removed at the end, also if a step fails or a signal ends the build.
 """
 
 from __future__ import annotations
@@ -37,7 +37,23 @@ _HOST_NAMES = ("APPTAINER_ROOTFS", "SINGULARITY_ROOTFS")
 
 
 class Request(NamedTuple):
-    """What the user asked for."""
+    """The options of a build.
+
+    target: path of the new image.
+    source: definition file, image, directory or URI.
+    sandbox: make a directory and not a SIF file.
+    force: replace an existing target.
+    update: run the definition in the existing sandbox.
+    test: run %test.
+    sections: the names of the sections to use.
+    arguments: build arguments by name.
+    allow_unused: warn about unused build arguments, and do not fail.
+    binds: directories and files of the host for %post and %test.
+    ignore_subuid: do not use subordinate ids (rootless.SUBIDS).
+    ignore_seccomp: do not use a seccomp filter (rootless.MAPPED).
+    fetch: settings for registries and libraries.
+    shown: the name of the target in messages; "" for `target`.
+    """
 
     target: str
     source: str
@@ -52,11 +68,15 @@ class Request(NamedTuple):
     ignore_subuid: bool = False
     ignore_seccomp: bool = False
     fetch: fetch.Settings = fetch.Settings()
-    shown: str = ""  # what to call the target
+    shown: str = ""
 
 
 def run(request: Request) -> None:
-    """Build `request.target`; BollardError for everything that went wrong."""
+    """Build the image. A signal removes the workspace and then ends this process.
+
+    Raises:
+        BollardError: the build fails (from `make`).
+    """
     try:
         with rootless.interruptible():
             make(request)
@@ -65,19 +85,25 @@ def run(request: Request) -> None:
 
 
 def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
-    """As `run`, but a signal raises Interrupted. `fetched` is what the stages begin with, if that is here already."""
+    """Build the image as `run` does, but a signal raises Interrupted.
+
+    fetched: for each stage, the start of its build if it was fetched already; empty to fetch it here.
+
+    Raises:
+        BollardError: the target or a bind cannot be used, a build argument is unused, or a step fails.
+    """
     _check_target(request)
     for source, _, _ in request.binds:
         if not os.path.exists(source):
             raise BollardError(f"bind {image.shown(source)}: no such file or directory", "check the path")
     way = rootless.choose(request.ignore_subuid, request.ignore_seccomp)
     if _is_plain(request):
-        image.open_image(request.source).close()  # a directory that is no root filesystem
+        image.open_image(request.source).close()  # raises if the directory is not a root filesystem
 
         def plain() -> None:
             pack.build(request.target, request.source, force=request.force)
 
-        # A sandbox may have files of subordinate ids, which only their namespace can read.
+        # A sandbox can have files of subordinate ids. Only a user namespace that maps these ids can read them.
         if way.kind == rootless.SUBIDS:
             rootless.run(way, plain)
         else:
@@ -93,7 +119,7 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
         _warn(text)
     for stage in found.stages:
         bootstrap.check(stage.header)
-    pack.schema_labels("")  # a SOURCE_DATE_EPOCH that is none
+    pack.schema_labels("")  # raises if SOURCE_DATE_EPOCH is not a time
     with contextlib.ExitStack() as stack:
         if not fetched:
             fetched = _fetch(request, found, stack)
@@ -106,7 +132,7 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
 
 
 def _fetch(request: Request, found: Definition, stack: contextlib.ExitStack) -> list[fetch.Source]:
-    """What the stages begin with, as far as it lies elsewhere; it stays in the cache until the stack is closed."""
+    """Fetch the images that the stages start from. They stay in the cache until `stack` is closed."""
     headers = [stage.header for stage in found.stages]
     if request.update and not request.force:
         headers[-1] = {"bootstrap": "localimage"}  # the sandbox
@@ -125,7 +151,14 @@ def _fetch(request: Request, found: Definition, stack: contextlib.ExitStack) -> 
 
 
 def load(source: str, arguments: Mapping[str, str]) -> Definition:
-    """The definition that `source` is or stands for."""
+    """Return the definition of a build.
+
+    source: the path of a definition file, an image, an archive or a directory; or a URI.
+    arguments: build arguments by name.
+
+    Raises:
+        BollardError: the file cannot be read, has a mistake, or is an image or archive from a pipe.
+    """
     scheme, colon, _ = source.partition(":")
     if colon and "/" not in scheme and not os.path.exists(source):
         return definition.from_uri(source)
@@ -133,7 +166,7 @@ def load(source: str, arguments: Mapping[str, str]) -> Definition:
     if os.path.isdir(source):
         return definition.from_uri(f"localimage:{os.path.abspath(source)}")
     try:
-        with open(source, "rb") as file:  # once: a pipe gives its bytes once
+        with open(source, "rb") as file:  # read once: a pipe cannot be read again
             raw = file.read(definition.MAX_BYTES + 1)
             regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         if _is_image(raw) or bootstrap.is_archive(raw):
@@ -146,7 +179,7 @@ def load(source: str, arguments: Mapping[str, str]) -> Definition:
 
 
 def _is_plain(request: Request) -> bool:
-    """A directory that becomes a SIF file as it is needs no copy and no namespace."""
+    """Return whether the source is a directory that becomes a SIF file unchanged: it needs no copy of the tree."""
     if not os.path.isdir(request.source) or request.sandbox or request.update:
         return False
     return oci.transport(request.source) != "oci-archive"
@@ -178,7 +211,7 @@ def _check_target(request: Request) -> None:
 def _carry_out(
     request: Request, found: Definition, fetched: Sequence[fetch.Source], place: str, cwd: str, way: rootless.Way
 ) -> None:
-    """The work, as process 1 of the namespace."""
+    """Run all stages and write the image; runs as process 1 of the process namespace."""
     mask = os.umask(0o022)
     built: dict[str, Tree] = {}
     documents: dict[str, bytes] = {}
@@ -206,7 +239,7 @@ def _carry_out(
         text,
         documents,
         force=request.force,
-        progress=progress.on_terminal() and not request.shown,  # who starts a program wants no bar of mksquashfs
+        progress=progress.on_terminal() and not request.shown,  # no bar if `exec` or `pull` builds the image
     )
     progress.done(f"{request.shown or request.target}: {os.path.getsize(request.target) / 1e6:.1f} MB")
 
@@ -222,7 +255,7 @@ class _Step(NamedTuple):
     way: rootless.Way
 
     def run(self, argv: list[str], env: Mapping[str, str], *, read_only: bool = False) -> build_root.Result:
-        """Run a program in the tree."""
+        """Run a program in the tree and wait for its end."""
         binds = self.request.binds
         if self.way.kind == rootless.PRELOADED:
             argv, binds = build_root.preloaded(argv, binds)
@@ -274,7 +307,7 @@ def _title(stage: Stage) -> str:
 
 
 def _host_script(step: _Step, name: str) -> None:
-    """%pre and %setup: on the host, as the user."""
+    """Run %pre or %setup on the host, with the rights of the user."""
     script = step.stage.script(name)
     if not step.wants(name) or not script.text:
         return
@@ -346,7 +379,7 @@ def _check(step: _Step, name: str, script: Script, result: build_root.Result) ->
 
 
 def _line_of(command: str, text: str) -> int:
-    """The one line of a script that reads like a traced command, 0 where none or several do."""
+    """Return the number of the line that matches a traced command; 0 if no line or several lines match."""
     words = command.replace("'", "").replace('"', "").split()
     lines = [line.replace("'", "").replace('"', "").split() for line in text.split("\n")]
     for length in (len(words), 2, 1):
@@ -357,7 +390,7 @@ def _line_of(command: str, text: str) -> int:
 
 
 def _copy_from_host(step: _Step, transfer: Transfer) -> None:
-    """One line of %files: links followed, as cp -L."""
+    """Copy the files of one line of %files; links are followed, as by cp -L."""
     pattern = os.path.expanduser(transfer.source)
     pattern = pattern if pattern.startswith("/") else os.path.join(step.cwd, pattern)
     host = Tree("/")
@@ -370,7 +403,7 @@ def _copy_from_host(step: _Step, transfer: Transfer) -> None:
 
 
 def _copy_from_stage(step: _Step, source: Tree, transfer: Transfer) -> None:
-    """One line of %files from: what is named is followed, links inside it are kept."""
+    """Copy the files of one line of `%files from`; a link that is named is followed, links inside are kept."""
     for path in source.glob(transfer.source):
         try:
             with source.opened(path) as fd:
@@ -410,7 +443,7 @@ def _directory(path: str) -> Iterator[int]:
 
 
 def _keep_sandbox(target: str, root: str, place: str) -> None:
-    """Give the finished tree its name; what was there goes with the workspace."""
+    """Rename the finished tree to `target`. An old sandbox is moved to the workspace, which is removed later."""
     if os.path.lexists(target):
         os.rename(target, f"{place}/replaced")
     try:

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""An image by its URI as a file, from the cache or made there: what `pull` copies, and `exec` and the rest start.
-
+"""Return the image file for a URI, from the cache; make it there if it is missing. `pull`, `exec` and others use it.
 docker://NAME ──► manifest ──► its digest ──► oci-tmp/DIGEST, if there ──────────────────────────► the file
                                     └──► layers in blob/ ──► a build ──► oci-tmp/DIGEST ──────────────┘
 """
@@ -26,14 +25,17 @@ from bollard.runtime.system import rootless
 
 
 class Pulled(NamedTuple):
-    """The image's path, which is good until `close` is called."""
+    """The path of an image; it stays valid until `close` is called."""
 
     path: str
     close: Callable[[], None]
 
 
 def image_of(uri: str, asked: Settings) -> Pulled:
-    """The image that the URI names. A signal meanwhile ends the process, and leaves nothing half done."""
+    """Return the image that the URI names; fetch and build it if the cache does not have it.
+
+    A signal removes unfinished files and then ends this process.
+    """
     name = reference.parse(uri)
     with _ending_by_signals(), contextlib.ExitStack() as stack:
         store = stack.enter_context(cache.opened(os.environ, asked.disable_cache))
@@ -43,7 +45,16 @@ def image_of(uri: str, asked: Settings) -> Pulled:
 
 
 def to_file(uri: str, target: str, asked: Settings, *, force: bool) -> None:
-    """Write the image that the URI names to `target`; all of it is compared with its digest on the way."""
+    """Write the image that the URI names to a file. The cached file is first compared with its digest.
+
+    uri: the URI of the image.
+    target: path of the new file.
+    asked: settings for fetching.
+    force: replace an existing target.
+
+    Raises:
+        BollardError: `target` exists and `force` is not set, or the image cannot be fetched, built or written.
+    """
     if not force and os.path.lexists(target):
         raise sif_write.exists(target)
     sif_write.check_place(target)
@@ -73,13 +84,13 @@ def _path(name: Reference, asked: Settings, store: Store) -> str:
     if name.scheme not in ("docker", "docker-daemon"):
         return sources.file(name, asked, store)
     digest, found = sources.manifest(name, asked, store)
-    if not sources.is_accepted(name, digest, store):  # else the image made of it may be here
+    if not sources.is_accepted(name, digest, store):  # the policy must accept it even if the cache has the SIF file
         sources.layers(name, digest, found, asked, store)
     return _made(name, digest, lambda: Source(sources.layers(name, digest, found, asked, store)), store)
 
 
 def _archive_key(name: Reference, arch: str) -> str:
-    """What changes with the architecture, and when the archive or layout does: its file, time and size."""
+    """Return the cache key of an archive: it depends on the architecture and on the file's inode, size and time."""
     path, tag = oci.split(name.scheme, name.name)
     info = os.stat(f"{path}/index.json" if name.scheme == "oci" and os.path.isdir(path) else path)
     arch = arch or variants.highest(sif.arch_name(os.uname().machine))
@@ -88,7 +99,7 @@ def _archive_key(name: Reference, arch: str) -> str:
 
 
 def _made(name: Reference, key: str, begin: Callable[[], Source], store: Store) -> str:
-    """The SIF file of a container image, built where the cache has none or a damaged one."""
+    """Return the path of the cached SIF file; build it if it is missing or damaged. `begin` fetches the layers."""
     path = store.path("oci-tmp", key)
     if sources.is_image(path):
         return path
@@ -103,7 +114,7 @@ def _made(name: Reference, key: str, begin: Callable[[], Source], store: Store) 
 
 
 def _is_whole(path: str) -> bool:
-    """Whether a cached file has the digest that it is named by, or that is in it."""
+    """Return whether a cached file matches the digest in its name or, for other types, the digest that it records."""
     kind, name = path.split("/")[-2:]
     if kind in ("oras", "library"):
         return cache.sha256(path) == name.rpartition(".")[2]
@@ -116,7 +127,7 @@ def _is_whole(path: str) -> bool:
 
 
 def _copy(path: str, target: str, *, force: bool) -> None:
-    """A copy with a mode as any new file's, which has its name when it is complete."""
+    """Copy the file to `target`, with the mode of the umask. It gets its name when it is complete."""
     mask = os.umask(0o022)
     os.umask(mask)
     try:

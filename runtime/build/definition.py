@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Read definition files: text and build arguments in, frozen data out; nothing is touched.
+"""Parse definition files: text and build arguments in, frozen data out. The functions are pure.
 
-The grammar is Apptainer's, with its edges: a stage begins at each line that starts with `Bootstrap:`; a header ends
-at the first line whose first word starts with `%`, and each such line begins a section, wherever it stands;
-sections of one name add up; `#` ends a header line but nothing in a script. What Apptainer silently ignores
-(an unknown stage in `%files from`, a single quote) is an error here or does what it looks like.
+The grammar is Apptainer's:
+    A stage begins at each line that starts with `Bootstrap:`.
+    A header ends at the first line that starts with `%`. Each such line begins a section.
+    Sections with the same name are joined.
+    `#` begins a comment in a header line, but not in a script.
+Apptainer silently ignores some mistakes. Here an unknown stage in `%files from` is an error, and single quotes in
+%files quote a word.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from bollard.runtime.errors import BollardError
 MAX_BYTES = 1 << 20
 MAX_STAGES = 64
 MAX_SECTIONS = 2048
-# After the replacement of all {{ names }}, in characters.
+# Characters, after all {{ names }} are replaced.
 MAX_EXPANDED = 4 << 20
 
 SCRIPTS = (
@@ -34,13 +37,13 @@ _KEYS = (
 _NUMBERED = re.compile(r"otherurl[0-9]+")
 _SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _STAGE = re.compile(r"^bootstrap:", re.IGNORECASE | re.MULTILINE)
-# The space in braces is bounded: an unbounded one makes a long row of spaces quadratic.
+# The number of spaces in braces is limited: without a limit, matching many spaces takes quadratic time.
 _NAME = re.compile(r"\{\{[\t\n\f\r ]{0,64}([0-9A-Za-z_]{1,256})[\t\n\f\r ]{0,64}\}\}")
 _COMMENT = re.compile(r"#[^!]")
 
 
 class Script(NamedTuple):
-    """The body of a section; `args` is what follows its name, `lines` the number of each line in the file."""
+    """The body of a section: its text, the words after its name (`args`), the line number of each line in the file."""
 
     text: str = ""
     args: str = ""
@@ -48,7 +51,7 @@ class Script(NamedTuple):
 
 
 class Transfer(NamedTuple):
-    """One line of %files; an empty target is the source's own path."""
+    """One line of %files; an empty target means the path of the source."""
 
     source: str
     target: str
@@ -56,34 +59,41 @@ class Transfer(NamedTuple):
 
 
 class Files(NamedTuple):
-    """What to copy from the stage `stage`, from the host if that is empty."""
+    """The files to copy from the stage `stage`; from the host if `stage` is empty."""
 
     stage: str
     transfers: tuple[Transfer, ...]
 
 
 class App(NamedTuple):
+    """A SCIF app of a definition."""
+
     name: str
     sections: Mapping[str, str]  # "install", "files", ... -> text
 
 
 class Stage(NamedTuple):
+    """One stage of a definition: its header, keys in lower case, and its sections."""
+
     header: Mapping[str, str]
     scripts: Mapping[str, Script]
     files: tuple[Files, ...]
     labels: Mapping[str, str]
     apps: tuple[App, ...]
-    line: int  # of its first line in the file
+    line: int  # number of its first line in the file
 
     def script(self, name: str) -> Script:
+        """Return the section `name`; an empty Script if the stage does not have it."""
         return self.scripts.get(name, Script())
 
 
 class Definition(NamedTuple):
+    """A parsed definition file."""
+
     name: str
-    text: str  # arguments replaced
+    text: str  # with the build arguments replaced
     stages: tuple[Stage, ...]
-    unused: tuple[str, ...]  # build arguments that nothing names
+    unused: tuple[str, ...]  # build arguments that the file does not use
     warnings: tuple[str, ...]
 
 
@@ -94,7 +104,15 @@ class _Section(NamedTuple):
 
 
 def parse(raw: bytes, name: str, arguments: Mapping[str, str] | None = None) -> Definition:
-    """The definition in the file `name` that holds `raw`; BollardError with the line number for mistakes."""
+    """Parse a definition file.
+
+    raw: the content of the file.
+    name: the name of the file for messages.
+    arguments: build arguments by name.
+
+    Raises:
+        BollardError: the file is too large or has a mistake; the message has the line number.
+    """
     if len(raw) > MAX_BYTES:
         raise BollardError(f"{name}: has {len(raw)} bytes, over {MAX_BYTES}", "is it a definition file?")
     if b"\0" in raw:
@@ -112,7 +130,7 @@ def parse(raw: bytes, name: str, arguments: Mapping[str, str] | None = None) -> 
         piece = expand(piece, name, line, given, defaults, used)
         stage = _parse_stage(piece, name, line)
         if not stage.header and not _has_content(stage):
-            continue  # comments above the first stage
+            continue  # only comments before the first stage
         stages.append(stage)
         parts.append(piece)
         if len(stages) > MAX_STAGES:
@@ -125,7 +143,7 @@ def parse(raw: bytes, name: str, arguments: Mapping[str, str] | None = None) -> 
 
 
 def from_uri(uri: str) -> Definition:
-    """The definition that `bollard build TARGET docker://...` stands for."""
+    """Return the definition for a URI, as in `bollard build TARGET docker://...`."""
     agent, _, rest = uri.partition(":")
     header = {"bootstrap": agent.lower(), "from": rest[2:] if rest.startswith("//") else rest}
     text = "".join(f"{key}: {value}\n" for key, value in header.items())
@@ -133,7 +151,15 @@ def from_uri(uri: str) -> Definition:
 
 
 def build_arguments(words: Iterable[str], file: str = "", file_name: str = "") -> tuple[dict[str, str], list[str]]:
-    """KEY=VALUE of --build-arg-file's text, then of --build-arg; and warnings for lines that are none."""
+    """Return the build arguments by name, and warnings for lines of the file that are not KEY=VALUE.
+
+    words: the values of --build-arg; they replace those of the file.
+    file: the text of --build-arg-file.
+    file_name: the name of this file for warnings.
+
+    Raises:
+        BollardError: a value of --build-arg is not KEY=VALUE.
+    """
     found: dict[str, str] = {}
     warnings = []
     for number, line in enumerate(file.split("\n"), 1):
@@ -153,7 +179,18 @@ def build_arguments(words: Iterable[str], file: str = "", file_name: str = "") -
 def expand(
     text: str, name: str, line: int, given: Mapping[str, str], defaults: Mapping[str, str], used: set[str]
 ) -> str:
-    """`text` with each {{ name }} replaced, but for those behind a comment sign on their line."""
+    """Return `text` with each {{ name }} replaced, except after a comment sign on the same line.
+
+    text: the text of one stage.
+    name: the name of the file for messages.
+    line: the number of the first line of `text`.
+    given: build arguments by name.
+    defaults: the values of %arguments by name.
+    used: the names that were replaced are added to this set.
+
+    Raises:
+        BollardError: a name has no value, or the result is too long.
+    """
     out: list[str] = []
     size = done = 0
     for match in _NAME.finditer(text):
@@ -168,7 +205,7 @@ def expand(
             raise _error(
                 name, at, f"{{{{ {key} }}}} has no value", f"give one with --build-arg {key}=..., or in %arguments"
             )
-        # A value may name others, once.
+        # A value can hold {{ names }} itself; these are replaced once, not again in their values.
         for inner in _NAME.finditer(value):
             other = given.get(inner[1], defaults.get(inner[1]))
             if other is not None:
@@ -188,7 +225,11 @@ def expand(
 
 
 def script_command(script: Script, path: str) -> list[str]:
-    """The argument list that runs a %pre, %setup or %post lying at `path`."""
+    """Return the command that runs the %pre, %setup or %post script at `path`.
+
+    Raises:
+        BollardError: the section has -c without an interpreter.
+    """
     words = script.args.split("#")[0].split()
     if "-c" in words:
         at = words.index("-c")
@@ -199,7 +240,7 @@ def script_command(script: Script, path: str) -> list[str]:
 
 
 def shebang_script(script: Script) -> str:
-    """The file that a %runscript, %startscript or %test becomes."""
+    """Return the text of the file for a %runscript, %startscript or %test."""
     first, text = "#!/bin/sh", script.text
     if text.strip(_SPACE).startswith("#!"):
         first, _, text = text.lstrip(_SPACE).partition("\n")
@@ -210,7 +251,7 @@ def shebang_script(script: Script) -> str:
 
 
 def labels(text: str) -> dict[str, str]:
-    """Lines of `key rest of the line`."""
+    """Parse labels: each line holds a key, a space and the value."""
     found = {}
     for line in text.split("\n"):
         line = line.strip(_SPACE)
@@ -225,13 +266,13 @@ def _error(name: str, line: int, message: str, hint: str) -> BollardError:
 
 
 def _shown(text: str, most: int = 60) -> str:
-    """Text of a file as it may stand in a message."""
+    """Return text of a file for a message: cut to `most` characters, unprintable characters escaped."""
     text = text if len(text) <= most else text[:most] + "..."
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _pieces(text: str) -> list[tuple[str, int]]:
-    """The text of each stage and the number of its first line; the first piece may be empty."""
+    """Split a file into stages: the text and the number of the first line of each. The first text may be empty."""
     starts = [match.start() for match in _STAGE.finditer(text)]
     if not starts or starts[0]:
         starts.insert(0, 0)
@@ -267,7 +308,7 @@ def _parse_stage(piece: str, name: str, line: int) -> Stage:
 
 def _header(lines: list[str], name: str, first: int) -> dict[str, str]:
     found: dict[str, str] = {}
-    key, held = "", ""  # of a value to be continued
+    key, held = "", ""  # of a value that continues on the next line
     for number, line in enumerate(lines, first):
         line = line.strip(_SPACE)
         if not line or line.startswith("#"):
@@ -359,7 +400,7 @@ def _transfers(section: _Section) -> list[Transfer]:
 
 
 def _words(line: str) -> list[str]:
-    """A line of %files cut at space, but not inside quotes and {{ }}."""
+    """Split a line of %files at spaces, but not inside quotes and {{ }}; return at most two words."""
     found: list[str] = []
     at = 0
     while at < len(line) and len(found) < 2:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Write what a definition says of its image into the tree: `.singularity.d`, labels, scripts, apps."""
+"""Write the metadata of a definition file into the tree: `.singularity.d`, labels, scripts, apps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SCHEMA = "org.label-schema.usage"
 
 
 def base(tree: Tree, overwrite: bool) -> None:
-    """What every image has; `overwrite` where the tree does not come from another image."""
+    """Write the files that every image has. `overwrite` is False if the tree comes from another image."""
     for path, mode in layout.DIRECTORIES:
         if not tree.exists(path):
             tree.makedirs(path, mode)
@@ -42,7 +42,7 @@ def base(tree: Tree, overwrite: bool) -> None:
 
 
 def apps(tree: Tree, stage: Stage) -> None:
-    """The files and directories of the stage's SCIF apps."""
+    """Write the files and directories of the stage's SCIF apps."""
     if not stage.apps:
         return
     for app in stage.apps:
@@ -53,7 +53,15 @@ def apps(tree: Tree, stage: Stage) -> None:
 
 
 def metadata(tree: Tree, stage: Stage, text: str, sections: frozenset[str], *, force: bool, bootstrapped: bool) -> None:
-    """Everything a finished stage tells of itself; `text` is its definition file, `sections` what was asked for."""
+    """Write the metadata of a finished stage: help, labels, definition file, environment and scripts.
+
+    tree: the tree of the image.
+    stage: the stage of the definition.
+    text: the text of the definition file.
+    sections: the names of the sections to use.
+    force: replace existing help and labels.
+    bootstrapped: the tree was made by the bootstrap agent, so labels from the header are added.
+    """
 
     def wanted(name: str) -> str:
         return stage.script(name).text if name in sections else ""
@@ -77,6 +85,11 @@ def metadata(tree: Tree, stage: Stage, text: str, sections: frozenset[str], *, f
 
 
 def read_labels(tree: Tree) -> dict[str, str]:
+    """Return the labels in the tree; empty if it has none or they are not JSON.
+
+    Raises:
+        BollardError: the file holds JSON that is not an object.
+    """
     text = tree.read(_LABELS)
     if not text:
         return {}

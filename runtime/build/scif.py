@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The apps of a definition (SCIF): which files they become, and how they are installed. Pure functions."""
+"""The SCIF apps of a definition file: their files, and the commands that install them. Pure functions."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ SCRIPT = ".singularity.d/env/95-apps.sh"
 
 
 class File(NamedTuple):
+    """A file to write into the tree."""
+
     path: str
     mode: int
     data: bytes
 
 
 def directories(app: App) -> list[str]:
+    """Return the directories of an app, relative to the root of the image."""
     places = [f"scif/apps/{app.name}/{name}" for name in ("bin", "lib", "scif/env")]
     return places + [f"scif/data/{app.name}/{name}" for name in ("input", "output")]
 
 
 def files(app: App) -> list[File]:
-    """What an app's sections become."""
+    """Return the files for the sections of an app."""
     root = f"/scif/apps/{app.name}"
     meta = f"{root}/scif"
     name = _quoted(app.name)
@@ -65,7 +68,7 @@ def files(app: App) -> list[File]:
 
 
 def shared_files(apps: Iterable[App]) -> list[File]:
-    """The environment scripts that every task of an image with apps reads."""
+    """Return the environment scripts that every task reads in an image with apps."""
     return [
         File(BASE, 0o755, _bytes("".join(map(_exports, apps)))),
         File(SCRIPT, 0o755, _bytes(layout.APPS_SCRIPT)),
@@ -73,7 +76,7 @@ def shared_files(apps: Iterable[App]) -> list[File]:
 
 
 def transfers(app: App) -> list[Transfer]:
-    """The lines of %appfiles; their targets lie in the app."""
+    """Return the lines of %appfiles; their targets are in the directory of the app."""
     found = []
     for number, line in enumerate(app.sections.get("files", "").split("\n"), 1):
         line = line.strip()
@@ -84,7 +87,7 @@ def transfers(app: App) -> list[Transfer]:
 
 
 def install(app: App) -> str:
-    """What follows %post for this app."""
+    """Return the shell commands that install this app; they run after %post."""
     place = f"/scif/apps/{_quoted(app.name)}"
     return f"\ncd /\n. {place}/scif/env/01-base.sh\ncd {place}\n{app.sections.get('install', '')}\ncd /\n"
 
@@ -111,7 +114,7 @@ def _exports(app: App) -> str:
 
 
 def _quoted(name: str) -> str:
-    """A name as one word of a shell script."""
+    """Return the name quoted as one word for a shell script."""
     return name if re.fullmatch(r"[0-9A-Za-z_.+-]+", name) else "'" + name.replace("'", "'\\''") + "'"
 
 

@@ -11,7 +11,7 @@ plan.py: bollard plan.
 pull.py: bollard pull.
 sif.py: bollard sif.
 site.py: bollard site.
-terminal.py: what others say acts on no terminal.
+terminal.py: escapes control characters on a terminal.
 completion.py: completion for shells.
 manual.py: manual pages.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command `bollard build`: its options, and the request they are."""
+"""The command `bollard build`: turn its options into a request for the builder."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 
 
 def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    """Run `bollard build`; return the exit status.
+
+    name: the name of the command.
+    given: the parsed options, name and value.
+    words: the arguments; exactly two, TARGET and SOURCE.
+
+    Raises:
+        BollardError: the number of arguments is wrong, an option is invalid, or the build fails.
+    """
     if len(words) != 2:
         raise BollardError(f"build takes two names, not {len(words)}", "write `bollard build TARGET SOURCE`")
     builder.run(request(given, words))
@@ -26,7 +35,10 @@ def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
 
 
 def request(given: list[tuple[str, str]], words: list[str]) -> builder.Request:
-    """What the options ask for."""
+    """Return the request for the builder; `given` are the options, `words` are TARGET and SOURCE.
+
+    With --reproducible this sets SOURCE_DATE_EPOCH in this process's environment, if it is not set.
+    """
     command_line.refuse_empty(given)
     switches = {option for option, _ in given}
     if "reproducible" in switches and "SOURCE_DATE_EPOCH" not in os.environ:
@@ -50,7 +62,7 @@ def request(given: list[tuple[str, str]], words: list[str]) -> builder.Request:
 
 
 def _newest(source: str) -> float:
-    """A date that is the same in each build: the definition's, or that of whatever is the source."""
+    """Return the modification time of the source, which is the same in each build; now if there is no such file."""
     try:
         return os.path.getmtime(source)
     except OSError:

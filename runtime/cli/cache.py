@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The commands `bollard cache list` and `bollard cache clean`, with Apptainer's options and words."""
+"""The commands `bollard cache list` and `bollard cache clean`, with Apptainer's options and output."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ _ALIASES = {"oci": "oci-tmp", "blobs": "blob"}
 
 
 def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    """Run `bollard cache VERB`; return the exit status.
+
+    verb: "list" or "clean".
+    given: the parsed options, name and value.
+    words: the arguments; there must be none.
+
+    Raises:
+        BollardError: an argument or an option is invalid, or the cache cannot be used.
+    """
     if words:
         raise BollardError(f"{words[0]}: cache {verb} takes no words", f"see `bollard cache {verb} --help`")
     asked = dict(given)
@@ -32,7 +41,11 @@ def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
 
 
 def types(values: list[str]) -> tuple[str, ...]:
-    """The types that --type names."""
+    """Return the types of entries that the values of --type name; without a value, all types.
+
+    Raises:
+        BollardError: a type is unknown.
+    """
     names = [name.strip() for value in values for name in value.split(",") if name.strip()]
     found = {_ALIASES.get(name, name) for name in names or ["all"]}
     for name in found - {"all", *cache.TYPES}:
@@ -41,7 +54,12 @@ def types(values: list[str]) -> tuple[str, ...]:
 
 
 def lines(found: list[Entry], kinds: tuple[str, ...], verbose: bool) -> list[str]:
-    """As Apptainer words it."""
+    """Return the lines of `bollard cache list`, worded as Apptainer's.
+
+    found: the entries.
+    kinds: the types that were asked for.
+    verbose: add a table of all entries.
+    """
     shown = []
     if verbose:
         shown.append(f"{'NAME':<24} {'DATE CREATED':<22} {'SIZE':<16} TYPE")
@@ -59,6 +77,7 @@ def lines(found: list[Entry], kinds: tuple[str, ...], verbose: bool) -> list[str
 
 
 def size(number: int) -> str:
+    """Return a number of bytes as text with a unit, from KiB to TiB."""
     units = ("KiB", "MiB", "GiB", "TiB")
     power = next((power for power in range(1, len(units)) if number < 1024 ** (power + 1)), len(units))
     return f"{number / 1024**power:.2f} {units[power - 1]}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The table of commands: what help, completion and manual pages are rendered from. cli/main.py says what runs each."""
+"""The table of commands. Help, completion and manual pages are rendered from it; cli/main.py has their functions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What makes a shell complete `bollard`'s commands and options, rendered from their tables.
+"""Completion scripts for shells: they complete `bollard`'s commands and options. Rendered from the tables of both.
 
 bollard completion bash > /etc/bash_completion.d/bollard
 """
@@ -14,14 +14,18 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def script(shell: str) -> str:
-    """The completion script for one of SHELLS."""
+    """Return the completion script for one of SHELLS.
+
+    Raises:
+        BollardError: there is no script for this shell.
+    """
     if shell not in SHELLS:
         raise BollardError(f"{shell}: no completion for this shell", f"there is one for {', '.join(SHELLS)}")
     return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell]()
 
 
 def _families() -> dict[str, list[str]]:
-    """First word -> second words, for the commands that have two."""
+    """Return first word -> second words, for the commands of two words."""
     found: dict[str, list[str]] = {}
     for command in COMMANDS:
         first, _, second = command.partition(" ")
@@ -31,7 +35,7 @@ def _families() -> dict[str, list[str]]:
 
 
 def _first_words() -> list[tuple[str, str]]:
-    """The words that can follow `bollard`, each with its help."""
+    """Return the words that can follow `bollard`, each with its help."""
     found: dict[str, str] = {}
     for command, row in COMMANDS.items():
         first, _, second = command.partition(" ")
@@ -40,7 +44,7 @@ def _first_words() -> list[tuple[str, str]]:
 
 
 def _options(command: str) -> list[tuple[str, str, str, str]]:
-    """(letter or "", name, word for the value or "", help)."""
+    """Return the options of a command as (letter or "", name, word for the value or "", help)."""
     _, _, own, container = COMMANDS[command]
     letters = {name: letter for letter, name in command_line.letters(command).items()}
     return [(letters.get(name, ""), name, arg, text) for name, arg, text, _ in command_line.rows_of(own, container)]
@@ -77,7 +81,7 @@ def _bash() -> str:
         "    fi",
         '    COMPREPLY=($(compgen -W "$words" -- "$word"))',
         "}",
-        "complete -o default -F _bollard bollard",  # files where nothing of ours fits
+        "complete -o default -F _bollard bollard",  # -o default: complete file names if nothing else matches
     ]
     return "\n".join(lines) + "\n"
 
@@ -105,12 +109,12 @@ def _zsh() -> str:
 
 
 def _described(rows: list[tuple[str, str]]) -> str:
-    """Words with their help, as _describe takes them: it looks for colons alone."""
+    """Return words with their help as arguments of _describe, which gives only colons a meaning."""
     return " ".join(_single(name + ":" + text.replace(":", "\\:")) for name, text in rows)
 
 
 def _zsh_escaped(text: str) -> str:
-    """`text` with no character that _arguments takes for the end of a part (zshcompsys(1))."""
+    """Return the text with the characters escaped that have a meaning for _arguments (zshcompsys(1))."""
     return "".join("\\" + c if c in "\\[]:" else c for c in text)
 
 
@@ -137,7 +141,7 @@ def _fish() -> str:
 
 
 def _single(text: str) -> str:
-    """`text` between single quotes, for bash and zsh."""
+    """Return the text between single quotes, for bash and zsh."""
     return "'" + text.replace("'", "'\\''") + "'"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`bollard inspect` and `bollard run-help`: what they print is what Apptainer's print."""
+"""`bollard inspect` and `bollard run-help`. Their output is that of Apptainer's commands."""
 
 from __future__ import annotations
 
@@ -18,12 +18,20 @@ _ORDER: Final = ("apps", "environment", "labels", "runscript", "test", "helpfile
 _APP_ORDER: Final = ("environment", "labels", "runscript", "startscript", "test", "helpfile")
 _PRINTED: Final = ("runscript", "startscript", "test", "helpfile")
 _SECTIONS: Final = ("labels", "deffile", "helpfile", "runscript", "startscript", "test", "environment")
-# Go's encoder escapes what would mean something in HTML or JavaScript.
+# Go's JSON encoder escapes these characters, which have a meaning in HTML or JavaScript.
 _ESCAPES: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
 def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
-    """The commands `inspect` and `run-help`, already read."""
+    """Run `bollard inspect` or `bollard run-help`; return the exit status.
+
+    name: "inspect" or "run-help".
+    given: the parsed options, name and value.
+    words: the arguments; exactly one, the path of the image.
+
+    Raises:
+        BollardError: the number of arguments is wrong, or the image cannot be read.
+    """
     if len(words) != 1:
         raise BollardError(f"{name} takes one image, not {len(words)}", f"write `bollard {name} IMAGE`")
     asked = dict(given)
@@ -55,8 +63,15 @@ def selected(
     list_apps: bool = False,
     everything: bool = False,
 ) -> Attributes:
-    """The part of an image's attributes that was asked for. Like Apptainer, a list of the apps has all about them where
-    the image's JSON object does."""
+    """Return the requested part of an image's attributes.
+
+    attributes: all attributes of the image.
+    from_json: they come from the JSON object of a SIF file.
+    sections: the names of the requested sections.
+    app: the name of a SCIF app, "" for the image itself.
+    list_apps: add the apps. As in Apptainer, with all their attributes if these come from the JSON object.
+    everything: --all: add all apps with all their attributes.
+    """
     apps: dict[str, Attributes] = attributes.get("apps", {})
     found: Attributes = {"apps": {}}
     if list_apps or everything:
@@ -71,7 +86,7 @@ def selected(
 
 
 def json_text(found: Attributes) -> str:
-    """As Apptainer writes it: tabs, its order of names, nothing that is empty."""
+    """Return JSON text as Apptainer writes it: with tabs, its order of names, and without empty values."""
     apps = {name: _ordered(app, _APP_ORDER) for name, app in sorted(found["apps"].items())}
     document = {"data": {"attributes": _ordered({**found, "apps": apps}, _ORDER)}, "type": "container"}
     return json.dumps(document, indent="\t", ensure_ascii=False).translate(_ESCAPES)
@@ -83,7 +98,12 @@ def _ordered(found: Attributes, names: tuple[str, ...]) -> Attributes:
 
 
 def text_lines(found: Attributes, app: str = "", list_apps: bool = False) -> list[str]:
-    """The same for people."""
+    """Return the attributes as lines of text.
+
+    found: from `selected`.
+    app: the name of a SCIF app, "" for the image itself.
+    list_apps: begin with the names of the apps.
+    """
     of_app = found["apps"].get(app, {})
     lines = sorted(found["apps"]) if list_apps else []
     if found.get("deffile"):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`bollard instance`, and `bollard exec instance://NAME`: options, tables, JSON. The work is in instance.py, and what
-starts one in instance_init.py.
+"""`bollard instance`, and `bollard exec instance://NAME`: options, tables, JSON.
 
-Columns, keys and lines on stderr are Apptainer's, for scripts that read them.
+runtime/local/instance.py does the work; runtime/local/instance_init.py starts an instance.
+Columns, keys and lines on stderr are Apptainer's, because scripts read them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _PID_FILE_FORMS = ("BOLLARD_PID_FILE", "APPTAINER_PID_FILE", "SINGULARITY_PID_FILE")
 _STOP_SECONDS = "10"
-# Of a command, not of a container.
+# Options of the command, not of the container.
 _NOT_OPTIONS = ("help", "shell", "pid-file")
 
 
@@ -39,7 +39,7 @@ def _info(text: str) -> None:
 
 
 def config_directory() -> str:
-    """What we keep for the user."""
+    """Return the user's directory for logs of instances: BOLLARD_CONFIGDIR, else ~/.bollard."""
     chosen = os.environ.get("BOLLARD_CONFIGDIR", "")
     if chosen:
         return os.path.abspath(chosen)
@@ -50,7 +50,11 @@ def config_directory() -> str:
 
 
 def check(action: str, words: list[str]) -> None:
-    """Refuse words that cannot be an image and a name, before an image is fetched."""
+    """Refuse arguments that cannot be an image and a name, before an image is fetched.
+
+    Raises:
+        BollardError: the image is an instance, or the name is missing.
+    """
     if words and words[0].startswith(instance.URI):
         raise BollardError(f"{words[0]}: is an instance, not an image", "name the image to start another one")
     if len(words) == 1:
@@ -58,7 +62,14 @@ def check(action: str, words: list[str]) -> None:
 
 
 def start(action: str, given: Given, words: list[str], values: Given, path: str) -> int:
-    """`instance start` and `instance run` with the image at `path`."""
+    """Run `bollard instance start` or `run`; return the exit status.
+
+    action: "start" or "run".
+    given: the parsed options, name and value.
+    words: the arguments: image, name, arguments for the script.
+    values: the spec of the container.
+    path: the path of the image.
+    """
     asked = spec.make(values)
     image.open_image(path if "~" not in path else asked.image, os.uname().machine).close()
     pid = instance_init.start(asked, words[1], action, words[2:], config_directory())
@@ -72,7 +83,17 @@ def start(action: str, given: Given, words: list[str], values: Given, path: str)
 
 
 def join(action: str, given: Given, words: list[str], values: Given, shell: str) -> int:
-    """`exec`, `run`, `shell` and `test` with instance://NAME."""
+    """Run `bollard exec`, `run`, `shell` or `test` with instance://NAME. Returns only if there is nothing to start.
+
+    action: the name of the command.
+    given: the parsed options, name and value.
+    words: the arguments; the first is instance://NAME.
+    values: the spec of a container with these options.
+    shell: the shell that the user asked for, "" for none.
+
+    Raises:
+        BollardError: no such instance runs, or no program is given.
+    """
     record = instance.get(words[0][len(instance.URI) :])
     if action == "exec" and len(words) < 2:
         raise BollardError("no command given", "name a program of the image, or use `bollard shell`")
@@ -89,7 +110,15 @@ def join(action: str, given: Given, words: list[str], values: Given, shell: str)
 
 
 def run(verb: str, given: Given, words: list[str]) -> int:
-    """`instance list`, `stop` and `stats`."""
+    """Run `bollard instance list`, `stop` or `stats`; return the exit status.
+
+    verb: "list", "stop" or "stats".
+    given: the parsed options, name and value.
+    words: the arguments; at most one, a name or a pattern.
+
+    Raises:
+        BollardError: the arguments are invalid, or no such instance runs.
+    """
     if len(words) > 1:
         raise BollardError(f"{words[1]}: one word too many", f"`bollard instance {verb}` takes one name or pattern")
     on = {name for name, _ in given}
@@ -131,7 +160,7 @@ def _found(uid: int, pattern: str) -> list[Record]:
 
 
 def _signal(text: str) -> int:
-    """A signal's number by its name, with SIG or without, or by its number."""
+    """Return the number of a signal. `text` is its name, with or without SIG, or its number."""
     name = text.upper()
     if name.isdigit() and 0 < int(name) < signal.NSIG:
         return int(name)
@@ -149,7 +178,7 @@ def _seconds(text: str) -> float:
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
-    """Columns as wide as their widest cell and four blanks; the last cell of a row as it is."""
+    """Return rows as a table: each column is as wide as its widest cell and four spaces; the last is not padded."""
     widths = [max((len(row[n]) for row in rows if n < len(row) - 1), default=0) + 4 for n in range(len(rows[0]))]
     lines = ["".join(f"{cell:<{widths[n]}}" for n, cell in enumerate(row[:-1])) + row[-1] for row in rows]
     return "".join(line + "\n" for line in lines)
@@ -181,7 +210,7 @@ def _stop(found: list[Record], number: int, seconds: float) -> int:
 
 
 class Usage(NamedTuple):
-    """What the processes of an instance have used."""
+    """The resources that the processes of an instance have used."""
 
     cpu: float  # seconds
     memory: int  # resident, bytes
@@ -191,6 +220,7 @@ class Usage(NamedTuple):
 
 
 def usage(record: Record) -> Usage:
+    """Return the resources that the processes of an instance have used until now."""
     psutil = _psutil()
     total = Usage(0.0, 0, 0, 0, 0)
     for pid in instance.members(record):
@@ -199,7 +229,7 @@ def usage(record: Record) -> Usage:
             with process.oneshot():
                 times, memory, disk = process.cpu_times(), process.memory_info().rss, process.io_counters()
         except psutil.Error:
-            continue  # it has ended
+            continue  # the process has ended
         cpu = times.user + times.system + times.children_user + times.children_system
         total = Usage(
             total.cpu + cpu,
@@ -214,7 +244,7 @@ def usage(record: Record) -> Usage:
 def _psutil() -> ModuleType:
     try:
         import psutil
-    except ImportError:  # the installed command starts without the system's packages, which takes time
+    except ImportError:  # to start fast, the installed command runs without the system's packages
         import site
 
         site.main()
@@ -249,6 +279,13 @@ def _stats(record: Record, as_json: bool, once: bool) -> int:
 
 
 def stats_table(name: str, percent: float, used: Usage, limit: int) -> str:
+    """Return the table of `bollard instance stats`.
+
+    name: the name of the instance.
+    percent: the CPU usage, 100 for one full CPU.
+    used: from `usage`.
+    limit: the memory of this machine in bytes.
+    """
     row = (
         name,
         f"{percent:.2f}%",
@@ -261,7 +298,7 @@ def stats_table(name: str, percent: float, used: Usage, limit: int) -> str:
 
 
 def bytes_text(number: float) -> str:
-    """Four digits and a unit, by 1024."""
+    """Return a number of bytes as text: four significant digits and a unit, from B to PiB."""
     units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
     at = 0
     while number >= 1024 and at < len(units) - 1:
@@ -271,7 +308,7 @@ def bytes_text(number: float) -> str:
 
 
 def as_cgroup(used: Usage, limit: int) -> dict[str, object]:
-    """The names that Apptainer's JSON has, which are those of a control group."""
+    """Return the usage with the keys of Apptainer's JSON, which are those of control groups."""
     disk = [{"op": "read", "value": used.read}, {"op": "write", "value": used.written}]
     return {
         "cpu_stats": {"cpu_usage": {"total_usage": int(used.cpu * 1e9)}},

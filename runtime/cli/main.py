@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The `bollard` command: containers by hand, with the runtime that srun --container uses.
 
-Every failure is one line on stderr, "bollard: ...", and exit status 255. A command imports what it needs when it
-runs: `exec` starts no slower than it must.
+Every error is one line on stderr, "bollard: ...", and usually exit status 255. Each command imports its modules when it
+runs, so that `exec` starts fast.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ _GLOBAL = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status, unless this process has become the program."""
+    """Run one command; return the exit status. Does not return if this process becomes the program.
+
+    argv: the arguments after `bollard`; None for those of this process.
+    """
     import _signal as signal
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends us without a traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends this process without a traceback
     try:
         _open_streams()
         if sys.stdout.isatty() or sys.stderr.isatty():
@@ -46,29 +49,29 @@ def main(argv: list[str] | None = None) -> int:
         print("bollard:", *map(shown, str(error).split("\n")), file=sys.stderr)
         return error.code
     except BrokenPipeError:
-        _drop_output()  # whoever read us has enough: `bollard plan | head`
+        _drop_output()  # the reader has ended, as in `bollard plan | head`
         return 0
     except OSError as error:
         print("bollard:", one_line(error), file=sys.stderr)
-        _drop_output()  # a full disk is told of once
+        _drop_output()  # so that a full disk is reported only once
         return 255
     return status
 
 
 def _open_streams() -> None:
-    """Standard streams that are closed become /dev/null, for us and the program: the next file opened would be one."""
+    """Open /dev/null for each closed standard stream; else the next opened file would become a standard stream."""
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
             os.set_inheritable(os.open("/dev/null", os.O_RDWR), True)
-    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115 - it is the process's
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115 - stays open until the process ends
     sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
 
 
 def _drop_output() -> None:
-    """What is still to be written goes nowhere."""
-    os.close(1)  # first, for there may be no other descriptor left
+    """Redirect standard output to /dev/null, so that buffered output is discarded."""
+    os.close(1)  # first, because no other file descriptor may be free
     os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
 
 
@@ -101,7 +104,7 @@ def _main(argv: list[str]) -> int:
 
 
 def _help(words: list[str]) -> int:
-    """`bollard help COMMAND`: as `bollard COMMAND --help`; status 1 for a command that there is not."""
+    """Run `bollard help COMMAND` as `bollard COMMAND --help`; an unknown command gives exit status 1."""
     name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
     if name not in COMMANDS and not any(command.startswith(name + " ") for command in COMMANDS):
         raise BollardError(f"{name}: no such command", _similar(name), 1)
@@ -117,7 +120,7 @@ def _similar(name: str) -> str:
 
 
 def _without_global(argv: list[str]) -> list[str]:
-    """`argv` without what Apptainer takes in front of the command; -d, as -v, asks for more on stderr."""
+    """Return `argv` without Apptainer's global options before the command; -d and -v set BOLLARD_VERBOSE."""
     at = 0
     while at < len(argv) and argv[at] in _GLOBAL:
         if _GLOBAL[argv[at]]:
@@ -127,7 +130,7 @@ def _without_global(argv: list[str]) -> list[str]:
 
 
 def _family(name: str, rest: list[str]) -> int:
-    """`bollard sif` alone: the commands that begin so."""
+    """Print the commands of a group, as for `bollard sif` without a second word."""
     found = [command for command in COMMANDS if command.startswith(name + " ")]
     if not found:
         raise BollardError(f"{name}: no such command", _similar(name))
@@ -149,8 +152,10 @@ def _rows(names: list[str]) -> list[str]:
 
 
 def _image(given: list[tuple[str, str]], words: list[str]) -> tuple[str, Callable[[], None]]:
-    """The path of the image that the first of `words` names, fetched if it lies elsewhere; and what to call when it has
-    been opened."""
+    """Return the path of the image in the first of `words`, and a function to call after it has been opened.
+
+    An image of a URI is fetched first.
+    """
     from bollard.runtime.image import image
 
     if not words or words[0].startswith("instance://") or not image.is_uri(words[0]):
@@ -163,7 +168,7 @@ def _image(given: list[tuple[str, str]], words: list[str]) -> tuple[str, Callabl
 
 
 def _values(given: list[tuple[str, str]], words: list[str], path: str) -> list[tuple[str, str]]:
-    """The (name, value) pairs of a spec for the image at `path`, with what the shim's client would add."""
+    """Return the (name, value) pairs of a spec for the image at `path`, with the values that the client would add."""
     from bollard.runtime import installed
     from bollard.runtime.request import command_line, forms, options, site
 
@@ -194,7 +199,7 @@ def _home() -> str:
 
 
 def _start(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
-    """exec, run, shell, test."""
+    """Run `bollard exec`, `run`, `shell` or `test`. Returns only if there is nothing to start."""
     from bollard.runtime.image import image
     from bollard.runtime.local import execution
     from bollard.runtime.request import spec
@@ -210,7 +215,7 @@ def _start(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
 
         return instance.join(name, given, words, values, shells[0] if shells else "")
     asked = spec.make(values)
-    # Here, where the name is as it was typed; the keeper opens it again by its full path.
+    # Check the image here, so that an error names it as the user typed it. The keeper opens it by its full path.
     image.open_image(path if "~" not in path else asked.image, os.uname().machine).close()
     try:
         execution.start(asked, name, words[1:], shells[0] if shells else "", opened)

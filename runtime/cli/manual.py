@@ -32,12 +32,12 @@ _STATUS_OF_A_PROGRAM = ("n\twhat the program exits with",)
 
 
 def name_of(command: str) -> str:
-    """The name of a command's page: bollard-sif-list for "sif list", bollard for ""."""
+    """Return the name of a command's manual page: bollard-sif-list for "sif list", bollard for ""."""
     return "-".join(["bollard", *command.split()])
 
 
 def man_page(command: str = "") -> str:
-    """The page of one command in the man macros of roff, of all of them for ""."""
+    """Return the manual page of one command, in roff with the man macros; for "", the overview of all commands."""
     return "\n".join([*_head(command), *(_command(command) if command else _overview()), ""])
 
 
@@ -110,13 +110,13 @@ def _rows(title: str, rows: tuple[str, ...]) -> list[str]:
 
 
 def _text(text: str) -> str:
-    """Plain text as roff reads it: no character that means something, no request at the start of a line."""
+    """Return plain text with the characters escaped that have a meaning in roff."""
     found = "".join(_ESCAPES.get(c, c) for c in text)
     return "\\&" + found if found.startswith((".", "'")) else found
 
 
 def write(folder: Path) -> list[Path]:
-    """Write every page into `folder`; their paths."""
+    """Write all manual pages into the directory `folder`; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     pages = []
     for command in ("", *COMMANDS):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What `bollard plan` shows: the spec, the image, the plan and the environment, without making any of it.
+"""Describe what `bollard plan` shows: the spec, the image, the plan and the environment. No container is made.
 
-The plan is the keeper's own: made by the same function from the same facts. docs/users.md lists the keys of `--json`.
+The plan is made by the same function, from the same facts, as in the keeper. docs/users.md lists the keys of `--json`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 
 def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
-    """Plain data, ready for JSON: the keys `spec`, `image`, those of the plan, `text`, `environment`, `command`.
+    """Return the description as plain data for JSON; `asked` is the spec, `command` the program and its arguments.
 
-    `text` has the plan in words, `environment` what a program started from this process would find; `image.scripts`
-    is false where the image's own variables can only be known once it is mounted.
+    Keys: `spec`, `image`, those of the plan, `text`, `environment`, `command`.
+    text: the plan in words.
+    environment: the variables of a program that is started from this process.
+    image.scripts: false if the image's own variables are known only after it is mounted.
     """
     here = site.load(installed.PREFIX)
     opened = image.open_image(asked.image, os.uname().machine)
@@ -70,7 +72,7 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
 
 
 def lines(shown: dict[str, Any]) -> list[str]:
-    """The same for people."""
+    """Return the description as lines of text."""
     spec, picture = shown["spec"], shown["image"]
     what = "a directory"
     if picture["kind"] == image.SQUASHFS:
@@ -108,8 +110,11 @@ def _plain(value: object) -> object:
 
 
 def _scripts(opened: Image) -> list[tuple[str, bytes]] | None:
-    """The image's environment scripts where they can be read without a mount: from a directory, or from the
-    description in a SIF file, which lacks Apptainer's fixed frame around them."""
+    """Return the image's environment scripts (name, text); None if they cannot be read without a mount.
+
+    They are read from a directory or from the metadata in a SIF file. The metadata lacks the fixed scripts of
+    Apptainer, 01-base and 94 to 99.
+    """
     if opened.kind == image.DIRECTORY:
         folder = os.path.join(opened.path, ".singularity.d/env")
         names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []

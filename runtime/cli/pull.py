@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command `bollard pull`."""
+"""The command `bollard pull`: fetch an image into a file."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from bollard.runtime.request import command_line, spec
 
 
 def run(given: list[tuple[str, str]], words: list[str]) -> int:
+    """Run `bollard pull`; return the exit status. `given` are the options, `words` are [TARGET] URI.
+
+    Raises:
+        BollardError: the arguments are invalid, or the image cannot be fetched or written.
+    """
     if len(words) not in (1, 2):
         raise BollardError(f"pull takes a URI, and perhaps a file before it, not {len(words)} words", "see --help")
     command_line.refuse_empty(given)
@@ -20,7 +25,7 @@ def run(given: list[tuple[str, str]], words: list[str]) -> int:
     uri = words[-1]
     if ":" not in uri:
         raise BollardError(f"{uri}: is not a URI", f"write docker://{uri}, oras://{uri} or library://{uri}")
-    # As in Apptainer: the option, then the word, then what the URI is about.
+    # The order of Apptainer: --name or its variable, else the argument TARGET, else a name made from the URI.
     target = asked.get("name") or sources.variable(os.environ, "PULL_NAME") or (words[0] if len(words) == 2 else "")
     target = target or reference.file_name(reference.parse(uri))
     folder = asked.get("dir") or sources.variable(os.environ, "PULLDIR", "PULLFOLDER")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`bollard sif ...`: what a SIF file consists of, in the words and columns of Apptainer's `sif`, and changes to it."""
+"""`bollard sif ...`: show and change the objects of a SIF file. Words and columns are those of Apptainer's `sif`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,12 @@ _HELP: Final = "give a number from {}; see `bollard sif add --help`"
 
 
 def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
-    """The command `sif VERB`, already read: options and words."""
+    """Run `bollard sif VERB`; return the exit status.
+
+    name: the command, "sif list" for example.
+    given: the parsed options, name and value.
+    words: the arguments.
+    """
     verb = name.partition(" ")[2]
     if verb in ("list", "header", "new"):
         (path,) = _words(verb, words, "IMAGE")
@@ -108,7 +113,7 @@ def _show(path: str, lines: Callable[[Sif], list[str]]) -> None:
 
 
 def list_lines(found: Sif) -> list[str]:
-    """The table of objects."""
+    """Return the lines of `bollard sif list`: the table of objects."""
     lines = [_LINE, "ID   |GROUP   |LINK    |SIF POSITION (start-end)  |TYPE", _LINE]
     for item in found.descriptors:
         number, is_group = item.link
@@ -125,7 +130,7 @@ def _kind(item: Descriptor) -> str:
 
 
 def _details(item: Descriptor) -> list[tuple[str, str]]:
-    """What else is known of an object by its type: (name in `info`, value)."""
+    """Return the properties of an object that depend on its type: (name in `info`, value)."""
     first, second = (int.from_bytes(item.extra[at : at + 4], "little") for at in (0, 4))
     if item.datatype == sif.PARTITION:
         return [
@@ -149,7 +154,7 @@ def _one_of(names: tuple[str, ...], number: int) -> str:
 
 
 def info_lines(item: Descriptor) -> list[str]:
-    """All about one object."""
+    """Return the lines of `bollard sif info`: all properties of one object."""
     number, is_group = item.link
     rows = [
         ("Data Type", _TYPES.get(item.datatype, "Unknown")),
@@ -170,7 +175,7 @@ def info_lines(item: Descriptor) -> list[str]:
 
 
 def header_lines(found: Sif) -> list[str]:
-    """The global header."""
+    """Return the lines of `bollard sif header`."""
     raw = found.header.raw
     numbers = [int.from_bytes(raw[at : at + 8], "little", signed=True) for at in range(64, 128, 8)]
     created, modified, free, total, table, table_size, data, data_size = numbers

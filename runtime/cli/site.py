@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`bollard site`: what an administrator types. The work is in bollard.spank_plugin."""
+"""`bollard site`: the commands for administrators. The package bollard.spank_plugin does the work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ _COLOURS = {"ok": "\033[32m", "warning": "\033[33m", "failure": "\033[31m"}
 
 
 def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
-    """`bollard site VERB`; the exit status."""
+    """Run `bollard site VERB`; return the exit status.
+
+    verb: "install", "configure", "check" or "uninstall".
+    given: the parsed options, name and value.
+    words: the arguments; there must be none.
+
+    Raises:
+        BollardError: there is an argument, or the command fails.
+    """
     if words:
         raise BollardError(f"site {verb}: unexpected {words[0]!r}", f"see `bollard site {verb} --help`")
     chosen = dict(given)
@@ -32,7 +40,7 @@ def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
         sys.stdout.write(site_config.default_text())
         return 0
     if sys.flags.no_site:
-        python_site.main()  # the installed command does without packages of the system; cffi and PyYAML are such
+        python_site.main()  # the installed command runs without the system's packages; cffi and PyYAML are among them
     from bollard.spank_plugin import install
 
     where = _where(chosen)
@@ -48,7 +56,7 @@ def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
 
 
 def _where(chosen: dict[str, str]) -> Where:
-    """The places: as given, else as this installation was made, else the usual ones."""
+    """Return the paths of the installation: those of the options, else of the existing installation, else defaults."""
     from bollard.spank_plugin.install import Where, read_manifest
 
     prefix = os.path.abspath(chosen.get("prefix") or site.load(installed.PREFIX).prefix or Where().prefix)
@@ -74,7 +82,7 @@ def _check(where: Where, as_json: bool) -> int:
 
     if as_json:
         found = list(check.findings(where))
-        # One line for each node, for srun mixes the lines of many.
+        # One line for each node, because srun mixes the lines of several nodes.
         shown = check.as_json(found, getattr(bollard, "__version__", ""))
         print(json.dumps(shown, indent=2 if sys.stdout.isatty() else None))
     else:
@@ -83,7 +91,7 @@ def _check(where: Where, as_json: bool) -> int:
 
 
 def _shown(found: Iterable[Finding]) -> list[Finding]:
-    """Print findings as they come: a table on a terminal, else lines that name their node."""
+    """Print each finding as soon as it is known: as a table on a terminal, else as lines that name the node."""
     node, seen = os.uname().nodename.split(".")[0], []
     on_terminal = sys.stdout.isatty()
     colour = on_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

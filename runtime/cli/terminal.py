@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Standard streams that are terminals: what images, servers and other users say acts on none of them.
+"""Escape control characters on standard streams that are terminals.
 
-A control character in a label, a help text or the name of a job could move the cursor, rename the window or type into
-the shell. On a terminal each is shown as its escape; into a file or a pipe all bytes go as they are, for scripts read
-there what Apptainer writes.
+Text from images, servers and other users, such as a label, can hold control characters. On a terminal they could move
+the cursor, rename the window or type into the shell. There, each is shown as an escape. Into a file or a pipe, all
+bytes are written unchanged, because scripts expect the output of Apptainer.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 
 class Guarded:
-    """A text stream whose `write` escapes; `plain` is the stream itself, for escape sequences of our own."""
+    """A text stream whose `write` escapes control characters. `plain` is the stream without escaping."""
 
     def __init__(self, plain: TextIO) -> None:
         self.plain = plain
 
     def write(self, text: str) -> int:
+        """Write the text, escaped; return its length in characters."""
         self.plain.write(harmless(text))
         return len(text)
 
@@ -30,7 +31,7 @@ class Guarded:
 
 
 def harmless(text: str) -> str:
-    """`text` with an escape in the place of each character that is not printed, but line ends and tabs."""
+    """Return the text with each unprintable character escaped, except line ends and tabs."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else _escape(ord(c)) for c in text.replace("\r\n", "\n"))
@@ -41,7 +42,7 @@ def _escape(number: int) -> str:
 
 
 def guard() -> None:
-    """Have standard output and standard error escape, where they are terminals."""
+    """Make standard output and standard error escape control characters, if they are terminals."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, Guarded) and stream.isatty():
@@ -49,6 +50,6 @@ def guard() -> None:
 
 
 def own(sequence: str) -> None:
-    """Write an escape sequence of our own to standard output."""
+    """Write bollard's own escape sequence, unescaped, to standard output."""
     stream = sys.stdout
     (stream.plain if isinstance(stream, Guarded) else stream).write(sequence)

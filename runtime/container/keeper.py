@@ -3,7 +3,7 @@
 ends, everything that it made ends with it.
 
     Slurm      shim ── fork, become the user ──► main()              ends with its step, or with the job here
-    by hand    bollard exec ── fork ──► byhand: enter(), serve()     ends with the program, or with its instance
+    by hand    bollard exec ── fork ──► execution: enter(), serve()  ends with the program, or with its instance
 
 It runs as the user, in a user namespace that maps the user's own ids. Everything that it mounts is in its mount
 namespace. The kernel removes these mounts when the keeper and its tasks have ended, and the FUSE server ends too.

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from _signal import pidfd_send_signal
-from errno import EACCES, EPERM
+from errno import EACCES, EDQUOT, EMFILE, ENFILE, ENOMEM, ENOSPC, EPERM, EROFS
 from select import POLLIN, poll
 
 from bollard.runtime import causes
@@ -241,8 +241,10 @@ def mount(
         if not by_fuse:
             linux.mount("overlay", merged, options + ",userxattr", linux.MS_NOSUID | linux.MS_NODEV)
     except OSError as error:
+        where = ", ".join(layer.overlay.source for layer in layers) or "memory"
+        if error.errno in (ENOSPC, EDQUOT, EROFS, ENOMEM, EMFILE, ENFILE):  # not the kind of the filesystem
+            raise causes.of(error, f"no writable layer possible in {where}", upper or merged) from None
         if not os.path.exists(OVERLAY):
-            where = ", ".join(layer.overlay.source for layer in layers) or "memory"
             raise BollardError(
                 f"no writable layer possible in {where}: {error.strerror}",
                 "a network file system takes none; on Linux before 6.6 use --overlay with a directory of a local disk",

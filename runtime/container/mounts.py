@@ -479,16 +479,19 @@ def _copy(root: int, place: Place) -> str:
     so programs can rename or remove it.
     """
     folder, _, name = place.mount.target.rpartition("/")
-    fresh = f".{name}.bollard"
+    fresh = f".{name}.{os.urandom(6).hex()}.bollard"  # other nodes may write into the same directory
     try:
         data = _read(_fd_path(place.tree))
         parent = linux.open_in_root(root, folder or "/", os.O_PATH | os.O_DIRECTORY)
         try:
             if _read(f"{_fd_path(parent)}/{name}", os.O_NOFOLLOW) != data:
                 fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent)
-                os.write(fd, data)
-                os.close(fd)
-                os.rename(fresh, name, src_dir_fd=parent, dst_dir_fd=parent)
+                try:
+                    _write_all(fd, data)
+                    os.rename(fresh, name, src_dir_fd=parent, dst_dir_fd=parent)
+                except OSError:
+                    os.unlink(fresh, dir_fd=parent)
+                    raise
         finally:
             os.close(parent)
     except OSError as error:
@@ -496,6 +499,15 @@ def _copy(root: int, place: Place) -> str:
     finally:
         os.close(place.tree)
     return ""
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    """Write `data` and close `fd`."""
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    finally:
+        os.close(fd)
 
 
 def _read(path: str, flags: int = 0) -> bytes:

@@ -122,11 +122,11 @@ class TaskReaper:
 def start(job_socket: int, close: Iterable[int], server: int = 0, state: int = -1) -> TaskReaper:
     """Fork the task reaper.
 
-    job_socket   the job socket, or -1. A byte through it makes this process known to root, which can then end it when the
-            job has ended, as it can end the keeper.
-    close   descriptors of the keeper that the task reaper closes
-    server  process id of the file server, 0 for none
-    state   what `fuse.open_state` returned for the file server, or -1
+    job_socket  the job socket, or -1. A byte through it makes this process known to root, which can then end it when
+                the job has ended, as it can end the keeper.
+    close       descriptors of the keeper that the task reaper closes
+    server      process id of the file server, 0 for none
+    state       what `fuse.open_state` returned for the file server, or -1
     """
     reader, writer = os.pipe()
     handle = task_handle(server) if server else -1

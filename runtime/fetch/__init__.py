@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Images that lie elsewhere: their names, their servers, the cache.
+"""Images in registries and on other servers: their names, how they are fetched, the cache.
 
 reference.py: parses names such as docker://NAME.
 registry.py: registries, by skopeo.
 library.py: the protocol of library://.
 web.py: files of web servers.
-sources.py: brings layers or files here, through the cache.
+sources.py: fetches layers or files into the cache.
 policy.py: the host's policy of which images may be fetched.
 variants.py: variants of an architecture, and which this processor runs.
 oci.py: reads OCI and Docker images: manifests, configuration, archives.

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What has been fetched, kept for the next time.
-
+"""The cache of fetched images and layers.
     PLACE/bollard/           0700, the user's own
         blob/sha256/HEX      layers, manifests and configurations of registries, by their digest
-        oci-tmp/HEX          SIF files made of them, by the digest of the manifest
+        oci-tmp/HEX          SIF files made of them, by the digest of the manifest, and SIF files made of archives
         oras/HEX             SIF files by their own digest
-        library/sha256.HEX   the same
+        library/sha256.HEX   SIF files by their own digest
         net/HEX              files of http(s)://, by address and date
-        tmp/                 what is under way
-        lock                 shared by those who fetch, alone for who cleans
+        tmp/                 unfinished work
+        lock                 flock: shared while a process fetches, exclusive while a process cleans
 
-The types are Apptainer's. A file gets its name when it is complete. Whoever is killed leaves a directory in tmp, which
-the next one removes that finds itself alone.
+The types are Apptainer's. A file gets its name when it is complete. A killed process leaves a directory in tmp. The
+next process that gets the exclusive lock removes it.
 """
 
 from __future__ import annotations
@@ -42,20 +41,23 @@ _HINT = f"set {_FORMS[0]} to a directory of your own, or add --disable-cache"
 
 
 class Store(NamedTuple):
-    """An opened cache; a throw-away directory where no cache is wanted."""
+    """An opened cache. With --disable-cache it is a temporary directory."""
 
     root: str
 
     def path(self, kind: str, name: str) -> str:
+        """Return the path of an entry; `kind` is one of TYPES."""
         return f"{self.root}/{kind}/{name}"
 
     @property
     def blobs(self) -> str:
-        """The directory of blobs, as OCI layouts have it."""
+        """The directory of blobs, laid out as `blobs` in an OCI image layout."""
         return f"{self.root}/blob"
 
 
 class Entry(NamedTuple):
+    """A file in the cache: its type, its name, its path, its size and its time."""
+
     kind: str
     name: str
     path: str
@@ -64,8 +66,10 @@ class Entry(NamedTuple):
 
 
 def directory(environ: Mapping[str, str]) -> str:
-    """Where the cache lies: always a directory `bollard` of its own in the place that a variable names, since cleaning
-    must never touch what else lies there."""
+    """Return the path of the cache: a directory `bollard` in the directory that the environment variables name.
+
+    The cache always has a directory of its own, because cleaning must not remove other files.
+    """
     place = next((environ[form] for form in _FORMS if environ.get(form)), "") or environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(place) and not any(environ.get(form) for form in _FORMS):
         place = os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".cache")  # XDG: relative paths are void
@@ -74,7 +78,11 @@ def directory(environ: Mapping[str, str]) -> str:
 
 @contextlib.contextmanager
 def opened(environ: Mapping[str, str], disabled: bool = False) -> Iterator[Store]:
-    """The cache, made if need be; shared with others who fetch, and not cleaned as long."""
+    """Open the cache, and make it if it does not exist. While it is open, no process can clean it.
+
+    environ: environment variables, which name the place of the cache.
+    disabled: use a temporary directory, which is removed at the end.
+    """
     if disabled:
         place = workspace.make(workspace.parent(environ))
         try:
@@ -89,14 +97,14 @@ def opened(environ: Mapping[str, str], disabled: bool = False) -> Iterator[Store
         store = _complete(root)
         with _locked(f"{root}/lock", fcntl.LOCK_EX | fcntl.LOCK_NB) as fd:
             if fd is not None:
-                _sweep(store)  # nobody else is here: what lies in tmp has no owner
+                _sweep(store)  # no other process uses the cache: the files in tmp were left by killed processes
         with _locked(f"{root}/lock", fcntl.LOCK_SH):
             yield store
 
 
 @contextlib.contextmanager
 def _worded(root: str) -> Iterator[None]:
-    """Name the cache where a write that has no path of its own finds its filesystem full or read-only."""
+    """Turn "disk full" and "read-only" errors of the block into a BollardError that names the cache."""
     try:
         yield
     except OSError as error:
@@ -106,7 +114,7 @@ def _worded(root: str) -> Iterator[None]:
 
 
 def _own_directory(path: str) -> str:
-    """The directory `path`, of mode 0700, ours and written by nobody else; a link to one of ours is as good."""
+    """Make the directory `path`, mode 0700; return it with links resolved. Raise if another user could write to it."""
     try:
         os.makedirs(path, 0o700, exist_ok=True)
         path = os.path.realpath(path)
@@ -129,8 +137,11 @@ def _own_directory(path: str) -> str:
 
 
 def _refuse_owned_above(path: str) -> None:
-    """BollardError where another user can put a directory of his in the cache's place: who owns one above it may,
-    sticky or not, and anybody where all may write. What lies above the home too is above all that the user has."""
+    """Raise BollardError if another user could replace a parent directory of the cache.
+
+    The owner of a parent directory can do this, also in a sticky directory. In a directory that all users may write
+    to and that is not sticky, every user can. Parents of the home directory are not checked.
+    """
     home = os.path.realpath(os.path.expanduser("~"))
     trusted = (os.geteuid(), os.stat("/").st_uid, 0)
     above = os.path.dirname(path)
@@ -144,7 +155,7 @@ def _refuse_owned_above(path: str) -> None:
 
 
 def _complete(root: str) -> Store:
-    """The directories of a store. Below a root that is ours alone nobody can have put anything."""
+    """Make the directories of a store in `root`, which only the user can write to."""
     for name in (*TYPES, "tmp", "blob/sha256"):
         path = f"{root}/{name}"
         with contextlib.suppress(FileExistsError):
@@ -156,8 +167,10 @@ def _complete(root: str) -> Store:
 
 @contextlib.contextmanager
 def _locked(path: str, how: int) -> Iterator[int | None]:
-    """Hold the lock; None where it is taken and we do not wait. A filesystem that has no locks goes without:
-    what they keep from happening is work done twice, and a fetch that a cleaning spoils."""
+    """Hold the lock and yield its file descriptor; yield None if it is held by another process and `how` has LOCK_NB.
+
+    A filesystem without locks is used without. There, work can be done twice, and cleaning can break a fetch.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -174,7 +187,12 @@ def _locked(path: str, how: int) -> Iterator[int | None]:
 
 @contextlib.contextmanager
 def making(store: Store, kind: str, name: str, waiting: Callable[[], None]) -> Iterator[str]:
-    """A directory to make an entry in, while nobody else makes the same; `waiting` is called where somebody does."""
+    """Yield a directory in which to make an entry. Only one process at a time makes the same entry.
+
+    store: the opened cache.
+    kind, name: the type and the name of the entry.
+    waiting: called if another process makes the entry, before the wait for it.
+    """
     lock = f"{store.root}/tmp/{kind}.{name}.lock"
     with _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as fd:
         if fd is not None:
@@ -188,7 +206,7 @@ def making(store: Store, kind: str, name: str, waiting: Callable[[], None]) -> I
 
 @contextlib.contextmanager
 def scratch(store: Store) -> Iterator[str]:
-    """A directory of ours on the cache's filesystem."""
+    """Yield a temporary directory on the cache's filesystem; it is removed at the end."""
     place = tempfile.mkdtemp(prefix="fetch-", dir=f"{store.root}/tmp")
     try:
         yield place
@@ -197,7 +215,11 @@ def scratch(store: Store) -> Iterator[str]:
 
 
 def keep(store: Store, made: str, kind: str, name: str) -> str:
-    """Give the complete file `made` its name; where it is then."""
+    """Flush the complete file `made` to the disk and rename it to its place in the cache; return the new path.
+
+    store: the opened cache.
+    kind, name: the type and the name of the entry.
+    """
     path = store.path(kind, name)
     with open(made, "rb") as file:
         os.fsync(file.fileno())
@@ -206,7 +228,7 @@ def keep(store: Store, made: str, kind: str, name: str) -> str:
 
 
 def is_intact(store: Store, digest: str) -> bool:
-    """Whether the blob is there and has its digest; a damaged one is removed."""
+    """Return whether the blob exists and its content has the digest; a damaged blob is removed."""
     path = store.path("blob", digest.replace(":", "/"))
     try:
         if sha256(path) == digest.partition(":")[2]:
@@ -218,7 +240,12 @@ def is_intact(store: Store, digest: str) -> bool:
 
 
 def blob(store: Store, digest: str, limit: int) -> bytes | None:
-    """A small blob, None where it is not there as it should be."""
+    """Return the content of a small blob; None if it is missing, damaged, or has more than `limit` bytes.
+
+    store: the opened cache.
+    digest: "sha256:HEX".
+    limit: the most bytes to read.
+    """
     try:
         with open(store.path("blob", digest.replace(":", "/")), "rb") as file:
             data = file.read(limit)
@@ -228,7 +255,7 @@ def blob(store: Store, digest: str, limit: int) -> bytes | None:
 
 
 def keep_blob(store: Store, data: bytes) -> str:
-    """Keep a small blob; its digest."""
+    """Write a small blob into the cache; return its digest, "sha256:HEX"."""
     name = hashlib.sha256(data).hexdigest()
     with scratch(store) as place:
         with open(f"{place}/blob", "wb") as file:
@@ -238,6 +265,7 @@ def keep_blob(store: Store, data: bytes) -> str:
 
 
 def sha256(path: str) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     total = hashlib.sha256()
     with open(path, "rb") as file:
         while True:
@@ -248,12 +276,13 @@ def sha256(path: str) -> str:
 
 
 def discard(path: str) -> None:
+    """Remove a file, if it exists."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
 
 def entries(environ: Mapping[str, str], kinds: tuple[str, ...] = TYPES) -> list[Entry]:
-    """What lies in the cache, which is not made for it."""
+    """Return the entries of the cache, sorted. Does not make the cache."""
     root = directory(environ)
     if not os.path.isdir(root):
         return []
@@ -263,7 +292,7 @@ def entries(environ: Mapping[str, str], kinds: tuple[str, ...] = TYPES) -> list[
         folder = f"{root}/blob/sha256" if kind == "blob" else f"{root}/{kind}"
         with contextlib.suppress(FileNotFoundError), os.scandir(folder) as listing:
             for item in listing:
-                with contextlib.suppress(FileNotFoundError):  # somebody cleans
+                with contextlib.suppress(FileNotFoundError):  # another process is cleaning
                     info = item.stat(follow_symlinks=False)
                     if stat.S_ISREG(info.st_mode):
                         found.append(Entry(kind, item.name, item.path, info.st_size, info.st_mtime))
@@ -271,13 +300,18 @@ def entries(environ: Mapping[str, str], kinds: tuple[str, ...] = TYPES) -> list[
 
 
 def older(found: list[Entry], days: int) -> list[Entry]:
-    """Those that are `days` old or more."""
+    """Return the entries that are at least `days` days old."""
     limit = time.time() - days * 86400
     return [entry for entry in found if days <= 0 or entry.created <= limit]
 
 
 def remove(environ: Mapping[str, str], found: list[Entry], waiting: Callable[[], None]) -> None:
-    """Remove the entries, and what was left in tmp, when nobody fetches; `waiting` is called where somebody does."""
+    """Remove entries and the content of tmp, when no other process uses the cache.
+
+    environ: environment variables, which name the place of the cache.
+    found: the entries to remove.
+    waiting: called if another process fetches, before the wait for it.
+    """
     if not found and not os.path.isdir(directory(environ)):
         return
     store = _complete(_own_directory(directory(environ)))

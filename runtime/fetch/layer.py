@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One layer of an image, or another tar archive, unpacked into a tree; every path is resolved beneath the tree's root.
+"""Unpack one layer of an image, or another tar archive, into a tree. Every path is resolved beneath the tree's root.
 
-A whiteout hides what lower layers have, and nothing of its own layer, wherever it stands in it (image-spec, layer.md):
+A whiteout removes files of lower layers, never of its own layer, at any position in the archive (image-spec, layer.md):
 
-    d/.wh.name        d/name, of lower layers
-    d/.wh..wh..opq    all that lower layers have in d
+    d/.wh.name        removes d/name of lower layers
+    d/.wh..wh..opq    removes everything in d of lower layers
 
-What a layer has written is known by the inode of the directory and the name in it: the same through whatever link.
+The files that a layer has written are recorded as inode of the directory and name. So a path through a link is
+recognized.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import os
@@ -35,28 +37,53 @@ _DAMAGED = (
     tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, OverflowError, ValueError, RecursionError,
 )  # fmt: skip
 _MAX_DEPTH = 256  # parts of a path in a layer
-_AFTER_MAX = 1 << 20  # bytes behind the end of an archive
+_AFTER_MAX = 1 << 20  # bytes after the end of an archive
+_NAMES_MAX = 1 << 20  # bytes of a header for long names and attributes, which tarfile reads into memory
+_OF_NAMES = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
 _WHITEOUT, _META, _OPAQUE = ".wh.", ".wh..wh.", ".wh..wh..opq"
 
 
 def apply(file: IO[bytes], tree: Tree, what: str, digest: str = "", *, layer: bool = True) -> None:
-    """Unpack one tar archive (plain, gzip or zstd, ...) into the tree; as a layer its whiteouts remove things."""
+    """Unpack one tar archive (plain, gzip, zstd, xz or bzip2) into the tree.
+
+    file: the archive, read once from its current position.
+    tree: the tree to unpack into.
+    what: the name of the archive for messages.
+    digest: "sha256:HEX" of the archive as it is stored; "" if unknown.
+    layer: the archive is a layer, and its whiteouts remove files.
+
+    Raises:
+        BollardError: the archive is damaged, too large for this site, or does not match its digest, or a write fails.
+    """
     checked = _Hashed(file)
     try:
-        with _decompressed(checked, what) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        with _decompressed(checked, what) as stream, tarfile.open(None, "r|", stream, tarinfo=_Member) as archive:
             _apply_members(archive, tree, layer, _Budget(site.load(PREFIX).layer_max, what))
     except _DAMAGED as error:
         raise BollardError(f"{what}: damaged: {error}", "fetch or build it again") from None
     except OSError as error:  # a link to nothing, a name too long, a full disk
         raise causes.of(error, f"{what}: cannot be unpacked", tree.path, "is the image whole?") from None
     while checked.read(1 << 20):
-        pass  # the digest is of all bytes
+        pass  # the digest covers all bytes, also those after the end of the archive
     if digest and checked.hash.hexdigest() != digest.partition(":")[2]:
         raise BollardError(f"{what}: does not match its digest {digest}", "fetch it again")
 
 
+class _Member(tarfile.TarInfo):
+    """A member of an archive; a header for long names or attributes has at most _NAMES_MAX bytes."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _OF_NAMES and found.size > _NAMES_MAX:
+            raise ValueError(f"a header of {found.size} bytes, over {_NAMES_MAX}")
+        return found
+
+
 class _Budget:
-    """What an archive may still unpack to: the site's limit."""
+    """The number of bytes that an archive may still unpack to; the site's `layer-max` limits it."""
 
     def __init__(self, most: int, what: str) -> None:
         self.most = most
@@ -64,7 +91,11 @@ class _Budget:
         self.left = most
 
     def take(self, member: tarfile.TarInfo) -> None:
-        """Count a member, with its header; BollardError where that is too much."""
+        """Subtract the size of a member and its header.
+
+        Raises:
+            BollardError: the limit is exceeded.
+        """
         self.left -= tarfile.BLOCKSIZE + (member.size if member.isreg() else 0)
         if self.most and self.left < 0:
             raise BollardError(
@@ -115,7 +146,7 @@ def _decompressed(file: _Hashed, what: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _streamed(file: _Hashed, program: str, what: str) -> Iterator[IO[bytes]]:
-    """What `program` makes of the file, as it comes: nothing of it is kept but what is in the archive."""
+    """Yield a stream of the file's content, decompressed by `program`. It is not stored on the disk."""
     process = subprocess.Popen(
         [program, "-dc"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
@@ -126,10 +157,10 @@ def _streamed(file: _Hashed, program: str, what: str) -> Iterator[IO[bytes]]:
     ended = False
     try:
         yield process.stdout
-        # Behind the archive stand zeros, up to a whole record of tar's. More is not looked at.
+        # After the archive tar writes zeros up to a full record. More than _AFTER_MAX is not read.
         ended = len(process.stdout.read(_AFTER_MAX)) < _AFTER_MAX
     except _DAMAGED:
-        ended = process.stdout.read(1) == b""  # the archive is short, for the program has given up
+        ended = process.stdout.read(1) == b""  # the stream is short because the program has failed
         raise
     finally:
         process.stdout.close()  # ends a program that still has more to write
@@ -142,7 +173,7 @@ def _streamed(file: _Hashed, program: str, what: str) -> Iterator[IO[bytes]]:
 
 
 def _feed(file: _Hashed, pipe: IO[bytes], failures: list[BaseException]) -> None:
-    """Write the whole file into the pipe, until nobody reads there."""
+    """Write the whole file into the pipe, or until the reader closes it."""
     try:
         with contextlib.suppress(BrokenPipeError), pipe:
             while data := file.read(1 << 20):
@@ -152,7 +183,7 @@ def _feed(file: _Hashed, pipe: IO[bytes], failures: list[BaseException]) -> None
 
 
 class _Whole:
-    """Reads that are short only at the end, as tarfile wants them."""
+    """A file whose reads are short only at its end; tarfile requires this."""
 
     def __init__(self, file: _Hashed) -> None:
         self.file = file
@@ -181,30 +212,31 @@ def _apply_members(archive: tarfile.TarFile, tree: Tree, layer: bool, budget: _B
             raise ValueError(f"a path of {len(parts)} parts, over {_MAX_DEPTH}")
         path = "/".join(parts)
         if layer and any(part.startswith(_META) and part != _OPAQUE for part in parts):
-            continue  # what aufs keeps for itself
+            continue  # metadata of aufs
         if layer and parts and parts[-1].startswith(_WHITEOUT):
             _whiteout(tree, parts, written)
         elif not parts:
             with tree.opened("/", os.O_RDONLY | os.O_DIRECTORY) as fd:
                 os.fchmod(fd, member.mode & 0o7777 | 0o700)
         else:
-            directories.pop(path, None)  # of several members of one name the last counts
+            directories.pop(path, None)  # the last of several members with the same name counts
             _apply_member(archive, member, tree, path, written)
             if member.isdir():
                 directories[path] = member
-    # Times and modes last, those of what is inside first: contents change the one and need the other.
+    # Times and modes of directories are set last, the deepest first: writing a file changes the time of its directory
+    # and needs write permission.
     for path, member in sorted(directories.items(), key=lambda item: -item[0].count("/")):
         try:
             with tree.opened(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as fd:
                 os.fchmod(fd, member.mode & 0o7777)
                 os.utime(fd, (member.mtime, member.mtime))
         except OSError as error:
-            if not linux.is_missing(error):  # a later member has taken its place
+            if not linux.is_missing(error):  # missing: a later member has replaced the directory
                 raise
 
 
 def _whiteout(tree: Tree, parts: list[str], written: set[tuple[int, str]]) -> None:
-    """Remove what the whiteout `parts` hides, but for what this layer has `written`."""
+    """Remove the files that the whiteout `parts` names, except those that this layer has `written`."""
     name = parts[-1][len(_WHITEOUT) :]
     if name in ("", ".", ".."):
         raise ValueError(f"{'/'.join(parts)!r} is a whiteout of no name")
@@ -213,7 +245,7 @@ def _whiteout(tree: Tree, parts: list[str], written: set[tuple[int, str]]) -> No
             for entry in os.listdir(above) if parts[-1] == _OPAQUE else (name,):
                 remove_at(above, entry, written)
     except OSError as error:
-        if not linux.is_missing(error):  # a whiteout where there is nothing to hide makes no directory
+        if not linux.is_missing(error):  # missing: lower layers have nothing there
             raise
 
 
@@ -237,12 +269,12 @@ def _apply_member(
         elif member.isreg():
             _write_file(archive, member, above, name)
         else:
-            return  # a device: /dev is the host's
+            return  # a device: not made, because a container gets /dev from the host
         _own(member, above, name)
 
 
 def _link(member: tarfile.TarInfo, tree: Tree, above: int, name: str) -> None:
-    """A hard link; one to itself, as tar writes of a file that is named twice, is there already."""
+    """Make a hard link. tar writes a link to itself for a file that is named twice; this link exists already."""
     with tree.parent(member.linkname) as (place, source):
         if source == name and os.path.sameopenfile(place, above):
             os.stat(name, dir_fd=above, follow_symlinks=False)
@@ -269,13 +301,23 @@ def _write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, above: int, n
             raise EOFError(f"{member.name} ends early")
         for key, value in member.pax_headers.items():
             if key.startswith("SCHILY.xattr."):
-                with contextlib.suppress(OSError):
+                with _unless_refused():
                     os.setxattr(fd, key[13:], value.encode("utf-8", "surrogateescape"))
 
 
+@contextlib.contextmanager
+def _unless_refused() -> Iterator[None]:
+    """Pass over an attribute or an owner that this filesystem or user namespace cannot have; a full disk is an error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+
+
 def _own(member: tarfile.TarInfo, above: int, name: str) -> None:
-    """Owner, mode and time; an owner that this namespace does not know becomes root."""
-    with contextlib.suppress(OSError):
+    """Set owner, mode and time. An owner that this user namespace does not map is not set: the file stays root's."""
+    with _unless_refused():
         os.chown(name, member.uid, member.gid, dir_fd=above, follow_symlinks=False)
     if member.isdir():
         return

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""library://: an image of a container library, by its protocol.
+"""library://: look up an image in a container library, with the library protocol.
 
     GET BASE/v1/images/PATH:TAG?arch=ARCH        {"data": {"hash": "sha256.HEX", "size": BYTES, ...}}
-    GET BASE/v1/imagefile/PATH:TAG?arch=ARCH     the file, by a redirect to where it lies
+    GET BASE/v1/imagefile/PATH:TAG?arch=ARCH     the file, through a redirect to its place
 
-Which library is asked: the host in the name, or --library or its variables, or `Library:` of a definition file. As with
-Apptainer there is none that is asked unless it is named.
+The library is the host in the name, or the one of --library or its environment variables, or of `Library:` in a
+definition file. As in Apptainer, there is no default library.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HASH = re.compile(r"sha256\.([0-9a-f]{64})")
 
 
 class Image(NamedTuple):
-    """What a library says of an image: digest in hexadecimal, size in bytes (0 for unknown), where the file is."""
+    """An image in a library: digest in hexadecimal digits, size in bytes (0 for unknown), URL of the file."""
 
     digest: str
     size: int
@@ -30,12 +30,22 @@ class Image(NamedTuple):
 
 
 def pinned(name: Reference) -> str:
-    """The digest that a name has as its tag, "" for another tag."""
+    """Return the digest, in hexadecimal digits, if the tag of the name is a digest; else ""."""
     found = _HASH.fullmatch(reference.library_path(name).tag)
     return found[1] if found else ""
 
 
 def look_up(name: Reference, library: str, arch: str, insecure: bool = False) -> Image:
+    """Ask a library for an image.
+
+    name: the reference, library://...
+    library: the URL or host of the library; "" if the name holds the host.
+    arch: Go's name of the architecture.
+    insecure: use plain HTTP for a host that the name holds.
+
+    Raises:
+        BollardError: no library is named, or two are; the library is not a web address; it gives no SHA-256.
+    """
     host, path, tag = reference.library_path(name)
     if host and library:
         raise BollardError(f"{name.uri}: names its library, and so does --library {library}", "name it once")

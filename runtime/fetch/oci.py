@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""OCI and Docker images as trees: layers applied by ourselves, configuration turned into image scripts.
+"""Read OCI and Docker images: unpack their layers into a tree, turn their configuration into image scripts.
 
-`oci:`, `oci-archive:` and `docker-archive:` are read here; what comes from registries and daemons lies in the cache's
-blobs (`fetch`). Every blob that is named by its digest is checked against it, every path of a layer resolved beneath
-the tree's root.
+This module reads `oci:`, `oci-archive:` and `docker-archive:`. Images from registries and from Docker's daemon are read
+from the blobs in the cache (`sources`). Every blob that is named by its digest is checked against it. Every path of a
+layer is resolved beneath the tree's root.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _REF_NAME = "org.opencontainers.image.ref.name"
 
 
 class Layers(NamedTuple):
-    """An image: the files of its layers from the bottom up, their digests ("" for none), its configuration."""
+    """An image: the files of its layers, the lowest first; their digests ("" if unknown); its configuration."""
 
     paths: tuple[str, ...]
     digests: tuple[str, ...]
@@ -39,8 +39,16 @@ class Layers(NamedTuple):
 
 
 def fetch(agent: str, reference: str, scratch: str, arch: str = "") -> Layers:
-    """The layers of an image in an archive or layout; `scratch` is an empty directory of ours, `arch` Go's name of an
-    architecture, perhaps with a variant, "" for this machine's."""
+    """Return the layers of an image in an archive or an OCI layout.
+
+    agent: "oci", "oci-archive" or "docker-archive".
+    reference: the path, or PATH:NAME.
+    scratch: an empty private directory; an archive is unpacked there.
+    arch: Go's name of the architecture, optionally with a variant ("arm64/v8"); "" for this machine's.
+
+    Raises:
+        BollardError: the path does not exist, or the image is damaged, ambiguous or not for `arch`.
+    """
     path, tag = split(agent, reference)
     if agent == "oci":
         return _from_layout(path, tag, reference, arch)
@@ -51,12 +59,19 @@ def fetch(agent: str, reference: str, scratch: str, arch: str = "") -> Layers:
 
 
 def from_folder(agent: str, layout: str, tag: str, name: str, arch: str = "") -> Layers:
-    """The layers of an image in an archive that is unpacked to the directory `layout`."""
+    """Return the layers of an image in an archive that is unpacked already.
+
+    agent: "docker-archive", or any other value for an OCI layout.
+    layout: the directory of the unpacked archive.
+    tag: the name of the image in the archive; "" if it holds only one.
+    name: the name of the archive for messages.
+    arch: Go's name of the architecture, optionally with a variant; "" for this machine's.
+    """
     return (_from_docker if agent == "docker-archive" else _from_layout)(layout, tag, name, arch)
 
 
 def transport(folder: str) -> str:
-    """What the directory holds, unpacked: "oci-archive", "docker-archive", or "" for no archive of an image."""
+    """Return the kind of the unpacked archive in a directory: "oci-archive", "docker-archive", or "" for neither."""
     names = set(os.listdir(folder))
     if {"oci-layout", "index.json"} <= names:
         return "oci-archive"
@@ -70,7 +85,7 @@ def transport(folder: str) -> str:
 
 
 def unpack(layers: Layers, tree: Tree, name: str) -> None:
-    """Apply the layers to the empty tree."""
+    """Unpack the layers into the empty tree, the lowest first; `name` is the image's name for messages."""
     for number, (path, digest) in enumerate(zip(layers.paths, layers.digests), 1):
         what = f"{name}: layer {number} of {len(layers.paths)}"
         with open(path, "rb") as file:
@@ -78,7 +93,7 @@ def unpack(layers: Layers, tree: Tree, name: str) -> None:
 
 
 def scripts(config: dict[str, Any]) -> dict[str, str]:
-    """Files of `.singularity.d` that an image's configuration becomes."""
+    """Return the scripts for an image's configuration: path below `.singularity.d` and text."""
     lines = ["#!/bin/sh"]
     for pair in _strings(config.get("Env")):
         name, equals, value = pair.partition("=")
@@ -98,12 +113,13 @@ def scripts(config: dict[str, Any]) -> dict[str, str]:
 
 
 def labels(config: dict[str, Any]) -> dict[str, str]:
+    """Return the labels in an image's configuration."""
     found = config.get("Labels")
     return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
 def _runscript(entrypoint: list[str], cmd: list[str]) -> str:
-    """ENTRYPOINT, then the arguments, or CMD where there are none."""
+    """Return a script that runs ENTRYPOINT with the arguments, or with CMD if there are no arguments."""
 
     def words(parts: list[str]) -> str:
         return " ".join("'" + part.replace("'", "'\\''") + "'" for part in parts)
@@ -123,7 +139,13 @@ def _strings(value: object) -> list[str]:
 
 
 def split(agent: str, reference: str) -> tuple[str, str]:
-    """Path, and name of an image in it. Both may hold colons: the longest path that exists counts."""
+    """Split PATH[:NAME] of an archive into the path and the name of an image in it.
+
+    Both may hold colons: the longest existing path is used.
+
+    Raises:
+        BollardError: no such path exists, or the name is empty.
+    """
     path = reference
     while not os.path.exists(path):
         path, colon, _ = path.rpartition(":")
@@ -138,7 +160,7 @@ def _from_layout(layout: str, tag: str, name: str, arch: str) -> Layers:
     found = _json(f"{layout}/index.json", name)
     entries = [item for item in _list(found.get("manifests")) if isinstance(item, dict)]
     named = [item for item in entries if tag in _dict(item.get("annotations")).values()] if tag else entries
-    digests = {str(item.get("digest")) for item in named}  # of an image with two tags there are two entries
+    digests = {str(item.get("digest")) for item in named}  # an image with two tags has two entries
     if len(digests) > 1 and len({json.dumps(item.get("annotations")) for item in named}) == 1:
         named = [{"digest": for_arch({"manifests": named}, arch, name)}]
     elif len(digests) != 1:
@@ -159,9 +181,15 @@ def _ambiguous(name: str, count: int, known: list[str], form: str) -> BollardErr
 
 
 def from_manifest(document: dict[str, Any], blobs: str, name: str, arch: str = "") -> Layers:
-    """The layers of a manifest, OCI's or Docker's, whose blobs lie in the directory as in an OCI layout.
+    """Return the layers of a manifest of OCI or Docker.
 
-    Raises: BollardError for an image that is not for the architecture `arch`, unless that is "".
+    document: the manifest.
+    blobs: the directory of the blobs, laid out as in an OCI image layout.
+    name: the name of the image for messages.
+    arch: Go's name of the architecture, optionally with a variant; "" accepts every architecture.
+
+    Raises:
+        BollardError: the image is damaged or is not for the architecture `arch`.
     """
     config = _blob(blobs, _dict(document.get("config")), name)
     _check_arch(config, arch, name)
@@ -178,7 +206,11 @@ def _check_arch(config: dict[str, Any], arch: str, name: str) -> None:
 
 
 def digests(document: dict[str, Any], name: str) -> list[str]:
-    """Of a manifest's layers, and of its configuration if it has one."""
+    """Return the digests of a manifest's layers, then that of its configuration if it has one.
+
+    Raises:
+        BollardError: the manifest has over 1024 layers, or a digest is not a SHA-256.
+    """
     layers = [_dict(item) for item in _list(document.get("layers"))]
     if len(layers) > _MAX_LAYERS:
         raise BollardError(f"{name}: over {_MAX_LAYERS} layers", "flatten it first")
@@ -187,13 +219,13 @@ def digests(document: dict[str, Any], name: str) -> list[str]:
 
 
 def is_index(document: dict[str, Any]) -> bool:
-    """Whether it is a list of manifests."""
+    """Return whether the document is an index, a list of manifests."""
     return document.get("mediaType") in _INDEXES or "manifests" in document
 
 
 def _from_docker(layout: str, tag: str, name: str, arch: str) -> Layers:
     entries = [item for item in _json_list(f"{layout}/manifest.json", name) if isinstance(item, dict)]
-    # Programs differ in whether they write the registry's name in front.
+    # Some programs write the registry's name before the tag, others do not.
     named = [item for item in entries if any(f"/{one}".endswith(f"/{tag}") for one in _strings(item.get("RepoTags")))]
     named = named if tag else entries
     if len(named) != 1:
@@ -202,7 +234,7 @@ def _from_docker(layout: str, tag: str, name: str, arch: str) -> Layers:
     config = _json(_inside(layout, str(named[0].get("Config")), name), name)
     _check_arch(config, arch, name)
     paths = tuple(_inside(layout, path, name) for path in _strings(named[0].get("Layers")))
-    # diff_ids are of the plain tar, and so are the layers of `docker save`.
+    # diff_ids are the digests of the uncompressed tar files. The layers of `docker save` are uncompressed.
     digests = _strings(_dict(config.get("rootfs")).get("diff_ids"))
     known = digests if len(digests) == len(paths) and all(_is_plain(path) for path in paths) else [""] * len(paths)
     return Layers(paths, tuple(known), _dict(config.get("config")))
@@ -214,7 +246,15 @@ def _is_plain(path: str) -> bool:
 
 
 def for_arch(index: dict[str, Any], arch: str, name: str) -> str:
-    """The digest of the best image for the architecture: Go's name, perhaps with a variant, "" for this machine's."""
+    """Return the digest of the best image in an index.
+
+    index: the index.
+    arch: Go's name of the architecture, optionally with a variant; "" for this machine's.
+    name: the name of the image for messages.
+
+    Raises:
+        BollardError: the index has no image for the architecture.
+    """
     arch = arch or sif.arch_name(os.uname().machine)
     wanted, most = arch.partition("/")[0], variants.highest(arch)
     known, best, digest = set(), -1, ""
@@ -235,7 +275,7 @@ def for_arch(index: dict[str, Any], arch: str, name: str) -> str:
 
 
 def _inside(layout: str, path: str, name: str) -> str:
-    if not path.isprintable():  # NUL and half characters, which no file here is named by
+    if not path.isprintable():  # a NUL byte or a lone surrogate would make realpath fail
         raise BollardError(f"{name}: names {ascii(path)}, which it does not hold", "fetch it again")
     full = os.path.realpath(os.path.join(layout, path))
     if os.path.commonpath((full, os.path.realpath(layout))) != os.path.realpath(layout) or not os.path.isfile(full):
@@ -296,7 +336,7 @@ def _list(value: object) -> list[Any]:
 
 
 def _extract_plain(path: str, target: str) -> None:
-    """The regular files of an archive of blobs, and Docker's links between them."""
+    """Unpack an archive of blobs. It may hold links between them, as Docker's do."""
     place = Tree(target)
     try:
         with open(path, "rb") as file:

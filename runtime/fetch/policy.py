@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The host's policy of which images may be fetched, containers-policy.json(5): found here, and enforced by skopeo.
+"""The host's policy for fetching images, containers-policy.json(5). This module finds it; skopeo enforces it.
 
-The policy is `~/.config/containers/policy.json`, else `/etc/containers/policy.json`. Where the host has neither, skopeo
-would refuse to work, so it gets one that accepts every image.
+The policy is `~/.config/containers/policy.json`, else `/etc/containers/policy.json`. Without a policy skopeo refuses to
+work. If the host has none, skopeo gets a policy that accepts every image.
 
 skopeo fetches an image by the digest of its manifest. A rule for the tag, or for the digest of an index, does not match
-that name. The copy of the policy that skopeo reads has such a rule once more, for the digest.
+this digest. So skopeo gets a copy of the policy in which such a rule is repeated for the digest of the manifest.
 """
 
 from __future__ import annotations
@@ -27,27 +27,35 @@ from bollard.runtime.fetch.reference import Reference
 _MAX_BYTES = 1 << 20
 _SYSTEM = "/etc/containers/policy.json"
 _USER = ".config/containers/policy.json"  # below $HOME
-# What skopeo says before the reason, with the name of the file that it was given.
+# The beginning of skopeo's message, before the reason. It holds the name of the temporary policy file.
 _BEFORE_REASON = re.compile(r'^.*policy(?: in "[^"]*")?: ')
 _PERMISSIVE = b'{"default":[{"type":"insecureAcceptAnything"}]}'
 
 
 class Policy(NamedTuple):
-    """The policy for one image: the host's file ("" for none), and the text that skopeo is given."""
+    """The policy for one image: the path of the host's file ("" for none), the text that skopeo gets, and a hash of the
+    files that the policy names, which are keys and certificates."""
 
     file: str
     text: bytes
+    keys: str = ""
 
     def mark(self, name: Reference, digest: str) -> bytes:
-        """What the cache keeps when this policy has accepted the image."""
-        own, repository = hashlib.sha256(self.text).hexdigest(), reference.repository(name.name)
+        """Return the text that the cache keeps after this policy has accepted the image with the digest."""
+        own = hashlib.sha256(self.text + self.keys.encode()).hexdigest()
+        repository = reference.repository(name.name)
         return f"accepted {own} {name.scheme} {repository} {digest}".encode()
 
 
 def of_host(name: Reference, digest: str, environ: Mapping[str, str]) -> Policy:
-    """The policy for the image `name`, whose manifest has the digest "sha256:HEX".
+    """Return the policy for an image.
 
-    Raises: BollardError for a policy that cannot be read.
+    name: the reference of the image.
+    digest: the digest of its manifest, "sha256:HEX".
+    environ: environment variables; HOME is used.
+
+    Raises:
+        BollardError: the policy cannot be read, or has a rule that may be for the same image under another name.
     """
     path = host_file(environ)
     if not path:
@@ -59,17 +67,41 @@ def of_host(name: Reference, digest: str, environ: Mapping[str, str]) -> Policy:
         raise _unusable(path, error.strerror or "cannot be read") from None
     if len(text) > _MAX_BYTES:
         raise _unusable(path, f"has over {_MAX_BYTES} bytes")
-    return Policy(path, text if name.scheme == "docker-daemon" else _for_digest(text, path, name, digest))
+    given = text if name.scheme == "docker-daemon" else _for_digest(text, path, name, digest)
+    return Policy(path, given, _hash_of_files(text))
+
+
+def _hash_of_files(text: bytes) -> str:
+    """Return a hash of the content of each file that the policy names; it changes when a key is replaced or removed."""
+    found = hashlib.sha256()
+    try:
+        left = [json.loads(text)]
+    except (ValueError, RecursionError):
+        return ""  # skopeo says what is wrong with it
+    while left:
+        item = left.pop()
+        if isinstance(item, (dict, list)):
+            left += item.values() if isinstance(item, dict) else item
+        elif isinstance(item, str) and item.startswith("/") and os.path.isfile(item):
+            with contextlib.suppress(OSError), open(item, "rb") as file:  # skopeo cannot read it either, and refuses
+                found.update(hashlib.sha256(file.read(_MAX_BYTES)).digest())
+    return found.hexdigest()
 
 
 def host_file(environ: Mapping[str, str], system: str = _SYSTEM) -> str:
-    """The path of the policy that skopeo would use, "" where the host has none."""
+    """Return the path of the policy that skopeo would use; "" if the host has none."""
     home = environ.get("HOME") or os.path.expanduser("~")
     return next((path for path in (os.path.join(home, _USER), system) if os.path.lexists(path)), "")
 
 
 def is_accepted(policy: Policy, name: Reference, digest: str, store: Store) -> bool:
-    """Whether this policy has accepted the image before; without a policy of the host's every image is accepted."""
+    """Return whether this policy has accepted the image before. If the host has no policy, every image is accepted.
+
+    policy: from `of_host`.
+    name: the reference of the image.
+    digest: the digest of its manifest, "sha256:HEX".
+    store: the opened cache.
+    """
     if not policy.file:
         return True
     mark = policy.mark(name, digest)
@@ -77,14 +109,14 @@ def is_accepted(policy: Policy, name: Reference, digest: str, store: Store) -> b
 
 
 def accept(policy: Policy, name: Reference, digest: str, store: Store) -> None:
-    """Keep in the cache that this policy has accepted the image."""
+    """Record in the cache that this policy has accepted the image; parameters as in `is_accepted`."""
     if policy.file:
         cache.keep_blob(store, policy.mark(name, digest))
 
 
 @contextlib.contextmanager
 def as_file(policy: Policy) -> Iterator[str]:
-    """The path of a private file, of mode 0600, with the policy's text."""
+    """Yield the path of a temporary file, mode 0600, with the policy's text."""
     with tempfile.NamedTemporaryFile("wb", prefix="bollard-policy-", suffix=".json") as file:
         file.write(policy.text)
         file.flush()
@@ -92,7 +124,12 @@ def as_file(policy: Policy) -> Iterator[str]:
 
 
 def refused(policy: Policy, name: Reference, said: str) -> BollardError | None:
-    """The error for what skopeo `said`, None where that is not about the policy."""
+    """Return the error for a message of skopeo; None if the message is not about the policy.
+
+    policy: the policy that skopeo was given.
+    name: the reference of the image.
+    said: skopeo's message.
+    """
     text = said.lower()
     if "error loading trust policy" in text or "invalid policy" in text:
         return _unusable(policy.file, _BEFORE_REASON.sub("", said))
@@ -106,7 +143,7 @@ def refused(policy: Policy, name: Reference, said: str) -> BollardError | None:
 
 
 def _for_digest(text: bytes, path: str, name: Reference, digest: str) -> bytes:
-    """The policy with the rules for the image's tag and digest as rules for the digest that is fetched."""
+    """Return the policy with the rules for the image's tag and index repeated for the digest that is fetched."""
     try:
         found = json.loads(text, object_pairs_hook=_object)
         scopes = found.get("transports", {}).get("docker", {})
@@ -132,8 +169,10 @@ def _for_digest(text: bytes, path: str, name: Reference, digest: str) -> bytes:
 
 
 def _is_alias(scope: str, repository: str) -> bool:
-    """Whether two names may be one repository, though they differ: a registry that is left out or a host of the
-    same domain, and `library/` that is left out."""
+    """Return whether two different names may be the same repository.
+
+    One name may omit the registry, name the registry's domain, or omit `library/`.
+    """
     if scope == repository:
         return False
     host = reference.registry(repository)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Names of images that lie elsewhere: docker://, oras://, library://, ... as data.
+"""Names of images in registries and other places (docker://, oras://, library://, ...) as data.
 
     docker://HOST/NAME[:TAG][@sha256:HEX]     library://[HOST/]ENTITY/COLLECTION/CONTAINER[:TAG]
 
-Spelling and default file names are Apptainer's. Pure: nothing is opened, nobody is asked.
+Spelling and default file names are Apptainer's. All functions are pure: they open no file and no connection.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from bollard.runtime.errors import BollardError
 ARCHIVES = ("oci", "oci-archive", "docker-archive")
 SCHEMES = ("docker", "oras", "library", "docker-daemon", *ARCHIVES, "http", "https")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-# What may stand in a word for skopeo or in an address: no space, no control, nothing that begins an option.
+# Characters allowed in an argument of skopeo and in a URL: no space, no control character, no "-" at the start.
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:/@+,\[\]%~-]*")
 _LIBRARY_TAG = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,127}")
 
 
 class Reference(NamedTuple):
-    """`uri` as it was typed; `name` is what follows the scheme and its slashes."""
+    """The name of an image: `uri` as the user typed it; `name` is the part after the scheme and its slashes."""
 
     uri: str
     scheme: str
@@ -30,13 +30,19 @@ class Reference(NamedTuple):
 
 
 class LibraryPath(NamedTuple):
-    host: str  # "" where the library is named elsewhere
+    """The parts of a name in a container library."""
+
+    host: str  # "" if the name has no host
     path: str
     tag: str
 
 
 def parse(uri: str) -> Reference:
-    """BollardError for a scheme that is not known, and for names that cannot be one."""
+    """Return the reference for a URI.
+
+    Raises:
+        BollardError: the scheme is unknown, or the rest is not the name of an image.
+    """
     scheme, _, rest = uri.partition(":")
     scheme = "docker-daemon" if scheme == "dockerd" else scheme.lower()  # enroot's word for it
     if scheme not in SCHEMES:
@@ -51,7 +57,15 @@ def parse(uri: str) -> Reference:
 
 
 def make(scheme: str, name: str, uri: str = "") -> Reference:
-    """The reference of an agent and a name, as definition files have them."""
+    """Return the reference for a scheme and a name, as a definition file gives them.
+
+    scheme: one of SCHEMES; for a definition file, its bootstrap agent.
+    name: the part after the scheme and its slashes.
+    uri: the URI for messages; "" to make it from scheme and name.
+
+    Raises:
+        BollardError: `name` is empty or is not the name of an image.
+    """
     uri = uri or (f"{scheme}:{name}" if scheme in ARCHIVES or scheme == "docker-daemon" else f"{scheme}://{name}")
     if scheme == "docker" and "#" in name:  # enroot's form: [USER@]REGISTRY#NAME
         host, _, name = name.partition("#")
@@ -65,7 +79,11 @@ def make(scheme: str, name: str, uri: str = "") -> Reference:
 
 
 def digest(reference: Reference) -> str:
-    """The digest of the manifest that a name is pinned to, "" for a name that is not."""
+    """Return the digest in a name, "sha256:HEX"; "" if the name has none.
+
+    Raises:
+        BollardError: the part after @ is not a SHA-256 digest.
+    """
     _, at, found = reference.name.partition("@")
     if at and not _DIGEST.fullmatch(found):
         raise BollardError(f"{_shown(reference.uri)}: {found!r} is not a SHA-256 digest", "write NAME@sha256:HEX")
@@ -73,21 +91,29 @@ def digest(reference: Reference) -> str:
 
 
 def repository(name: str) -> str:
-    """The name in a registry without its tag and its digest."""
+    """Return a registry's name of an image without tag and digest."""
     name = name.partition("@")[0]
     above, slash, last = name.rpartition("/")
     return above + slash + last.partition(":")[0]
 
 
 def registry(name: str) -> str:
-    """The registry of a name, as docker finds it: what is before the first / if it can be a host, else "" for the
-    one that skopeo asks by itself."""
+    """Return the registry in a name, as docker does: the part before the first / if it can be a host.
+
+    "" means the default registry of skopeo.
+    """
     first, slash, _ = name.partition("/")
     return first if slash and ("." in first or ":" in first or first == "localhost") else ""
 
 
 def library_path(reference: Reference) -> LibraryPath:
-    """Three slashes make the first part a host; of several tags the first counts."""
+    """Return host, path and tag of a library's name. With three or more slashes the first part is a host.
+
+    The first of several tags is used.
+
+    Raises:
+        BollardError: the name is not a name in a library.
+    """
     name, host = reference.name, ""
     if name.count("/") > 2:
         host, _, name = name.partition("/")
@@ -101,7 +127,11 @@ def library_path(reference: Reference) -> LibraryPath:
 
 
 def file_name(reference: Reference) -> str:
-    """What `pull` calls the file: NAME_TAG.sif, or the last part of an address."""
+    """Return the default file name for `bollard pull`: NAME_TAG.sif, or the last part of a URL.
+
+    Raises:
+        BollardError: the URL does not end with a file name.
+    """
     last = reference.name.lstrip("/").rpartition("/")[2]
     if reference.scheme in ("http", "https"):
         last = last.partition("?")[0].partition("#")[0]

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Registries and Docker's daemon, by skopeo: manifests, and blobs into a directory.
+"""Registries and Docker's daemon, through skopeo: read manifests, copy blobs into a directory.
 
-skopeo knows logins, mirrors, certificates and proxies as docker and podman do. Where a login comes from, the first
-that is there:
+skopeo handles logins, mirrors, certificates and proxies as docker and podman do. The first of these logins that exists
+is used:
 
-    BOLLARD_DOCKER_USERNAME and _PASSWORD, also APPTAINER_, SINGULARITY_ and without a prefix; --docker-login
+    BOLLARD_DOCKER_USERNAME and _PASSWORD, also with APPTAINER_, SINGULARITY_ or no prefix; --docker-login
     --authfile FILE
-    docker-config.json in APPTAINER_CONFIGDIR or ~/.apptainer, if it tells of that registry
+    docker-config.json in APPTAINER_CONFIGDIR or ~/.apptainer, if it has a login for that registry
     skopeo's own files
 
-A password is never an argument, which every user of the machine could read, but in a file of mode 0600.
+A password is passed in a file of mode 0600, never as an argument: every user of the machine can read arguments.
 """
 
 from __future__ import annotations
@@ -47,7 +47,13 @@ _AWAY = (
 
 
 class Access(NamedTuple):
-    """How to come in: a file of logins, a user's name and password, whether plain HTTP will do; Docker's daemon."""
+    """How to access a registry.
+
+    authfile: the path of a file with logins; "" for none.
+    user, password: a login; "" for none.
+    insecure: allow plain HTTP and certificates that are not trusted.
+    daemon: the address of Docker's daemon.
+    """
 
     authfile: str = ""
     user: str = ""
@@ -57,7 +63,11 @@ class Access(NamedTuple):
 
 
 def manifest(name: Reference, access: Access) -> bytes:
-    """The manifest, or index of manifests, as the registry has it: bytes that its digest is of."""
+    """Return the manifest, or the index of manifests, as the registry sends it. Its digest is that of these bytes.
+
+    Raises:
+        BollardError: skopeo is missing or fails, or the manifest has over 8 MiB.
+    """
     raw = _run(["inspect", "--raw"], [_address(name)], name, access, "", None)
     if len(raw) > _MAX_MANIFEST:
         raise BollardError(f"{name.uri}: its manifest has over {_MAX_MANIFEST} bytes", "name another image")
@@ -65,16 +75,22 @@ def manifest(name: Reference, access: Access) -> bytes:
 
 
 def copy(name: Reference, digest: str, blobs: str, scratch: str, access: Access, policy: Policy) -> None:
-    """Fetch the blobs of the image with that manifest into blobs/sha256, those that are there excepted.
+    """Fetch the missing blobs of an image into the directory `blobs`/sha256.
 
-    Raises: BollardError where the policy refuses the image.
+    name: the reference of the image.
+    digest: the digest of its manifest, "sha256:HEX".
+    blobs: the directory for the blobs.
+    scratch: an empty directory on the same filesystem. skopeo writes and checks each blob there before the rename.
+    access: how to access the registry.
+    policy: the policy that skopeo enforces.
 
-    skopeo checks every digest, and writes into `scratch`, on the same filesystem, before it gives a blob its name.
+    Raises:
+        BollardError: the policy refuses the image, or skopeo is missing or fails.
     """
     argv = ["copy", "--quiet", "--dest-oci-accept-uncompressed-layers"]
     argv += ["--dest-shared-blob-dir", blobs]
     if name.scheme in ("docker", "oras"):
-        # Not by its tag, which may have moved; the two together are not understood.
+        # By the digest and not by the tag, which may name another image by now. skopeo refuses both together.
         name = Reference(name.uri, name.scheme, f"{reference.repository(name.name)}@{digest}")
     with policies.as_file(policy) as path:
         argv = [f"--policy={path}", *argv]
@@ -111,7 +127,7 @@ def _run(
             options.append(f"--{prefix}authfile={os.path.abspath(authfile)}")
         done = subprocess.run(
             ["skopeo", *verb, *options, *words],
-            cwd=cwd,  # a layout's path may have no colon in it, unless it is relative
+            cwd=cwd,  # the layout's path is relative: skopeo would split an absolute path at a colon
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
@@ -126,7 +142,7 @@ def _run(
 
 @contextlib.contextmanager
 def _logins(name: Reference, access: Access) -> Iterator[str]:
-    """The file of logins for skopeo, "" where it shall look for its own."""
+    """Yield the path of the file with logins for skopeo; "" to use skopeo's own files."""
     if name.scheme == "docker-daemon":
         yield ""
     elif access.user:
@@ -148,8 +164,10 @@ def _logins(name: Reference, access: Access) -> Iterator[str]:
 
 
 def knows(path: str, registry: str) -> bool:
-    """Whether the file, docker's config.json or another of its form, has a login for the registry; for the default
-    one, "", any login: skopeo knows its names."""
+    """Return whether a file in the format of docker's config.json has a login for the registry.
+
+    For the default registry, "", any login counts: only skopeo knows the name of this registry.
+    """
     try:
         with open(path, "rb") as file:
             found = json.loads(file.read(_MAX_CONFIG))
@@ -163,7 +181,12 @@ def knows(path: str, registry: str) -> bool:
 
 
 def explained(name: Reference, said: str, tried: bool = False) -> BollardError:
-    """What skopeo said in one line, with what to do; `tried` tells that there was a login."""
+    """Return the error for a message of skopeo, with a hint.
+
+    name: the reference of the image.
+    said: skopeo's message.
+    tried: a login was used.
+    """
     server = reference.registry(name.name)
     host = server or "the default registry"
     text = said.lower()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Bring what an image is made of to this machine, by way of the cache: layers of a registry's image, or a SIF file.
+"""Fetch the parts of an image into the cache: the layers of an image in a registry, or a SIF file.
 
-It runs as the user, outside of a build's namespaces, where logins and registries' settings are his.
+This code runs as the user, outside of a build's namespaces: there the user's logins and registry settings apply.
 """
 
 from __future__ import annotations
@@ -25,24 +25,28 @@ from bollard.runtime.request import options
 from bollard.runtime.request.spec import switch
 
 AGENTS = ("docker", "docker-daemon", "oras", "library")
-# "appliciation" is how Singularity 3.0 wrote it, and images of then have it.
+# Singularity 3.0 wrote "appliciation", and images of that time still have it.
 SIF_LAYERS = ("application/vnd.sylabs.sif.layer.v1.sif", "appliciation/vnd.sylabs.sif.layer.tar")
 
 
 class Settings(NamedTuple):
-    """What was asked for besides the image: options and their variables."""
+    """Options for fetching, from the command line or from environment variables."""
 
     access: Access = Access()
-    login: bool = False  # ask for a user's name and password
+    login: bool = False  # ask on the terminal for a user name and a password
     disable_cache: bool = False
     library: str = ""
     arch: str = ""  # Go's name; "" for this machine's
-    verbose: bool = False  # tell which policy is asked
+    verbose: bool = False  # print which policy is used
 
 
 class Source(NamedTuple):
-    """Layers to unpack, with the digest of their manifest in hexadecimal; or the path of an image; or the architecture
-    of an image in an archive."""
+    """The start of a build. One of these three is set:
+
+    layers, digest: the layers to unpack, and the digest of their manifest in hexadecimal digits.
+    path: the path of an image.
+    arch: the architecture of an image that is still in its archive.
+    """
 
     layers: oci.Layers | None = None
     digest: str = ""
@@ -51,7 +55,7 @@ class Source(NamedTuple):
 
 
 def settings(given: list[tuple[str, str]], environ: Mapping[str, str]) -> Settings:
-    """From options by name, else from their variables."""
+    """Return the settings from options (name and value), or else from environment variables."""
     asked = dict(given)
 
     def on(option: str, *forms: str) -> bool:
@@ -71,7 +75,7 @@ def settings(given: list[tuple[str, str]], environ: Mapping[str, str]) -> Settin
 
 
 def _arch(asked: str | None, environ: Mapping[str, str]) -> str:
-    """The architecture to fetch images for: as asked for, else this one with the variant that BOLLARD_PULL_ARCH has."""
+    """Return the architecture of --arch; else BOLLARD_PULL_ARCH, with its variant, if it is this machine's."""
     if asked is not None:
         return variants.parse(asked)
     found = variants.parse(variable(environ, "PULL_ARCH"))
@@ -79,13 +83,17 @@ def _arch(asked: str | None, environ: Mapping[str, str]) -> str:
 
 
 def variable(environ: Mapping[str, str], *forms: str) -> str:
-    """The first form that is set, with BOLLARD_ before APPTAINER_ before SINGULARITY_."""
+    """Return the value of the first variable that is set: BOLLARD_ before APPTAINER_ before SINGULARITY_."""
     names = [prefix + form for prefix in options.PREFIXES for form in forms]
     return next((environ[name] for name in names if environ.get(name)), "")
 
 
 def from_header(header: Mapping[str, str]) -> Reference:
-    """What a definition file's header names."""
+    """Return the reference that a definition file's header names.
+
+    Raises:
+        BollardError: the header has no `From`, or the name is invalid.
+    """
     agent, name = header["bootstrap"].lower(), header.get("from", "")
     if not name:
         raise BollardError(f"Bootstrap: {agent} needs From", "add `from: ...`")
@@ -97,7 +105,12 @@ def from_header(header: Mapping[str, str]) -> Reference:
 
 
 def source(name: Reference, asked: Settings, store: Store) -> Source:
-    """What a build begins with: fetched, unless it is here. For the schemes of AGENTS, http and https."""
+    """Return the start of a build; fetch it if the cache does not have it.
+
+    name: a reference with one of the schemes of AGENTS, or http, or https.
+    asked: the settings.
+    store: the opened cache.
+    """
     asked = with_login(name, asked)
     if name.scheme in ("docker", "docker-daemon"):
         digest, raw = manifest(name, asked, store)
@@ -106,7 +119,11 @@ def source(name: Reference, asked: Settings, store: Store) -> Source:
 
 
 def with_login(name: Reference, asked: Settings) -> Settings:
-    """With the name and password that --docker-login asks for."""
+    """Return the settings with the user name and the password that --docker-login asks for on the terminal.
+
+    Raises:
+        BollardError: --docker-login is set, and stdin is not a terminal.
+    """
     if not asked.login or name.scheme not in ("docker", "oras"):
         return asked
     if not sys.stdin.isatty():
@@ -119,9 +136,14 @@ def with_login(name: Reference, asked: Settings) -> Settings:
 
 
 def manifest(name: Reference, asked: Settings, store: Store) -> tuple[str, dict[str, Any]]:
-    """The manifest of the image for the architecture, and its digest in hexadecimal.
+    """Return the digest (hexadecimal) and the manifest of the image for the architecture.
 
-    A manifest that is named by its digest is taken from the cache, and nobody is asked.
+    name: the reference of the image. If it has a digest, the manifest in the cache is used without a request.
+    asked: the settings.
+    store: the opened cache.
+
+    Raises:
+        BollardError: the manifest cannot be fetched, does not match its digest, or is not supported.
     """
     for _ in range(4):
         pinned = reference.digest(name)
@@ -141,9 +163,16 @@ def manifest(name: Reference, asked: Settings, store: Store) -> tuple[str, dict[
 
 
 def layers(name: Reference, digest: str, found: dict[str, Any], asked: Settings, store: Store) -> oci.Layers:
-    """The image's layers, in the cache; what is damaged there is fetched again."""
+    """Return the image's layers in the cache; fetch them if they are missing, damaged, or not yet accepted.
+
+    name: the reference of the image.
+    digest: the digest of its manifest, in hexadecimal digits.
+    found: the manifest.
+    asked: the settings.
+    store: the opened cache.
+    """
     wanted = oci.digests(found, name.uri)
-    intact = [cache.is_intact(store, item) for item in wanted]  # all of them: what is damaged goes
+    intact = [cache.is_intact(store, item) for item in wanted]  # a list: all are checked, damaged ones are removed
     if not all(intact) or not is_accepted(name, digest, store):
         with cache.scratch(store) as place:
             _copy(name, digest, store.blobs, place, asked, store)
@@ -151,13 +180,18 @@ def layers(name: Reference, digest: str, found: dict[str, Any], asked: Settings,
 
 
 def is_accepted(name: Reference, digest: str, store: Store) -> bool:
-    """Whether the host's policy, as it is now, has accepted the manifest with that hexadecimal digest before."""
+    """Return whether the host's present policy has accepted the image before.
+
+    name: the reference of the image.
+    digest: the digest of its manifest, in hexadecimal digits.
+    store: the opened cache.
+    """
     digest = f"sha256:{digest}"
     return policy.is_accepted(policy.of_host(name, digest, os.environ), name, digest, store)
 
 
 def _copy(name: Reference, digest: str, blobs: str, scratch: str, asked: Settings, store: Store) -> None:
-    """Fetch the blobs of a manifest that the host's policy accepts."""
+    """Fetch the blobs of a manifest, if the host's policy accepts it."""
     progress.say(f"fetching {name.uri}")
     digest = f"sha256:{digest}"
     found = policy.of_host(name, digest, os.environ)
@@ -169,13 +203,18 @@ def _copy(name: Reference, digest: str, blobs: str, scratch: str, asked: Setting
 
 
 def file(name: Reference, asked: Settings, store: Store) -> str:
-    """The path of an image that is fetched as a file."""
+    """Return the cached path of an image that is fetched as one file; fetch it if the cache does not have it.
+
+    name: a reference with the scheme oras, library, http or https.
+    asked: the settings.
+    store: the opened cache.
+    """
     if name.scheme == "oras":
         return _artifact(name, asked, store)
     if name.scheme == "library":
         return _library_image(name, asked, store)
     date = web.date(name.uri, name.uri)
-    # As in Apptainer. An address without a date has no name in the cache that could be found again.
+    # The key is Apptainer's. A file without a date gets a random key, so it is fetched each time.
     key = hashlib.sha256(f"{name.uri}{date or os.urandom(16).hex()}".encode()).hexdigest()
 
     def get(place: str) -> str:
@@ -186,7 +225,7 @@ def file(name: Reference, asked: Settings, store: Store) -> str:
 
 
 def _artifact(name: Reference, asked: Settings, store: Store) -> str:
-    """oras://: a manifest with the SIF file as its only layer."""
+    """Return the path of an image of oras://: the SIF file is the only layer of its manifest."""
     digest, found = manifest(name, asked, store)
     entries = found.get("layers")
     if not isinstance(entries, list) or len(entries) != 1 or not isinstance(entries[0], dict):
@@ -235,7 +274,7 @@ def _library_image(name: Reference, asked: Settings, store: Store) -> str:
 
 
 def _kept(store: Store, kind: str, key: str, name: Reference, get: Callable[[str], str]) -> str:
-    """The path of a cached file; `get(directory)` fetches it where it is not there or no image."""
+    """Return the path of a cached file; `get(directory)` fetches it if it is missing or not an image."""
     path = store.path(kind, key)
     if is_image(path):
         return path
@@ -254,11 +293,12 @@ def _kept(store: Store, kind: str, key: str, name: Reference, get: Callable[[str
 
 
 def say_waiting(name: Reference) -> None:
+    """Show that another process fetches this image, and that this one waits."""
     progress.say(f"waiting for another process that fetches {name.uri}")
 
 
 def is_image(path: str) -> bool:
-    """Whether a complete image lies there; its header tells its size."""
+    """Return whether `path` is a complete image, judged by its headers and its size."""
     try:
         image.open_image(path).close()
     except BollardError:

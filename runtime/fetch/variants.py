@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Variants of an architecture, as indexes of images name them, and which of them this machine's processor runs.
+"""Variants of an architecture in indexes of images, and which of them this machine's processor can run.
 
-amd64 has the levels of the x86-64 psABI (its section 3.1.1). arm and arm64 have versions of Arm's instruction set.
-Each variant runs what is made for those before it.
+The variants of amd64 are the levels of the x86-64 psABI (section 3.1.1). Those of arm and arm64 are versions of Arm's
+instruction set. A processor of one variant runs programs of all earlier variants.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _LADDERS = {
     "arm": ("v5", "v6", "v7", "v8"),
     "arm64": ("v8", *(f"v8.{minor}" for minor in range(1, 10)), "v9", *(f"v9.{minor}" for minor in range(1, 7))),
 }
-# What an index means that names no variant.
+# The variant of an image whose index entry names none.
 _DEFAULTS = {"amd64": "v1", "arm": "v7", "arm64": "v8"}
-# Names of /proc/cpuinfo for what each level adds.
+# The flags in /proc/cpuinfo that each level adds.
 _FLAGS = {
     "v2": ("cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"),
     "v3": ("abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"),
@@ -29,9 +29,10 @@ _FLAGS = {
 
 
 def parse(text: str) -> str:
-    """ARCH or ARCH/VARIANT as a user writes it, with Go's name of the architecture.
+    """Return ARCH or ARCH/VARIANT, as a user writes it, with Go's name of the architecture.
 
-    Raises: BollardError for a variant that the architecture does not have.
+    Raises:
+        BollardError: the architecture has no such variant.
     """
     name, slash, variant = text.partition("/")
     arch = sif.arch_name(name)
@@ -43,10 +44,10 @@ def parse(text: str) -> str:
 
 
 def highest(arch: str) -> str:
-    """The highest variant of ARCH or ARCH/VARIANT that may be used.
+    """Return the highest variant that may be used for ARCH or ARCH/VARIANT.
 
-    It is the one that is named. Without one it is the one that this machine's processor runs, and for another
-    architecture the one that an image without a variant is made for.
+    If `arch` names a variant, it is this one. Else, for this machine's architecture, it is the highest one that the
+    processor runs. For another architecture it is the default variant.
     """
     name, _, variant = arch.partition("/")
     if variant or name not in _LADDERS:
@@ -58,11 +59,11 @@ def highest(arch: str) -> str:
         return level(_cpu_flags())
     if name == "arm" and machine.startswith("armv") and f"v{machine[4:5]}" in _LADDERS["arm"]:
         return f"v{machine[4]}"
-    return _DEFAULTS[name]  # what the kernel tells of arm64 does not name its version
+    return _DEFAULTS[name]  # for arm64 the kernel does not report the version
 
 
 def level(flags: Iterable[str]) -> str:
-    """The highest psABI level of a processor with these flags of /proc/cpuinfo."""
+    """Return the highest psABI level of a processor with these flags of /proc/cpuinfo."""
     have, best = frozenset(flags), "v1"
     for name, needed in _FLAGS.items():
         if not have.issuperset(needed):
@@ -72,7 +73,12 @@ def level(flags: Iterable[str]) -> str:
 
 
 def rank(arch: str, variant: str, most: str) -> int:
-    """How well an image for the variant suits a machine that runs up to `most`: more is better, -1 for not at all."""
+    """Return how well an image fits a machine: a higher number is better, -1 means that it cannot run.
+
+    arch: Go's name of the architecture.
+    variant: the image's variant, "" for none.
+    most: the highest variant that the machine runs.
+    """
     ladder = _LADDERS.get(arch, ())
     if not ladder:
         return 1 if variant == most else 0 if not variant else -1

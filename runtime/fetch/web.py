@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Files of web servers: size bounded, hashed while they come. No login is ever sent: a redirect cannot leak one."""
+"""Fetch files from web servers. The size is limited, and the file is hashed while it is read.
+
+No login is ever sent, so a redirect cannot leak one.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _TIMEOUT = 60  # seconds without a byte
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Whoever is asked in secret is not to send us where anybody on the way can answer."""
+    """Follow redirects, but refuse one from https: to a URL that is not encrypted."""
 
     def redirect_request(self, request: Any, answer: Any, code: int, text: str, headers: Any, url: str) -> Any:
         if request.type == "https" and not url.lower().startswith("https:"):
@@ -29,7 +32,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(request, answer, code, text, headers, url)
 
 
-# Without urllib's handlers of ftp: and file:, where a redirect could lead.
+# Without urllib's handlers for ftp: and file:, so that a redirect cannot use them.
 _HANDLERS = (
     urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
     urllib.request.HTTPDefaultErrorHandler, _Redirects, urllib.request.HTTPErrorProcessor,
@@ -38,7 +41,10 @@ _HANDLERS = (
 
 
 def date(url: str, what: str) -> str:
-    """The Last-Modified of the file, "" where the server does not say; what is wrong, `save` will tell."""
+    """Return the Last-Modified of the file; "" if the server does not give it, or after an error.
+
+    Errors are ignored here: `save` will report them.
+    """
     try:
         with _open(url, what, "HEAD") as answer:
             return str(answer.headers.get("Last-Modified", ""))
@@ -47,7 +53,11 @@ def date(url: str, what: str) -> str:
 
 
 def document(url: str, what: str) -> dict[str, Any]:
-    """A JSON object."""
+    """Fetch a JSON object; `what` is the image's name for messages.
+
+    Raises:
+        BollardError: the request fails, or the answer is not a JSON object of at most 1 MiB.
+    """
     with _open(url, what) as answer:
         try:
             data = answer.read(_MAX_JSON + 1)
@@ -60,7 +70,14 @@ def document(url: str, what: str) -> dict[str, Any]:
 
 
 def save(url: str, path: str, what: str, size: int = 0) -> str:
-    """Write what is there to the new file `path`; its SHA-256. `size`, if known, is exact."""
+    """Write the content of a URL to the new file `path`; return its SHA-256 in hexadecimal digits.
+
+    what: the image's name for messages.
+    size: the exact size in bytes; 0 if unknown.
+
+    Raises:
+        BollardError: the request or a write fails, or the size differs from `size` or from Content-Length.
+    """
     total, digest = 0, hashlib.sha256()
     with _open(url, what) as answer, open(path, "xb") as file:
         size = size or (answer.length or 0)  # Content-Length, where it is one
@@ -85,7 +102,7 @@ def save(url: str, path: str, what: str, size: int = 0) -> str:
 
 
 def _open(url: str, what: str, method: str = "GET") -> Any:
-    """The answer, an http.client.HTTPResponse."""
+    """Send the request; return the answer, an http.client.HTTPResponse."""
     opener = urllib.request.OpenerDirector()
     for handler in _HANDLERS:
         opener.add_handler(handler())

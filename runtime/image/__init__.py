@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Image files: open, read, make and change them.
+"""Image files: open, read, write and change them.
 
 image.py: opens and checks an image; one descriptor.
 sif.py: reads SIF files.

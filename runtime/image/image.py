@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Open what a user named as image: a SIF file, a bare squashfs file or a directory.
+"""Open the image that a user named: a SIF file, a bare squashfs file or a directory.
 
-The file is opened once; what was checked is what gets mounted, through the same descriptor. Runs on every
-node of every job, so it imports nothing that `os` has not loaded, and what an error message needs only then.
-Every failure is a `BollardError` that begins with the path as the user wrote it.
+The file is opened once. The keeper mounts it through the same file descriptor, so the mounted file is the checked one.
+This module runs on every node of every job. It imports only modules that `os` has loaded already; a module that only an
+error message needs is imported when the error occurs.
+The message of every error begins with the path as the user wrote it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SQUASHFS: Final = "squashfs"
 DIRECTORY: Final = "directory"
 
 SQUASHFS_MAGIC: Final = b"hsqs"
-_LAUNCH_SIZE: Final = 31  # of the line "#!..." that Singularity 2.4 to 2.6 puts before the squashfs
+_LAUNCH_SIZE: Final = 31  # bytes: the line "#!..." that Singularity 2.4 to 2.6 writes before the squashfs
 _SUPERBLOCK_SIZE: Final = 96
 _COMPRESSIONS: Final = {1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
 _SNIFF_SIZE: Final = 2048  # reaches ext3's magic number at 1080
@@ -36,15 +37,15 @@ _FILE_KINDS: Final = {
     stat.S_IFBLK: "a block device",
 }
 
-# A directory with none of these is no root filesystem.
+# A directory that has none of these names is not a root filesystem.
 _ROOT_NAMES: Final = {"bin", "dev", "etc", "lib", "opt", "proc", "sbin", "usr", ".singularity.d"}
 
-# What the kernel also runs on that machine.
+# Other architectures whose programs the kernel runs on that machine.
 _COMPATIBLE: Final = {"amd64": ("386",), "arm64": ("arm",), "mips64": ("mips",), "mips64le": ("mipsle",)}
 
 _TRANSPORTS: Final = ("docker-archive", "docker-daemon", "oci", "oci-archive", "containers-storage")
 
-# Offset, bytes there, and the hint for a file that is no image. The first match wins.
+# Hints for a file that is not an image: offset, the bytes at this offset, hint. The first match is used.
 _LOOKS_LIKE: Final = (
     (31 + 1080, b"\x53\xef", "is it an ext3 image of Singularity 2? build it again as a SIF file"),
     (0, b"#!/usr/bin/env run-singularity", "it was a SIF file; copy or build it again"),
@@ -70,11 +71,13 @@ _LOOKS_LIKE: Final = (
 class Image:
     """An opened image.
 
-    `fd` is open for reading and close-on-exec; the owner of the Image closes it. `kind` is SQUASHFS or
-    DIRECTORY. `offset` and `size` say where in the file the squashfs is, in bytes (0 for a directory),
-    `compression` how it is packed ("" for a directory). `arch` is Go's name ("amd64") or None where the image
-    does not say. `overlays` are the partitions that a SIF file wants laid over it. `identity` is
-    (st_ino, st_size, st_mtime_ns): equal on all nodes that see the same shared file.
+    fd: file descriptor, open for reading and close-on-exec. The owner of the Image closes it.
+    kind: SQUASHFS or DIRECTORY.
+    offset, size: the place of the squashfs in the file, in bytes; 0 for a directory.
+    compression: name of the squashfs compression ("zstd"); "" for a directory.
+    arch: Go's name of the architecture ("amd64"); None if the image does not name one.
+    overlays: the overlay partitions of a SIF file.
+    identity: (st_ino, st_size, st_mtime_ns). It is equal on all nodes that see the same shared file.
     """
 
     __slots__ = ("_sif", "arch", "compression", "fd", "identity", "kind", "offset", "overlays", "path", "size")
@@ -92,22 +95,23 @@ class Image:
         self._sif: sif.Sif | None = None
 
     def metadata(self) -> bytes | None:
-        """The JSON text of `inspect` (labels, environment, runscript); None where only the root filesystem
-        has it.
-        """
+        """Return the JSON text for `inspect` (labels, environment, runscript); None if the file has no such object."""
         return sif.metadata(self.fd, self._sif) if self._sif else None
 
     def digest(self) -> str:
-        """The SHA-256 that the image says its filesystem has, "" when it says none."""
+        """Return the SHA-256 that the image file records for its filesystem; "" if it records none."""
         return sif.digest(self.fd, self._sif) if self._sif else ""
 
     def close(self) -> None:
+        """Close the file descriptor."""
         os.close(self.fd)
 
 
 def open_image(path: str, machine: str = "") -> Image:
-    """Open and check the image at `path` for a node whose `uname -m` is `machine` ("" accepts every
-    architecture).
+    """Open and check the image at `path`; `machine` is the node's `uname -m`, "" accepts every architecture.
+
+    Raises:
+        BollardError: `path` cannot be opened, is not an image, is damaged, or has another architecture.
     """
     name = shown(path)
     fd = _open(path, name, os.O_RDONLY)
@@ -119,7 +123,13 @@ def open_image(path: str, machine: str = "") -> Image:
 
 
 def open_sif(path: str, writable: bool = False) -> tuple[int, sif.Sif]:
-    """Open the SIF file at `path`, whatever it holds and for which machine: its descriptor and its table."""
+    """Open the SIF file at `path`; return its file descriptor and its header with the descriptors.
+
+    The content and the architecture are not checked.
+
+    Raises:
+        BollardError: `path` cannot be opened, is not a SIF file, or is damaged.
+    """
     name = shown(path)
     if writable and os.access(path, os.R_OK) and not os.access(path, os.W_OK):
         raise BollardError(f"{name}: you may read it, but not change it", "copy it to a place of your own")
@@ -142,14 +152,14 @@ def open_sif(path: str, writable: bool = False) -> tuple[int, sif.Sif]:
 def _open(path: str, name: str, flags: int) -> int:
     refuse_uri(path, name)
     try:
-        # O_NONBLOCK: a pipe in the place of an image must not hang the job.
+        # O_NONBLOCK: open(2) of a pipe would wait for a writer, and the job would hang.
         return os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError as error:
         raise _open_error(path, name, error) from error
 
 
 def shown(path: str) -> str:
-    """A path as it may stand in a one-line message."""
+    """Return the path for a message of one line: unprintable characters are escaped."""
     return path if path.isprintable() else ascii(path)[1:-1]
 
 
@@ -185,7 +195,10 @@ def _identify(path: str, name: str, fd: int, machine: str) -> Image:
 
 
 def squashfs_offset(first: bytes) -> int:
-    """Where the squashfs begins in a file that begins so and is no SIF file, -1 where there is none."""
+    """Return the offset of the squashfs in a file that is not a SIF file, in bytes; -1 if it has none.
+
+    `first` are the first bytes of the file, at least 35.
+    """
     if first.startswith(SQUASHFS_MAGIC):
         return 0
     old = first.startswith(b"#!") and first[_LAUNCH_SIZE:].startswith(SQUASHFS_MAGIC)
@@ -193,12 +206,20 @@ def squashfs_offset(first: bytes) -> int:
 
 
 def is_root(names: Iterable[str]) -> bool:
-    """Whether a directory with these names can be the root of a container."""
+    """Return whether a directory with these names can be the root of a container."""
     return bool(_ROOT_NAMES.intersection(names))
 
 
 def check_superblock(name: str, fd: int, offset: int, available: int) -> str:
-    """Check what a squashfs says of itself (96 bytes, squashfs 4.0); return the name of its compression."""
+    """Check the superblock of a squashfs (96 bytes, version 4.0); return the name of its compression.
+
+    name: the image's path for messages.
+    fd: the image file, open for reading.
+    offset, available: where the squashfs begins, and how many bytes the file has from there.
+
+    Raises:
+        BollardError: the superblock is damaged or not supported, or the file is truncated.
+    """
     if available < _SUPERBLOCK_SIZE:
         raise sif.truncated(name, available, _SUPERBLOCK_SIZE)
     raw = sif.pread(fd, _SUPERBLOCK_SIZE, offset, name)
@@ -236,7 +257,11 @@ def _check_arch(name: str, arch: str | None, machine: str) -> None:
 
 
 def refuse_uri(path: str, name: str) -> None:
-    """BollardError when `path` is not a path but an image somewhere else; `name` is how to show it."""
+    """Refuse a `path` that is not the path of a file; `name` is the path for messages.
+
+    Raises:
+        BollardError: `path` is empty, holds a NUL byte, or names an image in a registry or another remote place.
+    """
     if not path:
         raise BollardError("no image named", "name a SIF file, a squashfs file or a directory")
     if "\0" in path:
@@ -249,13 +274,13 @@ def refuse_uri(path: str, name: str) -> None:
 
 
 def is_uri(path: str) -> bool:
-    """Whether it names an image somewhere else."""
+    """Return whether `path` is a URI of an image, such as `docker://NAME`, and not a path."""
     scheme, colon, rest = path.partition(":")
     return bool(colon) and "/" not in scheme and (rest.startswith("//") or scheme in _TRANSPORTS)
 
 
 def _refuse_other_directories(name: str, fd: int) -> None:
-    """Directories that hold a container in another form than its root filesystem."""
+    """Refuse a directory that is not the root filesystem of a container, such as an OCI bundle."""
     names = set(os.listdir(fd))
     if not names:
         raise BollardError(f"{name}: is an empty directory", "name the root of a container")
@@ -279,12 +304,12 @@ def _guess(first: bytes) -> str:
 
 
 def _quoted(raw: bytes) -> str:
-    """Bytes between double quotes, unprintable ones escaped."""
+    """Return the bytes between double quotes; unprintable bytes are escaped."""
     return '"' + repr(raw)[2:-1].replace('"', '\\"') + '"'
 
 
 def _open_error(path: str, name: str, error: OSError) -> BollardError:
-    """Say why open(2) failed: which directory is missing, who may read the file."""
+    """Return the error for a failed open(2). It names the missing directory, or the owner of the file."""
     import errno
 
     if error.errno == errno.ENOENT:
@@ -325,7 +350,7 @@ def _missing(path: str, name: str) -> BollardError:
 
 
 def _forbidden(path: str, name: str) -> BollardError:
-    """Name the first part of the path that refuses, its owner and its mode."""
+    """Return the error that names the first part of the path without permission, its owner and its mode."""
     full = os.path.realpath(path)
     place = os.path.dirname(full)
     while place != "/" and not os.access(os.path.dirname(place), os.X_OK):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What every image has beside its programs: `/.singularity.d`, links to it, and places to mount on.
+"""The files that bollard adds to every image: `/.singularity.d`, the links to it, and the mount points.
 
-Names, modes and behaviour are Apptainer's; the texts are ours.
+Names, modes and behaviour are those of Apptainer. The texts of the scripts are bollard's own.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ DIRECTORIES: Final = (
     ("var", 0o755),
     ("var/tmp", 0o1777),
 )
-# Targets for what the host binds over them.
+# Mount points: files of the host are bound over them.
 EMPTY_FILES: Final = ("etc/hosts", "etc/resolv.conf")
 
 OWN_DIRECTORIES: Final = (

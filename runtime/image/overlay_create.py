@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`bollard overlay create`: a writable ext3 filesystem with `upper` and `work` in it, as Apptainer's, without root.
+"""`bollard overlay create`: make a writable ext3 filesystem with the directories `upper` and `work`, without root.
 
-mkfs.ext3 fills it from a directory (-d), so that nothing is mounted. It becomes an object of a SIF file, or a file of
-its own. Whatever goes wrong, the SIF file stays as it was and no other file is left.
+The layout is Apptainer's. mkfs.ext3 copies the directories into the filesystem (option -d), so nothing is mounted.
+The filesystem becomes an object of a SIF file, or a file of its own. After an error the SIF file is unchanged, and no
+new file is left.
 """
 
 from __future__ import annotations
@@ -27,7 +28,14 @@ _EXT_MAGIC: Final = b"\x53\xef"
 
 
 def run(given: list[tuple[str, str]], words: list[str]) -> int:
-    """The command `overlay create`, already read."""
+    """Run `bollard overlay create`; return the exit status.
+
+    given: the parsed options, name and value.
+    words: the arguments; exactly one, the path of the SIF file or of the new overlay.
+
+    Raises:
+        BollardError: the number of arguments is wrong, --size is not a number of MiB in range, or `create` fails.
+    """
     if len(words) != 1:
         raise BollardError(f"overlay create takes one name, not {len(words)}", "write `bollard overlay create IMAGE`")
     asked = dict(given)
@@ -40,8 +48,17 @@ def run(given: list[tuple[str, str]], words: list[str]) -> int:
 
 
 def create(target: str, size: int, folders: list[str], *, sparse: bool = False, fakeroot: bool = False) -> None:
-    """Make an overlay of `size` MiB with the directories `folders`: in `target` where that is a SIF file, else as the
-    file `target`. With `fakeroot` what is in it belongs to root, else to the user."""
+    """Make a writable ext3 overlay.
+
+    target: an existing SIF file, which gets the overlay as a new object; else the path of the new overlay file.
+    size: MiB.
+    folders: paths of directories to make in the overlay's `upper`.
+    sparse: blocks of zeros become holes in the file.
+    fakeroot: the directories belong to root; without it, to the user.
+
+    Raises:
+        BollardError: `target` cannot take an overlay, a file cannot be written, or mkfs.ext3 fails.
+    """
     inside = os.path.lexists(target)
     arch = _check(target) if inside else ""
     place = os.path.dirname(target) or "."
@@ -72,7 +89,7 @@ def create(target: str, size: int, folders: list[str], *, sparse: bool = False, 
 
 
 def _check(target: str) -> str:
-    """The architecture of the SIF file that takes an overlay; BollardError for what does not."""
+    """Return the architecture of the SIF file `target`; raise BollardError if it cannot take a writable overlay."""
     name = image.shown(target)
     if os.path.isfile(target) and os.access(target, os.R_OK):
         with open(target, "rb") as file:
@@ -98,7 +115,7 @@ def _make_filesystem(path: str, folders: list[str], sparse: bool, fakeroot: bool
     program = shutil.which("mkfs.ext3", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if not program:
         raise BollardError("mkfs.ext3: no such program", "install the package e2fsprogs")
-    # Apptainer's rule: ids that the directories' owner field cannot hold.
+    # As Apptainer does: a uid or gid over 65535 does not fit the owner field, so every user may write.
     mode = 0o777 if max(os.getuid(), os.getgid()) > 65535 else 0o755
     with tempfile.TemporaryDirectory(prefix="bollard-overlay-") as layout:
         for name in ("upper", "work", *(f"upper/{_relative(folder)}" for folder in folders)):
@@ -139,7 +156,7 @@ def _relative(folder: str) -> str:
 
 
 def _as_root() -> None:
-    """In a user namespace in which the user is root: what is his looks like root's to mkfs."""
+    """Enter a new user namespace that maps the user to root: mkfs.ext3 then records root as the owner."""
     maps = {"setgroups": "deny", "uid_map": f"0 {os.getuid()} 1", "gid_map": f"0 {os.getgid()} 1"}
     linux.new_user_namespace()
     for name, text in maps.items():

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Make an image from a directory tree: squashfs by mksquashfs (4.4 or later) inside a SIF file.
+"""Make a SIF image from a directory tree, with mksquashfs 4.4 or later.
 
-Metadata and the files every program starts with (loader, libc, shell, interpreter) are stored uncompressed,
-the rest as zstd level 3: through FUSE, decompressing whole blocks is most of the time to the first program's
-first instruction (`bash` on a fresh mount 8 to 10 ms, plain zstd-3 22, gzip 60; the image grows by 8 %).
+Metadata and the files that every program needs at its start (loader, libc, shell, interpreter) are stored uncompressed.
+The other files are compressed with zstd, level 3. Through FUSE, the decompression of whole blocks takes most of the
+start time. Time to start `bash` on a fresh mount: 8 to 10 ms. With zstd level 3 for all files it is 22 ms, with gzip
+60 ms. The image grows by 8 %.
 
-The source tree is only read. What it lacks of `.singularity.d` and of the standard directories is added as
-pseudo files; names, modes and behaviour are Apptainer's, so that its users' images and tools work unchanged.
+The source tree is only read. Missing parts of `.singularity.d` and missing standard directories are added as pseudo
+files of mksquashfs. Names, modes and behaviour are Apptainer's, so existing images and tools work unchanged.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 _MAX_TEXT: Final = 1 << 20
 
-# Hot files, the most valuable first: directory pattern, file patterns. `*` also matches `/`.
+# Files to store uncompressed, the most valuable first: directory pattern, file patterns. `*` also matches `/`.
 _HOT: Final = (
     ("*lib*", ("ld-*.so*", "ld.so*", "libc.so*", "libc-*.so", "libc.musl-*")),
     ("etc", ("ld.so.cache", "passwd", "group", "nsswitch.conf")),
@@ -55,9 +56,9 @@ _HOT: Final = (
 _HOT_FLOOR: Final = 8 << 20
 _HOT_SHARE: Final = 0.10  # of the tree's bytes; keeps the image's growth under 15 %
 _HOT_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-/")
-_MAX_EXPRESSION: Final = 100_000  # bytes; the kernel allows 128 KiB an argument
+_MAX_EXPRESSION: Final = 100_000  # bytes; execve(2) allows 128 KiB for one argument
 
-# e_machine: name when little-endian, name when big-endian.
+# e_machine of an ELF header: Go's name if little-endian, Go's name if big-endian.
 _ELF_MACHINES: Final = {
     3: ("386", "386"),
     8: ("mipsle", "mips"),
@@ -72,7 +73,13 @@ _ELF_MACHINES: Final = {
 
 
 class Entry:
-    """One thing to add to the tree: `kind` "d", "f" or "s"; `content` a file's bytes or a link's target."""
+    """A directory, file or link to add to the tree.
+
+    kind: "d" for a directory, "f" for a file, "s" for a symbolic link.
+    path: relative to the root of the tree.
+    mode: permission bits.
+    content: the bytes of a file, or the target of a link.
+    """
 
     __slots__ = ("content", "kind", "mode", "path")
 
@@ -84,10 +91,18 @@ class Entry:
 
 
 def build(target: str, source: str, *, force: bool = False, program: str = "mksquashfs", processors: int = 0) -> None:
-    """Make the SIF image `target` from the tree at `source`, by the `program` and at most `processors` CPUs (0: all).
+    """Make the SIF image `target` from the tree at `source`.
 
-    An existing target is an error unless `force` is set. With SOURCE_DATE_EPOCH in the environment equal
-    trees give equal images. Owners are kept when root builds, otherwise everything in the image is root's.
+    target: path of the new image.
+    source: directory, the root of the tree.
+    force: replace an existing target.
+    program, processors: as in `squash`.
+
+    If SOURCE_DATE_EPOCH is set, equal trees give equal images. If root builds, the owners of the files are kept;
+    otherwise every file in the image belongs to root.
+
+    Raises:
+        BollardError: `source` is not a usable tree, the target exists or cannot be written, or mksquashfs fails.
     """
     if not os.path.isdir(source):
         raise BollardError(f"{source}: not a directory", "name the root of a container's file tree")
@@ -95,7 +110,7 @@ def build(target: str, source: str, *, force: bool = False, program: str = "mksq
     arch = tree_arch(source)
     deffile = _read(source, ".singularity.d/Singularity") or f"bootstrap: localimage\nfrom: {source}\n"
     labels = tree_labels(source, arch)
-    # Where a tree that is an unpacked image came from stays true.
+    # If the tree is an unpacked image, its labels name the first source already, and they are kept.
     labels.setdefault("org.label-schema.usage.singularity.deffile.bootstrap", "localimage")
     labels.setdefault("org.label-schema.usage.singularity.deffile.from", source)
     pack(target, source, arch, labels, deffile, {}, force=force, program=program, processors=processors)
@@ -114,7 +129,15 @@ def pack(
     program: str = "mksquashfs",
     processors: int = 0,
 ) -> None:
-    """Write the SIF image of a tree; `documents` are further JSON objects by name."""
+    """Write the tree at `source` as the SIF image `target`.
+
+    arch: Go's name of the architecture.
+    labels: the labels of the image.
+    deffile: the text of the definition file.
+    documents: further JSON objects for the SIF file, by name.
+    force: replace an existing target.
+    progress, program, processors: as in `squash`.
+    """
     texts = {sif.METADATA_NAME: inspect_metadata(source, labels, deffile), **documents}
     objects = [sif_write.Object(sif.DEFFILE, "", deffile.encode("utf-8", "surrogateescape"))]
     objects += [sif_write.Object(sif.GENERIC_JSON, name, texts[name]) for name in sorted(texts)]
@@ -139,10 +162,18 @@ def squash(
     processors: int = 0,
     shown: str = "",
 ) -> None:
-    """Write the tree and the entries as squashfs into the file `path`, from byte `offset` on (n x 4096).
+    """Write the tree at `source` and the `entries` as squashfs into a file.
 
-    `progress` lets mksquashfs draw its bar on stderr; `program` is mksquashfs, `processors` how many CPUs it may use
-    (0: all); `shown` is what to call the file in messages.
+    path: the file to write.
+    offset: where in the file the squashfs begins, in bytes; a multiple of 4096.
+    entries: what to add to the tree.
+    progress: mksquashfs draws its progress bar on stderr.
+    program: the mksquashfs program.
+    processors: the most CPUs that mksquashfs may use; 0 for all.
+    shown: the name of the file in messages; "" for `path`.
+
+    Raises:
+        BollardError: mksquashfs is missing or fails, or the disk is full.
     """
     with tempfile.TemporaryDirectory(prefix="bollard-build-") as scratch:
         argv = [program, os.path.abspath(source), os.path.abspath(path)]
@@ -161,12 +192,12 @@ def squash(
         if os.geteuid() != 0:
             argv.append("-all-root")
         mode = stat.S_IMODE(os.stat(source).st_mode)
-        if mode & 0o755 != 0o755:  # a directory of the user's alone; in the image it is root's
+        if mode & 0o755 != 0o755:  # a private directory of the user; in the image every user must be able to read it
             argv += ["-root-mode", f"{mode | 0o755:o}"]
         for number, entry in enumerate(entries):
             if entry.kind == "f":
                 _write(scratch, str(number), entry.content)
-            # mksquashfs hands an "f" to a shell: it holds nothing but our own names and numbers.
+            # mksquashfs runs the command of an "f" entry in a shell: the command holds only a number.
             last = {"d": "", "f": f" cat {number}", "s": f" {entry.content.decode()}"}[entry.kind]
             argv += ["-p", f"{entry.path} {entry.kind} {entry.mode:o} 0 0{last}"]
         hot = hot_files(source)
@@ -185,7 +216,14 @@ def squash(
 
 
 def additions(source: str, labels: Mapping[str, str], deffile: str) -> list[Entry]:
-    """What the tree lacks, parents before children; an existing `.singularity.d` is kept as it is."""
+    """Return the entries that the tree at `source` lacks, parents before children.
+
+    An existing `.singularity.d` is not changed.
+
+    source: the root of the tree.
+    labels: the labels for `labels.json`.
+    deffile: the text for `.singularity.d/Singularity`.
+    """
     found = [Entry("d", path, mode) for path, mode in DIRECTORIES if not _present(source, path)]
     found += [Entry("f", path, 0o644) for path in EMPTY_FILES if not _present(source, path)]
     if _present(source, ".singularity.d"):
@@ -202,7 +240,12 @@ def additions(source: str, labels: Mapping[str, str], deffile: str) -> list[Entr
 
 
 def inspect_metadata(source: str, labels: Mapping[str, str], deffile: str) -> bytes:
-    """`inspect-metadata.json` in Apptainer's schema, from the tree's `.singularity.d` or our own."""
+    """Return the bytes of `inspect-metadata.json`, in Apptainer's schema.
+
+    source: the root of the tree. If it has no `.singularity.d`, the default scripts are described.
+    labels: the labels of the image.
+    deffile: the text of the definition file.
+    """
     own = _present(source, ".singularity.d")
 
     def text(name: str) -> str:
@@ -213,8 +256,8 @@ def inspect_metadata(source: str, labels: Mapping[str, str], deffile: str) -> by
     if own:
         place = os.path.join(source, ".singularity.d/env")
         names = sorted(os.listdir(place)) if os.path.isdir(place) else []
-    # Only what users and sources write; 01-base and 94 to 99 are the fixed frame around it. Without the newlines at
-    # the end, as Apptainer gives them.
+    # Only the scripts of users and of the source image, 10 to 91: 01-base and 94 to 99 are the same in every image.
+    # Trailing newlines are removed, as Apptainer does.
     shown = [n for n in names if n.endswith(".sh") and n[:2].isdigit() and 10 <= int(n[:2]) <= 91]
     attributes: dict[str, object] = {
         "apps": _apps(source),
@@ -234,7 +277,7 @@ def inspect_metadata(source: str, labels: Mapping[str, str], deffile: str) -> by
 
 
 def _apps(source: str) -> dict[str, object]:
-    """What `inspect` tells of each SCIF app of the tree."""
+    """Return the metadata of each SCIF app of the tree, as `inspect` shows it."""
     place = os.path.join(source, "scif/apps")
     linked = os.path.islink(place) or os.path.islink(os.path.dirname(place))
     names = sorted(os.listdir(place)) if os.path.isdir(place) and not linked else []
@@ -263,7 +306,10 @@ def _apps(source: str) -> dict[str, object]:
 
 
 def hot_files(source: str) -> list[str]:
-    """Paths of the files to store uncompressed, the most valuable first, up to a share of the tree's size."""
+    """Return the paths of the files to store uncompressed, the most valuable first.
+
+    Together they have at most 8 MiB or 10 % of the tree's size, whichever is more.
+    """
     ranked: list[tuple[int, str, int]] = []
     total = 0
     for place, name, size in _regular_files(source):
@@ -287,7 +333,7 @@ def hot_files(source: str) -> list[str]:
 
 
 def tree_arch(source: str) -> str:
-    """Go's name of the architecture of the tree's /bin/sh, else of its first program, else this machine's."""
+    """Return Go's name of the tree's architecture: of its /bin/sh, else of its first program, else this machine's."""
     shell = _resolve(source, "bin/sh")
     arch = _elf_arch(shell) if shell else ""
     if arch:
@@ -341,7 +387,11 @@ def _refuse_places(target: str, source: str) -> None:
 
 
 def tree_labels(source: str, arch: str) -> dict[str, str]:
-    """The tree's own labels and those of the label schema, which win."""
+    """Return the labels of the tree together with those of the label schema, which replace equal names.
+
+    Raises:
+        BollardError: the tree's `labels.json` is not a JSON object.
+    """
     labels: dict[str, str] = {}
     text = _read(source, ".singularity.d/labels.json")
     if text:
@@ -357,7 +407,11 @@ def tree_labels(source: str, arch: str) -> dict[str, str]:
 
 
 def schema_labels(arch: str) -> dict[str, str]:
-    """The labels that every build sets."""
+    """Return the labels that every build sets; `arch` is Go's name of the architecture.
+
+    Raises:
+        BollardError: SOURCE_DATE_EPOCH is set and is not a time.
+    """
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     try:
         date = time.gmtime(int(epoch) if epoch is not None else None)
@@ -372,7 +426,7 @@ def schema_labels(arch: str) -> dict[str, str]:
 
 
 def _regular_files(source: str) -> Iterator[tuple[str, str, int]]:
-    """Directory relative to `source`, name and size in bytes of every regular file, in a fixed order."""
+    """Yield every regular file in a fixed order: directory relative to `source`, name, size in bytes."""
     for directory, below, names in os.walk(source):
         below.sort()
         place = os.path.relpath(directory, source)
@@ -383,7 +437,7 @@ def _regular_files(source: str) -> Iterator[tuple[str, str, int]]:
 
 
 def _present(source: str, path: str) -> bool:
-    """Whether the tree has `path`, or keeps us from adding it because a part of it is no directory."""
+    """Return whether the tree has `path`, or cannot take it because a parent of `path` is not a directory."""
     place = source
     for part in path.split("/"):
         if place != source and (os.path.islink(place) or not os.path.isdir(place)):
@@ -395,7 +449,7 @@ def _present(source: str, path: str) -> bool:
 
 
 def _read(source: str, path: str) -> str:
-    """Text of a file of the tree, "" when there is none."""
+    """Return the text of a file of the tree, "" if the file does not exist."""
     full = _resolve(source, path)
     if full is None:
         return ""
@@ -407,7 +461,7 @@ def _read(source: str, path: str) -> str:
 
 
 def _resolve(source: str, path: str) -> str | None:
-    """The regular file that `path` names when `source` is the root (links stay inside), None without one."""
+    """Return the path on the host of the regular file `path` of the tree; links are resolved inside the tree."""
     parts = path.split("/")
     place: list[str] = []
     for _ in range(100):
@@ -430,7 +484,7 @@ def _resolve(source: str, path: str) -> str | None:
 
 
 def _elf_arch(path: str) -> str:
-    """Go's name of an ELF file's architecture, "" for any other file."""
+    """Return Go's name of an ELF file's architecture, "" for any other file."""
     try:
         with open(path, "rb") as file:
             raw = file.read(20)
@@ -443,5 +497,5 @@ def _elf_arch(path: str) -> str:
     if names is None:
         return ""
     name = names[0 if little else 1]
-    # ELFCLASS64: MIPS has one machine number for both sizes.
+    # EI_CLASS 2 is ELFCLASS64: MIPS has the same machine number for 32 and 64 bits.
     return name.replace("mips", "mips64") if name.startswith("mips") and raw[4] == 2 else name

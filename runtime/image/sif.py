@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Read SIF, the single-file image format of Apptainer and SingularityCE.
 
-A SIF file is a 128-byte header, a table of 585-byte descriptors, and the data objects the descriptors point
-to. All integers are little-endian and packed. The numbers below are those of the reference implementation
-(apptainer/sif, pkg/sif); `sif_write` writes what this module reads.
+A SIF file has a header of 128 bytes, a table of descriptors of 585 bytes each, and the data objects. Each descriptor
+gives the place of one object. All integers are little-endian, without padding. The numbers below are those of the
+reference implementation (apptainer/sif, pkg/sif). `sif_write` writes the same format.
 
-This module runs on every node of every job, where each import costs milliseconds: it needs `os` and nothing
-else. Image files come from users, so every number is checked against the file's size before it is used. Every
-failure is a `BollardError` whose message begins with the image's name.
+This module runs on every node of every job, and each import costs milliseconds. It imports only `os`.
+Image files come from users, so every number is checked against the file's size before it is used. The message of
+every error begins with the image's name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HEADER_SIZE: Final = 128
 DESCRIPTOR_SIZE: Final = 585
 TABLE_OFFSET: Final = 4096
 DEFAULT_DESCRIPTORS: Final = 48
-# Images in the field have 48; OCI-SIF has one per layer and eight more.
+# Usual images have 48 slots; OCI-SIF images have one per layer and eight more.
 MAX_DESCRIPTORS: Final = 4096
 MAX_METADATA: Final = 16 << 20
 
@@ -49,14 +49,14 @@ PART_SYSTEM: Final = 1
 PART_PRIMARY: Final = 2
 PART_OVERLAY: Final = 4
 
-GROUP_BIT: Final = 0xF0000000  # set in every group number; alone it means "in no group"
+GROUP_BIT: Final = 0xF0000000  # set in every group number; without a number it means "in no group"
 METADATA_NAME: Final = "inspect-metadata.json"
-NO_TIME: Final = -62135596800  # Go's zero time, in images without random parts
+NO_TIME: Final = -62135596800  # seconds since 1970: Go's zero time, used in reproducible images
 # `bollard build` writes it: the SHA-256 of the primary partition's bytes, as 64 hexadecimal digits.
 DIGEST_NAME: Final = "partition.sha256"
 DIGEST_SIZE: Final = 64
 
-# Code in the file, Go's name (which Apptainer prints), and what `uname -m` says.
+# Code in the file, Go's name (which Apptainer prints), and names of `uname -m`.
 _ARCHES: Final = (
     ("01", "386", ("i386", "i486", "i586", "i686")),
     ("02", "amd64", ("x86_64",)),
@@ -75,8 +75,9 @@ _ARCHES: Final = (
 
 
 def arch_name(machine: str) -> str:
-    """Go's name of an architecture given as Go's or as `uname -m`'s; a name not in the table is returned
-    as it is.
+    """Return Go's name of an architecture.
+
+    `machine` is Go's name or that of `uname -m`. A name that is not in the table is returned unchanged.
     """
     for _, name, machines in _ARCHES:
         if machine in machines:
@@ -85,7 +86,7 @@ def arch_name(machine: str) -> str:
 
 
 def arch_code(machine: str) -> bytes:
-    """The three bytes of the file for an architecture, `00` for one that SIF has no code for."""
+    """Return the code of an architecture as it is written into the file, 3 bytes; `00` if SIF has no code for it."""
     name = arch_name(machine)
     for code, known, _ in _ARCHES:
         if known == name:
@@ -94,7 +95,7 @@ def arch_code(machine: str) -> bytes:
 
 
 def _arch_of(code: bytes) -> str | None:
-    """Go's name for the code in a file; None for `00` and for codes of the future."""
+    """Return Go's name for the code in a file; None for `00` and for unknown codes."""
     text = _text(code)
     for known, name, _ in _ARCHES:
         if known == text:
@@ -103,9 +104,12 @@ def _arch_of(code: bytes) -> str | None:
 
 
 class Header:
-    """The global header. Offsets and sizes in bytes; `arch` is Go's name or None, as the primary partition's.
+    """The header of a SIF file.
 
-    `raw` holds the 128 bytes, for those who show or change the rest of them.
+    arch: Go's name of the primary partition's architecture, or None.
+    total: the number of slots in the descriptor table.
+    table_offset, table_size, data_offset: in bytes.
+    raw: the 128 bytes of the header.
     """
 
     __slots__ = ("arch", "data_offset", "raw", "table_offset", "table_size", "total")
@@ -122,8 +126,13 @@ class Header:
 class Descriptor:
     """One used slot of the table.
 
-    `id` is its number, `offset` and `size` are the object's place in the file in bytes, `extra` holds 384 bytes
-    whose meaning depends on `datatype`; `raw` is the slot itself, and `slot` counts them from 0.
+    id: the number of the object, from 1.
+    datatype: one of the numbers above, such as PARTITION.
+    name: the name of the object, perhaps "".
+    offset, size: the place of the object in the file, in bytes.
+    extra: 384 bytes; their meaning depends on `datatype`.
+    raw: the 585 bytes of the slot.
+    slot: the index of the slot in the table, from 0.
     """
 
     __slots__ = ("datatype", "extra", "id", "name", "offset", "raw", "size", "slot")
@@ -140,38 +149,38 @@ class Descriptor:
 
     @property
     def group(self) -> int:
-        """Number of its group, 0 for none."""
+        """The number of the object's group, 0 for none."""
         return _u32(self.raw, 9) & ~GROUP_BIT
 
     @property
     def link(self) -> tuple[int, bool]:
-        """What it is about: the number of an object or, when the second is true, of a group; 0 for nothing."""
+        """The object or group that this object refers to: its number, and whether it is a group; 0 for none."""
         number = _u32(self.raw, 13)
         return number & ~GROUP_BIT, number & GROUP_BIT == GROUP_BIT
 
     @property
     def times(self) -> tuple[int, int]:
-        """When it was made and changed, in seconds since 1970; NO_TIME where the image does not say."""
+        """Times of creation and of the last change, in seconds since 1970; NO_TIME in reproducible images."""
         return _i64(self.raw, 41), _i64(self.raw, 49)
 
     @property
     def fstype(self) -> int:
-        """Filesystem of a partition."""
+        """The filesystem of a partition: FS_SQUASHFS, FS_EXT3 or another number."""
         return _u32(self.extra, 0)
 
     @property
     def parttype(self) -> int:
-        """Role of a partition: 1 system, 2 primary system, 3 data, 4 overlay."""
+        """The role of a partition: 1 system, 2 primary system, 3 data, 4 overlay."""
         return _u32(self.extra, 4)
 
     @property
     def arch(self) -> str | None:
-        """Go's name of a partition's architecture, None when the image does not say."""
+        """Go's name of a partition's architecture, None if the image does not name one."""
         return _arch_of(self.extra[8:11])
 
 
 class Sif:
-    """A header, the used descriptors in table order, and the name that error messages begin with."""
+    """A SIF file: its header, its used descriptors in table order, and its name for messages."""
 
     __slots__ = ("descriptors", "header", "name")
 
@@ -182,15 +191,21 @@ class Sif:
 
 
 def is_sif(first_bytes: bytes) -> bool:
-    """Whether a file that begins with these bytes (42 or more) is a SIF file."""
+    """Return whether a file that begins with these bytes (42 or more) is a SIF file."""
     return first_bytes[32:42] == MAGIC
 
 
 def read(fd: int, size: int, name: str = "image") -> Sif:
-    """Read the header and the used descriptors of a file of `size` bytes, and check all that points into the
-    file.
+    """Read and check the header and the used descriptors of a SIF file.
 
-    The header says where the table and the data are: images written before 2019 have their data at 32768.
+    fd: the file, open for reading.
+    size: the size of the file in bytes.
+    name: the name of the image for messages.
+
+    The header gives the place of the table and of the data. Images written before 2019 have their data at byte 32768.
+
+    Raises:
+        BollardError: the file is not a SIF file of version 01, is truncated, or is damaged.
     """
     raw = pread(fd, min(size, HEADER_SIZE), 0, name)
     if len(raw) >= 42 and not is_sif(raw):
@@ -242,7 +257,11 @@ def read(fd: int, size: int, name: str = "image") -> Sif:
 
 
 def primary(sif: Sif) -> Descriptor:
-    """The squashfs partition that holds the container's root filesystem."""
+    """Return the descriptor of the squashfs partition that holds the container's root filesystem.
+
+    Raises:
+        BollardError: there is no such partition, or more than one, or its filesystem is not squashfs.
+    """
     found = [d for d in sif.descriptors if d.datatype == PARTITION and d.parttype == PART_PRIMARY]
     if not found:
         if any(d.datatype == OCI_ROOT_INDEX for d in sif.descriptors):
@@ -264,7 +283,11 @@ def primary(sif: Sif) -> Descriptor:
 
 
 def overlays(sif: Sif) -> list[Descriptor]:
-    """The partitions to be laid over the primary one, in table order: those of its group, as Apptainer takes them."""
+    """Return the overlay partitions in table order. As in Apptainer, only those in the primary partition's group.
+
+    Raises:
+        BollardError: an overlay is neither squashfs nor ext3, or the image has no usable primary partition.
+    """
     group = primary(sif).group
     found = [d for d in sif.descriptors if d.datatype == PARTITION and d.parttype == PART_OVERLAY]
     if group:
@@ -280,8 +303,10 @@ def overlays(sif: Sif) -> list[Descriptor]:
 
 
 def metadata(fd: int, sif: Sif) -> bytes | None:
-    """The JSON text Apptainer's `inspect` prints (labels, environment, runscript), None when the image has
-    none.
+    """Return the JSON text that `inspect` prints (labels, environment, runscript); None if the file has none.
+
+    Raises:
+        BollardError: the text has more than 16 MiB, or the file cannot be read.
     """
     for item in sif.descriptors:
         if item.datatype == GENERIC_JSON and item.name == METADATA_NAME:
@@ -292,11 +317,14 @@ def metadata(fd: int, sif: Sif) -> bytes | None:
 
 
 def digest(fd: int, sif: Sif) -> str:
-    """The SHA-256 that the file says its primary partition has, "" when it says none. Nobody has compared."""
+    """Return the SHA-256 that the file records for its primary partition; "" if it records none.
+
+    The partition is not read, and the value is not checked.
+    """
     primaries = [(d.id, False) for d in sif.descriptors if d.datatype == PARTITION and d.parttype == PART_PRIMARY]
     for item in sif.descriptors:
         if item.link not in primaries:
-            continue  # of a partition that is not the primary one any more
+            continue  # the digest of a partition that is no longer the primary one
         if item.datatype == GENERIC and item.name == DIGEST_NAME and item.size == DIGEST_SIZE:
             text = pread(fd, DIGEST_SIZE, item.offset, sif.name)
             return text.decode() if all(byte in b"0123456789abcdef" for byte in text) else ""
@@ -304,8 +332,14 @@ def digest(fd: int, sif: Sif) -> str:
 
 
 def pread(fd: int, count: int, offset: int, name: str) -> bytes:
-    """Exactly `count` bytes, which the caller has bounded; a file that shrinks meanwhile counts as
-    truncated.
+    """Read exactly `count` bytes of the file at `offset`. The caller has limited `count`.
+
+    fd: the file, open for reading.
+    count, offset: in bytes.
+    name: the name of the image for messages.
+
+    Raises:
+        BollardError: the file cannot be read, or it ends early (for example, it shrinks while it is read).
     """
     parts = []
     while count:
@@ -324,7 +358,7 @@ def pread(fd: int, count: int, offset: int, name: str) -> bytes:
 
 
 def truncated(name: str, size: int, expected: int) -> BollardError:
-    """The error for a file of `size` bytes that ends before byte `expected`."""
+    """Return the error for the image `name`, a file of `size` bytes that should have `expected` bytes."""
     return BollardError(f"{name}: truncated: {size} bytes, {expected} expected", "copy or build it again")
 
 
@@ -341,5 +375,5 @@ def _i64(raw: bytes, at: int) -> int:
 
 
 def _text(raw: bytes) -> str:
-    """Text of a NUL-padded field, whatever bytes it holds."""
+    """Return the text of a field that is padded with NUL bytes; bytes that are not UTF-8 are escaped."""
     return raw.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Change SIF files in place: add, delete, and name the primary partition.
+"""Change SIF files in place: add or delete an object, choose the primary partition.
 
-An object never moves, so that a container may run from the file meanwhile. Whoever interrupts a change finds the file
-as it was, or as it is to be: data is on the disk before a slot names it, and one byte says whether a slot is in use.
-The header, whose counters nobody needs for reading, comes last. Naming another primary partition takes two such steps;
-in between there is none, and the same command again completes it.
+Objects never move, so a container can run from the file during a change. After an interrupted change the file is in
+the old or in the new state: data is on the disk before a slot refers to it, and one byte marks a slot as used.
+The header is written last, because readers do not need its counters.
+To choose another primary partition takes two such steps. After an interruption between them the file has no primary
+partition; the same command, run again, completes the change.
 """
 
 from __future__ import annotations
@@ -21,15 +22,23 @@ if TYPE_CHECKING:
 
     from bollard.runtime.image.sif import Descriptor, Sif
 
-_USED: Final = 4  # where in a slot its use is told
+_USED: Final = 4  # offset in a slot of the byte that marks it as used
 _CHANGED: Final = 49
 _EXTRA: Final = 201
 _BLOCK: Final = 1 << 20
 
 
 class New:
-    """An object to be added. `extra` is what its type says of it; `group` and `link` as in the file, 0 for none;
-    `alignment` in bytes. With `sparse`, blocks of zeros become holes."""
+    """An object to add.
+
+    datatype: a number of `sif`, such as sif.PARTITION.
+    extra: up to 384 bytes; their meaning depends on `datatype`.
+    group: the number of its group, 0 for none.
+    link: the object or group that it refers to, encoded as in the file; 0 for none.
+    name: at most 128 bytes.
+    alignment: in bytes; a negative number gives the default, 4096 for a partition and 1 for other objects.
+    sparse: blocks of zeros become holes in the file.
+    """
 
     __slots__ = ("alignment", "datatype", "extra", "group", "link", "name", "sparse")
 
@@ -58,7 +67,11 @@ def _default_alignment(datatype: int) -> int:
 
 
 def create(path: str, *, force: bool = False) -> None:
-    """Make an empty SIF file, with room for 48 objects."""
+    """Make an empty SIF file with 48 slots; `force` replaces an existing file.
+
+    Raises:
+        BollardError: `path` exists and `force` is not set, or the file cannot be written.
+    """
     if not force and os.path.lexists(path):
         raise sif_write.exists(image.shown(path))
     table = bytes(sif.DEFAULT_DESCRIPTORS * sif.DESCRIPTOR_SIZE)
@@ -76,7 +89,15 @@ def create(path: str, *, force: bool = False) -> None:
 
 
 def add(path: str, new: New, source: int) -> int:
-    """Append what the descriptor `source` gives up to its end; the number of the new object."""
+    """Append a new object to a SIF file; return its number.
+
+    path: the SIF file.
+    new: the properties of the object.
+    source: a file descriptor, from which the data is read up to its end.
+
+    Raises:
+        BollardError: the file cannot take the object, is locked by another command, or cannot be written.
+    """
     fd, found = _open(path)
     try:
         if os.path.sameopenfile(fd, source):
@@ -85,7 +106,7 @@ def add(path: str, new: New, source: int) -> int:
         _check(found, new)
         end = max([item.offset + item.size for item in found.descriptors], default=found.header.data_offset)
         offset = end + -end % max(new.alignment, 1)
-        # Whatever is behind the last object is the rest of a deleted one, or of a change that was interrupted.
+        # Bytes after the last object are left from a deleted object or from an interrupted change.
         os.ftruncate(fd, end)
         try:
             size, digest = _copy(fd, offset, source, new.sparse)
@@ -111,13 +132,19 @@ def add(path: str, new: New, source: int) -> int:
 
 
 def delete(path: str, number: int) -> None:
-    """Forget object `number`. Its bytes stay in the file until the next object is put there."""
+    """Delete object `number` from the table of the SIF file `path`.
+
+    The bytes of the object stay in the file until the next `add` cuts or overwrites them.
+
+    Raises:
+        BollardError: there is no such object, or the file is locked by another command or cannot be written.
+    """
     fd, found = _open(path)
     try:
         item = find(found, number)
         _write_slot(fd, found, item.slot, bytes(sif.DESCRIPTOR_SIZE))
         gone = 1
-        for other in found.descriptors:  # the next partition may get the number, but it has another digest
+        for other in found.descriptors:  # a later partition may get this number; its digest differs
             if other.name == sif.DIGEST_NAME and other.link == (number, False):
                 _write_slot(fd, found, other.slot, bytes(sif.DESCRIPTOR_SIZE))
                 gone += 1
@@ -132,7 +159,11 @@ def delete(path: str, number: int) -> None:
 
 
 def set_primary(path: str, number: int) -> None:
-    """Make system partition `number` the one that a container starts from."""
+    """Make the system partition `number` the primary partition of the SIF file `path`.
+
+    Raises:
+        BollardError: object `number` is not a system partition, or the file is locked or cannot be written.
+    """
     fd, found = _open(path)
     try:
         item = find(found, number)
@@ -156,7 +187,11 @@ def set_primary(path: str, number: int) -> None:
 
 
 def find(found: Sif, number: int) -> Descriptor:
-    """Object `number`; BollardError that names those there are."""
+    """Return the descriptor of object `number`.
+
+    Raises:
+        BollardError: there is no such object; the hint lists the numbers that exist.
+    """
     for item in found.descriptors:
         if item.id == number:
             return item
@@ -196,7 +231,7 @@ def _is_primary(new: New) -> bool:
 
 
 def _free_slot(found: Sif) -> int:
-    """The first slot not in use, whose number no object bears."""
+    """Return the index of the first unused slot whose number no object has."""
     taken = {item.slot for item in found.descriptors} | {item.id - 1 for item in found.descriptors}
     for slot in range(found.header.total):
         if slot not in taken:
@@ -234,14 +269,14 @@ def _write_header(fd: int, found: Sif, arch: bytes, used: int, data_size: int, t
 
 
 def _time(found: Sif) -> int:
-    """The time to write: none into a file without random parts."""
+    """Return the time to write: NO_TIME if the file is a reproducible image, else the result of `timestamp`."""
     raw = found.header.raw
     none = _i64(sif.NO_TIME)
     return sif.NO_TIME if raw[48:64] == bytes(16) and raw[64:72] == raw[72:80] == none else sif_write.timestamp()
 
 
 def _copy(fd: int, offset: int, source: int, sparse: bool) -> tuple[int, bytes]:
-    """Copy up to the end of `source`; how much, and its digest as OCI writes it."""
+    """Copy `source` up to its end; return the number of bytes and the digest in OCI's form (sha256:HEX)."""
     import hashlib
 
     digest = hashlib.sha256()

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Write SIF images as Apptainer does: 48 descriptors, small objects, then the partition aligned to 4096.
+"""Write SIF images as Apptainer does: 48 descriptors, small objects, then the partition, aligned to 4096 bytes.
 
-The layout of the bytes is in `sif`. The filesystem is made in its final place, behind a gap left for the
-header, so that an image of many gigabytes is written once and never copied:
+The byte layout is described in `sif`. mksquashfs writes the filesystem at its final offset, after a gap for the
+header. So an image of many gigabytes is written once and never copied:
 
     with sif_write.Writer("img.sif", arch="x86_64", objects=[...]) as writer:
         ...                                     # a program writes to writer.path, from writer.offset on
         writer.finish()                         # header and descriptors, then rename
 
-With SOURCE_DATE_EPOCH set the file has no random part: times are Go's zero time and the UUID is nil, as
-Apptainer 1.5 writes a reproducible image.
+If SOURCE_DATE_EPOCH is set, the image is reproducible: times are Go's zero time and the UUID is nil, as in
+Apptainer 1.5.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ _DATA_OFFSET: Final = sif.TABLE_OFFSET + sif.DEFAULT_DESCRIPTORS * sif.DESCRIPTO
 
 
 def check_place(target: str) -> None:
-    """Raise BollardError where no file or directory `target` can be made or replaced; before the work for it begins."""
+    """Check that a file or directory `target` can be made or replaced, before the work for it begins.
+
+    Raises:
+        BollardError: the parent directory is missing, not a directory, read-only, or the user may not write into it.
+    """
     above = os.path.dirname(os.path.abspath(target))
     if not os.path.basename(target.rstrip("/")):
         raise BollardError(f"{target!r}: is not the name of a file", "name the file to be made")
@@ -57,8 +61,11 @@ def check_place(target: str) -> None:
 
 
 class Object:
-    """A small data object: `datatype` is a number of `sif`, `name` at most 128 bytes of UTF-8, `data` its
-    bytes.
+    """A small data object.
+
+    datatype: a number of `sif`, such as sif.GENERIC_JSON.
+    name: at most 128 bytes of UTF-8.
+    data: its bytes.
     """
 
     __slots__ = ("data", "datatype", "name")
@@ -70,11 +77,19 @@ class Object:
 
 
 class Writer:
-    """One image being written to `path`, a temporary file beside `target`.
+    """A SIF image that is being written. The end of the `with` block without `finish` removes the file.
 
-    `arch` is Go's or `uname -m`'s name. `objects` go before the partition in the order given. `offset` is
-    where the squashfs has to begin, a multiple of 4096 bytes. Leaving the `with` block without `finish`
-    removes the file. An existing `target` is an error unless `force` is set.
+    target: path of the image.
+    arch: Go's name of the architecture, or that of `uname -m`.
+    objects: written before the partition, in this order.
+    force: replace an existing target.
+
+    Attributes: `path` is the temporary file beside `target`; `offset` is where in it the squashfs must begin, in
+    bytes, a multiple of 4096.
+
+    Raises:
+        BollardError: `target` exists and `force` is not set, or no file can be made beside it.
+        ValueError: there are more than 47 objects.
     """
 
     def __init__(
@@ -108,13 +123,17 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A failing mksquashfs removes its file itself.
+        # After an error, mksquashfs may have removed the file already.
         if self.path and os.path.lexists(self.path):
             os.unlink(self.path)
         self.path = ""
 
     def finish(self) -> None:
-        """Complete the file whose squashfs is in place, make it durable and give it its name."""
+        """Write the header and the objects, flush the file to the disk and rename it to `target`.
+
+        Raises:
+            BollardError: the squashfs was not written, the file cannot be written, or `target` exists by now.
+        """
         try:
             self._fill()
             self._rename()
@@ -143,7 +162,7 @@ class Writer:
 
     def _rename(self) -> None:
         if not self._force:
-            # link(2) refuses an existing name, so that a file made meanwhile is not lost.
+            # link(2) refuses an existing name; rename(2) would replace a file that another process has just made.
             try:
                 os.link(self.path, self.target)
             except FileExistsError:
@@ -156,7 +175,7 @@ class Writer:
         self.path = ""
 
     def _tables(self, end: int, digest: str) -> tuple[list[bytes], bytes]:
-        """The descriptors, and the bytes of the small objects up to the partition, which has that digest."""
+        """Return the descriptors, and the bytes from the data offset to the partition; `digest` is the partition's."""
         now = timestamp()
         table: list[bytes] = []
         at = _DATA_OFFSET
@@ -175,7 +194,11 @@ class Writer:
 
 
 def sha256(fd: int, begin: int, end: int) -> str:
-    """Of the bytes from `begin` up to `end` of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a part of a file, in hexadecimal digits.
+
+    fd: the file, open for reading.
+    begin, end: offsets in bytes; `end` is not included.
+    """
     import hashlib
 
     summed = hashlib.sha256()
@@ -186,8 +209,11 @@ def sha256(fd: int, begin: int, end: int) -> str:
 
 
 def header(table: Sequence[bytes], arch: bytes, data_size: int) -> bytes:
-    """The 128 bytes at offset 0 of an image with these descriptors; `data_size` counts from the end of the
-    table.
+    """Return the header of an image, 128 bytes.
+
+    table: the used descriptors.
+    arch: the architecture code, 3 bytes.
+    data_size: bytes from the end of the table to the end of the file.
     """
     now = timestamp()
     numbers = (
@@ -217,7 +243,18 @@ def descriptor(
     group: int = DEFAULT_GROUP,
     link: int = 0,
 ) -> bytes:
-    """One used slot of the table, 585 bytes; `number` counts from 1, `group` 0 is none."""
+    """Return one used slot of the table, 585 bytes.
+
+    datatype: a number of `sif`.
+    number: the number of the object, from 1.
+    offset, size: the place of the object in the file, in bytes.
+    padded_size: the size with the padding before the object, in bytes.
+    time: creation and change, in seconds since 1970.
+    name: at most 128 bytes; a longer name is cut.
+    extra: at most 384 bytes; their meaning depends on `datatype`.
+    group: the number of the group, 0 for none.
+    link: the object or group that it refers to, encoded as in the file; 0 for none.
+    """
     text = name.encode("utf-8", "surrogateescape")[:128]
     front = (_le(datatype, 4), b"\1", _le(number, 4), _le(sif.GROUP_BIT | group, 4), _le(link, 4))
     numbers = (offset, size, padded_size, time, time, 0, 0)
@@ -225,18 +262,19 @@ def descriptor(
 
 
 def reproducible() -> bool:
-    """Whether the user asked for an image without random parts."""
+    """Return whether SOURCE_DATE_EPOCH is set: the image must be reproducible."""
     return "SOURCE_DATE_EPOCH" in os.environ
 
 
 def timestamp() -> int:
-    """The time to write into the image: now, or Go's zero time in a reproducible one."""
+    """Return the time to write into the image, in seconds since 1970: now, or NO_TIME in a reproducible image."""
     import time
 
     return sif.NO_TIME if reproducible() else int(time.time())
 
 
 def exists(target: str) -> BollardError:
+    """Return the error for a target that exists already."""
     return BollardError(f"{target}: exists already", "remove it, choose another name, or use --force")
 
 

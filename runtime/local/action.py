@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What `exec`, `run`, `shell`, `test` and `instance start` start in a container: pure functions of what the image has.
+"""Choose the command that `exec`, `run`, `shell`, `test` and `instance start` start in a container. Pure functions.
 
-Order and names are Apptainer's (its action script). Runs in the keeper, which stands in the container, so that
-`has` can look; `exec` asks nothing, and so works in an image without a shell.
+Order and names are those of Apptainer's action script. For a new container the functions run in the keeper, which is in
+the container. For an instance they run in the joining process. `has` checks for files in the container. `exec` does not
+call `has`, so it works in an image without a shell.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The image's own programs for an action, the first that is there.
+# The image's own scripts for an action. The first that exists is used.
 _SCRIPTS = {
     "run": ("/.singularity.d/runscript", "/apptainer", "/singularity"),
     "test": ("/.singularity.d/test",),
@@ -23,10 +24,16 @@ _SHELLS = (("/bin/bash", "--norc"), ("/bin/sh",))
 
 
 def inside(action: str, argv: list[str], has: Callable[[str], bool], shell: str = "", app: str = "") -> list[str]:
-    """The command to start for `action` with the user's `argv`; [] where there is nothing to do.
+    """Return the command to start; [] if there is nothing to do.
 
-    `has(path)` tells whether the container has an executable file there; `shell` is the shell the user asked
-    for, or ""; `app` the one of the image's apps to run or test. `BollardError` when the image cannot do it.
+    action: "exec", "run", "shell", "test" or "start".
+    argv: the program or the arguments that the user gave.
+    has: returns whether the container has an executable file at a path.
+    shell: the shell that the user asked for, "" for none.
+    app: the name of a SCIF app of the image, "" for none.
+
+    Raises:
+        BollardError: no program is given, or the image has no shell, runscript or app for the action.
     """
     if action == "exec":
         if not argv:
@@ -51,7 +58,7 @@ def inside(action: str, argv: list[str], has: Callable[[str], bool], shell: str 
 
 
 def _shell(has: Callable[[str], bool], asked: str) -> tuple[str, ...]:
-    """Apptainer passes over a shell that was asked for and is not there; so does this."""
+    """Return the command for a shell. As in Apptainer, a requested shell that the image lacks is ignored."""
     if asked and has(asked):
         return (asked,)
     for command in _SHELLS:
@@ -61,7 +68,7 @@ def _shell(has: Callable[[str], bool], asked: str) -> tuple[str, ...]:
 
 
 def variables(action: str, command: list[str]) -> dict[str, str]:
-    """What the started program must find set, beyond the container's environment."""
+    """Return the variables to set for the program, in addition to the container's environment."""
     if action == "shell" and command[0] in [shell[0] for shell in _SHELLS]:
         return {"SHELL": command[0]}
     return {}

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A container started by hand, `bollard exec`: the same keeper and launcher as under Slurm, without root.
+"""Start a container by hand, `bollard exec`: with the same keeper and launcher as under Slurm, without root.
 
     bollard ── fork twice ──► keeper: user namespace, image, mounts ── "ready" ──┐
        └── waits for that, then becomes bollard-enter, which becomes the program ◄┘
 
-The program is the process that the user started: signals, terminal, standard streams and exit status are its
-own. The keeper holds a pidfd of it and ends with it, and with what it left in the background.
-An instance's keeper is made here too (instance_init.py).
+The process that the user started becomes the program: it gets the signals, the terminal, the standard streams, and its
+exit status is the program's. The keeper holds a pidfd of this process. It ends after the program and after all
+processes that the program left in the background.
+This module also starts the keeper of an instance (instance_init.py).
 """
 
 from __future__ import annotations
@@ -34,9 +35,17 @@ if TYPE_CHECKING:
 
 
 def start(asked: Spec, action: str, argv: list[str], shell: str = "", opened: Callable[[], None] | None = None) -> None:
-    """Make the container and become the program in it; returns only where there is nothing to start. `opened` is
-    called when the image's file need not be where it is any more.
-    `BollardError` for everything that went wrong, the keeper's failures too."""
+    """Make the container and become the program in it. Returns only if there is nothing to start.
+
+    asked: the spec of the container.
+    action: "exec", "run", "shell" or "test".
+    argv: the program or the arguments that the user gave.
+    shell: the shell that the user asked for, "" for none.
+    opened: called after the keeper has opened the image: the file may then be removed.
+
+    Raises:
+        BollardError: the container cannot be made, also if the keeper fails (from `launch`).
+    """
     address, _, command = launch(asked, action, argv, shell, os.pidfd_open(os.getpid()))
     if opened:
         opened()
@@ -51,9 +60,17 @@ def start(asked: Spec, action: str, argv: list[str], shell: str = "", opened: Ca
 def launch(
     asked: Spec, action: str, argv: list[str], shell: str, handle: int, instance: str = ""
 ) -> tuple[str, int, list[str]]:
-    """Start a keeper: its address, its process id, and the command to start for `action`.
+    """Start a keeper; return its address, its process id, and the command to start.
 
-    It ends when `handle` hangs up; that of an `instance` serves even where there is nothing to start.
+    asked: the spec of the container.
+    action: "exec", "run", "shell", "test" or "start".
+    argv: the program or the arguments that the user gave.
+    shell: the shell that the user asked for, "" for none.
+    handle: a file descriptor; the keeper ends when it hangs up.
+    instance: the name of the instance, "" for none. Its keeper runs even if there is nothing to start.
+
+    Raises:
+        BollardError: the launcher is missing, or the keeper fails.
     """
     if not os.access(LAUNCHER, os.X_OK):
         raise BollardError(f"{LAUNCHER} is missing", "install bollard again")
@@ -74,7 +91,7 @@ def launch(
 
 
 def terminal() -> str:
-    """The path of this process's terminal, "" where it has none."""
+    """Return the path of this process's terminal; "" if it has none."""
     for fd in range(3):
         try:
             return os.ttyname(fd)
@@ -84,17 +101,19 @@ def terminal() -> str:
 
 
 def spool(here: Site) -> str:
-    """The directory of Slurm's that a container by hand shows: the site's SlurmdSpoolDir, or in a step the one that
-    its PMIx files lie in; "" for none."""
+    """Return the directory of Slurm that is bound into the container; "" for none.
+
+    It is the site's SlurmdSpoolDir, else, in a step, the parent directory of the PMIx server's files.
+    """
     named = site.spool_directory("", os.uname().nodename.split(".")[0], here)
     return named or os.path.dirname(os.environ.get("PMIX_SERVER_TMPDIR", ""))
 
 
 def variables(verbose: bool, container: dict[str, str]) -> dict[str, str]:
-    """Our own environment for the launcher: the user's, and what is to be set for the program."""
+    """Return the environment for the launcher: the user's environment, and `container`, variables for the program."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith(wire.OWN)}
     if environ.get("LC_CTYPE") == "C.UTF-8" and b"\0LC_CTYPE=" not in b"\0" + _first_environment():
-        del environ["LC_CTYPE"]  # Python sets it where there is no locale (PEP 538)
+        del environ["LC_CTYPE"]  # Python has set it, because there is no locale (PEP 538)
     if verbose:
         environ[wire.VERBOSE] = str(time.time_ns())
     for key, value in container.items():
@@ -103,15 +122,20 @@ def variables(verbose: bool, container: dict[str, str]) -> dict[str, str]:
 
 
 def become(address: str, command: list[str], environ: dict[str, str]) -> NoReturn:
-    """Become `command` in the container whose keeper listens at `address`."""
-    # Python ignores them for itself, and exec would hand that down.
+    """Become `command` in a container.
+
+    address: the abstract socket address of its keeper.
+    command: the program and its arguments.
+    environ: the environment for the launcher, from `variables`.
+    """
+    # Python ignores these signals, and execve would keep them ignored for the program.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     os.execve(LAUNCHER, ["bollard-enter", *command], {**environ, wire.ENTRY: address})
 
 
 def _first_environment() -> bytes:
-    """The environment this process was started with."""
+    """Return the environment with which this process was started."""
     try:
         with open("/proc/self/environ", "rb") as file:
             return file.read()
@@ -120,7 +144,11 @@ def _first_environment() -> bytes:
 
 
 def answer(reader: int) -> list[str]:
-    """What the keeper has to say: its process id and the command to start, or its failure, raised."""
+    """Read the keeper's report from a pipe; return its process id and the command to start.
+
+    Raises:
+        BollardError: the keeper has failed, or ended before it was ready.
+    """
     data = b""
     while True:
         part = os.read(reader, 65536)
@@ -139,7 +167,10 @@ def answer(reader: int) -> list[str]:
 def _fork_keeper(
     asked: Spec, action: str, argv: list[str], shell: str, listener: int, writer: int, handle: int, instance: str
 ) -> NoReturn:
-    """In the first child: a session of its own, no terminal, no child of the program to be."""
+    """Fork the keeper and end; runs in the first child. The keeper gets its own session, without a terminal.
+
+    So the keeper is not a child of the process that becomes the program.
+    """
     code = 1
     try:
         os.setsid()
@@ -151,7 +182,7 @@ def _fork_keeper(
             os.chdir("/")
             _keep(asked, action, argv, shell, listener, writer, handle, instance)
         code = 0
-    except BaseException as error:  # noqa: BLE001 - it becomes the one line the user sees
+    except BaseException as error:  # noqa: BLE001 - it becomes the user's error message
         tell_failure(writer, error)
     finally:
         os._exit(code)
@@ -160,11 +191,11 @@ def _fork_keeper(
 def _keep(
     asked: Spec, action: str, argv: list[str], shell: str, listener: int, writer: int, handle: int, instance: str
 ) -> None:
-    """Be the keeper; tells through `writer` when it is ready, or why not, as "status NUL text"."""
+    """Run the keeper. It writes "status NUL text" to `writer` when it is ready or has failed."""
     try:
         from bollard.runtime.container import clock, keeper
         from bollard.runtime.local import action as actions
-        from bollard.runtime.system import linux  # now, for none can be imported inside
+        from bollard.runtime.system import linux  # imported now: in the container no module can be imported
 
         linux.name_process("bollard-keeper")
         times = clock.Clock()
@@ -173,22 +204,22 @@ def _keep(
         program = argv[0] if argv else "sh"
         container = keeper.enter(asked, times, here, spool(here), program, action.encode(), instance)
         command = actions.inside(action, argv, _is_program, shell, asked.app)
-    except BaseException as error:  # noqa: BLE001 - it becomes the one line the user sees
+    except BaseException as error:  # noqa: BLE001 - it becomes the user's error message
         tell_failure(writer, error)
         return
     tell(writer, "+", "".join(f"{word}\0" for word in (str(os.getpid()), *command)))
     os.close(writer)
     if not command and not instance:
         return
-    keeper.serve(container, listener, handle)  # the program's pidfd in the place of a job's socket
+    keeper.serve(container, listener, handle)  # the pidfd of the program is used like a job socket
     pause = 0.02
-    while not instance and _others_here():  # what the program left in the background goes on, as it would on the host
+    while not instance and _others_here():  # processes left in the background continue, as they do on the host
         time.sleep(pause)
         pause = min(2 * pause, 1.0)
 
 
 def _others_here() -> bool:
-    """Whether another process is in this mount namespace; with a private process namespace there is none left."""
+    """Return whether another process is in this mount namespace. With a private process namespace there is none."""
     try:
         here, names = os.readlink("/proc/self/ns/mnt"), os.listdir("/proc")
     except OSError:
@@ -198,16 +229,22 @@ def _others_here() -> bool:
             if name.isdigit() and int(name) != os.getpid() and os.readlink(f"/proc/{name}/ns/mnt") == here:
                 return True
         except OSError:
-            pass  # not ours, or gone
+            pass  # a process of another user, or it has ended
     return False
 
 
 def tell_failure(writer: int, error: BaseException) -> None:
-    """What `answer` then raises."""
+    """Write an error to the pipe; `answer` raises it in the reader."""
     tell(writer, str(error.code if isinstance(error, BollardError) else 255), one_line(error))
 
 
 def tell(writer: int, status: str, text: str) -> None:
+    """Write a report for `answer` to the pipe.
+
+    writer: the file descriptor.
+    status: "+" for success, else the exit status as a number.
+    text: words that each end with NUL; after a failure, the error message.
+    """
     data = os.fsencode(f"{status}\0{text}")
     while data:
         data = data[os.write(writer, data) :]
@@ -218,7 +255,11 @@ def _is_program(path: str) -> bool:
 
 
 def new_user_namespace(as_root: bool) -> None:
-    """identity.new_namespace, with a word to the user where the machine refuses."""
+    """Make a user namespace, in which the user is root if `as_root` is set.
+
+    Raises:
+        BollardError: this machine does not let users make user namespaces.
+    """
     from bollard.runtime.system import identity
 
     try:

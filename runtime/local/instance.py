@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Instances, containers with a name that stay in the background until they are stopped: as everybody else sees them.
-
+"""Find, join and stop instances: containers with a name that stay in the background until they are stopped.
 bollard instance start ──► instance_init.py
 bollard instance list, stop, stats ──► @bollard-instance/UID/NAME, the init
 bollard exec instance://NAME ────────► the keeper's address
@@ -29,32 +28,32 @@ if TYPE_CHECKING:
 
 URI = "instance://"
 ADDRESS = "bollard-instance"
-# Options that are a task's, not the container's: they can be given to whoever joins.
+# Options of a task, not of the container: they can be given to a command that joins an instance.
 OF_TASKS = ("env", "env-file", "no-env", "keep-env", "cleanenv", "pwd", "verbose", "app")
-# An init answers at once, but for one that is making its container.
+# An init answers at once, except while it makes its container.
 ANSWER_SECONDS = 20.0
 _QUEUE_SECONDS = 0.5
 _NAME_MAX = 64
 
 
 class Record(NamedTuple):
-    """What an instance says of itself."""
+    """The answer of an instance's init: its name, processes, addresses and files."""
 
     name: str
     pid: int  # the init
     keeper: int
     address: str  # the keeper's
-    place: str  # the init's own
+    place: str  # the init's address
     uid: int
     image: str
     out: str  # log files
     err: str
     job: str  # JOB.STEP under Slurm, else ""
     started: int  # seconds since 1970
-    script: str  # "running", "" for none, else how it ended
+    script: str  # "running", "" for none, else "exit N" or "signal N"
 
     def shown(self) -> dict[str, object]:
-        """As `instance list --json` has it: Apptainer's keys first."""
+        """Return the data for `instance list --json`: Apptainer's keys first, then ours."""
         return {
             "instance": self.name, "pid": self.pid, "img": self.image, "ip": "", "logErrPath": self.err,
             "logOutPath": self.out, "job": self.job, "started": self.started, "script": self.script,
@@ -62,7 +61,11 @@ class Record(NamedTuple):
 
 
 def check_name(name: str) -> str:
-    """`name`, if an instance can have it."""
+    """Return `name` if it is valid for an instance.
+
+    Raises:
+        BollardError: the name is empty, too long, or has other characters than letters, digits and ._-
+    """
     good = name and len(name) <= _NAME_MAX and name.strip(".") and all(c.isalnum() or c in "._-" for c in name)
     if not good or not name.isascii():
         raise BollardError(f"{name!r} cannot be an instance's name", f"use up to {_NAME_MAX} letters, digits and ._-")
@@ -70,6 +73,7 @@ def check_name(name: str) -> str:
 
 
 def user_name(uid: int) -> str:
+    """Return the name of a user; the number if the user is unknown."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -77,17 +81,20 @@ def user_name(uid: int) -> str:
 
 
 def log_paths(name: str, config: str) -> tuple[str, str]:
-    """(out, err) of an instance on this host; `config` is the user's directory for what we keep."""
+    """Return the paths of an instance's log files on this host, (out, err); `config` is the user's directory."""
     base = f"{config}/instances/logs/{os.uname().nodename}/{user_name(os.getuid())}/{name}"
     return f"{base}.out", f"{base}.err"
 
 
 def connect(address: str, uid: int) -> tuple[socket, int] | None:
-    """A connection to a listener of `uid`, and its process id; None where there is none, or somebody else's."""
+    """Connect to the abstract socket `address`; return the connection and the process id of the listener.
+
+    None if nobody listens there, or the listener does not belong to `uid`.
+    """
     peer = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     deadline = time.monotonic() + _QUEUE_SECONDS
     while True:
-        peer.setblocking(False)  # its queue may be full, and it may be anybody's
+        peer.setblocking(False)  # another user's listener could keep its queue full, and connect would hang
         try:
             peer.connect("\0" + address)
             pid, owner = wire.credentials(peer)
@@ -116,14 +123,14 @@ def _ask(address: str, uid: int, request: str) -> Record | None:
             answer += part
         record = Record(**json.loads(answer))
     except (OSError, ValueError, TypeError):
-        return None  # it ended, or is none of ours
+        return None  # it has ended, or is not an instance's init
     finally:
         peer.close()
     return record if (record.pid, record.uid) == (pid, uid) else None
 
 
 def _addresses(uid: int) -> list[str]:
-    """What is listened at under the names of a user's instances; anyone may have bound them."""
+    """Return the bound addresses for a user's instances. Another user could have bound them."""
     begin = f"@{ADDRESS}/{uid}/"
     with open("/proc/net/unix", encoding="utf-8", errors="replace") as file:
         words = {line.rstrip("\n").rpartition(" ")[2] for line in file}
@@ -131,7 +138,7 @@ def _addresses(uid: int) -> list[str]:
 
 
 def running(uid: int, pattern: str = "*") -> list[Record]:
-    """A user's instances on this host whose names match, by name."""
+    """Return a user's instances on this host whose names match the pattern, sorted by name."""
     import fnmatch
 
     found = [
@@ -141,7 +148,11 @@ def running(uid: int, pattern: str = "*") -> list[Record]:
 
 
 def get(name: str) -> Record:
-    """The user's own instance `name`."""
+    """Return the record of the user's instance `name`.
+
+    Raises:
+        BollardError: the name is invalid, or no such instance runs on this host.
+    """
     found = running(os.getuid(), check_name(name))
     if not found:
         raise BollardError(
@@ -151,8 +162,14 @@ def get(name: str) -> Record:
 
 
 def join(record: Record, action: str, argv: list[str], shell: str, values: list[tuple[str, str]]) -> None:
-    """Become the program that `action` means in a running instance; returns only where there is nothing to start.
-    `values` are the spec of this task (task_values)."""
+    """Become a program in a running instance. Returns only if there is nothing to start.
+
+    record: the instance.
+    action: "exec", "run", "shell" or "test".
+    argv: the program or the arguments that the user gave.
+    shell: the shell that the user asked for, "" for none.
+    values: the spec of this task, from `task_values`.
+    """
     from bollard.runtime.local import action as actions
 
     asked = spec.make(values)
@@ -166,24 +183,25 @@ def join(record: Record, action: str, argv: list[str], shell: str, values: list[
 
 
 def task_values(image: str, values: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The spec of one task, of the `values` of a whole one: the container is there already."""
+    """Return the part of a spec that applies to one task, because the container exists already."""
     kept = ("cwd", "userhome", *OF_TASKS)
     return [("image", image), ("asked", image), *(pair for pair in values if pair[0] in kept)]
 
 
 def variables(name: str) -> dict[str, str]:
+    """Return the variables that name the instance, for the programs in it."""
     return {"APPTAINER_INSTANCE": name, "SINGULARITY_INSTANCE": name}
 
 
 def _private(action: str, text: str) -> dict[str, str]:
-    """What the keeper is told beside the task's environment: entry.py takes it out."""
+    """Return variables for the keeper, sent with the task's environment; entry.py removes them."""
     if len(text) > constants.SPEC_MAX - 64:
         raise BollardError("the options are too long", "pass large values in files")
     return {wire.SPEC: text, "SLURM_BOLLARD_COMMAND": action}
 
 
 def _looker(record: Record) -> Callable[[str], bool]:
-    """Whether the container has an executable file at a path, seen from outside."""
+    """Return a function that tells whether the container has an executable file at a path."""
     try:
         root = os.open(f"/proc/{record.keeper}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -207,8 +225,12 @@ def _looker(record: Record) -> Callable[[str], bool]:
 
 
 def stop(records: list[Record], number: int, seconds: float) -> list[Record]:
-    """Send a signal to each instance's script, wait for their end, and kill what is left after `seconds`: those
-    are returned. None of them is there any more afterwards."""
+    """Stop instances: send a signal to each script, wait, kill the remaining instances; return those that were killed.
+
+    records: the instances.
+    number: the signal.
+    seconds: how long to wait before the kill.
+    """
     ends = {record: [fd for fd in map(processes.handle, (record.pid, record.keeper)) if fd >= 0] for record in records}
     for record in records:
         _ask(record.place, record.uid, "kill" if number == signal.SIGKILL else f"stop {number}")
@@ -216,7 +238,7 @@ def stop(records: list[Record], number: int, seconds: float) -> list[Record]:
     late = [record for record, handles in ends.items() if set(handles) & set(left)]
     for record in late:
         _ask(record.place, record.uid, "kill")
-    for fd in processes.wait(left, ANSWER_SECONDS):  # it cannot even do that
+    for fd in processes.wait(left, ANSWER_SECONDS):  # the init did not obey "kill"
         signal.pidfd_send_signal(fd, signal.SIGKILL)
     processes.wait(left, ANSWER_SECONDS)
     for handles in ends.values():
@@ -226,7 +248,7 @@ def stop(records: list[Record], number: int, seconds: float) -> list[Record]:
 
 
 def members(record: Record) -> list[int]:
-    """The processes in an instance: the script's, and those of whoever joined; not the keeper and its own."""
+    """Return the process ids in an instance: of the script and of joined programs, without the keeper's own."""
     try:
         here = os.stat(f"/proc/{record.keeper}/ns/mnt").st_ino
     except OSError:

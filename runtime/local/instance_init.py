@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The init of an instance, which is the instance: one process from its start to its end.
+"""The init of an instance: one process that runs from the start to the end of the instance.
 
     bollard instance start ── fork twice ──► bollard-init ── launch ──► keeper, as for `bollard exec`
                                                 │  └─ fork ──► bollard-enter ──► the image's startscript
     bollard instance list, stop, stats ────────►│ @bollard-instance/UID/NAME
 
-It holds the keeper's lifeline, adopts what the script leaves running, passes signals on, and answers what an instance
-is asked. Its record is what it answers, so that no record outlives it. Under Slurm it ends with the slurmstepd that
-it descends from.
+The init holds the keeper's lifeline, adopts processes that the script leaves running, passes signals on, and answers
+requests. The record of an instance is only in the init's memory, so no record outlives the instance. Under Slurm the
+init ends together with the slurmstepd among its ancestors.
 """
 
 from __future__ import annotations
@@ -37,10 +37,16 @@ _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 def start(asked: Spec, name: str, action: str, argv: list[str], config: str) -> int:
-    """Make the instance `name` and start its script in the background; the process id of its init. Its logs are
-    kept below the directory `config`."""
+    """Make an instance and start its script in the background; return the process id of its init.
+
+    asked: the spec of the container.
+    name: the name of the instance.
+    action: "start" or "run", which chooses the script.
+    argv: the arguments for the script.
+    config: the directory for the log files.
+    """
     instance.check_name(name)
-    step = _slurmstepd()  # the init descends from nobody
+    step = _slurmstepd()  # found here: after the second fork the init has lost its ancestors
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -61,7 +67,7 @@ def start(asked: Spec, name: str, action: str, argv: list[str], config: str) -> 
 def _begin(
     asked: Spec, name: str, action: str, argv: list[str], config: str, slurm: tuple[str, int], writer: int
 ) -> None:
-    """Be the init, until its end; tells through `writer` when it is ready, or why not."""
+    """Run the init until its end. It writes to `writer` when it is ready or has failed."""
     try:
         linux.name_process("bollard-init")
         step, handle = slurm
@@ -85,7 +91,7 @@ def _begin(
         for fd in logs:
             os.close(fd)
         os.chdir("/")
-    except BaseException as error:  # noqa: BLE001 - it becomes the one line the user sees
+    except BaseException as error:  # noqa: BLE001 - it becomes the user's error message
         execution.tell_failure(writer, error)
         return
     execution.tell(writer, "+", f"{os.getpid()}\0")
@@ -94,11 +100,11 @@ def _begin(
 
 
 def _claim(name: str) -> tuple[socket, str]:
-    """The listener by which the instance is known, and its address; `BollardError` where its name is taken."""
+    """Return the listener of the instance and its address; raise BollardError if the name is in use."""
     address = f"{instance.ADDRESS}/{os.getuid()}/{name}"
     listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     listener.setblocking(False)
-    for place in (address, f"{address}/{os.urandom(4).hex()}"):  # the first may be bound by somebody else
+    for place in (address, f"{address}/{os.urandom(4).hex()}"):  # another user can have bound the first
         try:
             listener.bind("\0" + place)
             listener.listen(64)
@@ -117,7 +123,7 @@ def _claim(name: str) -> tuple[socket, str]:
 
 
 def _lifeline(address: str) -> socket:
-    """Held open, it keeps the keeper (entry.py)."""
+    """Return the lifeline, a connection to the keeper: the keeper ends when it is closed (entry.py)."""
     lifeline = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     lifeline.settimeout(instance.ANSWER_SECONDS)
     lifeline.connect("\0" + address)
@@ -128,7 +134,7 @@ def _lifeline(address: str) -> socket:
 
 
 def _slurmstepd() -> tuple[str, int]:
-    """(JOB.STEP, pidfd) of the slurmstepd that we descend from; ("", -1) where there is none."""
+    """Return JOB.STEP and a pidfd of the slurmstepd among our ancestors; ("", -1) if there is none."""
     pid = os.getppid()
     while pid > 1:
         try:
@@ -144,7 +150,7 @@ def _slurmstepd() -> tuple[str, int]:
 
 
 def _open_log(path: str) -> int:
-    """A log is added to, never followed to somewhere else by a link."""
+    """Open a log file for appending; refuse a symbolic link."""
     umask = os.umask(0o077)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -158,13 +164,13 @@ def _open_log(path: str) -> int:
 
 
 class _Init:
-    """The init's loop."""
+    """The main loop of the init."""
 
     def __init__(self, record: instance.Record, listener: socket, lifeline: socket, pipe: int, slurmstepd: int) -> None:
         self.record = record
         self.listener = listener
         self.lifeline = lifeline
-        self.pipe = pipe  # its end tells the keeper that we have ended
+        self.pipe = pipe  # when it is closed, the keeper knows that the init has ended
         self.slurmstepd = slurmstepd
         self.mounts = os.open(f"/proc/{record.keeper}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.script = 0
@@ -178,13 +184,19 @@ class _Init:
             signal.signal(number, lambda number, frame: None)
 
     def run_script(self, address: str, command: list[str], environ: dict[str, str], logs: tuple[int, ...]) -> None:
-        """Start `command` in the container, in a process group of its own."""
+        """Start the script in the container, in its own process group.
+
+        address: the keeper's address.
+        command: the script and its arguments.
+        environ: the environment for the launcher.
+        logs: file descriptors for stdout and stderr.
+        """
         pid = os.fork()
         if pid == 0:
             try:
                 os.setpgid(0, 0)
                 signal.set_wakeup_fd(-1)
-                for number in _PASSED:  # whoever started us may have ignored some
+                for number in _PASSED:  # the parent of `bollard` can have ignored some of them
                     signal.signal(number, signal.SIG_DFL)
                 os.dup2(logs[0], 1)
                 os.dup2(logs[1], 2)
@@ -196,10 +208,10 @@ class _Init:
         try:
             os.setpgid(pid, pid)
         except OSError:
-            pass  # it has done so, and become the launcher
+            pass  # the child has called setpgid and execve already
 
     def serve(self) -> None:
-        """Until it is stopped, or the keeper or the job's step has ended."""
+        """Serve until the instance is stopped, or the keeper or the job's step ends; then end the instance."""
         poll = select.poll()
         for fd in (self.listener.fileno(), self.lifeline.fileno(), self.wake, self.slurmstepd):
             if fd >= 0:
@@ -224,8 +236,10 @@ class _Init:
                 self._pass_on(number)
 
     def _pass_on(self, number: int) -> None:
-        """A signal is the script's, or that of what it left running; one that ends, and finds nobody, ends the
-        instance."""
+        """Send a signal to the script; after its end, to the processes that it left running.
+
+        If there are none, SIGINT and SIGTERM end the instance.
+        """
         self.stopping = self.stopping or number in _ENDING
         if self.record.script == "running":
             os.killpg(self.script, number)
@@ -234,7 +248,7 @@ class _Init:
                 processes.kill(pid, number)
 
     def _reap(self) -> bool:
-        """Whether there are children left; one that was told to stop ends with the last of them."""
+        """Reap ended children; return whether children remain. If the instance is stopping, it ends with the last."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -251,7 +265,7 @@ class _Init:
         try:
             peer, _ = self.listener.accept()
         except OSError:
-            return  # gone again
+            return  # the peer has closed the connection
         with peer:
             try:
                 if wire.credentials(peer)[1] not in (self.record.uid, 0):
@@ -274,7 +288,7 @@ class _Init:
             self._pass_on(int(number))
 
     def _end(self) -> None:
-        """Nothing of the instance is left after this."""
+        """End all processes of the instance."""
         keeper = processes.handle(self.record.keeper)
         self.listener.close()
         while True:

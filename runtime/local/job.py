@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is on record of a job: the files of this node's root, and Slurm's accounting.
+"""Read the records of a job: this node's record files, and Slurm's accounting.
 
-here      RECORDS/JOB.UID of this node: written by the keepers, through a descriptor of root's
-slurm     sacct, or scontrol where there is no accounting: what was asked, where, when, how it ended;
-          and AdminComment, which root has set (account=yes in plugstack.conf)
+here      the file RECORDS/JOB.UID of this node. Root opens it; the keepers write to it.
+slurm     from sacct, or from scontrol if there is no accounting: the requested container, the nodes, the times, the
+          end; and AdminComment, which root has set (account=yes in plugstack.conf)
 """
 
 from __future__ import annotations
@@ -20,14 +20,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# The last may hold anything, so it is split off last.
+# The last field can hold any characters, also "|", so the line is split at the first ones only.
 _FIELDS = ("JobID", "UID", "State", "ExitCode", "NTasks", "NodeList", "Start", "End", "AdminComment", "Container")
 _RECORD_MAX = 2 * record.SIZE_MAX
 
 
 def look(job: int, folder: str = record.RECORDS, collect: bool = False) -> dict[str, Any]:
-    """All that is known here, as plain data: the keys `job`, `node`, `here`, `slurm`. With `collect` the records of
-    the job's other nodes are fetched by a small job on them."""
+    """Return all records of a job as plain data: the keys `job`, `node`, `here`, `slurm`.
+
+    job: the number of the job.
+    folder: the directory of the record files.
+    collect: fetch the records of all the job's nodes, with a step of the job or a small new job.
+
+    Raises:
+        BollardError: neither this node nor Slurm knows the job, or a node does not answer.
+    """
     steps = _sacct(job) or _scontrol(job)
     found: dict[str, Any] = {
         "job": job,
@@ -45,7 +52,7 @@ def look(job: int, folder: str = record.RECORDS, collect: bool = False) -> dict[
 
 
 def records(job: int, folder: str = record.RECORDS) -> list[dict[str, Any]]:
-    """The records of a job on this node that this user may read, the oldest first."""
+    """Return the records of a job on this node that this user may read, the oldest first."""
     try:
         names = [name for name in os.listdir(folder) if name.split(".")[0] == str(job)]
     except OSError:
@@ -63,7 +70,7 @@ def records(job: int, folder: str = record.RECORDS) -> list[dict[str, Any]]:
 
 
 def _last_lines(text: bytes) -> list[dict[str, Any]]:
-    """The last whole line of each container."""
+    """Return the last complete line of each container."""
     found: dict[str, dict[str, Any]] = {}
     for line in text.split(b"\n")[:-1]:
         try:
@@ -75,7 +82,7 @@ def _last_lines(text: bytes) -> list[dict[str, Any]]:
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """A record's line as plain data."""
+    """Return a line of a record file as plain data; ValueError or BollardError if it is damaged."""
     found: dict[str, Any] = {}
     for name, value in spec_text.pairs(line.strip()):
         if name == "steps":
@@ -91,7 +98,10 @@ def decode(line: bytes) -> dict[str, Any]:
 
 
 def _collected(job: int, row: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each node of the job answers to `bollard job --here`: a step of the job while that runs, else a job."""
+    """Run `bollard job --here` on each node of the job; return all answers.
+
+    It runs as a step of the job while the job runs, else as a new job.
+    """
     import json
 
     nodes = _run(["scontrol", "show", "hostnames", row.get("nodelist", "")]).split()
@@ -121,10 +131,10 @@ def _run(argv: list[str]) -> str:
 
 
 def _sacct(job: int) -> list[dict[str, Any]]:
-    """A dictionary for the job, then one for each step; empty without accounting."""
+    """Return a dictionary for the job, then one for each step; empty without accounting."""
     fields = list(_FIELDS)
     text = _run(["sacct", "-P", "-n", "-j", str(job), "-o", ",".join(fields)])
-    if not text:  # before 21.08 there is no field Container
+    if not text:  # Slurm before 21.08 has no field Container
         fields.remove("Container")
         text = _run(["sacct", "-P", "-n", "-j", str(job), "-o", ",".join(fields)])
     return [
@@ -153,7 +163,7 @@ _SHOWN = {
 
 
 def _scontrol(job: int) -> list[dict[str, Any]]:
-    """The job alone, while slurmctld remembers it."""
+    """Return a dictionary for the job, without its steps; empty if slurmctld no longer knows the job."""
     words = _run(["scontrol", "show", "job", "--oneliner", str(job)]).split()
     pairs = dict(word.split("=", 1) for word in words if "=" in word)
     row: dict[str, Any] = {ours: pairs[slurms] for slurms, ours in _SHOWN.items() if slurms in pairs}
@@ -161,14 +171,14 @@ def _scontrol(job: int) -> list[dict[str, Any]]:
         row["uid"] = row["uid"].rpartition("(")[2].rstrip(")")
     mark = next((number for number, word in enumerate(words) if word.startswith(_COMMENT + "bollard=")), -1)
     if row and mark >= 0:
-        # Slurm's own names begin with capitals, and a record's do not.
+        # The comment ends at the next name of Slurm: these begin with a capital letter, the names of a record do not.
         more = itertools.takewhile(lambda word: word[0].islower(), words[mark + 1 :])
         row.update(_row(["AdminComment"], [" ".join([words[mark][len(_COMMENT) :], *more])]))
     return [row] if row else []
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """For people."""
+    """Return the records as lines of text."""
     text = []
     for row in found["slurm"]:
         if row["jobid"].endswith(".extern"):
@@ -196,7 +206,7 @@ def _entered(entry: dict[str, Any]) -> list[str]:
     steps = ", ".join(f"{count} of step {step}" for step, count in entry.get("steps", {}).items())
     lines = [
         f"{entry.get('node', '?')}: {entry.get('tasks', 0)} tasks entered{f' ({steps})' if steps else ''}",
-        f"  {entry.get('image', '?')}",  # named by its user
+        f"  {entry.get('image', '?')}",  # the user chose this text; `shown` escapes it
         f"  sha256 {entry.get('digest') or 'not in the image'}, file {entry.get('id', '?')}",
         f"  first {when('first')}, last {when('last')}, ended {when('ended')}, bollard {entry.get('bollard', '?')}",
     ]
@@ -204,9 +214,10 @@ def _entered(entry: dict[str, Any]) -> list[str]:
 
 
 def verify(found: dict[str, Any]) -> tuple[list[str], bool]:
-    """A line for each image that is on record, read again and compared with it; and whether all are the same.
+    """Read each recorded image again and compare it; return a line for each, and whether all are unchanged.
 
-    Raises: BollardError with status 1 where there is no record that this user may read.
+    Raises:
+        BollardError: with status 1, if there is no record that this user may read.
     """
     entries = [*found["here"], *(row["entered"] for row in found["slurm"] if row.get("entered"))]
     if not entries:
@@ -223,7 +234,10 @@ def verify(found: dict[str, Any]) -> tuple[list[str], bool]:
 
 
 def _become_user_of(found: dict[str, Any]) -> None:
-    """Root becomes the job's user for good: an image's path, and the links on it, are that user's to choose."""
+    """Change from root to the job's user, permanently.
+
+    The user has chosen the image's path and can have placed links on it; root must not follow them.
+    """
     import pwd
 
     uids = {entry["user"] for entry in found["here"] if entry.get("user", -1) >= 0}
@@ -247,7 +261,7 @@ def _become_user_of(found: dict[str, Any]) -> None:
 
 
 def _verdict(path: str, digest: str) -> tuple[bool, str]:
-    """Whether the image at `path` is the one with that digest, and what is found."""
+    """Return whether the image at `path` has the digest, and a text for the user."""
     from bollard.runtime.image import image, sif_write
 
     try:

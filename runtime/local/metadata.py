@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What an image says of itself: labels, scripts, definition file, apps, with the keys of Apptainer's `inspect`.
+"""Read the metadata of an image: labels, scripts, definition file, apps, with the keys of Apptainer's `inspect`.
 
-SIF files carry it as one JSON object. From other images, and SIF files without it, the same is read from
-`.singularity.d` and `/scif`: in a directory as it lies there, of a squashfs with unsquashfs, and where that is missing
-from a container of the image. Nothing of the image is executed.
+A SIF file has it as one JSON object. For other images, and SIF files without this object, it is read from
+`.singularity.d` and `/scif`: directly in a directory; with unsquashfs from a squashfs; if unsquashfs is missing, in a
+container of the image. No program of the image is executed.
 
     attributes   {"apps": {name: {...}}, "environment": {path: text}, "labels": {...}, "runscript": text, ...}
 """
@@ -45,11 +45,11 @@ _FILES: Final = {
 _OWN: Final = ".singularity.d"
 _APPS: Final = "scif/apps"
 _FILE_MAX: Final = 1 << 20
-_ENTRIES_MAX: Final = 1000  # of a directory
+_ENTRIES_MAX: Final = 1000  # entries of a directory
 
 
 def read(path: str) -> tuple[Attributes, bool]:
-    """The attributes of the image at `path`, and whether they come from a SIF file's JSON object."""
+    """Return the attributes of the image at `path`, and whether they come from a SIF file's JSON object."""
     if not os.path.isdir(path):
         found = _of_sif(path)
         if found and found[1]:
@@ -68,7 +68,10 @@ def read(path: str) -> tuple[Attributes, bool]:
 
 
 def _of_sif(path: str) -> tuple[Attributes, bool] | None:
-    """What the descriptors of a SIF file have: all of it, or the definition file alone; None for another file."""
+    """Return the attributes in a SIF file's objects, and whether they are complete; None if it is not a SIF file.
+
+    Without the JSON object only the definition file is found.
+    """
     opened = _opened_sif(path)
     if not opened:
         return None
@@ -92,7 +95,7 @@ def _opened_sif(path: str) -> tuple[int, sif.Sif] | None:
         opened = open(path, "rb")
         first = opened.read(42)
     except OSError:
-        first = b""  # open_image says it better
+        first = b""  # open_image, which is called later, gives a better error
     finally:
         if opened:
             opened.close()
@@ -100,7 +103,10 @@ def _opened_sif(path: str) -> tuple[int, sif.Sif] | None:
 
 
 def parsed(text: bytes) -> Attributes | None:
-    """The attributes in the JSON text of a SIF file, None when it has another form: then the files in it count."""
+    """Return the attributes in the JSON text of a SIF file; None if it has another form.
+
+    In this case the caller reads the files in the image.
+    """
     try:
         given = json.loads(text)["data"]["attributes"]
         apps = given.get("apps") or {}
@@ -125,7 +131,11 @@ def _checked(given: Attributes, texts: tuple[str, ...]) -> Attributes:
 
 
 def read_tree(root: int) -> Attributes:
-    """The attributes of the file tree whose root is the descriptor `root`; no link in it leads out of it."""
+    """Return the attributes of the file tree at the file descriptor `root`; links are resolved inside the tree.
+
+    Raises:
+        BollardError: a file or a directory is too large, or cannot be read.
+    """
     found = _read_section(root, _OWN, (*TEXTS, "labels"), ("10-docker*.sh", "9*-environment.sh"))
     found["apps"] = {}
     for name in _names(root, _APPS):
@@ -158,7 +168,7 @@ def _labels(text: str) -> dict[str, str]:
 
 
 def _names(root: int, place: str) -> list[str]:
-    """The names in a directory of the tree, sorted; [] where there is none."""
+    """Return the names in a directory of the tree, sorted; [] if it does not exist."""
     fd = _open(root, place, os.O_DIRECTORY)
     if fd is None:
         return []
@@ -190,7 +200,7 @@ def _open(root: int, place: str, more: int = 0, close: bool = False) -> int | No
     try:
         fd = linux.open_in_root(root, "/" + place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | more)
     except OSError as error:
-        if not linux.is_missing(error) and error.errno != errno.ENXIO:  # that is a socket or a device
+        if not linux.is_missing(error) and error.errno != errno.ENXIO:  # ENXIO: a socket or a device
             raise BollardError(f"/{place} in the image: {error.strerror}", "check its permissions") from None
         return None
     if close:
@@ -199,7 +209,7 @@ def _open(root: int, place: str, more: int = 0, close: bool = False) -> int | No
 
 
 def _of_file(path: str) -> Attributes:
-    """The attributes of a squashfs, bare or in a SIF file."""
+    """Return the attributes of a squashfs, bare or in a SIF file."""
     opened = image.open_image(path)
     try:
         with tempfile.TemporaryDirectory(prefix="bollard-inspect-") as scratch:
@@ -218,7 +228,7 @@ def _of_file(path: str) -> Attributes:
 
 
 def _unsquash(opened: image.Image, tree: str) -> bool:
-    """Unpack to `tree` the few files that count; whether there is a program that can."""
+    """Unpack the files with metadata to `tree`; return False if unsquashfs is not installed."""
     wanted = [f"{_OWN}/{name}" for name in (*_FILES.values(), "env")]
     wanted += [f"{_APPS}/*/scif/{name}" for name in (*_FILES.values(), "env")]
     command = ["unsquashfs", "-no-progress", "-no-xattrs", "-d", tree, "-o", str(opened.offset)]
@@ -254,7 +264,7 @@ def _small_files_only() -> None:
 
 
 def _through_container(path: str) -> Attributes:
-    """Look at the image from inside: a child makes a container of it and tells what it finds."""
+    """Return the attributes, read in a container of the image. A child makes the container and reports them."""
     from bollard.runtime.causes import one_line
     from bollard.runtime.container import keeper
     from bollard.runtime.container.clock import Clock

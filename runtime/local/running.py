@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The containers that run on this node: finding their keepers, asking them, going in.
+"""Find the containers that run on this node, ask their keepers, and start programs in them.
 
-A keeper listens at the path JOBS/JOB/HASH, a socket of its user's in a folder of root's (`AdmissionLoop.state`).
+A keeper listens at the path JOBS/JOB/HASH: a socket that its user owns, in a directory that root owns
+(`AdmissionLoop.state`).
 """
 
 from __future__ import annotations
@@ -25,14 +26,24 @@ if TYPE_CHECKING:
 
 _ANSWER_MAX = 1 << 20
 _SECONDS = 5.0
-_TIME_MAX = 1 << 36  # the year 4147: what localtime() can take
-# What `bollard attach JOB` starts: the best shell that the image has.
+_TIME_MAX = 1 << 36  # seconds since 1970, the year 4147; localtime() fails for much larger numbers
+# The default program of `bollard attach JOB`: bash if the image has it, else /bin/sh.
 SHELL = ["/bin/sh", "-c", 'exec "$(command -v bash || echo /bin/sh)"']
 
 
 class Container:
-    """A container of this node. `told` is its record, `there` its tasks as (pid, step); ValueError for words that no
-    keeper says."""
+    """A container of this node.
+
+    address: the path of its keeper's socket.
+    uid: its user.
+    told: the keeper's answer, a record.
+
+    Attributes: `there` are its tasks as (pid, step); `entered` is the number of tasks that entered; `made` is the time
+    of creation in seconds since 1970.
+
+    Raises:
+        ValueError: a keeper cannot have given this answer.
+    """
 
     __slots__ = ("address", "entered", "job", "keeper", "made", "there", "told", "uid")
 
@@ -50,11 +61,11 @@ class Container:
         self.told = told
 
     def steps(self) -> list[str]:
-        """Of the tasks that are there, in their order."""
+        """Return the steps of the running tasks, each once, in the order of the tasks."""
         return list(dict.fromkeys(step for _, step in self.there))
 
     def plain(self) -> dict[str, object]:
-        """For JSON."""
+        """Return the data for `bollard ps --json`."""
         return {
             "job": self.job,
             "user": self.uid,
@@ -70,13 +81,13 @@ class Container:
 
 
 def addresses(job: int = 0, jobs: str = wire.JOBS) -> Iterator[tuple[str, int]]:
-    """(path, uid) of the sockets of all keepers on this node, or of those of one job, whose ever they are."""
+    """Yield (path, uid) of the sockets of all keepers on this node, of all users; or only those of one job."""
     for folder in [str(job)] if job else sorted((name for name in _names(jobs) if name.isdigit()), key=int):
         for name in sorted(_names(f"{jobs}/{folder}")):
             try:
                 info = os.lstat(f"{jobs}/{folder}/{name}")
             except OSError:
-                continue  # it has ended meanwhile
+                continue  # the keeper has ended
             if stat.S_ISSOCK(info.st_mode) and not name.startswith("job"):
                 yield f"{jobs}/{folder}/{name}", info.st_uid
 
@@ -85,12 +96,14 @@ def _names(folder: str) -> list[str]:
     try:
         return os.listdir(folder)
     except OSError:
-        return []  # there is no job
+        return []  # there is no job on this node
 
 
 def containers(job: int = 0) -> tuple[list[Container], list[str]]:
-    """This user's containers, or for root everybody's, those of one job; and the sockets whose listeners gave no
-    answer in time."""
+    """Return this user's containers (for root, those of all users), and the sockets that did not answer in time.
+
+    job: the number of one job, 0 for all jobs.
+    """
     mine = os.geteuid()
     asked = [(address, uid) for address, uid in addresses(job) if mine in (0, uid)]
     answers, mute = ask(asked)
@@ -100,14 +113,17 @@ def containers(job: int = 0) -> tuple[list[Container], list[str]]:
             try:
                 found.append(Container(address, uid, answers[address]))
             except ValueError:
-                continue  # a process of that user's that only plays a keeper
+                continue  # the user's process is not a keeper
     return found, mute
 
 
 def ask(asked: list[tuple[str, int]], seconds: float = _SECONDS) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """What each keeper, (path of its socket, uid), says of itself; and the paths whose listeners were mute.
+    """Ask keepers; return the answers by path, and the paths that did not answer.
 
-    All are asked at once and have `seconds` together: users can listen there themselves, and never answer.
+    asked: the keepers as (path of the socket, uid).
+    seconds: the time limit for all of them together.
+
+    All keepers are asked at once, because a user's process could listen there and never answer.
     """
     end = time.monotonic() + seconds
     waiting: dict[int, tuple[str, socket, bytearray]] = {}
@@ -116,11 +132,11 @@ def ask(asked: list[tuple[str, int]], seconds: float = _SECONDS) -> tuple[dict[s
     for address, uid in asked:
         try:
             peer = _connected(address, uid)
-        except BlockingIOError:  # its queue is full: nobody accepts
+        except BlockingIOError:  # the queue is full: the listener does not accept
             mute.append(address)
             continue
         except OSError:
-            continue  # it has ended, or is no keeper of that user's
+            continue  # it has ended, or is not a keeper of that user
         waiting[peer.fileno()] = (address, peer, bytearray())
         poll.register(peer.fileno(), select.POLLIN)
     while waiting and time.monotonic() < end:
@@ -144,8 +160,7 @@ def ask(asked: list[tuple[str, int]], seconds: float = _SECONDS) -> tuple[dict[s
 
 
 def _connected(address: str, uid: int) -> socket:
-    """A connection with the question sent. A link in the place of the socket is not followed, and the listener is that
-    user's or root's."""
+    """Connect to a keeper and send the question. A link is not followed; the listener must be of `uid` or root."""
     fd = os.open(address, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         info = os.fstat(fd)
@@ -166,7 +181,7 @@ def _connected(address: str, uid: int) -> socket:
 
 
 def _is_whole(data: bytearray) -> bool:
-    """Whether `data` is an answer to its end, or none of a keeper."""
+    """Return whether `data` is a complete answer, or cannot become a keeper's answer."""
     if data[:1] != wire.OK:
         return True
     size = int.from_bytes(data[1:5], sys.byteorder)
@@ -174,7 +189,7 @@ def _is_whole(data: bytearray) -> bool:
 
 
 def _answer(address: str, data: bytes) -> dict[str, dict[str, str]]:
-    """{address: what the keeper said}; empty where that is no answer."""
+    """Return {address: the keeper's answer}; empty if `data` is not an answer."""
     size = int.from_bytes(data[1:5], sys.byteorder)
     if data[:1] != wire.OK or len(data) < 5 or size > _ANSWER_MAX or len(data) < 5 + size:
         return {}
@@ -185,7 +200,7 @@ def _answer(address: str, data: bytes) -> dict[str, dict[str, str]]:
 
 
 def lines(found: list[Container]) -> list[str]:
-    """A table for people."""
+    """Return the containers as the lines of a table."""
     import pwd
 
     rows = [("JOB", "STEPS", "USER", "KEEPER", "TASKS", "SINCE", "IMAGE")]
@@ -196,14 +211,18 @@ def lines(found: list[Container]) -> list[str]:
             user = str(item.uid)
         since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(item.made))
         steps, tasks = ",".join(item.steps()) or "-", str(len(item.there))
-        image = shown(item.told.get("image", ""))  # of another user, where root asks
+        image = shown(item.told.get("image", ""))  # escaped: for root, other users chose this text
         rows.append((str(item.job), shown(steps), user, str(item.keeper), tasks, since, image))
     widths = [max(len(row[at]) for row in rows) for at in range(6)]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, [*widths, 0])).rstrip() for row in rows]
 
 
 def parse(name: str) -> tuple[int, str]:
-    """JOB or JOB.STEP."""
+    """Parse JOB or JOB.STEP; return the number of the job and the step, "" for none.
+
+    Raises:
+        BollardError: `name` has another form.
+    """
     job, dot, step = name.partition(".")
     if not (job.isascii() and job.isdigit()) or (dot and not step):
         raise BollardError(f"{name}: not a job", "write JOB or JOB.STEP, as squeue does")
@@ -211,7 +230,11 @@ def parse(name: str) -> tuple[int, str]:
 
 
 def attach(name: str, command: list[str]) -> NoReturn:
-    """Become `command`, or a shell, in a running container of the job `name`, as one more task of the job."""
+    """Become a program in a running container of a job, as a task of this job.
+
+    name: JOB or JOB.STEP.
+    command: the program and its arguments; empty for a shell.
+    """
     job, step = parse(name)
     here = os.uname().nodename.split(".")[0]
     chosen = _choose(name, here, [item for item in containers(job)[0] if item.uid == os.geteuid()], step)
@@ -239,7 +262,7 @@ def _choose(name: str, here: str, found: list[Container], step: str) -> Containe
 
 
 def _within(job: int) -> bool:
-    """Whether this process is in the job's control group, or, without those, is a task of it."""
+    """Return whether this process is in the job's control group or, without control groups, is a task of the job."""
     with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
         groups = [part for line in file for part in line.strip().split("/")]
     if f"job_{job}" in groups:
@@ -249,7 +272,7 @@ def _within(job: int) -> bool:
 
 
 def _through_srun(job: int, name: str, here: str, command: list[str]) -> NoReturn:
-    """The way into the job's control group and limits is a step of the job."""
+    """Run `bollard attach` again in a step of the job, so that it is in the job's control group and limits."""
     if os.environ.get("BOLLARD_ATTACHING"):
         raise BollardError(f"{name}: this process is not part of the job", "use srun --overlap --jobid")
     os.environ["BOLLARD_ATTACHING"] = "1"

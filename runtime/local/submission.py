@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The full check that srun, sbatch and salloc make before a job is submitted, in Python.
+"""The full check in srun, sbatch and salloc before a job is submitted.
 
-The client's C code skips it where only an image is named and that image is plain (spank_plugin/image_probe.c).
+The client's C code skips it if the only option is the image and its own check accepts this image
+(spank_plugin/image_probe.c).
 """
 
 from __future__ import annotations
@@ -15,12 +16,19 @@ from bollard.runtime.image import image
 from bollard.runtime.installed import PREFIX
 from bollard.runtime.request import forms, site, spec, spec_text
 
-# Directories of which every node has its own: an image there may exist on the nodes alone.
+# Directories that are local to each node: an image there can exist on the compute nodes only.
 NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def check(text: bytes, out: int) -> None:
-    """Write the settled form of the spec `text` to `out`; BollardError for what cannot work."""
+    """Check a spec and write its final form, with all values resolved.
+
+    text: the spec from the client.
+    out: the file descriptor to write to.
+
+    Raises:
+        BollardError: the spec or the image cannot be used.
+    """
     here = site.load(PREFIX)
     values = _fetched(forms.resolve(spec_text.pairs(text)), here)
     asked = spec.make(values)
@@ -32,7 +40,7 @@ def check(text: bytes, out: int) -> None:
         site.refuse_image(here, opened.fd, asked.asked)
         values.append(("id", ".".join(map(str, opened.identity))))
     values = [(name, asked.image if name == "image" else value) for name, value in values]
-    # What would make another container of it, and changes nothing.
+    # Options without effect here are removed: they would change the hash of the spec and so make another container.
     idle: tuple[str, ...] = ("once",) if not spec.is_of_one_step(spec.make(site.completed(values, here))) else ()
     idle += ("pty",) if not asked.contain else ()
     values = [pair for pair in values if pair[0] not in idle]
@@ -44,13 +52,13 @@ def check(text: bytes, out: int) -> None:
 
 
 def _look_at_saved(asked: spec.Spec) -> None:
-    """Tell the user that a file will be replaced. The image itself is replaced only where the same words name it."""
+    """Print that --container-save will replace a file. The image itself is replaced only if both have the same path."""
     try:
         there = os.stat(asked.save)
     except OSError:
         return
     if not stat.S_ISREG(there.st_mode):
-        return  # the node says why it cannot be
+        return  # the node reports the error
     try:
         is_image = bool(asked.image) and os.path.samestat(os.stat(asked.image), there)
     except OSError:
@@ -64,11 +72,11 @@ def _look_at_saved(asked: spec.Spec) -> None:
 
 
 def _fetched(values: list[tuple[str, str]], here: site.Site) -> list[tuple[str, str]]:
-    """With an image that lies elsewhere brought into the user's cache: once, here, and not on each node."""
+    """Return the values with the path of the cached image if it is a URI. It is fetched here once, not on each node."""
     given = dict(values)
     uri = given.get("asked", "")
     if "#" in uri and not image.is_uri(uri) and not os.path.lexists(given["image"]):
-        uri = f"docker://{uri}"  # pyxis's form, which needs no scheme
+        uri = f"docker://{uri}"  # the form of pyxis, REGISTRY#NAME, has no scheme
     elif _is_registrys(uri) and not os.path.lexists(given["image"]):
         if not here.registry:
             hint = f"check the name with `ls`; an image of a registry is docker://{uri}"
@@ -93,7 +101,7 @@ _FILE_ENDS = (".sif", ".sqsh", ".sqfs", ".squashfs", ".simg", ".img", ".tar")
 
 
 def _is_registrys(name: str) -> bool:
-    """Whether a registry can have an image of that name. A path that begins with / or . is never one."""
+    """Return whether the name can be that of an image in a registry. A path that begins with / or . cannot."""
     from re import fullmatch
 
     if name.endswith(_FILE_ENDS) or not fullmatch(_REFERENCE, name):

@@ -34,8 +34,8 @@ def new_namespace(as_root: bool) -> None:
 
 def is_host_root() -> bool:
     """Return whether this process's user is root outside its user namespace too."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        return any(line.split()[:2] == [str(os.getuid()), "0"] for line in file)
+    with open("/proc/self/uid_map", "rb") as file:
+        return any(line.split()[:2] == [b"%d" % os.getuid(), b"0"] for line in file)
 
 
 def _write(path: str, text: str) -> None:

@@ -16,7 +16,7 @@ from bollard.runtime import constants
 from bollard.runtime.container import record
 from bollard.runtime.image import sif
 from bollard.runtime.request import options, site_config, spec
-from bollard.spank_plugin import build, build_inside, install
+from bollard.spank_plugin import build, build_inside
 
 C = Path(__file__).resolve().parents[2] / "spank_plugin"
 WORDS = [word for word in constants.NO_WORDS.split(" ") if word]
@@ -123,7 +123,6 @@ def test_the_extern_step():
 
 def test_the_words_of_the_records_descriptor():
     assert record.descriptor(f"spool=/x {constants.RECORD_FD_WORD}17 record-as=a.1 ") == (17, "a.1")
-    assert install.RECORDS == constants.RECORDS
 
 
 def test_the_number_of_a_batch_script():

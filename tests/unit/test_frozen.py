@@ -47,6 +47,7 @@ def test_it_is_frozen_and_compared_by_its_fields():
     one = ours("a")
 
     assert one == ours("a", 1) and one != ours("b") and one != "a"
+    assert {one, ours("a", 1), ours("b")} == {one, ours("b")}
     with pytest.raises(AttributeError):
         one.size = 2
     with pytest.raises(AttributeError):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The client's glance at an image (plain.c): yes for whole images, and never where the long look says no to a file
-that was cut, is of another kind or is for another machine."""
+"""The client's glance at an image (image_probe.c): yes for whole images, and never where the long look says no to a
+file that was cut, is of another kind or is for another machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bollard.runtime.image import sif, sif_write
 from bollard.runtime.image.image import open_image
 
 MACHINE = os.uname().machine
-# The others have no code in plain.c: there the client takes the long look at each SIF file.
+# The others have no code in image_probe.c: there the client takes the long look at each SIF file.
 KNOWN = MACHINE in ("x86_64", "aarch64")
 
 

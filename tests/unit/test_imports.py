@@ -107,6 +107,7 @@ def after_the_end(tmp_path):
             "import os, sys\n"
             f"sys.path[:0] = [{str(TOP / '.dev')!r}]\n"
             "from bollard.runtime.container import imports\n"
+            "from bollard.runtime import causes\n"
             "imports.complete()\n"
             f"sys.path[:0] = [{str(tmp_path)!r}]\n"
             f"imports.end({programs})\n"
@@ -141,6 +142,17 @@ def test_no_module_is_imported(after_the_end, module):
 )
 def test_nothing_else_loads_code_or_starts_a_program(after_the_end, line, error):
     assert after_the_end(outcome(line)).stdout == error
+
+
+@pytest.mark.parametrize("name", ["EMFILE", "ENFILE", "EAGAIN", "ENOMEM", "EFBIG", "ENOSPC", "EROFS", "ESTALE", "EIO"])
+def test_every_cause_can_be_told_there(after_the_end, name):
+    lines = [
+        "import errno",
+        f"found = causes.of(OSError(errno.{name}, 'reason'), 'img.sif', '/tmp')",
+        "os.write(1, causes.one_line(found).encode())",
+    ]
+    done = after_the_end("\n".join(lines))
+    assert done.stdout.startswith("img.sif: ") and done.returncode == 0, done
 
 
 def test_what_is_loaded_can_be_imported_again(after_the_end):

@@ -52,6 +52,20 @@ def test_links_of_the_image_stay_inside_it(root: int) -> None:
     assert not mounts._exists(root, "/outside/passwd")
 
 
+def test_a_file_that_cannot_be_copied_leaves_nothing_behind(root: int, tmp_path: Path) -> None:
+    (tmp_path / "source").write_text("127.0.0.1 localhost\n")
+    (tmp_path / "etc/resolv.conf").mkdir()
+
+    def copied(target: str) -> str:
+        tree = os.open(tmp_path / "source", os.O_RDONLY)
+        return mounts._copy(root, mounts.Place(plan.Mount(plan.BIND, "/src", target, copied=True), tree, False))
+
+    assert [copied("/etc/resolv.conf") for _ in range(2)] == ["Is a directory"] * 2
+    assert copied("/etc/hosts") == ""
+    assert (tmp_path / "etc/hosts").read_text() == "127.0.0.1 localhost\n"
+    assert sorted(os.listdir(tmp_path / "etc")) == ["hosts", "resolv.conf"]
+
+
 def test_only_what_is_missing_and_not_inside_another_bind_is_made(root: int) -> None:
     places = [place("/etc/hosts", directory=False), place("/home/alice"), place("/home/alice/data"), place("/new")]
 

@@ -57,6 +57,19 @@ def test_a_layer_that_cannot_be_meant(tmp_path, members):
         unpacked(tmp_path, *members)
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+@pytest.mark.parametrize("before", [b"", tarfile.TarInfo("first").tobuf()])
+def test_a_header_that_would_fill_the_memory(tmp_path, kind, before):
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 1 << 30
+    place = tree.Tree(str(tmp_path))
+    try:
+        with pytest.raises(BollardError, match=f"^image: damaged: a header of {1 << 30} bytes"):
+            layers.apply(io.BytesIO(before + header.tobuf(tarfile.USTAR_FORMAT)), place, "image")
+    finally:
+        place.close()
+
+
 def test_a_tree_deeper_than_python_goes_can_be_removed(tmp_path):
     """Links let each layer go on where the last one ended."""
     deep = "/".join("d" * 200)

@@ -56,6 +56,22 @@ def test_a_rule_for_a_tag_is_one_for_the_digest_that_is_fetched(tmp_path, name, 
     assert rules(of_host(tmp_path, {scope: REJECT}, name))[f"host:1/ns/a@{DIGEST}"] == REJECT
 
 
+def test_another_key_asks_the_policy_again(tmp_path):
+    key, name = tmp_path / "key.gpg", reference.parse("docker://host:1/ns/a")
+    signed = [{"type": "signedBy", "keyType": "GPGKeys", "keyPaths": [str(key)]}]
+
+    def accepted(content):
+        key.unlink(missing_ok=True)
+        if content:
+            key.write_bytes(content)
+        return policy.is_accepted(of_host(tmp_path, {}, "docker://host:1/ns/a", default=signed), name, DIGEST, store)
+
+    with cache.opened({"BOLLARD_CACHEDIR": str(tmp_path / "cache")}) as store:
+        assert not accepted(b"one")
+        policy.accept(of_host(tmp_path, {}, "docker://host:1/ns/a", default=signed), name, DIGEST, store)
+        assert [accepted(content) for content in (b"one", b"two", b"", b"one")] == [True, False, False, True]
+
+
 def test_all_rules_that_are_about_the_image_count(tmp_path):
     scopes = {"host:1/ns/a:v1": ACCEPT, f"host:1/ns/a@{DIGEST}": REJECT}
     assert rules(of_host(tmp_path, scopes, "docker://host:1/ns/a:v1"))[f"host:1/ns/a@{DIGEST}"] == ACCEPT + REJECT

@@ -16,7 +16,11 @@ import compiled
 import pytest
 
 DECLARATIONS = """
-struct identity { unsigned uid, gid; const unsigned *groups; int ngroups, place, as_root; const void *cgroups; };
+struct job_cgroups { int count; char job[16][512]; };
+struct identity {
+    unsigned uid, gid; const unsigned *groups; int ngroups, place, as_root; const struct job_cgroups *cgroups;
+};
+int start_of(const struct identity *id);
 int maps_of(int pid, const struct identity *id);
 void text_of(char *text, size_t room, int as_root, unsigned first, const unsigned *more, int count);
 int owned_by_root(const char *path);
@@ -24,6 +28,16 @@ int take_senders(int fd, int *handles, int most, int *lost);
 int count_alive(const int *handles, int count);
 """
 MORE = """
+static int be_nothing(void *arg) { (void) arg; return 0; }
+int start_of(const struct identity *id)
+{
+	int keep = 3, status;
+	pid_t helper;
+
+	if (become_and_run(id, &keep, 0, -1, be_nothing, NULL, &helper) < 0 || waitpid(helper, &status, 0) != helper)
+		return -1;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
 int maps_of(int pid, const struct identity *id) { return write_maps(pid, id); }
 void text_of(char *text, size_t room, int as_root, gid_t first, const gid_t *more, int count)
 {
@@ -91,6 +105,21 @@ def test_the_kernel_takes_the_map_of_a_user_with_many_groups(privilege):
         for fd in (*ready, *go):
             os.close(fd)
         os.waitpid(child, 0)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root gives itself up")
+@pytest.mark.parametrize(("cgroup", "place", "reason"), [("", "", 0), ("/nowhere/job_7", "", 2), ("", "/", 3)])
+def test_why_there_is_no_keeper(privilege, cgroup, place, reason):
+    ffi, library = privilege
+    groups = ffi.new("struct job_cgroups *", {"count": int(bool(cgroup)), "job": [cgroup.encode()]})
+    fd = os.open(place, os.O_RDONLY) if place else -1
+    nobody = 65534
+    who = {"uid": nobody, "gid": nobody, "groups": ffi.NULL, "place": fd, "cgroups": groups}
+    try:
+        assert library.start_of(ffi.new("struct identity *", who)) == reason
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 @contextmanager
