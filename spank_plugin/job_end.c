@@ -28,10 +28,10 @@
 /* The cgroups of the job, as this slurmstepd has found them. */
 static struct job_cgroups known;
 
+/* What a round of `handles` counts at least, of GRACE_MS and KILL_MS: so there are at most 80. */
+#define ROUND_MS 100
 /* Handles of keepers and task reapers, on a site without cgroups; those of one round. */
 #define HANDLES_MAX 64
-/* What a round counts at least, of GRACE_MS and KILL_MS: so there are at most 80. */
-#define ROUND_MS 100
 static int handles[HANDLES_MAX], handle_count;
 /* A connection whose senders are not all in `handles`, or -1. */
 static int unread = -1;
