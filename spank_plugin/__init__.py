@@ -8,7 +8,8 @@
 | client.c, slurm_options.c, components.c, multiprog.c | in srun, sbatch, salloc: take --container over from Slurm |
 | client_options.c, spec.c, header.c, image_probe.c | in srun, sbatch, salloc: read options, make the spec |
 | stepd.c, keeper.c, argv.c, refusal.c | in slurmstepd: start the keeper and the launcher |
-| privilege.c, job_cgroup.c, job_folder.c, job_end.c, account.c, job_record.c | in slurmstepd: what needs root |
+| privilege.c, account.c, job_record.c | in slurmstepd: what needs root |
+| job_cgroup.c, job_folder.c, job_place.c, job_end.c | there too: a job's cgroups, folder and /tmp; its end |
 | keeper_start.c | the program that becomes the keeper |
 | enter.c, entry.c, script.c, become.c, supervise.c | the launcher: lets a task enter the container |
 | wire.c | sockets and frames, in slurmstepd and in the launcher |

@@ -24,7 +24,10 @@ void look_at_argv(spank_t spank)
 		argv[0][strlen(LAUNCHER)] = '\0';  /* in place: Slurm frees this string */
 		step.launched = 1;
 	} else if (strcmp(argv[0], LAUNCHER) != 0) {
-		spank_unsetenv(spank, ENV_ARGV0);  /* set for another component */
+		/* It was set for another component. */
+		if (spank_unsetenv(spank, ENV_ARGV0) != ESPANK_SUCCESS)
+			refuse("Slurm does not take " ENV_ARGV0 " out of the step's environment; tell the site's "
+			       "administrator");
 	} else {  /* a value longer than a path is not read: the task then fails with a reason */
 		step.launched = spank_getenv(spank, ENV_ARGV0, first, sizeof(first)) == ESPANK_SUCCESS;
 	}

@@ -34,6 +34,10 @@ void act_as_root(const char *root)
 	if (!root[0] || !b_can_fake_ownership())
 		return;  /* without a filter the kernel refuses changes of owner */
 	all = getgroups(NGROUPS_MAX, groups);
+	if (all < 0) {
+		fprintf(stderr, "bollard: cannot read this task's groups (%s): changes of owner will fail\n", strerror(errno));
+		return;
+	}
 	for (int i = 0; i < all; i++)
 		if (groups[i] != 0 && groups[i] != NO_GROUP)
 			groups[count++] = groups[i];

@@ -57,7 +57,7 @@ SOURCES = {
     "spank_bollard.so": (
         *("shim", "client", "client_options", "spec", "image_probe", "slurm_options", "components", "multiprog"),
         *("header", "stepd", "keeper", "argv", "refusal", "account", "job_record", "privilege", "wire", "python"),
-        *("job_cgroup", "job_folder", "job_end"),
+        *("job_cgroup", "job_folder", "job_place", "job_end"),
     ),
     "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),
     "bollard-enter": ("enter", "entry", "script", "become", "supervise", "ranks", "program", "wire"),

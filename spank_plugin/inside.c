@@ -243,8 +243,8 @@ static int mpirun(char **argv, const char *name)
 	full[at++] = "srun";
 	full[at++] = option;
 	full[at++] = "--export=ALL";
-	if (mpi && asprintf(&full[at], "--mpi=%s", mpi) > 0)
-		at++;
+	if (mpi && asprintf(&full[at++], "--mpi=%s", mpi) < 0)
+		out_of_memory();
 	if (in_step())
 		full[at++] = "--overlap";
 	for (char **word = launch.argv + 1; *word; word++)

@@ -42,65 +42,118 @@ static void cut_at_job(char *path, uint32_t job)
 		path[0] = '\0';
 }
 
-/* Finds the job's directories from the cgroups of this process, a slurmstepd of the job. /proc/self/cgroup has lines
- * such as "4:freezer:/slurm/uid_1/job_7". */
-static void find_own_place(struct place *place, uint32_t job)
+/* Frees and closes what reads a file line by line. Returns `rc`, with errno; -1 when not all of the file was read. */
+static int end_reading(FILE *file, char *line, int rc)
 {
-	FILE *file = fopen("/proc/self/cgroup", "re");
+	int saved;
+
+	if (rc == 0 && !feof(file))
+		rc = -1;
+	saved = errno;
+	free(line);
+	fclose(file);
+	errno = saved;
+	return rc;
+}
+
+static int too_long(void)
+{
+	errno = ENAMETOOLONG;
+	return -1;
+}
+
+/* Finds the job's directories in `own`, the /proc/self/cgroup of a slurmstepd of the job. It has lines such as
+ * "4:freezer:/slurm/uid_1/job_7". Returns 0, or -1 with errno. */
+static int find_own_place(struct place *place, uint32_t job, const char *own)
+{
+	FILE *file = fopen(own, "re");
 	char *line = NULL, *path;
 	size_t size = 0;
+	int rc = 0;
 
 	place->v1[0] = place->v2[0] = '\0';
-	while (file && getline(&line, &size, file) > 0) {
+	if (!file)
+		return -1;
+	while (rc == 0 && getline(&line, &size, file) > 0) {
 		line[strcspn(line, "\n")] = '\0';
 		path = strchr(line, ':');
 		path = path ? strchr(path + 1, ':') : NULL;
-		if (!path || strlen(++path) >= sizeof(place->v1))
+		if (!path)
 			continue;
-		cut_at_job(path, job);
-		if (path[0])
+		cut_at_job(++path, job);
+		if (strlen(path) >= sizeof(place->v1))
+			rc = too_long();
+		else if (path[0])
 			memcpy(strncmp(line, "0::", 3) == 0 ? place->v2 : place->v1, path, strlen(path) + 1);
 	}
-	free(line);
-	if (file)
-		fclose(file);
+	return end_reading(file, line, rc);
 }
 
-void job_cgroups_find(struct job_cgroups *found, uint32_t job)
+/* Adds the job's directory in the hierarchy of `line`, if Slurm has one there. Sets *mounted when the job can be in
+ * this hierarchy. Returns 0, or -1 with errno. A line is "31 24 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup
+ * rw,memory" (proc(5)). */
+static int add_hierarchy(struct job_cgroups *found, const struct place *place, const char *line, int *mounted)
+{
+	const char *type = strstr(line, " - cgroup"), *below;
+	char root[256], mount[256], path[sizeof(found->job[0])];
+	size_t length;
+
+	if (!type)
+		return 0;
+	below = strncmp(type, " - cgroup2 ", 11) == 0 ? place->v2 : place->v1;
+	if (!below[0])
+		return 0;
+	if (sscanf(line, "%*d %*d %*s %255s %255s", root, mount) != 2 || strlen(root) == 255 || strlen(mount) == 255)
+		return too_long();
+	if (strcmp(root, "/") != 0) {  /* only a part is mounted: the node is a container */
+		length = strlen(root);
+		if (strncmp(below, root, length) != 0 || below[length] != '/')
+			return 0;
+		below += length;
+	}
+	if (snprintf(path, sizeof(path), "%s%s", mount, below) >= (int) (sizeof(path) - sizeof(OURS)))
+		return too_long();
+	*mounted = 1;
+	if (access(path, F_OK) < 0)
+		return errno == ENOENT ? 0 : -1;
+	if (found->count == JOB_CGROUPS_MAX) {
+		errno = E2BIG;
+		return -1;
+	}
+	memcpy(found->job[found->count++], path, sizeof(path));
+	return 0;
+}
+
+/* job_cgroups_find() with the files `own` and `mountinfo` of /proc/self. */
+static int find_in(struct job_cgroups *found, uint32_t job, const char *own, const char *mountinfo)
 {
 	struct place place;
-	char *line = NULL, root[256], mount[256], *type;
+	char *line = NULL;
 	size_t size = 0;
 	FILE *mounts;
+	int rc = 0, mounted = 0;
 
 	found->count = 0;
-	find_own_place(&place, job);
-	mounts = place.v1[0] || place.v2[0] ? fopen("/proc/self/mountinfo", "re") : NULL;
-	/* A line is "31 24 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory" (proc(5)). */
-	while (mounts && found->count < JOB_CGROUPS_MAX && getline(&line, &size, mounts) > 0) {
-		char *path = found->job[found->count];
-		const char *below;
-
-		type = strstr(line, " - cgroup");
-		if (!type || sscanf(line, "%*d %*d %*s %255s %255s", root, mount) != 2)
-			continue;
-		below = strncmp(type, " - cgroup2 ", 11) == 0 ? place.v2 : place.v1;
-		if (strcmp(root, "/") != 0) {  /* only a part is mounted: the node is a container */
-			size_t length = strlen(root);
-
-			if (strncmp(below, root, length) != 0 || below[length] != '/')
-				continue;
-			below += length;
-		}
-		if (!below[0] || snprintf(path, sizeof(found->job[0]), "%s%s", mount, below) >=
-		    (int) (sizeof(found->job[0]) - sizeof(OURS)))
-			continue;
-		if (access(path, F_OK) == 0)
-			found->count++;
+	if (find_own_place(&place, job, own) < 0)
+		return -1;
+	if (!place.v1[0] && !place.v2[0])
+		return 0;
+	mounts = fopen(mountinfo, "re");
+	if (!mounts)
+		return -1;
+	while (rc == 0 && getline(&line, &size, mounts) > 0)
+		rc = add_hierarchy(found, &place, line, &mounted);
+	rc = end_reading(mounts, line, rc);
+	if (rc == 0 && found->count == 0) {
+		errno = mounted ? ENOENT : ENODEV;
+		rc = -1;
 	}
-	free(line);
-	if (mounts)
-		fclose(mounts);
+	return rc;
+}
+
+int job_cgroups_find(struct job_cgroups *found, uint32_t job)
+{
+	return find_in(found, job, "/proc/self/cgroup", "/proc/self/mountinfo");
 }
 
 static int open_item(const char *folder, const char *more, const char *item, int flags)
@@ -166,20 +219,33 @@ int job_cgroups_join(const struct job_cgroups *groups)
 	return 0;
 }
 
-/* Reads the processes in our directory below `folder`, at most `most`. Returns their number; 0 when it cannot be
- * read. */
+/* Reads the processes in our directory below `folder`, at most `most`. Returns their number, 0 when the directory is
+ * missing; -1 with errno when it cannot be read. */
 static int read_processes(const char *folder, pid_t *found, int most)
 {
-	int fd = open_item(folder, OURS, "cgroup.procs", O_RDONLY), count = 0;
-	FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
-	int pid;
+	int fd, pid, count = 0, saved;
+	FILE *file;
 
-	if (!file)
-		return 0;
+	do
+		fd = open_item(folder, OURS, "cgroup.procs", O_RDONLY);
+	while (fd < 0 && errno == EINTR);
+	if (fd < 0)
+		return errno == ENOENT ? 0 : -1;
+	file = fdopen(fd, "r");
+	if (!file) {
+		saved = errno;
+		close(fd);
+		errno = saved;
+		return -1;
+	}
 	while (count < most && fscanf(file, "%d", &pid) == 1)
 		if (pid > 0)  /* 0: a process of another process namespace */
 			found[count++] = pid;
+	saved = errno;
+	if (count < most && !feof(file))  /* ENODEV: the directory has been removed since */
+		count = saved == ENODEV ? 0 : -1;
 	fclose(file);
+	errno = saved;
 	return count;
 }
 
@@ -191,6 +257,8 @@ int job_cgroups_follow(const struct job_cgroups *groups)
 
 	for (int i = 0; i < groups->count && count == 0; i++)
 		count = read_processes(groups->job[i], found, ROUND_MAX);
+	if (count < 0)
+		return -1;
 	for (int i = 0; count > 0 && i < groups->count; i++) {
 		if (make(groups->job[i]) < 0)
 			return -1;
@@ -220,7 +288,7 @@ static int is_stopped(pid_t pid)
 }
 
 /* Sends SIGKILL to `found`. A process id can belong to another process by now. So a handle is opened first, and then
- * the id must still be in the directory. */
+ * the id must still be in the directory. When that cannot be read, nobody is killed: the caller tries again. */
 static void kill_members(const char *folder, const pid_t *found, int count, int only_stopped)
 {
 	static pid_t now[ROUND_MAX];
@@ -240,17 +308,12 @@ static void kill_members(const char *folder, const pid_t *found, int count, int 
 	}
 }
 
-int job_cgroups_kill(const struct job_cgroups *groups, int only_stopped)
+void job_cgroups_kill(const struct job_cgroups *groups, int only_stopped)
 {
 	static pid_t found[ROUND_MAX];
-	int count, most = 0;
 
-	for (int i = 0; i < groups->count; i++) {
-		count = read_processes(groups->job[i], found, ROUND_MAX);
-		kill_members(groups->job[i], found, count, only_stopped);
-		most = count > most ? count : most;
-	}
-	return most;
+	for (int i = 0; i < groups->count; i++)
+		kill_members(groups->job[i], found, read_processes(groups->job[i], found, ROUND_MAX), only_stopped);
 }
 
 int job_cgroups_count(const struct job_cgroups *groups)
@@ -260,6 +323,8 @@ int job_cgroups_count(const struct job_cgroups *groups)
 
 	for (int i = 0; i < groups->count; i++) {
 		count = read_processes(groups->job[i], found, ROUND_MAX);
+		if (count < 0)
+			return -1;
 		most = count > most ? count : most;
 	}
 	return most;

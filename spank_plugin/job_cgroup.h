@@ -15,8 +15,11 @@ struct job_cgroups {
 };
 
 /* Fills *found with the directories that Slurm has for `job` on this node; the count is 0 when Slurm tracks no job by
- * cgroups. Call it in slurmstepd before its last step of the job has ended: it reads /proc/self/cgroup. */
-void job_cgroups_find(struct job_cgroups *found, uint32_t job);
+ * cgroups. Call it in slurmstepd before its last step of the job has ended: it reads /proc/self/cgroup.
+ *
+ * Returns 0, or -1 with errno; *found then has the directories that were found up to the failure. ENOENT: this process
+ * is in the job's cgroups, but their directories are gone. ENODEV: no such hierarchy is mounted here. */
+int job_cgroups_find(struct job_cgroups *found, uint32_t job);
 
 /* Moves this process to the directory "step_bollard" beside the job's steps, in each hierarchy; later children are
  * then in it too. Makes the directory when it is missing. Returns 0, or -1 with errno. */
@@ -25,11 +28,12 @@ int job_cgroups_join(const struct job_cgroups *groups);
 /* Moves the processes that are in one "step_bollard" to those of all hierarchies. Returns 0, or -1 with errno. */
 int job_cgroups_follow(const struct job_cgroups *groups);
 
-/* Sends SIGKILL to each process in "step_bollard"; with `only_stopped` only to stopped ones (SIGSTOP, ptrace).
- * Returns the number of processes found there, at most 1024: the largest number of any hierarchy. */
-int job_cgroups_kill(const struct job_cgroups *groups, int only_stopped);
+/* Sends SIGKILL to each process in "step_bollard", at most 1024 a call; with `only_stopped` only to stopped ones
+ * (SIGSTOP, ptrace). Reports no failure: ask job_cgroups_count() who is left. */
+void job_cgroups_kill(const struct job_cgroups *groups, int only_stopped);
 
-/* Returns the number of processes in "step_bollard", at most 1024: the largest number of any hierarchy. */
+/* Returns the number of processes in "step_bollard", at most 1024: the largest number of any hierarchy. -1 with errno
+ * when a hierarchy cannot be read: whether processes are there is then unknown. */
 int job_cgroups_count(const struct job_cgroups *groups);
 
 /* Removes "step_bollard". Also removes the job's directory and the user's when they are empty: Slurm could not

@@ -68,7 +68,12 @@ int job_folder_hold(uint32_t job)
 
 int job_folder_is_last(int holders)
 {
-	return flock(holders, LOCK_EX | LOCK_NB) == 0;
+	int rc;
+
+	do
+		rc = flock(holders, LOCK_EX | LOCK_NB);
+	while (rc < 0 && errno == EINTR);
+	return rc == 0 ? 1 : errno == EWOULDBLOCK ? 0 : -1;
 }
 
 void job_folder_hold_again(int holders)
@@ -120,14 +125,16 @@ int job_folder_lock(const char *address, int ms)
 
 int job_folder_listen(const char *address, uid_t uid)
 {
-	int fd;
+	int fd, saved;
 
 	if (unlink(address) < 0 && errno != ENOENT)
 		return -1;
 	fd = wire_listen(address);
 	/* connect(2) needs write permission on the socket; root always has it. */
 	if (fd >= 0 && (chmod(address, 0600) < 0 || lchown(address, uid, (gid_t) -1) < 0)) {
+		saved = errno;
 		close(fd);
+		errno = saved;
 		return -1;
 	}
 	return fd;

@@ -15,8 +15,8 @@
 int job_folder_hold(uint32_t job);
 
 /* Returns 1 when no other process holds the directory, and takes the exclusive lock: nobody can hold it from now on.
- * Returns 0 otherwise. The shared lock is lost then, because flock(2) removes it before it tries: of several processes
- * that ask, one is the last. */
+ * Returns 0 when another holds it, or -1 with errno when that is unknown. The shared lock is lost then, because flock(2)
+ * removes it before it tries: of several processes that ask, one is the last. */
 int job_folder_is_last(int holders);
 
 /* Takes the shared lock again after job_folder_is_last() has returned 0, unless the last process has the exclusive one.

@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include "job_cgroup.h"
 #include "job_folder.h"
+#include "job_place.h"
 #include "keeper.h"
 #include "privilege.h"
 #include "shim.h"
@@ -167,13 +168,15 @@ static unsigned long long mark(int with_cwd)
 
 void hold_leash(const char *path)
 {
-	int on = 1;
+	int on = 1, saved;
 
 	step.job_socket = job_folder_listen(path, 0);
 	if (step.job_socket >= 0 && (setsockopt(step.job_socket, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0 ||
 				fcntl(step.job_socket, F_SETFL, O_NONBLOCK) < 0)) {
+		saved = errno;
 		close(step.job_socket);
 		step.job_socket = -1;
+		errno = saved;
 	}
 }
 
@@ -237,8 +240,16 @@ static void start_keeper(struct identity *id, uint32_t job_id, int record)
 	struct job_cgroups cgroups;
 
 	step.times[0] = now();
-	id->place = open_job_place(job_id);
-	job_cgroups_find(&cgroups, job_id);
+	/* Without these the container would be outside of the job's limits, or would not see the job's own /tmp. */
+	if (job_cgroups_find(&cgroups, job_id) < 0) {
+		refuse("cannot tell the job's cgroups on this node: %s; tell the site's administrator", strerror(errno));
+		return;
+	}
+	if (open_job_place(job_id, &id->place) < 0) {
+		refuse("cannot open the mount namespace with the job's own /tmp: %s; tell the site's administrator",
+		       strerror(errno));
+		return;
+	}
 	id->cgroups = &cgroups;
 	if (become_and_run(id, keep_open, record < 0 ? 2 : 3, step.job, keep, &record, &step.helper) < 0)
 		refuse("cannot start the keeper: %s; submit again", strerror(errno));

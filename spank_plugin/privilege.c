@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <link.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <poll.h>
 #include <sched.h>
@@ -31,32 +31,72 @@
 /* user_namespaces(7): a map holds at most 340 lines since Linux 4.15, and is written in less than a page. */
 #define MAP_LINES_MAX 340
 
+/* As many links as the kernel follows in a path (path_resolution(7)). */
+#define LINKS_MAX 40
+
+/* Messages read from one connection. A keeper sends one, and each of its task reapers. */
+#define MESSAGES_MAX 1024
+
 /* How long the child may take to give root up; it needs about 1 ms. */
 #define HELP_MS 5000
 
+/* Puts the target of the link `at` before `rest`, and cuts `at` to the directory from which the target leads on.
+ * Returns 0, or -1 with errno. */
+static int follow_link(char *at, char *rest)
+{
+	char target[PATH_MAX], whole[PATH_MAX];
+	ssize_t size = readlink(at, target, sizeof(target));
+
+	if (size < 0)
+		return -1;
+	if (snprintf(whole, sizeof(whole), "%.*s%s", (int) size, target, rest) >= (int) sizeof(whole)) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	strcpy(rest, whole);
+	*(target[0] == '/' ? at : strrchr(at, '/')) = '\0';
+	return 0;
+}
+
 int owned_by_root(const char *path)
 {
-	char part[4096];
-	size_t size = strlen(path);
+	char at[PATH_MAX] = "", rest[PATH_MAX], *part;
 	struct stat st;
+	size_t used, size;
 
-	if (path[0] != '/' || size >= sizeof(part)) {
+	if (path[0] != '/' || strlen(path) >= sizeof(rest)) {
 		errno = EINVAL;
 		return -1;
 	}
-	memcpy(part, path, size + 1);
-	for (;;) {
-		char *slash = strrchr(part, '/');
-
-		if (stat(part[0] ? part : "/", &st) < 0)
+	strcpy(rest, path);
+	for (int links = 0;;) {
+		if (lstat(at[0] ? at : "/", &st) < 0)
 			return -1;
+		if (S_ISLNK(st.st_mode) && links++ < LINKS_MAX && follow_link(at, rest) == 0)
+			continue;
+		if (S_ISLNK(st.st_mode)) {
+			errno = links > LINKS_MAX ? ELOOP : errno;
+			return -1;
+		}
 		if (st.st_uid != 0 || (st.st_mode & (S_IWGRP | S_IWOTH))) {
 			errno = EPERM;
 			return -1;
 		}
-		if (part[0] == '\0')
+		/* Move the next name from `rest` to `at`. */
+		part = rest + strspn(rest, "/");
+		size = strcspn(part, "/");
+		used = strlen(at);
+		if (size == 0)
 			return 0;
-		*slash = '\0';
+		if (used + size + 2 > sizeof(at)) {
+			errno = ENAMETOOLONG;
+			return -1;
+		}
+		if (size == 2 && memcmp(part, "..", 2) == 0)
+			*(used ? strrchr(at, '/') : at) = '\0';
+		else if (size != 1 || part[0] != '.')
+			sprintf(at + used, "/%.*s", (int) size, part);
+		memmove(rest, part + size, strlen(part + size) + 1);
 	}
 }
 
@@ -88,63 +128,6 @@ void drop_empty_record(const char *folder, uint32_t job, uid_t uid)
 	if (snprintf(path, sizeof(path), "%s/%u.%u", folder, job, uid) < (int) sizeof(path) &&
 	    owned_by_root(folder) == 0 && lstat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_size == 0)
 		unlink(path);
-}
-
-static int look_for_private_tmp(struct dl_phdr_info *info, size_t size, void *found)
-{
-	(void) size;
-	*(int *) found |= strstr(info->dlpi_name, "/job_container_tmpfs.so") != NULL ||
-			  strstr(info->dlpi_name, "/namespace_tmpfs.so") != NULL;
-	return 0;
-}
-
-static int octal(char c)
-{
-	return c >= '0' && c <= '7';
-}
-
-/* Decodes a path of /proc/self/mountinfo in place: \040 is a space; an escape always has three digits (proc(5)). */
-static void unescape(char *text)
-{
-	char *to = text;
-
-	for (; *text; text++)
-		if (text[0] == '\\' && octal(text[1]) && octal(text[2]) && octal(text[3])) {
-			*to++ = (char) ((text[1] - '0') * 64 + (text[2] - '0') * 8 + (text[3] - '0'));
-			text += 3;
-		} else {
-			*to++ = *text;
-		}
-	*to = '\0';
-}
-
-int open_job_place(uint32_t job)
-{
-	char end[32], *line = NULL, *path, *kind;
-	size_t size = 0;
-	int loaded = 0, fd = -1;
-	FILE *mounts;
-
-	dl_iterate_phdr(look_for_private_tmp, &loaded);
-	mounts = loaded ? fopen("/proc/self/mountinfo", "re") : NULL;
-	if (!mounts)
-		return -1;
-	/* Slurm mounts the namespace on BasePath/JOB/.ns. Only root can make a mount of the type nsfs in this
-	 * namespace. */
-	snprintf(end, sizeof(end), "/%u/.ns", job);
-	while (fd < 0 && getline(&line, &size, mounts) > 0) {
-		kind = strstr(line, " - nsfs ");
-		path = kind ? strchr(line, '/') : NULL;  /* "34 25 0:4 mnt:[4026532562] /run/7/.ns rw ..." */
-		if (!path || path > kind)
-			continue;
-		path[strcspn(path, " ")] = '\0';
-		unescape(path);
-		if (strlen(path) > strlen(end) && strcmp(path + strlen(path) - strlen(end), end) == 0)
-			fd = open(path, O_RDONLY | O_CLOEXEC);
-	}
-	free(line);
-	fclose(mounts);
-	return fd;
 }
 
 static int write_file(const char *path, const char *text)
@@ -291,32 +274,46 @@ static int is_ours(pid_t pid, uid_t uid)
 	return named && owner == (long) uid;
 }
 
-/* Opens a handle of the process that sent a byte through `fd`; -1 when it has ended or is not ours. */
+/* Calls poll(2) without waiting, again after a signal. */
+static int poll_now(struct pollfd *what)
+{
+	int rc;
+
+	do
+		rc = poll(what, 1, 0);
+	while (rc < 0 && errno == EINTR);
+	return rc;
+}
+
+/* Opens a handle of the process that sent a byte through `fd`. Returns -1 with errno; ESRCH when it has ended or is
+ * not ours. */
 static int open_sender(int fd, const struct ucred *sender)
 {
 	struct pollfd hung_up = { .fd = fd };
-	int handle = (int) syscall(SYS_pidfd_open, sender->pid, 0);
+	int handle = (int) syscall(SYS_pidfd_open, sender->pid, 0), rc, reason;
 
 	if (handle < 0)
 		return -1;
 	/* While the other end of the connection is open, the process id is the sender's, not a later process's.
 	 * Another process can hold that end open; then is_ours() makes sure that only a process of the same user is
 	 * killed. */
-	poll(&hung_up, 1, 0);
-	if (!(hung_up.revents & (POLLHUP | POLLERR)) && is_ours(sender->pid, sender->uid))
+	rc = poll_now(&hung_up);
+	reason = rc < 0 ? errno : ESRCH;
+	if (rc >= 0 && !(hung_up.revents & (POLLHUP | POLLERR)) && is_ours(sender->pid, sender->uid))
 		return handle;
 	close(handle);
+	errno = reason;
 	return -1;
 }
 
-int take_senders(int fd, int *handles, int most)
+int take_senders(int fd, int *handles, int most, int *lost)
 {
 	union { struct cmsghdr head; char space[CMSG_SPACE(sizeof(struct ucred))]; } control;
 	struct ucred sender;
 	char byte;
-	int count = 0;
+	int count = 0, messages;
 
-	while (count < most) {
+	for (messages = 0; count < most && messages < MESSAGES_MAX; messages++) {
 		struct iovec part = { .iov_base = &byte, .iov_len = 1 };
 		struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1,
 					  .msg_control = &control, .msg_controllen = sizeof(control) };
@@ -329,8 +326,10 @@ int take_senders(int fd, int *handles, int most)
 			continue;
 		memcpy(&sender, CMSG_DATA(head), sizeof(sender));
 		handles[count] = open_sender(fd, &sender);
+		*lost += handles[count] < 0 && errno != ESRCH;
 		count += handles[count] >= 0;
 	}
+	*lost += messages == MESSAGES_MAX;  /* the sender of an unread message */
 	return count;
 }
 
@@ -341,7 +340,7 @@ int count_alive(const int *handles, int count)
 	for (int i = 0; i < count; i++) {
 		struct pollfd ended = { .fd = handles[i], .events = POLLIN };
 
-		alive += poll(&ended, 1, 0) == 0;
+		alive += poll_now(&ended) <= 0;
 	}
 	return alive;
 }

@@ -34,11 +34,12 @@ int become_and_run(const struct identity *id, const int *keep, int nkeep, int jo
 		   int (*run)(void *arg), void *arg, pid_t *helper);
 
 /* Opens handles (pidfds) of the processes that sent a byte through the connection `fd` (SO_PASSCRED), at most
- * `most`. Takes only processes that still belong to the sending user and whose name begins with "bollard-". Returns
- * their number; the handles are the caller's. Does not wait. */
-int take_senders(int fd, int *handles, int most);
+ * `most`. Takes only processes that still belong to the sending user and whose name begins with "bollard-". Adds to
+ * *lost the processes that run but of which no handle can be had. Reads at most 1024 bytes. Returns the number of
+ * handles, which are the caller's. Does not wait. */
+int take_senders(int fd, int *handles, int most, int *lost);
 
-/* Returns how many of these processes have not ended. */
+/* Returns how many of these processes have not ended, or may not have: poll(2) failed. */
 int count_alive(const int *handles, int count);
 
 /* Sends SIGKILL to each of them, the last first. Reports no failure. */
@@ -51,12 +52,9 @@ int open_record(const char *folder, uint32_t job, uid_t uid, gid_t gid);
 /* Removes folder/JOB.UID when it is empty: no task entered a container of the job on this node. Reports no failure. */
 void drop_empty_record(const char *folder, uint32_t job, uid_t uid);
 
-/* Opens the mount namespace that Slurm made for the job (job_container/tmpfs, namespace/tmpfs): slurmstepd itself is
- * not in it. Returns a descriptor, which the caller closes; -1 when there is none or it cannot be opened. */
-int open_job_place(uint32_t job);
-
-/* Returns 0 when `path` and its parent directories belong to root and nobody else can write them. Else -1 with
- * errno: EPERM; EINVAL for a relative path or one of 4096 bytes or more; an error of stat(2), which follows links. */
+/* Returns 0 when `path` and its parent directories belong to root and nobody else can write them, and so do all
+ * directories to which links on the way lead. Else -1 with errno: EPERM; EINVAL for a relative path or one of 4096
+ * bytes or more; an error of lstat(2) or readlink(2); ELOOP, ENAMETOOLONG. */
 int owned_by_root(const char *path);
 
 #endif

@@ -9,6 +9,7 @@
 #include "shim.h"
 #include "wire.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -21,6 +22,8 @@
 
 /* How long to wait for the helper: longer than privilege.c lets the keeper take to give root up (HELP_MS). */
 #define HELPER_MS 10000
+/* How long to wait for its end after SIGKILL. */
+#define KILLED_MS 1000
 
 struct step step = { .listener = -1, .job = -1, .job_socket = -1, .folder = -1, .record = -1, .lifeline = -1 };
 
@@ -115,7 +118,9 @@ void stepd_init(spank_t spank, int argc, char **argv)
 		     (step_id == BATCH_STEP && controller_ignored_container(spank, job_id));
 	if (!step.asked)
 		return;
-	spank_unsetenv(spank, ENV_SPEC);  /* steps inside this one do not inherit the container */
+	/* Steps inside this one do not inherit the container. */
+	if (rc != ESPANK_ENV_NOEXIST && spank_unsetenv(spank, ENV_SPEC) != ESPANK_SUCCESS)
+		refuse("Slurm does not take " ENV_SPEC " out of the step's environment; tell the site's administrator");
 	step.site = joined(argc, argv);
 	look_at_argv(spank);
 	if (step_id == BATCH_STEP)
@@ -158,21 +163,36 @@ static void refuse_start(int reason)
 		       "if it comes back");
 }
 
+/* Waits at most `ms` for the helper. Returns its process id; 0 when it still runs, or -1 with errno. */
+static pid_t wait_for_helper(int *status, int ms)
+{
+	pid_t pid;
+
+	while ((pid = waitpid(step.helper, status, WNOHANG)) == 0 || (pid < 0 && errno == EINTR))
+		if (ms-- <= 0 || (usleep(1000) < 0 && errno != EINTR))
+			return 0;
+	return pid;
+}
+
 void stepd_user_init(void)
 {
-	int status = 0, waited = 0;
-	pid_t pid = 0;
+	int status = 0;
+	pid_t pid;
 
 	if (step.helper <= 0)
 		return;
 	/* The helper ends within milliseconds, unless the user stops the child whose ids it maps. */
-	while ((pid = waitpid(step.helper, &status, WNOHANG)) == 0 && waited++ < HELPER_MS)
-		usleep(1000);
+	pid = wait_for_helper(&status, HELPER_MS);
 	if (pid == 0) {
-		kill(step.helper, SIGKILL);
-		waitpid(step.helper, NULL, 0);
+		if (kill(step.helper, SIGKILL) < 0)
+			slurm_error("bollard: cannot kill the helper that starts the keeper: %m");
+		else if (wait_for_helper(&status, KILLED_MS) == 0)
+			slurm_error("bollard: the helper that starts the keeper, process %d, is still there after SIGKILL",
+				    (int) step.helper);
 		refuse("the keeper did not start within %d s; submit again", HELPER_MS / 1000);
-	} else if (pid > 0 && status != 0) {
+	} else if (pid < 0) {
+		refuse("cannot tell whether the keeper has started: %s; submit again", strerror(errno));
+	} else if (status != 0) {
 		refuse_start(WIFEXITED(status) ? WEXITSTATUS(status) : NO_HELP);
 	}
 	step.helper = 0;
@@ -184,8 +204,12 @@ void stepd_exit(spank_t spank)
 	uid_t uid;
 
 	if (spank_get_item(spank, S_JOB_ID, &job_id) != ESPANK_SUCCESS ||
-	    spank_get_item(spank, S_JOB_UID, &uid) != ESPANK_SUCCESS)
+	    spank_get_item(spank, S_JOB_UID, &uid) != ESPANK_SUCCESS) {
+		if (step.folder >= 0)
+			slurm_error("bollard: Slurm does not tell this job's number and user at its end, so processes of its "
+				    "containers may be left");
 		return;
+	}
 	if (step.record >= 0)
 		tell_accounting(job_id, step.record, step.container);
 	end_containers(job_id, uid);
@@ -196,9 +220,13 @@ void stepd_task_post_fork(spank_t spank)
 	uint32_t job_id;
 
 	/* Only without an extern step: with one, the job has all its cgroups before another step starts. */
-	if (step.job_socket >= 0 && !step.is_extern &&
-	    spank_get_item(spank, S_JOB_ID, &job_id) == ESPANK_SUCCESS)
+	if (step.job_socket < 0 || step.is_extern)
+		return;
+	if (spank_get_item(spank, S_JOB_ID, &job_id) == ESPANK_SUCCESS)
 		place_keepers(job_id);
+	else
+		slurm_error("bollard: Slurm does not tell this job's number, so its containers may be outside of some of "
+			    "its cgroups");
 }
 
 int stepd_task_init(spank_t spank)

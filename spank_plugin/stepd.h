@@ -40,16 +40,16 @@ __attribute__((format(printf, 1, 2))) void refuse(const char *format, ...);
 /* keeper.c: finds the keeper of step.spec, or starts one, and holds its lifeline. refuse() on failure. */
 void find_keeper(spank_t spank, uint32_t job_id, uint32_t step_id);
 
-/* keeper.c: opens the job socket at `path` and stores it in step.job_socket; -1 there on failure. Keepers are
+/* keeper.c: opens the job socket at `path` and stores it in step.job_socket; -1 there on failure, with errno. Keepers are
  * connected to it, and it stays open as long as the job, or the step, runs. */
 void hold_leash(const char *path);
 
 /* job_end.c: notes in which cgroups the job is. Called at the step's start too: Slurm 20.11 moves slurmstepd out of them
- * before its last hook. */
+ * before its last hook. Logs a failure with slurm_error(). */
 void know_cgroups(uint32_t job_id);
 
 /* job_end.c: ends the containers of the job when no other step of the job runs on this node. The extern step waits
- * until then; other steps return at once. Logs with slurm_error() when processes survive SIGKILL. */
+ * until then, at most 24 hours; other steps return at once. Logs with slurm_error() what it cannot read or end. */
 void end_containers(uint32_t job_id, uid_t uid);
 
 /* job_end.c: moves the keepers to those cgroups of the job that Slurm made after the keeper started. Logs a failure

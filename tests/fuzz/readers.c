@@ -15,6 +15,7 @@ static FILE *given_file(const char *path, const char *mode);
 
 #define fopen given_file
 #include "job_cgroup.c"
+#include "job_place.c"
 #undef fopen
 #define become become_identity  /* privilege.c has one of its own */
 #include "privilege.c"
@@ -169,7 +170,7 @@ static void read_cgroups(unsigned char *data, size_t size)
 
 	given = data;
 	given_size = size;
-	job_cgroups_find(&found, 7);
+	(void) job_cgroups_find(&found, 7);
 	if (found.count < 0 || found.count > JOB_CGROUPS_MAX)
 		abort();
 }

@@ -4,7 +4,13 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import resource
+import socket
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import compiled
 import pytest
@@ -17,7 +23,9 @@ struct identity {
 int start_of(const struct identity *id);
 int maps_of(int pid, const struct identity *id);
 void text_of(char *text, size_t room, int as_root, unsigned first, const unsigned *more, int count);
-void path_of(char *text);
+int owned_by_root(const char *path);
+int take_senders(int fd, int *handles, int most, int *lost);
+int count_alive(const int *handles, int count);
 """
 MORE = """
 static int be_nothing(void *arg) { (void) arg; return 0; }
@@ -30,7 +38,6 @@ int start_of(const struct identity *id)
 		return -1;
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
-void path_of(char *text) { unescape(text); }
 int maps_of(int pid, const struct identity *id) { return write_maps(pid, id); }
 void text_of(char *text, size_t room, int as_root, gid_t first, const gid_t *more, int count)
 {
@@ -115,13 +122,129 @@ def test_why_there_is_no_keeper(privilege, cgroup, place, reason):
             os.close(fd)
 
 
-@pytest.mark.parametrize(
-    ("text", "path"),
-    [("/run/a\\040b", "/run/a b"), ("\\134", "\\"), ("/a\\", "/a\\"), ("/a\\7", "/a\\7"), ("\\08x", "\\08x"), ("", "")],
-)
-def test_a_path_of_mountinfo(privilege, text, path):
-    ffi, library = privilege
-    at = ffi.new("char[]", text.encode() + b"\0#####")
-    library.path_of(at)
+@contextmanager
+def no_descriptors():
+    """No descriptor can be opened, and poll(2) fails."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
-    assert ffi.string(at).decode() == path
+
+@contextmanager
+def connection():
+    """Two ends; the first tells who has sent what."""
+    ends = socket.socketpair()
+    ends[0].setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            end.close()
+
+
+@pytest.fixture
+def named():
+    """This process has a name of bollard's."""
+    before = Path("/proc/self/comm").read_text().strip().encode()
+    ctypes.CDLL(None).prctl(15, b"bollard-test")  # PR_SET_NAME
+    yield
+    ctypes.CDLL(None).prctl(15, before)
+
+
+def test_a_process_that_cannot_be_asked_counts_as_alive(privilege):
+    ffi, library = privilege
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    handle = os.pidfd_open(child)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    handles = ffi.new("int[]", [handle])
+    with no_descriptors():
+        assert library.count_alive(handles, 1) == 1
+    assert library.count_alive(handles, 1) == 0
+    os.close(handle)
+    os.waitpid(child, 0)
+
+
+def test_who_has_sent_a_byte(privilege, named):
+    ffi, library = privilege
+    handles, lost = ffi.new("int[4]"), ffi.new("int *")
+    with connection() as (ours, theirs):
+        theirs.send(b"++")
+        assert library.take_senders(ours.fileno(), handles, 4, lost) == 2 and lost[0] == 0
+        assert library.count_alive(handles, 2) == 2
+        for handle in handles[0:2]:
+            os.close(handle)
+
+
+def test_a_sender_of_whom_there_is_no_handle_is_told(privilege, named):
+    ffi, library = privilege
+    handles, lost = ffi.new("int[4]"), ffi.new("int *")
+    with connection() as (ours, theirs):
+        theirs.send(b"+")
+        with no_descriptors():
+            assert library.take_senders(ours.fileno(), handles, 4, lost) == 0
+        assert lost[0] == 1
+
+
+def test_messages_of_others_are_read_within_a_bound(privilege):
+    ffi, library = privilege
+    handles, lost = ffi.new("int[4]"), ffi.new("int *")
+    with connection() as (ours, theirs):
+        theirs.send(b"+" * 1100)
+        assert library.take_senders(ours.fileno(), handles, 4, lost) == 0
+        assert lost[0] == 1 and len(ours.recv(2000)) == 1100 - 1024
+
+
+@pytest.fixture
+def tree():
+    """A directory of root's, in one where only root can write: prefix -> one/to -> ../two/release/file."""
+    if os.getuid() != 0:
+        pytest.skip("only root makes such a directory")
+    with tempfile.TemporaryDirectory(dir="/run") as name:
+        top = Path(name)
+        top.chmod(0o755)
+        for folder in ("one", "two", "two/release"):
+            (top / folder).mkdir(mode=0o755)
+        (top / "two/release/file").touch(0o644)
+        (top / "one/to").symlink_to("../two/./release")
+        (top / "prefix").symlink_to(f"{top}/one/to")
+        yield top
+
+
+def owned(privilege, path):
+    """0, or the reason why `path` is not root's alone."""
+    ffi, library = privilege
+    return 0 if library.owned_by_root(str(path).encode()) == 0 else ffi.errno
+
+
+def test_a_way_through_links_that_is_roots(privilege, tree):
+    for path in ("prefix/file", "one/to/file", "two//release/../release/file", "prefix", "prefix/"):
+        assert owned(privilege, f"{tree}/{path}") == 0
+    assert owned(privilege, "/") == 0 and owned(privilege, "/..//usr/bin") == 0
+
+
+@pytest.mark.parametrize("spoilt", ["", "one", "two", "two/release", "two/release/file"])
+@pytest.mark.parametrize("bits", [0o020, 0o002, 0o1002])
+def test_what_others_can_write_on_the_way_of_a_link(privilege, tree, spoilt, bits):
+    (tree / spoilt).chmod(0o755 | bits)
+    assert owned(privilege, tree / "prefix/file") == errno.EPERM
+
+
+@pytest.mark.parametrize("spoilt", ["one", "two", "two/release", "two/release/file"])
+def test_what_is_not_roots_on_the_way_of_a_link(privilege, tree, spoilt):
+    os.chown(tree / spoilt, 1234, -1)
+    assert owned(privilege, tree / "prefix/file") == errno.EPERM
+
+
+def test_ways_that_end_nowhere(privilege, tree):
+    (tree / "round").symlink_to("round")
+    (tree / "gone").symlink_to("nowhere")
+    (tree / "long").symlink_to("x" * 4000)
+    assert owned(privilege, tree / "round/file") == errno.ELOOP
+    assert owned(privilege, tree / "gone") == errno.ENOENT
+    assert owned(privilege, tree / "long" / ("y" * 200)) == errno.ENAMETOOLONG
+    assert owned(privilege, "usr/bin") == errno.EINVAL and owned(privilege, "/" + "x" * 4096) == errno.EINVAL

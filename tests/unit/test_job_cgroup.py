@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Where a job's control groups are (job_cgroup.c), and that a failure is not taken for their absence."""
+
+from __future__ import annotations
+
+import errno
+
+import compiled
+import pytest
+
+DECLARATIONS = """
+struct job_cgroups { int count; char job[16][512]; };
+int find(struct job_cgroups *found, unsigned job, const char *own, const char *mountinfo);
+int job_cgroups_count(const struct job_cgroups *groups);
+int job_cgroups_follow(const struct job_cgroups *groups);
+"""
+MORE = """
+int find(struct job_cgroups *found, unsigned job, const char *own, const char *mountinfo)
+{
+	return find_in(found, job, own, mountinfo);
+}
+"""
+V2 = "32 24 0:28 / {} rw - cgroup2 cgroup2 rw\n"
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    return compiled.load("job_cgroup", tmp_path_factory.mktemp("job_cgroup"), DECLARATIONS, MORE)
+
+
+@pytest.fixture
+def find(library, tmp_path):
+    """Calls job_cgroups_find() for job 7 with these texts of /proc/self/cgroup and mountinfo; None: no such file."""
+    ffi, lib = library
+
+    def call(own, mounts):
+        for name, text in (("own", own), ("mounts", mounts)):
+            if text is not None:
+                (tmp_path / name).write_text(text)
+        found = ffi.new("struct job_cgroups *")
+        rc = lib.find(found, 7, f"{tmp_path}/own".encode(), f"{tmp_path}/mounts".encode())
+        reason = ffi.errno if rc < 0 else 0
+        return reason, [ffi.string(found.job[i]).decode() for i in range(found.count)]
+
+    return call
+
+
+def test_the_jobs_directory(find, tmp_path):
+    (tmp_path / "slurm/job_7").mkdir(parents=True)
+    assert find("0::/slurm/job_7/step_0\n", V2.format(tmp_path)) == (0, [f"{tmp_path}/slurm/job_7"])
+
+
+@pytest.mark.parametrize(
+    "own", ["", "0::/system.slice/slurmd.service\n", "0::/slurm/job_77/step_0\n", "0::/" + "x" * 600]
+)
+def test_a_site_without_cgroups(find, own):
+    """The mounts are not looked at."""
+    assert find(own, None) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("own", "mounts", "reason"),
+    [
+        (None, "", errno.ENOENT),
+        ("0::/job_7/step_0\n", None, errno.ENOENT),
+        ("0::/job_7/step_0\n", V2.format("/none"), errno.ENOENT),
+        ("0::/job_7/step_0\n", "31 24 0:27 / /sys rw - cgroup cgroup rw,memory\n", errno.ENODEV),
+        ("0::/" + "x" * 600 + "/job_7/step_0\n", "", errno.ENAMETOOLONG),
+        ("0::/job_7\n", V2.format("/" + "x" * 300), errno.ENAMETOOLONG),
+        ("0::/" + "x" * 400 + "/job_7\n", V2.format("/" + "x" * 200), errno.ENAMETOOLONG),
+        ("0::/job_7\n", V2.format("/etc/passwd"), errno.ENOTDIR),
+    ],
+)
+def test_what_cannot_be_told_is_a_failure(find, own, mounts, reason):
+    assert find(own, mounts) == (reason, [])
+
+
+def test_a_file_that_cannot_be_read(library, tmp_path):
+    """Opening a directory works; reading it fails."""
+    ffi, lib = library
+    found = ffi.new("struct job_cgroups *")
+    assert lib.find(found, 7, str(tmp_path).encode(), b"/dev/null") == -1 and ffi.errno == errno.EISDIR
+    (tmp_path / "own").write_text("0::/job_7\n")
+    assert lib.find(found, 7, f"{tmp_path}/own".encode(), str(tmp_path).encode()) == -1 and ffi.errno == errno.EISDIR
+
+
+def test_more_hierarchies_than_there_is_room_for(find, tmp_path):
+    (tmp_path / "job_7").mkdir()
+    reason, found = find("0::/job_7\n", V2.format(tmp_path) * 17)
+    assert reason == errno.E2BIG and len(found) == 16
+
+
+def test_processes_that_cannot_be_read_are_not_nobody(library, tmp_path):
+    ffi, lib = library
+    groups = ffi.new("struct job_cgroups *", {"count": 1})
+    groups.job[0] = str(tmp_path).encode()
+    assert lib.job_cgroups_count(groups) == 0
+    (tmp_path / "step_bollard/cgroup.procs").mkdir(parents=True)
+    assert lib.job_cgroups_count(groups) == -1 and ffi.errno == errno.EISDIR
+    assert lib.job_cgroups_follow(groups) == -1
+    (tmp_path / "step_bollard/cgroup.procs").rmdir()
+    (tmp_path / "step_bollard/cgroup.procs").write_text("12\n0\n13\n")
+    assert lib.job_cgroups_count(groups) == 2
