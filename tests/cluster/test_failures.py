@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -46,10 +47,10 @@ def test_the_file_server_is_killed(cluster: Cluster, images: Images, work: Work,
     with running(cluster, images, work, tasks=tasks) as step:
         only(cluster.named("n1", *SERVERS)).kill()
         done = step.result()
+    # The kernel may end the task first, at a page of the image that cannot be read any more.
+    said = ["bollard: the container's file server on n1 ended; the task in its container is ended too"]
     assert done.rc != 0, done
-    assert done.complaints() == [
-        "bollard: the container's file server on n1 ended; the task in its container is ended too"
-    ]
+    assert done.complaints() == said or (tasks == 1 and done.rc == 128 + signal.SIGBUS), done
 
 
 def test_the_guard_is_killed(cluster: Cluster, images: Images, work: Work) -> None:
