@@ -20,6 +20,7 @@
  * hinders it (job_end.c). */
 #define HOLD_MS 10000
 #define LOCK_TRY_US 1000
+#define REMOVE_TRIES 2000
 #define HOLDERS "holders"
 
 static int lock_within(int fd, int kind, int ms)
@@ -87,24 +88,36 @@ void job_folder_release(int lock)
 	close(lock);
 }
 
+/* Everything in the folder but HOLDERS; -1 where something stays. */
+static int empty(const char *path)
+{
+	DIR *entries = opendir(path);
+	struct dirent *entry;
+	int rc = entries ? 0 : -1;
+
+	while (entries && (entry = readdir(entries)))
+		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
+		    strcmp(entry->d_name, HOLDERS) != 0 && unlinkat(dirfd(entries), entry->d_name, 0) < 0)
+			rc = -1;
+	if (entries)
+		closedir(entries);
+	return rc;
+}
+
 void job_folder_remove(uint32_t job)
 {
 	char path[64], holders[64];
-	struct dirent *entry;
-	DIR *entries;
+	int tries = 0, rc;
 
 	path_of(path, sizeof(path), job, "");
 	path_of(holders, sizeof(holders), job, "/" HOLDERS);
-	entries = opendir(path);
-	while (entries && (entry = readdir(entries)))
-		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
-		    strcmp(entry->d_name, HOLDERS) != 0)
-			unlinkat(dirfd(entries), entry->d_name, 0);
-	if (entries)
-		closedir(entries);
-	/* Last: from here on another slurmstepd may hold the folder by a new file, which keeps rmdir(2) from it. */
-	unlink(holders);
-	rmdir(path);
+	/* While another thread of the extern step ends X11 forwarding, all of them are the user for some milliseconds. */
+	while ((empty(path) < 0 || unlink(holders) < 0) && errno != ENOENT && tries++ < REMOVE_TRIES)
+		usleep(LOCK_TRY_US);
+	/* HOLDERS went last: from here on another slurmstepd may hold the folder by a new one, which keeps rmdir(2) from it. */
+	do
+		rc = rmdir(path);
+	while (rc < 0 && errno == EACCES && tries++ < REMOVE_TRIES && usleep(LOCK_TRY_US) == 0);
 }
 
 int job_folder_lock(const char *address, int ms)
