@@ -109,7 +109,9 @@ def test_a_file_server_that_never_answers(cluster: Cluster, images: Images, work
         "        except OSError: pass\n"
     )
     with cluster.start(["python3", "-c", watcher], node="n1") as stopper:
-        done = cluster.srun("-w", "n1", f"--container={images.small}", "ls", "/usr/share")
+        words = ["srun", "-Q", "-w", "n1", f"--container={images.small}", "ls", "/usr/share"]
+        with cluster.start(words) as step:
+            done = step.result(150)  # the keeper waits for a minute (fuse.ANSWER_SECONDS)
         stopper.result()
     # The server may have answered all requests before it was stopped.
     assert (done.rc == 0) or ("file server" in done.err and len(done.complaints()) == 1), done
