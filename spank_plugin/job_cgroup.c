@@ -363,6 +363,17 @@ static int lock_hierarchy(const char *job)
 	return fd;
 }
 
+/* rmdir(2) that waits, at most a second, while another thread of slurmstepd has made all threads the user: it does so when
+ * it ends X11 forwarding. */
+static int remove_directory(const char *path)
+{
+	int rc;
+
+	for (int tries = 0; (rc = rmdir(path)) < 0 && (errno == EACCES || errno == EPERM) && tries < 1000; tries++)
+		usleep(1000);
+	return rc;
+}
+
 int job_cgroups_remove(const struct job_cgroups *groups)
 {
 	char path[640];
@@ -370,7 +381,7 @@ int job_cgroups_remove(const struct job_cgroups *groups)
 
 	for (int i = 0; i < groups->count; i++) {
 		snprintf(path, sizeof(path), "%s" OURS, groups->job[i]);
-		if (rmdir(path) < 0) {
+		if (remove_directory(path) < 0) {
 			if (errno != ENOENT)
 				rc = -1;
 			continue;  /* of a job without a container nothing was in Slurm's way */
@@ -379,10 +390,10 @@ int job_cgroups_remove(const struct job_cgroups *groups)
 		 * later. */
 		lock = lock_hierarchy(groups->job[i]);
 		snprintf(path, sizeof(path), "%s", groups->job[i]);
-		if (lock >= 0 && rmdir(path) == 0) {
+		if (lock >= 0 && remove_directory(path) == 0) {
 			*strrchr(path, '/') = '\0';
 			if (strncmp(strrchr(path, '/'), "/uid_", 5) == 0)
-				rmdir(path);
+				remove_directory(path);
 		}
 		if (lock >= 0)
 			close(lock);

@@ -127,7 +127,9 @@ void drop_empty_record(const char *folder, uint32_t job, uid_t uid)
 
 	if (snprintf(path, sizeof(path), "%s/%u.%u", folder, job, uid) < (int) sizeof(path) &&
 	    owned_by_root(folder) == 0 && lstat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_size == 0)
-		unlink(path);
+		/* Another thread of slurmstepd may be the user for a moment, and this one with it: job_folder.c. */
+		for (int tries = 0; unlink(path) < 0 && (errno == EACCES || errno == EPERM) && tries < 1000; tries++)
+			usleep(1000);
 }
 
 static int write_file(const char *path, const char *text)
