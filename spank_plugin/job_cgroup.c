@@ -363,8 +363,8 @@ static int lock_hierarchy(const char *job)
 	return fd;
 }
 
-/* rmdir(2) that waits, at most a second, while another thread of slurmstepd has made all threads the user: it does so when
- * it ends X11 forwarding. */
+/* rmdir(2) that waits, at most a second, while another thread of slurmstepd has made all threads the user: it does so
+ * when it ends X11 forwarding. */
 static int remove_directory(const char *path)
 {
 	int rc;

@@ -180,6 +180,7 @@ def _enter(
     new_root = mounts.make_root(base, SESSION, places, report, made.writable)
     namespace_fds = _namespace_fds(made, processes)
     imports.end()
+    task_reaper.hold_proc()
     linux.change_root(new_root)
     clock.mark("mounts")
     if asked.app and not os.path.isdir(f"/scif/apps/{asked.app}"):

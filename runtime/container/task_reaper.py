@@ -37,6 +37,17 @@ def task_handle(pid: int) -> int:
         return -1
 
 
+# A descriptor of /proc. By path it cannot be found in the container once the image's file server has ended: "/" is its.
+_proc = -1
+
+
+def hold_proc() -> None:
+    """Open /proc for `end_tasks`. Call it before the process enters the container."""
+    global _proc
+    if _proc < 0:
+        _proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
 def end_tasks(tasks: Iterable[tuple[int, int]], reason: str) -> None:
     """Kill every (pid, pidfd) of `tasks`. Writes `reason` to the stderr of the first task that takes it."""
     told = False
@@ -72,7 +83,8 @@ def _parent(pid: str) -> int:
 def _tell(pid: int, line: bytes) -> bool:
     """Write `line` to the stderr of a task: a pipe to slurmstepd, a terminal or a file. Returns whether it worked."""
     try:
-        fd = os.open(f"/proc/{pid}/fd/2", os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        fd = os.open(f"{pid}/fd/2", flags, dir_fd=_proc) if _proc >= 0 else os.open(f"/proc/{pid}/fd/2", flags)
     except OSError:
         return False
     try:
