@@ -251,7 +251,7 @@ static void start_keeper(struct identity *id, uint32_t job_id, int record)
 		return;
 	}
 	id->cgroups = &cgroups;
-	if (become_and_run(id, keep_open, record < 0 ? 2 : 3, step.job, keep, &record, &step.helper) < 0)
+	if (become_and_run(id, keep_open, record < 0 ? 2 : 3, step.job, keep, &record, &step.helper, &step.answer) < 0)
 		refuse("cannot start the keeper: %s; submit again", strerror(errno));
 	/* The kernel queues the connection at once; the keeper reads it when it has started. */
 	else if ((step.lifeline = wire_connect(step.address, id->uid)) < 0 ||

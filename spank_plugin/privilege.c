@@ -418,8 +418,8 @@ static int reason_of(pid_t child)
 	return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : NO_HELP;
 }
 
-/* In the helper: waits until the child has given root up, and writes its id maps as root. Returns the exit status, 0
- * or an enum no_start. */
+/* In the helper: waits until the child has given root up, and writes its id maps as root. Returns the answer, 0 or an
+ * enum no_start. */
 static int help(const struct identity *id, pid_t child, int ready, int mapped)
 {
 	struct pollfd started = { .fd = ready, .events = POLLIN };
@@ -439,18 +439,27 @@ static int help(const struct identity *id, pid_t child, int ready, int mapped)
 }
 
 int become_and_run(const struct identity *id, const int *keep, int nkeep, int job_socket,
-		   int (*run)(void *arg), void *arg, pid_t *helper)
+		   int (*run)(void *arg), void *arg, pid_t *helper, int *answer)
 {
-	int to_child[2], to_helper[2], rc;
+	int to_child[2], to_helper[2], to_caller[2], rc;
+	unsigned char reason;
 	pid_t pid, child;
 
 	if (nkeep > 8 || id->ngroups < 0) {
 		errno = EINVAL;
 		return -1;
 	}
+	if (pipe2(to_caller, O_CLOEXEC) < 0)
+		return -1;
 	pid = fork();
 	if (pid != 0) {
+		rc = errno;
+		close(to_caller[1]);
+		if (pid < 0)
+			close(to_caller[0]);
+		errno = rc;
 		*helper = pid;
+		*answer = to_caller[0];
 		return pid < 0 ? -1 : 0;
 	}
 	/* Forks twice, so that the keeper is no child of slurmstepd. slurmstepd waits for all of its children and, with
@@ -459,6 +468,7 @@ int become_and_run(const struct identity *id, const int *keep, int nkeep, int jo
 		_exit(NO_HELP);
 	child = fork();
 	if (child == 0) {
+		close(to_caller[1]);
 		close(to_helper[0]);
 		close(to_child[1]);
 		rc = drop(id, job_socket, to_helper[1], to_child[0]);
@@ -468,5 +478,6 @@ int become_and_run(const struct identity *id, const int *keep, int nkeep, int jo
 	}
 	close(to_helper[1]);
 	close(to_child[0]);
-	_exit(child < 0 ? NO_HELP : help(id, child, to_helper[0], to_child[1]));
+	reason = (unsigned char) (child < 0 ? NO_HELP : help(id, child, to_helper[0], to_child[1]));
+	_exit(write(to_caller[1], &reason, 1) == 1 ? reason : NO_HELP);
 }

@@ -20,7 +20,7 @@ struct identity {
 	const struct job_cgroups *cgroups;  /* of the job; the keeper joins them */
 };
 
-/* Exit status of the helper of become_and_run(): 0, or why there is no keeper. */
+/* What the helper of become_and_run() answers: 0, or why there is no keeper. */
 enum no_start { NO_HELP = 1, NO_CGROUP, NO_PLACE, NO_USER, NO_NAMESPACE };
 
 /* Forks a helper, which forks the keeper. The keeper becomes the user `id` and cannot become root again. It has a
@@ -28,10 +28,11 @@ enum no_start { NO_HELP = 1, NO_CGROUP, NO_PLACE, NO_USER, NO_NAMESPACE };
  * below 3). It calls run(arg) and exits with the returned value. As soon as it is the user, it sends one byte
  * through `job_socket` (-1: none): take_senders() finds it by that. The helper writes the id maps as root and ends.
  *
- * Returns 0 when the helper is forked, or -1 with errno. The caller reaps *helper: its exit status is 0 when the
- * keeper has given root up and has its id maps, else an enum no_start. */
+ * Returns 0 when the helper is forked, or -1 with errno. The caller reaps *helper, and closes *answer: a pipe with one
+ * byte when the helper ends, 0 when the keeper has given root up and has its id maps, else an enum no_start. The exit
+ * status would not do: with contain_spank, a hook may run in a process that is not the helper's parent. */
 int become_and_run(const struct identity *id, const int *keep, int nkeep, int job_socket,
-		   int (*run)(void *arg), void *arg, pid_t *helper);
+		   int (*run)(void *arg), void *arg, pid_t *helper, int *answer);
 
 /* Opens handles (pidfds) of the processes that sent a byte through the connection `fd` (SO_PASSCRED), at most
  * `most`. Takes only processes that still belong to the sending user and whose name begins with "bollard-". Adds to

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -20,7 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* How long to wait for the helper: longer than privilege.c lets the keeper take to give root up (HELP_MS). */
+/* How long to wait for the helper's answer: longer than privilege.c lets the keeper take to give root up (HELP_MS). */
 #define HELPER_MS 10000
 /* How long to wait for its end after SIGKILL. */
 #define KILLED_MS 1000
@@ -163,38 +164,58 @@ static void refuse_start(int reason)
 		       "if it comes back");
 }
 
-/* Waits at most `ms` for the helper. Returns its process id; 0 when it still runs, or -1 with errno. */
-static pid_t wait_for_helper(int *status, int ms)
+/* Waits at most HELPER_MS for the helper's answer. Returns 0, an enum no_start, or -1 when there is none yet. */
+static int take_answer(void)
 {
+	struct pollfd answered = { .fd = step.answer, .events = POLLIN };
+	unsigned char reason;
+	ssize_t count;
+	int rc;
+
+	do
+		rc = poll(&answered, 1, HELPER_MS);
+	while (rc < 0 && errno == EINTR);
+	if (rc <= 0)
+		return -1;
+	do
+		count = read(step.answer, &reason, 1);
+	while (count < 0 && errno == EINTR);
+	return count == 1 ? reason : NO_HELP;
+}
+
+/* Reaps the helper, which has answered or was killed. With contain_spank this process may not be its parent: then
+ * slurmstepd reaps it with its tasks. */
+static void reap_helper(void)
+{
+	int ms = KILLED_MS;
 	pid_t pid;
 
-	while ((pid = waitpid(step.helper, status, WNOHANG)) == 0 || (pid < 0 && errno == EINTR))
-		if (ms-- <= 0 || (usleep(1000) < 0 && errno != EINTR))
-			return 0;
-	return pid;
+	while ((pid = waitpid(step.helper, NULL, WNOHANG)) == 0 || (pid < 0 && errno == EINTR)) {
+		if (ms-- <= 0) {
+			slurm_error("bollard: the helper that starts the keeper, process %d, does not end", (int) step.helper);
+			return;
+		}
+		usleep(1000);
+	}
 }
 
 void stepd_user_init(void)
 {
-	int status = 0;
-	pid_t pid;
+	int reason;
 
 	if (step.helper <= 0)
 		return;
-	/* The helper ends within milliseconds, unless the user stops the child whose ids it maps. */
-	pid = wait_for_helper(&status, HELPER_MS);
-	if (pid == 0) {
+	/* The answer comes within milliseconds, unless the user stops the child whose ids the helper maps. */
+	reason = take_answer();
+	if (reason < 0) {
 		if (kill(step.helper, SIGKILL) < 0)
 			slurm_error("bollard: cannot kill the helper that starts the keeper: %m");
-		else if (wait_for_helper(&status, KILLED_MS) == 0)
-			slurm_error("bollard: the helper that starts the keeper, process %d, is still there after SIGKILL",
-				    (int) step.helper);
 		refuse("the keeper did not start within %d s; submit again", HELPER_MS / 1000);
-	} else if (pid < 0) {
-		refuse("cannot tell whether the keeper has started: %s; submit again", strerror(errno));
-	} else if (status != 0) {
-		refuse_start(WIFEXITED(status) ? WEXITSTATUS(status) : NO_HELP);
+	} else if (reason > 0) {
+		refuse_start(reason);
 	}
+	reap_helper();
+	close(step.answer);
 	step.helper = 0;
 }
 

@@ -31,6 +31,7 @@ extern struct step {
 	int occupied;           /* 1: a process listens at `address` but gives no lifeline */
 	int lifeline;           /* connection to the keeper, held open until slurmstepd ends; or -1 */
 	pid_t helper;           /* the helper to reap (privilege.h), or 0 */
+	int answer;             /* the pipe with the helper's answer, while there is a helper */
 	long long times[2];     /* of the fork, and of giving up root in the child: CLOCK_MONOTONIC, ns */
 } step;
 
