@@ -337,8 +337,9 @@ def search_path() -> list[str]:
 
 def build_runtime(out: Path, work: Path, prefix: str) -> None:
     """Make _bollard.so in `out`, for an installation at `prefix`; `work` gets the C file that cffi writes."""
-    from bollard.runtime.system.linux_build import CHECKED, UNCHECKED
     from cffi import FFI
+
+    from bollard.runtime.system.linux_build import CHECKED, UNCHECKED
 
     ffi = FFI()
     ffi.embedding_api("")
