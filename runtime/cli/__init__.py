@@ -6,6 +6,7 @@ commands.py: the table of commands.
 build.py: bollard build.
 cache.py: bollard cache.
 inspect.py: bollard inspect, run-help.
+sbom.py: bollard sbom.
 instance.py: bollard instance.
 plan.py: bollard plan.
 pull.py: bollard pull.
