@@ -13,6 +13,7 @@ idle.py: ends idle containers of a job when there are too many.
 gpu.py: the host's GPU drivers, as binds.
 admission.py: the keeper's loop: lets tasks in and decides when the container ends.
 entry.py: answers the request of one task.
+action.py: the command that exec, run, shell and test start.
 wire.py: frames between keeper, launcher and slurmstepd.
 task_reaper.py: ends tasks when the keeper ends.
 readahead.py: reads the files that the first task will need into the page cache.
