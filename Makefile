@@ -117,7 +117,7 @@ bench: packages
 	$(SYSTEM) bench/run.py
 
 # Shell: what an editor's ShellCheck would say. SC2016 is left out: scripts for another shell stand between single quotes.
-SHELL_SCRIPTS := .ci/run slurm-test-cluster/node-init.sh tests/demo.sh tests/peers/images/seen tests/peers/make-images
+SHELL_SCRIPTS := .ci/run tests/gpu/check.sh slurm-test-cluster/node-init.sh tests/demo.sh tests/peers/images/seen tests/peers/make-images
 # Tests of functions need not say their types, and use what a module imports.
 LOOSE := --allow-untyped-defs --allow-untyped-calls --allow-incomplete-defs --allow-any-generics --implicit-reexport \
 	--no-warn-return-any

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Return the image file for a URI, from the cache; make it there if it is missing. `pull`, `exec` and others use it.
+
 docker://NAME ──► manifest ──► its digest ──► oci-tmp/DIGEST, if there ──────────────────────────► the file
                                     └──► layers in blob/ ──► a build ──► oci-tmp/DIGEST ──────────────┘
 """

@@ -44,8 +44,9 @@ KEPT_SPEC_MAX = 8 << 10
 
 
 def parse_request(frame: bytes) -> tuple[list[bytes], list[bytes], bytes, bytes]:
-    """Return argv, environment, working directory and verbose of a request. `verbose` is the time when the client
-    began; b"" without --container-verbose.
+    """Return argv, environment, working directory and verbose of a request.
+
+    `verbose` is the time when the client began; b"" without --container-verbose.
 
     Raises:
         ValueError: the frame is not a request.
@@ -94,8 +95,9 @@ def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
 
 
 def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[str], None]) -> str:
-    """Answer the request of one task: send it the namespaces, command and environment. Returns the file to save the
-    container to when the step has ended ("" for none).
+    """Answer the request of one task: send it the namespaces, command and environment.
+
+    Returns the file to save the container to when the step has ended ("" for none).
 
     container  the container
     peer       the connection to the task's launcher
@@ -169,8 +171,9 @@ def taken(env: list[bytes], name: bytes) -> bytes:
 
 
 def step_spec(container: Container, env: list[bytes]) -> Spec:
-    """Return the spec of this task's step and remove its variable from `env`. For a named container the spec can differ
-    from the spec that created the container.
+    """Return the spec of this task's step and remove its variable from `env`.
+
+    For a named container the spec can differ from the spec that created the container.
 
     Raises:
         BollardError: the container was made from another image, or lacks something that this spec needs.

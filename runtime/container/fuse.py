@@ -231,8 +231,9 @@ def _status(pid: int) -> int | None:
 
 
 class Deadline:
-    """A child process that kills a file server unless `met` is called in time. A process that waits for the file server
-    then gets an error.
+    """A child process that kills a file server unless `met` is called in time.
+
+    A process that waits for the file server then gets an error.
 
     Nothing else ends such a wait: the kernel cannot interrupt a request that the file server has read. So the process
     that waits cannot watch the time itself.

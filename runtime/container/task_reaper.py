@@ -60,8 +60,10 @@ def end_tasks(tasks: Iterable[tuple[int, int]], reason: str) -> None:
 
 
 def end_members() -> None:
-    """Kill all processes in this mount namespace except the keeper and its children: those that the tasks of an
-    instance have left. In a job, Slurm does this."""
+    """Kill what the tasks of an instance have left: all in this mount namespace but the keeper and its children.
+
+    In a job, Slurm does this.
+    """
     own = os.getpid()
     try:
         here, names = os.stat("/proc/self/ns/mnt").st_ino, os.listdir("/proc")
@@ -163,8 +165,11 @@ def start(job_socket: int, close: Iterable[int], server: int = 0, state: int = -
 
 
 def _judge(waited: int, stopped: int, tasks: dict[int, int], server: int) -> None:
-    """Kill the file server, or tell a task of the delay. The keeper has waited `waited` seconds for the file server,
-    which was stopped for the last `stopped` of them. `server` is the file server's pidfd."""
+    """Kill the file server, or tell a task of the delay.
+
+    The keeper has waited `waited` seconds for the file server, which was stopped for the last `stopped` of them.
+    `server` is the file server's pidfd.
+    """
     if stopped == fuse.STOPPED_SECONDS or waited == _SILENT_SECONDS:
         try:
             pidfd_send_signal(server, _SIGKILL)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Find, join and stop instances: containers with a name that stay in the background until they are stopped.
+
 bollard instance start ──► instance_init.py
 bollard instance list, stop, stats ──► @bollard-instance/UID/NAME, the init
 bollard exec instance://NAME ────────► the keeper's address
