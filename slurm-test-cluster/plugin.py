@@ -36,7 +36,8 @@ mount -t proc proc proc
 mount --bind /dev dev
 mount -t tmpfs tmp tmp
 exec chroot . env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONDONTWRITEBYTECODE=1 \
-    sh -euc 'cd /usr/src/bollard && exec python3 spank_plugin --prefix /usr/lib/bollard --destdir /'
+    sh -euc 'cd /usr/src/bollard && python3 spank_plugin --prefix /usr/lib/bollard --destdir /
+             ln -sf /usr/lib/bollard/names/run-singularity /usr/bin/run-singularity'  # as update-alternatives would
 """
 
 

@@ -55,8 +55,21 @@ from bollard.spank_plugin.build_inside import c_string  # noqa: E402
 # The C files from which each output is compiled.
 SOURCES = {
     "spank_bollard.so": (
-        *("shim", "client", "client_options", "spec", "image_probe", "slurm_options", "components", "multiprog"),
-        *("header", "stepd", "keeper", "argv", "refusal", "account", "job_record", "privilege", "wire", "python"),
+        *("shim", "client", "client_options", "spec", "image_probe", "image_program", "slurm_options"),
+        *(
+            "components",
+            "multiprog",
+            "header",
+            "stepd",
+            "keeper",
+            "argv",
+            "refusal",
+            "account",
+            "job_record",
+            "privilege",
+            "wire",
+            "python",
+        ),
         *("job_cgroup", "job_folder", "job_place", "job_end"),
     ),
     "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),

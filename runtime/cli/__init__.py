@@ -5,6 +5,7 @@ main.py: runs one command.
 commands.py: the table of commands.
 build.py: bollard build.
 cache.py: bollard cache.
+names.py: bollard names; the names apptainer, singularity and run-singularity.
 inspect.py: bollard inspect, run-help.
 sbom.py: bollard sbom.
 instance.py: bollard instance.

@@ -68,6 +68,12 @@ COMMANDS: dict[str, Command] = {
     ),
     "cache list": ("[OPTION...]", "show what was fetched and is kept", command_options.CACHE_LIST, False),
     "cache clean": ("[OPTION...]", "remove what was fetched and is kept", command_options.CACHE_CLEAN, False),
+    "names": (
+        "DIR",
+        "make links in DIR by which other programs find bollard: apptainer, singularity, run-singularity",
+        {},
+        False,
+    ),
     "site install": (
         "[OPTION...]",
         "build the plugin for this machine's Slurm and Python, install it, tell Slurm of it; again for an upgrade",

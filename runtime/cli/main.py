@@ -13,6 +13,7 @@ import sys
 from bollard.runtime.causes import one_line
 from bollard.runtime.cli.commands import COMMANDS
 from bollard.runtime.errors import BollardError, shown
+from bollard.runtime.installed import IMAGE_LAUNCHER, OTHER_NAMES, PEERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,15 +24,19 @@ _SHELL_FORMS = ("BOLLARD_SHELL", "APPTAINER_SHELL", "SINGULARITY_SHELL")
 
 
 _GLOBAL = {
+    "--build-config": False,
     **dict.fromkeys(("-q", "--quiet", "-s", "--silent", "--nocolor"), False),
     **dict.fromkeys(("-d", "--debug", "-v", "--verbose"), True),
 }
 
 
+_CONFIG = ("-c", "--config")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return the exit status. Does not return if this process becomes the program.
 
-    argv: the arguments after `bollard`; None for those of this process.
+    argv: the arguments after `bollard`; None for those of this process, which then has the meaning of its name.
     """
     import _signal as signal
 
@@ -43,7 +48,10 @@ def main(argv: list[str] | None = None) -> int:
             from bollard.runtime.cli import terminal
 
             terminal.guard()
-        status = _main(sys.argv[1:] if argv is None else argv)
+        if argv is None:
+            _called_as(os.path.basename(sys.argv[0]))
+            argv = sys.argv[1:]
+        status = _main(["run", *argv] if _name == IMAGE_LAUNCHER else argv)
         sys.stdout.flush()
     except BollardError as error:
         print("bollard:", *map(shown, str(error).split("\n")), file=sys.stderr)
@@ -56,6 +64,15 @@ def main(argv: list[str] | None = None) -> int:
         _drop_output()  # so that a full disk is reported only once
         return 255
     return status
+
+
+_name = "bollard"
+
+
+def _called_as(name: str) -> None:
+    """Store the name of this command, if it is one of Apptainer's."""
+    global _name
+    _name = name if name in OTHER_NAMES else "bollard"
 
 
 def _open_streams() -> None:
@@ -85,8 +102,10 @@ def _main(argv: list[str]) -> int:
         return _help(argv[1:])
     if name in ("-V", "--version", "version"):
         import bollard
+        from bollard.runtime.cli import names
 
-        print(f"bollard {bollard.__version__}")
+        short = name == "version" and _name in PEERS
+        print(names.release(bollard.__version__) if short else names.version(_name, bollard.__version__))
         return 0
     rest = argv[1:]
     if rest and f"{name} {rest[0]}" in COMMANDS:
@@ -122,7 +141,12 @@ def _similar(name: str) -> str:
 def _without_global(argv: list[str]) -> list[str]:
     """Return `argv` without Apptainer's global options before the command; -d and -v set BOLLARD_VERBOSE."""
     at = 0
-    while at < len(argv) and argv[at] in _GLOBAL:
+    while at < len(argv) and (argv[at] in _GLOBAL or argv[at].startswith(_CONFIG)):
+        if argv[at].startswith(_CONFIG):
+            raise BollardError(
+                f"{argv[at]}: Apptainer's configuration file has no effect here",
+                "leave it out; a site's settings are in /etc/bollard/bollard.yaml, a user's in options and variables",
+            )
         if _GLOBAL[argv[at]]:
             os.environ["BOLLARD_VERBOSE"] = "1"
         at += 1
@@ -222,6 +246,12 @@ def _start(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     finally:
         opened()
     return 0
+
+
+def _names(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import names
+
+    return names.run(words)
 
 
 def _plan(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
@@ -378,6 +408,7 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "shell": _start,
     "test": _start,
     "plan": _plan,
+    "names": _names,
     "ps": _ps,
     "attach": _attach,
     "job": _job,

@@ -143,6 +143,7 @@ SITE_INSTALL: Own = {
     **_SLURM_CONF,
     **_CONFIG,
     "bin": ("DIR", "where the command bollard goes; default: /usr/bin"),
+    "names": ("", "make apptainer, singularity and run-singularity in PREFIX/names, for PATH; kept by an upgrade"),
     "destdir": ("DIR", "make the files of a package below DIR, and change nothing else"),
 }
 SITE_CONFIGURE: Own = {**_PREFIX, **_CONFIG, "example": ("", "print a bollard.yaml to start from")}
