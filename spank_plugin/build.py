@@ -416,6 +416,15 @@ def copy_python(out: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, target)
     shutil.copy(_cffi_backend.__file__, out / "python")
+    with contextlib.suppress(ImportError):  # for CDI specs in YAML, and for nothing else in a keeper
+        import yaml
+
+        shutil.copytree(Path(yaml.__file__).parent, out / "python/yaml", ignore=_no_source)
+
+
+def _no_source(folder: str, names: list[str]) -> list[str]:
+    """Return the files of a Python package that are no Python."""
+    return [name for name in names if not name.endswith(".py")]
 
 
 def copy_server(out: Path) -> None:
