@@ -387,6 +387,18 @@ def _sif(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     return sif.run(name, given, words)
 
 
+def _sign(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import sign
+
+    return sign.run(name, given, words)
+
+
+def _key(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import key
+
+    return key.run(name, given, words)
+
+
 def _overlay(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     from bollard.runtime.image import overlay_create
 
@@ -431,6 +443,16 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "sif add": _sif,
     "sif del": _sif,
     "sif setprim": _sif,
+    "sign": _sign,
+    "verify": _sign,
+    "key newpair": _key,
+    "key list": _key,
+    "key search": _key,
+    "key pull": _key,
+    "key push": _key,
+    "key import": _key,
+    "key export": _key,
+    "key remove": _key,
     "overlay create": _overlay,
     "completion": _completion,
     "instance start": _instance_start,

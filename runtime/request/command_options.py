@@ -88,6 +88,58 @@ SIF_ADD: Own = {
     "alignment": ("BYTES", "it begins at a multiple of this; 4096 for a partition without this"),
     "filename": ("NAME", "its name in the file"),
 }
+_PASSPHRASE: Own = {"passphrase-file": ("FILE", "its first line is the passphrase of the key; else you are asked")}
+SIGN: Own = {
+    "group-id": ("N", "sign the objects of this group alone"),
+    "sif-id": ("N", "sign this object alone"),
+    "key": ("FILE", "a private key in a PEM file: RSA, ECDSA or ed25519 [BOLLARD_SIGN_KEY]"),
+    "keyidx": ("N", "the key of this number in `bollard key list --secret`"),
+    "gpg-key": ("FINGERPRINT", "a key of your own GnuPG, or of a smart card; gpg-agent asks for its passphrase"),
+    **_PASSPHRASE,
+}
+VERIFY: Own = {
+    "all": ("", "all objects, which is the default"),
+    "group-id": ("N", "the objects of this group alone"),
+    "sif-id": ("N", "this object alone"),
+    "key": ("FILE", "signed by the private key to this public key, a PEM file [BOLLARD_VERIFY_KEY]"),
+    "certificate": ("FILE", "signed by the key of this certificate, a PEM file [BOLLARD_VERIFY_CERTIFICATE]"),
+    "certificate-intermediates": ("FILE", "certificates between it and a root [BOLLARD_VERIFY_INTERMEDIATES]"),
+    "certificate-roots": ("FILE", "trusted roots, instead of this machine's [BOLLARD_VERIFY_ROOTS]"),
+    "ocsp-verify": ("", "refused: no server is asked whether a certificate was revoked"),
+    "legacy-insecure": ("", "refused: signatures from before 2020 do not protect the image"),
+    "local": ("", "ask no key server"),
+    "url": ("URL", "fetch keys that are not in the keyring from this key server [BOLLARD_KEYSERVER]"),
+    "json": ("", "for programs"),
+}
+_KEYSDIR: Own = {"keysdir": ("DIR", "the directory of the keyrings; default: ~/.apptainer/keys [BOLLARD_KEYSDIR]")}
+_KEYS: Own = {"global": ("", "this machine's keyring, /etc/apptainer/global-pgp-public"), **_KEYSDIR}
+_SERVER: Own = {"url": ("URL", "the key server, https://HOST or hkp://HOST [BOLLARD_KEYSERVER]")}
+KEY_NEWPAIR: Own = {
+    "name": ("NAME", "whose key it is"),
+    "email": ("ADDRESS", "the owner's email address"),
+    "comment": ("TEXT", "a comment for its user id"),
+    "bit-length": ("N", "its length; 4096 without this"),
+    "password": ("WORD", "with an empty value: no passphrase; another value is refused, because ps would show it"),
+    **_PASSPHRASE,
+    "push": ("", "send the public key to a key server"),
+    **_SERVER,
+    **_KEYSDIR,
+}
+KEY_LIST: Own = {"secret": ("", "private keys instead of public ones"), **_KEYS}
+KEY_SEARCH: Own = {"long-list": ("", "full fingerprints, dates and all user ids"), **_SERVER}
+KEY_SERVER: Own = {**_SERVER, **_KEYS}
+KEY_IMPORT: Own = {"new-password": ("", "refused: change it with gpg"), **_KEYS}
+KEY_EXPORT: Own = {
+    "armor": ("", "as text"),
+    "secret": ("", "a private key"),
+    **_KEYS,
+}
+KEY_REMOVE: Own = {
+    "public": ("", "the public key alone, which is the default"),
+    "secret": ("", "the private key alone"),
+    "both": ("", "the public and the private key"),
+    **_KEYS,
+}
 OVERLAY_CREATE: Own = {
     "size": ("MIB", "of its filesystem; 64 without this, which is the least"),
     "sparse": ("", "take disk space only when it is written to"),
@@ -153,7 +205,8 @@ SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
 MIXED = frozenset(
     ("build", "pull", "cache list", "cache clean", "inspect", "sbom", "run-help", "overlay create", "sif list",
      "sif header", "sif info", "sif dump", "sif new", "sif add", "sif del", "sif setprim", "instance list",
-     "instance stop", "instance stats")
+     "instance stop", "instance stats", "sign", "verify", "key newpair", "key list", "key search", "key pull", "key push",
+     "key import", "key export", "key remove")
 )  # fmt: skip
 SHORT = {
     "build": {"s": "sandbox", "u": "update", "f": "fakeroot", "T": "notest"},
@@ -170,6 +223,24 @@ SHORT = {
         "H": "helpfile",
         "j": "json",
     },
+    "sign": {"g": "group-id", "i": "sif-id", "k": "keyidx"},
+    "verify": {"g": "group-id", "i": "sif-id", "a": "all", "j": "json", "l": "local", "u": "url"},
+    "key newpair": {
+        "b": "bit-length",
+        "C": "comment",
+        "E": "email",
+        "d": "keysdir",
+        "N": "name",
+        "P": "password",
+        "U": "push",
+    },
+    "key list": {"g": "global", "d": "keysdir", "s": "secret"},
+    "key search": {"l": "long-list", "u": "url"},
+    "key pull": {"g": "global", "d": "keysdir", "u": "url"},
+    "key push": {"g": "global", "d": "keysdir", "u": "url"},
+    "key import": {"g": "global", "d": "keysdir"},
+    "key export": {"a": "armor", "g": "global", "d": "keysdir", "s": "secret"},
+    "key remove": {"b": "both", "g": "global", "d": "keysdir", "p": "public", "s": "secret"},
     "overlay create": {"s": "size", "S": "sparse", "f": "fakeroot"},
     "instance list": {"j": "json", "l": "logs", "u": "user", "a": "all"},
     "instance stop": {"a": "all", "s": "signal", "t": "timeout", "u": "user"},
