@@ -80,6 +80,11 @@ SCRIPT_OUTPUT_MAX = 4 << 20
 SCRIPT_MS = 60_000
 SCRIPT_WAIT_MS = 65_000
 
+# How long the launcher waits for the keeper until it prints a line, and until it gives up, in ms. The second is longer
+# than the keeper waits for a file server.
+ENTRY_TOLD_MS = 60_000
+ENTRY_MS = 900_000
+
 # A descriptor of "/" that the plugin opens in the slurmstepd of a batch script: see guard_script() in client.c.
 GATE_FD = 943
 GATE = "/proc/self/fd/943"

@@ -76,7 +76,7 @@ HARDENING = [
     *("-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"),
     "-Wl,-z,relro,-z,now,-z,noexecstack",
 ]
-# For C files that cffi writes; they have our C in them.
+# For C files that cffi writes. CHECKED (linux_build.py) turns these on again for our C in them.
 GENERATED = ["-Wno-conversion", "-Wno-shadow", "-Wno-unused-parameter"]
 
 # extern "Python": start.c calls these, callbacks.py defines them.
@@ -339,11 +339,13 @@ def build_runtime(out: Path, work: Path, prefix: str) -> None:
     """Make _bollard.so in `out`, for an installation at `prefix`; `work` gets the C file that cffi writes."""
     from cffi import FFI
 
+    from bollard.runtime.system.linux_build import CHECKED, UNCHECKED
+
     ffi = FFI()
     ffi.embedding_api("")
     ffi.cdef(CALLBACKS)
     ffi.embedding_init_code("import bollard.spank_plugin.callbacks")
-    ffi.set_source("_bollard", (HERE / "start.c").read_text())
+    ffi.set_source("_bollard", CHECKED + (HERE / "start.c").read_text() + UNCHECKED)
     source = work / "_bollard.c"
     emit(ffi, source)
     wide = ", ".join("L" + c_string(folder) for folder in search_path())

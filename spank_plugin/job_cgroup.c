@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -249,26 +250,70 @@ static int read_processes(const char *folder, pid_t *found, int most)
 	return count;
 }
 
+/* Opens a handle of `pid` and then looks for it in our directory below `folder`: the id can belong to another process by
+ * now. Returns the handle, which the caller closes; -1 with errno, ESRCH when it is not there. */
+static int open_member(const char *folder, pid_t pid)
+{
+	static pid_t now[ROUND_MAX];
+	int handle = (int) syscall(SYS_pidfd_open, pid, 0), left, saved;
+
+	if (handle < 0)
+		return -1;
+	left = read_processes(folder, now, ROUND_MAX);
+	saved = left < 0 ? errno : ESRCH;
+	for (int i = 0; i < left; i++)
+		if (now[i] == pid)
+			return handle;
+	close(handle);
+	errno = saved;
+	return -1;
+}
+
+/* Moves `pid`, whose handle is given, to our directory in each hierarchy. Returns 0, also when it ends meanwhile; -1
+ * with errno. The handle is asked before each move: the id is this process's as long as that runs. */
+static int move(const struct job_cgroups *groups, pid_t pid, int handle)
+{
+	struct pollfd ended = { .fd = handle, .events = POLLIN };
+	char number[16];
+	int size = snprintf(number, sizeof(number), "%d", (int) pid), rc;
+
+	for (int i = 0; i < groups->count; i++) {
+		do
+			rc = poll(&ended, 1, 0);
+		while (rc < 0 && errno == EINTR);
+		if (rc != 0)
+			return rc < 0 ? -1 : 0;
+		if (write_item(groups->job[i], "cgroup.procs", number, (size_t) size) < 0)
+			return errno == ESRCH ? 0 : -1;
+	}
+	return 0;
+}
+
 int job_cgroups_follow(const struct job_cgroups *groups)
 {
 	static pid_t found[ROUND_MAX];
-	char number[16];
-	int count = 0;
+	const char *from = NULL;
+	int count = 0, handle;
 
-	for (int i = 0; i < groups->count && count == 0; i++)
-		count = read_processes(groups->job[i], found, ROUND_MAX);
+	for (int i = 0; i < groups->count && count == 0; i++) {
+		from = groups->job[i];
+		count = read_processes(from, found, ROUND_MAX);
+	}
 	if (count < 0)
 		return -1;
-	for (int i = 0; count > 0 && i < groups->count; i++) {
+	for (int i = 0; count > 0 && i < groups->count; i++)
 		if (make(groups->job[i]) < 0)
 			return -1;
-		for (int j = 0; j < count; j++) {
-			int size = snprintf(number, sizeof(number), "%d", (int) found[j]);
-
-			/* ESRCH: it has ended. */
-			if (write_item(groups->job[i], "cgroup.procs", number, (size_t) size) < 0 && errno != ESRCH)
-				return -1;
+	for (int j = 0; j < count; j++) {
+		handle = open_member(from, found[j]);
+		if (handle < 0 && errno == ESRCH)
+			continue;
+		if (handle < 0 || move(groups, found[j], handle) < 0) {
+			if (handle >= 0)
+				close(handle);
+			return -1;
 		}
+		close(handle);
 	}
 	return 0;
 }
@@ -287,23 +332,18 @@ static int is_stopped(pid_t pid)
 	return state == 'T' || state == 't';
 }
 
-/* Sends SIGKILL to `found`. A process id can belong to another process by now. So a handle is opened first, and then
- * the id must still be in the directory. When that cannot be read, nobody is killed: the caller tries again. */
+/* Sends SIGKILL to `found`. When the directory cannot be read, nobody is killed: the caller tries again. */
 static void kill_members(const char *folder, const pid_t *found, int count, int only_stopped)
 {
-	static pid_t now[ROUND_MAX];
-	int handle, left;
+	int handle;
 
 	for (int i = 0; i < count; i++) {
 		if (only_stopped && !is_stopped(found[i]))
 			continue;
-		handle = (int) syscall(SYS_pidfd_open, found[i], 0);
+		handle = open_member(folder, found[i]);
 		if (handle < 0)
 			continue;
-		left = read_processes(folder, now, ROUND_MAX);
-		for (int j = 0; j < left; j++)
-			if (now[j] == found[i])
-				syscall(SYS_pidfd_send_signal, handle, SIGKILL, NULL, 0);
+		syscall(SYS_pidfd_send_signal, handle, SIGKILL, NULL, 0);
 		close(handle);
 	}
 }

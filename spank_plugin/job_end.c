@@ -194,6 +194,9 @@ void end_containers(uint32_t job_id, uid_t uid)
 		close(step.lifeline);
 	step.lifeline = -1;
 	if (!is_last(&known, job_id)) {
+		/* A job without an extern step may have any number of steps. */
+		if (step.job_socket >= 0 && unlink(step.leash) < 0 && errno != ENOENT)
+			slurm_error("bollard: cannot remove %s: %m", step.leash);
 		job_folder_release(step.folder);
 		return;
 	}

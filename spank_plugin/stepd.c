@@ -123,6 +123,10 @@ void stepd_init(spank_t spank, int argc, char **argv)
 	if (rc != ESPANK_ENV_NOEXIST && spank_unsetenv(spank, ENV_SPEC) != ESPANK_SUCCESS)
 		refuse("Slurm does not take " ENV_SPEC " out of the step's environment; tell the site's administrator");
 	step.site = joined(argc, argv);
+	for (int i = 0; i < argc; i++) {
+		step.no_record |= strcmp(argv[i], "record=no") == 0;
+		step.account |= strcmp(argv[i], "account=yes") == 0;
+	}
 	look_at_argv(spank);
 	if (step_id == BATCH_STEP)
 		open_gate();

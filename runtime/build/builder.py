@@ -17,10 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bollard.runtime import causes, progress
-from bollard.runtime.build import bootstrap, build_root, definition, image_files, scif
+from bollard.runtime.build import bootstrap, build_root, definition, image_files, provenance, sbom, scif
 from bollard.runtime.build.definition import Definition, Script, Stage, Transfer
 from bollard.runtime.errors import BollardError
-from bollard.runtime.fetch import cache, oci
+from bollard.runtime.fetch import cache, oci, reference
 from bollard.runtime.fetch import sources as fetch
 from bollard.runtime.image import image, pack, sif_write
 from bollard.runtime.system import rootless, workspace
@@ -51,6 +51,7 @@ class Request(NamedTuple):
     binds: directories and files of the host for %post and %test.
     ignore_subuid: do not use subordinate ids (rootless.SUBIDS).
     ignore_seccomp: do not use a seccomp filter (rootless.MAPPED).
+    sbom: store an SBOM and a provenance statement in the SIF file.
     fetch: settings for registries and libraries.
     shown: the name of the target in messages; "" for `target`.
     """
@@ -67,6 +68,7 @@ class Request(NamedTuple):
     binds: tuple[Bind, ...] = ()
     ignore_subuid: bool = False
     ignore_seccomp: bool = False
+    sbom: bool = True
     fetch: fetch.Settings = fetch.Settings()
     shown: str = ""
 
@@ -92,6 +94,7 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
     Raises:
         BollardError: the target or a bind cannot be used, a build argument is unused, or a step fails.
     """
+    started = provenance.clock()
     _check_target(request)
     for source, _, _ in request.binds:
         if not os.path.exists(source):
@@ -101,7 +104,9 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
         image.open_image(request.source).close()  # raises if the directory is not a root filesystem
 
         def plain() -> None:
-            pack.build(request.target, request.source, force=request.force)
+            with contextlib.closing(Tree(request.source)) as tree:
+                records = _records(request, tree, started, "", ())
+            pack.build(request.target, request.source, records=records, force=request.force)
 
         # A sandbox can have files of subordinate ids. Only a user namespace that maps these ids can read them.
         if way.kind == rootless.SUBIDS:
@@ -125,7 +130,7 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
             fetched = _fetch(request, found, stack)
         place = workspace.make(workspace.parent(os.environ, request.target if request.sandbox else ""))
         try:
-            rootless.run(way, lambda: _carry_out(request, found, fetched, place, os.getcwd(), way))
+            rootless.run(way, lambda: _carry_out(request, found, fetched, place, os.getcwd(), way, started))
         finally:
             if os.path.lexists(place):
                 workspace.remove(place, way)
@@ -209,12 +214,19 @@ def _check_target(request: Request) -> None:
 
 
 def _carry_out(
-    request: Request, found: Definition, fetched: Sequence[fetch.Source], place: str, cwd: str, way: rootless.Way
+    request: Request,
+    found: Definition,
+    fetched: Sequence[fetch.Source],
+    place: str,
+    cwd: str,
+    way: rootless.Way,
+    started: float,
 ) -> None:
     """Run all stages and write the image; runs as process 1 of the process namespace."""
     mask = os.umask(0o022)
     built: dict[str, Tree] = {}
     documents: dict[str, bytes] = {}
+    bases = _bases(request, found, fetched, cwd) if not request.sandbox else ()
     last = len(found.stages)
     for number, stage in enumerate(found.stages, 1):
         scratch, root = f"{place}/scratch{number}", f"{place}/root{number}"
@@ -238,10 +250,43 @@ def _carry_out(
         image_files.read_labels(step.tree),
         text,
         documents,
+        _records(request, step.tree, started, text, bases),
         force=request.force,
         progress=progress.on_terminal() and not request.shown,  # no bar if `exec` or `pull` builds the image
     )
     progress.done(f"{request.shown or request.target}: {os.path.getsize(request.target) / 1e6:.1f} MB")
+
+
+def _bases(
+    request: Request, found: Definition, fetched: Sequence[fetch.Source], cwd: str
+) -> tuple[provenance.Base, ...]:
+    """Return the images that the stages start from, with their digests. Reads each file once."""
+    bases = []
+    for stage, start in zip(found.stages if request.sbom else (), fetched):
+        agent, name = stage.header["bootstrap"].lower(), stage.header.get("from", "")
+        local = agent == "localimage" or agent in reference.ARCHIVES
+        uri = f"{agent}:{name}" if local else f"{agent}://{name}"
+        place = oci.split(agent, name)[0] if agent in reference.ARCHIVES else name
+        path = os.path.join(cwd, os.path.expanduser(place)) if local else start.path
+        if start.digest:
+            bases.append(provenance.Base(uri, start.digest))
+        elif name and path:
+            bases.append(provenance.Base(uri, cache.sha256(path) if os.path.isfile(path) else ""))
+    return tuple(bases)
+
+
+def _records(
+    request: Request, tree: Tree, started: float, text: str, bases: tuple[provenance.Base, ...]
+) -> list[sif_write.Object]:
+    """Return the SBOM and the provenance statement of a new SIF file; warn of what the SBOM does not cover."""
+    if not request.sbom:
+        return []
+    listed, gaps = sbom.of_tree(tree, provenance.clock())
+    for gap in gaps:
+        _warn(f"the SBOM lacks packages: {image.shown(gap)}")
+    names, sections = tuple(request.arguments), tuple(request.sections)
+    facts = provenance.Facts(text, "" if text else request.source, bases, names, sections, started)
+    return [listed, provenance.statement(facts)]
 
 
 class _Step(NamedTuple):

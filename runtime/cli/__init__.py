@@ -7,6 +7,7 @@ build.py: bollard build.
 cache.py: bollard cache.
 names.py: bollard names; the names apptainer, singularity and run-singularity.
 inspect.py: bollard inspect, run-help.
+sbom.py: bollard sbom.
 instance.py: bollard instance.
 plan.py: bollard plan.
 pull.py: bollard pull.

@@ -57,6 +57,7 @@ def request(given: list[tuple[str, str]], words: list[str]) -> builder.Request:
         binds=tuple(bind for option, value in given if option == "bind" for bind in _binds(value, home)),
         ignore_subuid="ignore-subuid" in switches,
         ignore_seccomp="ignore-seccomp" in switches,
+        sbom="no-sbom" not in switches,
         fetch=sources.settings(given, os.environ),
     )
 

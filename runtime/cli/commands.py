@@ -99,6 +99,12 @@ COMMANDS: dict[str, Command] = {
         command_options.INSPECT,
         False,
     ),
+    "sbom": (
+        "[OPTION...] IMAGE...",
+        "list the packages in images",
+        command_options.SBOM,
+        False,
+    ),
     "run-help": (
         "[OPTION...] IMAGE",
         "show the help that an image's author wrote",

@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 
 from bollard.runtime.errors import BollardError
+from bollard.runtime.image import image_sbom
 from bollard.runtime.local import metadata
+from bollard.runtime.request import command_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     if len(words) != 1:
         raise BollardError(f"{name} takes one image, not {len(words)}", f"write `bollard {name} IMAGE`")
     asked = dict(given)
+    records = [option for option in ("sbom", "provenance") if option in asked]
+    if records:
+        return _print_record(records[0], asked, words[0])
     app = asked.get("app", "")
     attributes, from_json = metadata.read(words[0])
     if name == "run-help":
@@ -52,6 +57,15 @@ def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
         print(json_text(found))
     else:
         print("".join(line + "\n" for line in text_lines(found, app, apps)), end="")
+    return 0
+
+
+def _print_record(option: str, asked: dict[str, str], path: str) -> int:
+    """Print the SBOM or the provenance statement as it is in the image; return the exit status."""
+    other = sorted(set(asked) - {option, "json"} - set(command_options.FETCH))
+    if other:
+        raise BollardError(f"--{option} is shown alone, not with --{other[0]}", "run `bollard inspect` twice")
+    print(image_sbom.text_in(path, option == "provenance").decode("utf-8", "replace"))
     return 0
 
 

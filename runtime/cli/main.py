@@ -375,6 +375,12 @@ def _inspect(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
         opened()
 
 
+def _sbom(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import sbom
+
+    return sbom.run(given, words, lambda word: _image(given, [word]))
+
+
 def _sif(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     from bollard.runtime.cli import sif
 
@@ -415,6 +421,7 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "site check": _site,
     "site uninstall": _site,
     "inspect": _inspect,
+    "sbom": _sbom,
     "run-help": _inspect,
     "sif list": _sif,
     "sif header": _sif,

@@ -10,6 +10,7 @@ locales.py: the locales that an image has.
 image_shell.py: the image's own shell, for environment scripts.
 fuse.py: file servers.
 idle.py: ends idle containers of a job when there are too many.
+memory_limit.py: whether the kernel has ended a process for want of memory in its control group.
 gpu.py: the host's GPU drivers, as binds.
 admission.py: the keeper's loop: lets tasks in and decides when the container ends.
 entry.py: answers the request of one task.

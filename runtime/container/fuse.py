@@ -16,6 +16,7 @@ from _socket import socketpair
 from errno import EACCES, EPERM
 
 from bollard.runtime import causes, constants
+from bollard.runtime.container import memory_limit
 from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import LAUNCHER, SERVER, SERVER_2, SERVER_OWNER, SHOWS_OWNER
 from bollard.runtime.system import linux
@@ -183,7 +184,8 @@ def failed(name: str, words: int, pid: int, fd: int, offset: int) -> BollardErro
 
 def lost(name: str) -> BollardError:
     """Return the error for a file server that ended while the container of the image `name` was made."""
-    return BollardError(f"{name}: the file server {SERVER} has ended", _AGAIN)
+    cause, hint = memory_limit.told(_AGAIN)
+    return BollardError(f"{name}: the file server {SERVER} " + (f"was ended {cause}" if cause else "has ended"), hint)
 
 
 def _ended(
@@ -209,7 +211,8 @@ def _ended(
     if not reason and few < _FILES_ENOUGH:
         return BollardError(f"{doing}: the limit of open files, {few}, is too low", "raise it with `ulimit -n`")
     if status is not None and status < 0:
-        return BollardError(f"{doing}: it was ended by {causes.signal_name(-status)}", _AGAIN)
+        cause, hint = memory_limit.told(_AGAIN)
+        return BollardError(f"{doing}: it was ended {cause or f'by {causes.signal_name(-status)}'}", hint)
     if status == _NOT_LOADED or not reason:
         hint = _REPAIR
     how = "it ended" if status in (None, _UNKNOWN) else f"it ended with exit status {status}"

@@ -24,6 +24,7 @@ from bollard.runtime.container import (
     idle,
     imports,
     locales,
+    memory_limit,
     mounts,
     readahead,
     record,
@@ -467,6 +468,7 @@ def main(text: bytes, arguments: bytes, program: bytes, listener: int, job: int,
     words = os.fsdecode(arguments)
     spool = site.spool_directory(words, os.uname().nodename.split(".")[0], here)
     idle.end_oldest(listener, here.idle)
+    memory_limit.watch()
     holder = admission.USER_IS_ROOT if identity.is_host_root() else admission.ROOT
     container = enter(asked, clock, here, spool, os.fsdecode(program))
     container.by_slurm = True

@@ -12,7 +12,7 @@ import select
 from _signal import pidfd_send_signal
 from sys import byteorder
 
-from bollard.runtime.container import fuse
+from bollard.runtime.container import fuse, memory_limit
 from bollard.runtime.system import linux
 
 TYPE_CHECKING = False
@@ -205,7 +205,9 @@ def _watch(reader: int, server: int, state: int) -> None:
                 waited, stopped = 0 if message == _WAITING and server >= 0 else -1, 0
                 continue
             if not message:
-                reason = f"the container's keeper on {os.uname().nodename} was killed; the task is ended too"
+                cause, hint = memory_limit.told()
+                reason = f"the container's keeper on {os.uname().nodename} was {f'ended {cause}' if cause else 'killed'}"
+                reason += "; the task is ended too" + (f"; {hint}" if hint else "")
                 end_tasks([(pid, handle) for handle, pid in tasks.items()], reason)
                 return
             pid = int.from_bytes(message, byteorder)

@@ -27,7 +27,7 @@ from bollard.runtime.image.layout import DIRECTORIES, EMPTY_FILES, OWN_DIRECTORI
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Final
 
 _MAX_TEXT: Final = 1 << 20
@@ -90,11 +90,20 @@ class Entry:
         self.content = content
 
 
-def build(target: str, source: str, *, force: bool = False, program: str = "mksquashfs", processors: int = 0) -> None:
+def build(
+    target: str,
+    source: str,
+    *,
+    records: Sequence[sif_write.Object] = (),
+    force: bool = False,
+    program: str = "mksquashfs",
+    processors: int = 0,
+) -> None:
     """Make the SIF image `target` from the tree at `source`.
 
     target: path of the new image.
     source: directory, the root of the tree.
+    records: as in `pack`.
     force: replace an existing target.
     program, processors: as in `squash`.
 
@@ -113,7 +122,7 @@ def build(target: str, source: str, *, force: bool = False, program: str = "mksq
     # If the tree is an unpacked image, its labels name the first source already, and they are kept.
     labels.setdefault("org.label-schema.usage.singularity.deffile.bootstrap", "localimage")
     labels.setdefault("org.label-schema.usage.singularity.deffile.from", source)
-    pack(target, source, arch, labels, deffile, {}, force=force, program=program, processors=processors)
+    pack(target, source, arch, labels, deffile, {}, records, force=force, program=program, processors=processors)
 
 
 def pack(
@@ -123,6 +132,7 @@ def pack(
     labels: Mapping[str, str],
     deffile: str,
     documents: Mapping[str, bytes],
+    records: Sequence[sif_write.Object] = (),
     *,
     force: bool,
     progress: bool = False,
@@ -135,13 +145,15 @@ def pack(
     labels: the labels of the image.
     deffile: the text of the definition file.
     documents: further JSON objects for the SIF file, by name.
+    records: the SBOM and the provenance statement; they come after all other objects but the partition.
     force: replace an existing target.
     progress, program, processors: as in `squash`.
     """
     texts = {sif.METADATA_NAME: inspect_metadata(source, labels, deffile), **documents}
     objects = [sif_write.Object(sif.DEFFILE, "", deffile.encode("utf-8", "surrogateescape"))]
     objects += [sif_write.Object(sif.GENERIC_JSON, name, texts[name]) for name in sorted(texts)]
-    objects.append(sif_write.Object(sif.GENERIC, sif.DIGEST_NAME, bytes(sif.DIGEST_SIZE)))  # the writer fills it in
+    objects.append(sif_write.Object(sif.GENERIC, sif.DIGEST_NAME, bytes(sif.DIGEST_SIZE), finish=str.encode))
+    objects += records
     with sif_write.Writer(target, arch, objects, force=force) as writer:
         entries = additions(source, labels, deffile)
         squash(

@@ -53,6 +53,13 @@ INSPECT: Own = {
     "app": ("NAME", "of one app in it"),
     "json": ("", "for programs"),
     "all": ("", "everything, as JSON"),
+    "sbom": ("", "the list of its packages, in SPDX"),
+    "provenance": ("", "the statement of how it was built, in-toto and SLSA"),
+    **FETCH,
+}
+SBOM: Own = {
+    "find": ("NAME", "only packages with NAME in their name or in that of their source package"),
+    "json": ("", "for programs"),
     **FETCH,
 }
 RUN_HELP: Own = {"app": ("NAME", "of one app in it"), **FETCH}
@@ -99,6 +106,7 @@ BUILD: Own = {
     "warn-unused-build-args": ("", "a build argument that nothing uses is no error"),
     "bind": ("SRC[:DST[:ro]],...", "make host paths visible to %post and %test"),
     "reproducible": ("", "equal trees give equal images [SOURCE_DATE_EPOCH]"),
+    "no-sbom": ("", "do not store a list of the packages and a statement of origin in the image"),
     "fakeroot": ("", "accepted: a build without root is always one"),
     "ignore-subuid": ("", "do without the ids of /etc/subuid"),
     "ignore-seccomp": ("", "do without a seccomp filter: with the host's fakeroot"),
@@ -143,9 +151,9 @@ SITE_CHECK: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG, "json": ("", "for progra
 SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
 
 MIXED = frozenset(
-    ("build", "pull", "cache list", "cache clean", "inspect", "run-help", "overlay create", "sif list", "sif header",
-     "sif info", "sif dump", "sif new", "sif add", "sif del", "sif setprim", "instance list", "instance stop",
-     "instance stats")
+    ("build", "pull", "cache list", "cache clean", "inspect", "sbom", "run-help", "overlay create", "sif list",
+     "sif header", "sif info", "sif dump", "sif new", "sif add", "sif del", "sif setprim", "instance list",
+     "instance stop", "instance stats")
 )  # fmt: skip
 SHORT = {
     "build": {"s": "sandbox", "u": "update", "f": "fakeroot", "T": "notest"},

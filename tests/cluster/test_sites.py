@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Other set-ups of a site: a private /tmp for each job, SPANK hooks in a separate process, no extern step.
+"""Other set-ups of a site: a private /tmp for each job, SPANK hooks in a separate process, no extern step, limits.
 
 The cluster is started anew for each set-up, and at the end as it was before.
 """
@@ -7,9 +7,10 @@ The cluster is started anew for each set-up, and at the end as it was before.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from cluster import WHERE, Cluster, Images, Work, good
+from cluster import SERVERS, WHERE, Cluster, Images, Result, Work, good
 
 LAST = (99, 99)
 PRIVATE_TMP = {
@@ -17,7 +18,9 @@ PRIVATE_TMP = {
     "namespace/tmpfs": ((25, 11), LAST),
     "namespace/linux": ((25, 11), LAST),
 }
-KNOWN = {**PRIVATE_TMP, "contain_spank": ((24, 5), LAST), "no-contain": ((20, 11), LAST)}
+KNOWN = {
+    **PRIVATE_TMP, "contain_spank": ((24, 5), LAST), "no-contain": ((20, 11), LAST), "constrain": ((20, 11), LAST),
+}  # fmt: skip
 
 
 def has(cluster: Cluster, word: str) -> bool:
@@ -94,3 +97,37 @@ def test_containers_and_mistakes(cluster: Cluster, images: Images, work: Work, s
         assert job.rc == 255 and job.out.count("bollard: ") == 1 and not work.exists("marker"), job
     finally:
         cluster.exec(f"rm {bad}", "n1", "root")
+
+
+def beyond_the_limit(cluster: Cluster, images: Images, work: Work, *first: str) -> Result:
+    """Run a step whose task 0 takes more memory than its job may. The kernel ends a process with one of the names `first`
+    first; without names, that task. Task 1 sleeps: it needs no page that a dead file server does not send."""
+    words = ["srun", "-Q", "-K", "-w", "n1", "-n2", "--mem=100", f"--container={images.small}", "sh", "-c"]
+    hog = f"test $SLURM_PROCID = 1 && exec sleep 1000; {work.pause('in')}; exec tail /dev/zero"
+    with cluster.start([*words, hog]) as step:
+        work.wait_for("in")
+        for process in cluster.named("n1", *first):
+            Path(f"/proc/{process.pid}/oom_score_adj").write_text("1000")
+        work.go_on("in")
+        return step.result()
+
+
+@pytest.mark.parametrize("site", ["constrain"], indirect=True)
+def test_a_task_beyond_the_memory_limit(cluster: Cluster, images: Images, work: Work, site: str) -> None:
+    """Slurm itself says so; the container has nothing to add."""
+    done = beyond_the_limit(cluster, images, work)
+    assert done.rc != 0 and "oom" in done.err.lower() or "out-of-memory" in done.err, done
+    assert done.complaints() == [], done
+
+
+@pytest.mark.parametrize("site", ["constrain"], indirect=True)
+@pytest.mark.parametrize("names", [SERVERS, ("bollard-keeper",)], ids=["server", "keeper"])
+def test_a_container_beyond_the_memory_limit(
+    cluster: Cluster, images: Images, work: Work, site: str, names: tuple[str, ...]
+) -> None:
+    """The limit of the job holds for the keeper and the file server too. One line says that it was the limit."""
+    done = beyond_the_limit(cluster, images, work, *names)
+    (line,) = done.complaints()
+    what = "file server" if names == SERVERS else "keeper"
+    assert f"the container's {what} on n1 was ended by the job's memory limit; the task" in line, done
+    assert line.endswith("ask for more memory (--mem, --mem-per-cpu)") and done.rc != 0, done

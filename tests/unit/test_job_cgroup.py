@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
 
 import compiled
 import pytest
@@ -13,11 +15,18 @@ struct job_cgroups { int count; char job[16][512]; };
 int find(struct job_cgroups *found, unsigned job, const char *own, const char *mountinfo);
 int job_cgroups_count(const struct job_cgroups *groups);
 int job_cgroups_follow(const struct job_cgroups *groups);
+int moved(const struct job_cgroups *groups, int pid);
 """
 MORE = """
 int find(struct job_cgroups *found, unsigned job, const char *own, const char *mountinfo)
 {
 	return find_in(found, job, own, mountinfo);
+}
+int moved(const struct job_cgroups *groups, int pid)
+{
+	int handle = open_member(groups->job[0], pid);
+
+	return handle < 0 ? -1 : move(groups, pid, handle);
 }
 """
 V2 = "32 24 0:28 / {} rw - cgroup2 cgroup2 rw\n"
@@ -101,3 +110,24 @@ def test_processes_that_cannot_be_read_are_not_nobody(library, tmp_path):
     (tmp_path / "step_bollard/cgroup.procs").rmdir()
     (tmp_path / "step_bollard/cgroup.procs").write_text("12\n0\n13\n")
     assert lib.job_cgroups_count(groups) == 2
+
+
+def test_only_a_process_that_is_still_there_is_moved(library, tmp_path):
+    """A process id can belong to another process by the time that it is written."""
+    ffi, lib = library
+    groups = ffi.new("struct job_cgroups *", {"count": 2})
+    for number, name in enumerate(("one", "two")):
+        (tmp_path / name / "step_bollard").mkdir(parents=True)
+        (tmp_path / name / "step_bollard/cgroup.procs").touch()
+        groups.job[number] = f"{tmp_path}/{name}".encode()
+    child = subprocess.Popen(["sleep", "1000"])
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    try:
+        (tmp_path / "one/step_bollard/cgroup.procs").write_text(f"{ended.pid}\n{child.pid}\n")
+        assert lib.job_cgroups_follow(groups) == 0
+        assert (tmp_path / "two/step_bollard/cgroup.procs").read_text() == str(child.pid)
+        assert lib.moved(groups, os.getpid()) == -1 and ffi.errno == errno.ESRCH, "it was never in the directory"
+    finally:
+        child.kill()
+        child.wait()
