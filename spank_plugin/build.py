@@ -56,21 +56,8 @@ from bollard.spank_plugin.build_inside import c_string  # noqa: E402
 SOURCES = {
     "spank_bollard.so": (
         *("shim", "client", "client_options", "spec", "image_probe", "image_program", "slurm_options"),
-        *(
-            "components",
-            "multiprog",
-            "header",
-            "stepd",
-            "keeper",
-            "argv",
-            "refusal",
-            "account",
-            "job_record",
-            "privilege",
-            "wire",
-            "python",
-        ),
-        *("job_cgroup", "job_folder", "job_place", "job_end"),
+        *("components", "multiprog", "header", "stepd", "keeper", "argv", "refusal", "account", "job_record"),
+        *("privilege", "wire", "python", "job_cgroup", "job_folder", "job_place", "job_end"),
     ),
     "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),
     "bollard-enter": ("enter", "entry", "script", "become", "supervise", "ranks", "program", "wire"),
