@@ -59,9 +59,7 @@ def start(cluster: Cluster, node: str, pid: int) -> None:
     if node != CONTROLLER and cluster.is_unified():
         first, preload = COMPILE, [FOLDED_CPUS, ONE_HIERARCHY]
     settings = (
-        []
-        if node == CONTROLLER
-        else [f"HWLOC_SYNTHETIC=Package:1 Core:{CPUS} PU:1", f"LD_PRELOAD={':'.join(preload)}"]
+        [] if node == CONTROLLER else [f"HWLOC_SYNTHETIC=Package:1 Core:{CPUS} PU:1", f"LD_PRELOAD={':'.join(preload)}"]
     )
     done = subprocess.run(
         inside(
