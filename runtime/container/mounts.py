@@ -168,8 +168,10 @@ def _make_place_in_own(place: Place, earlier: list[Place]) -> None:
 
 
 def bind_directory(fd: int, target: str, writable: bool = False) -> None:
-    """Bind the directory that is open at `fd` to the path `target`, read-only unless `writable`. The image is a
-    directory then."""
+    """Bind the directory that is open at `fd` to the path `target`, read-only unless `writable`.
+
+    The image is a directory then.
+    """
     tree = linux.clone_tree_at(fd)
     attributes = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV | (0 if writable else linux.MOUNT_ATTR_RDONLY)
     linux.set_mount_flags(tree, attributes)

@@ -312,7 +312,7 @@ TABLE: tuple[Row, ...] = (
 # Apptainer's options that are accepted and have no effect: name -> the word for its value, "" for a switch.
 WITHOUT_EFFECT = dict.fromkeys(
     ("userns", "unsquash", "underlay", "no-init", "no-privs", "sharens", "ignore-fakeroot-command", "ignore-subuid",
-     "ignore-userns"),
+     "ignore-userns", "no-oci"),
     "",
 )  # fmt: skip
 
@@ -326,6 +326,7 @@ _ENCRYPTED = "encrypted images cannot be opened yet, and of any other image no k
 
 # Apptainer's options that are refused: name -> (the word for its value, the reason).
 REFUSED = {
+    "oci": ("", "OCI bundles are Slurm's and runc's; a container of bollard is the same for each kind of image"),
     "add-caps": ("CAPS", _RIGHTS),
     "drop-caps": ("CAPS", _RIGHTS),
     "keep-privs": ("", _RIGHTS),

@@ -172,8 +172,9 @@ def refuse_image(here: Site, fd: int, name: str, what: str = "runs no image") ->
 
 
 def refuse_overlay(here: Site, fd: int, name: str) -> None:
-    """Raise if the site does not allow an overlay at its place. Its files replace those of the image, so the rules and
-    the parameters are those of `refuse_image`.
+    """Raise if the site does not allow an overlay at its place.
+
+    Its files replace those of the image, so the rules and the parameters are those of `refuse_image`.
 
     Raises:
         BollardError: as `refuse_image`.
@@ -182,8 +183,9 @@ def refuse_overlay(here: Site, fd: int, name: str) -> None:
 
 
 def refuse_overlays(here: Site, overlays: tuple[tuple[str, bool], ...]) -> None:
-    """Check the (path, read-only) overlays of a spec before a job is queued. Skips files that this host cannot open:
-    the node checks them.
+    """Check the (path, read-only) overlays of a spec before a job is queued.
+
+    Skips files that this host cannot open: the node checks them.
 
     Raises:
         BollardError: as `refuse_image`.

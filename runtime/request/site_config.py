@@ -95,6 +95,14 @@ TABLE: tuple[Key, ...] = (
         "whether `--container=NAME:TAG` means `docker://NAME:TAG` where there is no such file, as under pyxis",
         "yes",
     ),
+    Key(
+        "image-programs",
+        SWITCH,
+        True,
+        "whether `srun ./img.sif` runs the image's runscript in the container of `--container=img.sif`; without it, "
+        "the kernel starts `run-singularity` on the node",
+        "no",
+    ),
     Key("images-forbidden", DIRECTORIES, (), "no image and no overlay may lie in one of them", "[/tmp, /dev/shm]"),
     Key(
         "layer-max",

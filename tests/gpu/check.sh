@@ -111,7 +111,7 @@ python_facts() {
 import os, site, sys, sysconfig
 keep = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *site.getsitepackages()}
 keep |= {path for path in (sys.prefix, sys.base_prefix) if path not in ("/usr", "/usr/local", "/")}
-keep |= {path for path in sys.path if path and os.path.isdir(path) and not path.startswith("/work")}
+keep |= {path for path in sys.path if path and os.path.isdir(path)}
 keep = sorted(os.path.realpath(path) for path in keep if os.path.isdir(path))
 print(*[p for p in keep if not any(p != q and p.startswith(q + "/") for q in keep)], sep="\n")
 END

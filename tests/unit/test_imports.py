@@ -67,7 +67,7 @@ def imports_of(module: str) -> list[tuple[str, str]]:
 def node_path() -> set[str]:
     """Our modules that a keeper may load."""
     seen: set[str] = set()
-    left = {"bollard.runtime.container.keeper", "bollard.runtime.local.action", *imports.NEEDED}
+    left = {"bollard.runtime.container.keeper", "bollard.runtime.container.action", *imports.NEEDED}
     while left:
         module = left.pop()
         if module not in seen and of_file(module) is not None:
