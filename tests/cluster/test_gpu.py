@@ -235,3 +235,42 @@ def test_devices_by_their_names(cluster: Cluster, images: Images, work: Work, no
         ["bollard", "exec", "--device", "nvidia.com/gpu=0", "--cdi-dirs", "/etc/cdi", images.small, *LOAD], NODE
     )
     assert good(by_hand) == f"{cards.LOADED}\n"
+
+
+@pytest.fixture(scope="module")
+def site_with_cards(cluster: Cluster) -> Iterator[None]:
+    """Start the cluster with two cards in each node, as Slurm's generic resources; devices are constrained."""
+    cluster.front("down")
+    try:
+        cluster.front("up", "--plugin", "--site", "gpus")
+        cards.install(cluster, NODE)
+        yield
+    finally:
+        cluster.front("down")
+        cluster.front("up", "--plugin")
+
+
+def test_a_job_with_gpus_gets_the_driver_and_another_does_not(
+    cluster: Cluster, images: Images, site_with_cards: None
+) -> None:
+    step = ["-w", NODE, f"--container={images.small}"]
+
+    assert good(cluster.srun("--gres=gpu:1", *step, *LOAD)) == f"{cards.LOADED}\n"
+    assert NOT_FOUND in cluster.srun(*step, *LOAD).err
+
+
+def test_slurms_choice_of_gpus_wins_over_the_images(
+    cluster: Cluster, images: Images, work: Work, site_with_cards: None
+) -> None:
+    """The image sets CUDA_VISIBLE_DEVICES in its script of /.singularity.d/env; the user's own value wins over all."""
+    show = ("sh", "-c", "echo $CUDA_VISIBLE_DEVICES")
+    asked = ["--gres=gpu:1", "-w", NODE, f"--container={work.path}/image"]
+    script = "export CUDA_VISIBLE_DEVICES=7\n"
+    made = f"bollard build --sandbox {work.path}/image {images.small}"
+    assert cluster.exec(made, NODE).rc == 0
+    work.write("image/.singularity.d/env/90-environment.sh", script)
+
+    assert good(cluster.exec(["bollard", "exec", f"{work.path}/image", *show], NODE)) == "7\n"
+    assert good(cluster.srun(*asked, *show)) == "0\n"
+    assert good(cluster.srun(*asked, "--container-opts=--cleanenv", *show)) == "0\n"
+    assert good(cluster.srun(*asked, "--container-opts=--env CUDA_VISIBLE_DEVICES=none", *show)) == "none\n"
