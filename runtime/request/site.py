@@ -31,6 +31,7 @@ class Site:
         "cwd",
         "environment",
         "forbidden",
+        "gpu",
         "home",
         "layer_max",
         "idle",
@@ -59,6 +60,7 @@ class Site:
         registry: bool = False,
         layer_max: int = 0,
         trust: Policy | None = None,
+        gpu: str = "auto",
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -70,6 +72,7 @@ class Site:
         self.forbidden = forbidden
         self.environment = environment
         self.layer_max = layer_max  # bytes that one archive may unpack to; 0 for no limit
+        self.gpu = gpu  # auto, never or always: container/gpu.py
         self.idle = idle  # how many idle containers of a job stay for its next step
         self.registry = registry
         self.trust = trust  # which images may run; None for all
@@ -133,6 +136,7 @@ def parse(text: bytes) -> Site:
         idle=int(last("idle-containers", str(IDLE_CONTAINERS))),
         registry=last("registry", "0") == "1",
         trust=trust_rule.policy(given),
+        gpu=last("gpu", "auto"),
     )
 
 

@@ -90,7 +90,7 @@ def verify(message: bytes, keyrings: Sequence[str], gpgv: str = "") -> Checked:
 
     rings = [path for path in keyrings if os.path.isfile(path) and os.path.getsize(path)]
     if not rings:
-        return Checked("", "", b"", "there is no key to verify it with", True)
+        return Checked("", "", b"", "the key is in no keyring", True)
     argv = [gpgv or program("gpgv", "gpgv"), "--homedir", "/nonexistent", "--status-fd", "2", "--log-file", "/dev/null"]
     for path in rings:
         argv += ["--keyring", os.path.abspath(path)]

@@ -52,6 +52,7 @@ class Verdict:
     uncovered: the numbers of the asked objects that the signature does not name.
     reason: why the signature does not count for all asked objects; "" if it does.
     unknown: the signer's PGP key is in none of the keyrings.
+    mismatched: it was not looked at, because `Trust` has no keys of its kind.
     """
 
     signature: int
@@ -65,6 +66,7 @@ class Verdict:
     uncovered: tuple[int, ...]
     reason: str
     unknown: bool = False
+    mismatched: bool = False
 
     @property
     def good(self) -> bool:
@@ -81,12 +83,14 @@ class Report:
     unsigned: the numbers of the asked objects that no good signature covers.
     reason: why the image, or the asked part of it, does not count as signed; "" if it does. Every signature has to be
         good, as in Apptainer.
+    absent: the asked groups that have no signature at all.
     """
 
     verdicts: tuple[Verdict, ...]
     objects: tuple[int, ...]
     unsigned: tuple[int, ...]
     reason: str
+    absent: tuple[int, ...] = ()
 
 
 def verify(fd: int, found: Sif, trust: Trust, *, groups: Iterable[int] = (), objects: Iterable[int] = ()) -> Report:
@@ -102,6 +106,8 @@ def verify(fd: int, found: Sif, trust: Trust, *, groups: Iterable[int] = (), obj
     digests = Digests(fd, found)
     groups, objects = tuple(groups), tuple(objects)
     reason = ""
+    stray: list[int] = []
+    absent: list[int] = []
     if not groups and not objects:
         groups = tuple(signature.groups(found))
         stray = signature.strays(found)
@@ -126,13 +132,15 @@ def verify(fd: int, found: Sif, trust: Trust, *, groups: Iterable[int] = (), obj
             judge(digests, members, item, trust, only, pgp_known) for item in signature.signatures(fd, found, group)
         ]
         if not here:
-            reason = reason or f"object group {group} is not signed"
+            absent.append(group)
         reason = reason or next((verdict.reason for verdict in here if verdict.reason), "")
         verdicts += here
         for verdict in here:
             covered.update(verdict.covered if verdict.good else ())
     unsigned = tuple(number for number in asked if number not in covered)
-    return Report(tuple(verdicts), tuple(asked), unsigned, reason)
+    if absent and not stray:
+        reason = f"object group {absent[0]} is not signed"
+    return Report(tuple(verdicts), tuple(asked), unsigned, reason, tuple(absent))
 
 
 def group_of(found: Sif, number: int) -> int:
@@ -190,6 +198,7 @@ def judge(
         compared.unsigned if compared else wanted,
         reason,
         unknown,
+        item.kind == "legacy" or not (trust.keys if item.kind == "dsse" else trust.keyrings),
     )
 
 
