@@ -17,11 +17,16 @@ FETCH: Own = {
 }
 _LIBRARY: Own = {"library": ("URL", "the library that library:// is about [BOLLARD_LIBRARY]")}
 _VERBOSE: Own = {"verbose": ("", "tell which policy decides whether an image may be fetched [BOLLARD_VERBOSE]")}
+_ARCH: Own = {
+    "arch": ("ARCH", "for another architecture or variant: amd64, amd64/v2, arm64, ... [BOLLARD_PULL_ARCH]"),
+    "arch-variant": ("VARIANT", "its variant, as in --arch=ARCH/VARIANT"),
+}
 PULL: Own = {
     "force": ("", "replace TARGET if it exists"),
     "dir": ("DIR", "where to write it [BOLLARD_PULLDIR]"),
     "name": ("NAME", "its name, in the place of TARGET [BOLLARD_PULL_NAME]"),
-    "arch": ("ARCH", "for another architecture or variant: amd64, amd64/v2, arm64, ... [BOLLARD_PULL_ARCH]"),
+    "sandbox": ("", "make a directory instead of a SIF file"),
+    **_ARCH,
     **_LIBRARY,
     **FETCH,
     **_VERBOSE,
@@ -157,6 +162,12 @@ BUILD: Own = {
     "build-arg-file": ("FILE", "lines of KEY=VALUE"),
     "warn-unused-build-args": ("", "a build argument that nothing uses is no error"),
     "bind": ("SRC[:DST[:ro]],...", "make host paths visible to %post and %test"),
+    "mount": ("type=bind,src=SRC,dst=DST[,ro]", "the same, in docker's words"),
+    "writable-tmpfs": ("", "let %test write to the image; what it writes is dropped"),
+    "fix-perms": ("", "give the owner all permissions of files, and of directories also execute"),
+    "mksquashfs-args": ("ARGUMENTS", "further arguments for mksquashfs, as one word: '-comp xz -processors 2'"),
+    "no-cleanup": ("", "keep the directory of a build that fails, and tell where it is"),
+    **_ARCH,
     "reproducible": ("", "equal trees give equal images [SOURCE_DATE_EPOCH]"),
     "no-sbom": ("", "do not store a list of the packages and a statement of origin in the image"),
     "fakeroot": ("", "accepted: a build without root is always one"),
@@ -202,6 +213,38 @@ SITE_CONFIGURE: Own = {**_PREFIX, **_CONFIG, "example": ("", "print a bollard.ya
 SITE_CHECK: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG, "json": ("", "for programs")}
 SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
 
+# Apptainer's options of single commands that are accepted and have no effect: command -> option -> (the word for its
+# value, "" for a switch; why there is nothing to do).
+NOTHING_TO_DO: dict[str, Own] = {
+    "build": {"userns": ("", "a build never has more rights than its user")},
+    "pull": {"no-cleanup": ("", "layers that were fetched stay in the cache after a failure")},
+    **dict.fromkeys(
+        ("completion", "completion bash", "completion zsh", "completion fish"),
+        {"no-descriptions": ("", "bash shows no descriptions; those of zsh and fish are short")},
+    ),
+}  # fmt: skip
+
+_NOT_AT_BUILD = "the driver is not shown to %post and %test; build without it, and use it with `bollard exec` and srun"
+_NO_ENCRYPTION = "encrypted images cannot be made; keep the image where only its readers may read"
+
+# Apptainer's options of single commands that are refused: command -> option -> (the word for its value; the reason and
+# the way to the goal).
+REFUSED: dict[str, Own] = {
+    "build": {
+        "encrypt": ("", _NO_ENCRYPTION),
+        "passphrase": ("", _NO_ENCRYPTION),
+        "pem-path": ("FILE", _NO_ENCRYPTION),
+        "json": ("", "definitions in JSON are not read; write it as a definition file"),
+        "nv": ("", _NOT_AT_BUILD),
+        "rocm": ("", _NOT_AT_BUILD),
+        "nvccli": ("", _NOT_AT_BUILD),
+    },
+    **dict.fromkeys(
+        ("instance start", "instance run"),
+        {"boot": ("", "an init system in a container needs root; start services in %startscript")},
+    ),
+}
+
 MIXED = frozenset(
     ("build", "pull", "cache list", "cache clean", "inspect", "sbom", "run-help", "overlay create", "sif list",
      "sif header", "sif info", "sif dump", "sif new", "sif add", "sif del", "sif setprim", "instance list",
@@ -210,7 +253,7 @@ MIXED = frozenset(
 )  # fmt: skip
 SHORT = {
     "build": {"s": "sandbox", "u": "update", "f": "fakeroot", "T": "notest"},
-    "pull": {"U": "allow-unsigned"},
+    "pull": {"U": "allow-unsigned", "s": "sandbox"},
     "cache list": {"T": "type"},
     "cache clean": {"T": "type", "D": "days", "n": "dry-run", "f": "force"},
     "inspect": {
