@@ -87,6 +87,12 @@ COMMANDS: dict[str, Command] = {
         command_options.SITE_CHECK,
         False,
     ),
+    "site ecl": (
+        "FILE",
+        "print what Apptainer's ecl.toml means as the key trust of bollard.yaml",
+        {},
+        False,
+    ),
     "site uninstall": (
         "[OPTION...]",
         "remove what install made, and tell what is left",

@@ -43,6 +43,26 @@ def descriptor(site: str) -> tuple[int, str]:
     return (int(fd) if fd.isdigit() else -1), words.get("record-as", "")
 
 
+def write_refused(site: str, path: str, node: str, trusted: list[tuple[str, str]]) -> None:
+    """Append a line about an image that the site's policy has refused; no container was made.
+
+    site: the plugin's arguments.
+    path: the path of the image.
+    node: the name of this host.
+    trusted: the verdict.
+    """
+    fd, container = descriptor(site)
+    if fd < 0:
+        return
+    now = f"{time.time():.3f}"
+    known = [("bollard", __version__), ("container", container), ("node", node.split(".")[0]), ("image", path)]
+    try:
+        if os.fstat(fd).st_size <= SIZE_MAX:
+            os.write(fd, spec_text.text([*known, ("made", now), ("ended", now), ("tasks", "0"), *trusted]) + b"\n")
+    except OSError:
+        pass  # a full disk: the task gets the refusal all the same
+
+
 class Record:
     """The record of one container."""
 
@@ -50,7 +70,8 @@ class Record:
         "_cut", "_known", "_size", "_written", "container", "ended", "fd", "first", "last", "made", "pending", "steps"
     )  # fmt: skip
 
-    def __init__(self, image: Image, node: str, fd: int = -1) -> None:
+    def __init__(self, image: Image, node: str, fd: int = -1, trusted: list[tuple[str, str]] | None = None) -> None:
+        """Begin the record of a container of `image` on `node`. `trusted` is the verdict of the site's policy."""
         self.fd = fd
         self.container = ""
         self.pending = False  # something has changed that is not in the file
@@ -68,6 +89,7 @@ class Record:
             ("digest", image.digest()),
             ("keeper", str(os.getpid())),
             ("made", f"{self.made:.3f}"),
+            *(trusted or []),
         ]
 
     def values(self) -> list[tuple[str, str]]:

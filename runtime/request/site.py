@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import spec, spec_text
+from bollard.runtime.request import spec, spec_text, trust_rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bollard.runtime.request.spec import Bind
+    from bollard.runtime.request.trust_rule import Policy
 
 NAME = "site.conf"
 # In bytes, far more than a site writes.
@@ -39,6 +40,7 @@ class Site:
         "prefix",
         "registry",
         "spool",
+        "trust",
         "writable",
     )
 
@@ -57,6 +59,7 @@ class Site:
         idle: int = IDLE_CONTAINERS,
         registry: bool = False,
         layer_max: int = 0,
+        trust: Policy | None = None,
         gpu: str = "auto",
     ) -> None:
         self.mounts = mounts
@@ -72,6 +75,7 @@ class Site:
         self.gpu = gpu  # auto, never or always: container/gpu.py
         self.idle = idle  # how many idle containers of a job stay for its next step
         self.registry = registry
+        self.trust = trust  # which images may run; None for all
         self.prefix = prefix  # path of the installation in Slurm's configuration; "" if nothing was compiled
 
 
@@ -131,6 +135,7 @@ def parse(text: bytes) -> Site:
         layer_max=int(last("layer-max", "0")),
         idle=int(last("idle-containers", str(IDLE_CONTAINERS))),
         registry=last("registry", "0") == "1",
+        trust=trust_rule.policy(given),
         gpu=last("gpu", "auto"),
     )
 
@@ -165,9 +170,9 @@ def refuse_image(here: Site, fd: int, name: str, what: str = "runs no image") ->
         return
     path = os.readlink(f"/proc/self/fd/{fd}")  # the path with all symlinks resolved
     for folder in here.forbidden:
-        if _lies_in(path, folder):
+        if lies_in(path, folder):
             raise BollardError(f"{name}: this site {what} from {folder}", _elsewhere(here))
-    if here.allowed and not any(_lies_in(path, folder) for folder in here.allowed):
+    if here.allowed and not any(lies_in(path, folder) for folder in here.allowed):
         raise BollardError(f"{name}: this site {what} from {os.path.dirname(path)}", _elsewhere(here))
 
 
@@ -205,7 +210,8 @@ def _elsewhere(here: Site) -> str:
     return f"use one in {' or '.join(here.allowed)}" if here.allowed else "copy it to another directory"
 
 
-def _lies_in(path: str, folder: str) -> bool:
+def lies_in(path: str, folder: str) -> bool:
+    """Return whether `path`, which has no links in it, is `folder` or below it, compared by component."""
     real = os.path.realpath(folder)
     return path == real or path.startswith(real.rstrip("/") + "/")
 

@@ -28,10 +28,12 @@ class Trust:
 
     keyrings: paths of files with public PGP keys, as pgp-public is one.
     keys: public keys of PEM files or certificates, from `dsse.public_key` and `dsse.certified_key`.
+    gpgv: the path of gpgv, "" for that of the machine.
     """
 
     keyrings: tuple[str, ...] = ()
     keys: tuple[Any, ...] = ()
+    gpgv: str = ""
 
 
 @record(frozen=True)
@@ -220,7 +222,7 @@ def _signer(item: Signature, trust: Trust, known: dict[bytes, Any]) -> tuple[str
         return "", "", b"", f"signature object {item.id} was made with a PGP key; verify it without --key", False
     found = known.get(item.data)
     if found is None:
-        found = known[item.data] = pgp.verify(item.data, trust.keyrings)
+        found = known[item.data] = pgp.verify(item.data, trust.keyrings, trust.gpgv)
     whose = f" (key {item.entity})" if item.entity else ""
     if found.reason:
         reason = f"signature object {item.id} is not valid: {found.reason}{whose}"
