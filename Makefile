@@ -21,7 +21,7 @@ PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv py
 	squashfs-tools:/usr/bin/mksquashfs squashfuse:/usr/bin/squashfuse git:/usr/bin/git \
 	e2fsprogs:/sbin/mkfs.ext3 groff-base:/usr/bin/groff
 BUILD_PACKAGES := debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot uidmap:/usr/bin/newuidmap \
-	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci openssl:/usr/bin/openssl
+	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci openssl:/usr/bin/openssl strace:/usr/bin/strace
 TOOLS := pytest hypothesis pexpect cffi ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
 .PHONY: $(RELEASES:%=release-%) help machine packages dev demo test unit build-test cluster-test releases-test fuzz fuzz-c peers stress bench lint format clean

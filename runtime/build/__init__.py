@@ -7,5 +7,6 @@ bootstrap.py: fills the tree of a build, one function per bootstrap agent.
 build_root.py: runs %post and %test.
 image_files.py: writes scripts, labels and apps into the tree.
 scif.py: the SCIF apps of a definition file.
+oci_layout.py: writes an OCI layout, from which an image is pushed.
 conversion.py: makes an image file from a URI such as docker://NAME.
 """

@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from bollard.runtime import causes, progress
@@ -37,7 +37,7 @@ def image_of(uri: str, asked: Settings) -> Pulled:
     A signal removes unfinished files and then ends this process.
     """
     name = reference.parse(uri)
-    with _ending_by_signals(), contextlib.ExitStack() as stack:
+    with rootless.ending_by_signals(), contextlib.ExitStack() as stack:
         store = stack.enter_context(cache.opened(os.environ, asked.disable_cache))
         path = _path(name, sources.with_login(name, asked), store)
         progress.settle()
@@ -59,7 +59,7 @@ def to_file(uri: str, target: str, asked: Settings, *, force: bool) -> None:
         raise sif_write.exists(target)
     sif_write.check_place(target)
     name = reference.parse(uri)
-    with _ending_by_signals(), cache.opened(os.environ, asked.disable_cache) as store:
+    with rootless.ending_by_signals(), cache.opened(os.environ, asked.disable_cache) as store:
         asked = sources.with_login(name, asked)
         path = _path(name, asked, store)
         if not _is_whole(path):
@@ -67,15 +67,6 @@ def to_file(uri: str, target: str, asked: Settings, *, force: bool) -> None:
             path = _path(name, asked, store)
         _copy(path, target, force=force)
         progress.settle()
-
-
-@contextlib.contextmanager
-def _ending_by_signals() -> Iterator[None]:
-    try:
-        with rootless.interruptible():
-            yield
-    except rootless.Interrupted as interrupted:
-        rootless.end_by(interrupted.number)
 
 
 def _path(name: Reference, asked: Settings, store: Store) -> str:

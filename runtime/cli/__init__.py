@@ -9,6 +9,9 @@ inspect.py: bollard inspect, run-help.
 instance.py: bollard instance.
 plan.py: bollard plan.
 pull.py: bollard pull.
+push.py: bollard push, search, delete, tag.
+registry.py: bollard registry.
+remote.py: bollard remote.
 sif.py: bollard sif.
 site.py: bollard site.
 terminal.py: escapes control characters on a terminal.

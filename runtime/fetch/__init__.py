@@ -3,6 +3,8 @@
 
 reference.py: parses names such as docker://NAME.
 registry.py: registries, by skopeo.
+logins.py: logins to registries: docker's files and credential helpers.
+remote.py: endpoints of libraries and key servers, in Apptainer's remote.yaml.
 library.py: the protocol of library://.
 web.py: files of web servers.
 sources.py: fetches layers or files into the cache.

@@ -126,6 +126,16 @@ def library_path(reference: Reference) -> LibraryPath:
     return LibraryPath(host, path, tag)
 
 
+def library_tags(reference: Reference) -> list[str]:
+    """Return all tags of a library's name. Raises BollardError as `library_path`, for each of them."""
+    name = reference.name.partition("/")[2] if reference.name.count("/") > 2 else reference.name
+    path, _, tags = name.partition(":")
+    found = [tag for tag in tags.split(",") if tag] or ["latest"]
+    for tag in found:
+        library_path(reference._replace(name=f"{path}:{tag}"))
+    return found
+
+
 def file_name(reference: Reference) -> str:
     """Return the default file name for `bollard pull`: NAME_TAG.sif, or the last part of a URL.
 

@@ -260,12 +260,12 @@ def _library_image(name: Reference, asked: Settings, store: Store) -> str:
     if pinned and os.path.exists(store.path("library", f"sha256.{pinned}")):
         return _kept(store, "library", f"sha256.{pinned}", name, lambda place: "")
     arch = asked.arch.partition("/")[0] or sif.arch_name(os.uname().machine)
-    found = library.look_up(name, asked.library, arch, asked.access.insecure)
+    found, token = library.look_up(name, asked.library, arch, asked.access.insecure)
     if pinned and found.digest != pinned:
         raise BollardError(f"{name.uri}: the library tells of another image, {found.digest}", "do not use it")
 
     def get(place: str) -> str:
-        digest = web.save(found.url, f"{place}/image", name.uri, found.size)
+        digest = web.save(found.url, f"{place}/image", name.uri, found.size, token)
         if digest != found.digest:
             raise _damaged(name, f"its SHA-256 is {digest}, not {found.digest}")
         return f"{place}/image"
