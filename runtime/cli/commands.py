@@ -119,6 +119,12 @@ COMMANDS: dict[str, Command] = {
         False,
     ),
     "cache list": ("[OPTION...]", "show what was fetched and is kept", command_options.CACHE_LIST, False),
+    "cache pull": (
+        "[OPTION...] URI...",
+        "fetch images into the cache, for jobs to come; with --shared for all users",
+        command_options.CACHE_PULL,
+        False,
+    ),
     "cache clean": ("[OPTION...]", "remove what was fetched and is kept", command_options.CACHE_CLEAN, False),
     "site install": (
         "[OPTION...]",

@@ -413,6 +413,7 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "remote add-keyserver": _remote,
     "remote remove-keyserver": _remote,
     "cache list": _cache,
+    "cache pull": _cache,
     "cache clean": _cache,
     "site install": _site,
     "site configure": _site,

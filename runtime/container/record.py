@@ -50,7 +50,7 @@ class Record:
         "_cut", "_known", "_size", "_written", "container", "ended", "fd", "first", "last", "made", "pending", "steps"
     )  # fmt: skip
 
-    def __init__(self, image: Image, node: str, fd: int = -1) -> None:
+    def __init__(self, image: Image, node: str, fd: int = -1, source: str = "") -> None:
         self.fd = fd
         self.container = ""
         self.pending = False  # something has changed that is not in the file
@@ -66,6 +66,7 @@ class Record:
             ("image", image.path),
             ("id", ".".join(map(str, image.identity))),
             ("digest", image.digest()),
+            *([("source", source)] if source else []),
             ("keeper", str(os.getpid())),
             ("made", f"{self.made:.3f}"),
         ]

@@ -13,4 +13,6 @@ variants.py: variants of an architecture, and which this processor runs.
 oci.py: reads OCI and Docker images: manifests, configuration, archives.
 layer.py: unpacks a layer into a tree.
 cache.py: keeps what was fetched.
+eviction.py: removes the longest unused entries of a cache over its limit.
+pins.py: which image a name means in a job.
 """

@@ -90,6 +90,11 @@ def digest(reference: Reference) -> str:
     return found
 
 
+def with_digest(reference: Reference, digest: str) -> str:
+    """Return the URI of an image in a registry by its digest, given in hexadecimal digits."""
+    return f"{reference.scheme}://{repository(reference.name)}@sha256:{digest}"
+
+
 def repository(name: str) -> str:
     """Return a registry's name of an image without tag and digest."""
     name = name.partition("@")[0]

@@ -91,7 +91,15 @@ REMOTE: dict[str, Own] = {
     "add-keyserver": {"order": ("N", "its place, from 1"), "insecure": ("", "do not check its certificate"), **_REMOTE},
     "remove-keyserver": _REMOTE,
 }
+CACHE_PULL: Own = {
+    "shared": ("", "into the site's cache, `cache.shared` in bollard.yaml; for its owner"),
+    "arch": PULL["arch"],
+    **_LIBRARY,
+    **FETCH,
+    **_VERBOSE,
+}
 CACHE_LIST: Own = {
+    "shared": ("", "the site's cache"),
     "verbose": ("", "each file of it"),
     "type": ("TYPES", "only these: library, oci-tmp, oras, net, blob"),
     "json": ("", "for programs"),
@@ -207,7 +215,7 @@ SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
 
 MIXED = frozenset(
     ("build", "pull", "push", "search", "delete", "tag", "registry login", "registry logout", "registry list",
-     *(f"remote {verb}" for verb in REMOTE), "cache list",
+     *(f"remote {verb}" for verb in REMOTE), "cache list", "cache pull",
      "cache clean", "inspect", "run-help", "overlay create", "sif list", "sif header",
      "sif info", "sif dump", "sif new", "sif add", "sif del", "sif setprim", "instance list", "instance stop",
      "instance stats")
