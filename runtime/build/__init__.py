@@ -8,5 +8,9 @@ build_root.py: runs %post and %test.
 image_files.py: writes scripts, labels and apps into the tree.
 scif.py: the SCIF apps of a definition file.
 oci_layout.py: writes an OCI layout, from which an image is pushed.
+packages.py: lists the packages in a file tree.
+rpm_database.py: reads the databases of rpm.
+sbom.py: the list of packages of a new image, in SPDX.
+provenance.py: the statement of how a new image was made.
 conversion.py: makes an image file from a URI such as docker://NAME.
 """

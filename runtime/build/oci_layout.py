@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Write an OCI layout of one image, from which skopeo pushes it.
 
-    artifact    the SIF file as it is, for oras://: one layer, as Apptainer pushes it
-    container   the tree of the image as one layer with a configuration, for docker:// and programs that run containers
+artifact    the SIF file as it is, for oras://: one layer, as Apptainer pushes it
+container   the tree of the image as one layer with a configuration, for docker:// and programs that run containers
 
-    PLACE/oci-layout, index.json, blobs/sha256/HEX     the image has the name "image"
+PLACE/oci-layout, index.json, blobs/sha256/HEX     the image has the name "image"
 """
 
 from __future__ import annotations

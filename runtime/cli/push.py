@@ -16,6 +16,7 @@ from bollard.runtime.fetch.reference import Reference
 from bollard.runtime.image import image, sif
 from bollard.runtime.request import command_line, spec
 from bollard.runtime.system import rootless, workspace
+from bollard.runtime.trust import verify
 
 _TARGETS = ("oras", "docker", "library")
 _TAG = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,127}")
@@ -112,7 +113,16 @@ def _annotations(given: list[tuple[str, str]], options: dict[str, str]) -> dict[
 
 def _push_to_library(path: str, target: Reference, options: dict[str, str], asked: sources.Settings) -> int:
     fd, found = image.open_sif(path)
-    os.close(fd)
+    try:
+        return _push_sif(fd, found, path, target, options, asked)
+    finally:
+        os.close(fd)
+
+
+def _push_sif(
+    fd: int, found: sif.Sif, path: str, target: Reference, options: dict[str, str], asked: sources.Settings
+) -> int:
+    """Push an opened SIF file into a library; return the exit status. The file that was verified is the one pushed."""
     arch = asked.arch.partition("/")[0] if "arch" in options else found.header.arch
     if not arch:
         raise BollardError(f"{image.shown(path)}: unknown architecture in SIF file", "name it with --arch")
@@ -126,20 +136,19 @@ def _push_to_library(path: str, target: Reference, options: dict[str, str], aske
     if spec.switch([unsigned or "0"]):
         sys.stderr.write("bollard: warning: skipping container verification\n")
     else:
-        _refuse_unsigned(path, found)
-    kept = library.push(target, library.Upload(path, arch, options.get("description", "")), where)
+        _refuse_unsigned(path, fd, found)
+    kept = library.push(target, library.Upload(f"/proc/self/fd/{fd}", arch, options.get("description", "")), where)
     if kept.url or kept.used or kept.quota:
         _tell_quota(kept)
     return 0
 
 
-def _refuse_unsigned(path: str, found: sif.Sif) -> None:
-    """Raise if no valid signature covers the image; what cannot be verified is not pushed."""
-    signed = any(item.datatype == sif.SIGNATURE for item in found.descriptors)
-    reason = "its signature cannot be verified" if signed else "it has no signature"
-    raise BollardError(
-        f"{image.shown(path)}: unable to upload container: {reason}", "to push it all the same, add --allow-unsigned"
-    )
+def _refuse_unsigned(path: str, fd: int, found: sif.Sif) -> None:
+    """Raise if the image has no valid signature by a key in the user's keyrings."""
+    reason = verify.verify(fd, found, verify.default_trust(os.environ)).reason
+    if reason:
+        text = f"{image.shown(path)}: unable to upload container: unable to verify signature: {reason}"
+        raise BollardError(text, "`bollard sign` it, or add --allow-unsigned")
 
 
 def _tell_quota(kept: library.Kept) -> None:

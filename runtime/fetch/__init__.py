@@ -7,6 +7,7 @@ logins.py: logins to registries: docker's files and credential helpers.
 remote.py: endpoints of libraries and key servers, in Apptainer's remote.yaml.
 library.py: the protocol of library://.
 web.py: files of web servers.
+keyserver.py: keys of key servers.
 sources.py: fetches layers or files into the cache.
 policy.py: the host's policy of which images may be fetched.
 variants.py: variants of an architecture, and which this processor runs.

@@ -75,6 +75,14 @@ _HANDLERS = (
 )  # fmt: skip
 
 
+def opener() -> urllib.request.OpenerDirector:
+    """Return what opens addresses of web servers alone, and follows no redirect to one that is not encrypted."""
+    made = urllib.request.OpenerDirector()
+    for handler in _HANDLERS:
+        made.add_handler(handler())
+    return made
+
+
 def date(url: str, what: str) -> str:
     """Return the Last-Modified of the file; "" if the server does not give it, or after an error.
 
@@ -200,9 +208,6 @@ def _open(
 
 
 def _once(url: str, method: str, token: str, body: bytes | Body | None) -> Any:
-    opener = urllib.request.OpenerDirector()
-    for handler in _HANDLERS:
-        opener.add_handler(handler())
     data: Any = _parts(body) if isinstance(body, Body) else body
     request = urllib.request.Request(url, data, {"User-Agent": "bollard"}, method=method)
     if isinstance(body, Body):
@@ -214,7 +219,7 @@ def _once(url: str, method: str, token: str, body: bytes | Body | None) -> Any:
         request.add_header("Content-Type", "application/json")
     if token:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
-    return opener.open(request, timeout=timeout())
+    return opener().open(request, timeout=timeout())
 
 
 def _parts(body: Body) -> Iterator[bytes]:

@@ -33,6 +33,7 @@ class Site:
         "cwd",
         "environment",
         "forbidden",
+        "gpu",
         "home",
         "layer_max",
         "idle",
@@ -62,6 +63,7 @@ class Site:
         cache_shared: str = "",
         cache_max: int = 0,
         cache_shared_max: int = 0,
+        gpu: str = "auto",
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -76,6 +78,7 @@ class Site:
         self.cache_shared = cache_shared  # the cache of all users, "" for none
         self.cache_max = cache_max  # bytes that one user's cache may have; 0 for no limit
         self.cache_shared_max = cache_shared_max  # bytes that the cache of all users may have
+        self.gpu = gpu  # auto, never or always: container/gpu.py
         self.idle = idle  # how many idle containers of a job stay for its next step
         self.registry = registry
         self.prefix = prefix  # path of the installation in Slurm's configuration; "" if nothing was compiled
@@ -140,6 +143,7 @@ def parse(text: bytes) -> Site:
         cache_shared_max=int(last("cache.shared-max", "0")),
         idle=int(last("idle-containers", str(IDLE_CONTAINERS))),
         registry=last("registry", "0") == "1",
+        gpu=last("gpu", "auto"),
     )
 
 
@@ -180,8 +184,9 @@ def refuse_image(here: Site, fd: int, name: str, what: str = "runs no image") ->
 
 
 def refuse_overlay(here: Site, fd: int, name: str) -> None:
-    """Raise if the site does not allow an overlay at its place. Its files replace those of the image, so the rules and
-    the parameters are those of `refuse_image`.
+    """Raise if the site does not allow an overlay at its place.
+
+    Its files replace those of the image, so the rules and the parameters are those of `refuse_image`.
 
     Raises:
         BollardError: as `refuse_image`.
@@ -190,8 +195,9 @@ def refuse_overlay(here: Site, fd: int, name: str) -> None:
 
 
 def refuse_overlays(here: Site, overlays: tuple[tuple[str, bool], ...]) -> None:
-    """Check the (path, read-only) overlays of a spec before a job is queued. Skips files that this host cannot open:
-    the node checks them.
+    """Check the (path, read-only) overlays of a spec before a job is queued.
+
+    Skips files that this host cannot open: the node checks them.
 
     Raises:
         BollardError: as `refuse_image`.
