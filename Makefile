@@ -19,10 +19,11 @@ CLUSTER := $(SYSTEM) slurm-test-cluster/cluster
 PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv python3-dev:/usr/bin/python3-config \
 	python3-cffi:/usr/share/doc/python3-cffi python3-yaml:/usr/share/doc/python3-yaml gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
 	squashfs-tools:/usr/bin/mksquashfs squashfuse:/usr/bin/squashfuse git:/usr/bin/git \
-	e2fsprogs:/sbin/mkfs.ext3 groff-base:/usr/bin/groff
+	e2fsprogs:/sbin/mkfs.ext3 groff-base:/usr/bin/groff openssl:/usr/bin/openssl \
+	gpg:/usr/bin/gpg gpgv:/usr/bin/gpgv gpg-agent:/usr/bin/gpg-agent gpgconf:/usr/bin/gpgconf
 BUILD_PACKAGES := debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot uidmap:/usr/bin/newuidmap \
-	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci openssl:/usr/bin/openssl
-TOOLS := pytest hypothesis pexpect cffi ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
+	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci rpm:/usr/bin/rpmbuild db-util:/usr/bin/db_load
+TOOLS := pytest spdx-tools hypothesis pexpect cffi ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
 .PHONY: $(RELEASES:%=release-%) help machine packages dev demo test unit build-test cluster-test releases-test fuzz fuzz-c sanitize peers stress bench lint format clean
 
@@ -130,7 +131,7 @@ bench: packages
 	$(SYSTEM) bench/run.py
 
 # Shell: what an editor's ShellCheck would say. SC2016 is left out: scripts for another shell stand between single quotes.
-SHELL_SCRIPTS := .ci/run slurm-test-cluster/node-init.sh tests/demo.sh tests/peers/images/seen tests/peers/make-images
+SHELL_SCRIPTS := .ci/run tests/gpu/check.sh slurm-test-cluster/node-init.sh tests/demo.sh tests/peers/images/seen tests/peers/make-images
 # Tests of functions need not say their types, and use what a module imports.
 LOOSE := --allow-untyped-defs --allow-untyped-calls --allow-incomplete-defs --allow-any-generics --implicit-reexport \
 	--no-warn-return-any

@@ -25,6 +25,10 @@ ENV_SPEC = "SLURM_BOLLARD_SPEC"
 ENV_ENTRY = "SLURM_BOLLARD_ENTRY"
 ENV_ARGV0 = "SLURM_BOLLARD_ARGV0"
 ENV_VERBOSE = "SLURM_BOLLARD_VERBOSE"
+# The action of one task, for APPTAINER_COMMAND: of a task that joins an instance, and ACTION_RUN of one whose program
+# on srun's command line is the image itself (image_program.c). The keeper removes it.
+ENV_COMMAND = "SLURM_BOLLARD_COMMAND"
+ACTION_RUN = "run"
 # Descriptor of /dev/fuse, from the keeper to the launcher that acts as `fusermount` of a FUSE server (libfuse 2).
 ENV_FUSE_FD = "BOLLARD_FUSE_FD"
 
@@ -103,3 +107,5 @@ BATCH_STEP = 0xFFFFFFFB
 
 # Prefix of the lines of site.conf that limit where images may be (site_config.py).
 SITE_LIMITS_IMAGES = "images-"
+# The line of site.conf by which a site leaves an image that is srun's program to the kernel.
+SITE_NO_IMAGE_PROGRAMS = "image-programs=0"

@@ -37,7 +37,8 @@ mount --bind /dev dev
 mount -t tmpfs tmp tmp
 exec chroot . env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONDONTWRITEBYTECODE=1 \
     BOLLARD_SANITIZE="$sanitize" \
-    sh -euc 'cd /usr/src/bollard && exec python3 spank_plugin --prefix /usr/lib/bollard --destdir /'
+    sh -euc 'cd /usr/src/bollard && python3 spank_plugin --prefix /usr/lib/bollard --destdir /
+             ln -sf /usr/lib/bollard/names/run-singularity /usr/bin/run-singularity'  # as update-alternatives would
 """
 
 

@@ -55,9 +55,9 @@ from bollard.spank_plugin.build_inside import c_string  # noqa: E402
 # The C files from which each output is compiled.
 SOURCES = {
     "spank_bollard.so": (
-        *("shim", "client", "client_options", "spec", "image_probe", "slurm_options", "components", "multiprog"),
-        *("header", "stepd", "keeper", "argv", "refusal", "account", "job_record", "privilege", "wire", "python"),
-        *("job_cgroup", "job_folder", "job_place", "job_end"),
+        *("shim", "client", "client_options", "spec", "image_probe", "image_program", "slurm_options"),
+        *("components", "multiprog", "header", "stepd", "keeper", "argv", "refusal", "account", "job_record"),
+        *("privilege", "wire", "python", "job_cgroup", "job_folder", "job_place", "job_end"),
     ),
     "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),
     "bollard-enter": ("enter", "entry", "script", "become", "supervise", "ranks", "program", "wire"),
@@ -421,6 +421,15 @@ def copy_python(out: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, target)
     shutil.copy(_cffi_backend.__file__, out / "python")
+    with contextlib.suppress(ImportError):  # for CDI specs in YAML, and for nothing else in a keeper
+        import yaml
+
+        shutil.copytree(Path(yaml.__file__).parent, out / "python/yaml", ignore=_no_source)
+
+
+def _no_source(folder: str, names: list[str]) -> list[str]:
+    """Return the files of a Python package that are no Python."""
+    return [name for name in names if not name.endswith(".py")]
 
 
 def copy_server(out: Path) -> None:

@@ -250,9 +250,7 @@ static char *with_header(const struct text *spec, struct header *header, const c
 	return full;
 }
 
-/* Returns 1 when the site's settings (site.py) hold the text `line`, or cannot be read; 0 when not, or without
- * settings. */
-static int site_says(const char *line)
+int site_says(const char *line)
 {
 	int fd = open(BOLLARD_PREFIX "/site.conf", O_RDONLY | O_CLOEXEC);
 	char text[65536];

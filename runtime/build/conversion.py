@@ -87,7 +87,7 @@ def _path(name: Reference, asked: Settings, store: Store) -> str:
     digest, found = sources.manifest(name, asked, store)
     if not sources.is_accepted(name, digest, store):  # the policy must accept it even if the cache has the SIF file
         sources.layers(name, digest, found, asked, store)
-    return _made(name, digest, lambda: Source(sources.layers(name, digest, found, asked, store)), store)
+    return _made(name, digest, lambda: Source(sources.layers(name, digest, found, asked, store), digest), store)
 
 
 def _archive_key(name: Reference, arch: str) -> str:
