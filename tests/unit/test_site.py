@@ -39,6 +39,10 @@ environment:
   OMP_PROC_BIND: close
   SITE: "a b=c\\n%"
   ONE: 1
+trust:
+  mode: observe
+  rules:
+    - from: /apps
 """
 
 
@@ -66,6 +70,7 @@ def test_every_key_arrives_on_the_node():
     assert (here.allowed, here.forbidden) == (("/apps", "/data/images"), ("/tmp",))
     assert here.environment == ((b"OMP_PROC_BIND", b"close"), (b"SITE", b"a b=c\n%"), (b"ONE", b"1"))
     assert here.layer_max == 3 << 30
+    assert here.trust and (here.trust.mode, here.trust.rules[0].places) == ("observe", ("/apps",))
     assert f"\n{constants.SITE_NO_IMAGE_PROGRAMS}\n" in compiled_text(ALL).decode()
     assert here.prefix == "/usr/lib/bollard"
 
@@ -87,7 +92,10 @@ def test_nothing_said_is_the_defaults(text):
 
 def test_the_example_is_valid_once_its_lines_count():
     text = "\n".join(line[1:] if line[:1] == "#" and line[1:2] != " " else line for line in _example())
-    assert mistakes(text) == [] and set(site_config.read(text.encode())[0]) == {key.name for key in site_config.TABLE}
+    assert mistakes(text) == []
+    assert {name for name in site_config.read(text.encode())[0] if not name.startswith("trust-")} == {
+        key.name for key in site_config.TABLE
+    }
     assert site_config.read("\n".join(_example()).encode()) == ({}, [])
 
 
