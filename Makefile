@@ -147,6 +147,7 @@ lint: dev
 	cd tests/cluster && $(MYPY) .
 	cd tests/unit && MYPYPATH=.. $(MYPY) $(LOOSE) .
 	cd tests/peers && MYPYPATH=../../spank_plugin:.. $(MYPY) $(LOOSE) .
+	cd tests/gpu && MYPYPATH=../../spank_plugin $(MYPY) $(LOOSE) .
 	cd bench && MYPYPATH=../tests/peers $(MYPY) $(LOOSE) *.py
 	cd tests/fuzz && MYPYPATH=.. $(MYPY) .
 	cd tests/builds && MYPYPATH=.. $(MYPY) .

@@ -52,7 +52,7 @@ def test_this_machines_c_library():
     with open("/proc/self/maps") as maps:
         path = next(line.split()[-1] for line in maps if "libc.so.6" in line or "libc-2" in line)
 
-    assert opened(Path(path)).defines("GLIBC_") == elf.version(os.confstr("CS_GNU_LIBC_VERSION").split()[1])
+    assert opened(Path(path)).defines("GLIBC_") == elf.version(str(os.confstr("CS_GNU_LIBC_VERSION")).split()[1])
 
 
 @pytest.mark.parametrize(
