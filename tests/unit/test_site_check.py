@@ -13,7 +13,7 @@ import pytest
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site_config
-from bollard.spank_plugin import check, install, policy_check, probes
+from bollard.spank_plugin import check, gpu_check, install, policy_check, probes
 from bollard.spank_plugin.check import FAILURE, OK, WARNING, Finding
 from bollard.spank_plugin.install import Where
 
@@ -202,3 +202,23 @@ def test_a_policy_that_refuses_everything_or_protects_nobody(tmp_path):
     assert any("is no keyring" in text for text in found(signed))
     ring.write_bytes(b"")
     assert any(text.endswith(f"lacks the key {key}") for text in found(signed))
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "told"),
+    [
+        ([], ["libcuda.so.1"], []),
+        (["nvidiactl", "nvidia0"], [], [(True, "NVIDIA: /dev/nvidia0 is there, but the loader knows no driver")]),
+        (["nvidia0"], ["libcuda.so.1", "libm.so.6"], [(False, "NVIDIA: /dev/nvidia0, 1 libraries of the driver")]),
+        (["kfd"], [], [(False, "AMD: /dev/kfd")]),
+    ],
+)
+def test_a_node_with_a_card_and_its_driver(monkeypatch, tmp_path, names, known, told):
+    monkeypatch.setattr(gpu_check.gpu, "of_machine", lambda: {name: f"/lib/{name}" for name in known})
+    monkeypatch.setattr(
+        gpu_check.gpu,
+        "cards",
+        lambda kind: [f"/dev/{n}" for n in names if (n == "kfd") == (kind == "rocm") and n != "nvidiactl"],
+    )
+
+    assert [(failure, text[: len(told[0][1])]) for failure, text, _ in gpu_check.findings(str(tmp_path))] == told
