@@ -27,6 +27,7 @@ home: no
 cwd: off
 writable: yes
 mpirun: false
+gpu: never
 spool: /var/spool/slurmd.%n
 registry: yes
 image-programs: no
@@ -64,7 +65,7 @@ def test_every_key_arrives_on_the_node():
     here = compiled(ALL)
     assert [tuple(mount) for mount in here.mounts] == [("/scratch", "/scratch", False), ("/opt/site", "/site", True)]
     assert (here.home, here.cwd, here.writable, here.mpirun, here.registry) == (False, False, True, False, True)
-    assert here.idle == 2
+    assert (here.idle, here.gpu) == (2, "never")
     assert here.spool == "/var/spool/slurmd.%n"
     assert (here.allowed, here.forbidden) == (("/apps", "/data/images"), ("/tmp",))
     assert here.environment == ((b"OMP_PROC_BIND", b"close"), (b"SITE", b"a b=c\n%"), (b"ONE", b"1"))
