@@ -27,7 +27,7 @@ home: no
 cwd: off
 writable: yes
 mpirun: false
-gpu: never
+gpu: always
 spool: /var/spool/slurmd.%n
 registry: yes
 image-programs: no
@@ -65,7 +65,7 @@ def test_every_key_arrives_on_the_node():
     here = compiled(ALL)
     assert [tuple(mount) for mount in here.mounts] == [("/scratch", "/scratch", False), ("/opt/site", "/site", True)]
     assert (here.home, here.cwd, here.writable, here.mpirun, here.registry) == (False, False, True, False, True)
-    assert (here.idle, here.gpu) == (2, "never")
+    assert here.idle == 2
     assert here.spool == "/var/spool/slurmd.%n"
     assert (here.allowed, here.forbidden) == (("/apps", "/data/images"), ("/tmp",))
     assert here.environment == ((b"OMP_PROC_BIND", b"close"), (b"SITE", b"a b=c\n%"), (b"ONE", b"1"))
@@ -131,6 +131,8 @@ def _example():
         ('mounts: ["/a\\0b"]\n', "1: mounts[0]: '/a\\x00b' has an invisible character; type the path again"),
         ("spool: spool\n", '1: spool: "spool" does not begin with /; name the directory in full'),
         ("spool:\n", "1: spool: nothing where a directory is expected; write its path, from / on"),
+        ("gpu: sometimes\n", '1: gpu: "sometimes" is not auto, always or never; write `gpu: auto`'),
+        ("gpu: yes\n", '1: gpu: "yes" is not auto, always or never; write `gpu: auto`'),
         ("images-allowed: {a: b}\n", "1: images-allowed: a set of keys is no list; begin each item with `- `"),
         ("environment: [A]\n", "1: environment: a list is no set of names; write one `NAME: value` a line"),
         (
