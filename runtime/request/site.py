@@ -35,7 +35,9 @@ class Site:
         "idle",
         "mounts",
         "mpirun",
+        "conda_base",
         "prefix",
+        "python_base",
         "registry",
         "spool",
         "writable",
@@ -56,6 +58,8 @@ class Site:
         idle: int = IDLE_CONTAINERS,
         registry: bool = False,
         layer_max: int = 0,
+        python_base: str = "",
+        conda_base: str = "",
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -69,6 +73,8 @@ class Site:
         self.layer_max = layer_max  # bytes that one archive may unpack to; 0 for no limit
         self.idle = idle  # how many idle containers of a job stay for its next step
         self.registry = registry
+        self.python_base = python_base  # the image to which `bollard build` adds Python packages
+        self.conda_base = conda_base
         self.prefix = prefix  # path of the installation in Slurm's configuration; "" if nothing was compiled
 
 
@@ -128,6 +134,8 @@ def parse(text: bytes) -> Site:
         layer_max=int(last("layer-max", "0")),
         idle=int(last("idle-containers", str(IDLE_CONTAINERS))),
         registry=last("registry", "0") == "1",
+        python_base=last("python-base", ""),
+        conda_base=last("conda-base", ""),
     )
 
 

@@ -35,6 +35,7 @@ class Key(NamedTuple):
     example: str
 
 
+IMAGE = "path from / on, or a URI"
 SWITCH, NUMBER, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES = (
     "yes or no",
     "number from 1 to 1000",
@@ -102,6 +103,20 @@ TABLE: tuple[Key, ...] = (
         "how much one layer of an image, or one archive, may unpack to where a user builds or fetches on this machine; "
         "without it, as much as finds room",
         "200G",
+    ),
+    Key(
+        "python-base",
+        IMAGE,
+        "",
+        "the image to which `bollard build` adds what requirements.txt or a Python script asks for; `--base` wins",
+        "/apps/images/python.sif",
+    ),
+    Key(
+        "conda-base",
+        IMAGE,
+        "",
+        "the same for environment.yml: an image with micromamba, mamba or conda",
+        "/apps/images/micromamba.sif",
     ),
     Key(
         "environment",
@@ -248,7 +263,7 @@ def read(data: bytes) -> tuple[dict[str, Value], list[Mistake]]:
         found = list(_READERS[known[name].kind](name, node))
         mistakes += [item for item in found if isinstance(item, Mistake)]
         items = tuple(item for item in found if not isinstance(item, Mistake))
-        if known[name].kind in (SWITCH, NUMBER, SIZE, DIRECTORY):
+        if known[name].kind in (SWITCH, NUMBER, SIZE, DIRECTORY, IMAGE):
             values.update((name, item) for item in items)
         elif items:
             values[name] = tuple(str(item) for item in items)
@@ -293,6 +308,14 @@ def _number(name: str, node: Any) -> Iterator[str | Mistake]:
         yield str(int(text))
     else:
         yield Mistake(_line(node), f"{name}: {_kind(node)} is no {NUMBER}", f"write `{name}: {site.IDLE_CONTAINERS}`")
+
+
+def _image(name: str, node: Any) -> Iterator[str | Mistake]:
+    text = node.value if node.id == "scalar" else ""
+    if text.isprintable() and (text.startswith("/") or re.match("[a-z-]+:.", text)):
+        yield text
+    else:
+        yield Mistake(_line(node), f"{name}: {_kind(node)} is no {IMAGE}", f"write `{name}: /apps/images/IMAGE.sif`")
 
 
 def _directory(name: str, node: Any) -> Iterator[str | Mistake]:
@@ -384,6 +407,7 @@ _READERS: dict[str, Any] = {
     NUMBER: _number,
     SIZE: _size,
     DIRECTORY: _directory,
+    IMAGE: _image,
     DIRECTORIES: _directories,
     BINDS: _binds,
     VARIABLES: _variables,
