@@ -80,7 +80,8 @@ def test_requirements_and_a_script(builder: Builder, place: Path) -> None:
         assert (place / "fit/opt/bollard/fit.py").exists()
         assert list((place / "fit/opt/venv/lib").glob("python3.*/site-packages/packaging"))
         write(place, (place / "fit.py").read_text().replace(">=3.9", ">=9"), "new.py")
-        status, _, err = builder.run("build", *builder.options(), "--base", base, place / "a.sif", place / "new.py")
+        words = [*builder.options(), "--base", place / "req.sif", place / "a.sif", place / "new.py"]
+        status, _, err = builder.run("build", *words)
         assert status == 255 and "and the script needs >=9" in err, err
 
 
