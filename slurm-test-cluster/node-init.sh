@@ -51,6 +51,10 @@ urandom 1 9
 tty 5 0
 fuse 10 229
 DEVICES
+if test -e etc/slurm/gres.conf; then
+    mknod -m 666 dev/nvidiactl c 195 255
+    for number in 0 1; do mknod -m 666 "dev/nvidia$number" c 195 "$number"; done
+fi
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 ln -s /proc/self/fd/0 dev/stdin
@@ -58,7 +62,9 @@ ln -s /proc/self/fd/1 dev/stdout
 ln -s /proc/self/fd/2 dev/stderr
 
 # In this cgroup namespace the mounted hierarchies begin at the node's own group.
-if [ -n "$controllers" ]; then
+if [ "$controllers" = unified ]; then
+    mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 sys/fs/cgroup
+elif [ -n "$controllers" ]; then
     mount -t tmpfs -o mode=0755,nosuid,nodev,noexec cgroup sys/fs/cgroup
     for controller in $controllers; do
         mkdir "sys/fs/cgroup/$controller"

@@ -14,6 +14,7 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. It makes these f
     squashfuse-owner-is-known  empty; made when the first server can show files as the user's
     fuse2fs, fuse-overlayfs    copies of the servers of layers; fuse2fs2 when it is built with libfuse 2
     fuse2fs-offset-in-name     empty; made when fuse2fs has no option offset= (before 1.47)
+    gpgv               a copy for a site's policy of images, which users cannot read
     mksquashfs         a copy for --container-save, which users cannot read
     check.sqfs         an image for `bollard site check`; made when squashfs-tools are installed
     python/bollard/    the Python packages, compiled, and the C sources, so that they can be built again
@@ -59,7 +60,7 @@ SOURCES = {
         *("components", "multiprog", "header", "stepd", "keeper", "argv", "refusal", "account", "job_record"),
         *("privilege", "wire", "python", "job_cgroup", "job_folder", "job_place", "job_end"),
     ),
-    "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),
+    "bollard-keeper": ("keeper_start", "witness", "python", "refusal", "wire"),
     "bollard-enter": ("enter", "entry", "script", "become", "supervise", "ranks", "program", "wire"),
     "bollard-cat": ("cat",),
     "bollard-inside": ("inside", "mpirun", "placement", "program"),
@@ -76,6 +77,11 @@ HARDENING = [
     *("-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"),
     "-Wl,-z,relro,-z,now,-z,noexecstack",
 ]
+# For $BOLLARD_SANITIZE, in the place of HARDENING (`make sanitize`). "undefined": undefined behaviour ends the process
+# by a signal, which works in a static program too. "address": AddressSanitizer too. Programs are dynamic then, and a
+# process that opens such a library needs libasan in LD_PRELOAD.
+UNDEFINED = ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-fno-omit-frame-pointer"]
+SANITIZERS = {"": HARDENING, "undefined": UNDEFINED, "address": ["-fsanitize=address", *UNDEFINED]}
 # For C files that cffi writes. CHECKED (linux_build.py) turns these on again for our C in them.
 GENERATED = ["-Wno-conversion", "-Wno-shadow", "-Wno-unused-parameter"]
 
@@ -163,10 +169,18 @@ def compile_c(output: Path, files: list[Path], *flags: str) -> None:
     Raises:
         BollardError: the compiler failed; its own messages are on stderr.
     """
-    command = [compiler(), *WARNINGS, *HARDENING, "-o", str(output), *map(str, files), *flags]
+    command = [compiler(), *WARNINGS, *sanitizers(), "-o", str(output), *map(str, files), *flags]
     done = subprocess.run(command, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise BollardError(f"{output.name} did not compile", f"the command was: {' '.join(command)}")
+
+
+def sanitizers() -> list[str]:
+    """Return HARDENING, or what $BOLLARD_SANITIZE asks for instead."""
+    asked = os.environ.get("BOLLARD_SANITIZE", "")
+    if asked not in SANITIZERS:
+        raise BollardError(f"BOLLARD_SANITIZE={asked}: no such build", "set it to undefined or address, or unset it")
+    return SANITIZERS[asked]
 
 
 def slurm_include() -> Path | None:
@@ -265,7 +279,12 @@ def _links_statically() -> bool:
 
 
 def static() -> list[str]:
-    """The flags for a static program; with a random load address when the C library has rcrt1.o."""
+    """The flags for a static program; with a random load address when the C library has rcrt1.o.
+
+    AddressSanitizer has no static programs.
+    """
+    if os.environ.get("BOLLARD_SANITIZE") == "address":
+        return ["-pie", "-fPIE"]
     done = subprocess.run([compiler(), "-print-file-name=rcrt1.o"], stdout=subprocess.PIPE, text=True, check=False)
     return ["-static-pie", "-fPIE"] if "/" in done.stdout else ["-static"]
 
@@ -403,10 +422,19 @@ def copy_python(out: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, target)
     shutil.copy(_cffi_backend.__file__, out / "python")
+    with contextlib.suppress(ImportError):  # for CDI specs in YAML, and for nothing else in a keeper
+        import yaml
+
+        shutil.copytree(Path(yaml.__file__).parent, out / "python/yaml", ignore=_no_source)
+
+
+def _no_source(folder: str, names: list[str]) -> list[str]:
+    """Return the files of a Python package that are no Python."""
+    return [name for name in names if not name.endswith(".py")]
 
 
 def copy_server(out: Path) -> None:
-    """Copy the FUSE servers and mksquashfs to `out`.
+    """Copy the FUSE servers, mksquashfs and gpgv to `out`.
 
     Only root can read the installed copies. The kernel lets users trace only programs that they can read, so no user
     can put code into such a process (ptrace(2), PR_SET_DUMPABLE in prctl(2)).
@@ -430,6 +458,9 @@ def copy_server(out: Path) -> None:
     packer = shutil.which("mksquashfs")
     if packer:
         shutil.copy(packer, out / "mksquashfs")
+    verifier = shutil.which("gpgv")
+    if verifier:
+        shutil.copy(verifier, out / "gpgv")
 
 
 def make_check_image(out: Path, work: Path) -> None:

@@ -12,7 +12,12 @@ sbom.py: bollard sbom.
 instance.py: bollard instance.
 plan.py: bollard plan.
 pull.py: bollard pull.
+push.py: bollard push, search, delete, tag.
+registry.py: bollard registry.
+remote.py: bollard remote.
 sif.py: bollard sif.
+sign.py: bollard sign, verify.
+key.py: bollard key.
 site.py: bollard site.
 terminal.py: escapes control characters on a terminal.
 completion.py: completion for shells.

@@ -14,6 +14,7 @@ from bollard.runtime.causes import one_line
 from bollard.runtime.cli.commands import COMMANDS, REFUSED
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.installed import IMAGE_LAUNCHER, OTHER_NAMES, PEERS
+from bollard.runtime.request import command_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -175,6 +176,8 @@ def _family(name: str, rest: list[str]) -> int:
     found = [command for command in COMMANDS if command.startswith(name + " ")]
     if not found:
         raise BollardError(f"{name}: no such command", _similar(name))
+    if rest and rest[0].startswith(_CONFIG) and name in command_options.REFUSED:
+        raise BollardError(f"{rest[0]} is not supported: {command_options.REFUSED[name]['config'][1]}", "leave it out")
     if rest and rest[0] not in ("-h", "--help", "help"):
         raise BollardError(f"{name} {rest[0]}: no such command", f"see `bollard {name} --help`")
     sys.stdout.write("\n".join([f"usage: bollard {name} COMMAND ...", "", *_rows(found), ""]))
@@ -318,6 +321,24 @@ def _pull(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     return cli_pull.run(given, words)
 
 
+def _push(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import push
+
+    return push.run(name, given, words)
+
+
+def _registry(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import registry
+
+    return registry.run(name.split()[1], given, words)
+
+
+def _remote(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import remote
+
+    return remote.run(name.split()[1], given, words)
+
+
 def _cache(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     from bollard.runtime.cli import cache
 
@@ -404,6 +425,18 @@ def _sif(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     return sif.run(name, given, words)
 
 
+def _sign(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import sign
+
+    return sign.run(name, given, words)
+
+
+def _key(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import key
+
+    return key.run(name, given, words)
+
+
 def _overlay(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     from bollard.runtime.image import overlay_create
 
@@ -431,11 +464,30 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "job": _job,
     "build": _build,
     "pull": _pull,
+    "push": _push,
+    "search": _push,
+    "delete": _push,
+    "tag": _push,
+    "registry login": _registry,
+    "registry logout": _registry,
+    "registry list": _registry,
+    "remote list": _remote,
+    "remote use": _remote,
+    "remote add": _remote,
+    "remote remove": _remote,
+    "remote login": _remote,
+    "remote logout": _remote,
+    "remote status": _remote,
+    "remote get-login-password": _remote,
+    "remote add-keyserver": _remote,
+    "remote remove-keyserver": _remote,
     "cache list": _cache,
+    "cache pull": _cache,
     "cache clean": _cache,
     "site install": _site,
     "site configure": _site,
     "site check": _site,
+    "site ecl": _site,
     "site uninstall": _site,
     "inspect": _inspect,
     "sbom": _sbom,
@@ -448,6 +500,16 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "sif add": _sif,
     "sif del": _sif,
     "sif setprim": _sif,
+    "sign": _sign,
+    "verify": _sign,
+    "key newpair": _key,
+    "key list": _key,
+    "key search": _key,
+    "key pull": _key,
+    "key push": _key,
+    "key import": _key,
+    "key export": _key,
+    "key remove": _key,
     "overlay create": _overlay,
     "completion": _completion,
     "instance start": _instance_start,

@@ -48,8 +48,11 @@ def hold_proc() -> None:
         _proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def end_tasks(tasks: Iterable[tuple[int, int]], reason: str) -> None:
-    """Kill every (pid, pidfd) of `tasks`. Writes `reason` to the stderr of the first task that takes it."""
+def end_tasks(tasks: Iterable[tuple[int, int]], reason: str) -> bool:
+    """Kill every (pid, pidfd) of `tasks`. Writes `reason` to the stderr of the first task that takes it.
+
+    Returns whether one took it.
+    """
     told = False
     for pid, handle in tasks:
         told = told or _tell(pid, f"bollard: {reason}\n".encode())
@@ -57,6 +60,7 @@ def end_tasks(tasks: Iterable[tuple[int, int]], reason: str) -> None:
             pidfd_send_signal(handle, _SIGKILL)
         except OSError:
             pass  # it has ended by itself
+    return told
 
 
 def end_members() -> None:
@@ -206,7 +210,8 @@ def _watch(reader: int, server: int, state: int) -> None:
                 continue
             if not message:
                 cause, hint = memory_limit.told()
-                reason = f"the container's keeper on {os.uname().nodename} was {f'ended {cause}' if cause else 'killed'}"
+                how = f"ended {cause}" if cause else "killed"
+                reason = f"the container's keeper on {os.uname().nodename} was {how}"
                 reason += "; the task is ended too" + (f"; {hint}" if hint else "")
                 end_tasks([(pid, handle) for handle, pid in tasks.items()], reason)
                 return

@@ -32,7 +32,79 @@ PULL: Own = {
     **_VERBOSE,
     "allow-unsigned": ("", "do not warn that signatures are not verified [BOLLARD_ALLOW_UNSIGNED]"),
 }
+_REGISTRY: Own = {key: FETCH[key] for key in ("authfile", "docker-login", "no-https")}
+PUSH: Own = {
+    "allow-unsigned": ("", "push an image to a library without a check of its signature [BOLLARD_ALLOW_UNSIGNED]"),
+    "description": ("TEXT", "a description of the image, for who searches"),
+    "annotation": ("KEY=VALUE", "oras://, docker://: an annotation of the manifest"),
+    "arch": ("ARCH", "the variant that is pushed: amd64, arm64, ...; default: that of the image"),
+    **_LIBRARY,
+    **_REGISTRY,
+    **_VERBOSE,
+}
+SEARCH: Own = {
+    "arch": ("ARCH", "library://: for another architecture than this machine's [BOLLARD_SEARCH_ARCH]"),
+    "signed": ("", "library://: only signed images"),
+    "json": ("", "for programs"),
+    **_LIBRARY,
+    **_REGISTRY,
+}
+DELETE: Own = {
+    "force": ("", "do not ask"),
+    "arch": ("ARCH", "library://: of another architecture than this machine's [BOLLARD_ARCH]"),
+    **_LIBRARY,
+    **_REGISTRY,
+}
+TAG: Own = {**_REGISTRY}
+_SECRET: Own = {
+    "password-stdin": ("", "read the password or token from standard input"),
+    "password": ("TEXT", "refused: everybody on this machine could read it"),
+}
+REGISTRY_LOGIN: Own = {
+    "username": ("NAME", "your name at the registry [BOLLARD_LOGIN_USERNAME]"),
+    **_SECRET,
+    "authfile": ("FILE", "the file to keep the login in, in the form of docker's config.json"),
+    "no-https": FETCH["no-https"],
+}
+REGISTRY_LOGOUT: Own = {"authfile": ("FILE", "the file that has the login")}
+REGISTRY_LIST: Own = {"json": ("", "for programs")}
+_REMOTE: Own = {"config": ("FILE", "the file of endpoints; default: ~/.apptainer/remote.yaml")}
+_GLOBAL: Own = {"global": ("", "change the endpoints of this machine, in /etc/apptainer/remote.yaml; for root")}
+_TOKEN: Own = {"tokenfile": ("FILE", "a file that holds the token")}
+REMOTE: dict[str, Own] = {
+    "list": {"json": ("", "for programs"), **_REMOTE},
+    "use": {"exclusive": ("", "allow no other; for root"), **_GLOBAL, **_REMOTE},
+    "add": {
+        "insecure": ("", "speak plain HTTP with it"),
+        "no-default": ("", "do not use it now"),
+        "no-login": ("", "do not ask for a token"),
+        **_TOKEN,
+        **_GLOBAL,
+        **_REMOTE,
+    },
+    "remove": {**_GLOBAL, **_REMOTE},
+    "login": {
+        **_TOKEN,
+        **_SECRET,
+        "username": REGISTRY_LOGIN["username"],
+        "insecure": ("", "as --no-https"),
+        **_REMOTE,
+    },
+    "logout": _REMOTE,
+    "status": _REMOTE,
+    "get-login-password": _REMOTE,
+    "add-keyserver": {"order": ("N", "its place, from 1"), "insecure": ("", "do not check its certificate"), **_REMOTE},
+    "remove-keyserver": _REMOTE,
+}
+CACHE_PULL: Own = {
+    "shared": ("", "into the site's cache, `cache.shared` in bollard.yaml; for its owner"),
+    "arch": PULL["arch"],
+    **_LIBRARY,
+    **FETCH,
+    **_VERBOSE,
+}
 CACHE_LIST: Own = {
+    "shared": ("", "the site's cache"),
     "verbose": ("", "each file of it"),
     "type": ("TYPES", "only these: library, oci-tmp, oras, net, blob"),
     "json": ("", "for programs"),
@@ -92,6 +164,58 @@ SIF_ADD: Own = {
     "link": ("N", "the object it is about"),
     "alignment": ("BYTES", "it begins at a multiple of this; 4096 for a partition without this"),
     "filename": ("NAME", "its name in the file"),
+}
+_PASSPHRASE: Own = {"passphrase-file": ("FILE", "its first line is the passphrase of the key; else you are asked")}
+SIGN: Own = {
+    "group-id": ("N", "sign the objects of this group alone"),
+    "sif-id": ("N", "sign this object alone"),
+    "key": ("FILE", "a private key in a PEM file: RSA, ECDSA or ed25519 [BOLLARD_SIGN_KEY]"),
+    "keyidx": ("N", "the key of this number in `bollard key list --secret`"),
+    "gpg-key": ("FINGERPRINT", "a key of your own GnuPG, or of a smart card; gpg-agent asks for its passphrase"),
+    **_PASSPHRASE,
+}
+VERIFY: Own = {
+    "all": ("", "all objects, which is the default"),
+    "group-id": ("N", "the objects of this group alone"),
+    "sif-id": ("N", "this object alone"),
+    "key": ("FILE", "signed by the private key to this public key, a PEM file [BOLLARD_VERIFY_KEY]"),
+    "certificate": ("FILE", "signed by the key of this certificate, a PEM file [BOLLARD_VERIFY_CERTIFICATE]"),
+    "certificate-intermediates": ("FILE", "certificates between it and a root [BOLLARD_VERIFY_INTERMEDIATES]"),
+    "certificate-roots": ("FILE", "trusted roots, instead of this machine's [BOLLARD_VERIFY_ROOTS]"),
+    "ocsp-verify": ("", "refused: no server is asked whether a certificate was revoked"),
+    "legacy-insecure": ("", "refused: signatures from before 2020 do not protect the image"),
+    "local": ("", "ask no key server"),
+    "url": ("URL", "fetch keys that are not in the keyring from this key server [BOLLARD_KEYSERVER]"),
+    "json": ("", "for programs"),
+}
+_KEYSDIR: Own = {"keysdir": ("DIR", "the directory of the keyrings; default: ~/.apptainer/keys [BOLLARD_KEYSDIR]")}
+_KEYS: Own = {"global": ("", "this machine's keyring, /etc/apptainer/global-pgp-public"), **_KEYSDIR}
+_SERVER: Own = {"url": ("URL", "the key server, https://HOST or hkp://HOST [BOLLARD_KEYSERVER]")}
+KEY_NEWPAIR: Own = {
+    "name": ("NAME", "whose key it is"),
+    "email": ("ADDRESS", "the owner's email address"),
+    "comment": ("TEXT", "a comment for its user id"),
+    "bit-length": ("N", "its length; 4096 without this"),
+    "password": ("WORD", "with an empty value: no passphrase; another value is refused, because ps would show it"),
+    **_PASSPHRASE,
+    "push": ("", "send the public key to a key server"),
+    **_SERVER,
+    **_KEYSDIR,
+}
+KEY_LIST: Own = {"secret": ("", "private keys instead of public ones"), **_KEYS}
+KEY_SEARCH: Own = {"long-list": ("", "full fingerprints, dates and all user ids"), **_SERVER}
+KEY_SERVER: Own = {**_SERVER, **_KEYS}
+KEY_IMPORT: Own = {"new-password": ("", "refused: change it with gpg"), **_KEYS}
+KEY_EXPORT: Own = {
+    "armor": ("", "as text"),
+    "secret": ("", "a private key"),
+    **_KEYS,
+}
+KEY_REMOVE: Own = {
+    "public": ("", "the public key alone, which is the default"),
+    "secret": ("", "the private key alone"),
+    "both": ("", "the public and the private key"),
+    **_KEYS,
 }
 OVERLAY_CREATE: Own = {
     "size": ("MIB", "of its filesystem; 64 without this, which is the least"),
@@ -190,6 +314,11 @@ REFUSED: dict[str, Own] = {
         "rocm": ("", _NOT_AT_BUILD),
         "nvccli": ("", _NOT_AT_BUILD),
     },
+    "push": {"docker-host": ("ADDRESS", "a push goes to a registry or a library")},
+    **dict.fromkeys(
+        ("registry", "remote"),
+        {"config": ("FILE", "logins and remotes are in one directory: APPTAINER_CONFIGDIR names another")},
+    ),
     **dict.fromkeys(
         ("instance start", "instance run"),
         {"boot": ("", "an init system in a container needs root; start services in %startscript")},
@@ -197,13 +326,23 @@ REFUSED: dict[str, Own] = {
 }
 
 MIXED = frozenset(
-    ("build", "pull", "cache list", "cache clean", "inspect", "sbom", "run-help", "overlay create", "sif list",
-     "sif header", "sif info", "sif dump", "sif new", "sif add", "sif del", "sif setprim", "instance list",
-     "instance stop", "instance stats")
+    ("build", "pull", "push", "search", "delete", "tag", "registry login", "registry logout", "registry list",
+     *(f"remote {verb}" for verb in REMOTE), "cache list", "cache pull", "cache clean", "inspect", "sbom", "run-help",
+     "overlay create", "sif list", "sif header", "sif info", "sif dump", "sif new", "sif add", "sif del", "sif setprim",
+     "instance list", "instance stop", "instance stats", "sign", "verify", "key newpair", "key list", "key search",
+     "key pull", "key push", "key import", "key export", "key remove")
 )  # fmt: skip
 SHORT = {
     "build": {"s": "sandbox", "u": "update", "f": "fakeroot", "T": "notest"},
     "pull": {"U": "allow-unsigned", "s": "sandbox"},
+    "push": {"U": "allow-unsigned", "D": "description"},
+    "delete": {"A": "arch"},
+    "registry login": {"u": "username", "p": "password"},
+    "remote login": {"u": "username", "p": "password", "i": "insecure"},
+    "remote add": {"g": "global", "i": "insecure", "n": "no-default", "c": "config"},
+    "remote use": {"e": "exclusive", "g": "global", "c": "config"},
+    "remote remove": {"g": "global", "c": "config"},
+    "remote add-keyserver": {"i": "insecure", "o": "order"},
     "cache list": {"T": "type"},
     "cache clean": {"T": "type", "D": "days", "n": "dry-run", "f": "force"},
     "inspect": {
@@ -216,6 +355,24 @@ SHORT = {
         "H": "helpfile",
         "j": "json",
     },
+    "sign": {"g": "group-id", "i": "sif-id", "k": "keyidx"},
+    "verify": {"g": "group-id", "i": "sif-id", "a": "all", "j": "json", "l": "local", "u": "url"},
+    "key newpair": {
+        "b": "bit-length",
+        "C": "comment",
+        "E": "email",
+        "d": "keysdir",
+        "N": "name",
+        "P": "password",
+        "U": "push",
+    },
+    "key list": {"g": "global", "d": "keysdir", "s": "secret"},
+    "key search": {"l": "long-list", "u": "url"},
+    "key pull": {"g": "global", "d": "keysdir", "u": "url"},
+    "key push": {"g": "global", "d": "keysdir", "u": "url"},
+    "key import": {"g": "global", "d": "keysdir"},
+    "key export": {"a": "armor", "g": "global", "d": "keysdir", "s": "secret"},
+    "key remove": {"b": "both", "g": "global", "d": "keysdir", "p": "public", "s": "secret"},
     "overlay create": {"s": "size", "S": "sparse", "f": "fakeroot"},
     "instance list": {"j": "json", "l": "logs", "u": "user", "a": "all"},
     "instance stop": {"a": "all", "s": "signal", "t": "timeout", "u": "user"},

@@ -16,7 +16,11 @@ from typing import Any, NamedTuple, Union
 
 from bollard.mpi import wireup
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import site, spec, spec_text
+from bollard.runtime.request import site, spec, spec_text, trust_config, yaml_node
+from bollard.runtime.request.yaml_node import Mistake
+from bollard.runtime.request.yaml_node import checked_path as _checked_path
+from bollard.runtime.request.yaml_node import kind as _kind
+from bollard.runtime.request.yaml_node import line as _line
 
 PATH = "/etc/bollard/bollard.yaml"
 # In bytes, far more than a person writes. The limit is needed, as a short YAML text can expand to a very large one.
@@ -36,14 +40,16 @@ class Key(NamedTuple):
 
 
 IMAGE = "path from / on, or a URI"
-SWITCH, NUMBER, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES = (
+SWITCH, GPU, NUMBER, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES, TRUST = (
     "yes or no",
+    "auto, always or never",
     "number from 1 to 1000",
     "bytes, or a number with K, M, G or T",
     "directory",
     "list of directories",
     "list of SRC[:DST[:ro|rw]]",
     "names and values",
+    "mode, keyring and rules",
 )
 
 TABLE: tuple[Key, ...] = (
@@ -57,6 +63,14 @@ TABLE: tuple[Key, ...] = (
     Key("home", SWITCH, True, "whether the home directory is shown when a user says nothing about it", "no"),
     Key("cwd", SWITCH, True, "whether the directory a job is started in is shown", "no"),
     Key("writable", SWITCH, False, "whether a program may write to its container when a user says nothing", "yes"),
+    Key(
+        "gpu",
+        GPU,
+        "auto",
+        "whether a container gets the host's GPU driver when a user says nothing: where its job can open a GPU; on "
+        "every node that has a driver; or not",
+        "always",
+    ),
     Key("mpirun", SWITCH, True, "whether mpirun and mpiexec of an image start their ranks by srun", "no"),
     Key(
         "idle-containers",
@@ -119,24 +133,38 @@ TABLE: tuple[Key, ...] = (
         "/apps/images/micromamba.sif",
     ),
     Key(
+        "cache.shared",
+        DIRECTORY,
+        "",
+        "a cache of images for all users, which only its owner writes; `bollard cache pull --shared` fills it",
+        "/apps/bollard-cache",
+    ),
+    Key(
+        "cache.shared-max",
+        SIZE,
+        "",
+        "how much it may hold; what nobody uses goes first, by the time of its last use",
+        "2T",
+    ),
+    Key("cache.max", SIZE, "", "how much each user's own cache may hold, likewise", "100G"),
+    Key(
         "environment",
         VARIABLES,
         (),
         "variables for every container, where neither the job nor the image has them",
         "{OMP_PROC_BIND: close}",
     ),
+    Key(
+        "trust",
+        TRUST,
+        (),
+        "which images may run: docs/trust.md; without it, all",
+        "{mode: observe, rules: [{from: /apps/images, owner: [root]}, {from: anywhere, refuse: yes}]}",
+    ),
 )
 
 # Variables that a site cannot set: environment.py drops or changes them.
 _NOT_A_DEFAULT = ("HOME", "PATH", "LD_LIBRARY_PATH", "PWD", "UID", "GID")
-
-
-class Mistake(NamedTuple):
-    """A mistake in one line of bollard.yaml: line number, what is wrong, what to do."""
-
-    line: int
-    text: str
-    hint: str
 
 
 class Settings(NamedTuple):
@@ -158,7 +186,7 @@ def reference() -> str:
     """Return the table of the keys for docs/admins.md."""
     rows = ["| key | value | default | |", "|---|---|---|---|"]
     for key in TABLE:
-        default = {True: "yes", False: "no", str(site.IDLE_CONTAINERS): str(site.IDLE_CONTAINERS)}.get(
+        default = {True: "yes", False: "no", "auto": "auto", str(site.IDLE_CONTAINERS): str(site.IDLE_CONTAINERS)}.get(
             key.default if isinstance(key.default, (bool, str)) else "", "none"
         )
         rows.append(f"| `{key.name}` | {key.kind.replace('|', chr(92) + '|')} | {default} | {key.help} |")
@@ -185,6 +213,8 @@ def load(path: str = PATH) -> Settings:
         first, more = mistakes[0], len(mistakes) - 1
         rest = f" (and {more} more below it)" if more else ""
         raise BollardError(f"{path}:{first.line}: {first.text}", first.hint + rest)
+    if "trust" in values:
+        values["trust-file"] = path  # for messages
     return Settings(values, hashlib.sha256(data).hexdigest())
 
 
@@ -263,7 +293,9 @@ def read(data: bytes) -> tuple[dict[str, Value], list[Mistake]]:
         found = list(_READERS[known[name].kind](name, node))
         mistakes += [item for item in found if isinstance(item, Mistake)]
         items = tuple(item for item in found if not isinstance(item, Mistake))
-        if known[name].kind in (SWITCH, NUMBER, SIZE, DIRECTORY, IMAGE):
+        if known[name].kind == TRUST:
+            values.update(trust_config.values([item for item in items if isinstance(item, tuple)]))
+        elif known[name].kind in (SWITCH, GPU, NUMBER, SIZE, DIRECTORY, IMAGE):
             values.update((name, item) for item in items)
         elif items:
             values[name] = tuple(str(item) for item in items)
@@ -271,14 +303,6 @@ def read(data: bytes) -> tuple[dict[str, Value], list[Mistake]]:
 
 
 _YAML_HINT = "look at the indentation, the quotes and the brackets there"
-
-
-def _line(node: Any) -> int:
-    return int(node.start_mark.line) + 1
-
-
-def _kind(node: Any) -> str:
-    return {"scalar": f'"{node.value}"', "sequence": "a list", "mapping": "a set of keys"}[node.id]
 
 
 def _suggestion(name: str, known: dict[str, Key]) -> str:
@@ -291,6 +315,14 @@ def _switch(name: str, node: Any) -> Iterator[bool | Mistake]:
         yield node.value.lower() in ("yes", "true", "on")
     else:
         yield Mistake(_line(node), f"{name}: {_kind(node)} is neither yes nor no", f"write `{name}: yes` or no")
+
+
+def _gpu(name: str, node: Any) -> Iterator[str | Mistake]:
+    text = str(node.value) if node.id == "scalar" else ""
+    if text in GPU.replace(",", "").replace(" or", "").split():
+        yield text
+    else:
+        yield Mistake(_line(node), f"{name}: {_kind(node)} is not {GPU}", f"write `{name}: auto`")
 
 
 def _size(name: str, node: Any) -> Iterator[str | Mistake]:
@@ -319,26 +351,16 @@ def _image(name: str, node: Any) -> Iterator[str | Mistake]:
 
 
 def _directory(name: str, node: Any) -> Iterator[str | Mistake]:
-    if node.id != "scalar" or node.tag == "tag:yaml.org,2002:null":
+    if node.id != "scalar" or yaml_node.is_null(node):
         found = "nothing" if node.id == "scalar" else _kind(node)
         yield Mistake(_line(node), f"{name}: {found} where a directory is expected", "write its path, from / on")
         return
     yield _checked_path(name, node.value, _line(node))
 
 
-def _checked_path(what: str, path: str, line: int) -> str | Mistake:
-    if not path.startswith("/"):
-        return Mistake(line, f'{what}: "{path}" does not begin with /', "name the directory in full")
-    if ".." in path.split("/"):
-        return Mistake(line, f'{what}: "{path}" has a .. in it', "name the directory in full")
-    if "\0" in path or not path.isprintable():
-        return Mistake(line, f"{what}: {path!r} has an invisible character", "type the path again")
-    return path
-
-
 def _items(name: str, node: Any) -> Iterator[tuple[str, Any, Mistake | None]]:
     """Yield (name for messages, node, mistake or None) for each item of a list."""
-    if node.id == "scalar" and node.tag == "tag:yaml.org,2002:null":
+    if yaml_node.is_null(node):
         return
     if node.id != "sequence":
         yield name, node, Mistake(_line(node), f"{name}: {_kind(node)} is no list", "begin each item with `- `")
@@ -375,7 +397,7 @@ def _binds(name: str, node: Any) -> Iterator[str | Mistake]:
 
 
 def _variables(name: str, node: Any) -> Iterator[str | Mistake]:
-    if node.id == "scalar" and node.tag == "tag:yaml.org,2002:null":
+    if yaml_node.is_null(node):
         return
     if node.id != "mapping":
         yield Mistake(_line(node), f"{name}: {_kind(node)} is no set of names", "write one `NAME: value` a line")
@@ -404,6 +426,7 @@ def _is_wiring(name: str) -> bool:
 
 _READERS: dict[str, Any] = {
     SWITCH: _switch,
+    GPU: _gpu,
     NUMBER: _number,
     SIZE: _size,
     DIRECTORY: _directory,
@@ -411,4 +434,5 @@ _READERS: dict[str, Any] = {
     DIRECTORIES: _directories,
     BINDS: _binds,
     VARIABLES: _variables,
+    TRUST: trust_config.read,
 }

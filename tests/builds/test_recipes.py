@@ -14,8 +14,6 @@ from conftest import Builder
 from test_command import PROGRAMS, owned, place, shell, write
 from test_definitions import built
 
-from bollard.runtime.image import image
-
 __all__ = ["place", "shell"]  # fixtures
 
 
