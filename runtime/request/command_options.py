@@ -230,6 +230,9 @@ BUILD: Own = {
     "update": ("", "run the definition on the sandbox TARGET instead of its Bootstrap"),
     "section": ("NAMES", "only these sections: setup, post, files, environment, test, labels, none, ..."),
     "notest": ("", "do not run %test"),
+    "base": ("IMAGE", "what requirements.txt, environment.yml or a Python script is added to: a file or URI"),
+    "print": ("", "show the definition that SOURCE stands for, and build nothing"),
+    "on-slurm": ("[OPTIONS]", "build on a node, in a job of one task; OPTIONS are srun's: --on-slurm='-c8 --mem=16G'"),
     "build-arg": ("KEY=VALUE", "a value for {{ KEY }}"),
     "build-arg-file": ("FILE", "lines of KEY=VALUE"),
     "warn-unused-build-args": ("", "a build argument that nothing uses is no error"),
@@ -311,6 +314,11 @@ REFUSED: dict[str, Own] = {
         "rocm": ("", _NOT_AT_BUILD),
         "nvccli": ("", _NOT_AT_BUILD),
     },
+    "push": {"docker-host": ("ADDRESS", "a push goes to a registry or a library")},
+    **dict.fromkeys(
+        ("registry", "remote"),
+        {"config": ("FILE", "logins and remotes are in one directory: APPTAINER_CONFIGDIR names another")},
+    ),
     **dict.fromkeys(
         ("instance start", "instance run"),
         {"boot": ("", "an init system in a container needs root; start services in %startscript")},

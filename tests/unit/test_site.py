@@ -38,6 +38,8 @@ layer-max: 3G
 cache.shared: /apps/cache
 cache.shared-max: 1T
 cache.max: 2G
+python-base: /apps/python.sif
+conda-base: docker://micromamba:1
 environment:
   OMP_PROC_BIND: close
   SITE: "a b=c\\n%"
@@ -73,6 +75,7 @@ def test_every_key_arrives_on_the_node():
     assert (here.allowed, here.forbidden) == (("/apps", "/data/images"), ("/tmp",))
     assert here.environment == ((b"OMP_PROC_BIND", b"close"), (b"SITE", b"a b=c\n%"), (b"ONE", b"1"))
     assert here.layer_max == 3 << 30
+    assert (here.python_base, here.conda_base) == ("/apps/python.sif", "docker://micromamba:1")
     assert here.trust and (here.trust.mode, here.trust.rules[0].places) == ("observe", ("/apps",))
     assert f"\n{constants.SITE_NO_IMAGE_PROGRAMS}\n" in compiled_text(ALL).decode()
     assert here.prefix == "/usr/lib/bollard"
