@@ -26,7 +26,7 @@ _COLOURS = {"ok": "\033[32m", "warning": "\033[33m", "failure": "\033[31m"}
 def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
     """Run `bollard site VERB`; return the exit status.
 
-    verb: "install", "configure", "check" or "uninstall".
+    verb: "install", "configure", "check", "rollback" or "uninstall".
     given: the parsed options, name and value.
     words: the arguments; there must be none.
 
@@ -41,7 +41,7 @@ def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
         return 0
     if sys.flags.no_site:
         python_site.main()  # the installed command runs without the system's packages; cffi and PyYAML are among them
-    from bollard.spank_plugin import install
+    from bollard.spank_plugin import install, removal
 
     where = _where(chosen)
     if verb == "check":
@@ -51,7 +51,13 @@ def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
         print(f"bollard: {mistake}", file=sys.stderr)
     if mistakes:
         return 255
-    {"install": install.install, "configure": install.configure, "uninstall": install.uninstall}[verb](where, print)
+    work = {
+        "install": install.install,
+        "configure": install.configure,
+        "rollback": removal.rollback,
+        "uninstall": removal.uninstall,
+    }
+    work[verb](where, print)
     return 0
 
 
