@@ -73,9 +73,10 @@ def remove(where: Where, say: Say) -> None:
         if not os.path.lexists(path):
             continue
         if digest(path) != manifest["files"][path]:
-            left.append(f"{path}: changed since it was installed")
             if path == where.line_file:
                 _drop_line(path)
+            if os.path.lexists(path):
+                left.append(f"{path}: changed since it was installed")
         elif path == include and not alone:
             continue
         else:
@@ -108,7 +109,9 @@ def remove(where: Where, say: Say) -> None:
         left.append(f"{where.config}: yours")
     for line in left:
         say(f"left {line}")
-    say("--container is Slurm's own from here on: without an oci.conf it runs such jobs on the host, silently")
+    if where.line_file in manifest["files"]:
+        said = "without an oci.conf it runs such jobs on the host, silently"
+        say(f"--container is Slurm's own from here on: {said}")
 
 
 def remove_line(where: Where, say: Say) -> None:
@@ -124,11 +127,17 @@ def remove_line(where: Where, say: Say) -> None:
 
 
 def _drop_line(path: str) -> None:
-    """Remove the plugin's line from a file that somebody has changed: it would name a file that is gone."""
+    """Remove the plugin's line from a file that somebody has changed: it would name a file that is gone.
+
+    The file goes too if nothing else is in it.
+    """
     text = text_of(path)
     gone = {line.number for line in plugstack.plugins(text, path) if line.plugin.endswith("/spank_bollard.so")}
-    kept = [line for number, line in enumerate(text.splitlines(keepends=True), 1) if number not in gone]
-    write(Path(path), "".join(kept), os.stat(path).st_mode & 0o777)
+    kept = "".join(line for number, line in enumerate(text.splitlines(keepends=True), 1) if number not in gone)
+    if kept.strip():
+        write(Path(path), kept, os.stat(path).st_mode & 0o777)
+    else:
+        os.unlink(path)
 
 
 def _of_archive(where: Where, kind: str) -> list[str]:
