@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Make the source release dist/bollard-VERSION.tar.gz from a checkout.
 
-It holds every file that git does not ignore, with the version written into runtime/_root/__init__.py, and builds
-without git. The same commit gives the same bytes.
+It holds every file that git does not ignore, with the version written into runtime/_root/__init__.py and
+the spec file, and builds without git. The same commit gives the same bytes.
 
     python3 packaging/dist.py [DIRECTORY]
 """
@@ -20,6 +20,7 @@ import tarfile
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
+SPEC = "packaging/bollard.spec"
 OUT_OF_RELEASE = (".ci/",)  # of use in a checkout only
 
 
@@ -63,6 +64,8 @@ def make(folder: Path, wanted: str | None = None) -> Path:
             data = (TOP / name).read_bytes()
             if name == version.ROOT:
                 data = version.stamped(data.decode(), number).encode()
+            elif name == SPEC:
+                data = data.replace(b"@VERSION@", number.encode())
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     building.rename(target)
