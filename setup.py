@@ -51,7 +51,7 @@ class Build(build_py):
 
 
 def project(text: str) -> dict[str, dict[str, Any]]:
-    """The tables of pyproject.toml whose names begin with "project". Each value is one line, and a literal of Python."""
+    """The tables "project..." of pyproject.toml. Each value there is one line, and a literal of Python."""
     tables: dict[str, dict[str, Any]] = {}
     table = ""
     for line in text.splitlines():

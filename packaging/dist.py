@@ -34,8 +34,9 @@ def git(*words: str) -> bytes:
 
 def files() -> list[str]:
     """The names of the files in the release, sorted."""
-    names = {os.fsdecode(name) for name in git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split(b"\0")}
-    return sorted(name for name in names if name and not name.startswith(OUT_OF_RELEASE) and os.path.lexists(TOP / name))
+    listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    names = {os.fsdecode(name) for name in listed.split(b"\0") if name}
+    return sorted(name for name in names if not name.startswith(OUT_OF_RELEASE) and os.path.lexists(TOP / name))
 
 
 def make(folder: Path, wanted: str | None = None) -> Path:

@@ -54,6 +54,7 @@ def stage(root: Path, prefix: str) -> None:
 
 def _command(part: Path, work: Path, prefix: str) -> None:
     build.make_command(part, work)
+    install.make_names(install.Where(prefix, names=True), part)
     for path in (part / "python/bollard/spank_plugin").iterdir():
         if path.suffix in (".c", ".h", ".map"):
             path.unlink()  # a package is not built again where it is installed

@@ -5,21 +5,19 @@
                PREFIX-5e6f7a8b/   the tree before: for processes that started during the exchange, and for a rollback
 
 PREFIX is a link, so an exchange is one rename(2). A process that has resolved PREFIX before keeps using the old tree.
-With a destdir, PREFIX is a plain directory, for an archive that is unpacked on the nodes. The packages of this project
-work otherwise: packaged.py makes the trees from the package's files.
+With a destdir, PREFIX is a plain directory, for an archive that is unpacked on the nodes. packaged.py makes
+the trees of this project's packages.
 
 The manifest lists the files that were made outside the tree, and the versions with which the tree was built.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import secrets
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -27,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import bollard
-from bollard.runtime import constants
+from bollard.runtime import constants, installed
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site, site_config
 from bollard.runtime.system import owners
@@ -43,6 +41,7 @@ MODES = {
     # Users cannot read these programs, so the kernel does not let them trace these processes (ptrace(2)).
     "bollard-keeper": 0o711, "squashfuse": 0o711, "squashfuse2": 0o711, "squashfuse-owner": 0o711, "fuse2fs": 0o711,
     "fuse2fs2": 0o711, "fuse-overlayfs": 0o711, "mksquashfs": 0o711, "bollard-cat": 0o711,
+    **dict.fromkeys(installed.OTHER_NAMES, 0o755),
 }  # fmt: skip
 
 # tmpfiles.d(5). An age counts from the last time that the file was written, read or changed.
@@ -57,10 +56,6 @@ Text = tuple[str, str, int]  # a file: path, content, mode
 ARCHIVE = "archive"
 
 
-# Commands that print the package to which a file belongs, and exit with 0 only then.
-_OWNERS = (("dpkg-query", "-S"), ("rpm", "-qf"))
-
-
 class Where(NamedTuple):
     """The paths of one installation, as the nodes will see them."""
 
@@ -69,11 +64,17 @@ class Where(NamedTuple):
     bin: str = "/usr/bin"
     config: str = site_config.PATH
     destdir: str = ""  # "": install here; else make a package's files below this directory
+    names: bool = False  # make the names of Apptainer in PREFIX/names
 
     @property
     def command(self) -> str:
         """The path of the command `bollard`."""
         return f"{self.bin}/bollard"
+
+    @property
+    def image_launcher(self) -> str:
+        """The path of the program that makes images programs; Apptainer's package has one there too."""
+        return f"{self.bin}/{installed.IMAGE_LAUNCHER}"
 
     @property
     def line_file(self) -> str:
@@ -142,7 +143,7 @@ except ModuleNotFoundError as error:
     why = {prefix!r} + f": the installation is missing or not whole (no module {{error.name}})"
     sys.stderr.write(f"bollard: {{why}}; the administrator installs it again: `python3 spank_plugin` in a checkout\\n")
     sys.exit(255)
-sys.exit(main(sys.argv[1:]))
+sys.exit(main())
 """
 
 
@@ -173,15 +174,40 @@ def install(where: Where, say: Say) -> None:
         out.mkdir()
         build.make(out, work, where.prefix, where.slurm_conf)
         (out / site.NAME).write_bytes(site_config.compiled(settings, where.prefix))
+        make_names(where, out)
         built = {"slurm": build.slurm_version(), "library": build.python_name()}
         manifest = described(where, out, built)
         if where.destdir:
             _pack(where, out, manifest, say)
         else:
-            put(where, out, manifest, _texts(where), say)
+            texts = _texts(where, _is_free(where.image_launcher, _files(where.prefix)))
+            put(where, out, manifest, texts, say)
+            if settings.digest:
+                say(f"compiled {where.config}")
+            if where.image_launcher not in [path for path, _, _ in texts]:
+                does = "it starts an image that is called as a program"
+                say(f"left {where.image_launcher}, which is not bollard's: {does}")
+            if where.names:
+                say(f"for programs that call apptainer or singularity: PATH={where.prefix}/names:$PATH")
             made = read_manifest(where.prefix)
             refuse(owners.faults([*owners.tree(os.path.realpath(where.prefix)), *made["files"], *_outside(where)]))
             say("no daemon need be restarted: the next step uses it; `bollard site check` tells whether all is well")
+
+
+def make_names(where: Where, out: Path) -> None:
+    """Make `out`/names, the names of Apptainer, if they were asked for or the tree is for other machines."""
+    for name in installed.OTHER_NAMES if where.names or where.destdir else ():
+        (out / "names").mkdir(exist_ok=True)
+        (out / "names" / name).write_text(command_text(where.prefix))
+
+
+def _files(prefix: str) -> dict[str, str]:
+    """The files outside the prefix that an installation has written, with their digests; empty for none."""
+    try:
+        known: dict[str, str] = read_manifest(prefix)["files"]
+    except BollardError:
+        return {}
+    return known
 
 
 def require_root(verb: str) -> None:
@@ -248,8 +274,10 @@ def described(where: Where, out: Path, built: dict[str, str]) -> dict[str, Any]:
         "files": {},  # path: digest of the text that was written
         "directories": [],
         "include": "",  # the plugstack.conf to which an include line was added
-        "where": {"slurm_conf": where.slurm_conf, "bin": where.bin, "config": where.config},
-    }
+        "where": {
+            "slurm_conf": where.slurm_conf, "bin": where.bin, "config": where.config, "names": where.names,
+        },
+    }  # fmt: skip
 
 
 def digest(path: str) -> str:
@@ -295,12 +323,17 @@ def _pack(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
         write(where.at(path), text, mode)
     say(f"made {target}, {where.at(where.command)} and {where.at(where.line_file)}")
     say(f"plugstack.conf of the nodes must have: include {where.include}")
+    say(f"to make images programs, let update-alternatives link {where.image_launcher} to {where.prefix}/names/")
 
 
-def _texts(where: Where) -> list[Text]:
-    """Each file outside the prefix. Slurm's configuration is last: it names the others."""
+def _texts(where: Where, launcher: bool = False) -> list[Text]:
+    """Each file outside the prefix. Slurm's configuration is last: it names the others.
+
+    `launcher` includes the program that makes images programs.
+    """
     return [
         (where.command, command_text(where.prefix), 0o755),
+        *([(where.image_launcher, command_text(where.prefix), 0o755)] if launcher else []),
         (where.pruning, PRUNING, 0o644),
         (where.line_file, plugstack_line(where), 0o644),
     ]
@@ -372,16 +405,14 @@ def put(where: Where, out: Path, manifest: dict[str, Any], texts: list[Text], sa
             say(f"{'changed' if os.path.lexists(path) else 'wrote'} {path}")
             write(Path(path), content, mode)
     for path in set(before["files"]) - set(manifest["files"]):
-        if os.path.lexists(path) and digest(path) == before["files"][path] and not package(path):
+        if os.path.lexists(path) and digest(path) == before["files"][path] and not owners.package(path):
             os.unlink(path)
             say(f"removed {path}")
     if manifest["include"] and manifest["include"] != before["include"]:
         mode = os.stat(stack).st_mode & 0o777 if os.path.lexists(stack) else 0o644
         write(Path(stack), plugstack.with_include(text, where.include), mode)
         say(f"added to {stack}: include {where.include}")
-    if site_config.load(where.config).digest:
-        say(f"compiled {where.config}")
-    if conf_in_use(where.slurm_conf) != where.slurm_conf:
+    if manifest["slurm"] and conf_in_use(where.slurm_conf) != where.slurm_conf:
         line = plugstack_line(where._replace(slurm_conf=CONFIGLESS)).strip()
         say(f"Slurm's files come from the controller here: write into its plugstack.conf itself: {line}")
 
@@ -398,14 +429,12 @@ def _is_changed_line(where: Where, found: str, written: str) -> bool:
     return bool(written) and changed and loaded == [(True, f"{where.prefix}/spank_bollard.so")]
 
 
-def package(path: str) -> str:
-    """The package to which the file `path` belongs; "" for none."""
-    for command in _OWNERS:
-        with contextlib.suppress(OSError):  # this package manager is not there
-            done = subprocess.run([*command, path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-            if done.returncode == 0:
-                return done.stdout.partition(":")[0].strip()
-    return ""
+def _is_free(path: str, known: dict[str, str]) -> bool:
+    """Whether a file may be written to `path`: none is there, or one that an earlier installation wrote.
+
+    `known` are the files of that installation with their digests.
+    """
+    return not os.path.lexists(path) or (os.path.isfile(path) and known.get(path) == digest(path))
 
 
 def text_of(path: str) -> str:

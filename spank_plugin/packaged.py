@@ -85,7 +85,8 @@ def assemble(where: Where, files: Path, say: Say) -> None:
             shutil.copytree(part, out, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(BUILT))
         build.complete(out, where.prefix)
         (out / site.NAME).write_bytes(_settings(where, say))
-        manifest = {**install.described(where, out, built), "package": "bollard-slurm" if len(chosen) > 1 else "bollard"}
+        package = "bollard-slurm" if len(chosen) > 1 else "bollard"
+        manifest = {**install.described(where, out, built), "package": package}
         line = (where.line_file, install.plugstack_line(where), 0o644)
         texts = [line] if len(chosen) > 1 else []
         if not _is_installed(where, manifest, texts):
@@ -94,7 +95,7 @@ def assemble(where: Where, files: Path, say: Say) -> None:
 
 
 def _settings(where: Where, say: Say) -> bytes:
-    """bollard.yaml compiled. If it has a mistake, what was compiled before stays in force, and `say` prints the mistake.
+    """bollard.yaml compiled. If it has a mistake, `say` prints it, and what was compiled before stays in force.
 
     Raises:
         BollardError: it has a mistake, and was never compiled.

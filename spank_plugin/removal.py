@@ -12,8 +12,10 @@ from pathlib import Path
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site, site_config
+from bollard.runtime.system import owners
 from bollard.spank_plugin import install, plugstack
 from bollard.spank_plugin.install import MANIFEST, Say, Where, digest, read_manifest, text_of, write
+
 
 def rollback(where: Where, say: Say) -> None:
     """Make the tree before the one in use again, atomically; a second rollback undoes this one.
@@ -46,7 +48,7 @@ def _version(manifest: dict[str, object]) -> str:
 
 def _refuse_package(where: Where, kind: object, hint: str) -> None:
     """Raise BollardError if a package manager has the installation; `kind` is the manifest's "package"."""
-    owner = install.package(f"{where.prefix}/{MANIFEST}") if kind == install.ARCHIVE else kind
+    owner = owners.package(f"{where.prefix}/{MANIFEST}") if kind == install.ARCHIVE else kind
     if owner:
         raise BollardError(f"{where.prefix} belongs to the package {owner}", hint)
 

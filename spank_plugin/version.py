@@ -57,7 +57,9 @@ def _git(top: Path, *words: str) -> str:
     """The output of git in `top`; "" when git is missing or fails."""
     command = ["git", "-c", "safe.directory=*", *words]
     try:
-        done = subprocess.run(command, cwd=top, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=top, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
+        )
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

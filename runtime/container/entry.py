@@ -13,7 +13,7 @@ import time
 from _socket import socket
 
 from bollard.runtime import constants
-from bollard.runtime.container import enroot, environment, pytorch, record, wire
+from bollard.runtime.container import action, enroot, environment, pytorch, record, wire
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.frozen import replace
 from bollard.runtime.request import options, plan, spec, spec_text
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from bollard.runtime.request.spec import Spec
 
 SPEC_VARIABLE = wire.SPEC.encode() + b"="
-# The action of one task of an instance, for APPTAINER_COMMAND. All tasks of another container have one action.
-COMMAND_VARIABLE = b"SLURM_BOLLARD_COMMAND="
+# The action of one task, for APPTAINER_COMMAND, if it differs from that of the container.
+COMMAND_VARIABLE = wire.COMMAND.encode() + b"="
+RUN = constants.ACTION_RUN.encode()
 # Modes in which the launcher waits for its program (supervise.c). WAIT: for a process namespace, which only child
 # processes enter. SAVE: the launcher sends wire.DONE after its program and ends when the keeper has answered.
 WAIT = constants.LAUNCHER_WAIT.encode()
@@ -43,8 +44,9 @@ KEPT_SPEC_MAX = 8 << 10
 
 
 def parse_request(frame: bytes) -> tuple[list[bytes], list[bytes], bytes, bytes]:
-    """Return argv, environment, working directory and verbose of a request. `verbose` is the time when the client
-    began; b"" without --container-verbose.
+    """Return argv, environment, working directory and verbose of a request.
+
+    `verbose` is the time when the client began; b"" without --container-verbose.
 
     Raises:
         ValueError: the frame is not a request.
@@ -93,8 +95,9 @@ def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
 
 
 def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[str], None]) -> str:
-    """Answer the request of one task: send it the namespaces, command and environment. Returns the file to save the
-    container to when the step has ended ("" for none).
+    """Answer the request of one task: send it the namespaces, command and environment.
+
+    Returns the file to save the container to when the step has ended ("" for none).
 
     container  the container
     peer       the connection to the task's launcher
@@ -111,6 +114,9 @@ def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[
     step = record.step_of(env)
     asked = step_spec(container, env)
     command = taken(env, COMMAND_VARIABLE) or container.command
+    if container.by_slurm and command == RUN:  # srun's program is the image
+        words = action.inside("run", [os.fsdecode(word) for word in argv[1:]], is_program, app=asked.app)
+        argv = [os.fsencode(word) for word in words]
     if container.spec.fakeroot and any(entry.startswith(b"PMIX_NAMESPACE=") for entry in env):
         # The PMIx server refuses uid 0, and its library then waits forever (libpmix 4.2.2): the step would not end.
         reason = "root in a container does not go with PMIx, which compares user ids"
@@ -137,8 +143,9 @@ def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[
     if root:
         defaults += ((b"APT_CONFIG", plan.APT_CONF.encode()),)
     env = environment.of_task(
-        image_env, env, asked, command, container.binds, cwd, defaults, container.tools, container.locales
-    )
+        image_env, env, asked, command, container.binds, cwd, defaults, container.tools, container.locales,
+        container.plan.variables, container.plan.libraries,
+    )  # fmt: skip
     if container.by_slurm:
         torch = pytorch.variables(dict(entry.split(b"=", 1) for entry in env))
         env += [name + b"=" + value for name, value in torch.items()]
@@ -151,6 +158,11 @@ def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[
     return asked.save
 
 
+def is_program(path: str) -> bool:
+    """Return whether the container has an executable file at `path`."""
+    return os.path.isfile(path) and os.access(path, os.X_OK)
+
+
 def taken(env: list[bytes], name: bytes) -> bytes:
     """Remove the variable `name` (with its "=") from `env` and return its value; b"" if it is not set."""
     found = [entry for entry in env if entry.startswith(name)]
@@ -160,8 +172,9 @@ def taken(env: list[bytes], name: bytes) -> bytes:
 
 
 def step_spec(container: Container, env: list[bytes]) -> Spec:
-    """Return the spec of this task's step and remove its variable from `env`. For a named container the spec can differ
-    from the spec that created the container.
+    """Return the spec of this task's step and remove its variable from `env`.
+
+    For a named container the spec can differ from the spec that created the container.
 
     Raises:
         BollardError: the container was made from another image, or lacks something that this spec needs.

@@ -46,8 +46,11 @@ class Layer:
 
 
 class Servers:
-    """The FUSE servers that write to the user's files. They must end before the container does, so that the files are
-    clean. They run as the user, so the user can stop them (SIGSTOP)."""
+    """The FUSE servers that write to the user's files.
+
+    They must end before the container does, so that the files are clean. They run as the user, so the user can stop
+    them (SIGSTOP).
+    """
 
     __slots__ = ("pids",)
 
@@ -190,8 +193,10 @@ def _open(name: str, path: str, read_only: bool) -> int:
 def mount(
     made: plan.Plan, base: str, session: str, layers: list[Layer], places: list[mounts.Place]
 ) -> tuple[str, Servers | None]:
-    """Mount the plan's layers above the image. Returns the path of the merged root, and the servers that must end
-    before the container does (None if there are none).
+    """Mount the plan's layers above the image.
+
+    Returns the path of the merged root, and the servers that must end before the container does (None if there are
+    none).
 
     made      the plan
     base      path of the image's root

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The locales of an image. If the image lacks the locale that the host's LANG names, perl, bash and others print
-warnings, so LANG is not passed then.
+"""The locales of an image.
+
+If the image lacks the locale that the host's LANG names, perl, bash and others print warnings, so LANG is not passed
+then.
 
 The names are read once per container: from glibc's directory /usr/lib/locale, and from the archive in it (struct
 locarhead of glibc's locarchive.h). This module runs on the node path: it imports only modules of that path.

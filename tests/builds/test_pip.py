@@ -16,15 +16,24 @@ import pytest
 from conftest import TOP, USER
 
 PROBE = "/bin/probe"
+# The machine may keep /dev/fuse from users; $0 is the home directory.
+OPEN_FUSE = """
+test -e "$0.fuse" || mknod -m 666 "$0.fuse" c 10 229
+mount --bind "$0.fuse" /dev/fuse
+exec "$@"
+"""
 
 
-def run(home: Path, *words: object, path: str = "/usr/bin:/bin") -> subprocess.CompletedProcess[str]:
+def run(home: Path, *words: object, path: str = "") -> subprocess.CompletedProcess[str]:
     """Run a command as a user without privileges, with this machine's settings of pip."""
     argv = list(map(str, words))
     if os.geteuid() == 0:
         argv = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *argv]
+        argv = ["unshare", "--mount", "sh", "-euc", OPEN_FUSE, str(home), *argv]
     environment = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))}
-    environment.update(PATH=path, HOME=str(home), LANG="C.UTF-8")
+    environment.update(PATH="/usr/bin:/bin:/usr/sbin", HOME=str(home), LANG="C.UTF-8")
+    if path:
+        argv = [*argv[: argv.index(str(words[0]))], "env", f"PATH={path}", *map(str, words)]
     return subprocess.run(argv, cwd=home, env=environment, capture_output=True, text=True, check=False)
 
 
