@@ -42,6 +42,16 @@ def install(cluster: Cluster, packages: Packages, names: str = "*") -> None:
 PURGE = "dpkg --purge $(dpkg-query -W -f '${Package}\\n' 'bollard*')"
 
 
+def begun(work: Work) -> int:
+    """How many steps have begun."""
+    return len(list(work.here.glob("out.*")))
+
+
+def wait_for_more(work: Work) -> None:
+    now = begun(work)
+    until(lambda: begun(work) > now + WORKERS, "more steps")
+
+
 @pytest.fixture
 def before(cluster: Cluster) -> Iterator[dict[str, set[str]]]:
     """The files of each node before the test. After it the packages are purged, and these files must be there again."""
@@ -88,13 +98,12 @@ def test_install_upgrade_purge(
     )
     with cluster.start(["salloc", "-Q", "-N2", "bash", "-c", job], cwd=work.path) as steps:
         work.wait_for("long")
-        until(lambda: len(list(work.here.glob("out.*"))) > WORKERS, "the first steps")
+        wait_for_more(work)
         for packages in versions[1:]:
-            started = len(list(work.here.glob("out.*")))
+            started = begun(work)
             install(cluster, packages)
-            finished = len(list(work.here.glob("out.*")))
-            assert finished > started + WORKERS, "no step started during the upgrade"
-            until(lambda: len(list(work.here.glob("out.*"))) > finished + WORKERS, "steps after the upgrade")
+            assert begun(work) > started + WORKERS, "no step started during the upgrade"
+            wait_for_more(work)
         work.write("stop", "")
         done = steps.result(120)
     assert done.rc == 0, done
