@@ -20,5 +20,6 @@ bollard-enter     static launcher before every task
 | build.py, install.py, plugstack.py | compile all of it, install it, name it in plugstack.conf |
 | removal.py | go back to the tree before, and uninstall |
 | packaged.py, version.py | what a package's scripts call; the version |
-| check.py, plugstack_fault.py, probes.py | check whether containers work on a node |
+| check.py, finding.py, plugstack_fault.py, probes.py | check whether containers work on a node |
+| cluster_check.py | the same on many nodes |
 """

@@ -17,7 +17,7 @@ from bollard.runtime.request import site, site_config
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bollard.spank_plugin.check import Finding
+    from bollard.spank_plugin.finding import Finding
     from bollard.spank_plugin.install import Where
 
 _COLOURS = {"ok": "\033[32m", "warning": "\033[33m", "failure": "\033[31m"}
@@ -45,6 +45,8 @@ def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
 
     where = _where(chosen)
     if verb == "check":
+        if "nodes" in chosen:
+            return _check_nodes(where, chosen["nodes"], "json" in chosen)
         return _check(where, "json" in chosen)
     mistakes = site_config.complaints(where.config) if verb in ("install", "configure") else []
     for mistake in mistakes:
@@ -83,18 +85,29 @@ def _where(chosen: dict[str, str]) -> Where:
     )
 
 
+def _check_nodes(where: Where, nodes: str, as_json: bool) -> int:
+    from bollard.spank_plugin import cluster_check
+
+    found = cluster_check.ask(where, nodes)
+    if as_json:
+        print(json.dumps(found, indent=2 if sys.stdout.isatty() else None))
+    else:
+        print(*cluster_check.table(found), sep="\n")
+    return cluster_check.status(found)
+
+
 def _check(where: Where, as_json: bool) -> int:
     import bollard
-    from bollard.spank_plugin import check
+    from bollard.spank_plugin import check, finding
 
     if as_json:
         found = list(check.findings(where))
         # One line for each node, because srun mixes the lines of several nodes.
-        shown = check.as_json(found, getattr(bollard, "__version__", ""))
+        shown = finding.as_json(found, getattr(bollard, "__version__", ""))
         print(json.dumps(shown, indent=2 if sys.stdout.isatty() else None))
     else:
         found = _shown(check.findings(where))
-    return 1 if check.status(found) == check.FAILURE else 0
+    return 1 if finding.status(found) == finding.FAILURE else 0
 
 
 def _shown(found: Iterable[Finding]) -> list[Finding]:

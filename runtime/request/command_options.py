@@ -210,7 +210,13 @@ SITE_INSTALL: Own = {
     "destdir": ("DIR", "make the files of a package below DIR, and change nothing else"),
 }
 SITE_CONFIGURE: Own = {**_PREFIX, **_CONFIG, "example": ("", "print a bollard.yaml to start from")}
-SITE_CHECK: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG, "json": ("", "for programs")}
+SITE_CHECK: Own = {
+    **_PREFIX,
+    **_SLURM_CONF,
+    **_CONFIG,
+    "nodes": ("LIST", "check these nodes through srun, and show a table: n[1-9], or all"),
+    "json": ("", "for programs"),
+}
 SITE_ROLLBACK: Own = {**_PREFIX, **_CONFIG}
 SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
 
