@@ -488,6 +488,7 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "site configure": _site,
     "site check": _site,
     "site ecl": _site,
+    "site rollback": _site,
     "site uninstall": _site,
     "inspect": _inspect,
     "sbom": _sbom,
