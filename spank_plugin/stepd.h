@@ -29,6 +29,7 @@ extern struct step {
 	int record;             /* the job's record on this node, for the accounting; or -1 */
 	char container[40];     /* the name in the record of the container that this step made */
 	int occupied;           /* 1: a process listens at `address` but gives no lifeline */
+	int before;             /* connection to a keeper that ends, because the container is made anew; or -1 */
 	int lifeline;           /* connection to the keeper, held open until slurmstepd ends; or -1 */
 	pid_t helper;           /* the helper to reap (privilege.h), or 0 */
 	int answer;             /* the pipe with the helper's answer, while there is a helper */

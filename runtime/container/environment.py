@@ -209,6 +209,7 @@ def of_task(
     defaults: tuple[tuple[bytes, bytes], ...] = (),
     tools: bytes = b"",
     locales: frozenset[bytes] | None = None,
+    warnings: list[str] | None = None,
 ) -> list[bytes]:
     """Return the environment of one task, as a list of NAME=VALUE.
 
@@ -222,6 +223,7 @@ def of_task(
     tools      directory of the host's Slurm commands in the container, put first in PATH: an image's own Slurm
                commands usually are of another release and cannot talk to this Slurm
     locales    the image's locales, None for any; LANG and LC_... pass only if they name one of these
+    warnings   gets a line for each value that would run a command: it is passed as it is
     """
     clean = spec.cleanenv
     home, host_home = os.fsencode(spec.home), os.fsencode(spec.user_home)
@@ -265,7 +267,7 @@ def of_task(
         env[b"PATH"] = tools + b":" + env.get(b"PATH", DEFAULT_PATH)
     asked.update(spec.env)
     if asked:
-        _override(env, asked, {**kept, **_own_numbers(cwd)}, spec.no_eval)
+        _override(env, asked, {**kept, **_own_numbers(cwd)}, spec.no_eval, warnings)
     _describe(env, image_env, spec, command, binds)
     if cwd:
         env[b"PWD"] = cwd
@@ -299,7 +301,10 @@ def _own_numbers(cwd: bytes) -> dict[bytes, bytes]:
     return {b"UID": uid, b"EUID": uid, b"GID": gid, b"PWD": cwd or b"/"}
 
 
-def _override(env: dict[bytes, bytes], asked: dict[bytes, bytes], more: dict[bytes, bytes], literal: bool) -> None:
+def _override(
+    env: dict[bytes, bytes], asked: dict[bytes, bytes], more: dict[bytes, bytes], literal: bool,
+    warnings: list[str] | None,
+) -> None:  # fmt: skip
     """Set the user's own variables in `env`.
 
     Values are expanded as between double quotes in the container, so PATH='$PATH:/opt/bin' means the image's PATH.
@@ -309,6 +314,7 @@ def _override(env: dict[bytes, bytes], asked: dict[bytes, bytes], more: dict[byt
     asked    the user's variables
     more     variables that the values can refer to, besides `env`
     literal  do not expand any value (--no-eval)
+    warnings  gets a line for each value that is not expanded
 
     Raises:
         BollardError: the values together are too large.
@@ -321,7 +327,9 @@ def _override(env: dict[bytes, bytes], asked: dict[bytes, bytes], more: dict[byt
             try:
                 value = interpreter.expand(value, seen)
             except words.Unsupported:
-                pass
+                if warnings is not None:
+                    shown = name.decode("utf-8", "replace")
+                    warnings.append(f"{shown} is passed as it is: no command in a value is run (--no-eval)")
             size += len(value)
             if size > VALUES_MAX:
                 raise BollardError(

@@ -11,7 +11,7 @@ import os
 
 from bollard.runtime.container import loader_cache
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request.plan import BIND, OMIT, Mount
+from bollard.runtime.request.plan import BIND, OMIT, WARN, Mount
 
 LIBRARIES = "/.singularity.d/libs"
 _FOLDERS = ("/usr/bin", "/usr/local/bin", "/usr/sbin", "/opt/rocm/bin")
@@ -49,7 +49,8 @@ def binds(kind: str, known: dict[str, str], devices: bool) -> list[Mount]:
     for name in programs:
         places = [f"{folder}/{name}" for folder in _FOLDERS if os.path.exists(f"{folder}/{name}")]
         files += [(path, f"/usr/bin/{name}") for path in places[:1]]
-    found = [Mount(BIND, source, target, read_only=True, if_missing=OMIT) for source, target in files]
+    # WARN: the loader's cache can name a library that was removed.
+    found = [Mount(BIND, source, target, read_only=True, if_missing=WARN) for source, target in files]
     if devices:
         names = [f"/dev/{name}" for name in sorted(os.listdir("/dev")) if name.startswith(nodes)]
         found += [Mount(BIND, path, path, devices=True, if_missing=OMIT) for path in names]

@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -172,7 +173,11 @@ def knows(path: str, registry: str) -> bool:
         with open(path, "rb") as file:
             found = json.loads(file.read(_MAX_CONFIG))
         known = {**found.get("auths", {}), **found.get("credHelpers", {})}
-    except (OSError, ValueError, AttributeError, TypeError):
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        # Without a login the image may be public all the same.
+        print(f"bollard: {path}: its logins cannot be read ({error}); going on without", file=sys.stderr)
         return False
     if found.get("credsStore"):
         return True

@@ -17,7 +17,7 @@ TOP = Path(__file__).resolve().parents[2]
 # The functions of the keeper's modules that may import: each runs before the keeper, or the process it is of, goes in.
 BEFORE = {
     "bollard.runtime.container.keeper": {"_enter", "_open", "_start_saver", "_unshare", "facts", "main"},
-    "bollard.runtime.container.layers": {"_open"},
+    "bollard.runtime.container.layers": {"_merge", "_open"},
     "bollard.runtime.container.save": {"_prepare"},
     "bollard.runtime.image.image": {"_open_error", "_user_name"},
     "bollard.runtime.image.sif_write": {"sha256", "timestamp"},  # the saver, which has imported these
