@@ -91,6 +91,9 @@ def of_image(
         env = [name + b"=" + value for name, value in start.items()]
         answer = shell(image_shell.script(scripts, _doubtful(scripts), cwd), env)
         found = image_shell.parsed(answer) if answer else None
+        lost = image_shell.lost_without_bash(scripts, answer) if answer and found else ""
+        if lost and warnings is not None:
+            warnings.append(lost)
         if found is None:
             if warnings is not None:
                 warnings.append("no shell of the image could run its environment scripts; variables may be missing")

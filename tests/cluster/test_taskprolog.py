@@ -63,8 +63,9 @@ def test_a_scratch_directory_in_other_containers(
     cluster: Cluster, images: Images, work: Work, local: str, option: str
 ) -> None:
     done = scratch(
-        cluster, images, work, f"{local}/job1", option, "sh", "-c", "rm $(mktemp) && grep -c /local/job1 /proc/self/mounts"
-    )
+        cluster, images, work, f"{local}/job1", option, "sh", "-c",
+        "rm $(mktemp) && grep -c /local/job1 /proc/self/mounts",
+    )  # fmt: skip
     assert good(done) == "1\n1\n"
 
 
