@@ -55,8 +55,10 @@ def no_namespaces(error: OSError, doing: str) -> BollardError:
 
 
 def movable(place: str, variable: str) -> None:
-    """Note that the environment variable `variable` moves the directory `place`. The hint for a full filesystem there
-    will be to set that variable."""
+    """Note that the environment variable `variable` moves the directory `place`.
+
+    The hint for a full filesystem there will be to set that variable.
+    """
     _movable[place] = variable
 
 

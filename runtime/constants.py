@@ -14,6 +14,10 @@ WIRE_DONE = b"D"
 WIRE_ANEW = b"A"
 WIRE_OK, WIRE_ERROR, WIRE_SCRIPT = b"+", b"-", b"S"
 
+# From the keeper to slurmstepds, on their lifelines, where no task could be told: the file server has ended, and by the
+# job's memory limit.
+WIRE_SERVER_ENDED, WIRE_MEMORY_LIMIT = b"F", b"M"
+
 # A frame is its size as u32 in host byte order, then that many bytes. FRAME_MAX is in bytes.
 WIRE_FRAME_MAX = 16 << 20
 
@@ -23,6 +27,10 @@ ENV_SPEC = "SLURM_BOLLARD_SPEC"
 ENV_ENTRY = "SLURM_BOLLARD_ENTRY"
 ENV_ARGV0 = "SLURM_BOLLARD_ARGV0"
 ENV_VERBOSE = "SLURM_BOLLARD_VERBOSE"
+# The action of one task, for APPTAINER_COMMAND: of a task that joins an instance, and ACTION_RUN of one whose program
+# on srun's command line is the image itself (image_program.c). The keeper removes it.
+ENV_COMMAND = "SLURM_BOLLARD_COMMAND"
+ACTION_RUN = "run"
 # Descriptor of /dev/fuse, from the keeper to the launcher that acts as `fusermount` of a FUSE server (libfuse 2).
 ENV_FUSE_FD = "BOLLARD_FUSE_FD"
 
@@ -78,6 +86,11 @@ SCRIPT_OUTPUT_MAX = 4 << 20
 SCRIPT_MS = 60_000
 SCRIPT_WAIT_MS = 65_000
 
+# How long the launcher waits for the keeper until it prints a line, and until it gives up, in ms. The second is longer
+# than the keeper waits for a file server.
+ENTRY_TOLD_MS = 60_000
+ENTRY_MS = 900_000
+
 # A descriptor of "/" that the plugin opens in the slurmstepd of a batch script: see guard_script() in client.c.
 GATE_FD = 943
 GATE = "/proc/self/fd/943"
@@ -96,3 +109,5 @@ BATCH_STEP = 0xFFFFFFFB
 
 # Prefix of the lines of site.conf that limit where images may be (site_config.py).
 SITE_LIMITS_IMAGES = "images-"
+# The line of site.conf by which a site leaves an image that is srun's program to the kernel.
+SITE_NO_IMAGE_PROGRAMS = "image-programs=0"

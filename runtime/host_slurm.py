@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What containers get of this node's Slurm. A checkout knows of none; `spank_plugin/build.py` writes what it finds
-into the installation's copy of this file."""
+"""What containers get of this node's Slurm.
+
+A checkout knows of none; `spank_plugin/build.py` writes what it finds into the installation's copy of this file.
+"""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

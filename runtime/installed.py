@@ -25,3 +25,9 @@ OVERLAY = f"{PREFIX}/fuse-overlayfs"
 # For --container-save: a copy of mksquashfs, if the machine has it, and the program in the place of its shell.
 MKSQUASHFS = f"{PREFIX}/mksquashfs"
 CAT = f"{PREFIX}/bollard-cat"
+
+# Names by which callers of Apptainer start the command `bollard` (cli/names.py). The last one is the program in the
+# first line of every SIF file: it makes an image a program.
+PEERS = ("apptainer", "singularity")
+IMAGE_LAUNCHER = "run-singularity"
+OTHER_NAMES = (*PEERS, IMAGE_LAUNCHER)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The part of bollard that Slurm loads and starts: `spank_bollard.so` (C, loaded into Slurm's processes), `_bollard.so`
-(embeds Python; loaded only in processes of the user), `bollard-enter` (static launcher before every task).
+"""The part of bollard that Slurm loads and starts.
+
+spank_bollard.so  C, loaded into Slurm's processes
+_bollard.so       embeds Python; loaded only in processes of the user
+bollard-enter     static launcher before every task
 
 | file | what it does |
 |---|---|

@@ -107,7 +107,7 @@ static void refuse_misfits(void)
 /* Warns that salloc starts its command on this host: no plugin can change that. */
 static void warn_of_command(void)
 {
-	const char *command = salloc_command();
+	const char *command = program_word();
 
 	if (command)
 		fprintf(stderr, "bollard: warning: salloc runs %s on this host, not in the container; "
@@ -139,7 +139,7 @@ int client_post_opt(spank_t spank)
 	const char *container = take_over(), *chdir_to = slurm_option("chdir"), *first = getenv(ENV_SPEC);
 	int interactive = given.around && is_set(slurm_option("interactive"));
 	int multi_prog = is_set(slurm_option("multi-prog")), asked;
-	char *spec = NULL, *here = NULL;
+	char *spec = NULL, *here = NULL, *program = NULL;
 
 	(void) spank;
 	if (given.own && !has_slurm_options())
@@ -151,6 +151,11 @@ int client_post_opt(spank_t spank)
 	if (container && !container[0])
 		fail("--container has no value; name a SIF file, a squashfs file or a directory");
 	container = image_asked_for(container);
+	/* An explicit container wins: the image is then a program in it. */
+	if (spank_context() == S_CTX_LOCAL && !interactive && !container && !is_named() && !multi_prog)
+		container = program = image_program(chdir_to);
+	if (program && setenv(ENV_COMMAND, ACTION_RUN, 1) < 0)
+		fail("out of memory");
 	asked = interactive || container || is_named();
 	if (asked)
 		refuse_misfits();
@@ -170,6 +175,7 @@ int client_post_opt(spank_t spank)
 		hand_over(spec, chdir_to, multi_prog);
 	free(here);
 	free(spec);
+	free(program);
 	free(given.own);
 	given.own = NULL;  /* the next component has its own */
 	return 0;

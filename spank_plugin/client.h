@@ -40,6 +40,18 @@ char *make_spec(const char *container, const char *cwd, int multi_prog);
 /* spec.c: returns 1 when two specs differ at most in --container-verbose, or when both are NULL; else 0. */
 int same_container(const char *a, const char *b);
 
+/* spec.c: returns 1 when the site's settings (site.py) hold the text `line`, or cannot be read; 0 when not, or without
+ * settings. */
+int site_says(const char *line);
+
+/* image_program.c: returns the path of the image when the program on srun's command line is one, as in
+ * `srun ./img.sif`; NULL when it is not, and when the site leaves such programs to the kernel. A relative path begins at
+ * `cwd`, the directory of the tasks. The caller frees the string. */
+char *image_program(const char *cwd);
+
+/* image_program.c: warns when the script on sbatch's command line is an image: Slurm takes text alone. */
+void warn_of_image_script(void);
+
 /* slurm_options.c: returns 1 when this Slurm exports its option table to plugins, else 0. */
 int has_slurm_options(void);
 
@@ -59,9 +71,9 @@ int reset_slurm_option(const char *name);
 /* slurm_options.c: returns Slurm's version as a number: 2205 for 22.05. fail() when Slurm does not tell it. */
 int slurm_version(spank_t spank);
 
-/* slurm_options.c: returns the program on salloc's command line; NULL for none, and in other commands. The next call
- * frees the string. */
-const char *salloc_command(void);
+/* slurm_options.c: returns the program on the command line of srun or salloc: the first word after the options. NULL
+ * for none, in sbatch, and when colons separate components. The next call frees the string. */
+const char *program_word(void);
 
 /* components.c: returns 1 when this srun starts several components, separated by a colon or by --het-group; else 0.
  * Also 1 when its command line cannot be read. */

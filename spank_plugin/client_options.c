@@ -173,7 +173,10 @@ int client_init(spank_t spank)
 		fail("out of memory");
 	unsetenv(ENV_SPEC);
 	unsetenv(ENV_ARGV0);
+	unsetenv(ENV_COMMAND);
 	forget_options_around();
+	if (spank_context() == S_CTX_ALLOCATOR)
+		warn_of_image_script();
 	/* Slurm >= 21.08 has --container itself, and refuses a second option of that name with a message. */
 	if (slurm_version(spank) < 2108) {
 		if (spank_option_register(spank, &container) != ESPANK_SUCCESS)

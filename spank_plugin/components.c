@@ -4,22 +4,25 @@
 #include "client.h"
 
 #include <dlfcn.h>
-#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 int has_components(void)
 {
 	const char *groups = slurm_option("het-group");
-	static char line[1 << 16];
-	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
-	ssize_t size = fd < 0 ? -1 : read(fd, line, sizeof(line));
+	FILE *line = fopen("/proc/self/cmdline", "re");
+	char *word = NULL;
+	size_t size = 0;
+	int found = line == NULL || (is_set(groups) && strpbrk(groups, ",-"));
 
-	if (fd >= 0)
-		close(fd);
-	return (is_set(groups) && strpbrk(groups, ",-")) || size < 0 || size == sizeof(line) ||
-	       memmem(line, (size_t) size, "\0:\0", 3) != NULL;
+	while (!found && getdelim(&word, &size, '\0', line) > 0)
+		found = strcmp(word, ":") == 0;
+	found |= line && !found && !feof(line);  /* a line that cannot be read may have any word */
+	free(word);
+	if (line)
+		fclose(line);
+	return found;
 }
 
 /* Where srun keeps a component's argv: word `at` of its options (`part` -1), or of the options' part `part`. */

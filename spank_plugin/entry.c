@@ -5,13 +5,57 @@
 #include "wire.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
+
+static long long now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
+}
+
+/* connect(2) of the keeper, again while its queue is full: thousands of tasks start at once. Returns a descriptor, or -1
+ * with errno; EAGAIN when the queue stays full for ENTRY_MS. */
+static int reach(const char *name)
+{
+	long long end = now_ms() + ENTRY_MS;
+	int fd;
+
+	do
+		fd = wire_connect(name, getuid());
+	while (fd < 0 && errno == EAGAIN && now_ms() < end && usleep(1000) == 0);
+	return fd;
+}
+
+/* Waits until the keeper answers at `fd`, and prints a line after ENTRY_TOLD_MS. The user, or a debugger, can have
+ * stopped the keeper. Returns 0, or -1 with errno; ETIMEDOUT after ENTRY_MS. */
+static int wait_for_answer(int fd)
+{
+	const char *local = getenv("SLURM_LOCALID");
+	struct pollfd answer = { .fd = fd, .events = POLLIN };
+	long long begin = now_ms(), waited = 0;
+	int rc, told = local && strcmp(local, "0") != 0;  /* only the first task of the node prints it */
+
+	do {
+		if (waited >= ENTRY_TOLD_MS && !told++)
+			fprintf(stderr, "bollard: the container's keeper on this node has not answered for %lld s; still "
+				"waiting\n", waited / 1000);
+		rc = poll(&answer, 1, (int) ((told ? ENTRY_MS : ENTRY_TOLD_MS) - waited));
+		waited = now_ms() - begin;
+	} while ((rc == 0 && waited < ENTRY_MS) || (rc < 0 && errno == EINTR));
+	if (rc == 0)
+		errno = ETIMEDOUT;
+	return rc > 0 ? 0 : -1;
+}
 
 /* Sends the request: "T", size, then argc, argv..., envc, envp..., cwd, verbose, all NUL-terminated. Returns 0, or
  * -1 with errno: E2BIG when it is larger than a frame. */
@@ -67,6 +111,8 @@ static int read_reply(int fd, char *status, struct ways *ways, char **frame, uin
 	ssize_t n;
 
 	ways->count = 0;
+	if (wait_for_answer(fd) < 0)
+		return -1;
 	do
 		n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
 	while (n < 0 && errno == EINTR);
@@ -157,9 +203,11 @@ int enter(const char *name, char **argv, const char *verbose, struct entry *entr
 	uint32_t length = 0;
 	char status = 0;
 
-	do
-		fd = wire_connect(name, getuid());
-	while (fd < 0 && errno == EAGAIN && usleep(1000) == 0);  /* thousands of tasks start at once */
+	fd = reach(name);
+	if (fd < 0 && errno == EAGAIN) {
+		snprintf(why, size, "the container's keeper on this node lets no task in for %d s; submit again", ENTRY_MS / 1000);
+		return -1;
+	}
 	if (fd < 0) {
 		snprintf(why, size, "the container's keeper on this node is gone (%s); "
 			 "submit again, and tell the site's administrator if it comes back", strerror(errno));
@@ -169,6 +217,8 @@ int enter(const char *name, char **argv, const char *verbose, struct entry *entr
 	rc = ask(fd, argv, verbose, entry, &ways, &length, &status);
 	if (rc < 0 && errno == EMFILE)
 		snprintf(why, size, "cannot join the container's namespaces: too many open files; raise `ulimit -n`");
+	else if (rc < 0 && errno == ETIMEDOUT)
+		snprintf(why, size, "the container's keeper on this node has not answered for %d s; submit again", ENTRY_MS / 1000);
 	else if (rc < 0)
 		snprintf(why, size, "the container's keeper on this node ended before it let the task in (%s); "
 			 "submit again, and tell the site's administrator if it comes back", strerror(errno));

@@ -141,7 +141,8 @@ static int find_native(const char *name, char *file, size_t size)
 		memset(&own, 0, sizeof(own));
 	for (at = path ? path : ""; *at; at = colon + (*colon != '\0')) {
 		colon = strchrnul(at, ':');
-		snprintf(file, size, "%.*s/%s", (int) (colon - at), at, name);
+		if (snprintf(file, size, "%.*s/%s", (int) (colon - at), at, name) >= (int) size)
+			continue;
 		if (colon > at && stat(file, &other) == 0 && S_ISREG(other.st_mode) && access(file, X_OK) == 0 &&
 		    (own.st_ino != other.st_ino || own.st_dev != other.st_dev))
 			return 0;
@@ -232,9 +233,9 @@ static int mpirun(char **argv, const char *name)
 	}
 	while (strcmp(launch.argv[last], "--") != 0)
 		last++;
-	if (strchr(launch.argv[last + 1], '/'))
-		snprintf(program, sizeof(program), "%s", launch.argv[last + 1]);
-	else if (find_native(launch.argv[last + 1], program, sizeof(program)) < 0)
+	if (strchr(launch.argv[last + 1], '/') ?
+	    snprintf(program, sizeof(program), "%s", launch.argv[last + 1]) >= (int) sizeof(program) :
+	    find_native(launch.argv[last + 1], program, sizeof(program)) < 0)
 		program[0] = '\0';
 	mpi = wireup_of(name, program, have ? native : "");
 	full = calloc((size_t) (argc + last) + 80, sizeof(*full));

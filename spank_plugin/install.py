@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bollard.runtime import constants
+from bollard.runtime import constants, installed
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site, site_config
 from bollard.runtime.system import owners
@@ -40,6 +40,7 @@ MODES = {
     # Users cannot read these programs, so the kernel does not let them trace these processes (ptrace(2)).
     "bollard-keeper": 0o711, "squashfuse": 0o711, "squashfuse2": 0o711, "squashfuse-owner": 0o711, "fuse2fs": 0o711,
     "fuse2fs2": 0o711, "fuse-overlayfs": 0o711, "mksquashfs": 0o711, "bollard-cat": 0o711,
+    **dict.fromkeys(installed.OTHER_NAMES, 0o755),
 }  # fmt: skip
 
 # tmpfiles.d(5). An age counts from the last time that the file was written, read or changed.
@@ -60,11 +61,17 @@ class Where(NamedTuple):
     bin: str = "/usr/bin"
     config: str = site_config.PATH
     destdir: str = ""  # "": install here; else make a package's files below this directory
+    names: bool = False  # make the names of Apptainer in PREFIX/names
 
     @property
     def command(self) -> str:
         """The path of the command `bollard`."""
         return f"{self.bin}/bollard"
+
+    @property
+    def image_launcher(self) -> str:
+        """The path of the program that makes images programs; Apptainer's package has one there too."""
+        return f"{self.bin}/{installed.IMAGE_LAUNCHER}"
 
     @property
     def line_file(self) -> str:
@@ -133,7 +140,7 @@ except ModuleNotFoundError as error:
     why = {prefix!r} + f": the installation is missing or not whole (no module {{error.name}})"
     sys.stderr.write(f"bollard: {{why}}; the administrator installs it again: `python3 spank_plugin` in a checkout\\n")
     sys.exit(255)
-sys.exit(main(sys.argv[1:]))
+sys.exit(main())
 """
 
 
@@ -164,8 +171,13 @@ def install(where: Where, say: Say) -> None:
         out.mkdir()
         build.make(out, work, where.prefix, where.slurm_conf)
         (out / site.NAME).write_bytes(site_config.compiled(settings, where.prefix))
+        for name in installed.OTHER_NAMES if where.names or where.destdir else ():
+            (out / "names").mkdir(exist_ok=True)
+            (out / "names" / name).write_text(command_text(where.prefix))
         manifest = _described(out)
-        manifest["where"] = {"slurm_conf": where.slurm_conf, "bin": where.bin, "config": where.config}
+        manifest["where"] = {
+            "slurm_conf": where.slurm_conf, "bin": where.bin, "config": where.config, "names": where.names,
+        }  # fmt: skip
         if where.destdir:
             _pack(where, out, manifest, say)
         else:
@@ -271,12 +283,17 @@ def _pack(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
         _write(where.at(path), text, mode)
     say(f"made {target}, {where.at(where.command)} and {where.at(where.line_file)}")
     say(f"plugstack.conf of the nodes must have: include {where.include}")
+    say(f"to make images programs, let update-alternatives link {where.image_launcher} to {where.prefix}/names/")
 
 
-def _texts(where: Where) -> list[tuple[str, str, int]]:
-    """(path, text, mode) of each file outside the prefix. Slurm's configuration is last: it names the others."""
+def _texts(where: Where, launcher: bool = False) -> list[tuple[str, str, int]]:
+    """(path, text, mode) of each file outside the prefix. Slurm's configuration is last: it names the others.
+
+    `launcher` includes the program that makes images programs.
+    """
     return [
         (where.command, command_text(where.prefix), 0o755),
+        *([(where.image_launcher, command_text(where.prefix), 0o755)] if launcher else []),
         (where.pruning, PRUNING, 0o644),
         (where.line_file, plugstack_line(where), 0o644),
     ]
@@ -302,6 +319,7 @@ def _put(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
     except BollardError:
         before = {"trees": [], "files": {}, "directories": [], "include": ""}
     prefix = Path(where.prefix)
+    texts = _texts(where, _is_free(where.image_launcher, before["files"]))
     directories = list(before["directories"])
     for path in (where.prefix, where.command, where.pruning, where.line_file):
         directories += _make_directories(os.path.dirname(path))
@@ -311,7 +329,7 @@ def _put(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
     manifest.update(
         trees=[path for path in (tree, old or aside) if path],
         directories=directories,
-        files={path: hashlib.sha256(text.encode()).hexdigest() for path, text, _ in _texts(where)},
+        files={path: hashlib.sha256(text.encode()).hexdigest() for path, text, _ in texts},
         include=before["include"],
     )
     stack = plugstack_file(where.slurm_conf)
@@ -328,10 +346,14 @@ def _put(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
         if leftover not in manifest["trees"]:
             shutil.rmtree(leftover, ignore_errors=True)
     say(f"{'exchanged' if old or aside else 'installed'} {prefix}: it is {tree}")
-    for path, content, mode in _texts(where):
+    if where.image_launcher not in manifest["files"]:
+        say(f"left {where.image_launcher}, which is not bollard's: it starts an image that is called as a program")
+    for path, content, mode in texts:
         if _text_of(path) != content:
             say(f"{'changed' if os.path.lexists(path) else 'wrote'} {path}")
             _write(Path(path), content, mode)
+    if where.names:
+        say(f"for programs that call apptainer or singularity: PATH={where.prefix}/names:$PATH")
     for path in set(before["files"]) - set(manifest["files"]):
         if os.path.lexists(path) and digest(path) == before["files"][path]:
             os.unlink(path)
@@ -346,6 +368,14 @@ def _put(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
         line = plugstack_line(where._replace(slurm_conf=CONFIGLESS)).strip()
         say(f"Slurm's files come from the controller here: write into its plugstack.conf itself: {line}")
     say("no daemon need be restarted: the next step uses it; `bollard site check` tells whether all is well")
+
+
+def _is_free(path: str, known: dict[str, str]) -> bool:
+    """Whether a file may be written to `path`: none is there, or one that an earlier installation wrote.
+
+    `known` are the files of that installation with their digests.
+    """
+    return not os.path.lexists(path) or (os.path.isfile(path) and known.get(path) == digest(path))
 
 
 def _text_of(path: str) -> str:

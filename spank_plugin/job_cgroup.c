@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,10 +24,6 @@
 #define ROUND_MAX 1024
 /* Tries of 5 ms each. Slurm holds this lock for a few system calls only. */
 #define LOCK_TRIES 200
-
-struct place {
-	char v1[512], v2[512];  /* the job's directory below a hierarchy's root, or empty */
-};
 
 /* Cuts "/slurm_n1/uid_1000/job_7/step_0" to "/slurm_n1/uid_1000/job_7"; to "" when the job is not in the path. */
 static void cut_at_job(char *path, uint32_t job)
@@ -64,7 +61,7 @@ static int too_long(void)
 
 /* Finds the job's directories in `own`, the /proc/self/cgroup of a slurmstepd of the job. It has lines such as
  * "4:freezer:/slurm/uid_1/job_7". Returns 0, or -1 with errno. */
-static int find_own_place(struct place *place, uint32_t job, const char *own)
+static int find_own_place(struct job_cgroups *place, uint32_t job, const char *own)
 {
 	FILE *file = fopen(own, "re");
 	char *line = NULL, *path;
@@ -92,7 +89,7 @@ static int find_own_place(struct place *place, uint32_t job, const char *own)
 /* Adds the job's directory in the hierarchy of `line`, if Slurm has one there. Sets *mounted when the job can be in
  * this hierarchy. Returns 0, or -1 with errno. A line is "31 24 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup
  * rw,memory" (proc(5)). */
-static int add_hierarchy(struct job_cgroups *found, const struct place *place, const char *line, int *mounted)
+static int add_hierarchy(struct job_cgroups *found, const char *line, int *mounted)
 {
 	const char *type = strstr(line, " - cgroup"), *below;
 	char root[256], mount[256], path[sizeof(found->job[0])];
@@ -100,7 +97,7 @@ static int add_hierarchy(struct job_cgroups *found, const struct place *place, c
 
 	if (!type)
 		return 0;
-	below = strncmp(type, " - cgroup2 ", 11) == 0 ? place->v2 : place->v1;
+	below = strncmp(type, " - cgroup2 ", 11) == 0 ? found->v2 : found->v1;
 	if (!below[0])
 		return 0;
 	if (sscanf(line, "%*d %*d %*s %255s %255s", root, mount) != 2 || strlen(root) == 255 || strlen(mount) == 255)
@@ -124,31 +121,40 @@ static int add_hierarchy(struct job_cgroups *found, const struct place *place, c
 	return 0;
 }
 
-/* job_cgroups_find() with the files `own` and `mountinfo` of /proc/self. */
-static int find_in(struct job_cgroups *found, uint32_t job, const char *own, const char *mountinfo)
+/* job_cgroups_look() with the file `mountinfo` of /proc/self. */
+static int look_in(struct job_cgroups *found, const char *mountinfo)
 {
-	struct place place;
 	char *line = NULL;
 	size_t size = 0;
 	FILE *mounts;
 	int rc = 0, mounted = 0;
 
 	found->count = 0;
-	if (find_own_place(&place, job, own) < 0)
-		return -1;
-	if (!place.v1[0] && !place.v2[0])
+	if (!found->v1[0] && !found->v2[0])
 		return 0;
 	mounts = fopen(mountinfo, "re");
 	if (!mounts)
 		return -1;
 	while (rc == 0 && getline(&line, &size, mounts) > 0)
-		rc = add_hierarchy(found, &place, line, &mounted);
+		rc = add_hierarchy(found, line, &mounted);
 	rc = end_reading(mounts, line, rc);
 	if (rc == 0 && found->count == 0) {
 		errno = mounted ? ENOENT : ENODEV;
 		rc = -1;
 	}
 	return rc;
+}
+
+int job_cgroups_look(struct job_cgroups *found)
+{
+	return look_in(found, "/proc/self/mountinfo");
+}
+
+/* job_cgroups_find() with the files `own` and `mountinfo` of /proc/self. */
+static int find_in(struct job_cgroups *found, uint32_t job, const char *own, const char *mountinfo)
+{
+	found->count = 0;
+	return find_own_place(found, job, own) < 0 ? -1 : look_in(found, mountinfo);
 }
 
 int job_cgroups_find(struct job_cgroups *found, uint32_t job)
@@ -249,26 +255,70 @@ static int read_processes(const char *folder, pid_t *found, int most)
 	return count;
 }
 
+/* Opens a handle of `pid` and then looks for it in our directory below `folder`: the id can belong to another process by
+ * now. Returns the handle, which the caller closes; -1 with errno, ESRCH when it is not there. */
+static int open_member(const char *folder, pid_t pid)
+{
+	static pid_t now[ROUND_MAX];
+	int handle = (int) syscall(SYS_pidfd_open, pid, 0), left, saved;
+
+	if (handle < 0)
+		return -1;
+	left = read_processes(folder, now, ROUND_MAX);
+	saved = left < 0 ? errno : ESRCH;
+	for (int i = 0; i < left; i++)
+		if (now[i] == pid)
+			return handle;
+	close(handle);
+	errno = saved;
+	return -1;
+}
+
+/* Moves `pid`, whose handle is given, to our directory in each hierarchy. Returns 0, also when it ends meanwhile; -1
+ * with errno. The handle is asked before each move: the id is this process's as long as that runs. */
+static int move(const struct job_cgroups *groups, pid_t pid, int handle)
+{
+	struct pollfd ended = { .fd = handle, .events = POLLIN };
+	char number[16];
+	int size = snprintf(number, sizeof(number), "%d", (int) pid), rc;
+
+	for (int i = 0; i < groups->count; i++) {
+		do
+			rc = poll(&ended, 1, 0);
+		while (rc < 0 && errno == EINTR);
+		if (rc != 0)
+			return rc < 0 ? -1 : 0;
+		if (write_item(groups->job[i], "cgroup.procs", number, (size_t) size) < 0)
+			return errno == ESRCH ? 0 : -1;
+	}
+	return 0;
+}
+
 int job_cgroups_follow(const struct job_cgroups *groups)
 {
 	static pid_t found[ROUND_MAX];
-	char number[16];
-	int count = 0;
+	const char *from = NULL;
+	int count = 0, handle;
 
-	for (int i = 0; i < groups->count && count == 0; i++)
-		count = read_processes(groups->job[i], found, ROUND_MAX);
+	for (int i = 0; i < groups->count && count == 0; i++) {
+		from = groups->job[i];
+		count = read_processes(from, found, ROUND_MAX);
+	}
 	if (count < 0)
 		return -1;
-	for (int i = 0; count > 0 && i < groups->count; i++) {
+	for (int i = 0; count > 0 && i < groups->count; i++)
 		if (make(groups->job[i]) < 0)
 			return -1;
-		for (int j = 0; j < count; j++) {
-			int size = snprintf(number, sizeof(number), "%d", (int) found[j]);
-
-			/* ESRCH: it has ended. */
-			if (write_item(groups->job[i], "cgroup.procs", number, (size_t) size) < 0 && errno != ESRCH)
-				return -1;
+	for (int j = 0; j < count; j++) {
+		handle = open_member(from, found[j]);
+		if (handle < 0 && errno == ESRCH)
+			continue;
+		if (handle < 0 || move(groups, found[j], handle) < 0) {
+			if (handle >= 0)
+				close(handle);
+			return -1;
 		}
+		close(handle);
 	}
 	return 0;
 }
@@ -287,23 +337,18 @@ static int is_stopped(pid_t pid)
 	return state == 'T' || state == 't';
 }
 
-/* Sends SIGKILL to `found`. A process id can belong to another process by now. So a handle is opened first, and then
- * the id must still be in the directory. When that cannot be read, nobody is killed: the caller tries again. */
+/* Sends SIGKILL to `found`. When the directory cannot be read, nobody is killed: the caller tries again. */
 static void kill_members(const char *folder, const pid_t *found, int count, int only_stopped)
 {
-	static pid_t now[ROUND_MAX];
-	int handle, left;
+	int handle;
 
 	for (int i = 0; i < count; i++) {
 		if (only_stopped && !is_stopped(found[i]))
 			continue;
-		handle = (int) syscall(SYS_pidfd_open, found[i], 0);
+		handle = open_member(folder, found[i]);
 		if (handle < 0)
 			continue;
-		left = read_processes(folder, now, ROUND_MAX);
-		for (int j = 0; j < left; j++)
-			if (now[j] == found[i])
-				syscall(SYS_pidfd_send_signal, handle, SIGKILL, NULL, 0);
+		syscall(SYS_pidfd_send_signal, handle, SIGKILL, NULL, 0);
 		close(handle);
 	}
 }

@@ -22,6 +22,8 @@
 #define LOCK_TRY_US 1000
 #define REMOVE_TRIES 2000
 #define HOLDERS "holders"
+/* Sockets in a folder before the dead ones are removed. Each looks at all others, so it is not done for few. */
+#define SOCKETS_MAX 64
 
 static int lock_within(int fd, int kind, int ms)
 {
@@ -120,13 +122,25 @@ void job_folder_remove(uint32_t job)
 	while (rc < 0 && errno == EACCES && tries++ < REMOVE_TRIES && usleep(LOCK_TRY_US) == 0);
 }
 
-int job_folder_lock(const char *address, int ms)
+static void lock_path(char *file, size_t size, const char *address)
+{
+	const char *name = strrchr(address, '/');
+
+	snprintf(file, size, "%.*s/lock.%.2s", (int) (name - address), address, name + 1);
+}
+
+static int open_lock(const char *address)
 {
 	char file[128];
-	int fd;
 
-	snprintf(file, sizeof(file), "%s.lock", address);
-	fd = open(file, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	lock_path(file, sizeof(file), address);
+	return open(file, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+}
+
+int job_folder_lock(const char *address, int ms)
+{
+	int fd = open_lock(address);
+
 	if (fd < 0)
 		return -1;
 	if (lock_within(fd, LOCK_EX, ms) == 0)
@@ -134,6 +148,59 @@ int job_folder_lock(const char *address, int ms)
 	close(fd);
 	errno = ETIMEDOUT;
 	return -1;
+}
+
+/* Removes the socket at `address` when nobody listens there. Who binds it, or has bound it and does not listen yet, holds
+ * its lock; `mine` is an address whose lock the caller holds. */
+static void remove_dead(const char *address, const char *mine)
+{
+	char own[128], other[128];
+	int lock = -1, fd;
+
+	lock_path(own, sizeof(own), mine);
+	lock_path(other, sizeof(other), address);
+	if (strcmp(own, other) != 0 && ((lock = open_lock(address)) < 0 || flock(lock, LOCK_EX | LOCK_NB) < 0)) {
+		if (lock >= 0)
+			close(lock);
+		return;
+	}
+	fd = wire_connect(address, (uid_t) -1);
+	if (fd >= 0)
+		close(fd);
+	else if (errno == ECONNREFUSED)
+		unlink(address);
+	if (lock >= 0)
+		job_folder_release(lock);
+}
+
+/* Returns 1 for the 16 hexadecimal digits of a keeper's socket, else 0. */
+static int is_socket(const char *name)
+{
+	return strlen(name) == 16 && strspn(name, "0123456789abcdef") == 16;
+}
+
+void job_folder_tidy(const char *address)
+{
+	const char *slash = strrchr(address, '/');
+	struct dirent *entry;
+	char path[128];
+	int count = 0;
+	DIR *entries;
+
+	snprintf(path, sizeof(path), "%.*s", (int) (slash - address), address);
+	entries = opendir(path);
+	while (entries && (entry = readdir(entries)))
+		count += is_socket(entry->d_name);
+	if (entries && count >= SOCKETS_MAX) {
+		rewinddir(entries);
+		while ((entry = readdir(entries))) {
+			snprintf(path, sizeof(path), "%.*s/%.16s", (int) (slash - address), address, entry->d_name);
+			if (is_socket(entry->d_name) && strcmp(path, address) != 0)
+				remove_dead(path, address);
+		}
+	}
+	if (entries)
+		closedir(entries);
 }
 
 int job_folder_listen(const char *address, uid_t uid)

@@ -64,32 +64,40 @@ static int send_lifeline(int fd, const char *asked, size_t size)
 	return wire_write(fd, &byte, 1) < 0 || wire_write(fd, &length, sizeof(length)) < 0 ? -1 : wire_write(fd, asked, size);
 }
 
-/* Asks the keeper at step.address to stay as long as this process lives. Returns 1 with the connection in
- * step.lifeline; 0 when there is no keeper, or when it refuses or does not answer: step.occupied is then set. Returns 0 with
- * step.before when the keeper ends, so that the container is made anew for this step. */
-static int take_lifeline(uid_t uid, int wait_ms)
+/* What the keeper at step.address says: there is none; it refuses, or ends; it does not answer; it ends, so that the
+ * container is made anew for this step; it stays. */
+enum presence { ABSENT, REFUSES, SILENT, ENDS, HERE };
+
+/* Asks the keeper at step.address to stay as long as this process lives. With HERE the connection is in step.lifeline,
+ * with ENDS in step.before. */
+static enum presence take_lifeline(uid_t uid, int wait_ms)
 {
 	char byte = 0;
 	int fd = wire_connect(step.address, uid);  /* as root: the keeper accepts a lifeline from root only */
 	int is_named = step.header.name[0] != '\0';
 	struct timeval patience = { .tv_sec = wait_ms / 1000 };
+	enum presence found = REFUSES;
 
 	if (fd < 0)
-		return 0;
+		return errno == EAGAIN ? SILENT : ABSENT;  /* EAGAIN: nobody accepts the connections in its queue */
 	/* A keeper that its user has stopped does not read. */
 	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) == 0 &&
-	    send_lifeline(fd, is_named ? step.spec : step.header.cwd, is_named ? strlen(step.spec) : step.header.cwd_size) == 0 &&
-	    wait_for(fd, wait_ms) && recv(fd, &byte, 1, MSG_DONTWAIT) == 1 && byte == WIRE_OK) {
+	    send_lifeline(fd, is_named ? step.spec : step.header.cwd,
+			  is_named ? strlen(step.spec) : step.header.cwd_size) == 0) {
+		if (!wait_for(fd, wait_ms))
+			found = SILENT;
+		else if (recv(fd, &byte, 1, MSG_DONTWAIT) == 1)
+			found = byte == WIRE_OK ? HERE : is_named && byte == WIRE_ANEW ? ENDS : REFUSES;
+	} else if (errno == EAGAIN) {
+		found = SILENT;
+	}
+	if (found == HERE)
 		step.lifeline = fd;
-		return 1;
-	}
-	if (is_named && byte == WIRE_ANEW) {
+	else if (found == ENDS)
 		step.before = fd;
-		return 0;
-	}
-	close(fd);
-	step.occupied = 1;
-	return 0;
+	else
+		close(fd);
+	return found;
 }
 
 /* Appends a formatted string to `words`. Returns 0, or -1 when out of memory. */
@@ -181,6 +189,7 @@ void hold_leash(const char *path)
 {
 	int on = 1, saved;
 
+	snprintf(step.leash, sizeof(step.leash), "%s", path);
 	step.job_socket = job_folder_listen(path, 0);
 	if (step.job_socket >= 0 && (setsockopt(step.job_socket, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0 ||
 				fcntl(step.job_socket, F_SETFL, O_NONBLOCK) < 0)) {
@@ -196,7 +205,7 @@ void hold_leash(const char *path)
  * example on a full disk: the container starts all the same. */
 static int hold_record(const struct identity *id, uint32_t job_id)
 {
-	int fd = strstr(step.site, "record=no ") ? -1 : open_record(RECORDS, job_id, id->uid, id->gid);
+	int fd = step.no_record ? -1 : open_record(RECORDS, job_id, id->uid, id->gid);
 	char *words = NULL;
 
 	snprintf(step.container, sizeof(step.container), "%016llx.%lld", mark(1), now());
@@ -213,15 +222,21 @@ static int first_node(spank_t spank)
 }
 
 /* Returns 1 when an earlier step of the job has made this container, or after refuse(): a named container is
- * missing, or exists although the mode is create. Returns 0 when a keeper has to be started. */
-static int found_running(uid_t uid)
+ * missing, or exists although the mode is create, or does not answer. Returns 0 when a keeper has to be started;
+ * *occupied is then 1 when a process listens at the address. */
+static int found_running(uid_t uid, int *occupied)
 {
 	const char *name = step.header.name;
-	int here = take_lifeline(uid, name[0] ? NAMED_MS : WARM_MS);
+	enum presence found = take_lifeline(uid, name[0] ? NAMED_MS : WARM_MS);
+	int here = found == HERE;
 
-	if (name[0] && here && step.header.mode == CREATE)
+	*occupied = found == REFUSES || found == SILENT;
+	if (name[0] && found == SILENT)  /* another one would lack what earlier steps have written into it */
+		refuse("the container %s of this job does not answer on this node for %d s; wait until the steps in it have "
+		       "started, or use another name", name, NAMED_MS / 1000);
+	else if (name[0] && here && step.header.mode == CREATE)
 		refuse("this job has a container %s on this node already; use %s:exec, or another name", name, name);
-	else if (name[0] && !here && step.before < 0 && (step.header.mode == EXEC || !step.header.image))
+	else if (name[0] && !here && found != ENDS && (step.header.mode == EXEC || !step.header.image))
 		refuse("this job has no container %s on this node; make it first with --container=IMAGE "
 		       "--container-name=%s", name, name);
 	return here || step.why[0];
@@ -276,23 +291,28 @@ static void start_keeper(struct identity *id, uint32_t job_id, int record)
 		close(id->place);
 }
 
-/* Sets step.address for this step's container. */
+/* Sets step.address for this step's container. The first two digits are the same with and without the working
+ * directory: job_folder_lock() locks by them. */
 static void name_address(uint32_t job_id, int with_cwd)
 {
-	snprintf(step.address, sizeof(step.address), JOB_FOLDERS "/%u/%016llx", job_id, mark(with_cwd));
+	unsigned long long number = mark(0);
+
+	if (with_cwd)
+		number = (number & 0xffull << 56) | mark(1) >> 8;
+	snprintf(step.address, sizeof(step.address), JOB_FOLDERS "/%u/%016llx", job_id, number);
 }
 
 /* Finds the keeper or starts it; refuse() on failure. The caller holds the lock of the container
  * (job_folder_lock()). */
 static void find_or_start(spank_t spank, struct identity *id, uint32_t job_id, uint32_t step_id)
 {
-	int record;
+	int record, occupied;
 
-	if (found_running(id->uid))
+	if (found_running(id->uid, &occupied))
 		return;
-	if (!step.header.name[0] && step.occupied) {  /* its container lacks this working directory, or it hangs */
+	if (!step.header.name[0] && occupied) {  /* its container lacks this working directory, or it hangs */
 		name_address(job_id, 1);
-		if (found_running(id->uid))
+		if (found_running(id->uid, &occupied))
 			return;
 	}
 	if (owned_by_root(BOLLARD_PREFIX "/_bollard.so") < 0 || owned_by_root(LAUNCHER) < 0 || owned_by_root(KEEPER) < 0 ||
@@ -301,6 +321,7 @@ static void find_or_start(spank_t spank, struct identity *id, uint32_t job_id, u
 		       "the site's administrator should install it again", strerror(errno));
 		return;
 	}
+	job_folder_tidy(step.address);
 	step.listener = job_folder_listen(step.address, id->uid);
 	if (step.listener < 0) {
 		refuse("cannot open the keeper's socket %s: %s; submit again", step.address, strerror(errno));
@@ -319,7 +340,7 @@ static void find_or_start(spank_t spank, struct identity *id, uint32_t job_id, u
 	if (step.before >= 0)
 		close(step.before);
 	/* Only the first node reports to the accounting: a job has one comment, and each report replaces it. */
-	if (record >= 0 && strstr(step.site, "account=yes ") && first_node(spank))
+	if (record >= 0 && step.account && first_node(spank))
 		step.record = record;
 	else if (record >= 0)
 		close(record);

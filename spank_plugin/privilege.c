@@ -37,6 +37,9 @@
 /* Messages read from one connection. A keeper sends one, and each of its task reapers. */
 #define MESSAGES_MAX 1024
 
+/* Descriptors that the keeper gets, at most. */
+#define KEEP_MAX 8
+
 /* How long the child may take to give root up; it needs about 1 ms. */
 #define HELP_MS 5000
 
@@ -230,10 +233,10 @@ static int compare(const void *a, const void *b)
 /* Opens the standard descriptors on /dev/null, and closes all others except `keep`. Returns 0 or -1. */
 static int close_others(const int *keep, int nkeep)
 {
-	int sorted[8], null = open("/dev/null", O_RDWR);  /* closed below when it is 3 or more */
+	int sorted[KEEP_MAX + 3], null = open("/dev/null", O_RDWR);  /* closed below when it is 3 or more */
 	unsigned int from = 3;
 
-	if (null < 0 || nkeep > 8)
+	if (null < 0 || nkeep > KEEP_MAX + 3)
 		return -1;
 	memcpy(sorted, keep, (size_t) nkeep * sizeof(int));
 	qsort(sorted, (size_t) nkeep, sizeof(int), compare);
@@ -374,6 +377,20 @@ static int keep_capabilities(void)
 	return 0;
 }
 
+/* As the first thing in the keeper's process, as root: closes slurmstepd's descriptors. The user can stop this process as
+ * soon as it is his, and would keep them open. `keep` and `nkeep` as in become_and_run(). Returns 0 or -1. */
+static int close_slurms(const struct identity *id, const int *keep, int nkeep, int ready, int mapped)
+{
+	int all[KEEP_MAX + 3], count = nkeep;
+
+	memcpy(all, keep, (size_t) nkeep * sizeof(int));
+	all[count++] = ready;
+	all[count++] = mapped;
+	if (id->place >= 0)
+		all[count++] = id->place;
+	return close_others(all, count);
+}
+
 /* In the keeper's process: joins the job's cgroups, becomes the user, makes a user namespace, and waits for its id
  * maps. Returns 0, or an enum no_start; NO_HELP also when the helper ends without writing the maps. The order matters:
  * root is needed up to become(). */
@@ -445,7 +462,7 @@ int become_and_run(const struct identity *id, const int *keep, int nkeep, int jo
 	unsigned char reason;
 	pid_t pid, child;
 
-	if (nkeep > 8 || id->ngroups < 0) {
+	if (nkeep > KEEP_MAX || id->ngroups < 0) {
 		errno = EINVAL;
 		return -1;
 	}
@@ -468,10 +485,8 @@ int become_and_run(const struct identity *id, const int *keep, int nkeep, int jo
 		_exit(NO_HELP);
 	child = fork();
 	if (child == 0) {
-		close(to_caller[1]);
-		close(to_helper[0]);
-		close(to_child[1]);
-		rc = drop(id, job_socket, to_helper[1], to_child[0]);
+		rc = close_slurms(id, keep, nkeep, to_helper[1], to_child[0]) < 0 ?
+		     NO_HELP : drop(id, job_socket, to_helper[1], to_child[0]);
 		if (rc != 0 || close_others(keep, nkeep) < 0)
 			_exit(rc != 0 ? rc : NO_HELP);
 		_exit(run(arg));

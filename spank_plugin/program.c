@@ -4,12 +4,12 @@
 #include "program.h"
 
 #include <elf.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -31,6 +31,28 @@ static const char *wireup_of_library(const char *name, const char *unused)
 	return strcmp(version, ".so.12") == 0 ? MPICH : OPEN_MPI;
 }
 
+/* Headers of a program that are looked at, at most. Real programs have about a dozen, and tens of dynamic entries. */
+#define PARTS_MAX 256
+#define DYNAMIC_MAX 1024
+
+/* Reads at most `size` bytes at `offset`. Returns their number; 0 on failure too. With mmap(2) a file that shrinks, or
+ * that its file server cannot read, would end this process by SIGBUS. */
+static size_t read_at(int fd, uint64_t offset, void *data, size_t size)
+{
+	size_t done = 0;
+	ssize_t n;
+
+	while (done < size && offset <= INT64_MAX - done) {
+		n = pread(fd, (char *) data + done, size - done, (off_t) (offset + done));
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			break;
+		done += (size_t) n;
+	}
+	return done;
+}
+
 /* Returns the offset in the file of a virtual address; UINT64_MAX when no loaded part holds it. */
 static uint64_t offset_of(const Elf64_Phdr *parts, unsigned count, uint64_t address)
 {
@@ -42,35 +64,35 @@ static uint64_t offset_of(const Elf64_Phdr *parts, unsigned count, uint64_t addr
 }
 
 /* Calls `look` for each library that an ELF file names. Returns its first result that is not NULL. Sizes and offsets
- * come from the file, so each is checked before it is used. */
-static const char *ask_libraries(const unsigned char *file, uint64_t size,
-				 const char *(*look)(const char *name, const char *wanted), const char *wanted)
+ * come from the file, so each read is bounded. */
+static const char *ask_libraries(int fd, const char *(*look)(const char *name, const char *wanted), const char *wanted)
 {
-	const Elf64_Ehdr *head = (const Elf64_Ehdr *) file;
-	const Elf64_Phdr *parts;
-	const Elf64_Dyn *dynamic = NULL;
-	uint64_t names = UINT64_MAX, count = 0;
+	static Elf64_Phdr parts[PARTS_MAX];
+	static Elf64_Dyn dynamic[DYNAMIC_MAX];
+	uint64_t names = UINT64_MAX;
 	const char *found = NULL;
+	char name[NAME_MAX + 1];
+	size_t count = 0, size;
+	Elf64_Ehdr head;
 
-	if (size < sizeof(*head) || memcmp(head->e_ident, ELFMAG, SELFMAG) != 0 || head->e_ident[EI_CLASS] != ELFCLASS64 ||
-	    head->e_phentsize != sizeof(*parts) || head->e_phoff % 8 || head->e_phoff > size ||
-	    (size - head->e_phoff) / sizeof(*parts) < head->e_phnum)
+	if (read_at(fd, 0, &head, sizeof(head)) < sizeof(head) || memcmp(head.e_ident, ELFMAG, SELFMAG) != 0 ||
+	    head.e_ident[EI_CLASS] != ELFCLASS64 || head.e_phentsize != sizeof(*parts) || head.e_phnum > PARTS_MAX ||
+	    read_at(fd, head.e_phoff, parts, head.e_phnum * sizeof(*parts)) < head.e_phnum * sizeof(*parts))
 		return NULL;
-	parts = (const Elf64_Phdr *) (file + head->e_phoff);
-	for (unsigned i = 0; i < head->e_phnum; i++)
-		if (parts[i].p_type == PT_DYNAMIC && parts[i].p_offset % 8 == 0 && parts[i].p_offset <= size &&
-		    parts[i].p_filesz <= size - parts[i].p_offset) {
-			dynamic = (const Elf64_Dyn *) (file + parts[i].p_offset);
-			count = parts[i].p_filesz / sizeof(*dynamic);
+	for (unsigned i = 0; i < head.e_phnum; i++)
+		if (parts[i].p_type == PT_DYNAMIC) {
+			size = parts[i].p_filesz < sizeof(dynamic) ? (size_t) parts[i].p_filesz : sizeof(dynamic);
+			count = read_at(fd, parts[i].p_offset, dynamic, size) / sizeof(*dynamic);
 		}
-	for (uint64_t i = 0; i < count; i++)
+	for (size_t i = 0; i < count; i++)
 		if (dynamic[i].d_tag == DT_STRTAB)
-			names = offset_of(parts, head->e_phnum, dynamic[i].d_un.d_ptr);
-	for (uint64_t i = 0; names < size && i < count && !found; i++) {
-		uint64_t at = dynamic[i].d_un.d_val;
-
-		if (dynamic[i].d_tag == DT_NEEDED && at < size - names && memchr(file + names + at, '\0', size - names - at))
-			found = look((const char *) file + names + at, wanted);
+			names = offset_of(parts, head.e_phnum, dynamic[i].d_un.d_ptr);
+	for (size_t i = 0; i < count && names != UINT64_MAX && !found; i++) {
+		if (dynamic[i].d_tag != DT_NEEDED || dynamic[i].d_un.d_val > UINT64_MAX - names)
+			continue;
+		size = read_at(fd, names + dynamic[i].d_un.d_val, name, sizeof(name));
+		if (memchr(name, '\0', size))
+			found = look(name, wanted);
 	}
 	return found;
 }
@@ -85,15 +107,11 @@ static const char *ask_file(const char *path, const char *(*look)(const char *na
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	const char *found = NULL;
 	struct stat st;
-	void *file;
 
 	if (fd < 0)
 		return NULL;
-	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0 &&
-	    (file = mmap(NULL, (size_t) st.st_size, PROT_READ, MAP_PRIVATE, fd, 0)) != MAP_FAILED) {
-		found = ask_libraries(file, (uint64_t) st.st_size, look, wanted);
-		munmap(file, (size_t) st.st_size);
-	}
+	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+		found = ask_libraries(fd, look, wanted);
 	close(fd);
 	return found;
 }

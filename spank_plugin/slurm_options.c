@@ -52,13 +52,14 @@ int is_set(const char *value)
 	return value && strcmp(value, "unset") != 0 && strcmp(value, "invalid-context") != 0;
 }
 
-const char *salloc_command(void)
+const char *program_word(void)
 {
 	static char *command;
 	char *word = NULL;
 	size_t size = 0;
 	int at = 0, components = 0;
-	FILE *line = dlsym(RTLD_DEFAULT, "saopt") ? fopen("/proc/self/cmdline", "re") : NULL;  /* only salloc has it */
+	FILE *line = spank_context() == S_CTX_LOCAL || dlsym(RTLD_DEFAULT, "saopt")  /* only salloc has it */
+		? fopen("/proc/self/cmdline", "re") : NULL;
 
 	if (!line)
 		return NULL;

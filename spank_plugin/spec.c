@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pwd.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,14 +73,16 @@ static void add(struct text *spec, const char *name, const char *value)
  * the child prints the reason, and this process ends. */
 static char *checked(const char *spec)
 {
-	int ends[2], status = 0;
+	struct sigaction children = { .sa_handler = SIG_DFL }, before;
+	int ends[2], status = -1;
 	size_t size = 0, room = 0;
 	char why[1024] = "", *text = NULL;
 	ssize_t n;
 	pid_t pid;
 
 	fflush(NULL);
-	if (pipe2(ends, O_CLOEXEC) < 0 || (pid = fork()) < 0)
+	/* The parent of this client may have set SIGCHLD to be ignored: the kernel then keeps no status of a child. */
+	if (sigaction(SIGCHLD, &children, &before) < 0 || pipe2(ends, O_CLOEXEC) < 0 || (pid = fork()) < 0)
 		fail("cannot start the check of --container: too many processes or open files; end some, and try again");
 	if (pid == 0) {
 		char tree[PATH_MAX];
@@ -111,6 +114,8 @@ static char *checked(const char *spec)
 	text[size] = '\0';
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
+	if (sigaction(SIGCHLD, &before, NULL) < 0)
+		fail("cannot restore the handling of SIGCHLD; try again");
 	if (status != 0 || size == 0) {
 		free(text);
 		exit(EXIT_BOLLARD);  /* the child has printed the reason */
@@ -245,9 +250,7 @@ static char *with_header(const struct text *spec, struct header *header, const c
 	return full;
 }
 
-/* Returns 1 when the site's settings (site.py) hold the text `line`, or cannot be read; 0 when not, or without
- * settings. */
-static int site_says(const char *line)
+int site_says(const char *line)
 {
 	int fd = open(BOLLARD_PREFIX "/site.conf", O_RDONLY | O_CLOEXEC);
 	char text[65536];

@@ -18,19 +18,22 @@ extern struct step {
 	struct header header;   /* the only part of the spec that is read here */
 	const char *options;    /* the rest of the spec, which only the keeper reads; or NULL */
 	char *site;             /* the plugin's arguments in plugstack.conf, each followed by a space */
+	int no_record;          /* 1: record=no is among them */
+	int account;            /* 1: account=yes is among them */
 	const char *program;    /* argument 0 of the tasks */
 	int launched;           /* 1: srun has put the launcher first already */
 	char address[100];      /* path of the keeper's socket */
 	char why[512];          /* not empty: no keeper, and the reason */
 	int listener, job;      /* descriptors that the new keeper gets */
 	int job_socket;         /* keepers send a byte to it, and end when it is closed; or -1 */
+	char leash[100];        /* the path of job_socket */
 	int folder;             /* the job's directory, held (job_folder.h); or -1 */
 	int is_extern;          /* 1: the job's extern step, which ends the containers of the job */
 	int record;             /* the job's record on this node, for the accounting; or -1 */
 	char container[40];     /* the name in the record of the container that this step made */
-	int occupied;           /* 1: a process listens at `address` but gives no lifeline */
 	int before;             /* connection to a keeper that ends, because the container is made anew; or -1 */
 	int lifeline;           /* connection to the keeper, held open until slurmstepd ends; or -1 */
+	int bus_error;          /* 1: a task has ended by SIGBUS */
 	pid_t helper;           /* the helper to reap (privilege.h), or 0 */
 	int answer;             /* the pipe with the helper's answer, while there is a helper */
 	long long times[2];     /* of the fork, and of giving up root in the child: CLOCK_MONOTONIC, ns */

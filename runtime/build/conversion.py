@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Return the image file for a URI, from the cache; make it there if it is missing. `pull`, `exec` and others use it.
+
 docker://NAME ──► manifest ──► its digest ──► oci-tmp/DIGEST, if there ──────────────────────────► the file
                                     └──► layers in blob/ ──► a build ──► oci-tmp/DIGEST ──────────────┘
 """
@@ -86,7 +87,7 @@ def _path(name: Reference, asked: Settings, store: Store) -> str:
     digest, found = sources.manifest(name, asked, store)
     if not sources.is_accepted(name, digest, store):  # the policy must accept it even if the cache has the SIF file
         sources.layers(name, digest, found, asked, store)
-    return _made(name, digest, lambda: Source(sources.layers(name, digest, found, asked, store)), store)
+    return _made(name, digest, lambda: Source(sources.layers(name, digest, found, asked, store), digest), store)
 
 
 def _archive_key(name: Reference, arch: str) -> str:

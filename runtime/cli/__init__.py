@@ -5,11 +5,15 @@ main.py: runs one command.
 commands.py: the table of commands.
 build.py: bollard build.
 cache.py: bollard cache.
+names.py: bollard names; the names apptainer, singularity and run-singularity.
 inspect.py: bollard inspect, run-help.
+sbom.py: bollard sbom.
 instance.py: bollard instance.
 plan.py: bollard plan.
 pull.py: bollard pull.
 sif.py: bollard sif.
+sign.py: bollard sign, verify.
+key.py: bollard key.
 site.py: bollard site.
 terminal.py: escapes control characters on a terminal.
 completion.py: completion for shells.

@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 
 from bollard.runtime.errors import BollardError
+from bollard.runtime.image import image_sbom
 from bollard.runtime.local import metadata
+from bollard.runtime.request import command_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ _APP_ORDER: Final = ("environment", "labels", "runscript", "startscript", "test"
 _PRINTED: Final = ("runscript", "startscript", "test", "helpfile")
 _SECTIONS: Final = ("labels", "deffile", "helpfile", "runscript", "startscript", "test", "environment")
 # Go's JSON encoder escapes these characters, which have a meaning in HTML or JavaScript.
-_ESCAPES: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+GO_ESCAPES: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
 def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
@@ -35,6 +37,9 @@ def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     if len(words) != 1:
         raise BollardError(f"{name} takes one image, not {len(words)}", f"write `bollard {name} IMAGE`")
     asked = dict(given)
+    records = [option for option in ("sbom", "provenance") if option in asked]
+    if records:
+        return _print_record(records[0], asked, words[0])
     app = asked.get("app", "")
     attributes, from_json = metadata.read(words[0])
     if name == "run-help":
@@ -52,6 +57,15 @@ def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
         print(json_text(found))
     else:
         print("".join(line + "\n" for line in text_lines(found, app, apps)), end="")
+    return 0
+
+
+def _print_record(option: str, asked: dict[str, str], path: str) -> int:
+    """Print the SBOM or the provenance statement as it is in the image; return the exit status."""
+    other = sorted(set(asked) - {option, "json"} - set(command_options.FETCH))
+    if other:
+        raise BollardError(f"--{option} is shown alone, not with --{other[0]}", "run `bollard inspect` twice")
+    print(image_sbom.text_in(path, option == "provenance").decode("utf-8", "replace"))
     return 0
 
 
@@ -89,7 +103,7 @@ def json_text(found: Attributes) -> str:
     """Return JSON text as Apptainer writes it: with tabs, its order of names, and without empty values."""
     apps = {name: _ordered(app, _APP_ORDER) for name, app in sorted(found["apps"].items())}
     document = {"data": {"attributes": _ordered({**found, "apps": apps}, _ORDER)}, "type": "container"}
-    return json.dumps(document, indent="\t", ensure_ascii=False).translate(_ESCAPES)
+    return json.dumps(document, indent="\t", ensure_ascii=False).translate(GO_ESCAPES)
 
 
 def _ordered(found: Attributes, names: tuple[str, ...]) -> Attributes:

@@ -11,8 +11,9 @@ import os
 import sys
 
 from bollard.runtime.causes import one_line
-from bollard.runtime.cli.commands import COMMANDS
+from bollard.runtime.cli.commands import COMMANDS, REFUSED
 from bollard.runtime.errors import BollardError, shown
+from bollard.runtime.installed import IMAGE_LAUNCHER, OTHER_NAMES, PEERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,16 +23,20 @@ if TYPE_CHECKING:
 _SHELL_FORMS = ("BOLLARD_SHELL", "APPTAINER_SHELL", "SINGULARITY_SHELL")
 
 
-_GLOBAL = {
+GLOBAL = {
+    "--build-config": False,
     **dict.fromkeys(("-q", "--quiet", "-s", "--silent", "--nocolor"), False),
     **dict.fromkeys(("-d", "--debug", "-v", "--verbose"), True),
 }
 
 
+_CONFIG = ("-c", "--config")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return the exit status. Does not return if this process becomes the program.
 
-    argv: the arguments after `bollard`; None for those of this process.
+    argv: the arguments after `bollard`; None for those of this process, which then has the meaning of its name.
     """
     import _signal as signal
 
@@ -43,7 +48,10 @@ def main(argv: list[str] | None = None) -> int:
             from bollard.runtime.cli import terminal
 
             terminal.guard()
-        status = _main(sys.argv[1:] if argv is None else argv)
+        if argv is None:
+            _called_as(os.path.basename(sys.argv[0]))
+            argv = sys.argv[1:]
+        status = _main(["run", *argv] if _name == IMAGE_LAUNCHER else argv)
         sys.stdout.flush()
     except BollardError as error:
         print("bollard:", *map(shown, str(error).split("\n")), file=sys.stderr)
@@ -56,6 +64,15 @@ def main(argv: list[str] | None = None) -> int:
         _drop_output()  # so that a full disk is reported only once
         return 255
     return status
+
+
+_name = "bollard"
+
+
+def _called_as(name: str) -> None:
+    """Store the name of this command, if it is one of Apptainer's."""
+    global _name
+    _name = name if name in OTHER_NAMES else "bollard"
 
 
 def _open_streams() -> None:
@@ -85,12 +102,16 @@ def _main(argv: list[str]) -> int:
         return _help(argv[1:])
     if name in ("-V", "--version", "version"):
         import bollard
+        from bollard.runtime.cli import names
 
-        print(f"bollard {bollard.__version__}")
+        short = name == "version" and _name in PEERS
+        print(names.release(bollard.__version__) if short else names.version(_name, bollard.__version__))
         return 0
     rest = argv[1:]
-    if rest and f"{name} {rest[0]}" in COMMANDS:
+    if rest and (f"{name} {rest[0]}" in COMMANDS or f"{name} {rest[0]}" in REFUSED):
         name, rest = f"{name} {rest[0]}", rest[1:]
+    if name in REFUSED and name not in COMMANDS:
+        return _refused(name, rest)
     if name not in COMMANDS:
         return _family(name, rest)
     from bollard.runtime.request import command_line
@@ -105,15 +126,30 @@ def _main(argv: list[str]) -> int:
 
 def _help(words: list[str]) -> int:
     """Run `bollard help COMMAND` as `bollard COMMAND --help`; an unknown command gives exit status 1."""
-    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
-    if name not in COMMANDS and not any(command.startswith(name + " ") for command in COMMANDS):
+    name = " ".join(words[:2])
+    if name not in COMMANDS and name not in REFUSED:
+        name = words[0]
+    if name not in COMMANDS and name not in REFUSED and not any(command.startswith(name + " ") for command in COMMANDS):
         raise BollardError(f"{name}: no such command", _similar(name), 1)
     return _main([*name.split(), "--help"])
+
+
+def _refused(name: str, rest: list[str]) -> int:
+    """Say why there is no such command: on standard output for --help, else as an error."""
+    why, instead = REFUSED[name]
+    if not {"-h", "--help"}.intersection(rest):
+        raise BollardError(f"{name}: {why}", instead)
+    sys.stdout.write(f"bollard has no command {name}: {why}\n\n{instead}\n")
+    return 0
 
 
 def _similar(name: str) -> str:
     import difflib
 
+    from bollard.runtime.request import docker
+
+    if name in docker.COMMANDS:
+        return docker.COMMANDS[name]
     known = {word for command in COMMANDS for word in (command, command.split()[0])}
     close = difflib.get_close_matches(name, sorted(known), 1)
     return f"did you mean `bollard {close[0]}`?" if close else "see `bollard --help`"
@@ -122,8 +158,13 @@ def _similar(name: str) -> str:
 def _without_global(argv: list[str]) -> list[str]:
     """Return `argv` without Apptainer's global options before the command; -d and -v set BOLLARD_VERBOSE."""
     at = 0
-    while at < len(argv) and argv[at] in _GLOBAL:
-        if _GLOBAL[argv[at]]:
+    while at < len(argv) and (argv[at] in GLOBAL or argv[at].startswith(_CONFIG)):
+        if argv[at].startswith(_CONFIG):
+            raise BollardError(
+                f"{argv[at]}: Apptainer's configuration file has no effect here",
+                "leave it out; a site's settings are in /etc/bollard/bollard.yaml, a user's in options and variables",
+            )
+        if GLOBAL[argv[at]]:
             os.environ["BOLLARD_VERBOSE"] = "1"
         at += 1
     return argv[at:]
@@ -222,6 +263,12 @@ def _start(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     finally:
         opened()
     return 0
+
+
+def _names(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import names
+
+    return names.run(words)
 
 
 def _plan(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
@@ -345,10 +392,28 @@ def _inspect(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
         opened()
 
 
+def _sbom(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import sbom
+
+    return sbom.run(given, words, lambda word: _image(given, [word]))
+
+
 def _sif(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     from bollard.runtime.cli import sif
 
     return sif.run(name, given, words)
+
+
+def _sign(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import sign
+
+    return sign.run(name, given, words)
+
+
+def _key(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import key
+
+    return key.run(name, given, words)
 
 
 def _overlay(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
@@ -372,6 +437,7 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "shell": _start,
     "test": _start,
     "plan": _plan,
+    "names": _names,
     "ps": _ps,
     "attach": _attach,
     "job": _job,
@@ -384,6 +450,7 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "site check": _site,
     "site uninstall": _site,
     "inspect": _inspect,
+    "sbom": _sbom,
     "run-help": _inspect,
     "sif list": _sif,
     "sif header": _sif,
@@ -393,6 +460,16 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "sif add": _sif,
     "sif del": _sif,
     "sif setprim": _sif,
+    "sign": _sign,
+    "verify": _sign,
+    "key newpair": _key,
+    "key list": _key,
+    "key search": _key,
+    "key pull": _key,
+    "key push": _key,
+    "key import": _key,
+    "key export": _key,
+    "key remove": _key,
     "overlay create": _overlay,
     "completion": _completion,
     "instance start": _instance_start,

@@ -73,6 +73,7 @@ def _where(chosen: dict[str, str]) -> Where:
         os.path.abspath(chosen.get("bin") or known.get("bin") or Where().bin),
         os.path.abspath(chosen.get("config") or known.get("config") or site_config.PATH),
         os.path.abspath(chosen["destdir"]) if chosen.get("destdir") else "",
+        "names" in chosen or bool(known.get("names")),
     )
 
 

@@ -10,9 +10,11 @@ locales.py: the locales that an image has.
 image_shell.py: the image's own shell, for environment scripts.
 fuse.py: file servers.
 idle.py: ends idle containers of a job when there are too many.
+memory_limit.py: whether the kernel has ended a process for want of memory in its control group.
 gpu.py: the host's GPU drivers, as binds.
 admission.py: the keeper's loop: lets tasks in and decides when the container ends.
 entry.py: answers the request of one task.
+action.py: the command that exec, run, shell and test start.
 wire.py: frames between keeper, launcher and slurmstepd.
 task_reaper.py: ends tasks when the keeper ends.
 readahead.py: reads the files that the first task will need into the page cache.

@@ -13,7 +13,7 @@ import time
 from _socket import socket
 
 from bollard.runtime import constants
-from bollard.runtime.container import enroot, environment, pytorch, record, renewal, wire
+from bollard.runtime.container import action, enroot, environment, pytorch, record, renewal, wire
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.frozen import replace
 from bollard.runtime.request import plan, spec, spec_text
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from bollard.runtime.request.spec import Spec
 
 SPEC_VARIABLE = wire.SPEC.encode() + b"="
-# The action of one task of an instance, for APPTAINER_COMMAND. All tasks of another container have one action.
-COMMAND_VARIABLE = b"SLURM_BOLLARD_COMMAND="
+# The action of one task, for APPTAINER_COMMAND, if it differs from that of the container.
+COMMAND_VARIABLE = wire.COMMAND.encode() + b"="
+RUN = constants.ACTION_RUN.encode()
 # Modes in which the launcher waits for its program (supervise.c). WAIT: for a process namespace, which only child
 # processes enter. SAVE: the launcher sends wire.DONE after its program and ends when the keeper has answered.
 WAIT = constants.LAUNCHER_WAIT.encode()
@@ -43,8 +44,9 @@ KEPT_SPEC_MAX = 8 << 10
 
 
 def parse_request(frame: bytes) -> tuple[list[bytes], list[bytes], bytes, bytes]:
-    """Return argv, environment, working directory and verbose of a request. `verbose` is the time when the client
-    began; b"" without --container-verbose.
+    """Return argv, environment, working directory and verbose of a request.
+
+    `verbose` is the time when the client began; b"" without --container-verbose.
 
     Raises:
         ValueError: the frame is not a request.
@@ -95,8 +97,9 @@ def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
 
 
 def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[str], None]) -> str:
-    """Answer the request of one task: send it the namespaces, command and environment. Returns the file to save the
-    container to when the step has ended ("" for none).
+    """Answer the request of one task: send it the namespaces, command and environment.
+
+    Returns the file to save the container to when the step has ended ("" for none).
 
     container  the container
     peer       the connection to the task's launcher
@@ -114,6 +117,9 @@ def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[
     step = record.step_of(env)
     asked = step_spec(container, env)
     command = taken(env, COMMAND_VARIABLE) or container.command
+    if container.by_slurm and command == RUN:  # srun's program is the image
+        words = action.inside("run", [os.fsdecode(word) for word in argv[1:]], is_program, app=asked.app)
+        argv = [os.fsencode(word) for word in words]
     if container.spec.fakeroot and any(entry.startswith(b"PMIX_NAMESPACE=") for entry in env):
         # The PMIx server refuses uid 0, and its library then waits forever (libpmix 4.2.2): the step would not end.
         reason = "root in a container does not go with PMIx, which compares user ids"
@@ -122,8 +128,8 @@ def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[
     asked_cwd, cwd = cwd, working_directory(asked, cwd, own)
     if cwd not in (asked_cwd, own) and not asked.pwd and not asked.contain:
         name = os.fsdecode(asked_cwd) or "a directory that was removed"
-        words = f"{name} cannot be entered in the container; the program starts in {os.fsdecode(cwd)}"
-        container.warn_once([f"{container.node}: {words}"])
+        told = f"{name} cannot be entered in the container; the program starts in {os.fsdecode(cwd)}"
+        container.warn_once([f"{container.node}: {told}"])
 
     root = AS_ROOT if container.spec.fakeroot else b""
 
@@ -137,12 +143,12 @@ def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[
     defaults = container.site.environment
     if root:
         defaults += ((b"APT_CONFIG", plan.APT_CONF.encode()),)
-    lines: list[str] = []
+    unexpanded: list[str] = []
     env = environment.of_task(
         image_env, env, asked, command, container.binds, cwd, defaults, container.tools, container.locales,
-        lines,
+        container.plan.variables, container.plan.libraries, unexpanded,
     )  # fmt: skip
-    container.warn_once(lines)
+    container.warn_once(unexpanded)
     if container.by_slurm:
         torch = pytorch.variables(dict(entry.split(b"=", 1) for entry in env))
         env += [name + b"=" + value for name, value in torch.items()]
@@ -158,8 +164,10 @@ def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[
 
 
 def _scratch(container: Container, env: list[bytes]) -> bytes:
-    """Return the task's TMPDIR, if the container does not show that directory of the host and may show it; else b"". A
-    TaskProlog may have made it after the container."""
+    """Return the task's TMPDIR, if the container does not show that directory of the host and may show it; else b"".
+
+    A TaskProlog may have made it after the container.
+    """
     made = container.spec
     path = next((entry[7:] for entry in env if entry.startswith(b"TMPDIR=")), b"")
     if not container.by_slurm or made.contain or "tmp" in made.no_mount or "/tmp" in made.no_mount:
@@ -167,6 +175,11 @@ def _scratch(container: Container, env: list[bytes]) -> bytes:
     if not path.startswith(b"/") or b".." in path.split(b"/"):
         return b""
     return path if plan.needs_bind(os.fsdecode(path), container.plan.mounts, made.binds) else b""
+
+
+def is_program(path: str) -> bool:
+    """Return whether the container has an executable file at `path`."""
+    return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
 def taken(env: list[bytes], name: bytes) -> bytes:
@@ -178,8 +191,9 @@ def taken(env: list[bytes], name: bytes) -> bytes:
 
 
 def step_spec(container: Container, env: list[bytes]) -> Spec:
-    """Return the spec of this task's step and remove its variable from `env`. For a named container the spec can differ
-    from the spec that created the container.
+    """Return the spec of this task's step and remove its variable from `env`.
+
+    For a named container the spec can differ from the spec that created the container.
 
     Raises:
         BollardError: the container was made from another image, or lacks something that this spec needs.
@@ -206,8 +220,10 @@ def step_spec(container: Container, env: list[bytes]) -> Spec:
 
 
 def _refuse_what_it_lacks(container: Container, asked: Spec, values: list[tuple[str, str]]) -> None:
-    """Raise if a step needs an option that its named container was not made with. Other tasks run in it: a container
-    without tasks has been made anew for the step (renewal.py)."""
+    """Raise if a step needs an option that its named container was not made with.
+
+    Other tasks run in it: a container without tasks has been made anew for the step (renewal.py).
+    """
     made = container.spec
     lacking = renewal.lacking(made, asked, values, container.saver is not None)
     if lacking and not renewal.OTHER_LAYERS.isdisjoint(lacking):

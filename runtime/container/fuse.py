@@ -16,6 +16,7 @@ from _socket import socketpair
 from errno import EACCES, EPERM
 
 from bollard.runtime import causes, constants
+from bollard.runtime.container import memory_limit
 from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import LAUNCHER, SERVER, SERVER_2, SERVER_OWNER, SHOWS_OWNER
 from bollard.runtime.system import linux
@@ -183,7 +184,8 @@ def failed(name: str, words: int, pid: int, fd: int, offset: int) -> BollardErro
 
 def lost(name: str) -> BollardError:
     """Return the error for a file server that ended while the container of the image `name` was made."""
-    return BollardError(f"{name}: the file server {SERVER} has ended", _AGAIN)
+    cause, hint = memory_limit.told(_AGAIN)
+    return BollardError(f"{name}: the file server {SERVER} " + (f"was ended {cause}" if cause else "has ended"), hint)
 
 
 def _ended(
@@ -209,7 +211,8 @@ def _ended(
     if not reason and few < _FILES_ENOUGH:
         return BollardError(f"{doing}: the limit of open files, {few}, is too low", "raise it with `ulimit -n`")
     if status is not None and status < 0:
-        return BollardError(f"{doing}: it was ended by {causes.signal_name(-status)}", _AGAIN)
+        cause, hint = memory_limit.told(_AGAIN)
+        return BollardError(f"{doing}: it was ended {cause or f'by {causes.signal_name(-status)}'}", hint)
     if status == _NOT_LOADED or not reason:
         hint = _REPAIR
     how = "it ended" if status in (None, _UNKNOWN) else f"it ended with exit status {status}"
@@ -231,8 +234,9 @@ def _status(pid: int) -> int | None:
 
 
 class Deadline:
-    """A child process that kills a file server unless `met` is called in time. A process that waits for the file server
-    then gets an error.
+    """A child process that kills a file server unless `met` is called in time.
+
+    A process that waits for the file server then gets an error.
 
     Nothing else ends such a wait: the kernel cannot interrupt a request that the file server has read. So the process
     that waits cannot watch the time itself.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The keeper: one process per container and node. It opens the image, makes the namespaces and lets tasks in. When it
-ends, everything that it made ends with it.
+"""The keeper: one process per container and node.
+
+It opens the image, makes the namespaces and lets tasks in. When it ends, everything that it made ends with it.
 
     Slurm      shim ── fork, become the user ──► main()              ends with its step, or with the job here
     by hand    bollard exec ── fork ──► execution: enter(), serve()  ends with the program, or with its instance
@@ -23,6 +24,7 @@ from bollard.runtime.container import (
     idle,
     imports,
     locales,
+    memory_limit,
     mounts,
     readahead,
     record,
@@ -173,6 +175,10 @@ def _enter(
         readahead.start(root, program)
     for name, ours in accounts.items():
         _write(files[name], identity.merged(_read_in(root, f"/etc/{name}"), ours))
+    if any(place.mount.only in (plan.CAN_LOAD, plan.LACKS) for place in places):
+        from bollard.runtime.container import driver_libraries
+
+        places = driver_libraries.fitting(root, places, report)
     clock.mark("server")
     servers = None
     if made.layers:
@@ -236,8 +242,9 @@ def _open(
 
 
 def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "", kept: bool = False) -> plan.Facts:
-    """Return the facts that the plan for `asked` needs. Reads the node and the files that the spec names; changes
-    nothing.
+    """Return the facts that the plan for `asked` needs.
+
+    Reads the node and the files that the spec names; changes nothing.
 
     asked   the spec of the container
     opened  its image
@@ -247,26 +254,38 @@ def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "", kept: bo
     """
     brought: tuple[tuple[str, int], ...] = ()
     overlays: tuple[str, ...] = ()
-    gpus: tuple[plan.Mount, ...] = ()
-    missing: tuple[str, ...] = ()
+    gpus = plan.Gpus()
     if opened.overlays or asked.overlays:
         from bollard.runtime.container import layers
 
         brought = layers.of_image(opened, asked.asked)
         overlays = tuple([layers.filesystem(path) for path, _ in asked.overlays])
-    if asked.cards:
+    # A node without a card's device has nothing to decide, unless the site or an option says so.
+    if asked.cards or here.gpu == "always" or (here.gpu == "auto" and _has_card()):
         from bollard.runtime.container import gpu
 
-        gpus, missing = gpu.find(asked.cards, asked.contain)
+        gpus = gpu.find(gpu.chosen(asked, here), asked.contain)
+    if asked.devices:
+        from bollard.runtime.container import cdi
+
+        gpus += cdi.find(asked.devices, asked.cdi_dirs, asked.contain)
     return plan.Facts(
         here, spool, PREFIX, host_slurm.TOOLS, host_slurm.PLACES, opened.kind == image.DIRECTORY, brought, overlays,
-        gpus, missing, os.path.realpath(asked.cwd), kept,
+        gpus, os.path.realpath(asked.cwd), kept,
     )  # fmt: skip
 
 
+def _has_card() -> bool:
+    """Return whether this node has a device of the kernel's drivers for NVIDIA's or AMD's GPUs."""
+    return os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd")
+
+
 def _mount(asked: Spec, opened: Image, own: bool) -> tuple[str, int, int]:
-    """Mount the image. Returns the path of the mount, the process id of the file server, and a descriptor of the file
-    server's messages. A directory has no file server: 0 and -1."""
+    """Mount the image.
+
+    Returns the path of the mount, the process id of the file server, and a descriptor of the file server's
+    messages. A directory has no file server: 0 and -1.
+    """
     base = f"{SESSION}/image"
     os.mkdir(base, 0o755)
     if opened.kind == image.DIRECTORY:
@@ -286,8 +305,10 @@ def _mount(asked: Spec, opened: Image, own: bool) -> tuple[str, int, int]:
 
 
 def _write_files(asked: Spec) -> dict[str, str]:
-    """Write the container's own files of /etc. Returns {name: path}. passwd and group stay empty here: `_enter` fills
-    them when the image can be read."""
+    """Write the container's own files of /etc.
+
+    Returns {name: path}. passwd and group stay empty here: `_enter` fills them when the image can be read.
+    """
     files = {name: f"{SESSION}/{name}" for name in ("passwd", "group", "resolv.conf", "hostname", "apt.conf")}
     for path in files.values():
         _write(path, b"")
@@ -300,8 +321,10 @@ def _write_files(asked: Spec) -> dict[str, str]:
 
 
 def _start_saver(asked: Spec, base: str, own: bool) -> Saver | None:
-    """Start the saver, if this container is to be saved. A named container whose files show as the user's gets a saver
-    too: a later step can ask for --container-save."""
+    """Start the saver, if this container is to be saved.
+
+    A named container whose files show as the user's gets a saver too: a later step can ask for --container-save.
+    """
     if not asked.save and not (asked.name and own):
         return None
     from bollard.runtime.container import save
@@ -310,16 +333,21 @@ def _start_saver(asked: Spec, base: str, own: bool) -> Saver | None:
 
 
 def _namespace_fds(made: plan.Plan, processes: int) -> tuple[int, ...]:
-    """Return descriptors of the container's namespaces. They are opened on the host's /proc, as the container may have
-    no /proc."""
+    """Return descriptors of the container's namespaces.
+
+    They are opened on the host's /proc, as the container may have no /proc.
+    """
     names = [namespace.name for namespace in made.namespaces if namespace.name != "pid"]
     ways = tuple(os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in names)
     return (*ways, processes) if processes >= 0 else ways
 
 
 def _unshare(made: plan.Plan) -> int:
-    """Make the plan's namespaces except user and mount: this process is already in these. Returns a descriptor of the
-    process namespace and mounts its /proc at SESSION/proc; -1 if the plan has no process namespace."""
+    """Make the plan's namespaces except user and mount: this process is already in these.
+
+    Returns a descriptor of the process namespace and mounts its /proc at SESSION/proc; -1 if the plan has no
+    process namespace.
+    """
     own = {namespace.name: namespace.setting for namespace in made.namespaces[2:]}
     linux.new_namespaces(tuple(name for name in own if name != "pid"))
     if own.get("uts"):
@@ -359,8 +387,10 @@ def _let_children_go() -> None:
 
 
 def _first_look(asked: Spec, base: str, words: int, server: int, opened: Image) -> int:
-    """Wait for the file server's first answer and return a descriptor of the image's root. `words` is the descriptor
-    of the file server's messages, -1 without a file server."""
+    """Wait for the file server's first answer and return a descriptor of the image's root.
+
+    `words` is the descriptor of the file server's messages, -1 without a file server.
+    """
     try:
         root = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.close(linux.open_in_root(root, "/", os.O_RDONLY | os.O_DIRECTORY))
@@ -489,8 +519,10 @@ def _of_step(
     header: spec_text.Header, values: list[tuple[str, str]], old: list[tuple[str, str]], kept: renewal.Layer,
     here: site.Site, clock: Clock, arguments: bytes, program: bytes, listener: int,
 ) -> Container:  # fmt: skip
-    """Make the container of a job step. The parameters are those of `main`; old and kept are of the container that this
-    one follows."""
+    """Make the container of a job step.
+
+    The parameters are those of `main`; old and kept are of the container that this one follows.
+    """
     spec_text.refuse_other(header, spec.make(values))
     values = site.completed(renewal.merged(old, values), here)
     asked = spec.make(values)
@@ -499,6 +531,7 @@ def _of_step(
     words = os.fsdecode(arguments)
     spool = site.spool_directory(words, os.uname().nodename.split(".")[0], here)
     idle.end_oldest(listener, here.idle)
+    memory_limit.watch()
     container = enter(asked, clock, here, spool, os.fsdecode(program), kept=kept)
     container.values = values
     container.by_slurm = True

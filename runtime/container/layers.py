@@ -37,8 +37,10 @@ _END_MS = 60000
 
 
 class Layer:
-    """An open layer of the plan. `fd` is the directory, or the file that holds the filesystem. `warning` is for the
-    first task, or ""."""
+    """An open layer of the plan.
+
+    `fd` is the directory, or the file that holds the filesystem. `warning` is for the first task, or "".
+    """
 
     __slots__ = ("fd", "overlay", "warning")
 
@@ -49,8 +51,11 @@ class Layer:
 
 
 class Servers:
-    """The FUSE servers that write to the user's files. They must end before the container does, so that the files are
-    clean. They run as the user, so the user can stop them (SIGSTOP)."""
+    """The FUSE servers that write to the user's files.
+
+    They must end before the container does, so that the files are clean. They run as the user, so the user can stop
+    them (SIGSTOP).
+    """
 
     __slots__ = ("pids",)
 
@@ -171,8 +176,10 @@ def _begins(path: str, magic: bytes, at: int = 0) -> bool:
 
 
 def _open(name: str, path: str, read_only: bool) -> tuple[int, bool]:
-    """Open a file that holds a filesystem, and lock it against those who write while others read or write. Returns the
-    descriptor, and whether it is locked: some network filesystems have no locks."""
+    """Open a file that holds a filesystem, and lock it against those who write while others read or write.
+
+    Returns the descriptor, and whether it is locked: some network filesystems have no locks.
+    """
     from time import sleep
 
     try:
@@ -196,8 +203,10 @@ def _open(name: str, path: str, read_only: bool) -> tuple[int, bool]:
 def mount(
     made: plan.Plan, base: str, session: str, layers: list[Layer], places: list[mounts.Place], kept: renewal.Layer
 ) -> tuple[str, Servers | None]:
-    """Mount the plan's layers above the image. Returns the path of the merged root, and the servers that must end
-    before the container does (None if there are none).
+    """Mount the plan's layers above the image.
+
+    Returns the path of the merged root, and the servers that must end before the container does (None if there are
+    none).
 
     made      the plan
     base      path of the image's root
@@ -283,8 +292,11 @@ def _memory(room: str, kept: renewal.Layer) -> str:
 
 
 def _merge(merged: str, options: str) -> None:
-    """Mount the kernel's overlay. The kernel can take a moment to unmount that of the container which this one follows;
-    until then its upper layer is busy."""
+    """Mount the kernel's overlay.
+
+    The kernel can take a moment to unmount that of the container which this one follows; until then its upper layer is
+    busy.
+    """
     from time import sleep
 
     for left in range(_LOCK_TRIES, -1, -1):
@@ -332,8 +344,10 @@ def _part(path: str, name: str, source: str) -> int:
 
 
 def _refuse_others(upper: int, source: str) -> None:
-    """Raise if the upper directory of an ext3 file belongs to an id that the container's user is not. The file has the
-    numbers of its maker: root in the container (--fakeroot) and its user are two of them."""
+    """Raise if the upper directory of an ext3 file belongs to an id that the container's user is not.
+
+    The file has the numbers of its maker: root in the container (--fakeroot) and its user are two of them.
+    """
     found = os.fstat(upper)
     if found.st_uid == os.getuid() or found.st_mode & 0o002:
         return

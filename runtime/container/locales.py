@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The locales of an image. If the image lacks the locale that the host's LANG names, perl, bash and others print
-warnings, so LANG is not passed then.
+"""The locales of an image.
+
+If the image lacks the locale that the host's LANG names, perl, bash and others print warnings, so LANG is not passed
+then.
 
 The names are read once per container: from glibc's directory /usr/lib/locale, and from the archive in it (struct
 locarhead of glibc's locarchive.h). This module runs on the node path: it imports only modules of that path.
@@ -56,8 +58,10 @@ def _names(root: int, place: str) -> list[bytes]:
 
 
 def _archived(root: int) -> set[bytes]:
-    """Return the normalized names in the locale archive; an empty set if there is no archive that can be read: programs
-    of the image cannot read it either."""
+    """Return the normalized names in the locale archive; an empty set without one.
+
+    An archive that cannot be read counts as missing: programs of the image cannot read it either.
+    """
     try:
         fd = linux.open_in_root(root, f"{_PLACE}/{_ARCHIVE}", os.O_RDONLY | os.O_NONBLOCK)
     except OSError:

@@ -86,8 +86,9 @@ def lacking(made: Spec, asked: Spec, values: Values, can_save: bool) -> list[str
 
 
 def suits(made: Spec, text: bytes, can_save: bool, shows: Callable[[str], bool]) -> bool:
-    """Return whether a step with the spec `text` joins the container as it is. A step that cannot have a container made
-    for it joins too: its tasks get the reason.
+    """Return whether a step with the spec `text` joins the container as it is.
+
+    A step that cannot have a container made for it joins too: its tasks get the reason.
 
     made      the spec of the container
     text      the spec of the step
@@ -105,8 +106,7 @@ def suits(made: Spec, text: bytes, can_save: bool, shows: Callable[[str], bool])
 
 
 def merged(old: Values, new: Values) -> Values:
-    """Return the values of a container that is made anew: those of its step, and of the old ones what the step does not
-    give."""
+    """Return the values of a container that is made anew: its step's, and old ones that the step does not give."""
     given = {_group(name) for name, _ in new}
     return [(name, value) for name, value in old if _stays(name) and _group(name) not in given] + new
 
@@ -170,8 +170,9 @@ def take_over(fd: int) -> tuple[Values, Layer]:
 
 
 def keep(listener: int, job: int, values: Values, layer: Layer, error: Exception) -> None:
-    """Keep the layer of a container that could not be made anew, and tell the tasks why. Returns when another keeper
-    has taken the layer, or when the job has ended.
+    """Keep the layer of a container that could not be made anew, and tell the tasks why.
+
+    Returns when another keeper has taken the layer, or when the job has ended.
 
     listener  descriptor of the listening socket
     job       descriptor that hangs up when the job has ended on this node
@@ -220,8 +221,10 @@ def keep(listener: int, job: int, values: Values, layer: Layer, error: Exception
 
 
 class Waiting:
-    """Steps that ask for other options while the container has steps, but no task. Slurm tells the user that a step has
-    ended before its slurmstepd has: the next step comes in between."""
+    """Steps that ask for other options while the container has steps, but no task.
+
+    Slurm tells the user that a step has ended before its slurmstepd has: the next step comes in between.
+    """
 
     SECONDS = 5.0
     __slots__ = ("entries",)

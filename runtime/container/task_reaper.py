@@ -12,7 +12,7 @@ import select
 from _signal import pidfd_send_signal
 from sys import byteorder
 
-from bollard.runtime.container import fuse
+from bollard.runtime.container import fuse, memory_limit
 from bollard.runtime.system import linux
 
 TYPE_CHECKING = False
@@ -48,8 +48,11 @@ def hold_proc() -> None:
         _proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def end_tasks(tasks: Iterable[tuple[int, int]], reason: str) -> None:
-    """Kill every (pid, pidfd) of `tasks`. Writes `reason` to the stderr of the first task that takes it."""
+def end_tasks(tasks: Iterable[tuple[int, int]], reason: str) -> bool:
+    """Kill every (pid, pidfd) of `tasks`. Writes `reason` to the stderr of the first task that takes it.
+
+    Returns whether one took it.
+    """
     told = False
     for pid, handle in tasks:
         told = told or _tell(pid, f"bollard: {reason}\n".encode())
@@ -57,11 +60,14 @@ def end_tasks(tasks: Iterable[tuple[int, int]], reason: str) -> None:
             pidfd_send_signal(handle, _SIGKILL)
         except OSError:
             pass  # it has ended by itself
+    return told
 
 
 def end_members() -> None:
-    """Kill all processes in this mount namespace except the keeper and its children: those that the tasks of an
-    instance have left. In a job, Slurm does this."""
+    """Kill what the tasks of an instance have left: all in this mount namespace but the keeper and its children.
+
+    In a job, Slurm does this.
+    """
     own = os.getpid()
     try:
         here, names = os.stat("/proc/self/ns/mnt").st_ino, os.listdir("/proc")
@@ -163,8 +169,11 @@ def start(job_socket: int, close: Iterable[int], server: int = 0, state: int = -
 
 
 def _judge(waited: int, stopped: int, tasks: dict[int, int], server: int) -> None:
-    """Kill the file server, or tell a task of the delay. The keeper has waited `waited` seconds for the file server,
-    which was stopped for the last `stopped` of them. `server` is the file server's pidfd."""
+    """Kill the file server, or tell a task of the delay.
+
+    The keeper has waited `waited` seconds for the file server, which was stopped for the last `stopped` of them.
+    `server` is the file server's pidfd.
+    """
     if stopped == fuse.STOPPED_SECONDS or waited == _SILENT_SECONDS:
         try:
             pidfd_send_signal(server, _SIGKILL)
@@ -200,7 +209,9 @@ def _watch(reader: int, server: int, state: int) -> None:
                 waited, stopped = 0 if message == _WAITING and server >= 0 else -1, 0
                 continue
             if not message:
-                reason = f"the container's keeper on {os.uname().nodename} was killed; the task is ended too"
+                cause, hint = memory_limit.told()
+                reason = f"the container's keeper on {os.uname().nodename} was {f'ended {cause}' if cause else 'killed'}"
+                reason += "; the task is ended too" + (f"; {hint}" if hint else "")
                 end_tasks([(pid, handle) for handle, pid in tasks.items()], reason)
                 return
             pid = int.from_bytes(message, byteorder)

@@ -14,6 +14,7 @@ from bollard.runtime import constants
 from bollard.runtime.causes import one_line
 
 SPEC, ENTRY, VERBOSE, OWN = constants.ENV_SPEC, constants.ENV_ENTRY, constants.ENV_VERBOSE, constants.ENV_OWN
+COMMAND = constants.ENV_COMMAND
 LIFELINE, QUESTION, TASK = constants.WIRE_LIFELINE, constants.WIRE_QUESTION, constants.WIRE_TASK
 DONE, OK, ERROR, SCRIPT = constants.WIRE_DONE, constants.WIRE_OK, constants.WIRE_ERROR, constants.WIRE_SCRIPT
 # Another keeper of the job asks this one to end, unless it has a step.

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The cache of fetched images and layers.
+
     PLACE/bollard/           0700, the user's own
         blob/sha256/HEX      layers, manifests and configurations of registries, by their digest
         oci-tmp/HEX          SIF files made of them, by the digest of the manifest, and SIF files made of archives

@@ -33,8 +33,12 @@ _PERMISSIVE = b'{"default":[{"type":"insecureAcceptAnything"}]}'
 
 
 class Policy(NamedTuple):
-    """The policy for one image: the path of the host's file ("" for none), the text that skopeo gets, and a hash of the
-    files that the policy names, which are keys and certificates."""
+    """The policy for one image.
+
+    file  the path of the host's policy; "" for none
+    text  what skopeo gets
+    keys  a hash of the keys and certificates that the policy names
+    """
 
     file: str
     text: bytes

@@ -41,7 +41,7 @@ class Settings(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The start of a build. One of these three is set:
+    """The start of a build. One of these three is set.
 
     layers, digest: the layers to unpack, and the digest of their manifest in hexadecimal digits.
     path: the path of an image.

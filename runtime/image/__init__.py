@@ -2,6 +2,7 @@
 """Image files: open, read, write and change them.
 
 image.py: opens and checks an image; one descriptor.
+image_sbom.py: reads the SBOM and the provenance statement of an image.
 sif.py: reads SIF files.
 sif_write.py: writes SIF files.
 sif_edit.py: changes SIF files in place.

@@ -24,7 +24,7 @@ from bollard.runtime.image import sif
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Final
 
@@ -66,14 +66,20 @@ class Object:
     datatype: a number of `sif`, such as sif.GENERIC_JSON.
     name: at most 128 bytes of UTF-8.
     data: its bytes.
+    extra: what its descriptor says besides; the meaning depends on `datatype`.
+    finish: makes the final bytes, as many as `data` has, from the SHA-256 of the partition in hexadecimal digits.
     """
 
-    __slots__ = ("data", "datatype", "name")
+    __slots__ = ("data", "datatype", "extra", "finish", "name")
 
-    def __init__(self, datatype: int, name: str, data: bytes) -> None:
+    def __init__(
+        self, datatype: int, name: str, data: bytes, extra: bytes = b"", finish: Callable[[str], bytes] | None = None
+    ) -> None:
         self.datatype = datatype
         self.name = name
         self.data = data
+        self.extra = extra
+        self.finish = finish
 
 
 class Writer:
@@ -183,14 +189,19 @@ class Writer:
         for item in self._objects:
             size = len(item.data)
             link = len(self._objects) + 1 if item.name == sif.DIGEST_NAME else 0  # to the partition
-            table.append(descriptor(item.datatype, len(table) + 1, at, size, size, now, item.name, link=link))
+            table.append(
+                descriptor(item.datatype, len(table) + 1, at, size, size, now, item.name, item.extra, link=link)
+            )
             at += size
         size = end - self.offset
         extra = _le(sif.FS_SQUASHFS, 4) + _le(sif.PART_PRIMARY, 4) + self._arch
         number = len(table) + 1
         padded = end - at
         table.append(descriptor(sif.PARTITION, number, self.offset, size, padded, now, "", extra))
-        data = b"".join(digest.encode() if item.name == sif.DIGEST_NAME else item.data for item in self._objects)
+        parts = [item.finish(digest) if item.finish else item.data for item in self._objects]
+        if [len(part) for part in parts] != [len(item.data) for item in self._objects]:
+            raise ValueError("an object's final bytes have another length")
+        data = b"".join(parts)
         return table, data.ljust(self.offset - _DATA_OFFSET, b"\0")
 
 

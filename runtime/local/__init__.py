@@ -2,7 +2,6 @@
 """Containers that are started by hand, and the containers and instances that run on this machine.
 
 execution.py: starts a keeper for `bollard exec`.
-action.py: the command that exec, run, shell and test start.
 instance.py: finds, joins and stops instances.
 instance_init.py: the init process of an instance.
 running.py: containers on this node: `bollard ps`, `bollard attach`.

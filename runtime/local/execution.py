@@ -50,7 +50,7 @@ def start(asked: Spec, action: str, argv: list[str], shell: str = "", opened: Ca
     if opened:
         opened()
     if command:
-        from bollard.runtime.local import action as actions
+        from bollard.runtime.container import action as actions
 
         if asked.no_umask:
             os.umask(0o022)
@@ -193,8 +193,8 @@ def _keep(
 ) -> None:
     """Run the keeper. It writes "status NUL text" to `writer` when it is ready or has failed."""
     try:
+        from bollard.runtime.container import action as actions
         from bollard.runtime.container import clock, keeper
-        from bollard.runtime.local import action as actions
         from bollard.runtime.system import linux  # imported now: in the container no module can be imported
 
         linux.name_process("bollard-keeper")

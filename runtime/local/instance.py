@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Find, join and stop instances: containers with a name that stay in the background until they are stopped.
+
 bollard instance start ──► instance_init.py
 bollard instance list, stop, stats ──► @bollard-instance/UID/NAME, the init
 bollard exec instance://NAME ────────► the keeper's address
@@ -170,7 +171,7 @@ def join(record: Record, action: str, argv: list[str], shell: str, values: list[
     shell: the shell that the user asked for, "" for none.
     values: the spec of this task, from `task_values`.
     """
-    from bollard.runtime.local import action as actions
+    from bollard.runtime.container import action as actions
 
     asked = spec.make(values)
     text = spec_text.canonical(values, spec_text.header_of(asked))
@@ -197,7 +198,7 @@ def _private(action: str, text: str) -> dict[str, str]:
     """Return variables for the keeper, sent with the task's environment; entry.py removes them."""
     if len(text) > constants.SPEC_MAX - 64:
         raise BollardError("the options are too long", "pass large values in files")
-    return {wire.SPEC: text, "SLURM_BOLLARD_COMMAND": action}
+    return {wire.SPEC: text, wire.COMMAND: action}
 
 
 def _looker(record: Record) -> Callable[[str], bool]:

@@ -251,8 +251,10 @@ class Reader:
         return (quoted, name, operator, operand)
 
     def _of_pattern(self, quoted: bool, operator: str) -> Word:
-        """Parse the operand of ${A#...}, ${A%...} or ${A/.../...}. Raises for quotes in it inside quotes: shells
-        disagree on these."""
+        """Parse the operand of ${A#...}, ${A%...} or ${A/.../...}.
+
+        Raises for quotes in it inside quotes: shells disagree on these.
+        """
         start, end = self.at, self.at
         if operator[0] != "/":
             operand = self._operand(False)

@@ -121,15 +121,19 @@ def bring_up(interface: str) -> None:
 
 
 def new_mount_namespace() -> None:
-    """Move this process into a new mount namespace. It gets new mounts of the host (autofs); the host gets none back
-    (MS_SLAVE of mount_namespaces(7))."""
+    """Move this process into a new mount namespace.
+
+    It gets new mounts of the host (autofs); the host gets none back (MS_SLAVE of mount_namespaces(7)).
+    """
     _check(lib.unshare(lib.CLONE_NEWNS), "unshare(CLONE_NEWNS)")
     _check(lib.mount(ffi.NULL, b"/", ffi.NULL, lib.MS_REC | lib.MS_SLAVE, ffi.NULL), "mount(MS_SLAVE)")
 
 
 def new_process_namespaces() -> None:
-    """Make new process and IPC namespaces: this process enters the IPC namespace; its next child is process 1 of the
-    process namespace (pid_namespaces(7))."""
+    """Make new process and IPC namespaces.
+
+    This process enters the IPC namespace. Its next child is process 1 of the process namespace (pid_namespaces(7)).
+    """
     _check(lib.unshare(lib.CLONE_NEWPID | lib.CLONE_NEWIPC), "unshare(CLONE_NEWPID)")
 
 
@@ -185,8 +189,10 @@ def set_bindable(target: str, on: bool) -> None:
 
 
 def clone_tree(path: str, recursive: bool = True) -> int:
-    """Return a descriptor of a detached copy of the mount at `path`, with the mounts below it if `recursive`
-    (open_tree(2)). Follows symlinks."""
+    """Return a descriptor of a detached copy of the mount at `path` (open_tree(2)). Follows symlinks.
+
+    With `recursive`, the mounts below it are copied too.
+    """
     flags = OPEN_TREE_CLONE | os.O_CLOEXEC | (AT_RECURSIVE if recursive else 0)
     return _tried_again(lambda: lib.b_open_tree(-100, os.fsencode(path), flags), path)
 
@@ -292,8 +298,11 @@ def adopt_orphans() -> None:
 
 
 def use_capabilities(on: bool) -> None:
-    """Turn this process's capabilities on or off. They are turned off before the keeper opens files of the user: with
-    them it could open files whose mode denies access to the user."""
+    """Turn this process's capabilities on or off.
+
+    They are turned off before the keeper opens files of the user: with them it could open files whose mode denies
+    access to the user.
+    """
     _check(lib.b_use_capabilities(on), "capset")
 
 
@@ -303,6 +312,5 @@ def drop_capabilities() -> None:
 
 
 def be_no_root() -> None:
-    """Let programs that this process executes get no capabilities, although they are uid 0 (SECBIT_NOROOT of
-    capabilities(7))."""
+    """Keep capabilities from programs that this process executes as uid 0 (SECBIT_NOROOT of capabilities(7))."""
     _check(lib.b_prctl(lib.PR_SET_SECUREBITS, lib.SECBIT_NOROOT), "prctl(PR_SET_SECUREBITS)")

@@ -12,6 +12,15 @@ from cffi import FFI
 # The seccomp filter; the launcher is compiled with it too.
 OWNERSHIP = Path(__file__).resolve().parents[2] / "spank_plugin/ownership.h"
 
+# build.py turns these warnings off for cffi's own text around ours.
+CHECKED = """
+#pragma GCC diagnostic push
+#pragma GCC diagnostic error "-Wconversion"
+#pragma GCC diagnostic error "-Wshadow"
+#pragma GCC diagnostic error "-Wunused-parameter"
+"""
+UNCHECKED = "#pragma GCC diagnostic pop\n"
+
 ffi = FFI()
 
 ffi.cdef("""
@@ -60,7 +69,8 @@ int b_start_first(const char *proc, int parent);
 
 ffi.set_source(
     "bollard.runtime.system._linux",
-    r"""
+    CHECKED
+    + r"""
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -193,5 +203,6 @@ static int b_drop_capabilities(void)
     return (int) syscall(SYS_capset, &head, none);
 }
 """
-    + OWNERSHIP.read_text(),
+    + OWNERSHIP.read_text()
+    + UNCHECKED,
 )

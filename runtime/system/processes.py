@@ -58,8 +58,10 @@ def children(of: int) -> list[int]:
 
 
 def in_namespace(mounts: int, keeper: int = 0) -> list[int]:
-    """Return the process ids in the mount namespace with the inode `mounts`. Leaves out the process `keeper` and its
-    children; 0 leaves out none."""
+    """Return the process ids in the mount namespace with the inode `mounts`.
+
+    Leaves out the process `keeper` and its children; 0 leaves out none.
+    """
     found = []
     for name in os.listdir("/proc"):
         try:

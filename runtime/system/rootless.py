@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Make a user without root uid 0 for a build. The first of these kinds that works is used:
+"""Make a user without root uid 0 for a build. The first of these kinds that works is used.
 
     root       the user is root of the machine: nothing to do
     subids     a user namespace with the ids of /etc/subuid and /etc/subgid, mapped by newuidmap and newgidmap

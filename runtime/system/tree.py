@@ -347,8 +347,11 @@ def remove_at(above: int, name: str, kept: Collection[tuple[int, str]] = ()) -> 
 
 
 def _empty(above: int, name: str, kept: Collection[tuple[int, str]]) -> None:
-    """Remove the content of a directory. It uses one descriptor and no recursion, because a layer of an image can be
-    nested deeper than the limits of both."""
+    """Remove the content of a directory.
+
+    It uses one descriptor and no recursion, because a layer of an image can be nested deeper than the limits of
+    both.
+    """
     fd = _enter(above, name)
     names, left = [(name, True)], [os.listdir(fd)]  # the caller removes the first directory itself
     try:

@@ -21,6 +21,7 @@ EVERY_RELEASE: dict[str, tuple[str, ...]] = {
     "test_batch.py": (),
     "test_container_options.py": (),
     "test_fetched.py": (),
+    "test_image_programs.py": (),
     "test_inside.py": (),
     "test_mpi.py": ("test_images_of_other_releases",),
     "test_packages.py": (),

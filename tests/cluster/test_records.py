@@ -63,6 +63,19 @@ def test_the_nodes_record(cluster: Cluster, images: Images, work: Work) -> None:
     assert cluster.exec(f"cat {RECORDS}/{job}.*", "n1", "bob").rc != 0
 
 
+@pytest.mark.parametrize("trap", ["", "sleep 1; exit 0"], ids=["until-kill", "tidies-up"])
+def test_a_cancelled_job_has_an_end_on_record(cluster: Cluster, images: Images, work: Work, trap: str) -> None:
+    """At scancel the extern step ends first, and a task that traps SIGTERM runs on. The keeper ends after the task, by
+    itself: only then can it write the line."""
+    script = f"trap '{trap}' TERM; echo $SLURM_JOB_ID > {work.path}/job; {work.pause('ready')}"
+    with cluster.start(["srun", "-Q", "-w", "n1", f"--container={images.small}", "sh", "-c", script]) as step:
+        work.wait_for("ready")
+        job = int(work.read("job"))
+        good(cluster.exec(["scancel", str(job)]))
+        assert trap or step.result().rc != 0
+    assert record(cluster, job)["tasks"] == "1"
+
+
 def test_the_record_is_there_when_the_keeper_was_killed(cluster: Cluster, images: Images, work: Work) -> None:
     words = ["srun", "-Q", "-w", "n1", "-n2", f"--container={images.small}"]
     with cluster.start([*words, "sh", "-c", f"echo $SLURM_JOB_ID > {work.path}/job; {work.pause('ready')}"]) as step:

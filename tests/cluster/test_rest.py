@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
 
 import pytest
-from cluster import Cluster, Images, Work, good
+from cluster import CONTROLLER, Cluster, Images, Work, good, until
 
 # The API of each release that has jobs with containers.
 API = {(22, 5): "v0.0.38", (24, 11): "v0.0.41"}
@@ -84,3 +90,55 @@ def test_a_container_is_refused_on_the_node(cluster: Cluster, images: Images, wo
 def test_a_plain_job_is_none_of_ours(cluster: Cluster, work: Work) -> None:
     ended = cluster.ended(submit(cluster, work))
     assert ended["JobState"] == "COMPLETED" and work.read("out") == "ran\n", ended
+
+
+def children(pid: int) -> set[int]:
+    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def stop_before_it_asks(cluster: Cluster, controller: int, stopped: list[int], seconds: float = 60) -> None:
+    """Stop the process `controller`, slurmctld, when the next batch script's slurmstepd is there; then `stopped` has it.
+
+    slurmstepd asks later: it reads its plugins first. It is stopped meanwhile. A job's first slurmstepd is the extern
+    step's, the second is the batch script's.
+    """
+    inits = [cluster.init(node) for node in cluster.nodes() if node != CONTROLLER]
+    before = {init: children(init) for init in inits}
+    seen: set[int] = set()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for init in inits:
+            for pid in children(init) - before[init] - seen:
+                with contextlib.suppress(OSError):
+                    if Path(f"/proc/{pid}/comm").read_text().strip() == "slurmstepd":
+                        seen.add(pid)
+                        if len(seen) == 2:
+                            os.kill(pid, signal.SIGSTOP)
+                            os.kill(controller, signal.SIGSTOP)
+                            stopped.append(controller)
+                            os.kill(pid, signal.SIGCONT)
+                            return
+        time.sleep(0.0005)
+
+
+def test_a_slurmctld_that_does_not_answer(cluster: Cluster, work: Work) -> None:
+    """The job is refused with one line: it may want a container, and its script must not run on the host then."""
+    (controller,) = cluster.named(CONTROLLER, "slurmctld")
+    for _ in range(5):
+        stopped: list[int] = []
+        watcher = threading.Thread(target=stop_before_it_asks, args=(cluster, controller.pid, stopped))
+        watcher.start()
+        try:
+            job = submit(cluster, work)
+            watcher.join()
+            until(lambda: work.exists("err") and (work.read("out") or work.read("err")), "the job's output", 200)
+        finally:
+            watcher.join()
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+        ended = cluster.ended(job)
+        if not work.read("out"):
+            break  # else the job had its answer before slurmctld was stopped
+    assert ended["ExitCode"].startswith("255:") and work.read("out") == "", ended
+    (line,) = [line for line in work.read("err").splitlines() if line.startswith("bollard: ")]
+    assert line.startswith("bollard: slurmctld does not tell whether this job asks for a container"), line

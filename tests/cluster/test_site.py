@@ -173,6 +173,19 @@ def test_settings_hold_on_the_nodes(cluster: Cluster, images: Images, work: Work
     assert good(done) == "0\n"
 
 
+def test_the_container_that_was_idle_for_longest_ends(cluster: Cluster, images: Images) -> None:
+    """Named containers show by what is in them whether they are still there."""
+    write = "mkdir /etc/bollard; echo 'idle-containers: 2' > /etc/bollard/bollard.yaml; bollard site configure"
+    undo = "rm -r /etc/bollard; bollard site configure"
+    make = f"srun -Q --container={images.small} --container-writable --container-name=$n sh -c 'echo '$n' > /opt/mark'"
+    look = "srun -Q --container-name=$n:exec cat /opt/mark 2> /dev/null || echo no $n"
+    script = f"for n in a b c; do {make}; done; n=b; {look}; n=d; {make}; for n in a b c d; do {look}; done"
+    with changed(cluster, write, undo, "n1"):
+        done = cluster.exec(["salloc", "-Q", "-w", "n1", "bash", "-c", script])
+    # c is newer than b, but b had a step after it.
+    assert done.out.split("\n") == ["b", "no a", "b", "no c", "d", ""], done
+
+
 def test_layers_follow_the_policy_on_images(cluster: Cluster, images: Images, work: Work) -> None:
     """The policy covers overlays and writable directories: on the submit host, on the node, and in `bollard exec`."""
     good(cluster.exec("mkdir ov tree tree/bin", node="n1", cwd=work.path))

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -137,10 +138,15 @@ static void read_programs(unsigned char *data, size_t size)
 	free(text);
 }
 
-/* The headers of a program, as its bytes lie in memory. */
+/* The headers of a program. */
 static void read_elf(unsigned char *data, size_t size)
 {
-	(void) ask_libraries(data, size, wireup_of_library, NULL);
+	int file = memfd_create("elf", MFD_CLOEXEC);
+
+	if (file < 0 || write(file, data, size) != (ssize_t) size)
+		abort();
+	(void) ask_libraries(file, wireup_of_library, NULL);
+	close(file);
 }
 
 /* The first bytes of an image. */

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
+from bollard.runtime.container.action import inside, variables
 from bollard.runtime.errors import BollardError
-from bollard.runtime.local.action import inside, variables
 
 RUNSCRIPT, TEST = "/.singularity.d/runscript", "/.singularity.d/test"
 BASH, SH = "/bin/bash", "/bin/sh"

@@ -14,6 +14,7 @@ import threading
 
 import pytest
 
+from bollard.runtime import constants
 from bollard.runtime.container import entry, image_shell, wire
 from bollard.spank_plugin import build
 
@@ -217,3 +218,44 @@ def test_a_script_of_the_image(launcher, ways, chosen, script, told):
     with Keeper(answer) as address:
         done = started(launcher, address, "x", prepare=lambda: signal.signal(signal.SIGCHLD, chosen))
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory):
+    """The launcher with less patience."""
+    folder = tmp_path_factory.mktemp("hasty")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENTRY_TOLD_MS", 200)
+        patch.setattr(constants, "ENTRY_MS", 1500)
+        build.build_launcher(folder)
+    return folder / "bollard-enter"
+
+
+@pytest.mark.parametrize(("local", "lines"), [("0", 2), ("1", 1)])
+def test_a_keeper_that_does_not_answer(hasty, local, lines):
+    """The first task of the node says that it waits. All end."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("\0bollard-test-" + os.urandom(8).hex())
+    listener.listen(1)
+    with listener:
+        address = listener.getsockname()[1:].decode()
+        done = started(hasty, address, "x", more=[("SLURM_LOCALID", local)])
+    told = done.stderr.splitlines()
+    assert done.returncode == 255 and len(told) == lines, done
+    assert b"has not answered for 1 s; submit again" in told[-1]
+    assert lines == 1 or told[0].endswith(b"still waiting"), done
+
+
+def test_a_keeper_that_accepts_nobody(hasty):
+    """Its queue is full: the task ends with a reason."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("\0bollard-test-" + os.urandom(8).hex())
+    listener.listen(0)
+    with listener, contextlib.ExitStack() as others:
+        with pytest.raises(BlockingIOError):
+            for _ in range(10):
+                other = others.enter_context(socket.socket(socket.AF_UNIX))
+                other.setblocking(False)
+                other.connect(listener.getsockname())
+        done = started(hasty, listener.getsockname()[1:].decode(), "x")
+    assert done.returncode == 255 and b"lets no task in for 1 s" in done.stderr, done

@@ -16,6 +16,8 @@ TOP = Path(__file__).resolve().parents[2]
 
 # The functions of the keeper's modules that may import: each runs before the keeper, or the process it is of, goes in.
 BEFORE = {
+    "bollard.runtime.container.cdi": {"_parsed"},
+    "bollard.runtime.container.driver_libraries": {"is_newer"},
     "bollard.runtime.container.keeper": {"_enter", "_open", "_start_saver", "_unshare", "facts", "main"},
     "bollard.runtime.container.layers": {"_merge", "_open"},
     "bollard.runtime.container.save": {"_prepare"},
@@ -65,7 +67,7 @@ def imports_of(module: str) -> list[tuple[str, str]]:
 def node_path() -> set[str]:
     """Our modules that a keeper may load."""
     seen: set[str] = set()
-    left = {"bollard.runtime.container.keeper", "bollard.runtime.local.action", *imports.NEEDED}
+    left = {"bollard.runtime.container.keeper", "bollard.runtime.container.action", *imports.NEEDED}
     while left:
         module = left.pop()
         if module not in seen and of_file(module) is not None:

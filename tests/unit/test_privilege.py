@@ -16,7 +16,7 @@ import compiled
 import pytest
 
 DECLARATIONS = """
-struct job_cgroups { int count; char job[16][512]; };
+struct job_cgroups { int count; char job[16][512], v1[512], v2[512]; };
 struct identity {
     unsigned uid, gid; const unsigned *groups; int ngroups, place, as_root; const struct job_cgroups *cgroups;
 };
@@ -31,10 +31,13 @@ MORE = """
 static int be_nothing(void *arg) { (void) arg; return 0; }
 int start_of(const struct identity *id)
 {
-	int keep = 3, status;
+	int keep = 3, status, answer;
 	pid_t helper;
 
-	if (become_and_run(id, &keep, 0, -1, be_nothing, NULL, &helper) < 0 || waitpid(helper, &status, 0) != helper)
+	if (become_and_run(id, &keep, 0, -1, be_nothing, NULL, &helper, &answer) < 0)
+		return -1;
+	close(answer);
+	if (waitpid(helper, &status, 0) != helper)
 		return -1;
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }

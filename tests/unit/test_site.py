@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bollard.runtime import constants
 from bollard.runtime.container import environment
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import command_options, plan, site, site_config, spec
@@ -28,6 +29,7 @@ writable: yes
 mpirun: false
 spool: /var/spool/slurmd.%n
 registry: yes
+image-programs: no
 idle-containers: 2
 images-allowed: [/apps, /data/images]
 images-forbidden: [/tmp]
@@ -44,10 +46,14 @@ def mistakes(text: str | bytes) -> list[str]:
     return [f"{line}: {text}; {hint}" for line, text, hint in site_config.read(data)[1]]
 
 
-def compiled(text: str) -> site.Site:
+def compiled_text(text: str) -> bytes:
     values, wrong = site_config.read(text.encode())
     assert wrong == []
-    return site.parse(site_config.compiled(site_config.Settings(values, "0" * 64), "/usr/lib/bollard"))
+    return site_config.compiled(site_config.Settings(values, "0" * 64), "/usr/lib/bollard")
+
+
+def compiled(text: str) -> site.Site:
+    return site.parse(compiled_text(text))
 
 
 def test_every_key_arrives_on_the_node():
@@ -59,6 +65,7 @@ def test_every_key_arrives_on_the_node():
     assert (here.allowed, here.forbidden) == (("/apps", "/data/images"), ("/tmp",))
     assert here.environment == ((b"OMP_PROC_BIND", b"close"), (b"SITE", b"a b=c\n%"), (b"ONE", b"1"))
     assert here.layer_max == 3 << 30
+    assert f"\n{constants.SITE_NO_IMAGE_PROGRAMS}\n" in compiled_text(ALL).decode()
     assert here.prefix == "/usr/lib/bollard"
 
 
@@ -73,7 +80,7 @@ def test_nothing_said_is_the_defaults(text):
     said, defaults = compiled(text), site.Site(prefix="/usr/lib/bollard")
     assert all(getattr(said, name) == getattr(defaults, name) for name in site.Site.__slots__)
     for key in site_config.TABLE:
-        if isinstance(key.default, bool):
+        if isinstance(key.default, bool) and key.name != "image-programs":  # image_program.c alone reads it
             assert getattr(defaults, key.name) is key.default
 
 
