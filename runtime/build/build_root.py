@@ -23,6 +23,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, NoReturn
 
+from bollard.runtime import causes
 from bollard.runtime.constants import DEFAULT_PATH
 from bollard.runtime.errors import BollardError
 from bollard.runtime.system import linux, rootless
@@ -288,9 +289,7 @@ def _guarded(work: Callable[[], None]) -> NoReturn:
     except BollardError as error:
         os.write(2, f"bollard: {error}\n".encode("utf-8", "surrogateescape"))
     except OSError as error:
-        os.write(
-            2, f"bollard: {error.filename or 'system call'}: {error.strerror}\n".encode("utf-8", "surrogateescape")
-        )
+        os.write(2, f"bollard: {causes.one_line(error)}\n".encode("utf-8", "surrogateescape"))
     finally:
         os._exit(code)
 
@@ -378,7 +377,7 @@ def _mount_layered(tree: Tree, scratch: str, base: str) -> None:
     try:
         linux.mount("overlay", base, f"lowerdir={low},upperdir={upper}/upper,workdir={upper}/work,userxattr")
     except OSError as error:
-        raise BollardError(f"--writable-tmpfs: overlay: {error.strerror}", "leave it out") from None
+        raise causes.of(error, "--writable-tmpfs: overlay", layer, "leave it out") from None
     os.chdir(here)
 
 

@@ -118,7 +118,7 @@ def filesystem(path: str) -> str:
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
-        raise BollardError(f"overlay {path}: {error.strerror}", "make it, or check its permissions") from None
+        raise causes.of(error, f"overlay {path}", path, "make it, or check its permissions") from None
     directory = os.fstat(fd).st_mode & 0o170000 == 0o040000
     os.close(fd)
     if directory:
@@ -147,7 +147,7 @@ def opened(overlays: tuple[plan.Overlay, ...], image_fd: int) -> list[Layer]:
             try:
                 fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             except OSError as error:
-                raise BollardError(f"overlay {name}: {error.strerror}", "make it, or check its permissions") from None
+                raise causes.of(error, f"overlay {name}", name, "make it, or check its permissions") from None
         elif overlay.offset:
             # Not by path: it could be another file.
             fd, is_locked = _open(name, f"/proc/self/fd/{image_fd}", overlay.read_only)
@@ -166,7 +166,7 @@ def _begins(path: str, magic: bytes, at: int = 0) -> bool:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise BollardError(f"overlay {path}: {error.strerror}", "check its permissions") from None
+        raise causes.of(error, f"overlay {path}", path, "check its permissions") from None
     try:
         return os.pread(fd, len(magic), at) == magic
     except OSError:
@@ -185,7 +185,7 @@ def _open(name: str, path: str, read_only: bool) -> tuple[int, bool]:
     try:
         fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise BollardError(f"overlay {name}: {error.strerror}", "check its permissions; FILE:ro only reads") from None
+        raise causes.of(error, f"overlay {name}", name, "check its permissions; FILE:ro only reads") from None
     for _ in range(_LOCK_TRIES):
         try:
             linux.lock_file(fd, exclusive=not read_only)
@@ -340,7 +340,7 @@ def _part(path: str, name: str, source: str) -> int:
     except NotADirectoryError:
         raise BollardError(f"overlay {source}: its {name} is no directory", "make another one") from None
     except OSError as error:
-        raise BollardError(f"overlay {source}: its {name}: {error.strerror}", "check its permissions") from None
+        raise causes.of(error, f"overlay {source}: its {name}", source, "check its permissions") from None
 
 
 def _refuse_others(upper: int, source: str) -> None:

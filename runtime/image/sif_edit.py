@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image, sif, sif_write
 from bollard.runtime.system import linux
@@ -306,6 +307,5 @@ def _i64(number: int) -> bytes:
 
 
 def _unwritable(path: str, error: OSError) -> BollardError:
-    return BollardError(
-        f"{image.shown(path)}: cannot be written: {error.strerror}", "check the directory and its free space"
-    )
+    doing = f"{image.shown(path)}: cannot be written"
+    return causes.of(error, doing, os.path.dirname(path) or ".", "check the directory")
