@@ -220,11 +220,9 @@ def _with_server(
 
 
 def _until_failure(report: Report) -> list[Verdict]:
-    """Return the verdicts to show. As in Apptainer, those up to the first failure; none if a signature is missing."""
-    if report.absent:
-        return []
+    """Return the verdicts to show: as in Apptainer, those up to the first failure."""
     found: list[Verdict] = []
-    for verdict in report.verdicts:
+    for verdict in report.verdicts[: report.before]:
         if verdict.mismatched:
             break
         found.append(verdict)
@@ -254,7 +252,7 @@ def lines(found: Sif, verdicts: list[Verdict], remote: frozenset[str]) -> list[s
             place = "[REMOTE]" if verdict.fingerprint in remote else "[LOCAL]"
             shown_lines.append(f"{place:<18} Signing entity: {shown(verdict.name)}")
             shown_lines.append(f"{place:<18} Fingerprint: {verdict.fingerprint}")
-        if verdict.covered:
+        if verdict.covered and (verdict.good or verdict.changed):  # not of a group that has other objects
             shown_lines += ["Objects verified:", "ID  |GROUP   |LINK    |TYPE", "-" * 48]
             shown_lines += [_row(by[number]) for number in verdict.covered]
     return shown_lines
@@ -272,7 +270,7 @@ def json_text(found: Sif, verdicts: list[Verdict], remote: frozenset[str]) -> st
     signers: list[dict[str, Any]] = []
     for verdict in verdicts:
         is_pgp = verdict.kind == "pgp"
-        for number in sorted((*verdict.covered, *verdict.changed)):
+        for number in sorted((*verdict.covered, *verdict.changed)) if verdict.good or verdict.changed else ():
             signer = {
                 "Partition": type_name(by[number]),
                 "Name": verdict.name if is_pgp else "unknown",

@@ -112,7 +112,7 @@ def merged(old: Values, new: Values) -> Values:
 
 
 def _stays(name: str) -> bool:
-    if name in ("image", "asked", "id"):
+    if name in ("image", "asked", "id", "source"):
         return True
     row = options.ROWS.get(name)
     return row is not None and name != _STEPS_OWN and (row.fixed or name in _STAY)

@@ -57,7 +57,7 @@ def directory(environ: Mapping[str, str], given: str = "") -> str:
         for prefix in _PREFIXES:
             if not given and environ.get(prefix + form):
                 given = environ[prefix + form] + ("/keys" if form == "CONFIGDIR" else "")
-    return os.path.abspath(given or os.path.join(_home(environ), ".apptainer/keys"))
+    return given or os.path.join(_home(environ), ".apptainer/keys")
 
 
 def _home(environ: Mapping[str, str]) -> str:
@@ -299,7 +299,7 @@ def _change(path: str, change: object) -> None:
     import tempfile
 
     assert callable(change)
-    folder = os.path.dirname(path)
+    folder = os.path.dirname(path) or "."
     try:
         os.makedirs(folder, 0o700, exist_ok=True)
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

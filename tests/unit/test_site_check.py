@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from bollard.runtime.errors import BollardError
-from bollard.spank_plugin import check, install, probes
+from bollard.runtime.request import site_config
+from bollard.spank_plugin import check, install, policy_check, probes
 from bollard.spank_plugin.check import FAILURE, OK, WARNING, Finding
 from bollard.spank_plugin.install import Where
 
@@ -179,3 +180,25 @@ def test_the_command_of_a_lost_installation(tmp_path):
     done = subprocess.run([sys.executable, "-IS", program], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 255 and done.stderr.count("\n") == 1, done
     assert done.stderr.startswith(f"bollard: {tmp_path}/gone: the installation is missing")
+
+
+def test_a_policy_that_refuses_everything_or_protects_nobody(tmp_path):
+    key, ring = "A" * 40, tmp_path / "keys"
+
+    def found(rule):
+        text = f"trust: {{mode: enforce, keyring: {ring}, rules: [{rule}]}}\n"
+        values, mistakes = site_config.read(text.encode())
+        assert mistakes == []
+        values["trust-file"] = "/y"
+        (tmp_path / "site.conf").write_bytes(site_config.compiled(site_config.Settings(values, ""), str(tmp_path)))
+        return [text for _, text, _ in policy_check.faults(str(tmp_path))]
+
+    assert found("{from: /a, owner: 0, without: [x]}") == []
+    assert found("{from: 'docker://h'}") == ["/y:1: users can put another file into their caches of docker://h"]
+    assert "relies on the SBOM" in found("{from: /a, without: [x]}")[0]
+    signed = f"{{from: anywhere, signed-by: {key}}}"
+    assert [text.split(" is ")[0] for text in found(signed)] == [str(ring), f"{tmp_path}/gpgv"]
+    ring.write_text("no keyring")
+    assert any("is no keyring" in text for text in found(signed))
+    ring.write_bytes(b"")
+    assert any(text.endswith(f"lacks the key {key}") for text in found(signed))
