@@ -19,12 +19,13 @@ CLUSTER := $(SYSTEM) slurm-test-cluster/cluster
 PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv python3-dev:/usr/bin/python3-config \
 	python3-cffi:/usr/share/doc/python3-cffi python3-yaml:/usr/share/doc/python3-yaml gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
 	squashfs-tools:/usr/bin/mksquashfs squashfuse:/usr/bin/squashfuse git:/usr/bin/git \
-	e2fsprogs:/sbin/mkfs.ext3 groff-base:/usr/bin/groff
+	e2fsprogs:/sbin/mkfs.ext3 groff-base:/usr/bin/groff openssl:/usr/bin/openssl \
+	gpg:/usr/bin/gpg gpgv:/usr/bin/gpgv gpg-agent:/usr/bin/gpg-agent gpgconf:/usr/bin/gpgconf
 BUILD_PACKAGES := debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot uidmap:/usr/bin/newuidmap \
-	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci openssl:/usr/bin/openssl rpm:/usr/bin/rpmbuild db-util:/usr/bin/db_load
+	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci rpm:/usr/bin/rpmbuild db-util:/usr/bin/db_load
 TOOLS := pytest spdx-tools hypothesis pexpect cffi ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
-.PHONY: $(RELEASES:%=release-%) help machine packages dev demo test unit build-test cluster-test releases-test fuzz fuzz-c peers stress bench lint format clean
+.PHONY: $(RELEASES:%=release-%) help machine packages dev demo test unit build-test cluster-test releases-test fuzz fuzz-c sanitize peers stress bench lint format clean
 
 help:
 	@echo 'make demo          bring a Slurm cluster up on this machine and run MPI in a container on it'
@@ -35,6 +36,7 @@ help:
 	@echo 'make releases-test what meets Slurm, on the other releases: $(RELEASES)'
 	@echo 'make fuzz          damaged input for the readers of definitions and images, and for those in C; SECONDS=60'
 	@echo 'make fuzz-c        the C alone, with sanitizers; SECONDS=60'
+	@echo 'make sanitize      tests of the C with sanitizers: unit tests, and some on the cluster'
 	@echo 'make peers         bollard and Apptainer run the same lines, and are compared'
 	@echo 'make stress        thousands of steps, cancelled at any moment (half an hour); STRESS=--cancels=20 for less'
 	@echo 'make bench         what a container costs, as a table and as JSON'
@@ -112,6 +114,18 @@ fuzz: dev
 
 fuzz-c: dev
 	$(PYTHON) tests/fuzz/run.py --seconds $(SECONDS) --only c
+
+# The unit tests of C with AddressSanitizer, which static programs and Slurm's own cannot have; then a plugin in which
+# undefined behaviour ends the process, on the cluster. The usual plugin is installed again at the end.
+WITH_ASAN = LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 BOLLARD_SANITIZE=address
+C_TESTS := $(patsubst %,tests/unit/test_%.py,enter entry inside program multiprog image_probe spec_text privilege job_cgroup \
+	job_end job_folder job_place)
+sanitize: dev
+	$(WITH_ASAN) $(PYTHON) -m pytest -q $(wildcard $(C_TESTS))
+	BOLLARD_SANITIZE=undefined $(CLUSTER) up --suite $(SUITE) --plugin
+	BOLLARD_SANITIZE=undefined $(CLUSTER) plugin --suite $(SUITE)
+	status=0; $(PYTHON) -m pytest -q --suite $(SUITE) --installed tests/cluster/test_running.py \
+	    tests/cluster/test_container_options.py tests/hostile || status=$$?; $(CLUSTER) plugin --suite $(SUITE); exit $$status
 
 bench: packages
 	$(SYSTEM) bench/run.py

@@ -37,7 +37,7 @@ setup(
     cffi_modules=["runtime/system/linux_build.py:ffi"],
     setup_requires=[],
     install_requires=["cffi>=1.15", "psutil>=5.8"],
-    extras_require={"site": ["PyYAML>=5.4"]},
+    extras_require={"site": ["PyYAML>=5.4"], "sign": ["cryptography>=3.4"]},
     python_requires=">=3.9",
     entry_points={"console_scripts": ["bollard = bollard.runtime.cli.main:main"]},
 )

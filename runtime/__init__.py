@@ -8,6 +8,7 @@ local/: containers without a job step of their own, and what runs on this machin
 container/: the keeper: namespaces, mounts and processes of one container on one node.
 build/: new images: from definition files, and from images that were fetched.
 fetch/: images that lie elsewhere: their names, their servers, the cache.
+trust/: who signed an image: signatures and keys.
 image/: image files: open, read, make and change them.
 request/: what a user and a site ask for: options, the spec made of them, the plan for a node.
 shell/: the part of sh that environment scripts use, read as data.

@@ -12,6 +12,10 @@ WIRE_LIFELINE, WIRE_QUESTION, WIRE_TASK = b"L", b"Q", b"T"
 WIRE_DONE = b"D"
 WIRE_OK, WIRE_ERROR, WIRE_SCRIPT = b"+", b"-", b"S"
 
+# From the keeper to slurmstepds, on their lifelines, where no task could be told: the file server has ended, and by the
+# job's memory limit.
+WIRE_SERVER_ENDED, WIRE_MEMORY_LIMIT = b"F", b"M"
+
 # A frame is its size as u32 in host byte order, then that many bytes. FRAME_MAX is in bytes.
 WIRE_FRAME_MAX = 16 << 20
 

@@ -15,11 +15,18 @@ from state import CONTROLLER, Cluster, ClusterError
 
 # The library with which slurmd can bind tasks to the declared CPUs; folded_cpus.c explains it.
 FOLDED_CPUS = "/usr/local/lib/test-cluster/folded_cpus.so"
+# The library with which slurmd sees cgroup v2 alone; one_hierarchy.c explains it. Each node compiles it.
+ONE_HIERARCHY = "/run/one_hierarchy.so"
+COMPILE = f"gcc -shared -fPIC -o {ONE_HIERARCHY} /usr/src/bollard/slurm-test-cluster/one_hierarchy.c"
 
 # The daemons join the node's cgroups, as at boot. Each then puts itself into the background.
 BOOT = r"""
 set -eu
-for procs in /sys/fs/cgroup/*/cgroup.procs; do ! [ -e "$procs" ] || echo 0 > "$procs"; done
+if [ -e /sys/fs/cgroup/cgroup.procs ]; then
+    echo 0 > /sys/fs/cgroup/cgroup.procs
+else
+    for procs in /sys/fs/cgroup/*/cgroup.procs; do ! [ -e "$procs" ] || echo 0 > "$procs"; done
+fi
 cd /
 install -d -o munge -g munge -m 755 /run/munge
 install -d -o munge -g munge -m 700 /var/log/munge /var/lib/munge
@@ -48,8 +55,11 @@ def start(cluster: Cluster, node: str, pid: int) -> None:
 
         first = accounting.start_script(node, cluster.suite)
     daemon = "slurmctld" if node == CONTROLLER else "slurmd"
+    preload = [FOLDED_CPUS]
+    if node != CONTROLLER and cluster.is_unified():
+        first, preload = COMPILE, [FOLDED_CPUS, ONE_HIERARCHY]
     settings = (
-        [] if node == CONTROLLER else [f"HWLOC_SYNTHETIC=Package:1 Core:{CPUS} PU:1", f"LD_PRELOAD={FOLDED_CPUS}"]
+        [] if node == CONTROLLER else [f"HWLOC_SYNTHETIC=Package:1 Core:{CPUS} PU:1", f"LD_PRELOAD={':'.join(preload)}"]
     )
     done = subprocess.run(
         inside(

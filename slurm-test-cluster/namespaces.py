@@ -35,6 +35,12 @@ def cgroup_controllers(memory: bool = False) -> list[str]:
     return found if "freezer" in found else []
 
 
+def unified() -> Path | None:
+    """Return where the machine has mounted cgroup v2; None if it has not."""
+    places = (CGROUPS, CGROUPS / "unified")
+    return next((place for place in places if (place / "cgroup.controllers").exists()), None)
+
+
 def cgroup_name(cluster: Cluster, node: str) -> str:
     """Return the name of the node's cgroup in each hierarchy."""
     return f"bollard-{cluster.label}-{node}"
@@ -42,7 +48,12 @@ def cgroup_name(cluster: Cluster, node: str) -> str:
 
 def make_cgroups(cluster: Cluster, node: str) -> list[Path]:
     """Make the node's cgroups; return their directories."""
-    made = []
+    made: list[Path] = []
+    whole = unified()
+    if cluster.is_unified() and whole:
+        group = whole / cgroup_name(cluster, node)
+        group.mkdir(exist_ok=True)
+        return [group]
     for controller in cgroup_controllers(cluster.limits_memory()):
         group = CGROUPS / controller / cgroup_name(cluster, node)
         group.mkdir(exist_ok=True)
@@ -55,8 +66,10 @@ def make_cgroups(cluster: Cluster, node: str) -> list[Path]:
 
 def remove_cgroups(cluster: Cluster, node: str) -> None:
     """Remove the node's cgroups, the deepest first. They are empty after the end of its init."""
-    for controller in (*CONTROLLERS, MEMORY):
-        for path, _, _ in os.walk(CGROUPS / controller / cgroup_name(cluster, node), topdown=False):
+    hierarchies = [CGROUPS / controller for controller in (*CONTROLLERS, MEMORY)]
+    whole = unified()
+    for hierarchy in (*hierarchies, *([whole] if whole else [])):
+        for path, _, _ in os.walk(hierarchy / cgroup_name(cluster, node), topdown=False):
             # The kernel reports a group as busy for a short time after its last process has ended.
             wait_until(partial(removed, path), 10, f"cgroup {path} was not empty")
 
@@ -110,7 +123,7 @@ def spawn(cluster: Cluster, node: str, tree: str = "") -> None:
         etc.symlink_to(cluster.run / "etc")
     groups = make_cgroups(cluster, node)
     all_cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-    controllers = " ".join(cgroup_controllers(cluster.limits_memory()))
+    controllers = "unified" if cluster.is_unified() else " ".join(cgroup_controllers(cluster.limits_memory()))
     first_cpu = str(lowest_cpu()) if cluster.has_private_tmp() else all_cpus
 
     words = [
@@ -130,7 +143,12 @@ def settle(cluster: Cluster, node: str) -> int:
         return found is not None and Path(f"/proc/{found.pid}/comm").read_text() == "tini\n"
 
     wait_until(ready, 20, f"node '{node}' did not start (see {cluster.run / node / 'log' / 'init.log'})")
-    return cluster.init(node)
+    pid, whole = cluster.init(node), unified()
+    if cluster.is_unified() and whole:
+        # slurmd refuses a cgroup that holds a process of another process namespace: unshare(1), which waits for init.
+        status = Path(f"/proc/{pid}/status").read_text()
+        (whole / "cgroup.procs").write_text(status.partition("\nPPid:")[2].split()[0])
+    return pid
 
 
 def end(cluster: Cluster, node: str) -> bool:

@@ -58,7 +58,9 @@ ln -s /proc/self/fd/1 dev/stdout
 ln -s /proc/self/fd/2 dev/stderr
 
 # In this cgroup namespace the mounted hierarchies begin at the node's own group.
-if [ -n "$controllers" ]; then
+if [ "$controllers" = unified ]; then
+    mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 sys/fs/cgroup
+elif [ -n "$controllers" ]; then
     mount -t tmpfs -o mode=0755,nosuid,nodev,noexec cgroup sys/fs/cgroup
     for controller in $controllers; do
         mkdir "sys/fs/cgroup/$controller"

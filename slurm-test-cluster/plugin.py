@@ -27,7 +27,7 @@ INSTALLED = ("usr", "etc")  # the directories whose files are copied to the node
 # package does: a link in the place of the prefix could not replace the directory that nodes have.
 RECIPE = r"""
 set -eu
-tree=$1 layer=$2 source=$3
+tree=$1 layer=$2 source=$3 sanitize=$4
 mkdir -p "$layer/upper" "$layer/work" "$layer/root"
 mount -t overlay -o "lowerdir=$tree,upperdir=$layer/upper,workdir=$layer/work" build "$layer/root"
 cd "$layer/root"
@@ -36,6 +36,7 @@ mount -t proc proc proc
 mount --bind /dev dev
 mount -t tmpfs tmp tmp
 exec chroot . env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONDONTWRITEBYTECODE=1 \
+    BOLLARD_SANITIZE="$sanitize" \
     sh -euc 'cd /usr/src/bollard && python3 spank_plugin --prefix /usr/lib/bollard --destdir /
              ln -sf /usr/lib/bollard/names/run-singularity /usr/bin/run-singularity'  # as update-alternatives would
 """
@@ -60,7 +61,8 @@ def build(cluster: Cluster) -> None:
     remove_tree(building)
     log.unlink(missing_ok=True)
     print("building the plugin", flush=True)
-    run_recipe(RECIPE, [str(cluster.tree), str(building), str(source_directory(cluster))], log)
+    sanitize = os.environ.get("BOLLARD_SANITIZE", "")  # build.py
+    run_recipe(RECIPE, [str(cluster.tree), str(building), str(source_directory(cluster)), sanitize], log)
     remove_tree(cluster.own / "layer")
     building.rename(cluster.own / "layer")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from namespaces import cgroup_controllers
+from namespaces import cgroup_controllers, unified
 from network import address
 from state import CONTROLLER, Cluster, ClusterError, node_names
 from suites import SUITES
@@ -103,6 +103,7 @@ PRIVATE = "AutoBasePath=true\nBasePath=/var/spool/job-tmp\n"
 CHOICES = {
     "constrain": Choice((20, 11)),
     "no-contain": Choice((20, 11)),
+    "cgroup-v2": Choice((22, 5)),
     "contain_spank": Choice((24, 5)),
     "job_container/tmpfs": Choice(
         (21, 8), (25, 5), "JobContainerType=job_container/tmpfs\n", "job_container.conf", PRIVATE
@@ -135,6 +136,8 @@ def check(cluster: Cluster, site: list[str]) -> None:
             raise ClusterError(f"--site {name} needs PrologFlags=Contain: leave no-contain out")
     if "constrain" in site and "memory" not in cgroup_controllers(memory=True):
         raise ClusterError("--site constrain needs the cgroup v1 memory hierarchy, which this machine does not have")
+    if "cgroup-v2" in site and ("constrain" in site or not unified()):
+        raise ClusterError("--site cgroup-v2 needs a mounted cgroup v2 hierarchy, and goes without constrain")
     if not cgroup_controllers() and any(CHOICES[name].lines for name in site):
         raise ClusterError("PrologFlags=Contain needs the cgroup v1 freezer, which this machine does not have")
 
@@ -150,7 +153,7 @@ def write(cluster: Cluster, nodes: int, site: list[str], more: str = "") -> None
     etc = cluster.run / "etc"
     slurm = etc / "slurm"
     slurm.mkdir(parents=True, exist_ok=True)
-    tracked = bool(cgroup_controllers())
+    tracked = bool(cgroup_controllers()) or "cgroup-v2" in site
     parameters = ["config_overrides", *(["contain_spank"] if "contain_spank" in site else [])]
     more += CONSTRAIN if "constrain" in site else ""
     more += CONTAIN if tracked and "no-contain" not in site else ""
@@ -172,6 +175,8 @@ def write(cluster: Cluster, nodes: int, site: list[str], more: str = "") -> None
         + more
     )
     plugin = "CgroupPlugin=cgroup/v1\n" if SUITES[cluster.suite].cgroup_plugin else ""
+    if "cgroup-v2" in site:  # no node has systemd, which would make slurmstepd's scope
+        plugin = "CgroupPlugin=cgroup/v2\nIgnoreSystemd=yes\n"
     constrain = "yes" if "constrain" in site else "no"
     slurm.joinpath("cgroup.conf").write_text(CGROUP.format(plugin=plugin, constrain=constrain))
     slurm.joinpath("plugstack.conf").write_text("include /etc/slurm/plugstack.conf.d/*.conf\n")

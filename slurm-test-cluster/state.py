@@ -127,6 +127,11 @@ class Cluster:
         settings = self.settings()
         return settings is not None and "constrain" in settings["site"]
 
+    def is_unified(self) -> bool:
+        """Return whether the nodes have cgroup v2 in the place of v1."""
+        settings = self.settings()
+        return settings is not None and "cgroup-v2" in settings["site"]
+
     def has_private_tmp(self) -> bool:
         """Return whether the site gives each job its own /tmp, with a plugin such as job_container/tmpfs."""
         settings = self.settings()

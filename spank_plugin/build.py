@@ -56,21 +56,8 @@ from bollard.spank_plugin.build_inside import c_string  # noqa: E402
 SOURCES = {
     "spank_bollard.so": (
         *("shim", "client", "client_options", "spec", "image_probe", "image_program", "slurm_options"),
-        *(
-            "components",
-            "multiprog",
-            "header",
-            "stepd",
-            "keeper",
-            "argv",
-            "refusal",
-            "account",
-            "job_record",
-            "privilege",
-            "wire",
-            "python",
-        ),
-        *("job_cgroup", "job_folder", "job_place", "job_end"),
+        *("components", "multiprog", "header", "stepd", "keeper", "argv", "refusal", "account", "job_record"),
+        *("privilege", "wire", "python", "job_cgroup", "job_folder", "job_place", "job_end"),
     ),
     "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),
     "bollard-enter": ("enter", "entry", "script", "become", "supervise", "ranks", "program", "wire"),
@@ -89,6 +76,11 @@ HARDENING = [
     *("-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"),
     "-Wl,-z,relro,-z,now,-z,noexecstack",
 ]
+# For $BOLLARD_SANITIZE, in the place of HARDENING (`make sanitize`). "undefined": undefined behaviour ends the process by
+# a signal, which works in a static program too. "address": AddressSanitizer too; programs are dynamic then, and whoever
+# opens a library needs libasan in LD_PRELOAD.
+UNDEFINED = ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-fno-omit-frame-pointer"]
+SANITIZERS = {"": HARDENING, "undefined": UNDEFINED, "address": ["-fsanitize=address", *UNDEFINED]}
 # For C files that cffi writes. CHECKED (linux_build.py) turns these on again for our C in them.
 GENERATED = ["-Wno-conversion", "-Wno-shadow", "-Wno-unused-parameter"]
 
@@ -176,10 +168,18 @@ def compile_c(output: Path, files: list[Path], *flags: str) -> None:
     Raises:
         BollardError: the compiler failed; its own messages are on stderr.
     """
-    command = [compiler(), *WARNINGS, *HARDENING, "-o", str(output), *map(str, files), *flags]
+    command = [compiler(), *WARNINGS, *sanitizers(), "-o", str(output), *map(str, files), *flags]
     done = subprocess.run(command, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise BollardError(f"{output.name} did not compile", f"the command was: {' '.join(command)}")
+
+
+def sanitizers() -> list[str]:
+    """Return HARDENING, or what $BOLLARD_SANITIZE asks for instead."""
+    asked = os.environ.get("BOLLARD_SANITIZE", "")
+    if asked not in SANITIZERS:
+        raise BollardError(f"BOLLARD_SANITIZE={asked}: no such build", f"one of {', '.join(SANITIZERS)[2:]}, or unset it")
+    return SANITIZERS[asked]
 
 
 def slurm_include() -> Path | None:
@@ -278,7 +278,12 @@ def _links_statically() -> bool:
 
 
 def static() -> list[str]:
-    """The flags for a static program; with a random load address when the C library has rcrt1.o."""
+    """The flags for a static program; with a random load address when the C library has rcrt1.o.
+
+    AddressSanitizer has no static programs.
+    """
+    if os.environ.get("BOLLARD_SANITIZE") == "address":
+        return ["-pie", "-fPIE"]
     done = subprocess.run([compiler(), "-print-file-name=rcrt1.o"], stdout=subprocess.PIPE, text=True, check=False)
     return ["-static-pie", "-fPIE"] if "/" in done.stdout else ["-static"]
 
@@ -416,6 +421,15 @@ def copy_python(out: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, target)
     shutil.copy(_cffi_backend.__file__, out / "python")
+    with contextlib.suppress(ImportError):  # for CDI specs in YAML, and for nothing else in a keeper
+        import yaml
+
+        shutil.copytree(Path(yaml.__file__).parent, out / "python/yaml", ignore=_no_source)
+
+
+def _no_source(folder: str, names: list[str]) -> list[str]:
+    """Return the files of a Python package that are no Python."""
+    return [name for name in names if not name.endswith(".py")]
 
 
 def copy_server(out: Path) -> None:

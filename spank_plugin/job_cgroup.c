@@ -25,10 +25,6 @@
 /* Tries of 5 ms each. Slurm holds this lock for a few system calls only. */
 #define LOCK_TRIES 200
 
-struct place {
-	char v1[512], v2[512];  /* the job's directory below a hierarchy's root, or empty */
-};
-
 /* Cuts "/slurm_n1/uid_1000/job_7/step_0" to "/slurm_n1/uid_1000/job_7"; to "" when the job is not in the path. */
 static void cut_at_job(char *path, uint32_t job)
 {
@@ -65,7 +61,7 @@ static int too_long(void)
 
 /* Finds the job's directories in `own`, the /proc/self/cgroup of a slurmstepd of the job. It has lines such as
  * "4:freezer:/slurm/uid_1/job_7". Returns 0, or -1 with errno. */
-static int find_own_place(struct place *place, uint32_t job, const char *own)
+static int find_own_place(struct job_cgroups *place, uint32_t job, const char *own)
 {
 	FILE *file = fopen(own, "re");
 	char *line = NULL, *path;
@@ -93,7 +89,7 @@ static int find_own_place(struct place *place, uint32_t job, const char *own)
 /* Adds the job's directory in the hierarchy of `line`, if Slurm has one there. Sets *mounted when the job can be in
  * this hierarchy. Returns 0, or -1 with errno. A line is "31 24 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup
  * rw,memory" (proc(5)). */
-static int add_hierarchy(struct job_cgroups *found, const struct place *place, const char *line, int *mounted)
+static int add_hierarchy(struct job_cgroups *found, const char *line, int *mounted)
 {
 	const char *type = strstr(line, " - cgroup"), *below;
 	char root[256], mount[256], path[sizeof(found->job[0])];
@@ -101,7 +97,7 @@ static int add_hierarchy(struct job_cgroups *found, const struct place *place, c
 
 	if (!type)
 		return 0;
-	below = strncmp(type, " - cgroup2 ", 11) == 0 ? place->v2 : place->v1;
+	below = strncmp(type, " - cgroup2 ", 11) == 0 ? found->v2 : found->v1;
 	if (!below[0])
 		return 0;
 	if (sscanf(line, "%*d %*d %*s %255s %255s", root, mount) != 2 || strlen(root) == 255 || strlen(mount) == 255)
@@ -125,31 +121,40 @@ static int add_hierarchy(struct job_cgroups *found, const struct place *place, c
 	return 0;
 }
 
-/* job_cgroups_find() with the files `own` and `mountinfo` of /proc/self. */
-static int find_in(struct job_cgroups *found, uint32_t job, const char *own, const char *mountinfo)
+/* job_cgroups_look() with the file `mountinfo` of /proc/self. */
+static int look_in(struct job_cgroups *found, const char *mountinfo)
 {
-	struct place place;
 	char *line = NULL;
 	size_t size = 0;
 	FILE *mounts;
 	int rc = 0, mounted = 0;
 
 	found->count = 0;
-	if (find_own_place(&place, job, own) < 0)
-		return -1;
-	if (!place.v1[0] && !place.v2[0])
+	if (!found->v1[0] && !found->v2[0])
 		return 0;
 	mounts = fopen(mountinfo, "re");
 	if (!mounts)
 		return -1;
 	while (rc == 0 && getline(&line, &size, mounts) > 0)
-		rc = add_hierarchy(found, &place, line, &mounted);
+		rc = add_hierarchy(found, line, &mounted);
 	rc = end_reading(mounts, line, rc);
 	if (rc == 0 && found->count == 0) {
 		errno = mounted ? ENOENT : ENODEV;
 		rc = -1;
 	}
 	return rc;
+}
+
+int job_cgroups_look(struct job_cgroups *found)
+{
+	return look_in(found, "/proc/self/mountinfo");
+}
+
+/* job_cgroups_find() with the files `own` and `mountinfo` of /proc/self. */
+static int find_in(struct job_cgroups *found, uint32_t job, const char *own, const char *mountinfo)
+{
+	found->count = 0;
+	return find_own_place(found, job, own) < 0 ? -1 : look_in(found, mountinfo);
 }
 
 int job_cgroups_find(struct job_cgroups *found, uint32_t job)

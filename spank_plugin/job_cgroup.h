@@ -12,6 +12,7 @@
 struct job_cgroups {
 	int count;
 	char job[JOB_CGROUPS_MAX][512];  /* Slurm's own directory: ".../job_N" */
+	char v1[512], v2[512];           /* that directory below a hierarchy's root, or empty */
 };
 
 /* Fills *found with the directories that Slurm has for `job` on this node; the count is 0 when Slurm tracks no job by
@@ -20,6 +21,10 @@ struct job_cgroups {
  * Returns 0, or -1 with errno; *found then has the directories that were found up to the failure. ENOENT: this process
  * is in the job's cgroups, but their directories are gone. ENODEV: no such hierarchy is mounted here. */
 int job_cgroups_find(struct job_cgroups *found, uint32_t job);
+
+/* Looks again for the directories in all hierarchies, by found->v1 and found->v2 of an earlier job_cgroups_find(). For a
+ * process that is not in them any more; Slurm may have made more of them since. Returns as job_cgroups_find(). */
+int job_cgroups_look(struct job_cgroups *found);
 
 /* Moves this process to the directory "step_bollard" beside the job's steps, in each hierarchy; later children are
  * then in it too. Makes the directory when it is missing. Returns 0, or -1 with errno. */

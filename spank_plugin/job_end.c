@@ -175,12 +175,17 @@ static int is_last(const struct job_cgroups *groups, uint32_t job_id)
 void know_cgroups(uint32_t job_id)
 {
 	struct job_cgroups found;
+	int rc = job_cgroups_find(&found, job_id);
 
+	if (rc == 0 && found.count == 0) {  /* Slurm 20.11 has moved this process out of them, before its last hook */
+		found = known;
+		rc = job_cgroups_look(&found);
+	}
 	/* ENOENT: the job's cgroups are gone, and so are all processes in them. */
-	if (job_cgroups_find(&found, job_id) < 0 && errno != ENOENT)
+	if (rc < 0 && errno != ENOENT)
 		slurm_error("bollard: cannot tell the job's cgroups, so processes of its containers may be left, or outside "
 			    "of them: %m");
-	if (found.count > known.count)
+	if (found.count >= known.count)
 		known = found;
 }
 

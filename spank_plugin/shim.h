@@ -22,6 +22,7 @@ void stepd_init(spank_t spank, int argc, char **argv);
 void stepd_user_init(void);
 int stepd_task_init(spank_t spank);
 void stepd_task_post_fork(spank_t spank);
+void stepd_task_exit(spank_t spank);
 void stepd_exit(spank_t spank);
 
 #endif

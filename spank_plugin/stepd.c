@@ -23,6 +23,8 @@
 
 /* How long to wait for the helper's answer: longer than privilege.c lets the keeper take to give root up (HELP_MS). */
 #define HELPER_MS 10000
+/* How long the keeper may take to tell that its file server has ended. */
+#define BUS_MS 300
 /* How long to wait for its end after SIGKILL. */
 #define KILLED_MS 1000
 
@@ -252,6 +254,31 @@ void stepd_task_post_fork(spank_t spank)
 	else
 		slurm_error("bollard: Slurm does not tell this job's number, so its containers may be outside of some of "
 			    "its cgroups");
+}
+
+void stepd_task_exit(spank_t spank)
+{
+	struct pollfd reason = { .fd = step.lifeline, .events = POLLIN };
+	int status = 0, rc;
+	char byte = 0;
+
+	/* A page of a file that its file server does not send any more ends a task by SIGBUS. Once: the other tasks have
+	 * the same reason, and a program that has a SIGBUS of its own has to wait for nothing. */
+	if (step.lifeline < 0 || step.bus_error || spank_get_item(spank, S_TASK_EXIT_STATUS, &status) != ESPANK_SUCCESS ||
+	    !WIFSIGNALED(status) || WTERMSIG(status) != SIGBUS)
+		return;
+	step.bus_error = 1;
+	do
+		rc = poll(&reason, 1, BUS_MS);
+	while (rc < 0 && errno == EINTR);
+	if (rc <= 0 || recv(step.lifeline, &byte, 1, MSG_DONTWAIT) != 1)
+		return;  /* the keeper is there, or has told a task */
+	if (byte == WIRE_MEMORY_LIMIT)
+		slurm_error("bollard: the container's file server was ended by the job's memory limit, and the tasks with it; "
+			    "ask for more memory (--mem, --mem-per-cpu)");
+	else if (byte == WIRE_SERVER_ENDED)
+		slurm_error("bollard: the container's file server has ended, and the tasks with it; submit again, and tell the "
+			    "site's administrator if it comes back");
 }
 
 int stepd_task_init(spank_t spank)

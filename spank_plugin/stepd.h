@@ -32,6 +32,7 @@ extern struct step {
 	int record;             /* the job's record on this node, for the accounting; or -1 */
 	char container[40];     /* the name in the record of the container that this step made */
 	int lifeline;           /* connection to the keeper, held open until slurmstepd ends; or -1 */
+	int bus_error;          /* 1: a task has ended by SIGBUS */
 	pid_t helper;           /* the helper to reap (privilege.h), or 0 */
 	int answer;             /* the pipe with the helper's answer, while there is a helper */
 	long long times[2];     /* of the fork, and of giving up root in the child: CLOCK_MONOTONIC, ns */

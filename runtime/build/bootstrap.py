@@ -21,6 +21,7 @@ from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import layer, oci, sources
 from bollard.runtime.image import image, sif
 from bollard.runtime.system.tree import Tree
+from bollard.runtime.trust import pgp, verify
 
 _DEBIAN_ARCHES = {
     "386": "i386", "arm": "armhf", "ppc64le": "ppc64el", "mipsle": "mipsel", "mips64le": "mips64el",
@@ -38,12 +39,12 @@ _UNSUPPORTED = {
 # Header keys that protect the user in Apptainer and have no effect here. They are refused.
 # key -> (agents, "" for all; the reason; the hint).
 _UNENFORCED = {
-    "fingerprints": ("", "signatures of images are not verified",
-                     "verify the image by other means, or pin it by its digest, and remove that line"),
     "productpgp": ("", "the key of a product's packages is not used", "remove that line"),
     "setopt": ("yum dnf", "options are not passed to dnf or yum", "remove that line, and set the option in %post"),
     "modules": ("yum dnf", "no module is enabled", "remove that line, and use `dnf module enable` in %post"),
 }  # fmt: skip
+_SIGNED = ("localimage", "library", "oras")
+_FINGERPRINT = re.compile(r"[0-9A-Fa-f]{40}")
 _TAR_MAGIC = ((257, b"ustar"), (0, b"\x1f\x8b"), (0, b"\x28\xb5\x2f\xfd"), (0, b"\xfd7zXZ"), (0, b"BZh"))
 
 
@@ -101,6 +102,14 @@ def check(header: Mapping[str, str]) -> None:
     agent = header["bootstrap"].lower()
     if agent not in _AGENTS and agent not in oci.TRANSPORTS:
         fill(Source(header, None, "", "", print))  # type: ignore[arg-type]  # only to raise
+    if "fingerprints" in header:
+        if agent not in _SIGNED:
+            raise BollardError(
+                f"{_shown('fingerprints', header)}: signatures of images are not verified with Bootstrap: {agent}",
+                f"only those of SIF files are, with {', '.join(_SIGNED)}; or pin the image by its digest",
+            )
+        fingerprints(header)
+        pgp.program("gpgv", "gpgv")
     for key, (agents, why, cure) in _UNENFORCED.items():
         if key in header and (not agents or agent in agents.split()):
             raise BollardError(f"{_shown(key, header)}: {why} with Bootstrap: {agent}", cure)
@@ -114,6 +123,40 @@ def check(header: Mapping[str, str]) -> None:
 def _shown(key: str, header: Mapping[str, str]) -> str:
     value = header[key] if header[key].isprintable() else ascii(header[key])[1:-1]
     return f"{key.capitalize()}: {value[:60]}".rstrip(": ")
+
+
+def fingerprints(header: Mapping[str, str]) -> list[str]:
+    """Return the fingerprints of the keys that must have signed the base image; none if the header names none.
+
+    Raises:
+        BollardError: one is not a full fingerprint, or the header has `Fingerprints` without a value.
+    """
+    if "fingerprints" not in header:
+        return []
+    found = header["fingerprints"].replace(",", " ").split()
+    for text in found:
+        if not _FINGERPRINT.fullmatch(text):
+            raise BollardError(
+                f"Fingerprints: {image.shown(text)[:60]}: is not a full fingerprint", "write its 40 hexadecimal digits"
+            )
+    if not found:
+        raise BollardError("Fingerprints: names no key", "write the full fingerprint of its signer, or remove that line")
+    return found
+
+
+def _check_signers(source: Source, opened: image.Image, name: str) -> None:
+    """Raise unless all keys of `Fingerprints` have signed the opened image. It is unpacked from the same descriptor."""
+    wanted = fingerprints(source.header)
+    if not wanted:
+        return
+    if opened.kind == image.DIRECTORY or not opened.is_sif:
+        raise _unsigned(name)
+    found = sif.read(opened.fd, os.fstat(opened.fd).st_size, name)
+    verify.require(opened.fd, found, verify.default_trust(os.environ), wanted)
+
+
+def _unsigned(name: str) -> BollardError:
+    return BollardError(f"Fingerprints: {name} is no SIF file, so nobody has signed it", "name a signed SIF file")
 
 
 def is_tarball(path: str) -> bool:
@@ -138,10 +181,18 @@ def _scratch(source: Source) -> None:
 def _localimage(source: Source) -> dict[str, bytes]:
     name = source.key("from")
     path = os.path.expanduser(name)
-    path = path if path.startswith("/") else os.path.join(source.cwd, path)
+    return _image_at(source, path if path.startswith("/") else os.path.join(source.cwd, path), name)
+
+
+def _image_at(source: Source, path: str, name: str) -> dict[str, bytes]:
+    """Fill the tree from the image or archive at `path`; `name` is its name for messages."""
     if os.path.isdir(path) and oci.transport(path) == "oci-archive":
+        if "fingerprints" in source.header:
+            raise _unsigned(name)
         return _container_image(source, oci.fetch("oci", path, source.scratch), name)
     if os.path.isfile(path) and is_tarball(path):
+        if "fingerprints" in source.header:
+            raise _unsigned(name)
         with open(path, "rb") as file:
             layer.apply(file, source.tree, name, layer=False)
         kind = oci.transport(source.tree.path)
@@ -157,6 +208,7 @@ def _localimage(source: Source) -> dict[str, bytes]:
     else:
         opened = image.open_image(path, os.uname().machine)
         try:
+            _check_signers(source, opened, name)
             if opened.kind == image.DIRECTORY:
                 _copy_directory(opened.fd, source.tree, name)
             else:
@@ -215,7 +267,7 @@ def _container_image(source: Source, layers: oci.Layers, name: str) -> dict[str,
 
 def _fetched_image(source: Source) -> dict[str, bytes]:
     """Fill the tree from the fetched SIF file of oras:// or library://."""
-    return _localimage(source._replace(header={**source.header, "from": source.fetched.path}))
+    return _image_at(source, source.fetched.path, source.key("from"))
 
 
 def _debootstrap(source: Source) -> None:

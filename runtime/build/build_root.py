@@ -138,6 +138,7 @@ def run(
     *,
     binds: tuple[Bind, ...] = (),
     read_only: bool = False,
+    layered: bool = False,
 ) -> Result:
     """Run `argv` in `tree` and wait for its end.
 
@@ -147,6 +148,7 @@ def run(
     scratch: a private directory outside of the tree.
     binds: directories and files of the host to bind into the tree.
     read_only: mount the tree read-only.
+    layered: mount a layer in memory above the tree: the program can write, and the tree does not change.
     """
     made = _places(tree, binds)
     lent = _lend(tree, scratch)
@@ -155,7 +157,7 @@ def run(
     if pid == 0:
         os.close(reader)
         private = [(place.private, place.path) for place in lent]
-        _first(tree, argv, env, scratch, binds, private, read_only, writer)
+        _first(tree, argv, env, scratch, binds, private, read_only, layered, writer)
     os.close(writer)
     trace = _relay(reader)
     _, status = os.waitpid(pid, 0)
@@ -315,13 +317,14 @@ def _first(
     binds: tuple[Bind, ...],
     private: list[tuple[str, str]],
     read_only: bool,
+    layered: bool,
     writer: int,
 ) -> NoReturn:
     """Run the program; called in the child of `run`."""
 
     def work() -> None:
         os.dup2(writer, 2)
-        _mount(tree, scratch, binds, private, read_only)
+        _mount(tree, scratch, binds, private, read_only, layered)
         null = os.open("/dev/null", os.O_RDWR)
         os.dup2(null, 0)
         pid = os.fork()
@@ -358,7 +361,27 @@ def _reap(program: int) -> int:
             return code if code >= 0 else 128 - code
 
 
-def _mount(tree: Tree, scratch: str, binds: tuple[Bind, ...], private: list[tuple[str, str]], read_only: bool) -> None:
+def _mount_layered(tree: Tree, scratch: str, base: str) -> None:
+    """Mount the tree on `base`, with an empty layer in memory above it."""
+    layer = f"{scratch}/layer"
+    os.makedirs(layer, exist_ok=True)
+    linux.mount("tmpfs", layer, "mode=0755", linux.MS_NOSUID | linux.MS_NODEV)
+    os.mkdir(f"{layer}/upper")
+    os.mkdir(f"{layer}/work")
+    # Relative paths: a comma or colon in the name of the workspace would have a meaning in these options.
+    here = os.getcwd()
+    os.chdir(os.path.dirname(tree.path))
+    low, upper = os.path.basename(tree.path), os.path.relpath(layer, os.path.dirname(tree.path))
+    try:
+        linux.mount("overlay", base, f"lowerdir={low},upperdir={upper}/upper,workdir={upper}/work,userxattr")
+    except OSError as error:
+        raise BollardError(f"--writable-tmpfs: overlay: {error.strerror}", "leave it out") from None
+    os.chdir(here)
+
+
+def _mount(
+    tree: Tree, scratch: str, binds: tuple[Bind, ...], private: list[tuple[str, str]], read_only: bool, layered: bool
+) -> None:
     root = linux.clone_tree(tree.path, recursive=False)
     linux.set_mount_flags(root, linux.MOUNT_ATTR_RDONLY if read_only else 0)
     sources = [(linux.clone_tree(source), source, target, ro) for source, target, ro in binds]
@@ -375,9 +398,12 @@ def _mount(tree: Tree, scratch: str, binds: tuple[Bind, ...], private: list[tupl
 
     base = f"{scratch}/root"
     os.makedirs(base, exist_ok=True)
-    place = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    linux.attach(root, place)
-    os.close(place)
+    if layered:
+        _mount_layered(tree, scratch, base)
+    else:
+        place = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        linux.attach(root, place)
+        os.close(place)
     inside = Tree(base)
     with inside.opened("/proc", os.O_PATH | os.O_DIRECTORY) as fd:
         _mount_proc(fd)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from bollard.runtime.request.spec import Bind
 
 SECTIONS = frozenset(definition.SECTIONS) - {"arguments"}
+# Bootstrap agents that can start from an image of another architecture.
+_WITH_ARCH = frozenset((*fetch.AGENTS, *reference.ARCHIVES))
 _POST = "/.post.script"
 _HOST_NAMES = ("APPTAINER_ROOTFS", "SINGULARITY_ROOTFS")
 
@@ -54,6 +56,11 @@ class Request(NamedTuple):
     sbom: store an SBOM and a provenance statement in the SIF file.
     fetch: settings for registries and libraries.
     shown: the name of the target in messages; "" for `target`.
+    arch: the architecture that the user asked for, "" for none. An image from a registry or archive must provide it.
+    layered_test: what %test writes is dropped; without it, %test cannot write.
+    fix_permissions: give the owner of each file all permissions of reading and writing.
+    squash_arguments: further arguments for mksquashfs.
+    keep_failed: keep the workspace of a build that fails.
     """
 
     target: str
@@ -71,6 +78,11 @@ class Request(NamedTuple):
     sbom: bool = True
     fetch: fetch.Settings = fetch.Settings()
     shown: str = ""
+    arch: str = ""
+    layered_test: bool = False
+    fix_permissions: bool = False
+    squash_arguments: tuple[str, ...] = ()
+    keep_failed: bool = False
 
 
 def run(request: Request) -> None:
@@ -96,6 +108,8 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
     """
     started = provenance.clock()
     _check_target(request)
+    if request.squash_arguments and request.sandbox:
+        raise BollardError("--mksquashfs-args with --sandbox: no squashfs is made", "leave one of them out")
     for source, _, _ in request.binds:
         if not os.path.exists(source):
             raise BollardError(f"bind {image.shown(source)}: no such file or directory", "check the path")
@@ -106,7 +120,8 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
         def plain() -> None:
             with contextlib.closing(Tree(request.source)) as tree:
                 records = _records(request, tree, started, "", ())
-            pack.build(request.target, request.source, records=records, force=request.force)
+            arguments = request.squash_arguments
+            pack.build(request.target, request.source, records=records, force=request.force, arguments=arguments)
 
         # A sandbox can have files of subordinate ids. Only a user namespace that maps these ids can read them.
         if way.kind == rootless.SUBIDS:
@@ -124,6 +139,9 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
         _warn(text)
     for stage in found.stages:
         bootstrap.check(stage.header)
+    if request.arch and not any(stage.header["bootstrap"].lower() in _WITH_ARCH for stage in found.stages):
+        agent = found.stages[-1].header["bootstrap"]
+        raise BollardError(f"--arch {request.arch}: Bootstrap: {agent} gives no choice of it", "leave it out")
     pack.schema_labels("")  # raises if SOURCE_DATE_EPOCH is not a time
     with contextlib.ExitStack() as stack:
         if not fetched:
@@ -131,6 +149,12 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
         place = workspace.make(workspace.parent(os.environ, request.target if request.sandbox else ""))
         try:
             rootless.run(way, lambda: _carry_out(request, found, fetched, place, os.getcwd(), way, started))
+        except BollardError as error:
+            if request.keep_failed:
+                kept = f"the build's directory is kept: {place}"
+                place = ""
+                raise BollardError(error.message, f"{error.hint}; {kept}" if error.hint else kept, error.code) from None
+            raise
         finally:
             if os.path.lexists(place):
                 workspace.remove(place, way)
@@ -185,7 +209,7 @@ def load(source: str, arguments: Mapping[str, str]) -> Definition:
 
 def _is_plain(request: Request) -> bool:
     """Return whether the source is a directory that becomes a SIF file unchanged: it needs no copy of the tree."""
-    if not os.path.isdir(request.source) or request.sandbox or request.update:
+    if not os.path.isdir(request.source) or request.sandbox or request.update or request.fix_permissions:
         return False
     return oci.transport(request.source) != "oci-archive"
 
@@ -237,6 +261,8 @@ def _carry_out(
         if stage.header.get("stage"):
             built.setdefault(stage.header["stage"], step.tree)
     os.umask(mask)
+    if request.fix_permissions:
+        image_files.fix_permissions(root)
     if request.sandbox:
         _keep_sandbox(request.target, root, place)
         progress.done(f"{request.shown or request.target}: built")
@@ -252,6 +278,7 @@ def _carry_out(
         documents,
         _records(request, step.tree, started, text, bases),
         force=request.force,
+        arguments=request.squash_arguments,
         progress=progress.on_terminal() and not request.shown,  # no bar if `exec` or `pull` builds the image
     )
     progress.done(f"{request.shown or request.target}: {os.path.getsize(request.target) / 1e6:.1f} MB")
@@ -299,12 +326,14 @@ class _Step(NamedTuple):
     cwd: str
     way: rootless.Way
 
-    def run(self, argv: list[str], env: Mapping[str, str], *, read_only: bool = False) -> build_root.Result:
+    def run(
+        self, argv: list[str], env: Mapping[str, str], *, read_only: bool = False, layered: bool = False
+    ) -> build_root.Result:
         """Run a program in the tree and wait for its end."""
         binds = self.request.binds
         if self.way.kind == rootless.PRELOADED:
             argv, binds = build_root.preloaded(argv, binds)
-        return build_root.run(self.tree, argv, env, self.scratch, binds=binds, read_only=read_only)
+        return build_root.run(self.tree, argv, env, self.scratch, binds=binds, read_only=read_only, layered=layered)
 
     def wants(self, section: str) -> bool:
         return section in self.request.sections
@@ -388,7 +417,7 @@ def _test(step: _Step) -> None:
     progress.say("%test")
     argv = build_root.command(["/.singularity.d/test"], "")
     env = build_root.environment(os.environ, {})
-    result = step.run(argv, env, read_only=True)
+    result = step.run(argv, env, read_only=True, layered=step.request.layered_test)
     _check(step, "test", script, result)
 
 

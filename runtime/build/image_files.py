@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Iterable, Mapping
 
 import bollard
@@ -129,3 +131,17 @@ def _write(tree: Tree, files: Iterable[scif.File]) -> None:
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
+
+
+def fix_permissions(root: str) -> None:
+    """Let the owner of each file below `root` read and write it, and enter each directory."""
+    for _, _, files, fd in os.fwalk(root, onerror=_raise):
+        for name in files:
+            info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if stat.S_ISREG(info.st_mode):
+                os.chmod(name, stat.S_IMODE(info.st_mode) | 0o600, dir_fd=fd)
+        os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | 0o700)
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -12,6 +12,8 @@ instance.py: bollard instance.
 plan.py: bollard plan.
 pull.py: bollard pull.
 sif.py: bollard sif.
+sign.py: bollard sign, verify.
+key.py: bollard key.
 site.py: bollard site.
 terminal.py: escapes control characters on a terminal.
 completion.py: completion for shells.

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import time
 
 from bollard.runtime.build import builder, definition
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import sources
 from bollard.runtime.request import command_line
-from bollard.runtime.request.spec import parse_binds
+from bollard.runtime.request.spec import parse_binds, parse_mount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def request(given: list[tuple[str, str]], words: list[str]) -> builder.Request:
     With --reproducible this sets SOURCE_DATE_EPOCH in this process's environment, if it is not set.
     """
     command_line.refuse_empty(given)
+    asked = dict(given)
     switches = {option for option, _ in given}
     if "reproducible" in switches and "SOURCE_DATE_EPOCH" not in os.environ:
         os.environ["SOURCE_DATE_EPOCH"] = str(int(_newest(words[1])))
@@ -54,12 +56,38 @@ def request(given: list[tuple[str, str]], words: list[str]) -> builder.Request:
         sections=_sections([value for option, value in given if option == "section"]),
         arguments=_arguments(given),
         allow_unused="warn-unused-build-args" in switches,
-        binds=tuple(bind for option, value in given if option == "bind" for bind in _binds(value, home)),
+        binds=tuple(bind for option, value in given for bind in _binds(option, value, home)),
         ignore_subuid="ignore-subuid" in switches,
         ignore_seccomp="ignore-seccomp" in switches,
         sbom="no-sbom" not in switches,
-        fetch=sources.settings(given, os.environ),
+        fetch=sources.settings(with_variant(given), os.environ),
+        arch=asked.get("arch", ""),
+        layered_test=asked.get("writable-tmpfs") == "1",
+        fix_permissions=asked.get("fix-perms") == "1",
+        squash_arguments=_words(asked.get("mksquashfs-args", "")),
+        keep_failed=asked.get("no-cleanup") == "1",
     )
+
+
+def with_variant(given: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the options with --arch-variant as a part of --arch.
+
+    Raises:
+        BollardError: --arch-variant without --arch.
+    """
+    asked = dict(given)
+    if "arch-variant" not in asked:
+        return given
+    if "arch" not in asked:
+        raise BollardError(f"--arch-variant {asked['arch-variant']}: of which architecture?", "add --arch ARCH")
+    return [*given, ("arch", f"{asked['arch'].partition('/')[0]}/{asked['arch-variant']}")]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise BollardError(f"--mksquashfs-args {text}: {error}", "close the quotation mark") from None
 
 
 def _newest(source: str) -> float:
@@ -70,7 +98,11 @@ def _newest(source: str) -> float:
         return time.time()
 
 
-def _binds(value: str, home: str) -> tuple[Bind, ...]:
+def _binds(option: str, value: str, home: str) -> tuple[Bind, ...]:
+    if option == "mount":
+        return (parse_mount(value, os.getcwd(), home),)
+    if option != "bind":
+        return ()
     if re.search(r"(?<!\\):(?=[:,]|$)|^,|,,|,$", value):
         raise BollardError(f"--bind {value}: a part of it is empty", "write SRC[:DST[:ro]], commas between several")
     return parse_binds(value, os.getcwd(), home)

@@ -119,6 +119,36 @@ COMMANDS: dict[str, Command] = {
     "sif add": ("[OPTION...] IMAGE FILE", "add FILE to a SIF file as an object", command_options.SIF_ADD, False),
     "sif del": ("ID IMAGE", "delete one object of a SIF file", {}, False),
     "sif setprim": ("ID IMAGE", "choose the partition that a container starts from", {}, False),
+    "sign": (
+        "[OPTION...] IMAGE",
+        "sign a SIF file with a key of the keyring, or of a PEM file",
+        command_options.SIGN,
+        False,
+    ),
+    "verify": (
+        "[OPTION...] IMAGE",
+        "check who signed a SIF file, and that it is as it was signed",
+        command_options.VERIFY,
+        False,
+    ),
+    "key newpair": ("[OPTION...]", "make a PGP key, and keep it in the keyring", command_options.KEY_NEWPAIR, False),
+    "key list": ("[OPTION...]", "list the keys in the keyring", command_options.KEY_LIST, False),
+    "key search": ("[OPTION...] TEXT", "search a key server for a name", command_options.KEY_SEARCH, False),
+    "key pull": (
+        "[OPTION...] FINGERPRINT",
+        "fetch a public key from a key server, and trust it",
+        command_options.KEY_SERVER,
+        False,
+    ),
+    "key push": ("[OPTION...] FINGERPRINT", "send a public key to a key server", command_options.KEY_SERVER, False),
+    "key import": ("[OPTION...] FILE", "add the keys in FILE, and trust them", command_options.KEY_IMPORT, False),
+    "key export": ("[OPTION...] FILE", "write a key of the keyring to FILE", command_options.KEY_EXPORT, False),
+    "key remove": (
+        "[OPTION...] FINGERPRINT",
+        "remove a key from the keyring",
+        command_options.KEY_REMOVE,
+        False,
+    ),
     "overlay create": (
         "[OPTION...] IMAGE",
         "make a writable overlay: in the SIF file IMAGE, or as the file IMAGE",
@@ -152,3 +182,53 @@ COMMANDS: dict[str, Command] = {
         False,
     ),
 }
+
+_CAPABILITIES = (
+    "a container has the rights of its user, and no others: there are no capabilities to give",
+    "leave it out; --fakeroot makes a program appear as root",
+)
+_CHECKPOINTS = (
+    "checkpoints are not made",
+    "start the program with DMTCP in the image: bollard exec IMAGE dmtcp_launch PROGRAM",
+)
+_BUNDLES = (
+    "OCI bundles are not run",
+    "make an image of one, `bollard build img.sif oci:DIR`, or start the bundle with runc or crun",
+)
+_PLUGINS = (
+    "there are no plugins of Apptainer's",
+    "what every container of a site needs is in /etc/bollard/bollard.yaml: `bollard site configure --example`",
+)
+
+# Apptainer's commands that are refused: (why, what to do instead). A group has the answer of its commands.
+REFUSED: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(
+        ("capability", *(f"capability {verb}" for verb in ("add", "avail", "drop", "list"))), _CAPABILITIES
+    ),
+    **dict.fromkeys(
+        ("checkpoint", *(f"checkpoint {verb}" for verb in ("create", "delete", "instance", "list"))), _CHECKPOINTS
+    ),
+    **dict.fromkeys(
+        ("oci", *(f"oci {verb}" for verb in ("attach", "create", "delete", "exec", "kill", "mount", "pause", "resume",
+                                             "run", "start", "state", "umount", "update"))),
+        _BUNDLES,
+    ),
+    **dict.fromkeys(
+        ("plugin", *(f"plugin {verb}" for verb in ("compile", "create", "disable", "enable", "inspect", "install",
+                                                   "list", "uninstall"))),
+        _PLUGINS,
+    ),
+    **dict.fromkeys(
+        ("config", "config global"),
+        (
+            "Apptainer's configuration file has no effect here",
+            "write /etc/bollard/bollard.yaml; then `bollard site configure`",
+        ),
+    ),
+    "config fakeroot": (
+        "/etc/subuid and /etc/subgid are used as they are",
+        "as root: usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST USER",
+    ),
+    "completion powershell": ("there is no completion for PowerShell", "there is one for bash, zsh and fish"),
+    "apps": ("it is a command of Singularity 2", "write `bollard inspect --list-apps IMAGE`"),
+}  # fmt: skip

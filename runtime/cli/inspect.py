@@ -21,7 +21,7 @@ _APP_ORDER: Final = ("environment", "labels", "runscript", "startscript", "test"
 _PRINTED: Final = ("runscript", "startscript", "test", "helpfile")
 _SECTIONS: Final = ("labels", "deffile", "helpfile", "runscript", "startscript", "test", "environment")
 # Go's JSON encoder escapes these characters, which have a meaning in HTML or JavaScript.
-_ESCAPES: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+GO_ESCAPES: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
 def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
@@ -103,7 +103,7 @@ def json_text(found: Attributes) -> str:
     """Return JSON text as Apptainer writes it: with tabs, its order of names, and without empty values."""
     apps = {name: _ordered(app, _APP_ORDER) for name, app in sorted(found["apps"].items())}
     document = {"data": {"attributes": _ordered({**found, "apps": apps}, _ORDER)}, "type": "container"}
-    return json.dumps(document, indent="\t", ensure_ascii=False).translate(_ESCAPES)
+    return json.dumps(document, indent="\t", ensure_ascii=False).translate(GO_ESCAPES)
 
 
 def _ordered(found: Attributes, names: tuple[str, ...]) -> Attributes:

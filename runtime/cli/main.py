@@ -11,7 +11,7 @@ import os
 import sys
 
 from bollard.runtime.causes import one_line
-from bollard.runtime.cli.commands import COMMANDS
+from bollard.runtime.cli.commands import COMMANDS, REFUSED
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.installed import IMAGE_LAUNCHER, OTHER_NAMES, PEERS
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SHELL_FORMS = ("BOLLARD_SHELL", "APPTAINER_SHELL", "SINGULARITY_SHELL")
 
 
-_GLOBAL = {
+GLOBAL = {
     "--build-config": False,
     **dict.fromkeys(("-q", "--quiet", "-s", "--silent", "--nocolor"), False),
     **dict.fromkeys(("-d", "--debug", "-v", "--verbose"), True),
@@ -108,8 +108,10 @@ def _main(argv: list[str]) -> int:
         print(names.release(bollard.__version__) if short else names.version(_name, bollard.__version__))
         return 0
     rest = argv[1:]
-    if rest and f"{name} {rest[0]}" in COMMANDS:
+    if rest and (f"{name} {rest[0]}" in COMMANDS or f"{name} {rest[0]}" in REFUSED):
         name, rest = f"{name} {rest[0]}", rest[1:]
+    if name in REFUSED and name not in COMMANDS:
+        return _refused(name, rest)
     if name not in COMMANDS:
         return _family(name, rest)
     from bollard.runtime.request import command_line
@@ -124,15 +126,30 @@ def _main(argv: list[str]) -> int:
 
 def _help(words: list[str]) -> int:
     """Run `bollard help COMMAND` as `bollard COMMAND --help`; an unknown command gives exit status 1."""
-    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
-    if name not in COMMANDS and not any(command.startswith(name + " ") for command in COMMANDS):
+    name = " ".join(words[:2])
+    if name not in COMMANDS and name not in REFUSED:
+        name = words[0]
+    if name not in COMMANDS and name not in REFUSED and not any(command.startswith(name + " ") for command in COMMANDS):
         raise BollardError(f"{name}: no such command", _similar(name), 1)
     return _main([*name.split(), "--help"])
+
+
+def _refused(name: str, rest: list[str]) -> int:
+    """Say why there is no such command: on standard output for --help, else as an error."""
+    why, instead = REFUSED[name]
+    if not {"-h", "--help"}.intersection(rest):
+        raise BollardError(f"{name}: {why}", instead)
+    sys.stdout.write(f"bollard has no command {name}: {why}\n\n{instead}\n")
+    return 0
 
 
 def _similar(name: str) -> str:
     import difflib
 
+    from bollard.runtime.request import docker
+
+    if name in docker.COMMANDS:
+        return docker.COMMANDS[name]
     known = {word for command in COMMANDS for word in (command, command.split()[0])}
     close = difflib.get_close_matches(name, sorted(known), 1)
     return f"did you mean `bollard {close[0]}`?" if close else "see `bollard --help`"
@@ -141,13 +158,13 @@ def _similar(name: str) -> str:
 def _without_global(argv: list[str]) -> list[str]:
     """Return `argv` without Apptainer's global options before the command; -d and -v set BOLLARD_VERBOSE."""
     at = 0
-    while at < len(argv) and (argv[at] in _GLOBAL or argv[at].startswith(_CONFIG)):
+    while at < len(argv) and (argv[at] in GLOBAL or argv[at].startswith(_CONFIG)):
         if argv[at].startswith(_CONFIG):
             raise BollardError(
                 f"{argv[at]}: Apptainer's configuration file has no effect here",
                 "leave it out; a site's settings are in /etc/bollard/bollard.yaml, a user's in options and variables",
             )
-        if _GLOBAL[argv[at]]:
+        if GLOBAL[argv[at]]:
             os.environ["BOLLARD_VERBOSE"] = "1"
         at += 1
     return argv[at:]
@@ -387,6 +404,18 @@ def _sif(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     return sif.run(name, given, words)
 
 
+def _sign(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import sign
+
+    return sign.run(name, given, words)
+
+
+def _key(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import key
+
+    return key.run(name, given, words)
+
+
 def _overlay(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     from bollard.runtime.image import overlay_create
 
@@ -431,6 +460,16 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "sif add": _sif,
     "sif del": _sif,
     "sif setprim": _sif,
+    "sign": _sign,
+    "verify": _sign,
+    "key newpair": _key,
+    "key list": _key,
+    "key search": _key,
+    "key pull": _key,
+    "key push": _key,
+    "key import": _key,
+    "key export": _key,
+    "key remove": _key,
     "overlay create": _overlay,
     "completion": _completion,
     "instance start": _instance_start,

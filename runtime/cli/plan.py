@@ -59,7 +59,10 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
     env = [name + b"=" + value for name, value in os.environb.items()]
     binds = os.fsencode(spec.bind_text(asked.binds))
     tools = b"" if asked.no_slurm or not host_slurm.TOOLS else plan.TOOLS.encode()
-    env = environment.of_task(of_image, env, asked, b"exec", binds, defaults=here.environment, tools=tools)
+    env = environment.of_task(
+        of_image, env, asked, b"exec", binds, defaults=here.environment, tools=tools, devices=made.variables,
+        libraries=made.libraries,
+    )  # fmt: skip
     pairs = [entry.partition(b"=") for entry in sorted(env)]
     return {
         "spec": {name: _plain(value) for name, value in sorted(values_of(asked).items())},
@@ -88,7 +91,8 @@ def lines(shown: dict[str, Any]) -> list[str]:
     found += ["", "what is made, in this order:"]
     found += [f"  {line}" for line in shown["text"]]
     node = os.uname().nodename
-    found += [f"  left out: --{kind}: {node} has no driver for it" for kind in shown["missing_gpus"]]
+    found += [f"  left out: {kind}: {node} has no driver for it" for kind in shown["missing_gpus"]]
+    found += [f"  {line}" for line in shown["warnings"]]
     found += ["", "environment, in addition to what passes from yours unchanged:"]
     for name, value in shown["environment"].items():
         if os.environ.get(name) != value:

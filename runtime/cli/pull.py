@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 
-from bollard.runtime.build import conversion
+from bollard.runtime.build import builder, conversion
+from bollard.runtime.cli import build as cli_build
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import reference, sources
 from bollard.runtime.image import image
@@ -31,7 +32,12 @@ def run(given: list[tuple[str, str]], words: list[str]) -> int:
     folder = asked.get("dir") or sources.variable(os.environ, "PULLDIR", "PULLFOLDER")
     force = asked.get("force", "0") == "1"
     arch = sources.variable(os.environ, "PULL_ARCH")
-    given = given if "arch" in asked or not arch else [*given, ("arch", arch)]
+    given = cli_build.with_variant(given if "arch" in asked or not arch else [*given, ("arch", arch)])
+    if asked.get("sandbox") == "1":
+        settings = sources.settings(given, os.environ)
+        place = os.path.join(folder, target)
+        builder.run(builder.Request(place, uri, sandbox=True, force=force, test=False, fetch=settings))
+        return 0
     conversion.to_file(uri, os.path.join(folder, target), sources.settings(given, os.environ), force=force)
     if reference.parse(uri).scheme == "library" and not _allows_unsigned(asked):
         text = f"{image.shown(uri)}: no signature is verified; --allow-unsigned leaves this line out"

@@ -123,6 +123,11 @@ def list_lines(found: Sif) -> list[str]:
     return lines
 
 
+def type_name(item: Descriptor) -> str:
+    """Return Apptainer's word for the type of an object."""
+    return _TYPES.get(item.datatype, "Unknown")
+
+
 def _kind(item: Descriptor) -> str:
     what = _TYPES.get(item.datatype, "Unknown")
     more = "/".join(value for _, value in _details(item))

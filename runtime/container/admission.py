@@ -79,7 +79,8 @@ class AdmissionLoop:
                     self._accept()
                 elif fd == self.server:
                     reason, hint = memory_limit.told("submit again")
-                    self._end("the container's file server", reason, hint if reason else "")
+                    if not self._end("the container's file server", reason, hint if reason else ""):
+                        self._tell_steps(constants.WIRE_MEMORY_LIMIT if reason else constants.WIRE_SERVER_ENDED)
                     gone = f"the container's file server on {self.container.node} "
                     gone += f"was ended {reason}" if reason else "has ended"
                     wire.refuse_waiting(self.listener, BollardError(gone, hint))
@@ -151,11 +152,23 @@ class AdmissionLoop:
             pass  # the task was killed meanwhile
         peer.close()
 
-    def _end(self, who: str, cause: str = "", hint: str = "") -> None:
-        """End all tasks with a reason: `who` has ended, `cause` is "by ..." or "", and `hint` says what to do."""
+    def _tell_steps(self, reason: bytes) -> None:
+        """Send a byte to the slurmstepd of each step: its tasks ended by SIGBUS before they could be told."""
+        for lifeline in self.lifelines.values():
+            try:
+                lifeline.setblocking(False)
+                lifeline.send(reason)
+            except OSError:
+                pass  # that step has ended
+
+    def _end(self, who: str, cause: str = "", hint: str = "") -> bool:
+        """End all tasks with a reason: `who` has ended, `cause` is "by ..." or "", and `hint` says what to do.
+
+        Returns whether a task took the reason.
+        """
         reason = f"{who} on {self.container.node} " + (f"was ended {cause}" if cause else "ended")
         reason += "; the task in its container is ended too" + (f"; {hint}" if hint else "")
-        task_reaper.end_tasks([(pid, handle) for handle, pid in self.tasks.items()], reason)
+        return task_reaper.end_tasks([(pid, handle) for handle, pid in self.tasks.items()], reason)
 
     def _accept(self) -> None:
         try:

@@ -66,8 +66,8 @@ class Container:
         self.replaced: set[bytes] = set()  # working directories that are missing here; their warning was shown
         no_driver = f"{node} has no driver for it; the container starts without"
         # Warnings that no task has shown yet.
-        self.warnings = [f"--{kind}: {no_driver}" for kind in plan.missing_gpus]
-        self.warnings += [f"{node}: {warning}" for warning in report.warnings]
+        self.warnings = [f"{driver.because}: {no_driver}" for driver in plan.missing]
+        self.warnings += [f"{node}: {warning}" for warning in (*plan.warnings, *report.warnings)]
         self.by_slurm = False  # made for a job step, not by the command `bollard`
         self.told = False  # --container-verbose has been answered
 

@@ -143,8 +143,9 @@ def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[
     if root:
         defaults += ((b"APT_CONFIG", plan.APT_CONF.encode()),)
     env = environment.of_task(
-        image_env, env, asked, command, container.binds, cwd, defaults, container.tools, container.locales
-    )
+        image_env, env, asked, command, container.binds, cwd, defaults, container.tools, container.locales,
+        container.plan.variables, container.plan.libraries,
+    )  # fmt: skip
     if container.by_slurm:
         torch = pytorch.variables(dict(entry.split(b"=", 1) for entry in env))
         env += [name + b"=" + value for name, value in torch.items()]

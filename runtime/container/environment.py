@@ -11,10 +11,12 @@ Several sources can set one variable. The first source in this list wins:
     2. HOME, and the variables that name the container
     3. --env, --env-file, BOLLARDENV_X, APPTAINERENV_X, SINGULARITYENV_X
     4. the task's variables that --container-env names
-    5. the image's scripts
-    6. the task's other variables, except PATH and LD_LIBRARY_PATH. LANG and LC_... pass only if the image has that
+    5. in a job, the variables by which Slurm gives the step its GPUs (CUDA_VISIBLE_DEVICES, ...), also with --cleanenv;
+       those of CDI devices
+    6. the image's scripts
+    7. the task's other variables, except PATH and LD_LIBRARY_PATH. LANG and LC_... pass only if the image has that
        locale. With --cleanenv only TERM and the proxy variables pass.
-    7. the site's variables, from bollard.yaml
+    8. the site's variables, from bollard.yaml
 
 All names and values are bytes. This module runs on the node path: it imports only modules of that path.
 """
@@ -45,6 +47,11 @@ _SETTINGS = (b"BOLLARD_", b"APPTAINER_", b"SINGULARITY_", *ENV_PREFIXES)
 _CLEAN_KEEPS = frozenset((b"TERM",)) | frozenset(
     name for word in (b"http", b"https", b"no", b"all", b"ftp") for name in (word + b"_proxy", word.upper() + b"_PROXY")
 )
+# Slurm sets these for a step with GPUs (gres.conf(5), Flags). The image's would name GPUs of another machine.
+_GPUS = frozenset(
+    (b"CUDA_VISIBLE_DEVICES", b"ROCR_VISIBLE_DEVICES", b"HIP_VISIBLE_DEVICES", b"GPU_DEVICE_ORDINAL",
+     b"ZE_AFFINITY_MASK")
+)  # fmt: skip
 _NOT_FROM_HOST = frozenset((b"PATH", b"HOME", b"LD_LIBRARY_PATH"))
 _NOT_BY_OPTION = frozenset((b"HOME", b"UID", b"GID"))
 _PATH_FORMS = frozenset((b"PATH", b"PREPEND_PATH", b"APPEND_PATH"))
@@ -209,6 +216,8 @@ def of_task(
     defaults: tuple[tuple[bytes, bytes], ...] = (),
     tools: bytes = b"",
     locales: frozenset[bytes] | None = None,
+    devices: tuple[tuple[bytes, bytes], ...] = (),
+    libraries: bool = False,
 ) -> list[bytes]:
     """Return the environment of one task, as a list of NAME=VALUE.
 
@@ -222,6 +231,8 @@ def of_task(
     tools      directory of the host's Slurm commands in the container, put first in PATH: an image's own Slurm
                commands usually are of another release and cannot talk to this Slurm
     locales    the image's locales, None for any; LANG and LC_... pass only if they name one of these
+    devices    variables of CDI devices
+    libraries  the container has libraries of the host's drivers in LIBRARIES: let its loader find them
     """
     clean = spec.cleanenv
     home, host_home = os.fsencode(spec.home), os.fsencode(spec.user_home)
@@ -229,8 +240,11 @@ def of_task(
     kept: dict[bytes, bytes] = {}
     asked: dict[bytes, bytes] = {}
     ranks: dict[bytes, int] = {}
+    gpus: dict[bytes, bytes] = {}
     for entry in task_env:
         name, equals, value = entry.partition(b"=")
+        if name in _GPUS and name not in spec.no_env:
+            gpus[name] = value
         if name.startswith(wireup.KEPT_BEGIN) or name in wireup.KEPT:
             kept[name] = value
         elif name.startswith(_SETTINGS):
@@ -258,6 +272,9 @@ def of_task(
         for name in [name for name in env if name not in image_env and is_locale(name)]:
             if normalized(env[name]) not in locales:
                 del env[name]
+    env.update(devices)
+    if b"SLURM_JOB_ID" in kept:
+        env.update(gpus)
     env.update(held)
     if home and b"HOME" not in image_env:
         env[b"HOME"] = home
@@ -271,6 +288,9 @@ def of_task(
         env[b"PWD"] = cwd
     for name, value in defaults:
         env.setdefault(name, value)
+    if libraries and LIBRARIES not in env.get(b"LD_LIBRARY_PATH", b"").split(b":"):
+        # Images of Apptainer's add the directory themselves. It comes last: the image's libraries win (Apptainer 1.5).
+        env[b"LD_LIBRARY_PATH"] = b":".join([part for part in (env.get(b"LD_LIBRARY_PATH"), LIBRARIES) if part])
     env.update(kept)
     for mark, name, default in wireup.DEFAULTS:
         if mark in kept:

@@ -171,6 +171,10 @@ def _enter(
         readahead.start(root, program)
     for name, ours in accounts.items():
         _write(files[name], identity.merged(_read_in(root, f"/etc/{name}"), ours))
+    if any(place.mount.only in (plan.CAN_LOAD, plan.LACKS) for place in places):
+        from bollard.runtime.container import driver_libraries
+
+        places = driver_libraries.fitting(root, places, report)
     clock.mark("server")
     servers = None
     if made.layers:
@@ -242,21 +246,30 @@ def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "") -> plan.
     """
     brought: tuple[tuple[str, int], ...] = ()
     overlays: tuple[str, ...] = ()
-    gpus: tuple[plan.Mount, ...] = ()
-    missing: tuple[str, ...] = ()
+    gpus = plan.Gpus()
     if opened.overlays or asked.overlays:
         from bollard.runtime.container import layers
 
         brought = layers.of_image(opened, asked.asked)
         overlays = tuple([layers.filesystem(path) for path, _ in asked.overlays])
-    if asked.cards:
+    # A node without a card's device has nothing to decide, unless the site or an option says so.
+    if asked.cards or here.gpu == "always" or (here.gpu == "auto" and _has_card()):
         from bollard.runtime.container import gpu
 
-        gpus, missing = gpu.find(asked.cards, asked.contain)
+        gpus = gpu.find(gpu.chosen(asked, here), asked.contain)
+    if asked.devices:
+        from bollard.runtime.container import cdi
+
+        gpus += cdi.find(asked.devices, asked.cdi_dirs, asked.contain)
     return plan.Facts(
         here, spool, PREFIX, host_slurm.TOOLS, host_slurm.PLACES, opened.kind == image.DIRECTORY, brought, overlays,
-        gpus, missing, os.path.realpath(asked.cwd),
+        gpus, os.path.realpath(asked.cwd),
     )  # fmt: skip
+
+
+def _has_card() -> bool:
+    """Return whether this node has a device of the kernel's drivers for NVIDIA's or AMD's GPUs."""
+    return os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd")
 
 
 def _mount(asked: Spec, opened: Image, own: bool) -> tuple[str, int, int]:

@@ -48,19 +48,22 @@ class Place:
 class Report:
     """The results of a plan's mounts, as text for the user."""
 
-    __slots__ = ("covers", "left_out", "warnings")
+    __slots__ = ("chosen", "covers", "left_out", "warnings")
 
     def __init__(self) -> None:
+        self.chosen: list[str] = []  # what the image brings in the place of something of the host's
         self.covers: list[str] = []  # directories of the image that were covered, and for what
         self.left_out: list[str] = []  # mounts that were left out, and why
         self.warnings: list[str] = []  # the left-out mounts that the user must know of
 
     def lines(self) -> list[str]:
         """Return one line for each cover and for each mount that was left out."""
-        return [f"covered: {line}" for line in self.covers] + [f"left out: {line}" for line in self.left_out]
+        told = (("used", self.chosen), ("covered", self.covers), ("left out", self.left_out))
+        return [f"{word}: {line}" for word, lines in told for line in lines]
 
 
-def _is_directory(fd: int) -> bool:
+def is_directory(fd: int) -> bool:
+    """Return whether a descriptor is of a directory."""
     return os.fstat(fd).st_mode & 0o170000 == _IS_DIRECTORY
 
 
@@ -96,7 +99,7 @@ def clone_sources(
                 _leave_out(mount, error, report)
                 continue
             linux.set_mount_flags(tree, _attributes(mount))
-            places.append(Place(mount, tree, _is_directory(tree)))
+            places.append(Place(mount, tree, is_directory(tree)))
     for number, place in enumerate(places):
         _make_place_in_own(place, places[:number])
     return places
@@ -449,7 +452,7 @@ def _attach(root: int, place: Place, refused: dict[str, str], taken: set[str]) -
         return _copy(root, place)
     try:
         target = linux.open_in_root(root, mount.target, _flags(place))
-        fits = _is_directory(target) == place.directory
+        fits = is_directory(target) == place.directory
         resolved = os.readlink(_fd_path(target))
         free = not (mount.if_free and resolved in taken)
         if fits and free:

@@ -48,8 +48,11 @@ def hold_proc() -> None:
         _proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def end_tasks(tasks: Iterable[tuple[int, int]], reason: str) -> None:
-    """Kill every (pid, pidfd) of `tasks`. Writes `reason` to the stderr of the first task that takes it."""
+def end_tasks(tasks: Iterable[tuple[int, int]], reason: str) -> bool:
+    """Kill every (pid, pidfd) of `tasks`. Writes `reason` to the stderr of the first task that takes it.
+
+    Returns whether one took it.
+    """
     told = False
     for pid, handle in tasks:
         told = told or _tell(pid, f"bollard: {reason}\n".encode())
@@ -57,6 +60,7 @@ def end_tasks(tasks: Iterable[tuple[int, int]], reason: str) -> None:
             pidfd_send_signal(handle, _SIGKILL)
         except OSError:
             pass  # it has ended by itself
+    return told
 
 
 def end_members() -> None:

@@ -5,6 +5,7 @@ reference.py: parses names such as docker://NAME.
 registry.py: registries, by skopeo.
 library.py: the protocol of library://.
 web.py: files of web servers.
+keyserver.py: keys of key servers.
 sources.py: fetches layers or files into the cache.
 policy.py: the host's policy of which images may be fetched.
 variants.py: variants of an architecture, and which this processor runs.

@@ -40,6 +40,14 @@ _HANDLERS = (
 )  # fmt: skip
 
 
+def opener() -> urllib.request.OpenerDirector:
+    """Return what opens addresses of web servers alone, and follows no redirect to one that is not encrypted."""
+    made = urllib.request.OpenerDirector()
+    for handler in _HANDLERS:
+        made.add_handler(handler())
+    return made
+
+
 def date(url: str, what: str) -> str:
     """Return the Last-Modified of the file; "" if the server does not give it, or after an error.
 
@@ -103,11 +111,8 @@ def save(url: str, path: str, what: str, size: int = 0) -> str:
 
 def _open(url: str, what: str, method: str = "GET") -> Any:
     """Send the request; return the answer, an http.client.HTTPResponse."""
-    opener = urllib.request.OpenerDirector()
-    for handler in _HANDLERS:
-        opener.add_handler(handler())
     try:
-        return opener.open(
+        return opener().open(
             urllib.request.Request(url, method=method, headers={"User-Agent": "bollard"}), timeout=_TIMEOUT
         )
     except urllib.error.HTTPError as error:

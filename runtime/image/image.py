@@ -94,6 +94,11 @@ class Image:
         self.overlays: list[sif.Descriptor] = []
         self._sif: sif.Sif | None = None
 
+    @property
+    def is_sif(self) -> bool:
+        """Whether the image is a SIF file."""
+        return self._sif is not None
+
     def metadata(self) -> bytes | None:
         """Return the JSON text for `inspect` (labels, environment, runscript); None if the file has no such object."""
         return sif.metadata(self.fd, self._sif) if self._sif else None

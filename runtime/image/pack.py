@@ -96,6 +96,7 @@ def build(
     *,
     records: Sequence[sif_write.Object] = (),
     force: bool = False,
+    arguments: Sequence[str] = (),
     program: str = "mksquashfs",
     processors: int = 0,
 ) -> None:
@@ -105,7 +106,7 @@ def build(
     source: directory, the root of the tree.
     records: as in `pack`.
     force: replace an existing target.
-    program, processors: as in `squash`.
+    arguments, program, processors: as in `squash`.
 
     If SOURCE_DATE_EPOCH is set, equal trees give equal images. If root builds, the owners of the files are kept;
     otherwise every file in the image belongs to root.
@@ -122,7 +123,8 @@ def build(
     # If the tree is an unpacked image, its labels name the first source already, and they are kept.
     labels.setdefault("org.label-schema.usage.singularity.deffile.bootstrap", "localimage")
     labels.setdefault("org.label-schema.usage.singularity.deffile.from", source)
-    pack(target, source, arch, labels, deffile, {}, records, force=force, program=program, processors=processors)
+    pack(target, source, arch, labels, deffile, {}, records, force=force, arguments=arguments, program=program,
+         processors=processors)  # fmt: skip
 
 
 def pack(
@@ -135,6 +137,7 @@ def pack(
     records: Sequence[sif_write.Object] = (),
     *,
     force: bool,
+    arguments: Sequence[str] = (),
     progress: bool = False,
     program: str = "mksquashfs",
     processors: int = 0,
@@ -147,7 +150,7 @@ def pack(
     documents: further JSON objects for the SIF file, by name.
     records: the SBOM and the provenance statement; they come after all other objects but the partition.
     force: replace an existing target.
-    progress, program, processors: as in `squash`.
+    arguments, progress, program, processors: as in `squash`.
     """
     texts = {sif.METADATA_NAME: inspect_metadata(source, labels, deffile), **documents}
     objects = [sif_write.Object(sif.DEFFILE, "", deffile.encode("utf-8", "surrogateescape"))]
@@ -157,8 +160,8 @@ def pack(
     with sif_write.Writer(target, arch, objects, force=force) as writer:
         entries = additions(source, labels, deffile)
         squash(
-            source, writer.path, writer.offset, entries, progress=progress, program=program, processors=processors,
-            shown=target,
+            source, writer.path, writer.offset, entries, arguments=arguments, progress=progress, program=program,
+            processors=processors, shown=target,
         )  # fmt: skip
         writer.finish()
 
@@ -169,6 +172,7 @@ def squash(
     offset: int,
     entries: list[Entry],
     *,
+    arguments: Sequence[str] = (),
     progress: bool = False,
     program: str = "mksquashfs",
     processors: int = 0,
@@ -179,6 +183,7 @@ def squash(
     path: the file to write.
     offset: where in the file the squashfs begins, in bytes; a multiple of 4096.
     entries: what to add to the tree.
+    arguments: further arguments of the user's for mksquashfs; they win over those of this function.
     progress: mksquashfs draws its progress bar on stderr.
     program: the mksquashfs program.
     processors: the most CPUs that mksquashfs may use; 0 for all.
@@ -217,7 +222,11 @@ def squash(
             # Not -sort: with it mksquashfs 4.5 reads "f" entries from the tree instead of running `cat`.
             expression = " || ".join(f"pathname({name})" for name in hot)
             argv += ["-action", f"uncompressed@({expression})"]
-        done = _mksquashfs([*argv, "-comp", "zstd", "-Xcompression-level", "3"], scratch, progress)
+        argv += arguments
+        if "-comp" in arguments:
+            done = _mksquashfs(argv, scratch, progress)
+        else:
+            done = _mksquashfs([*argv, "-comp", "zstd", "-Xcompression-level", "3"], scratch, progress)
         if done.returncode and 'Compressor "zstd" is not supported' in done.stderr:
             done = _mksquashfs([*argv, "-comp", "gzip"], scratch, progress)
     if done.returncode:

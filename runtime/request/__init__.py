@@ -6,6 +6,7 @@ forms.py: replaces environment variables, --container-opts and --env-file by opt
 envfile.py: reads files for --env-file.
 command_line.py: parses the command line and makes its help.
 command_options.py: options of single commands.
+docker.py: what commands and options of docker are here.
 spec.py: parses and validates the options of one container.
 spec_text.py: the spec as text, from the client to the nodes.
 plan.py: everything that a node makes for a spec: namespaces, layers, mounts.

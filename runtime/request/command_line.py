@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import command_options, options
+from bollard.runtime.request import command_options, docker, options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
     """
     offered = arguments(own, container)
     known = {**_others(), **offered} if container else offered
+    idle, refused = command_options.NOTHING_TO_DO.get(command, {}), command_options.REFUSED.get(command, {})
+    known = {**{name: argument for name, (argument, _) in (*idle.items(), *refused.items())}, **known}
     short = letters(command)
     found: list[tuple[str, str]] = []
     words: list[str] = []
@@ -95,10 +97,10 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
                 given = None
             elif given is not None:
                 given = given.removeprefix("=")
+        if container and word in docker.LETTERS:
+            docker.refuse(word, rest)
         if name not in known:
             raise BollardError(f"{word}: no such option", _similar(name, offered, command, container))
-        if container and word == "-v" and rest and _is_bind(rest[0]):
-            raise BollardError(f"-v {rest[0]}: -v is --verbose here", f"write --bind {rest[0]}")
         if known[name] == "":
             if (given or "1").lower() not in _BOOLEANS:
                 raise BollardError(f"--{name}={given}: a switch takes no value", f"write --{name} alone")
@@ -109,6 +111,10 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
             given = rest.pop(0)
         if name in offered:
             found.append((name, given))
+        elif name in refused and given != "0":
+            raise BollardError(f"--{name} is not supported: {refused[name][1]}", "leave it out")
+        elif name in idle:
+            continue
         elif name in options.REFUSED and given != "0":
             raise BollardError(f"--{name} is not supported: {options.REFUSED[name][1]}", "leave it out")
         elif name in options.OPPOSITES and given != "0":
@@ -131,16 +137,11 @@ def refuse_empty(given: list[tuple[str, str]]) -> None:
             raise BollardError(f"--{name}: its value is empty", "give one, or leave the option out")
 
 
-def _is_bind(word: str) -> bool:
-    """Return whether a word is docker's SRC:DST, not an image."""
-    return word[:1] in ("/", ".", "~") and ":" in word
-
-
 def _similar(name: str, known: Mapping[str, str], command: str, container: bool) -> str:
     import difflib
 
-    if container and name == "volume":
-        return "docker's --volume SRC:DST is --bind SRC:DST here"
+    if container and name in docker.OPTIONS:
+        return f"docker's --{name}: {docker.OPTIONS[name]}"
     if container and name == "container":
         return f"the image is a word of its own: bollard {command} [OPTION...] IMAGE ..."
     for row in options.TABLE:

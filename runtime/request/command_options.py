@@ -17,11 +17,16 @@ FETCH: Own = {
 }
 _LIBRARY: Own = {"library": ("URL", "the library that library:// is about [BOLLARD_LIBRARY]")}
 _VERBOSE: Own = {"verbose": ("", "tell which policy decides whether an image may be fetched [BOLLARD_VERBOSE]")}
+_ARCH: Own = {
+    "arch": ("ARCH", "for another architecture or variant: amd64, amd64/v2, arm64, ... [BOLLARD_PULL_ARCH]"),
+    "arch-variant": ("VARIANT", "its variant, as in --arch=ARCH/VARIANT"),
+}
 PULL: Own = {
     "force": ("", "replace TARGET if it exists"),
     "dir": ("DIR", "where to write it [BOLLARD_PULLDIR]"),
     "name": ("NAME", "its name, in the place of TARGET [BOLLARD_PULL_NAME]"),
-    "arch": ("ARCH", "for another architecture or variant: amd64, amd64/v2, arm64, ... [BOLLARD_PULL_ARCH]"),
+    "sandbox": ("", "make a directory instead of a SIF file"),
+    **_ARCH,
     **_LIBRARY,
     **FETCH,
     **_VERBOSE,
@@ -88,6 +93,58 @@ SIF_ADD: Own = {
     "alignment": ("BYTES", "it begins at a multiple of this; 4096 for a partition without this"),
     "filename": ("NAME", "its name in the file"),
 }
+_PASSPHRASE: Own = {"passphrase-file": ("FILE", "its first line is the passphrase of the key; else you are asked")}
+SIGN: Own = {
+    "group-id": ("N", "sign the objects of this group alone"),
+    "sif-id": ("N", "sign this object alone"),
+    "key": ("FILE", "a private key in a PEM file: RSA, ECDSA or ed25519 [BOLLARD_SIGN_KEY]"),
+    "keyidx": ("N", "the key of this number in `bollard key list --secret`"),
+    "gpg-key": ("FINGERPRINT", "a key of your own GnuPG, or of a smart card; gpg-agent asks for its passphrase"),
+    **_PASSPHRASE,
+}
+VERIFY: Own = {
+    "all": ("", "all objects, which is the default"),
+    "group-id": ("N", "the objects of this group alone"),
+    "sif-id": ("N", "this object alone"),
+    "key": ("FILE", "signed by the private key to this public key, a PEM file [BOLLARD_VERIFY_KEY]"),
+    "certificate": ("FILE", "signed by the key of this certificate, a PEM file [BOLLARD_VERIFY_CERTIFICATE]"),
+    "certificate-intermediates": ("FILE", "certificates between it and a root [BOLLARD_VERIFY_INTERMEDIATES]"),
+    "certificate-roots": ("FILE", "trusted roots, instead of this machine's [BOLLARD_VERIFY_ROOTS]"),
+    "ocsp-verify": ("", "refused: no server is asked whether a certificate was revoked"),
+    "legacy-insecure": ("", "refused: signatures from before 2020 do not protect the image"),
+    "local": ("", "ask no key server"),
+    "url": ("URL", "fetch keys that are not in the keyring from this key server [BOLLARD_KEYSERVER]"),
+    "json": ("", "for programs"),
+}
+_KEYSDIR: Own = {"keysdir": ("DIR", "the directory of the keyrings; default: ~/.apptainer/keys [BOLLARD_KEYSDIR]")}
+_KEYS: Own = {"global": ("", "this machine's keyring, /etc/apptainer/global-pgp-public"), **_KEYSDIR}
+_SERVER: Own = {"url": ("URL", "the key server, https://HOST or hkp://HOST [BOLLARD_KEYSERVER]")}
+KEY_NEWPAIR: Own = {
+    "name": ("NAME", "whose key it is"),
+    "email": ("ADDRESS", "the owner's email address"),
+    "comment": ("TEXT", "a comment for its user id"),
+    "bit-length": ("N", "its length; 4096 without this"),
+    "password": ("WORD", "with an empty value: no passphrase; another value is refused, because ps would show it"),
+    **_PASSPHRASE,
+    "push": ("", "send the public key to a key server"),
+    **_SERVER,
+    **_KEYSDIR,
+}
+KEY_LIST: Own = {"secret": ("", "private keys instead of public ones"), **_KEYS}
+KEY_SEARCH: Own = {"long-list": ("", "full fingerprints, dates and all user ids"), **_SERVER}
+KEY_SERVER: Own = {**_SERVER, **_KEYS}
+KEY_IMPORT: Own = {"new-password": ("", "refused: change it with gpg"), **_KEYS}
+KEY_EXPORT: Own = {
+    "armor": ("", "as text"),
+    "secret": ("", "a private key"),
+    **_KEYS,
+}
+KEY_REMOVE: Own = {
+    "public": ("", "the public key alone, which is the default"),
+    "secret": ("", "the private key alone"),
+    "both": ("", "the public and the private key"),
+    **_KEYS,
+}
 OVERLAY_CREATE: Own = {
     "size": ("MIB", "of its filesystem; 64 without this, which is the least"),
     "sparse": ("", "take disk space only when it is written to"),
@@ -105,6 +162,12 @@ BUILD: Own = {
     "build-arg-file": ("FILE", "lines of KEY=VALUE"),
     "warn-unused-build-args": ("", "a build argument that nothing uses is no error"),
     "bind": ("SRC[:DST[:ro]],...", "make host paths visible to %post and %test"),
+    "mount": ("type=bind,src=SRC,dst=DST[,ro]", "the same, in docker's words"),
+    "writable-tmpfs": ("", "let %test write to the image; what it writes is dropped"),
+    "fix-perms": ("", "give the owner all permissions of files, and of directories also execute"),
+    "mksquashfs-args": ("ARGUMENTS", "further arguments for mksquashfs, as one word: '-comp xz -processors 2'"),
+    "no-cleanup": ("", "keep the directory of a build that fails, and tell where it is"),
+    **_ARCH,
     "reproducible": ("", "equal trees give equal images [SOURCE_DATE_EPOCH]"),
     "no-sbom": ("", "do not store a list of the packages and a statement of origin in the image"),
     "fakeroot": ("", "accepted: a build without root is always one"),
@@ -150,14 +213,47 @@ SITE_CONFIGURE: Own = {**_PREFIX, **_CONFIG, "example": ("", "print a bollard.ya
 SITE_CHECK: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG, "json": ("", "for programs")}
 SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
 
+# Apptainer's options of single commands that are accepted and have no effect: command -> option -> (the word for its
+# value, "" for a switch; why there is nothing to do).
+NOTHING_TO_DO: dict[str, Own] = {
+    "build": {"userns": ("", "a build never has more rights than its user")},
+    "pull": {"no-cleanup": ("", "layers that were fetched stay in the cache after a failure")},
+    **dict.fromkeys(
+        ("completion", "completion bash", "completion zsh", "completion fish"),
+        {"no-descriptions": ("", "bash shows no descriptions; those of zsh and fish are short")},
+    ),
+}  # fmt: skip
+
+_NOT_AT_BUILD = "the driver is not shown to %post and %test; build without it, and use it with `bollard exec` and srun"
+_NO_ENCRYPTION = "encrypted images cannot be made; keep the image where only its readers may read"
+
+# Apptainer's options of single commands that are refused: command -> option -> (the word for its value; the reason and
+# the way to the goal).
+REFUSED: dict[str, Own] = {
+    "build": {
+        "encrypt": ("", _NO_ENCRYPTION),
+        "passphrase": ("", _NO_ENCRYPTION),
+        "pem-path": ("FILE", _NO_ENCRYPTION),
+        "json": ("", "definitions in JSON are not read; write it as a definition file"),
+        "nv": ("", _NOT_AT_BUILD),
+        "rocm": ("", _NOT_AT_BUILD),
+        "nvccli": ("", _NOT_AT_BUILD),
+    },
+    **dict.fromkeys(
+        ("instance start", "instance run"),
+        {"boot": ("", "an init system in a container needs root; start services in %startscript")},
+    ),
+}
+
 MIXED = frozenset(
     ("build", "pull", "cache list", "cache clean", "inspect", "sbom", "run-help", "overlay create", "sif list",
      "sif header", "sif info", "sif dump", "sif new", "sif add", "sif del", "sif setprim", "instance list",
-     "instance stop", "instance stats")
+     "instance stop", "instance stats", "sign", "verify", "key newpair", "key list", "key search", "key pull", "key push",
+     "key import", "key export", "key remove")
 )  # fmt: skip
 SHORT = {
     "build": {"s": "sandbox", "u": "update", "f": "fakeroot", "T": "notest"},
-    "pull": {"U": "allow-unsigned"},
+    "pull": {"U": "allow-unsigned", "s": "sandbox"},
     "cache list": {"T": "type"},
     "cache clean": {"T": "type", "D": "days", "n": "dry-run", "f": "force"},
     "inspect": {
@@ -170,6 +266,24 @@ SHORT = {
         "H": "helpfile",
         "j": "json",
     },
+    "sign": {"g": "group-id", "i": "sif-id", "k": "keyidx"},
+    "verify": {"g": "group-id", "i": "sif-id", "a": "all", "j": "json", "l": "local", "u": "url"},
+    "key newpair": {
+        "b": "bit-length",
+        "C": "comment",
+        "E": "email",
+        "d": "keysdir",
+        "N": "name",
+        "P": "password",
+        "U": "push",
+    },
+    "key list": {"g": "global", "d": "keysdir", "s": "secret"},
+    "key search": {"l": "long-list", "u": "url"},
+    "key pull": {"g": "global", "d": "keysdir", "u": "url"},
+    "key push": {"g": "global", "d": "keysdir", "u": "url"},
+    "key import": {"g": "global", "d": "keysdir"},
+    "key export": {"a": "armor", "g": "global", "d": "keysdir", "s": "secret"},
+    "key remove": {"b": "both", "g": "global", "d": "keysdir", "p": "public", "s": "secret"},
     "overlay create": {"s": "size", "S": "sparse", "f": "fakeroot"},
     "instance list": {"j": "json", "l": "logs", "u": "user", "a": "all"},
     "instance stop": {"a": "all", "s": "signal", "t": "timeout", "u": "user"},

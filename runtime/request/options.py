@@ -91,7 +91,9 @@ class Spec:
     app: str = ""  # one of the image's apps, /scif/apps/NAME
     dns: tuple[str, ...] = ()
     shm_size: str = ""  # size of the container's own /dev/shm, as tmpfs(5) takes it; "" for the host's /dev/shm
-    cards: tuple[str, ...] = ()  # nv, rocm
+    cards: tuple[str, ...] = ()  # nv, rocm; no-nv, no-rocm where the user said so
+    devices: tuple[str, ...] = ()  # CDI names: nvidia.com/gpu=0
+    cdi_dirs: tuple[str, ...] = ()  # where their specs are; () for the usual directories
     pty: bool = False  # slurmstepd makes a terminal for the task
     console: str = ""  # the terminal of `bollard exec`, on the host
     no_umask: bool = False
@@ -265,9 +267,18 @@ TABLE: tuple[Row, ...] = (
     ),
     Row(
         "nv", kind="card", field="cards", forms=("BOLLARD_NV",), fixed=True,
-        help="show the host's NVIDIA driver: its libraries and programs",
+        help="show the host's NVIDIA driver: its libraries and programs; without it the site decides",
     ),
     Row("rocm", kind="card", field="cards", forms=("BOLLARD_ROCM",), fixed=True, help="the same of AMD's"),
+    Row(
+        "device", argument="VENDOR/CLASS=NAME[,NAME]", kind="devices", field="devices", forms=("BOLLARD_DEVICE",),
+        slurm="container-device", joined=",", fixed=True,
+        help="devices by their CDI names, with what their makers' files on the node say: nvidia.com/gpu=0",
+    ),
+    Row(
+        "cdi-dirs", argument="DIR[,DIR]", kind="paths", field="cdi_dirs", forms=("BOLLARD_CDI_DIRS",), joined=",",
+        fixed=True, help="where these files are, instead of /etc/cdi and /var/run/cdi",
+    ),
     Row(
         "shm-size", argument="SIZE", kind="size", field="shm_size", forms=("BOLLARD_CONTAINER_SHM_SIZE",),
         slurm="container-shm-size", fixed=True, alone=True,
@@ -301,7 +312,7 @@ TABLE: tuple[Row, ...] = (
 # Apptainer's options that are accepted and have no effect: name -> the word for its value, "" for a switch.
 WITHOUT_EFFECT = dict.fromkeys(
     ("userns", "unsquash", "underlay", "no-init", "no-privs", "sharens", "ignore-fakeroot-command", "ignore-subuid",
-     "ignore-userns"),
+     "ignore-userns", "no-oci"),
     "",
 )  # fmt: skip
 
@@ -315,7 +326,7 @@ _ENCRYPTED = "encrypted images cannot be opened yet, and of any other image no k
 
 # Apptainer's options that are refused: name -> (the word for its value, the reason).
 REFUSED = {
-    "device": ("DEVICE", "devices by their CDI names are not known; --bind the files of /dev"),
+    "oci": ("", "OCI bundles are Slurm's and runc's; a container of bollard is the same for each kind of image"),
     "add-caps": ("CAPS", _RIGHTS),
     "drop-caps": ("CAPS", _RIGHTS),
     "keep-privs": ("", _RIGHTS),

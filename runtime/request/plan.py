@@ -8,6 +8,7 @@ A plan is a list of immutable records. Each has `describe()`, for the user, and 
 
     Namespace   a namespace of the container's own
     Overlay     a layer above the image, lowest first
+    Driver      a driver of the host's GPUs that the container gets, and why
     Mount       a mount in the root, in the order of mounting: a bind, file, tmpfs, proc, devpts, mqueue or link
 
 All kinds of mounts have one class, because each further class would cost the node path 15 microseconds.
@@ -50,6 +51,9 @@ APT_CONF = VIEW + "/apt.conf"
 # Files that packages replace. With a layer in memory the host's files are copied there, so that they can be replaced.
 REPLACED = ("/etc/localtime", "/etc/hosts", "/etc/resolv.conf", "/etc/hostname")
 
+# Libraries of the host's GPU drivers; the image's environment has the directory in LD_LIBRARY_PATH (Apptainer's rule).
+LIBRARIES = "/.singularity.d/libs"
+
 # Filesystems of layers.
 DIRECTORY, EXT3, SQUASHFS, MEMORY = "directory", "ext3", "squashfs", "memory"
 
@@ -70,6 +74,8 @@ OMIT = "omit"  # it starts without the mount; only --container-verbose shows it
 # In which images a mount is made (`Mount.only`); "" for all:
 HAS_TARGET = "target"  # images that have something at the mount's target
 HAS_SLURM = "slurm"  # images that have SLURM_MARK
+CAN_LOAD = "glibc"  # images whose C library is new enough for this program or library of the host
+LACKS = "lacks"  # the same, and the image has no library of this name
 
 
 class Record:
@@ -142,6 +148,23 @@ class Overlay(Record):
         return f"/  layer  {where}  ({self.filesystem}, {mode})" if self.source else f"/  layer  {where}  ({mode})"
 
 
+class Driver(Record):
+    """A driver of the host's GPUs."""
+
+    __slots__ = ("because", "name", "required")
+    kind = "driver"
+    name: str  # nv or rocm
+    because: str  # the option or the setting by which the container gets it
+    required: bool  # a node without it: the first task prints a warning
+
+    def __init__(self, name: str, because: str, required: bool = False) -> None:
+        super().__init__(name=name, because=because, required=required)
+
+    def describe(self) -> str:
+        """Return the driver as one line of text for the user."""
+        return f"GPU driver  {self.name}  ({self.because})"
+
+
 class Mount(Record):
     """A mount in the container's root, at the absolute path `target`."""
 
@@ -197,24 +220,46 @@ class Mount(Record):
             (self.copied, "copied"), (self.if_missing != REFUSE, "if there"),
             (self.only == HAS_TARGET, "if the image has it"),
             (self.only == HAS_SLURM, "if the image has Slurm"),
+            (self.only in (CAN_LOAD, LACKS), "if the image's glibc suits it"),
+            (self.only == LACKS, "and it has none"),
         )  # fmt: skip
         told = ", ".join([word for here, word in words if here])
         return f"{self.target}  from  {self.what()}" + (f"  ({told})" if told else "")
+
+
+class Gpus:
+    """What a container gets for GPUs on this node: from the drivers, and from the CDI devices that were asked for."""
+
+    __slots__ = ("drivers", "missing", "mounts", "variables", "warnings")
+
+    def __init__(
+        self, mounts: tuple[Mount, ...] = (), drivers: tuple[Driver, ...] = (), missing: tuple[Driver, ...] = (),
+        variables: tuple[tuple[bytes, bytes], ...] = (), warnings: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
+        self.mounts = mounts
+        self.drivers = drivers
+        self.missing = missing  # required drivers that this node has not
+        self.variables = variables  # of CDI devices
+        self.warnings = warnings
+
+    def __add__(self, other: Gpus) -> Gpus:
+        return Gpus(
+            self.mounts + other.mounts, self.drivers + other.drivers, self.missing + other.missing,
+            self.variables + other.variables, self.warnings + other.warnings,
+        )  # fmt: skip
 
 
 class Facts:
     """What a plan depends on besides the spec: the node, its site, and the kinds of the files that the spec names."""
 
     __slots__ = (
-        "directory", "gpus", "image_layers", "missing_gpus", "overlays", "places", "prefix", "real_cwd", "site",
-        "spool", "tools",
+        "directory", "gpus", "image_layers", "overlays", "places", "prefix", "real_cwd", "site", "spool", "tools",
     )  # fmt: skip
 
     def __init__(
         self, site: Site | None = None, spool: str = "", prefix: str = "", tools: str = "",
         places: tuple[str, ...] = (), directory: bool = False, image_layers: tuple[tuple[str, int], ...] = (),
-        overlays: tuple[str, ...] = (), gpus: tuple[Mount, ...] = (), missing_gpus: tuple[str, ...] = (),
-        real_cwd: str = "",
+        overlays: tuple[str, ...] = (), gpus: Gpus | None = None, real_cwd: str = "",
     ) -> None:  # fmt: skip
         self.site = site or Site()
         self.spool = spool  # path of SlurmdSpoolDir, where batch scripts and PMIx files are
@@ -223,27 +268,33 @@ class Facts:
         self.directory = directory  # the image is a directory
         self.image_layers = image_layers  # (filesystem, offset in bytes) of the overlays in the SIF file
         self.overlays = overlays  # filesystem of each of the spec's overlays
-        self.gpus = gpus  # binds of the host's GPU drivers
+        self.gpus = gpus or Gpus()
         self.real_cwd = real_cwd  # the spec's cwd on this node with symlinks resolved; "" for the same path
-        self.missing_gpus = missing_gpus  # GPU kinds that were requested but have no driver on this node
 
 
 class Plan(Record):
     """The whole plan for one container."""
 
-    __slots__ = ("directories", "layers", "missing_gpus", "mounts", "namespaces", "owned", "writable")
+    __slots__ = (
+        "directories", "drivers", "layers", "libraries", "missing", "mounts", "namespaces", "owned", "variables",
+        "warnings", "writable",
+    )  # fmt: skip
     kind = "plan"
     namespaces: tuple[Namespace, ...]
     layers: tuple[Overlay, ...]
     mounts: tuple[Mount, ...]
     directories: tuple[str, ...]  # made on the host below --workdir, parents first
-    missing_gpus: tuple[str, ...]  # GPU kinds without a driver on this node: one warning each
+    drivers: tuple[Driver, ...]
+    libraries: bool  # there are mounts in LIBRARIES
+    missing: tuple[Driver, ...]  # required drivers that this node has not: one warning each
+    variables: tuple[tuple[bytes, bytes], ...]  # of CDI devices; they win over the image's
+    warnings: tuple[str, ...]  # what a CDI device asks for and does not get
     writable: bool  # the container's root can be written to
     owned: bool  # show the files of a squashfs as the user's: overlayfs keeps the owner of a file that it copies up
 
     def lines(self) -> list[str]:
         """Return one line for each record, for the user."""
-        return [record.describe() for record in (*self.namespaces, *self.layers, *self.mounts)]
+        return [record.describe() for record in (*self.namespaces, *self.drivers, *self.layers, *self.mounts)]
 
     def data(self) -> dict[str, object]:
         """Return the plan for scripts; docs/users.md lists the keys."""
@@ -252,7 +303,9 @@ class Plan(Record):
             "layers": [record.data() for record in self.layers],
             "mounts": [record.data() for record in self.mounts],
             "directories": list(self.directories),
-            "missing_gpus": list(self.missing_gpus),
+            "drivers": [record.data() for record in self.drivers],
+            "missing_gpus": [record.name for record in self.missing],
+            "warnings": list(self.warnings),
             "writable": self.writable,
         }
 
@@ -269,8 +322,9 @@ def make(spec: Spec, facts: Facts | None = None) -> Plan:
     mounts = _mounts(spec, facts)
     return Plan(
         namespaces=_namespaces(spec), layers=layers, mounts=tuple(_replaceable(spec, mounts) if writable else mounts),
-        directories=tuple(_directories(spec)), missing_gpus=facts.missing_gpus, writable=writable,
-        owned=spec.fakeroot or bool(spec.save) or writable,
+        directories=tuple(_directories(spec)), writable=writable, owned=spec.fakeroot or bool(spec.save) or writable,
+        drivers=facts.gpus.drivers, missing=facts.gpus.missing, variables=facts.gpus.variables,
+        warnings=facts.gpus.warnings, libraries=any(below(mount.target, LIBRARIES) for mount in mounts),
     )  # fmt: skip
 
 
@@ -337,7 +391,7 @@ def _mounts(spec: Spec, facts: Facts) -> list[Mount]:
     bound = {tidy(bind[1]) for bind in spec.binds}  # a bind of the user wins over the files of `_identity`
     late: list[Mount] = [mount for mount in _identity(spec, out) if mount.target not in bound]
     late += _slurm(spec, facts)
-    late += facts.gpus
+    late += facts.gpus.mounts
     mounts += [
         mount for mount in late if mount.target not in out and not any(below(mount.target, path) for path in gone)
     ]

@@ -30,6 +30,7 @@ class Site:
         "cwd",
         "environment",
         "forbidden",
+        "gpu",
         "home",
         "layer_max",
         "idle",
@@ -56,6 +57,7 @@ class Site:
         idle: int = IDLE_CONTAINERS,
         registry: bool = False,
         layer_max: int = 0,
+        gpu: str = "auto",
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -67,6 +69,7 @@ class Site:
         self.forbidden = forbidden
         self.environment = environment
         self.layer_max = layer_max  # bytes that one archive may unpack to; 0 for no limit
+        self.gpu = gpu  # auto, never or always: container/gpu.py
         self.idle = idle  # how many idle containers of a job stay for its next step
         self.registry = registry
         self.prefix = prefix  # path of the installation in Slurm's configuration; "" if nothing was compiled
@@ -128,6 +131,7 @@ def parse(text: bytes) -> Site:
         layer_max=int(last("layer-max", "0")),
         idle=int(last("idle-containers", str(IDLE_CONTAINERS))),
         registry=last("registry", "0") == "1",
+        gpu=last("gpu", "auto"),
     )
 
 

@@ -35,8 +35,9 @@ class Key(NamedTuple):
     example: str
 
 
-SWITCH, NUMBER, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES = (
+SWITCH, GPU, NUMBER, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES = (
     "yes or no",
+    "auto, always or never",
     "number from 1 to 1000",
     "bytes, or a number with K, M, G or T",
     "directory",
@@ -56,6 +57,14 @@ TABLE: tuple[Key, ...] = (
     Key("home", SWITCH, True, "whether the home directory is shown when a user says nothing about it", "no"),
     Key("cwd", SWITCH, True, "whether the directory a job is started in is shown", "no"),
     Key("writable", SWITCH, False, "whether a program may write to its container when a user says nothing", "yes"),
+    Key(
+        "gpu",
+        GPU,
+        "auto",
+        "whether a container gets the host's GPU driver when a user says nothing: where its job can open a GPU; on "
+        "every node that has a driver; or not",
+        "always",
+    ),
     Key("mpirun", SWITCH, True, "whether mpirun and mpiexec of an image start their ranks by srun", "no"),
     Key(
         "idle-containers",
@@ -143,7 +152,7 @@ def reference() -> str:
     """Return the table of the keys for docs/admins.md."""
     rows = ["| key | value | default | |", "|---|---|---|---|"]
     for key in TABLE:
-        default = {True: "yes", False: "no", str(site.IDLE_CONTAINERS): str(site.IDLE_CONTAINERS)}.get(
+        default = {True: "yes", False: "no", "auto": "auto", str(site.IDLE_CONTAINERS): str(site.IDLE_CONTAINERS)}.get(
             key.default if isinstance(key.default, (bool, str)) else "", "none"
         )
         rows.append(f"| `{key.name}` | {key.kind.replace('|', chr(92) + '|')} | {default} | {key.help} |")
@@ -248,7 +257,7 @@ def read(data: bytes) -> tuple[dict[str, Value], list[Mistake]]:
         found = list(_READERS[known[name].kind](name, node))
         mistakes += [item for item in found if isinstance(item, Mistake)]
         items = tuple(item for item in found if not isinstance(item, Mistake))
-        if known[name].kind in (SWITCH, NUMBER, SIZE, DIRECTORY):
+        if known[name].kind in (SWITCH, GPU, NUMBER, SIZE, DIRECTORY):
             values.update((name, item) for item in items)
         elif items:
             values[name] = tuple(str(item) for item in items)
@@ -276,6 +285,14 @@ def _switch(name: str, node: Any) -> Iterator[bool | Mistake]:
         yield node.value.lower() in ("yes", "true", "on")
     else:
         yield Mistake(_line(node), f"{name}: {_kind(node)} is neither yes nor no", f"write `{name}: yes` or no")
+
+
+def _gpu(name: str, node: Any) -> Iterator[str | Mistake]:
+    text = str(node.value) if node.id == "scalar" else ""
+    if text in GPU.replace(",", "").replace(" or", "").split():
+        yield text
+    else:
+        yield Mistake(_line(node), f"{name}: {_kind(node)} is not {GPU}", f"write `{name}: auto`")
 
 
 def _size(name: str, node: Any) -> Iterator[str | Mistake]:
@@ -381,6 +398,7 @@ def _is_wiring(name: str) -> bool:
 
 _READERS: dict[str, Any] = {
     SWITCH: _switch,
+    GPU: _gpu,
     NUMBER: _number,
     SIZE: _size,
     DIRECTORY: _directory,

@@ -347,10 +347,33 @@ def _path(row: Row, values: list[str], cwd: str, home: str) -> str:
     return absolute(values[-1], cwd, home) if values[-1] else ""
 
 
+def _card(row: Row, values: list[str], cwd: str, home: str) -> tuple[str, ...]:
+    return (row.name,) if switch(values) else (f"no-{row.name}",)
+
+
+def _devices(row: Row, values: list[str], cwd: str, home: str) -> tuple[str, ...]:
+    """Return CDI names. VENDOR/CLASS= counts for all names of one value: nvidia.com/gpu=0,1."""
+    found = []
+    for value in values:
+        kind = ""
+        for word in _list(row, [value]):
+            if word.startswith("/"):
+                raise BollardError(f"device {word!r} is no CDI name", f"a file of /dev needs --bind {word} at most")
+            head, equals, name = word.rpartition("=")
+            kind = head if equals else kind
+            vendor, slash, of_class = kind.partition("/")
+            if not (vendor and slash and of_class and name) or "/" in of_class or "=" in kind:
+                raise BollardError(f"device {word!r} is not VENDOR/CLASS=NAME", "write nvidia.com/gpu=0, for example")
+            found.append(f"{kind}={name}")
+    return tuple(dict.fromkeys(found))
+
+
 # The reader of each kind of row.
 KINDS: dict[str, Reader] = {
     "switch": lambda row, values, cwd, home: switch(values),
-    "card": lambda row, values, cwd, home: (row.name,) if switch(values) else (),
+    "card": _card,
+    "devices": _devices,
+    "paths": lambda row, values, cwd, home: tuple(absolute(word, cwd, home) for word in _list(row, values)),
     "namespace": lambda row, values, cwd, home: (row.name,) if switch(values) else (),
     "unshare": _unshare,
     "network": _network,
@@ -458,7 +481,7 @@ def _options(given: dict[str, list[str]], fields: dict[str, Any]) -> bytes:
     """Return the given options as spec text, with absolute paths: it means the same in every directory."""
     found = []
     for row in options.TABLE:
-        if row.name in given and row.alike and row.kind not in ("binds", "mounts", "path", "overlays", "home"):
+        if row.name in given and row.alike and row.kind not in ("binds", "mounts", "path", "paths", "overlays", "home"):
             found += [(row.name, value) for value in given[row.name][0 if row.name in options.JOINED else -1 :]]
     if fields.get("binds"):
         found.append(("mounts", ",".join(_bind_words(bind) for bind in fields["binds"])))
@@ -466,6 +489,7 @@ def _options(given: dict[str, list[str]], fields: dict[str, Any]) -> bytes:
         found.append(("home", f"{_escaped(fields['home_source'])}:{_escaped(fields['home'])}"))
     if fields.get("workdir"):
         found.append(("workdir", fields["workdir"]))
+    found += [("cdi-dirs", path) for path in fields.get("cdi_dirs", ())]
     found += [("overlay", path + (":ro" if read_only else "")) for path, read_only in fields.get("overlays", ())]
     return spec_text.text(found)
 

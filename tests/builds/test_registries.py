@@ -389,3 +389,18 @@ class TestCache:
         assert len(fetcher.kept("oci-tmp")) == 2
         for path in fetcher.kept("blob"):
             assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+
+
+def test_a_sandbox_of_a_pull(fetcher: Fetcher, registry: Registry) -> None:
+    fetcher.done("pull", "--no-https", "--sandbox", "box", f"docker://{registry.host}/tiny/one:v1")
+    assert (fetcher.path / "box/.singularity.d/runscript").exists()
+    assert "exists" in fetcher.refused("pull", "--no-https", "-s", "box", f"docker://{registry.host}/tiny/one:v1")
+    fetcher.done("pull", "--no-https", "-s", "--force", "box", f"docker://{registry.host}/tiny/one:v1")
+
+
+def test_builds_for_an_architecture(fetcher: Fetcher, registry: Registry) -> None:
+    uri = f"docker://{registry.host}/tiny/one:v1"
+    fetcher.done("build", "--no-https", "--arch", servers.ARCH, "--sandbox", "box", uri)
+    assert "not for s390x" in fetcher.refused("build", "--no-https", "--arch", "s390x", "b.sif", uri)
+    line = fetcher.refused("pull", "--no-https", "--arch=arm", "--arch-variant=v9", "b.sif", uri)
+    assert "architecture 'arm/v9': has no such variant" in line

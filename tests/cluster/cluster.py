@@ -382,7 +382,7 @@ class Images:
         if not here.exists() or here.stat().st_mtime < tree.with_name(f"{tree.name}.stamp").stat().st_mtime:
             fresh = here.with_name(f".{here.name}.new")
             build(str(fresh), str(tree), force=True)
-            fresh.chmod(0o644)
+            fresh.chmod(0o755)  # an image is a program
             fresh.rename(here)  # a container that uses the old file keeps it
         self.known.add(path)
         return path

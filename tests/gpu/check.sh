@@ -22,6 +22,9 @@ if test "${1:-}" = --pack; then
             --implementation cp --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d "$carried" \
             'cffi>=1.17' pycparser || echo "no cffi for Python $version"
     done
+    # Debian's loaders of Vulkan, EGL and OpenGL: they pass calls on to the driver's libraries.
+    (cd "$carried" && apt-get -q download libvulkan1 libegl1 libglvnd0 libopengl0 libgl1 libglx0 libgles2 libx11-6 \
+        libxext6 libxcb1 libxau6 libxdmcp6 libbsd0 libmd0 libwayland-client0) || echo 'no loaders of graphics'
     python3 "$here/make_tree.py" --pack "$carried"
     ls -l "$carried"
     exit
@@ -81,6 +84,14 @@ check() {
     return $status
 }
 
+# What works on the host is nothing that can be missing: 3 is a failure too.
+works() {
+    "$@"
+    local status=$?
+    test $status = 3 && status=1
+    return $status
+}
+
 # as_host NAME OPTIONS -- COMMAND...: what works on the host has to work in the container. OPTIONS: one word each.
 as_host() {
     local name=$1 options=() out
@@ -92,7 +103,7 @@ as_host() {
         return 3
     fi
     say "fact: $name, on the host: $(say "$out" | tail -n 1 | cut -c1-400)"
-    check "$name" inside "${options[@]}" -- "$@"
+    check "$name" works inside "${options[@]}" -- "$@"
 }
 
 python_facts() {
@@ -126,6 +137,10 @@ make_image() {
             ! -name 'libcudadebugger*' ! -name 'libnvcuvid*' ! -name 'libnvoptix*' ! -name '*.a' -print0 |
             xargs -0 -r cp -a -t "$root$folder/" 2> /dev/null
     done
+    if ls "$carried"/*.deb > /dev/null 2>&1 && type -P dpkg > /dev/null; then
+        for program in "$carried"/*.deb; do dpkg -x "$program" "$work/loaders"; done
+        cp -a "$work/loaders/usr/lib/." "$root/usr/lib/"
+    fi
     # The loader, and links that lead out of these folders (alternatives).
     for library in $(ldd "$(readlink -f "$python")" | grep -o '/[^ ]*'); do
         mkdir -p "$root$(dirname "$library")"
@@ -214,8 +229,8 @@ check 'bollard runs' bollard --version
 if ! check 'a container starts' inside -- true; then
     AS_ROOT=1 check 'a container starts, as root' inside -- true && export AS_ROOT=1
 fi
-out=$(inside -- "$python" "$work/cuda_probe.py" 2>&1)
-if test $? = 3; then ok "without --nv there is no driver: $out"; else failed "without --nv: $out"; fi
+out=$(inside --no-nv -- "$python" "$work/cuda_probe.py" 2>&1)
+if test $? = 3; then ok "with --no-nv there is no driver: $out"; else failed "with --no-nv: $out"; fi
 LINES_MAX=120 fact 'plan of --nv' bollard plan --nv "${binds[@]}" "$work/image" true
 if as_host 'CUDA driver API, PTX kernel' --nv -- "$python" "$work/cuda_probe.py"; then
     out=$(inside --nv --env CUDA_VISIBLE_DEVICES= -- "$python" "$work/cuda_probe.py" 2>&1)
@@ -224,6 +239,8 @@ if as_host 'CUDA driver API, PTX kernel' --nv -- "$python" "$work/cuda_probe.py"
     *) failed "with an empty CUDA_VISIBLE_DEVICES: $out" ;;
     esac
 fi
+as_host 'CUDA without a word' -- "$python" "$work/cuda_probe.py"
+as_host 'CUDA with an LD_LIBRARY_PATH of the user' --nv --env LD_LIBRARY_PATH=/nowhere -- "$python" "$work/cuda_probe.py"
 as_host 'CUDA with --contain' --nv --contain -- "$python" "$work/cuda_probe.py"
 as_host 'CUDA with --containall' --nv --containall -- "$python" "$work/cuda_probe.py"
 as_host 'CUDA with --writable-tmpfs' --nv --writable-tmpfs -- "$python" "$work/cuda_probe.py"
@@ -239,8 +256,11 @@ if command -v nvcc > /dev/null; then
 else
     not_here 'a program of nvcc: no nvcc'
 fi
+# The loaders of Vulkan and EGL may be carried; here they are for the host, make_image has put them into the image.
+test -d "$work/loaders" && LD_LIBRARY_PATH=$(echo "$work"/loaders/usr/lib/*-linux-gnu):${LD_LIBRARY_PATH:-}
 for what in vulkan egl opencl; do
     as_host "$what" --nv -- "$python" "$work/graphics_probe.py" $what
+    as_host "$what with --contain" --nv --contain -- "$python" "$work/graphics_probe.py" $what
 done
 mkdir -p "$work/cdi"
 if command -v nvidia-ctk > /dev/null && nvidia-ctk cdi generate --format=json --output="$work/cdi/nvidia.json" > /dev/null 2>&1; then

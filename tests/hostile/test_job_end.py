@@ -82,6 +82,25 @@ def test_a_user_holds_no_container(cluster: Cluster, images: Images, work: Work)
             until(lambda: not ours(cluster), "the end of all processes")
 
 
+def test_a_named_container_that_does_not_answer(cluster: Cluster, images: Images, work: Work) -> None:
+    """Its user has stopped the keeper: the next step is refused, and gets no new container without the earlier work."""
+    words = f"srun -Q -n1 --container={images.small} --container-name=lab --container-writable"
+    script = f"{words} sh -c 'echo work > /opt/mark'; {work.pause('one')}; {words} cat /opt/mark; {work.pause('two')}"
+    script += f"; {words} cat /opt/mark"
+    with cluster.start(["salloc", "-Q", "-w", "n1", "bash", "-c", script]) as job:
+        work.wait_for("one")
+        (keeper,) = cluster.named("n1", "bollard-keeper")
+        keeper.kill(signal.SIGSTOP)
+        work.go_on("one")
+        work.wait_for("two")
+        keeper.kill(signal.SIGCONT)
+        work.go_on("two")
+        done = job.result()
+    (line,) = done.complaints()
+    assert line.startswith("bollard: the container lab of this job does not answer on this node for 10 s"), done
+    assert (done.rc, done.out) == (0, "work\n"), done
+
+
 def test_a_stopped_file_server(cluster: Cluster, images: Images, work: Work) -> None:
     """The next step fails with a reason within seconds; after the job nothing is left."""
     step = f"srun -Q --container={images.small} ls /usr/share"

@@ -98,13 +98,28 @@ def test_agents_are_checked_before_anything_is_made():
         bootstrap.check({"bootstrap": "shub"})
 
 
+SIGNER = "12045C8C0B1004D058DE4BEDA20C27EE7FF7BA84"
+
+
 @pytest.mark.parametrize("agent", sorted((*bootstrap._AGENTS, *oci.TRANSPORTS)))
-@pytest.mark.parametrize("value", ["12045C8C0B1004D058DE4BEDA20C27EE7FF7BA84", ""])
-def test_fingerprints_are_refused_until_they_are_enforced(agent, value):
+@pytest.mark.parametrize("value", [SIGNER, f"{SIGNER}, {SIGNER.lower()}"])
+def test_fingerprints_are_enforced_or_refused(agent, value):
+    header = {"bootstrap": agent, "from": "x", "fingerprints": value}
+    if agent in ("localimage", "library", "oras"):
+        bootstrap.check(header)
+        assert bootstrap.fingerprints(header) == value.replace(",", "").split()
+        return
     with pytest.raises(BollardError) as caught:
+        bootstrap.check(header)
+    assert caught.value.message.startswith(f"Fingerprints: {value[:40]}")
+    assert "are not verified with Bootstrap: " in caught.value.message and "by its digest" in caught.value.hint
+
+
+@pytest.mark.parametrize("value", ["", " , ", SIGNER[-8:], SIGNER[-16:], SIGNER + "0", f"{SIGNER} # x", f"{SIGNER},x"])
+@pytest.mark.parametrize("agent", ["localimage", "library", "oras", "docker"])
+def test_fingerprints_that_name_no_key(agent, value):
+    with pytest.raises(BollardError, match="Fingerprints"):
         bootstrap.check({"bootstrap": agent, "from": "x", "fingerprints": value})
-    assert caught.value.message.startswith(f"Fingerprints: {value}".rstrip(": ") + ": signatures of images are not")
-    assert "pin it by its digest" in caught.value.hint
 
 
 @pytest.mark.parametrize(

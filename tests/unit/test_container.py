@@ -21,13 +21,14 @@ from bollard.runtime.request.spec import Spec
 @pytest.fixture
 def container(tmp_path: Path) -> Iterator[Container]:
     fd = os.open(tmp_path, os.O_RDONLY)
+    no_driver = plan.Gpus(missing=(plan.Driver("nv", "--nv", required=True),))
     spec = Spec("/i.sif", hostname="there", unshare=("uts",))
     report = mounts.Report()
     report.left_out.append("/sys: /sys: No such file or directory")
     report.warnings.append("/sys: No such file or directory; the container starts without it")
     yield Container(
         node="n1", spec=spec, site=Site(), image=Image(str(tmp_path), fd, "directory", (1, 2, 3)),
-        plan=plan.make(spec, plan.Facts(missing_gpus=("nv",))), report=report, server=0, server_state=-1,
+        plan=plan.make(spec, plan.Facts(gpus=no_driver)), report=report, server=0, server_state=-1,
         image_root=-1, clock=Clock(), saver=None, servers=None, scripts=[], rc=b"", locales=None, command=b"exec",
         instance="", namespace_fds=(), tools=b"",
     )  # fmt: skip

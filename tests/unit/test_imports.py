@@ -16,6 +16,8 @@ TOP = Path(__file__).resolve().parents[2]
 
 # The functions of the keeper's modules that may import: each runs before the keeper, or the process it is of, goes in.
 BEFORE = {
+    "bollard.runtime.container.cdi": {"_parsed"},
+    "bollard.runtime.container.driver_libraries": {"is_newer"},
     "bollard.runtime.container.keeper": {"_enter", "_open", "_start_saver", "_unshare", "facts", "main"},
     "bollard.runtime.container.layers": {"_open"},
     "bollard.runtime.container.save": {"_prepare"},

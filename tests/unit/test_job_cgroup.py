@@ -11,17 +11,19 @@ import compiled
 import pytest
 
 DECLARATIONS = """
-struct job_cgroups { int count; char job[16][512]; };
+struct job_cgroups { int count; char job[16][512], v1[512], v2[512]; };
 int find(struct job_cgroups *found, unsigned job, const char *own, const char *mountinfo);
 int job_cgroups_count(const struct job_cgroups *groups);
 int job_cgroups_follow(const struct job_cgroups *groups);
 int moved(const struct job_cgroups *groups, int pid);
+int look(struct job_cgroups *found, const char *mountinfo);
 """
 MORE = """
 int find(struct job_cgroups *found, unsigned job, const char *own, const char *mountinfo)
 {
 	return find_in(found, job, own, mountinfo);
 }
+int look(struct job_cgroups *found, const char *mountinfo) { return look_in(found, mountinfo); }
 int moved(const struct job_cgroups *groups, int pid)
 {
 	int handle = open_member(groups->job[0], pid);
@@ -131,3 +133,19 @@ def test_only_a_process_that_is_still_there_is_moved(library, tmp_path):
     finally:
         child.kill()
         child.wait()
+
+
+def test_hierarchies_that_came_later(library, tmp_path):
+    """Slurm 20.11 makes the other directories after the first look, and moves the process out before the last one."""
+    ffi, lib = library
+    found = ffi.new("struct job_cgroups *")
+    (tmp_path / "freezer/slurm/job_7").mkdir(parents=True)
+    lines = [f"31 24 0:27 / {tmp_path}/{name} rw - cgroup cgroup rw,{name}\n" for name in ("freezer", "memory")]
+    (tmp_path / "mounts").write_text("".join(lines))
+    (tmp_path / "own").write_text("6:freezer:/slurm/job_7/step_extern\n4:memory:/\n")
+    mounts = f"{tmp_path}/mounts".encode()
+    assert lib.find(found, 7, f"{tmp_path}/own".encode(), mounts) == 0 and found.count == 1
+    (tmp_path / "memory/slurm/job_7").mkdir(parents=True)
+    assert lib.look(found, mounts) == 0
+    jobs = [ffi.string(found.job[number]).decode() for number in range(found.count)]
+    assert jobs == [f"{tmp_path}/{name}/slurm/job_7" for name in ("freezer", "memory")]

@@ -104,7 +104,7 @@ SRUNS = "that is srun's name; write "
         (["-Z"], "-Z: no such option", "see `bollard plan --help`"),
         (["--bind"], "--bind needs a value", "write --bind=SRC[:DST[:FLAGS]]"),
         (["-v", "/tmp:/data", "img"], "-v /tmp:/data: -v is --verbose here", "write --bind /tmp:/data"),
-        (["--volume", "/a:/b"], "--volume: no such option", "docker's --volume SRC:DST is --bind SRC:DST here"),
+        (["--volume", "/a:/b"], "--volume: no such option", "docker's --volume: write --bind SRC:DST"),
         (["--container", "i"], "--container: no such option", OWN_WORD),
         (["--container-mounts=/a:/b"], "--container-mounts=/a:/b: no such option", SRUNS + "--mounts"),
         (["--container-mount-home"], "--container-mount-home: no such option", SRUNS + "--no-home=false"),
@@ -346,7 +346,7 @@ def test_opposites_win():
     given = parse("--containall", "--no-pid", "--no-nv", "/img.sif")[0]
     values = forms.resolve([*given, ("APPTAINER_NV", "1"), ("APPTAINER_ROCM", "1"), ("image", "/img.sif")])
     asked = spec.make([*values, ("cwd", "/")])
-    assert asked.unshare == ("ipc",) and asked.cards == ("rocm",)
+    assert asked.unshare == ("ipc",) and asked.cards == ("no-nv", "rocm")
 
 
 @pytest.mark.parametrize("words", [["exec"], ["sif", "list"], ["sif"]])

@@ -16,7 +16,7 @@ import compiled
 import pytest
 
 DECLARATIONS = """
-struct job_cgroups { int count; char job[16][512]; };
+struct job_cgroups { int count; char job[16][512], v1[512], v2[512]; };
 struct identity {
     unsigned uid, gid; const unsigned *groups; int ngroups, place, as_root; const struct job_cgroups *cgroups;
 };

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a 64-bit ELF library says of itself: its soname, the C library that it needs or is, and its notes.
+
+The formats are those of elf(5) and of the LSB's chapter on symbol versions (sections of type SHT_GNU_verneed and
+SHT_GNU_verdef). Only the headers and these small sections are read, never the code. Files can be an image's: every size
+is bounded, and a file of another form gives an empty answer.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple
+
+    Version = tuple[int, ...]
+
+    class Section(NamedTuple):
+        """An entry of the section table: place of its name, type, offset and size in the file, the linked section."""
+
+        name: int
+        kind: int
+        offset: int
+        size: int
+        link: int
+
+else:
+    from collections import namedtuple
+
+    Section = namedtuple("Section", "name kind offset size link")
+
+_SECTIONS_MAX = 4096
+_PART_MAX = 4 << 20  # bytes of one section
+_ROUNDS_MAX = 10_000  # entries of one list
+_HEADER, _ENTRY = 64, 64  # sizes of Elf64_Ehdr and Elf64_Shdr
+_DYNAMIC, _NOTE, _VERDEF, _VERNEED = 6, 7, 0x6FFFFFFD, 0x6FFFFFFE  # sh_type
+_DT_SONAME = 14
+
+
+class Library:
+    """An open library. Every method returns an empty value for a file that is not ELF, or that is damaged."""
+
+    __slots__ = ("_big", "_fd", "_names", "_sections")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._big = False
+        self._names = 0  # the section that holds the sections' names
+        self._sections: list[Section] = []
+        try:
+            self._read_table()
+        except (OSError, OverflowError):
+            pass  # a table at an offset that no file has: no ELF file
+
+    def soname(self) -> str:
+        """Return the name by which programs ask for the library; "" if it has none."""
+        for section, data in self._parts(_DYNAMIC):
+            for at in range(0, len(data) - 15, 16):
+                if self._number(data, at, 8) == _DT_SONAME:
+                    return self._text(section.link, self._number(data, at + 8, 8))
+        return ""
+
+    def needs(self, prefix: str) -> Version:
+        """Return the highest version that the library needs of symbols whose version begins with `prefix` (GLIBC_)."""
+        found = []
+        for section, data in self._parts(_VERNEED):
+            at = 0
+            for _ in range(_ROUNDS_MAX):  # Elf64_Verneed: vn_cnt at 2, vn_aux at 8, vn_next at 12
+                part = at + self._number(data, at + 8, 4)
+                for _ in range(min(self._number(data, at + 2, 2), _ROUNDS_MAX)):  # vna_name at 8, vna_next at 12
+                    found.append(self._text(section.link, self._number(data, part + 8, 4)))
+                    part += self._number(data, part + 12, 4)
+                step = self._number(data, at + 12, 4)
+                if not step:
+                    break
+                at += step
+        return _highest(found, prefix)
+
+    def defines(self, prefix: str) -> Version:
+        """Return the highest version that the library defines, of those that begin with `prefix` (GLIBC_)."""
+        found = []
+        for section, data in self._parts(_VERDEF):
+            at = 0
+            for _ in range(_ROUNDS_MAX):  # Elf64_Verdef: vd_aux at 12, vd_next at 16; vda_name at 0
+                part = at + self._number(data, at + 12, 4)
+                found.append(self._text(section.link, self._number(data, part, 4)))
+                step = self._number(data, at + 16, 4)
+                if not step:
+                    break
+                at += step
+        return _highest(found, prefix)
+
+    def note(self, section_name: str, owner: str) -> bytes:
+        """Return the content of the note of `owner` in a section; b"" if there is none."""
+        for section, data in self._parts(_NOTE):
+            if self._text(self._names, section.name) == section_name:
+                name_size, size = self._number(data, 0, 4), self._number(data, 4, 4)
+                begin = 12 + (name_size + 3) // 4 * 4
+                if data[12 : 12 + name_size].rstrip(b"\0") == owner.encode():
+                    return data[begin : begin + size].strip(b"\0")
+        return b""
+
+    def _read_table(self) -> None:
+        head = os.pread(self._fd, _HEADER, 0)
+        if head[:5] != b"\x7fELF\x02" or len(head) < _HEADER:
+            return
+        self._big = head[5] == 2
+        at, count, self._names = self._number(head, 40, 8), self._number(head, 60, 2), self._number(head, 62, 2)
+        if count > _SECTIONS_MAX or self._number(head, 58, 2) != _ENTRY:
+            return
+        table = os.pread(self._fd, count * _ENTRY, at)
+        for begin in range(0, len(table) - _ENTRY + 1, _ENTRY):
+            name, kind, link = (self._number(table, begin + place, 4) for place in (0, 4, 40))
+            offset, size = self._number(table, begin + 24, 8), self._number(table, begin + 32, 8)
+            self._sections.append(Section(name, kind, offset, size, link))
+
+    def _parts(self, kind: int) -> list[tuple[Section, bytes]]:
+        return [(section, self._data(section)) for section in self._sections if section.kind == kind]
+
+    def _data(self, section: Section) -> bytes:
+        try:
+            return os.pread(self._fd, min(section.size, _PART_MAX), section.offset)
+        except (OSError, OverflowError):
+            return b""  # an offset that no file has
+
+    def _number(self, data: bytes, at: int, size: int) -> int:
+        return int.from_bytes(data[at : at + size], "big" if self._big else "little")
+
+    def _text(self, table: int, at: int) -> str:
+        """Return the text at `at` in the string table that is section number `table`."""
+        if not table < len(self._sections) or at >= self._sections[table].size:
+            return ""
+        try:
+            data = os.pread(self._fd, 256, self._sections[table].offset + at)
+        except (OSError, OverflowError):
+            return ""
+        return data.split(b"\0")[0].decode("ascii", "replace")
+
+
+def version(text: str) -> Version:
+    """Return the numbers of a version: "2.34" is (2, 34). Stops at the first part that is not a number."""
+    found: list[int] = []
+    for part in text.split("."):
+        if not (part.isascii() and part.isdigit() and len(part) < 10):
+            break
+        found.append(int(part))
+    return tuple(found)
+
+
+def _highest(names: list[str], prefix: str) -> Version:
+    return max([version(name[len(prefix) :]) for name in names if name.startswith(prefix)], default=())
