@@ -26,10 +26,10 @@ class Builder(NamedTuple):
     binds: tuple[str, ...]
     prefix: tuple[str, ...] = ()  # what starts the build, as root
 
-    def start(self, *words: object, **env: str) -> subprocess.Popen[str]:
-        return self.start_program([sys.executable, "-c", _PROGRAM, *map(str, words)], **env)
+    def start(self, *words: object, stdin: str | None = None, **env: str) -> subprocess.Popen[str]:
+        return self.start_program([sys.executable, "-c", _PROGRAM, *map(str, words)], stdin, **env)
 
-    def start_program(self, argv: list[str], **env: str) -> subprocess.Popen[str]:
+    def start_program(self, argv: list[str], stdin: str | None = None, **env: str) -> subprocess.Popen[str]:
         """Start any program with the user, place and environment of a build."""
         if os.geteuid() == 0:
             argv = [shutil.which("setpriv") or "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *argv]
@@ -46,7 +46,7 @@ class Builder(NamedTuple):
             argv,
             cwd=self.work,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

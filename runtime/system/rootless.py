@@ -141,6 +141,16 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, action)
 
 
+@contextlib.contextmanager
+def ending_by_signals() -> Iterator[None]:
+    """Let a signal end the block with its clean-up, and then this process by that signal."""
+    try:
+        with interruptible():
+            yield
+    except Interrupted as interrupted:
+        end_by(interrupted.number)
+
+
 def end_by(number: int) -> NoReturn:
     """End this process by the signal `number`, with its default action."""
     signal.signal(number, signal.SIG_DFL)
@@ -254,7 +264,7 @@ def _subordinate(path: str) -> tuple[int, int]:
                 if len(parts) == 3 and parts[0] in names and parts[1].isdigit() and parts[2].isdigit():
                     best = max(best, (int(parts[1]), int(parts[2])), key=lambda pair: pair[1])
     except OSError:
-        pass
+        pass  # newuidmap could not read it either; what needs more than one id says so
     return best[0], min(best[1], 1 << 20)
 
 
