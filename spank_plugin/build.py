@@ -77,9 +77,9 @@ HARDENING = [
     *("-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"),
     "-Wl,-z,relro,-z,now,-z,noexecstack",
 ]
-# For $BOLLARD_SANITIZE, in the place of HARDENING (`make sanitize`). "undefined": undefined behaviour ends the process by
-# a signal, which works in a static program too. "address": AddressSanitizer too; programs are dynamic then, and whoever
-# opens a library needs libasan in LD_PRELOAD.
+# For $BOLLARD_SANITIZE, in the place of HARDENING (`make sanitize`). "undefined": undefined behaviour ends the process
+# by a signal, which works in a static program too. "address": AddressSanitizer too. Programs are dynamic then, and a
+# process that opens such a library needs libasan in LD_PRELOAD.
 UNDEFINED = ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-fno-omit-frame-pointer"]
 SANITIZERS = {"": HARDENING, "undefined": UNDEFINED, "address": ["-fsanitize=address", *UNDEFINED]}
 # For C files that cffi writes. CHECKED (linux_build.py) turns these on again for our C in them.
@@ -179,7 +179,7 @@ def sanitizers() -> list[str]:
     """Return HARDENING, or what $BOLLARD_SANITIZE asks for instead."""
     asked = os.environ.get("BOLLARD_SANITIZE", "")
     if asked not in SANITIZERS:
-        raise BollardError(f"BOLLARD_SANITIZE={asked}: no such build", f"one of {', '.join(SANITIZERS)[2:]}, or unset it")
+        raise BollardError(f"BOLLARD_SANITIZE={asked}: no such build", "set it to undefined or address, or unset it")
     return SANITIZERS[asked]
 
 

@@ -11,6 +11,9 @@ sbom.py: bollard sbom.
 instance.py: bollard instance.
 plan.py: bollard plan.
 pull.py: bollard pull.
+push.py: bollard push, search, delete, tag.
+registry.py: bollard registry.
+remote.py: bollard remote.
 sif.py: bollard sif.
 sign.py: bollard sign, verify.
 key.py: bollard key.

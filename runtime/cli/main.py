@@ -318,6 +318,24 @@ def _pull(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     return cli_pull.run(given, words)
 
 
+def _push(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import push
+
+    return push.run(name, given, words)
+
+
+def _registry(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import registry
+
+    return registry.run(name.split()[1], given, words)
+
+
+def _remote(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import remote
+
+    return remote.run(name.split()[1], given, words)
+
+
 def _cache(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     from bollard.runtime.cli import cache
 
@@ -443,7 +461,25 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "job": _job,
     "build": _build,
     "pull": _pull,
+    "push": _push,
+    "search": _push,
+    "delete": _push,
+    "tag": _push,
+    "registry login": _registry,
+    "registry logout": _registry,
+    "registry list": _registry,
+    "remote list": _remote,
+    "remote use": _remote,
+    "remote add": _remote,
+    "remote remove": _remote,
+    "remote login": _remote,
+    "remote logout": _remote,
+    "remote status": _remote,
+    "remote get-login-password": _remote,
+    "remote add-keyserver": _remote,
+    "remote remove-keyserver": _remote,
     "cache list": _cache,
+    "cache pull": _cache,
     "cache clean": _cache,
     "site install": _site,
     "site configure": _site,

@@ -209,6 +209,16 @@ def _enter(
     return container
 
 
+def _hold(fd: int) -> None:
+    """Lock an image of the cache for reading, while the container runs: the cache removes no locked image."""
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        pass  # a filesystem without locks, or the image is being removed: the descriptor keeps its data
+
+
 def _open(
     asked: Spec, here: site.Site, spool: str, connection: int
 ) -> tuple[Image, plan.Plan, list[layers.Layer], list[tuple[str, str]]]:
@@ -218,6 +228,8 @@ def _open(
     """
     linux.use_capabilities(False)
     opened = image.open_image(asked.image, os.uname().machine)
+    if asked.source:
+        _hold(opened.fd)
     site.refuse_image(here, opened.fd, asked.asked)
     made = plan.make(asked, facts(asked, opened, here, spool))
     own_layers: list[layers.Layer] = []

@@ -70,8 +70,17 @@ class Record:
         "_cut", "_known", "_size", "_written", "container", "ended", "fd", "first", "last", "made", "pending", "steps"
     )  # fmt: skip
 
-    def __init__(self, image: Image, node: str, fd: int = -1, trusted: list[tuple[str, str]] | None = None) -> None:
-        """Begin the record of a container of `image` on `node`. `trusted` is the verdict of the site's policy."""
+    def __init__(
+        self, image: Image, node: str, fd: int = -1, trusted: list[tuple[str, str]] | None = None, source: str = ""
+    ) -> None:
+        """Begin the record of a container.
+
+        image    its image
+        node     the name of this node
+        fd       the descriptor of the record, or -1
+        trusted  the verdict of the site's policy
+        source   the URI that the image was fetched from; "" for a file
+        """
         self.fd = fd
         self.container = ""
         self.pending = False  # something has changed that is not in the file
@@ -87,6 +96,7 @@ class Record:
             ("image", image.path),
             ("id", ".".join(map(str, image.identity))),
             ("digest", image.digest()),
+            *([("source", source)] if source else []),
             ("keeper", str(os.getpid())),
             ("made", f"{self.made:.3f}"),
             *(trusted or []),

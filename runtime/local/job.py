@@ -207,6 +207,7 @@ def _entered(entry: dict[str, Any]) -> list[str]:
     lines = [
         f"{entry.get('node', '?')}: {entry.get('tasks', 0)} tasks entered{f' ({steps})' if steps else ''}",
         f"  {entry.get('image', '?')}",  # the user chose this text; `shown` escapes it
+        *([f"  from {entry['source']}"] if entry.get("source") else []),
         f"  sha256 {entry.get('digest') or 'not in the image'}, file {entry.get('id', '?')}",
         *_trusted(entry),
         f"  first {when('first')}, last {when('last')}, ended {when('ended')}, bollard {entry.get('bollard', '?')}",

@@ -110,14 +110,17 @@ def _fetched(values: list[tuple[str, str]], here: site.Site) -> list[tuple[str, 
     if not image.is_uri(uri):
         return values
     from bollard.runtime.build import conversion
-    from bollard.runtime.fetch import sources
+    from bollard.runtime.fetch import pins, sources
 
     settings = sources.settings([], os.environ)
     if settings.disable_cache:
         raise BollardError(f"{uri}: the cache is disabled, where a job's image is kept", "use `bollard pull`")
-    found = conversion.image_of(uri, settings)
+    # srun in a job makes a step of it. sbatch and salloc make another job.
+    step = os.path.basename(os.readlink("/proc/self/exe")) == "srun"
+    found = conversion.image_in_job(uri, settings, pins.job(os.environ) if step else "")
     found.close()
-    return [(name, found.path if name == "image" else value) for name, value in values]
+    values = [(name, found.path if name == "image" else value) for name, value in values]
+    return [*values, ("source", found.source)] if found.source else values
 
 
 # NAME, SERVER/PATH/NAME, each with :TAG or @DIGEST (the grammar of distribution's references).

@@ -32,7 +32,79 @@ PULL: Own = {
     **_VERBOSE,
     "allow-unsigned": ("", "do not warn that signatures are not verified [BOLLARD_ALLOW_UNSIGNED]"),
 }
+_REGISTRY: Own = {key: FETCH[key] for key in ("authfile", "docker-login", "no-https")}
+PUSH: Own = {
+    "allow-unsigned": ("", "push an image to a library without a check of its signature [BOLLARD_ALLOW_UNSIGNED]"),
+    "description": ("TEXT", "a description of the image, for who searches"),
+    "annotation": ("KEY=VALUE", "oras://, docker://: an annotation of the manifest"),
+    "arch": ("ARCH", "the variant that is pushed: amd64, arm64, ...; default: that of the image"),
+    **_LIBRARY,
+    **_REGISTRY,
+    **_VERBOSE,
+}
+SEARCH: Own = {
+    "arch": ("ARCH", "library://: for another architecture than this machine's [BOLLARD_SEARCH_ARCH]"),
+    "signed": ("", "library://: only signed images"),
+    "json": ("", "for programs"),
+    **_LIBRARY,
+    **_REGISTRY,
+}
+DELETE: Own = {
+    "force": ("", "do not ask"),
+    "arch": ("ARCH", "library://: of another architecture than this machine's [BOLLARD_ARCH]"),
+    **_LIBRARY,
+    **_REGISTRY,
+}
+TAG: Own = {**_REGISTRY}
+_SECRET: Own = {
+    "password-stdin": ("", "read the password or token from standard input"),
+    "password": ("TEXT", "refused: everybody on this machine could read it"),
+}
+REGISTRY_LOGIN: Own = {
+    "username": ("NAME", "your name at the registry [BOLLARD_LOGIN_USERNAME]"),
+    **_SECRET,
+    "authfile": ("FILE", "the file to keep the login in, in the form of docker's config.json"),
+    "no-https": FETCH["no-https"],
+}
+REGISTRY_LOGOUT: Own = {"authfile": ("FILE", "the file that has the login")}
+REGISTRY_LIST: Own = {"json": ("", "for programs")}
+_REMOTE: Own = {"config": ("FILE", "the file of endpoints; default: ~/.apptainer/remote.yaml")}
+_GLOBAL: Own = {"global": ("", "change the endpoints of this machine, in /etc/apptainer/remote.yaml; for root")}
+_TOKEN: Own = {"tokenfile": ("FILE", "a file that holds the token")}
+REMOTE: dict[str, Own] = {
+    "list": {"json": ("", "for programs"), **_REMOTE},
+    "use": {"exclusive": ("", "allow no other; for root"), **_GLOBAL, **_REMOTE},
+    "add": {
+        "insecure": ("", "speak plain HTTP with it"),
+        "no-default": ("", "do not use it now"),
+        "no-login": ("", "do not ask for a token"),
+        **_TOKEN,
+        **_GLOBAL,
+        **_REMOTE,
+    },
+    "remove": {**_GLOBAL, **_REMOTE},
+    "login": {
+        **_TOKEN,
+        **_SECRET,
+        "username": REGISTRY_LOGIN["username"],
+        "insecure": ("", "as --no-https"),
+        **_REMOTE,
+    },
+    "logout": _REMOTE,
+    "status": _REMOTE,
+    "get-login-password": _REMOTE,
+    "add-keyserver": {"order": ("N", "its place, from 1"), "insecure": ("", "do not check its certificate"), **_REMOTE},
+    "remove-keyserver": _REMOTE,
+}
+CACHE_PULL: Own = {
+    "shared": ("", "into the site's cache, `cache.shared` in bollard.yaml; for its owner"),
+    "arch": PULL["arch"],
+    **_LIBRARY,
+    **FETCH,
+    **_VERBOSE,
+}
 CACHE_LIST: Own = {
+    "shared": ("", "the site's cache"),
     "verbose": ("", "each file of it"),
     "type": ("TYPES", "only these: library, oci-tmp, oras, net, blob"),
     "json": ("", "for programs"),
@@ -246,14 +318,23 @@ REFUSED: dict[str, Own] = {
 }
 
 MIXED = frozenset(
-    ("build", "pull", "cache list", "cache clean", "inspect", "sbom", "run-help", "overlay create", "sif list",
-     "sif header", "sif info", "sif dump", "sif new", "sif add", "sif del", "sif setprim", "instance list",
-     "instance stop", "instance stats", "sign", "verify", "key newpair", "key list", "key search", "key pull", "key push",
-     "key import", "key export", "key remove")
+    ("build", "pull", "push", "search", "delete", "tag", "registry login", "registry logout", "registry list",
+     *(f"remote {verb}" for verb in REMOTE), "cache list", "cache pull", "cache clean", "inspect", "sbom", "run-help",
+     "overlay create", "sif list", "sif header", "sif info", "sif dump", "sif new", "sif add", "sif del", "sif setprim",
+     "instance list", "instance stop", "instance stats", "sign", "verify", "key newpair", "key list", "key search",
+     "key pull", "key push", "key import", "key export", "key remove")
 )  # fmt: skip
 SHORT = {
     "build": {"s": "sandbox", "u": "update", "f": "fakeroot", "T": "notest"},
     "pull": {"U": "allow-unsigned", "s": "sandbox"},
+    "push": {"U": "allow-unsigned", "D": "description"},
+    "delete": {"A": "arch"},
+    "registry login": {"u": "username", "p": "password"},
+    "remote login": {"u": "username", "p": "password", "i": "insecure"},
+    "remote add": {"g": "global", "i": "insecure", "n": "no-default", "c": "config"},
+    "remote use": {"e": "exclusive", "g": "global", "c": "config"},
+    "remote remove": {"g": "global", "c": "config"},
+    "remote add-keyserver": {"i": "insecure", "o": "order"},
     "cache list": {"T": "type"},
     "cache clean": {"T": "type", "D": "days", "n": "dry-run", "f": "force"},
     "inspect": {

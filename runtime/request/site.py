@@ -28,6 +28,9 @@ class Site:
 
     __slots__ = (
         "allowed",
+        "cache_max",
+        "cache_shared",
+        "cache_shared_max",
         "cwd",
         "environment",
         "forbidden",
@@ -60,6 +63,9 @@ class Site:
         registry: bool = False,
         layer_max: int = 0,
         trust: Policy | None = None,
+        cache_shared: str = "",
+        cache_max: int = 0,
+        cache_shared_max: int = 0,
         gpu: str = "auto",
     ) -> None:
         self.mounts = mounts
@@ -72,6 +78,9 @@ class Site:
         self.forbidden = forbidden
         self.environment = environment
         self.layer_max = layer_max  # bytes that one archive may unpack to; 0 for no limit
+        self.cache_shared = cache_shared  # the cache of all users, "" for none
+        self.cache_max = cache_max  # bytes that one user's cache may have; 0 for no limit
+        self.cache_shared_max = cache_shared_max  # bytes that the cache of all users may have
         self.gpu = gpu  # auto, never or always: container/gpu.py
         self.idle = idle  # how many idle containers of a job stay for its next step
         self.registry = registry
@@ -133,6 +142,9 @@ def parse(text: bytes) -> Site:
         environment=tuple(environment),
         prefix=last("prefix", ""),
         layer_max=int(last("layer-max", "0")),
+        cache_shared=last("cache.shared", ""),
+        cache_max=int(last("cache.max", "0")),
+        cache_shared_max=int(last("cache.shared-max", "0")),
         idle=int(last("idle-containers", str(IDLE_CONTAINERS))),
         registry=last("registry", "0") == "1",
         trust=trust_rule.policy(given),

@@ -118,6 +118,21 @@ TABLE: tuple[Key, ...] = (
         "200G",
     ),
     Key(
+        "cache.shared",
+        DIRECTORY,
+        "",
+        "a cache of images for all users, which only its owner writes; `bollard cache pull --shared` fills it",
+        "/apps/bollard-cache",
+    ),
+    Key(
+        "cache.shared-max",
+        SIZE,
+        "",
+        "how much it may hold; what nobody uses goes first, by the time of its last use",
+        "2T",
+    ),
+    Key("cache.max", SIZE, "", "how much each user's own cache may hold, likewise", "100G"),
+    Key(
         "environment",
         VARIABLES,
         (),

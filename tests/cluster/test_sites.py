@@ -41,7 +41,14 @@ def has(cluster: Cluster, word: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def site(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[str]:
+def as_before(cluster: Cluster) -> Iterator[None]:
+    """Start the cluster as it was, after the last set-up."""
+    yield
+    cluster.front("up", "--plugin")
+
+
+@pytest.fixture(scope="module")
+def site(request: pytest.FixtureRequest, cluster: Cluster, as_before: None) -> Iterator[str]:
     """Start the cluster with the set-up; yields its name."""
     word: str = request.param
     if not has(cluster, word):
@@ -56,7 +63,6 @@ def site(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[str]:
         yield word
     finally:
         cluster.front("down")
-        cluster.front("up", "--plugin")
 
 
 @pytest.mark.parametrize("word", KNOWN)

@@ -27,6 +27,7 @@ home: no
 cwd: off
 writable: yes
 mpirun: false
+gpu: always
 spool: /var/spool/slurmd.%n
 registry: yes
 image-programs: no
@@ -130,6 +131,8 @@ def _example():
         ('mounts: ["/a\\0b"]\n', "1: mounts[0]: '/a\\x00b' has an invisible character; type the path again"),
         ("spool: spool\n", '1: spool: "spool" does not begin with /; name the directory in full'),
         ("spool:\n", "1: spool: nothing where a directory is expected; write its path, from / on"),
+        ("gpu: sometimes\n", '1: gpu: "sometimes" is not auto, always or never; write `gpu: auto`'),
+        ("gpu: yes\n", '1: gpu: "yes" is not auto, always or never; write `gpu: auto`'),
         ("images-allowed: {a: b}\n", "1: images-allowed: a set of keys is no list; begin each item with `- `"),
         ("environment: [A]\n", "1: environment: a list is no set of names; write one `NAME: value` a line"),
         (
