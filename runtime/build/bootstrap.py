@@ -140,7 +140,7 @@ def fingerprints(header: Mapping[str, str]) -> list[str]:
                 f"Fingerprints: {image.shown(text)[:60]}: is not a full fingerprint", "write its 40 hexadecimal digits"
             )
     if not found:
-        raise BollardError("Fingerprints: names no key", "write the full fingerprint of its signer, or remove that line")
+        raise BollardError("Fingerprints: names no key", "write the full fingerprint of its signer, or remove it")
     return found
 
 

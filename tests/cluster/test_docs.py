@@ -140,15 +140,17 @@ def laptop() -> Iterator[Path]:
         yield top / "work"
     finally:
         subprocess.run(["rm", "-rf", str(top)], check=True)
+# Packages that the commands of a page need on the controller.
+NEEDS = {"trust.md": ("gpg", "gpg-agent", "openssl", "python3-cryptography")}
 
 
 @pytest.fixture
 def demo(cluster: Cluster, images: Images) -> Iterator[None]:
     """Make ~/demo with its two images."""
-    fresh = f"rm -rf {DEMO} && mkdir {DEMO} && cd {DEMO}"
+    fresh = f"rm -rf {DEMO} ~/.apptainer/keys && mkdir {DEMO} && cd {DEMO}"
     good(cluster.exec(f"{fresh} && cp {images.small} img.sif && ln -s {images.mpi} mpi.sif"))
     yield
-    cluster.exec(f"chmod -R u+rwX {DEMO}; rm -rf {DEMO}", user="root")
+    cluster.exec(f"chmod -R u+rwX {DEMO}; rm -rf {DEMO} ~alice/.apptainer/keys", user="root")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
@@ -157,6 +159,8 @@ def test_console_blocks(cluster: Cluster, demo: None, request: pytest.FixtureReq
         pytest.skip("the pages show Debian 12's cluster")
     if "python.sif" in page.read_text():
         shutil.copy(request.getfixturevalue("laptop") / "python.sif", cluster.path("ctl", DEMO))
+    if page.name in NEEDS:
+        cluster.front("add", *NEEDS[page.name])
     wrong = []
     for label, lines in blocks(page):
         if label != "console":
