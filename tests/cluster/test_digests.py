@@ -105,7 +105,9 @@ def test_a_tag_that_moves_changes_nothing_in_a_job(
     said = good(cluster.exec(["bollard", "job", "--collect", str(job)]))
     assert f"from library://{NAME}:sha256.{one}\n" in said
     # Another job gets what the tag means now; the digest that `bollard job` names gives the first image again.
-    assert good(cluster.srun(f"--container={uri}", "printenv", "BOLLARD_NAME", cwd=work.path, env=env))
+    later = int(good(cluster.srun(f"--container={uri}", "printenv", "SLURM_JOB_ID", cwd=work.path, env=env)))
+    until(lambda: sources(cluster, later), "the record")
+    assert sources(cluster, later) == {f"library://{NAME}:sha256.{two}"}
     library.stop()
     pinned = f"--container=library://{NAME}:sha256.{one}"
     good(cluster.srun(pinned, "true", cwd=work.path, env=env))
