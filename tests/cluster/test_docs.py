@@ -57,6 +57,9 @@ ELSEWHERE = {
     },
 }
 
+# Packages that the commands of a page need on the controller.
+NEEDS = {"trust.md": ("gpg", "gpg-agent", "openssl", "python3-cryptography")}
+
 Block = tuple[str, list[str]]
 
 
@@ -140,8 +143,6 @@ def laptop() -> Iterator[Path]:
         yield top / "work"
     finally:
         subprocess.run(["rm", "-rf", str(top)], check=True)
-# Packages that the commands of a page need on the controller.
-NEEDS = {"trust.md": ("gpg", "gpg-agent", "openssl", "python3-cryptography")}
 
 
 @pytest.fixture
