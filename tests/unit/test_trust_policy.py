@@ -84,7 +84,7 @@ RULES = [
 
 
 @pytest.mark.parametrize(("rule", "allowed", "refused", "why"), RULES)
-def test_a_rule_decides(rule: str, allowed: object, refused: object, why: str) -> None:
+def test_a_rule_decides(rule: str, allowed: policy.Evidence | None, refused: policy.Evidence | None, why: str) -> None:
     for mode in ("enforce", "observe"):
         rules = compiled(f"  - {rule if ':' in rule and rule[0] == '{' else '{' + rule + '}'}\n", mode)
         if allowed:
