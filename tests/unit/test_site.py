@@ -35,6 +35,9 @@ idle-containers: 2
 images-allowed: [/apps, /data/images]
 images-forbidden: [/tmp]
 layer-max: 3G
+cache.shared: /apps/cache
+cache.shared-max: 1T
+cache.max: 2G
 python-base: /apps/python.sif
 conda-base: docker://micromamba:1
 environment:
