@@ -151,6 +151,12 @@ COMMANDS: dict[str, Command] = {
         {},
         False,
     ),
+    "site rollback": (
+        "[OPTION...]",
+        "exchange the installation for the one before, which install keeps",
+        command_options.SITE_ROLLBACK,
+        False,
+    ),
     "site uninstall": (
         "[OPTION...]",
         "remove what install made, and tell what is left",

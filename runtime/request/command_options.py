@@ -285,7 +285,14 @@ SITE_INSTALL: Own = {
     "destdir": ("DIR", "make the files of a package below DIR, and change nothing else"),
 }
 SITE_CONFIGURE: Own = {**_PREFIX, **_CONFIG, "example": ("", "print a bollard.yaml to start from")}
-SITE_CHECK: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG, "json": ("", "for programs")}
+SITE_CHECK: Own = {
+    **_PREFIX,
+    **_SLURM_CONF,
+    **_CONFIG,
+    "nodes": ("LIST", "check these nodes through srun, and show a table: n[1-9], or all"),
+    "json": ("", "for programs"),
+}
+SITE_ROLLBACK: Own = {**_PREFIX, **_CONFIG}
 SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
 
 # Apptainer's options of single commands that are accepted and have no effect: command -> option -> (the word for its
