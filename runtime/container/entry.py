@@ -118,8 +118,8 @@ def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[
     asked = step_spec(container, env)
     command = taken(env, COMMAND_VARIABLE) or container.command
     if container.by_slurm and command == RUN:  # srun's program is the image
-        words = action.inside("run", [os.fsdecode(word) for word in argv[1:]], is_program, app=asked.app)
-        argv = [os.fsencode(word) for word in words]
+        arguments = [os.fsdecode(word) for word in argv[1:]]
+        argv = [os.fsencode(word) for word in action.inside("run", arguments, is_program, app=asked.app)]
     if container.spec.fakeroot and any(entry.startswith(b"PMIX_NAMESPACE=") for entry in env):
         # The PMIx server refuses uid 0, and its library then waits forever (libpmix 4.2.2): the step would not end.
         reason = "root in a container does not go with PMIx, which compares user ids"
