@@ -95,8 +95,11 @@ def suits(made: Spec, text: bytes, can_save: bool, shows: Callable[[str], bool])
     can_save  the container has a saver
     shows     tells whether the container shows a working directory
     """
-    header, values = spec_text.read(text)
-    asked = spec.make(values)
+    try:
+        header, values = spec_text.read(text)
+        asked = spec.make(values)
+    except BollardError:
+        return True  # its tasks bring the same text, and get the reason
     if header.mode == constants.MODE_CREATE or (asked.image and asked.image != made.image):
         return True
     found = lacking(made, asked, values, can_save)

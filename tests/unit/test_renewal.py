@@ -49,6 +49,13 @@ def test_a_directory_that_is_not_shown() -> None:
     assert suits(FIRST, [("cwd", "/data"), ("pwd", "/opt")], shown=False)
 
 
+def test_a_spec_that_cannot_be_read_ends_no_container() -> None:
+    made = spec.make(FIRST)
+    assert renewal.suits(made, b"bollard1 of another release", False, lambda path: True)
+    text = b"bollard1 root=0 image=1 multi-prog=0 verbose= name=x mode=auto cwd=/ : no-such-key=1"
+    assert renewal.suits(made, text, False, lambda path: True)
+
+
 def test_root_is_each_steps_own() -> None:
     assert not suits([*FIRST, ("fakeroot", "1")], [])
     assert ("fakeroot", "1") not in renewal.merged([*FIRST, ("fakeroot", "1")], [("name", "x")])
