@@ -12,5 +12,7 @@ packages.py: lists the packages in a file tree.
 rpm_database.py: reads the databases of rpm.
 sbom.py: the list of packages of a new image, in SPDX.
 provenance.py: the statement of how a new image was made.
+recipes.py: definitions made from requirements.txt, environment.yml and Python scripts.
+dockerfile.py: Dockerfiles, by buildah.
 conversion.py: makes an image file from a URI such as docker://NAME.
 """

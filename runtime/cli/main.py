@@ -14,6 +14,7 @@ from bollard.runtime.causes import one_line
 from bollard.runtime.cli.commands import COMMANDS, REFUSED
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.installed import IMAGE_LAUNCHER, OTHER_NAMES, PEERS
+from bollard.runtime.request import command_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -175,6 +176,8 @@ def _family(name: str, rest: list[str]) -> int:
     found = [command for command in COMMANDS if command.startswith(name + " ")]
     if not found:
         raise BollardError(f"{name}: no such command", _similar(name))
+    if rest and rest[0].startswith(_CONFIG) and name in command_options.REFUSED:
+        raise BollardError(f"{rest[0]} is not supported: {command_options.REFUSED[name]['config'][1]}", "leave it out")
     if rest and rest[0] not in ("-h", "--help", "help"):
         raise BollardError(f"{name} {rest[0]}: no such command", f"see `bollard {name} --help`")
     sys.stdout.write("\n".join([f"usage: bollard {name} COMMAND ...", "", *_rows(found), ""]))
@@ -485,6 +488,7 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "site configure": _site,
     "site check": _site,
     "site ecl": _site,
+    "site rollback": _site,
     "site uninstall": _site,
     "inspect": _inspect,
     "sbom": _sbom,

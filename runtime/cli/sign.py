@@ -153,7 +153,7 @@ def _verify(path: str, asked: dict[str, str], groups: list[int], objects: list[i
         sys.stdout.write("".join(line + "\n" for line in lines(found, shown_ones, remote)))
     sys.stdout.flush()
     if report.reason:
-        raise BollardError(f"{found.name}: {report.reason}", _cure(report))
+        raise BollardError(f"{found.name}: {report.reason}", verify.cure(report))
     for fingerprint in sorted(remote):
         print(f"bollard: the key {fingerprint} came from a key server, where anybody can put one", file=sys.stderr)
     left = [item for item in found.descriptors if item.id not in report.objects and not _is_signature(item)]
@@ -229,13 +229,6 @@ def _until_failure(report: Report) -> list[Verdict]:
         if not verdict.good:
             break
     return found
-
-
-def _cure(report: Report) -> str:
-    failed = next((verdict for verdict in report.verdicts if verdict.reason == report.reason), None)
-    if failed is not None and failed.unknown and failed.claimed:
-        return "if you trust its owner, add the key with `bollard key import` or `bollard key pull`"
-    return "do not trust it" if failed is not None and not failed.mismatched else ""
 
 
 def lines(found: Sif, verdicts: list[Verdict], remote: frozenset[str]) -> list[str]:

@@ -22,7 +22,7 @@ from bollard.runtime.causes import one_line
 from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError
 from bollard.runtime.frozen import replace
-from bollard.runtime.installed import LAUNCHER, PREFIX
+from bollard.runtime.installed import BY_PIP, LAUNCHER, PREFIX
 from bollard.runtime.request import site
 
 TYPE_CHECKING = False
@@ -74,6 +74,10 @@ def launch(
     """
     if not os.access(LAUNCHER, os.X_OK):
         raise BollardError(f"{LAUNCHER} is missing", "install bollard again")
+    if BY_PIP:
+        from bollard.runtime.local import host_programs
+
+        host_programs.use()
     name = b"bollard-" + os.urandom(16).hex().encode()
     listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     listener.bind(b"\0" + name)

@@ -62,7 +62,7 @@ def summary(rules: Policy, verdicts: list[Verdict]) -> list[tuple[str, str]]:
     counts = next((verdict for verdict in verdicts if not verdict.allowed), verdicts[0])
     pairs = [("trust", f"{rules.mode}:{'allowed' if counts.allowed else 'refused'}"), ("trust-rule", counts.label())]
     if counts.why:
-        pairs.append(("trust-why", counts.why[:400]))
+        pairs.append(("trust-why", counts.why[:200]))
     signers = sorted({key for verdict in verdicts for key in verdict.signers})
     return pairs + ([("signers", ",".join(signers))] if signers else [])
 

@@ -258,6 +258,16 @@ def signers(report: Report) -> frozenset[str]:
     return frozenset(set.intersection(*sets)) if sets else frozenset()
 
 
+def cure(report: Report) -> str:
+    """Return what the user can do about the reason of a report; "" if there is none."""
+    failed = next((verdict for verdict in report.verdicts if verdict.reason == report.reason), None)
+    if failed is None or failed.mismatched:
+        return "ask its author to sign it" if report.absent else ""
+    if failed.unknown and failed.claimed:
+        return "if you trust its owner, add the key with `bollard key import` or `bollard key pull`"
+    return "do not use it, and ask its author"
+
+
 def default_trust(environ: Mapping[str, str]) -> Trust:
     """Return the trust in the PGP keys of the user's and of this machine's keyring."""
     from bollard.runtime.trust import keyring
@@ -277,7 +287,7 @@ def require(fd: int, found: Sif, trust: Trust, fingerprints: Sequence[str]) -> N
     """
     report = verify(fd, found, trust)
     if report.reason:
-        raise BollardError(f"{found.name}: {report.reason}", "see `bollard verify`, and import the key you trust")
+        raise BollardError(f"{found.name}: {report.reason}", cure(report))
     there = signers(report)
     for fingerprint in fingerprints:
         if fingerprint.upper() not in there:
