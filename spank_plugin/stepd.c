@@ -28,7 +28,8 @@
 /* How long to wait for its end after SIGKILL. */
 #define KILLED_MS 1000
 
-struct step step = { .listener = -1, .job = -1, .job_socket = -1, .folder = -1, .record = -1, .lifeline = -1 };
+struct step step = { .listener = -1, .job = -1, .job_socket = -1, .folder = -1, .record = -1, .before = -1,
+		     .lifeline = -1 };
 
 void refuse(const char *format, ...)
 {

@@ -165,7 +165,7 @@ def is_tarball(path: str) -> bool:
         with open(path, "rb") as file:
             first = file.read(512)
     except OSError:
-        return False
+        return False  # who opens it as an image says what is wrong
     return is_archive(first)
 
 

@@ -208,7 +208,7 @@ def load(source: str, arguments: Mapping[str, str]) -> Definition:
                 raise BollardError(f"{name}: an image or archive comes from a pipe", "write it to a file first")
             return definition.from_uri(f"localimage:{os.path.abspath(source)}")
     except OSError as error:
-        raise BollardError(f"{name}: {error.strerror}", "name a definition file, an image or a directory") from None
+        raise causes.of(error, name, source, "name a definition file, an image or a directory") from None
     return definition.parse(raw, name, arguments)
 
 

@@ -90,7 +90,7 @@ def _where(chosen: dict[str, str]) -> Where:
     try:
         known = read_manifest(prefix).get("where", {})
     except BollardError:
-        known = {}
+        known = {}  # `install` writes a new manifest; `check` and `uninstall` read it again and report the fault
     conf = os.environ.get("SLURM_CONF", "")
     return Where(
         prefix,

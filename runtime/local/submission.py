@@ -81,7 +81,7 @@ def _look_at_saved(asked: spec.Spec) -> None:
     try:
         there = os.stat(asked.save)
     except OSError:
-        return
+        return  # there is no such file, or the node cannot write there and says so
     if not stat.S_ISREG(there.st_mode):
         return  # the node reports the error
     try:

@@ -166,6 +166,35 @@ echo x | read -r READ; export READ
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[[ -d / ]] && export A=1", True),
+        ("if [ $HOME == / ]; then :; fi", True),
+        ("export LIST=x; LIST+=:y", True),
+        ("B=(1 2)", True),
+        ("T=$'a'", True),
+        ("# [[ a comment\n[ -d / ] && export A=1; echo \"a=b\"", False),
+    ],
+)
+def test_what_is_written_for_bash_is_told_without_bash(tmp_path, text, told):
+    scripts = files(tmp_path, **{"10-a": "export NOW=$(echo 1)", "90-environment": text})
+    for program in ("bash", "dash"):
+        warnings: list[str] = []
+        of_image(scripts, b"/home/u", b"/i.sif", real_shell(tmp_path, program), warnings=warnings)
+        wanted = ["the image has no bash, for which 90-environment.sh may be written; variables may be missing"]
+        assert warnings == (wanted if told and program == "dash" else [])
+
+
+@pytest.mark.parametrize(("literal", "lines"), [(False, 1), (True, 0)])
+def test_a_value_that_would_run_a_command_is_told(literal, lines):
+    warnings: list[str] = []
+    asked = Spec("/i.sif", env=((b"A", b"$(id)"), (b"B", b"$HOME")), no_eval=literal)
+    found = of_task({}, [], asked, warnings=warnings)
+    assert b"A=$(id)" in found and len(warnings) == lines
+    assert all(line.startswith("A is passed as it is") for line in warnings)
+
+
 @pytest.mark.parametrize("program", ["bash", "dash"])
 def test_a_broken_script_is_left_out_and_no_other(tmp_path, program):
     scripts = files(tmp_path, **{"10-a": "A=$(echo 1)\nexport A", "20-b": "if [", "30-c": "export C=1"})
