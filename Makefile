@@ -44,6 +44,7 @@ help:
 	@echo 'make deb           Debian packages for SUITES="$(SUITES)", in dist/SUITE; lintian checks them'
 	@echo 'make rpm           RPM packages for EL and SUSE, built by rpmbuild of Debian 12, in dist/rpm'
 	@echo 'make packages-test install, upgrade under running steps and purge the packages of SUITES; SUITES=bookworm'
+	@echo 'make docs          the documentation as a site, in build/site; links and anchors are checked'
 	@echo 'make lint          ruff, mypy, import-linter, codespell and ShellCheck'
 	@echo 'make format        let ruff format what it formats'
 	@echo 'make clean         remove what make made here; the cluster: slurm-test-cluster/cluster down --purge'
@@ -130,7 +131,7 @@ packages-test: dev
 # a time each, and each shows its output at its end.
 BESIDE := $(MAKE) --no-print-directory -k -j2 --output-sync=target
 test: machine
-	@status=0; $(BESIDE) unit build-test fuzz peers || status=$$?; \
+	@status=0; $(BESIDE) unit build-test fuzz peers docs || status=$$?; \
 	$(BESIDE) SUITES=$(SUITE) cluster-test $(RELEASES:%=release-%) packages-test || status=$$?; exit $$status
 
 fuzz: dev
@@ -150,6 +151,12 @@ sanitize: dev
 	BOLLARD_SANITIZE=undefined $(CLUSTER) plugin --suite $(SUITE)
 	status=0; $(PYTHON) -m pytest -q --suite $(SUITE) --installed tests/cluster/test_running.py \
 	    tests/cluster/test_container_options.py tests/hostile/test_spec.py tests/hostile/test_job_end.py || status=$$?; $(CLUSTER) plugin --suite $(SUITE); exit $$status
+
+# The documentation as a site, in build/site. Fails when a link or an anchor leads nowhere.
+docs: dev
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check mkdocs-material
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --quiet
+	@echo 'read build/site/index.html'
 
 bench: packages
 	$(SYSTEM) bench/run.py
