@@ -28,6 +28,8 @@ EXT_OFFSET_IN_NAME = f"{PREFIX}/fuse2fs-offset-in-name"
 OVERLAY = f"{PREFIX}/fuse-overlayfs"
 # For --container-save: a copy of mksquashfs, if the machine has it, and the program in the place of its shell.
 MKSQUASHFS = f"{PREFIX}/mksquashfs"
+# For a site's policy of images: a copy of gpgv, if the machine has it.
+GPGV = f"{PREFIX}/gpgv"
 CAT = f"{PREFIX}/bollard-cat"
 
 # Names by which callers of Apptainer start the command `bollard` (cli/names.py). The last one is the program in the

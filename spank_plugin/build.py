@@ -14,6 +14,7 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. It makes these f
     squashfuse-owner-is-known  empty; made when the first server can show files as the user's
     fuse2fs, fuse-overlayfs    copies of the servers of layers; fuse2fs2 when it is built with libfuse 2
     fuse2fs-offset-in-name     empty; made when fuse2fs has no option offset= (before 1.47)
+    gpgv               a copy for a site's policy of images, which users cannot read
     mksquashfs         a copy for --container-save, which users cannot read
     check.sqfs         an image for `bollard site check`; made when squashfs-tools are installed
     python/bollard/    the Python packages, compiled, and the C sources, so that they can be built again
@@ -59,7 +60,7 @@ SOURCES = {
         *("components", "multiprog", "header", "stepd", "keeper", "argv", "refusal", "account", "job_record"),
         *("privilege", "wire", "python", "job_cgroup", "job_folder", "job_place", "job_end"),
     ),
-    "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),
+    "bollard-keeper": ("keeper_start", "witness", "python", "refusal", "wire"),
     "bollard-enter": ("enter", "entry", "script", "become", "supervise", "ranks", "program", "wire"),
     "bollard-cat": ("cat",),
     "bollard-inside": ("inside", "mpirun", "placement", "program"),
@@ -76,9 +77,9 @@ HARDENING = [
     *("-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"),
     "-Wl,-z,relro,-z,now,-z,noexecstack",
 ]
-# For $BOLLARD_SANITIZE, in the place of HARDENING (`make sanitize`). "undefined": undefined behaviour ends the process by
-# a signal, which works in a static program too. "address": AddressSanitizer too; programs are dynamic then, and whoever
-# opens a library needs libasan in LD_PRELOAD.
+# For $BOLLARD_SANITIZE, in the place of HARDENING (`make sanitize`). "undefined": undefined behaviour ends the process
+# by a signal, which works in a static program too. "address": AddressSanitizer too. Programs are dynamic then, and a
+# process that opens such a library needs libasan in LD_PRELOAD.
 UNDEFINED = ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-fno-omit-frame-pointer"]
 SANITIZERS = {"": HARDENING, "undefined": UNDEFINED, "address": ["-fsanitize=address", *UNDEFINED]}
 # For C files that cffi writes. CHECKED (linux_build.py) turns these on again for our C in them.
@@ -178,7 +179,7 @@ def sanitizers() -> list[str]:
     """Return HARDENING, or what $BOLLARD_SANITIZE asks for instead."""
     asked = os.environ.get("BOLLARD_SANITIZE", "")
     if asked not in SANITIZERS:
-        raise BollardError(f"BOLLARD_SANITIZE={asked}: no such build", f"one of {', '.join(SANITIZERS)[2:]}, or unset it")
+        raise BollardError(f"BOLLARD_SANITIZE={asked}: no such build", "set it to undefined or address, or unset it")
     return SANITIZERS[asked]
 
 
@@ -430,7 +431,7 @@ def _no_source(folder: str, names: list[str]) -> list[str]:
 
 
 def copy_server(out: Path) -> None:
-    """Copy the FUSE servers and mksquashfs to `out`.
+    """Copy the FUSE servers, mksquashfs and gpgv to `out`.
 
     Only root can read the installed copies. The kernel lets users trace only programs that they can read, so no user
     can put code into such a process (ptrace(2), PR_SET_DUMPABLE in prctl(2)).
@@ -454,6 +455,9 @@ def copy_server(out: Path) -> None:
     packer = shutil.which("mksquashfs")
     if packer:
         shutil.copy(packer, out / "mksquashfs")
+    verifier = shutil.which("gpgv")
+    if verifier:
+        shutil.copy(verifier, out / "gpgv")
 
 
 def make_check_image(out: Path, work: Path) -> None:

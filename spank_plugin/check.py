@@ -23,7 +23,7 @@ from bollard.mpi.library import open_library
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import options, site, site_config
 from bollard.runtime.system import owners
-from bollard.spank_plugin import build, install, plugstack, plugstack_fault, probes
+from bollard.spank_plugin import build, install, plugstack, plugstack_fault, policy_check, probes
 from bollard.spank_plugin.finding import FAILURE, OK, WARNING, Finding
 from bollard.spank_plugin.install import Where
 
@@ -307,6 +307,16 @@ def _settings(where: Where) -> Found:
         yield Finding("bollard.yaml", OK, f"no {where.config}: the defaults hold")
 
 
+def _policy(where: Where) -> Found:
+    failed = False
+    for failure, text, fix in policy_check.faults(where.prefix):
+        failed = True
+        yield Finding("policy of images", FAILURE if failure else WARNING, text, fix)
+    rules = site.load(where.prefix).trust
+    if rules and not failed:
+        yield Finding("policy of images", OK, f"{rules.mode}: {len(rules.rules)} rules")
+
+
 # Slurm.
 
 
@@ -475,6 +485,7 @@ OF_INSTALLATION: tuple[Callable[[Where], Found], ...] = (
     _modules,
     _programs,
     _settings,
+    _policy,
     _slurm,
     _plugstack,
     _plugin,

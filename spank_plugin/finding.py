@@ -28,6 +28,7 @@ TRIED = {
     "Python modules": "cffi and PyYAML are imported",
     "programs": "skopeo and mksquashfs are looked up",
     "bollard.yaml": "valid, and what the node follows",
+    "policy of images": "whether it refuses everything, or protects nobody",
     "Slurm": "the release that runs is the one built for",
     "plugstack.conf": "one `required` line names this installation, and SlurmdSpoolDir",
     "plugin": "`srun --help` shows its options",

@@ -113,9 +113,9 @@ static int hand_on(int fd)
 
 /* Executes bollard-keeper. Returns only on failure, with errno. The spec is passed in the environment: every user
  * can read a command line in /proc, but only root the environment of this process, which is not dumpable. */
-static void become_keeper(int record)
+static void become_keeper(int record, int witness)
 {
-	char tree[PATH_MAX], path[PATH_MAX + 32], *argv[] = { "bollard-keeper", NULL }, *words[9] = { NULL };
+	char tree[PATH_MAX], path[PATH_MAX + 32], *argv[] = { "bollard-keeper", NULL }, *words[10] = { NULL };
 	int count = 0;
 
 	/* Resolved once: an upgrade can change the prefix, a link, to another tree at any time. */
@@ -130,20 +130,47 @@ static void become_keeper(int record)
 	    add_word(words, &count, KEEPER_FORKED "=%lld", step.times[0]) < 0 ||
 	    add_word(words, &count, KEEPER_DROPPED "=%lld", step.times[1]) < 0 ||
 	    (record >= 0 && add_word(words, &count, KEEPER_RECORD "=%d", record) < 0) ||
+	    add_word(words, &count, KEEPER_WITNESS "=%d", witness) < 0 || hand_on(witness) < 0 ||
 	    hand_on(step.listener) < 0 || hand_on(step.job) < 0 || (record >= 0 && hand_on(record) < 0))
 		return;
 	execve(path, argv, words);
 }
 
-/* The main function of the keeper's process, which is the user by now. Returns its exit status, on failure only. */
-static int keep(void *record)
+/* Forks the witness (witness.c) of the connection `fd`, if the site's rules ask for the owners of files. Runs as the
+ * user, in the process that becomes the keeper, before it makes its user namespace. Returns 0, or -1 with errno. */
+static int start_witness(int fd)
 {
+	char tree[PATH_MAX], path[PATH_MAX + 32], *argv[] = { "bollard-witness", NULL }, *words[2] = { NULL };
+	pid_t pid;
+	int count = 0;
+
+	if (!site_says("\n" SITE_TRUST_OWNERS))
+		return 0;
+	pid = fork();
+	if (pid != 0)
+		return pid < 0 ? -1 : 0;
+	prctl(PR_SET_NAME, "bollard-witness");
+	if (realpath(BOLLARD_PREFIX, tree) && snprintf(path, sizeof(path), "%s/bollard-keeper", tree) > 0 &&
+	    add_word(words, &count, KEEPER_SERVE "=%d", fd) == 0 && leave_only(&fd, 1) == 0 && hand_on(fd) == 0)
+		execve(path, argv, words);
+	_exit(1);  /* the keeper sees the end of the connection, and refuses */
+}
+
+/* What keep() gets. */
+struct handed_on {
+	int record, witness;
+};
+
+/* The main function of the keeper's process, which is the user by now. Returns its exit status, on failure only. */
+static int keep(void *handed)
+{
+	const struct handed_on *fds = handed;
 	char why[512];
 
 	prctl(PR_SET_NAME, "bollard-keeper");
 	signal(SIGPIPE, SIG_IGN);  /* a task that ends while it is answered must not end the keeper */
 	step.times[1] = now();
-	become_keeper(*(const int *) record);
+	become_keeper(fds->record, fds->witness);
 	snprintf(why, sizeof(why), KEEPER " cannot be started: %s; the site's administrator should install bollard again "
 		 "on this node", strerror(errno));
 	serve_refusal(step.listener, why);
@@ -250,7 +277,9 @@ static int connect_job(uint32_t job_id, uint32_t step_id)
 /* Forks the keeper and connects the lifeline; refuse() on failure. */
 static void start_keeper(struct identity *id, uint32_t job_id, int record)
 {
-	int keep_open[] = { step.listener, step.job, record };
+	int pair[2], keep_open[4] = { step.listener, step.job };
+	struct handed_on fds = { .record = record };
+	char *words = NULL;
 	struct job_cgroups cgroups;
 
 	step.times[0] = now();
@@ -265,12 +294,24 @@ static void start_keeper(struct identity *id, uint32_t job_id, int record)
 		return;
 	}
 	id->cgroups = &cgroups;
-	if (become_and_run(id, keep_open, record < 0 ? 2 : 3, step.job, keep, &record, &step.helper, &step.answer) < 0)
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 ||
+	    asprintf(&words, "%s" WITNESS_FD_WORD "%d ", step.site, pair[0]) < 0) {
+		refuse("cannot start the keeper: %s; submit again", strerror(errno));
+		return;
+	}
+	step.site = words;  /* until slurmstepd ends */
+	keep_open[2] = fds.witness = pair[0];
+	keep_open[3] = record;
+	id->first = start_witness;
+	id->first_fd = pair[1];
+	if (become_and_run(id, keep_open, record < 0 ? 3 : 4, step.job, keep, &fds, &step.helper, &step.answer) < 0)
 		refuse("cannot start the keeper: %s; submit again", strerror(errno));
 	/* The kernel queues the connection at once; the keeper reads it when it has started. */
 	else if ((step.lifeline = wire_connect(step.address, id->uid)) < 0 ||
 		 send_lifeline(step.lifeline, "", 0) < 0)
 		refuse("cannot reach the keeper: %s; submit again", strerror(errno));
+	close(pair[0]);
+	close(pair[1]);
 	if (id->place >= 0)
 		close(id->place);
 }

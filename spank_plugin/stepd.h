@@ -14,7 +14,7 @@
 /* The state of this step. slurmstepd's tasks inherit it by fork(2). The strings live until slurmstepd ends. */
 extern struct step {
 	int asked;              /* 1: this step asks for a container; else the rest is not used */
-	char spec[SPEC_MAX];
+	char spec[SPEC_MAX - sizeof(ENV_SPEC)];  /* as long as fits into one variable of a task, with the name */
 	struct header header;   /* the only part of the spec that is read here */
 	const char *options;    /* the rest of the spec, which only the keeper reads; or NULL */
 	char *site;             /* the plugin's arguments in plugstack.conf, each followed by a space */

@@ -7,9 +7,12 @@ bootstrap.py: fills the tree of a build, one function per bootstrap agent.
 build_root.py: runs %post and %test.
 image_files.py: writes scripts, labels and apps into the tree.
 scif.py: the SCIF apps of a definition file.
+oci_layout.py: writes an OCI layout, from which an image is pushed.
 packages.py: lists the packages in a file tree.
 rpm_database.py: reads the databases of rpm.
 sbom.py: the list of packages of a new image, in SPDX.
 provenance.py: the statement of how a new image was made.
+recipes.py: definitions made from requirements.txt, environment.yml and Python scripts.
+dockerfile.py: Dockerfiles, by buildah.
 conversion.py: makes an image file from a URI such as docker://NAME.
 """

@@ -61,6 +61,7 @@ class Request(NamedTuple):
     fix_permissions: give the owner of each file all permissions of reading and writing.
     squash_arguments: further arguments for mksquashfs.
     keep_failed: keep the workspace of a build that fails.
+    text: the text of the definition; "" to read it from `source`.
     """
 
     target: str
@@ -83,6 +84,7 @@ class Request(NamedTuple):
     fix_permissions: bool = False
     squash_arguments: tuple[str, ...] = ()
     keep_failed: bool = False
+    text: str = ""
 
 
 def run(request: Request) -> None:
@@ -107,7 +109,7 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
         BollardError: the target or a bind cannot be used, a build argument is unused, or a step fails.
     """
     started = provenance.clock()
-    _check_target(request)
+    check_target(request)
     if request.squash_arguments and request.sandbox:
         raise BollardError("--mksquashfs-args with --sandbox: no squashfs is made", "leave one of them out")
     for source, _, _ in request.binds:
@@ -129,7 +131,10 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
         else:
             plain()
         return
-    found = load(request.source, request.arguments)
+    if request.text:
+        found = definition.parse(request.text.encode(), image.shown(request.source), request.arguments)
+    else:
+        found = load(request.source, request.arguments)
     for warning in found.warnings:
         _warn(warning)
     if found.unused:
@@ -218,7 +223,12 @@ def _is_image(first: bytes) -> bool:
     return first[32:41] == b"SIF_MAGIC" or image.squashfs_offset(first) >= 0
 
 
-def _check_target(request: Request) -> None:
+def check_target(request: Request) -> None:
+    """Check that the target can be made, before the work for it begins.
+
+    Raises:
+        BollardError: the target exists and may not be replaced, or its directory cannot be written.
+    """
     target = request.target
     sif_write.check_place(target)
     if not request.sandbox and target.endswith("/"):

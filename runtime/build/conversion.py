@@ -12,12 +12,13 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from bollard.runtime import causes, progress
 from bollard.runtime.build import builder
-from bollard.runtime.fetch import cache, oci, reference, sources, variants
+from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import cache, oci, pins, reference, sources, variants
 from bollard.runtime.fetch.cache import Store
 from bollard.runtime.fetch.reference import Reference
 from bollard.runtime.fetch.sources import Settings, Source
@@ -26,10 +27,14 @@ from bollard.runtime.system import rootless
 
 
 class Pulled(NamedTuple):
-    """The path of an image; it stays valid until `close` is called."""
+    """The path of an image; it stays valid until `close` is called.
+
+    source: the image with its digest, docker://NAME@sha256:HEX; "" if its scheme has no digests.
+    """
 
     path: str
     close: Callable[[], None]
+    source: str = ""
 
 
 def image_of(uri: str, asked: Settings) -> Pulled:
@@ -38,11 +43,52 @@ def image_of(uri: str, asked: Settings) -> Pulled:
     A signal removes unfinished files and then ends this process.
     """
     name = reference.parse(uri)
-    with _ending_by_signals(), contextlib.ExitStack() as stack:
+    with rootless.ending_by_signals(), contextlib.ExitStack() as stack:
         store = stack.enter_context(cache.opened(os.environ, asked.disable_cache))
-        path = _path(name, sources.with_login(name, asked), store)
+        path, source = _path(name, sources.with_login(name, asked), store)
         progress.settle()
-        return Pulled(path, stack.pop_all().close)
+        return Pulled(path, stack.pop_all().close, source)
+
+
+def image_in_job(uri: str, asked: Settings, job: str) -> Pulled:
+    """Return the image that the URI means in a job: the first step has decided about its digest.
+
+    uri: the URI of the image.
+    asked: settings for fetching.
+    job: from `pins.job`; "" outside of a job.
+    """
+    if not job:
+        return image_of(uri, asked)
+    with cache.opened(os.environ) as store:
+        known = pins.get(store, job, uri)
+    found = image_of(known or uri, asked)
+    if known or not found.source:
+        return found
+    with cache.opened(os.environ) as store:
+        decided = pins.keep(store, job, uri, found.source)
+    if decided == found.source:
+        return found
+    found.close()
+    return image_of(decided, asked)
+
+
+def to_shared(uri: str, asked: Settings) -> str:
+    """Fetch the image that the URI names into the site's cache; return its path there.
+
+    Raises:
+        BollardError: this user does not own the site's cache, or the URI's scheme has no digest to compare with.
+    """
+    name = reference.parse(uri)
+    if name.scheme not in ("docker", "oras", "library"):
+        hint = "use docker://, oras:// or library://"
+        raise BollardError(f"{uri}: the site's cache takes only what a digest names", hint)
+    with rootless.ending_by_signals(), cache.opened_shared() as store:
+        path, _ = _path(name, sources.with_login(name, asked), store)
+        if not _is_whole(path):
+            cache.discard(path)
+            raise BollardError(f"{uri}: is damaged in the site's cache, and was removed there", "fetch it again")
+        progress.settle()
+        return path
 
 
 def to_file(uri: str, target: str, asked: Settings, *, force: bool) -> None:
@@ -60,34 +106,27 @@ def to_file(uri: str, target: str, asked: Settings, *, force: bool) -> None:
         raise sif_write.exists(target)
     sif_write.check_place(target)
     name = reference.parse(uri)
-    with _ending_by_signals(), cache.opened(os.environ, asked.disable_cache) as store:
+    with rootless.ending_by_signals(), cache.opened(os.environ, asked.disable_cache) as store:
         asked = sources.with_login(name, asked)
-        path = _path(name, asked, store)
+        path = _path(name, asked, store)[0]
         if not _is_whole(path):
-            cache.discard(path)
-            path = _path(name, asked, store)
+            cache.spoil(store, path)
+            path = _path(name, asked, store)[0]
         _copy(path, target, force=force)
         progress.settle()
 
 
-@contextlib.contextmanager
-def _ending_by_signals() -> Iterator[None]:
-    try:
-        with rootless.interruptible():
-            yield
-    except rootless.Interrupted as interrupted:
-        rootless.end_by(interrupted.number)
-
-
-def _path(name: Reference, asked: Settings, store: Store) -> str:
+def _path(name: Reference, asked: Settings, store: Store) -> tuple[str, str]:
+    """Return the path of the image, and its name with a digest, "" for none."""
     if name.scheme in reference.ARCHIVES:
-        return _made(name, _archive_key(name, asked.arch), lambda: Source(arch=asked.arch), store)
+        return _made(name, _archive_key(name, asked.arch), lambda: Source(arch=asked.arch), store), ""
     if name.scheme not in ("docker", "docker-daemon"):
-        return sources.file(name, asked, store)
+        return sources.pinned_file(name, asked, store)
     digest, found = sources.manifest(name, asked, store)
     if not sources.is_accepted(name, digest, store):  # the policy must accept it even if the cache has the SIF file
         sources.layers(name, digest, found, asked, store)
-    return _made(name, digest, lambda: Source(sources.layers(name, digest, found, asked, store), digest), store)
+    path = _made(name, digest, lambda: Source(sources.layers(name, digest, found, asked, store), digest), store)
+    return path, reference.with_digest(name, digest) if name.scheme == "docker" else ""
 
 
 def _archive_key(name: Reference, arch: str) -> str:
@@ -101,14 +140,15 @@ def _archive_key(name: Reference, arch: str) -> str:
 
 def _made(name: Reference, key: str, begin: Callable[[], Source], store: Store) -> str:
     """Return the path of the cached SIF file; build it if it is missing or damaged. `begin` fetches the layers."""
-    path = store.path("oci-tmp", key)
+    path = cache.found(store, "oci-tmp", key)
     if sources.is_image(path):
         return path
+    path = store.path("oci-tmp", key)
     with cache.making(store, "oci-tmp", key, lambda: sources.say_waiting(name)) as place:
         if not sources.is_image(path):
             target = f"{place}/image.sif"
             builder.make(builder.Request(target, name.uri, shown=name.uri, test=False), [begin()])
-            os.chmod(target, 0o700)
+            os.chmod(target, store.mode)
             cache.discard(path)
             cache.keep(store, target, "oci-tmp", key)
     return path

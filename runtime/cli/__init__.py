@@ -4,6 +4,7 @@
 main.py: runs one command.
 commands.py: the table of commands.
 build.py: bollard build.
+slurm_build.py: bollard build --on-slurm.
 cache.py: bollard cache.
 names.py: bollard names; the names apptainer, singularity and run-singularity.
 inspect.py: bollard inspect, run-help.
@@ -11,6 +12,9 @@ sbom.py: bollard sbom.
 instance.py: bollard instance.
 plan.py: bollard plan.
 pull.py: bollard pull.
+push.py: bollard push, search, delete, tag.
+registry.py: bollard registry.
+remote.py: bollard remote.
 sif.py: bollard sif.
 sign.py: bollard sign, verify.
 key.py: bollard key.

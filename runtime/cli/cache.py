@@ -12,6 +12,7 @@ from bollard.runtime import progress
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import cache
 from bollard.runtime.fetch.cache import Entry
+from bollard.runtime.request import command_line
 
 _ALIASES = {"oci": "oci-tmp", "blobs": "blob"}
 
@@ -19,24 +20,47 @@ _ALIASES = {"oci": "oci-tmp", "blobs": "blob"}
 def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
     """Run `bollard cache VERB`; return the exit status.
 
-    verb: "list" or "clean".
+    verb: "list", "pull" or "clean".
     given: the parsed options, name and value.
-    words: the arguments; there must be none.
+    words: the arguments: URIs for "pull", none for the others.
 
     Raises:
         BollardError: an argument or an option is invalid, or the cache cannot be used.
     """
+    if verb == "pull":
+        return _pull(given, words)
     if words:
         raise BollardError(f"{words[0]}: cache {verb} takes no words", f"see `bollard cache {verb} --help`")
     asked = dict(given)
     kinds = types([value for option, value in given if option == "type"])
-    found = cache.entries(os.environ, kinds)
+    found = cache.shared_entries(kinds) if asked.get("shared", "0") == "1" else cache.entries(os.environ, kinds)
     if verb == "clean":
         _clean(cache.older(found, _days(asked.get("days", "0"))), asked)
     elif asked.get("json", "0") == "1":
         print(json.dumps([entry._asdict() for entry in found], indent=2))
     else:
         print("\n".join(lines(found, kinds, asked.get("verbose", "0") == "1")))
+    return 0
+
+
+def _pull(given: list[tuple[str, str]], words: list[str]) -> int:
+    """Fetch images into the cache. The name of each with its digest is printed."""
+    from bollard.runtime.build import conversion
+    from bollard.runtime.fetch import sources
+
+    command_line.refuse_empty(given)
+    asked = sources.settings(given, os.environ)
+    if not words:
+        raise BollardError("cache pull takes one URI at least", "write `bollard cache pull docker://NAME`")
+    if asked.disable_cache:
+        raise BollardError("cache pull --disable-cache: there is no cache to fetch into", "leave it out")
+    for uri in words:
+        if dict(given).get("shared", "0") == "1":
+            print(conversion.to_shared(uri, asked))
+        else:
+            found = conversion.image_of(uri, asked)
+            print(found.source or found.path)
+            found.close()
     return 0
 
 

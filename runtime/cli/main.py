@@ -14,6 +14,7 @@ from bollard.runtime.causes import one_line
 from bollard.runtime.cli.commands import COMMANDS, REFUSED
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.installed import IMAGE_LAUNCHER, OTHER_NAMES, PEERS
+from bollard.runtime.request import command_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -175,6 +176,8 @@ def _family(name: str, rest: list[str]) -> int:
     found = [command for command in COMMANDS if command.startswith(name + " ")]
     if not found:
         raise BollardError(f"{name}: no such command", _similar(name))
+    if rest and rest[0].startswith(_CONFIG) and name in command_options.REFUSED:
+        raise BollardError(f"{rest[0]} is not supported: {command_options.REFUSED[name]['config'][1]}", "leave it out")
     if rest and rest[0] not in ("-h", "--help", "help"):
         raise BollardError(f"{name} {rest[0]}: no such command", f"see `bollard {name} --help`")
     sys.stdout.write("\n".join([f"usage: bollard {name} COMMAND ...", "", *_rows(found), ""]))
@@ -318,6 +321,24 @@ def _pull(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     return cli_pull.run(given, words)
 
 
+def _push(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import push
+
+    return push.run(name, given, words)
+
+
+def _registry(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import registry
+
+    return registry.run(name.split()[1], given, words)
+
+
+def _remote(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import remote
+
+    return remote.run(name.split()[1], given, words)
+
+
 def _cache(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     from bollard.runtime.cli import cache
 
@@ -443,12 +464,31 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "job": _job,
     "build": _build,
     "pull": _pull,
+    "push": _push,
+    "search": _push,
+    "delete": _push,
+    "tag": _push,
+    "registry login": _registry,
+    "registry logout": _registry,
+    "registry list": _registry,
+    "remote list": _remote,
+    "remote use": _remote,
+    "remote add": _remote,
+    "remote remove": _remote,
+    "remote login": _remote,
+    "remote logout": _remote,
+    "remote status": _remote,
+    "remote get-login-password": _remote,
+    "remote add-keyserver": _remote,
+    "remote remove-keyserver": _remote,
     "cache list": _cache,
+    "cache pull": _cache,
     "cache clean": _cache,
     "site install": _site,
     "site configure": _site,
     "site check": _site,
     "site rollback": _site,
+    "site ecl": _site,
     "site uninstall": _site,
     "inspect": _inspect,
     "sbom": _sbom,

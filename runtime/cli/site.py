@@ -26,13 +26,15 @@ _COLOURS = {"ok": "\033[32m", "warning": "\033[33m", "failure": "\033[31m"}
 def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
     """Run `bollard site VERB`; return the exit status.
 
-    verb: "install", "configure", "check", "rollback" or "uninstall".
+    verb: "install", "configure", "check", "rollback", "ecl" or "uninstall".
     given: the parsed options, name and value.
-    words: the arguments; there must be none.
+    words: the arguments; "ecl" takes a file, the others none.
 
     Raises:
         BollardError: there is an argument, or the command fails.
     """
+    if verb == "ecl":
+        return _ecl(words)
     if words:
         raise BollardError(f"site {verb}: unexpected {words[0]!r}", f"see `bollard site {verb} --help`")
     chosen = dict(given)
@@ -60,6 +62,23 @@ def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
         "uninstall": removal.uninstall,
     }
     work[verb](where, print)
+    return 0
+
+
+def _ecl(words: list[str]) -> int:
+    """Print what an ecl.toml means in bollard.yaml."""
+    from bollard.runtime.request import trust_ecl
+
+    if len(words) != 1:
+        raise BollardError(
+            f"site ecl takes one file, not {len(words)}", "write `bollard site ecl /etc/apptainer/ecl.toml`"
+        )
+    if sys.flags.no_site:
+        python_site.main()  # PyYAML is among the system's packages
+    text, warnings = trust_ecl.converted(words[0])
+    for warning in warnings:
+        print(f"bollard: warning: {warning}", file=sys.stderr)
+    sys.stdout.write(text)
     return 0
 
 

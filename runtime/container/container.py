@@ -37,7 +37,7 @@ class Container:
         self, *, node: str, spec: Spec, site: Site, image: Image, plan: Plan, report: mounts.Report, server: int,
         server_state: int, image_root: int, clock: Clock, saver: Saver | None, servers: layers.Servers | None,
         scripts: list[tuple[str, bytes]], rc: bytes, locales: frozenset[bytes] | None, command: bytes, instance: str,
-        tools: bytes, namespace_fds: tuple[int, ...],
+        tools: bytes, namespace_fds: tuple[int, ...], trusted: list[tuple[str, str]] | None = None,
     ) -> None:  # fmt: skip
         self.node = node  # name of the host
         self.spec = spec
@@ -59,7 +59,7 @@ class Container:
         self.tools = tools  # path of the host's Slurm commands in the container
         self.namespace_fds = namespace_fds  # descriptors of the namespaces to join, in that order
         self.binds = os.fsencode(bind_text(spec.binds))  # for APPTAINER_BIND
-        self.record = record.Record(image, node)
+        self.record = record.Record(image, node, trusted=trusted, source=spec.source)
         self.steps: dict[bytes, Spec] = {}  # parsed specs of later steps, by their spec text
         self.environment: environment.ImageEnvironment | None = None  # what the scripts set, once that is known
         self.entrypoint: dict[bytes, bytes] | None = None  # what the entrypoint changed, once it has run

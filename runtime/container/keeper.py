@@ -16,7 +16,7 @@ import os
 from _signal import SIG_DFL, SIG_IGN, SIGCHLD, signal
 from errno import ECONNABORTED, EINVAL, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, ENOSYS, ENOTCONN
 
-from bollard.runtime import causes, host_slurm
+from bollard.runtime import causes, constants, host_slurm
 from bollard.runtime.container import (
     admission,
     enroot,
@@ -95,7 +95,7 @@ def _is_file(root: int, path: str) -> bool:
 
 def enter(
     asked: Spec, clock: Clock, here: site.Site, spool: str = "", program: str = "", command: bytes = b"exec",
-    instance: str = "",
+    instance: str = "", connection: int = -1,
 ) -> Container:  # fmt: skip
     """Make the container and move this process into it. The process must already be in its user namespace.
 
@@ -106,13 +106,14 @@ def enter(
     program   the program that the first task will most likely start; it is read ahead
     command   the action (exec, run, shell, test), for APPTAINER_COMMAND
     instance  name of the instance, "" for a container that is not an instance
+    connection  to the witness of owners (trust.witness), or -1
 
     Raises:
         BollardError: the container cannot be made, or its file server did not answer within fuse.ANSWER_SECONDS.
     """
     deadlines: list[fuse.Deadline] = []
     try:
-        container = _enter(asked, clock, here, spool, program, command, instance, deadlines)
+        container = _enter(asked, clock, here, spool, program, command, instance, connection, deadlines)
     except (OSError, BollardError) as error:
         if not all(deadline.met() for deadline in deadlines):
             raise fuse.silent(asked.asked) from error
@@ -142,13 +143,13 @@ def _explained(asked: Spec, error: OSError) -> BollardError:
 
 def _enter(
     asked: Spec, clock: Clock, here: site.Site, spool: str, program: str, command: bytes, instance: str,
-    deadlines: list[fuse.Deadline],
+    connection: int, deadlines: list[fuse.Deadline],
 ) -> Container:  # fmt: skip
     """Make the plan, then carry it out. Work that does not need the file server runs while the file server starts."""
     signal(SIGCHLD, SIG_DFL)  # fuse.py reads the exit status of a file server that ends before it answers
     node = os.uname().nodename  # before --hostname changes it
     linux.new_mount_namespace()  # first: only the mount namespace in which a directory was opened can bind it
-    opened, made, own_layers = _open(asked, here, spool)
+    opened, made, own_layers, trusted = _open(asked, here, spool, connection)
     clock.mark("image")
     linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
     processes = _unshare(made)
@@ -195,7 +196,7 @@ def _enter(
         )
     container = Container(
         node=node, spec=asked, site=here, image=opened, plan=made, report=report, server=server, clock=clock,
-        server_state=state, image_root=root,
+        server_state=state, image_root=root, trusted=trusted,
         saver=saver, servers=servers, scripts=_scripts(), rc=_enroot_rc(), locales=_locales(), command=command,
         instance=instance, namespace_fds=namespace_fds,
         tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
@@ -208,10 +209,27 @@ def _enter(
     return container
 
 
-def _open(asked: Spec, here: site.Site, spool: str) -> tuple[Image, plan.Plan, list[layers.Layer]]:
-    """Open the image and the layers without any capability, and make the plan."""
+def _hold(fd: int) -> None:
+    """Lock an image of the cache for reading, while the container runs: the cache removes no locked image."""
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        pass  # a filesystem without locks, or the image is being removed: the descriptor keeps its data
+
+
+def _open(
+    asked: Spec, here: site.Site, spool: str, connection: int
+) -> tuple[Image, plan.Plan, list[layers.Layer], list[tuple[str, str]]]:
+    """Open the image and the layers without any capability, apply the site's policy to them, and make the plan.
+
+    The last value returned is the policy's verdict, as pairs for the record.
+    """
     linux.use_capabilities(False)
     opened = image.open_image(asked.image, os.uname().machine)
+    if asked.source:
+        _hold(opened.fd)
     site.refuse_image(here, opened.fd, asked.asked)
     made = plan.make(asked, facts(asked, opened, here, spool))
     own_layers: list[layers.Layer] = []
@@ -222,6 +240,18 @@ def _open(asked: Spec, here: site.Site, spool: str) -> tuple[Image, plan.Plan, l
         for layer in own_layers:
             if not layer.overlay.offset:  # a layer with an offset is in the image file, which was checked above
                 site.refuse_overlay(here, layer.fd, layer.overlay.source)
+    trusted: list[tuple[str, str]] = []
+    if here.trust:
+        from bollard.runtime.trust import evidence, witness
+
+        verdicts = [evidence.check_image(here.trust, opened, asked.asked, connection)]
+        for layer in own_layers:
+            if not layer.overlay.offset:
+                verdicts.append(evidence.check_layer(here.trust, layer.fd, layer.overlay.source, connection))
+        trusted = evidence.summary(here.trust, verdicts)
+        witness.end(connection)
+    elif connection >= 0:
+        os.close(connection)  # nobody is at its other end
     if asked.workdir and not os.path.isdir(asked.workdir):
         raise BollardError(f"workdir {asked.workdir}: no such directory", "make it, or name another one")
     for path in made.directories:
@@ -231,7 +261,7 @@ def _open(asked: Spec, here: site.Site, spool: str) -> tuple[Image, plan.Plan, l
 
         save.refuse(asked.save)
     linux.use_capabilities(True)
-    return opened, made, own_layers
+    return opened, made, own_layers, trusted
 
 
 def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "") -> plan.Facts:
@@ -451,6 +481,13 @@ def serve(container: Container, listener: int, job: int, holder: int = admission
     admission.AdmissionLoop(container, listener, job, watcher, holder).run()
 
 
+def _witness(words: str) -> int:
+    """Return the descriptor of the connection to the witness, which is in the plugin's arguments; -1 for none."""
+    mark = constants.WITNESS_FD_WORD
+    numbers = [word[len(mark) :] for word in words.split(" ") if word.startswith(mark)]
+    return int(numbers[-1]) if numbers else -1
+
+
 def main(text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
     """Run the keeper of a job step. Returns when the container has ended. The caller sends an exception to every task.
 
@@ -483,7 +520,12 @@ def main(text: bytes, arguments: bytes, program: bytes, listener: int, job: int,
     idle.end_oldest(listener, here.idle)
     memory_limit.watch()
     holder = admission.USER_IS_ROOT if identity.is_host_root() else admission.ROOT
-    container = enter(asked, clock, here, spool, os.fsdecode(program))
+    try:
+        container = enter(asked, clock, here, spool, os.fsdecode(program), connection=_witness(words))
+    except BollardError as error:
+        if here.trust and hasattr(error, "trusted"):
+            record.write_refused(words, asked.image, os.uname().nodename, error.trusted)
+        raise
     container.by_slurm = True
     container.record.fd, container.record.container = record.descriptor(words)
     serve(container, listener, job, holder)

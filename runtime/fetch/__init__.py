@@ -3,6 +3,8 @@
 
 reference.py: parses names such as docker://NAME.
 registry.py: registries, by skopeo.
+logins.py: logins to registries: docker's files and credential helpers.
+remote.py: endpoints of libraries and key servers, in Apptainer's remote.yaml.
 library.py: the protocol of library://.
 web.py: files of web servers.
 keyserver.py: keys of key servers.
@@ -12,4 +14,6 @@ variants.py: variants of an architecture, and which this processor runs.
 oci.py: reads OCI and Docker images: manifests, configuration, archives.
 layer.py: unpacks a layer into a tree.
 cache.py: keeps what was fetched.
+eviction.py: removes the longest unused entries of a cache over its limit.
+pins.py: which image a name means in a job.
 """

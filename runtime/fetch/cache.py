@@ -7,11 +7,15 @@
         oras/HEX             SIF files by their own digest
         library/sha256.HEX   SIF files by their own digest
         net/HEX              files of http(s)://, by address and date
+        pin/                 what names mean in jobs, see pins.py
         tmp/                 unfinished work
         lock                 flock: shared while a process fetches, exclusive while a process cleans
 
 The types are Apptainer's. A file gets its name when it is complete. A killed process leaves a directory in tmp. The
-next process that gets the exclusive lock removes it.
+next process that gets the exclusive lock removes it, and what the cache has over its limit.
+
+The site's cache, `cache.shared` in bollard.yaml, has the same form. Users read it, before their own, and cannot write
+it: it belongs to root or to a service. It has only what is named by a digest.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import hashlib
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,21 +35,32 @@ from typing import NamedTuple
 
 from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import options
+from bollard.runtime.fetch import eviction
+from bollard.runtime.installed import PREFIX
+from bollard.runtime.request import options, site
 from bollard.runtime.system import workspace
 
 TYPES = ("library", "oci-tmp", "oras", "net", "blob")
 IMAGES = TYPES[:-1]
+BY_DIGEST = ("library", "oci-tmp", "oras", "blob")
 _FORMS = tuple(f"{prefix}CACHEDIR" for prefix in options.PREFIXES)
 _FOLDER = "bollard"
 _READ_SIZE = 1 << 20
+_PIN_DAYS = 30
 _HINT = f"set {_FORMS[0]} to a directory of your own, or add --disable-cache"
 
 
 class Store(NamedTuple):
-    """An opened cache. With --disable-cache it is a temporary directory."""
+    """An opened cache. With --disable-cache it is a temporary directory.
+
+    root: its directory.
+    shared: the directory of the site's cache, "" for none.
+    mode: permission bits of images that are kept in it.
+    """
 
     root: str
+    shared: str = ""
+    mode: int = 0o700
 
     def path(self, kind: str, name: str) -> str:
         """Return the path of an entry; `kind` is one of TYPES."""
@@ -94,13 +110,120 @@ def opened(environ: Mapping[str, str], disabled: bool = False) -> Iterator[Store
         return
     root = _own_directory(directory(environ))
     causes.movable(root, _FORMS[0])
+    here = site.load(PREFIX)
+    store = _complete(root)._replace(shared=_trusted(here.cache_shared))
+    with _used(store, here.cache_max):
+        yield store
+
+
+@contextlib.contextmanager
+def opened_shared() -> Iterator[Store]:
+    """Open the site's cache for writing, as its owner.
+
+    Raises:
+        BollardError: the site has none, or it is not this user's, or others may write into it.
+    """
+    here = site.load(PREFIX)
+    root = here.cache_shared
+    if not root:
+        raise BollardError("this site has no shared cache", "name it in bollard.yaml: `cache.shared: DIRECTORY`")
+    try:
+        owner = os.lstat(root).st_uid
+    except OSError as error:
+        raise BollardError(f"cache.shared {root}: {error.strerror}", "make it; its owner fills it") from None
+    if owner != os.geteuid():
+        raise BollardError(f"cache.shared {root}: belongs to another user", "let its owner fill it")
+    if not _trusted(root):
+        raise BollardError(f"cache.shared {root}: others can write into it or exchange it", f"`chmod 755 {root}`")
+    mask = os.umask(0o022)
+    try:
+        with _used(_complete(root, 0o755)._replace(mode=0o755), here.cache_shared_max, shared=True):
+            yield Store(root, mode=0o755)
+    finally:
+        os.umask(mask)
+
+
+@contextlib.contextmanager
+def _used(store: Store, limit: int, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of an opened cache. Before and after, clean it, unless another process uses it."""
+    root = store.root
     with _worded(root):
-        store = _complete(root)
-        with _locked(f"{root}/lock", fcntl.LOCK_EX | fcntl.LOCK_NB) as fd:
-            if fd is not None:
-                _sweep(store)  # no other process uses the cache: the files in tmp were left by killed processes
-        with _locked(f"{root}/lock", fcntl.LOCK_SH):
-            yield store
+        _tidy(store, limit, shared)
+        try:
+            with _locked(f"{root}/lock", fcntl.LOCK_SH):
+                yield
+        finally:
+            _tidy(store, limit, shared)
+
+
+def _tidy(store: Store, limit: int, shared: bool) -> None:
+    with _locked(f"{store.root}/lock", fcntl.LOCK_EX | fcntl.LOCK_NB) as fd:
+        if fd is not None:
+            _sweep(store)  # no other process uses the cache: the files in tmp were left by killed processes
+            if limit:
+                eviction.trim([(item.kind, item.path) for item in _scan(store.root, TYPES)], limit, shared)
+
+
+_told = False
+
+
+def _trusted(path: str) -> str:
+    """Return the site's cache if no user could put anything into it, else "" and print why, once."""
+    global _told
+    if not path or not os.path.lexists(path):
+        return ""
+    real = os.path.realpath(path)
+    owners = (0, os.lstat(real).st_uid)
+    above, wrong = real, ""
+    while not wrong:
+        info = os.lstat(above)
+        if not stat.S_ISDIR(info.st_mode):
+            wrong = f"{above} is not a directory"
+        elif info.st_uid not in owners:
+            wrong = f"{above} belongs to another user than root and its owner"
+        elif info.st_mode & 0o022 and not (info.st_mode & stat.S_ISVTX and above != real):
+            wrong = f"others may write into {above}"
+        if above == "/":
+            break
+        above = os.path.dirname(above)
+    if wrong and not _told:
+        sys.stderr.write(f"bollard: warning: the site's cache {path} is not used: {wrong}\n")
+        _told = True
+    return "" if wrong else real
+
+
+def found(store: Store, kind: str, name: str) -> str:
+    """Return the path of an entry: that of the site's cache if it has it, else that of the user's.
+
+    store: the opened cache.
+    kind, name: the type and the name of the entry.
+    """
+    if store.shared and kind in BY_DIGEST:
+        path = f"{store.shared}/{kind}/{name}"
+        with contextlib.suppress(OSError):
+            info, owner = os.lstat(path), os.lstat(store.shared).st_uid
+            if stat.S_ISREG(info.st_mode) and info.st_uid == owner and not info.st_mode & 0o022:
+                return path
+    path = store.path(kind, name)
+    touch(path)
+    return path
+
+
+def touch(path: str) -> None:
+    """Note that a file is used now: set its time of access. Its time of change stays, as it is part of a spec."""
+    with contextlib.suppress(OSError):  # it is missing, or another user's
+        os.utime(path, ns=(time.time_ns(), os.stat(path).st_mtime_ns))
+
+
+def spoil(store: Store, path: str) -> None:
+    """Remove a damaged file from the user's cache.
+
+    Raises:
+        BollardError: it lies in the site's cache.
+    """
+    if store.shared and path.startswith(f"{store.shared}/"):
+        raise BollardError(f"{path}: is damaged", "tell the site's administrator; --disable-cache does without it")
+    discard(path)
 
 
 @contextlib.contextmanager
@@ -155,12 +278,12 @@ def _refuse_owned_above(path: str) -> None:
         above = os.path.dirname(above)
 
 
-def _complete(root: str) -> Store:
-    """Make the directories of a store in `root`, which only the user can write to."""
-    for name in (*TYPES, "tmp", "blob/sha256"):
+def _complete(root: str, mode: int = 0o700) -> Store:
+    """Make the directories of a store in `root`, which only the user can write to; `mode` has their permission bits."""
+    for name in (*TYPES, "pin", "tmp", "blob/sha256"):
         path = f"{root}/{name}"
         with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
+            os.mkdir(path, 0o700 if name in ("tmp", "pin") else mode)
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             raise BollardError(f"cache {path}: is not a directory", "remove it")
     return Store(root)
@@ -223,6 +346,8 @@ def keep(store: Store, made: str, kind: str, name: str) -> str:
     """
     path = store.path(kind, name)
     with open(made, "rb") as file:
+        if kind == "blob" and store.mode & 0o044:
+            os.fchmod(file.fileno(), 0o644)
         os.fsync(file.fileno())
     os.replace(made, path)
     return path
@@ -233,6 +358,7 @@ def is_intact(store: Store, digest: str) -> bool:
     path = store.path("blob", digest.replace(":", "/"))
     try:
         if sha256(path) == digest.partition(":")[2]:
+            touch(path)
             return True
     except FileNotFoundError:
         return False
@@ -248,7 +374,7 @@ def blob(store: Store, digest: str, limit: int) -> bytes | None:
     limit: the most bytes to read.
     """
     try:
-        with open(store.path("blob", digest.replace(":", "/")), "rb") as file:
+        with open(found(store, "blob", digest.replace(":", "/")), "rb") as file:
             data = file.read(limit)
     except FileNotFoundError:
         return None
@@ -287,7 +413,16 @@ def entries(environ: Mapping[str, str], kinds: tuple[str, ...] = TYPES) -> list[
     root = directory(environ)
     if not os.path.isdir(root):
         return []
-    root = _own_directory(root)
+    return _scan(_own_directory(root), kinds)
+
+
+def shared_entries(kinds: tuple[str, ...] = TYPES) -> list[Entry]:
+    """Return the entries of the site's cache, sorted; none if there is no such cache."""
+    root = _trusted(site.load(PREFIX).cache_shared)
+    return _scan(root, kinds) if root else []
+
+
+def _scan(root: str, kinds: tuple[str, ...]) -> list[Entry]:
     found = []
     for kind in kinds:
         folder = f"{root}/blob/sha256" if kind == "blob" else f"{root}/{kind}"
@@ -326,6 +461,11 @@ def remove(environ: Mapping[str, str], found: list[Entry], waiting: Callable[[],
 
 
 def _sweep(store: Store) -> None:
+    """Remove what killed processes have left in tmp, and pins that no job has used for long."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(f"{store.root}/pin") as pins:
+        for item in pins:
+            if time.time() - item.stat(follow_symlinks=False).st_mtime > _PIN_DAYS * 86400:
+                discard(item.path)
     for name in os.listdir(f"{store.root}/tmp"):
         path = f"{store.root}/tmp/{name}"
         if os.path.isdir(path) and not os.path.islink(path):

@@ -51,6 +51,9 @@ class Policy(NamedTuple):
         return f"accepted {own} {name.scheme} {repository} {digest}".encode()
 
 
+PERMISSIVE = Policy("", _PERMISSIVE)
+
+
 def of_host(name: Reference, digest: str, environ: Mapping[str, str]) -> Policy:
     """Return the policy for an image.
 
@@ -63,7 +66,7 @@ def of_host(name: Reference, digest: str, environ: Mapping[str, str]) -> Policy:
     """
     path = host_file(environ)
     if not path:
-        return Policy("", _PERMISSIVE)
+        return PERMISSIVE
     try:
         with open(path, "rb") as file:
             text = file.read(_MAX_BYTES + 1)

@@ -90,6 +90,11 @@ def digest(reference: Reference) -> str:
     return found
 
 
+def with_digest(reference: Reference, digest: str) -> str:
+    """Return the URI of an image in a registry by its digest, given in hexadecimal digits."""
+    return f"{reference.scheme}://{repository(reference.name)}@sha256:{digest}"
+
+
 def repository(name: str) -> str:
     """Return a registry's name of an image without tag and digest."""
     name = name.partition("@")[0]
@@ -124,6 +129,16 @@ def library_path(reference: Reference) -> LibraryPath:
             f"{_shown(reference.uri)}: is not a name in a library", "write library://ENTITY/COLLECTION/CONTAINER:TAG"
         )
     return LibraryPath(host, path, tag)
+
+
+def library_tags(reference: Reference) -> list[str]:
+    """Return all tags of a library's name. Raises BollardError as `library_path`, for each of them."""
+    name = reference.name.partition("/")[2] if reference.name.count("/") > 2 else reference.name
+    path, _, tags = name.partition(":")
+    found = [tag for tag in tags.split(",") if tag] or ["latest"]
+    for tag in found:
+        library_path(reference._replace(name=f"{path}:{tag}"))
+    return found
 
 
 def file_name(reference: Reference) -> str:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Registries and Docker's daemon, through skopeo: read manifests, copy blobs into a directory.
+"""Registries and Docker's daemon, through skopeo: read manifests, copy images from and to them, list and delete tags.
 
-skopeo handles logins, mirrors, certificates and proxies as docker and podman do. The first of these logins that exists
-is used:
+skopeo handles mirrors, certificates and proxies as docker and podman do. It asks again where a registry says 429. The
+first of these logins that exists is used:
 
     BOLLARD_DOCKER_USERNAME and _PASSWORD, also with APPTAINER_, SINGULARITY_ or no prefix; --docker-login
     --authfile FILE
     docker-config.json in APPTAINER_CONFIGDIR or ~/.apptainer, if it has a login for that registry
+    docker's config.json, if a credential helper keeps the login
     skopeo's own files
 
 A password is passed in a file of mode 0600, never as an argument: every user of the machine can read arguments.
@@ -14,32 +15,39 @@ A password is passed in a file of mode 0600, never as an argument: every user of
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import logins, oci, reference, web
 from bollard.runtime.fetch import policy as policies
-from bollard.runtime.fetch import reference
+from bollard.runtime.fetch.logins import Login
 from bollard.runtime.fetch.policy import Policy
 from bollard.runtime.fetch.reference import Reference
 
 _MAX_MANIFEST = 8 << 20
-_MAX_CONFIG = 1 << 20
+_WATCH = 0.5  # seconds between two looks at skopeo
 _SAYS = re.compile(r'msg="((?:[^"\\]|\\.)*)"')  # skopeo's log line
 
 _MISSING = (
     "manifest unknown", "name unknown", "manifest_unknown", "name_unknown", "not found", "no such image",
-    "not known to registry",
+    "not known to registry", "image may not exist",
 )  # fmt: skip
-_REFUSED = ("unauthorized", "authentication required", "access denied", "access to the resource is denied", "401")
+_BUSY = ("toomanyrequests", "too many requests")
+_DENIED = ("unsupported", "method not allowed", "denied:", "403 forbidden", "statuscode: 403")
+_REFUSED = (
+    "unauthorized", "authentication required", "access denied", "access to the resource is denied", "401 unauthorized",
+    "invalid username/password",
+)  # fmt: skip
 _AWAY = (
     "connection refused", "no such host", "i/o timeout", "no route to host", "network is unreachable",
     "context deadline exceeded", "temporary failure in name resolution", "server misbehaving",
@@ -97,6 +105,98 @@ def copy(name: Reference, digest: str, blobs: str, scratch: str, access: Access,
         _run(argv, [_address(name), "oci:layout:image"], name, access, "src-", scratch, policy)
 
 
+def push(name: Reference, layout: str, access: Access) -> None:
+    """Copy the image of an OCI layout into a registry. skopeo compares what the registry has taken with the digests.
+
+    name: the reference in the registry, docker:// or oras://.
+    layout: the directory of the layout, which has one image, tagged "image".
+    access: how to access the registry.
+
+    Raises:
+        BollardError: skopeo is missing or fails, or the registry refuses the image.
+    """
+    # The host's policy is about images from registries. This one comes from a file of the user's.
+    with policies.as_file(policies.PERMISSIVE) as path:
+        argv = [f"--policy={path}", "copy", "--quiet"]
+        _run(argv, ["oci:.:image", _address(name)], name, access, "dest-", layout, writes=True)
+
+
+def push_archive(source: Reference, name: Reference, access: Access) -> None:
+    """Copy the image of an archive or of an OCI layout into a registry, as it is, if the host's policy accepts it.
+
+    source: the reference of the archive: oci:, oci-archive:, docker-archive:.
+    name: the reference in the registry.
+    access: how to access the registry.
+
+    Raises:
+        BollardError: as `push`, or the policy refuses the image.
+    """
+    path, tag = oci.split(source.scheme, source.name)
+    folder, base = os.path.split(os.path.abspath(path))
+    if ":" in base:
+        raise BollardError(f"{source.uri}: skopeo takes no colon in a file name", "rename it")
+    policy = policies.of_host(source._replace(scheme="docker-daemon"), "", os.environ)
+    with policies.as_file(policy) as file:
+        argv = [f"--policy={file}", "copy", "--quiet", "--all"]
+        words = [f"{source.scheme}:{base}{':' + tag if tag else ''}", _address(name)]
+        _run(argv, words, name, access, "dest-", folder, policy, writes=True)
+
+
+def tags(name: Reference, access: Access) -> list[str]:
+    """Return the tags of a repository, as the registry sorts them. Raises BollardError as `manifest`."""
+    try:
+        found = json.loads(_run(["list-tags"], [f"docker://{reference.repository(name.name)}"], name, access, "", None))
+        return [str(tag) for tag in found.get("Tags") or []]
+    except (ValueError, AttributeError):
+        raise BollardError(f"{name.uri}: the registry's list of tags is not one", "try again") from None
+
+
+def tag(name: Reference, other: str, access: Access) -> None:
+    """Give an image of a registry another tag; its blobs stay where they are.
+
+    name: the image.
+    other: the new tag.
+    access: how to access the registry.
+
+    Raises:
+        BollardError: there is no such image, or the registry refuses the tag.
+    """
+    target = f"docker://{reference.repository(name.name)}:{other}"
+    with policies.as_file(policies.PERMISSIVE) as path:
+        argv = [f"--policy={path}", "copy", "--quiet", "--all"]
+        _run(argv, [_address(name), target], name, access, "src- dest-", None, writes=True)
+
+
+def delete(name: Reference, access: Access) -> None:
+    """Delete the image that a name means from its registry, and with it all tags of the same image.
+
+    Raises:
+        BollardError: there is no such image, or the registry does not allow it.
+    """
+    _run(["delete"], [_address(name)], name, access, "", None, writes=True)
+
+
+def verify_login(registry: str, login: Login, access: Access) -> None:
+    """Ask a registry whether the login is valid.
+
+    registry: host of the registry, with its port.
+    login: user name and password.
+    access: whether plain HTTP is allowed.
+
+    Raises:
+        BollardError: the login is not valid, or skopeo is missing or fails.
+    """
+    name = Reference(registry, "docker", f"{registry}/login")
+    with tempfile.TemporaryDirectory(prefix="bollard-login-") as place:  # 0700
+        options = [f"--authfile={place}/auth.json", f"--username={login.user}", "--password-stdin"]
+        options += ["--tls-verify=false"] if access.insecure else []
+        secret = login.password.encode("utf-8", "surrogateescape")
+        done = _finished(["skopeo", "login", *options, registry], None, name, secret)
+    if done.returncode:
+        said = _last_line(done.stderr)
+        raise explained(name, said, True, writes=True)
+
+
 def _address(name: Reference) -> str:
     if name.scheme == "docker-daemon":
         return f"docker-daemon:{name.name}"
@@ -109,83 +209,145 @@ def _run(
     words: list[str],
     name: Reference,
     access: Access,
-    prefix: str,
+    prefixes: str,
     cwd: str | None,
     policy: Policy | None = None,
+    *,
+    writes: bool = False,
 ) -> bytes:
+    options = []
+    with _logins(name, access) as authfile:
+        for prefix in prefixes.split(" "):
+            if access.insecure and name.scheme != "docker-daemon":
+                options.append(f"--{prefix}tls-verify=false")
+            if access.daemon and name.scheme == "docker-daemon":
+                options.append(f"--{prefix}daemon-host={access.daemon}")
+            if authfile:
+                options.append(f"--{prefix}authfile={os.path.abspath(authfile)}")
+        # The path of a layout is relative: skopeo would split an absolute path at a colon.
+        done = _finished(["skopeo", *verb, *options, *words], cwd, name)
+    if done.returncode:
+        said = _last_line(done.stderr)
+        raise policy and policies.refused(policy, name, said) or explained(name, said, bool(authfile), writes=writes)
+    return done.stdout
+
+
+def _finished(
+    argv: list[str], cwd: str | None, name: Reference, given: bytes | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run skopeo; end it when it neither reads nor writes for a time, because it waits for a silent server for ever."""
     if not shutil.which("skopeo"):
         raise BollardError(
             f"{name.uri}: needs the program skopeo", "install the package skopeo, or fetch the image elsewhere"
         )
-    options = []
-    if access.insecure and name.scheme != "docker-daemon":
-        options.append(f"--{prefix}tls-verify=false")
-    if access.daemon and name.scheme == "docker-daemon":
-        options.append(f"--{prefix}daemon-host={access.daemon}")
-    with _logins(name, access) as authfile:
-        if authfile:
-            options.append(f"--{prefix}authfile={os.path.abspath(authfile)}")
-        done = subprocess.run(
-            ["skopeo", *verb, *options, *words],
-            cwd=cwd,  # the layout's path is relative: skopeo would split an absolute path at a colon
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-        )
-    if done.returncode:
-        lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-        match = _SAYS.search(lines[-1]) if lines else None
-        said = match[1].replace('\\"', '"') if match else (lines or ["failed"])[-1]
-        raise policy and policies.refused(policy, name, said) or explained(name, said, bool(authfile))
-    return done.stdout
+    # A pause that a server asks for with 429 is silent too; skopeo waits a minute at most.
+    patience = web.timeout() + 30 if not os.environ.get(web.TIMEOUT_FORM) else web.timeout()
+    with subprocess.Popen(
+        argv,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=_without_core,
+    ) as process:
+        try:
+            moved, at = "", time.monotonic()
+            while True:
+                try:
+                    out, err = process.communicate(given, _WATCH)
+                    return subprocess.CompletedProcess(argv, process.returncode, out, err)
+                except subprocess.TimeoutExpired:
+                    given = None
+                now = _traffic(process.pid)
+                if now != moved:
+                    moved, at = now, time.monotonic()
+                if now and time.monotonic() - at > patience:
+                    server = reference.registry(name.name) or "the default registry"
+                    raise BollardError(
+                        f"{name.uri}: {server} has sent nothing for {patience:.0f} s",
+                        f"try again, or set {web.TIMEOUT_FORM} to more seconds",
+                    )
+        except BaseException:
+            process.kill()
+            raise
+
+
+def _traffic(pid: int) -> str:
+    """Return how many bytes a process has read and written; "" where the kernel does not count them."""
+    try:
+        with open(f"/proc/{pid}/io", "rb") as file:
+            return file.read(1 << 12).partition(b"syscr")[0].decode()
+    except OSError:
+        return ""  # a kernel without the accounting, or the process has ended: there is nothing to watch
+
+
+def _without_core() -> None:
+    """Let this process leave no core, as its memory holds a password. 1 keeps it from a program too, core(5)."""
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1) if resource.getrlimit(resource.RLIMIT_CORE)[1] else (0, 0))
+
+
+def _last_line(text: bytes) -> str:
+    """Return skopeo's message: the last line, or what its log line says."""
+    lines = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
+    match = _SAYS.search(lines[-1]) if lines else None
+    return match[1].replace('\\"', '"') if match else (lines or ["failed"])[-1]
 
 
 @contextlib.contextmanager
 def _logins(name: Reference, access: Access) -> Iterator[str]:
     """Yield the path of the file with logins for skopeo; "" to use skopeo's own files."""
-    if name.scheme == "docker-daemon":
-        yield ""
-    elif access.user:
-        if not reference.registry(name.name):
-            raise BollardError(f"{name.uri}: a login needs the registry's name", "write HOST/NAME, or `skopeo login`")
-        login = base64.b64encode(f"{access.user}:{access.password}".encode("utf-8", "surrogateescape")).decode()
-        with tempfile.NamedTemporaryFile("w", prefix="bollard-login-", suffix=".json") as file:  # 0600
-            json.dump({"auths": {reference.registry(name.name): {"auth": login}}}, file)
-            file.flush()
-            yield file.name
-    elif access.authfile:
-        if not os.access(access.authfile, os.R_OK):
-            raise BollardError(f"--authfile {access.authfile}: cannot be read", "check the path")
-        yield access.authfile
-    else:
-        folder = os.environ.get("APPTAINER_CONFIGDIR") or os.path.expanduser("~/.apptainer")
-        path = f"{folder}/docker-config.json"
-        yield path if knows(path, reference.registry(name.name)) else ""
+    registry = reference.registry(name.name)
+    with contextlib.ExitStack() as stack:
+        if name.scheme == "docker-daemon":
+            yield ""
+        elif access.user:
+            if not registry:
+                raise BollardError(
+                    f"{name.uri}: a login needs the registry's name", "write HOST/NAME, or `bollard registry login`"
+                )
+            yield stack.enter_context(_as_file(registry, Login(access.user, access.password)))
+        elif access.authfile:
+            if not os.access(access.authfile, os.R_OK):
+                raise BollardError(f"--authfile {access.authfile}: cannot be read", "check the path")
+            yield stack.enter_context(_resolved(access.authfile, registry))
+        else:
+            own = os.path.join(logins.directory(os.environ), "docker-config.json")
+            if logins.knows(own, registry):
+                yield stack.enter_context(_resolved(own, registry))
+                return
+            # Of docker's file skopeo uses the logins and `credHelpers`, but not `credsStore`.
+            path = logins.file(os.environ)
+            helped = path != own and logins.knows(path, registry) and logins.by_helper(path, registry or logins.HUB)
+            yield stack.enter_context(_resolved(path, registry)) if helped else ""
 
 
-def knows(path: str, registry: str) -> bool:
-    """Return whether a file in the format of docker's config.json has a login for the registry.
-
-    For the default registry, "", any login counts: only skopeo knows the name of this registry.
-    """
-    try:
-        with open(path, "rb") as file:
-            found = json.loads(file.read(_MAX_CONFIG))
-        known = {**found.get("auths", {}), **found.get("credHelpers", {})}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return False
-    if found.get("credsStore"):
-        return True
-    keys = {re.sub(r"^https?://", "", str(key)).partition("/")[0] for key in known}
-    return registry in keys if registry else bool(keys)
+@contextlib.contextmanager
+def _resolved(path: str, registry: str) -> Iterator[str]:
+    """Yield a file that skopeo can use: `path` itself, or one with the login that a credential helper has."""
+    registry = registry or logins.HUB
+    if not logins.by_helper(path, registry):
+        yield path
+        return
+    login = logins.of(path, registry)
+    with _as_file(registry, login) if login else contextlib.nullcontext("") as made:
+        yield made
 
 
-def explained(name: Reference, said: str, tried: bool = False) -> BollardError:
+@contextlib.contextmanager
+def _as_file(registry: str, login: Login) -> Iterator[str]:
+    with tempfile.NamedTemporaryFile("w", prefix="bollard-login-", suffix=".json") as file:  # 0600
+        json.dump({"auths": {logins.key(registry): login.entry()}}, file)
+        file.flush()
+        yield file.name
+
+
+def explained(name: Reference, said: str, tried: bool = False, *, writes: bool = False) -> BollardError:
     """Return the error for a message of skopeo, with a hint.
 
     name: the reference of the image.
     said: skopeo's message.
     tried: a login was used.
+    writes: the registry was to be changed.
     """
     server = reference.registry(name.name)
     host = server or "the default registry"
@@ -206,16 +368,23 @@ def explained(name: Reference, said: str, tried: bool = False) -> BollardError:
             f"{name.uri}: {host} is not trusted: {reason}",
             f"put its authority's certificate into /etc/containers/certs.d/{server or 'HOST'}, or add --no-https",
         )
+    if has(*_BUSY):
+        return BollardError(f"{name.uri}: {host} takes no more requests (429)", "try again in a few minutes")
     if has(*_AWAY):
         reason = next(word for word in _AWAY if word in text)
         return BollardError(f"{name.uri}: {host} cannot be reached: {reason}", "check its name and the network")
     if has(*_REFUSED):
         if tried:
             return BollardError(f"{name.uri}: {host} refuses your login", "check name and password, and what you may")
+        if writes:
+            return BollardError(f"{name.uri}: {host} wants a login", f"`bollard registry login docker://{host}`")
         return BollardError(
             f"{name.uri}: no such image, or one that needs a login",
-            f"check the name; `skopeo login {server}`, or set BOLLARD_DOCKER_USERNAME and BOLLARD_DOCKER_PASSWORD",
+            f"check the name; `bollard registry login docker://{server or logins.HUB}`, "
+            "or set BOLLARD_DOCKER_USERNAME and BOLLARD_DOCKER_PASSWORD",
         )
+    if has(*_DENIED):
+        return BollardError(f"{name.uri}: {host} does not allow that: {said}", "ask who runs the registry")
     if has(*_MISSING):
         return BollardError(f"{name.uri}: no such image", "check its name and its tag")
     return BollardError(f"{name.uri}: skopeo: {said}", "check the name, the login and the network")

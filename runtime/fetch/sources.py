@@ -187,7 +187,8 @@ def is_accepted(name: Reference, digest: str, store: Store) -> bool:
     store: the opened cache.
     """
     digest = f"sha256:{digest}"
-    return policy.is_accepted(policy.of_host(name, digest, os.environ), name, digest, store)
+    asked = policy.of_host(name, digest, os.environ)
+    return policy.is_accepted(asked, name, digest, store)
 
 
 def _copy(name: Reference, digest: str, blobs: str, scratch: str, asked: Settings, store: Store) -> None:
@@ -209,6 +210,11 @@ def file(name: Reference, asked: Settings, store: Store) -> str:
     asked: the settings.
     store: the opened cache.
     """
+    return pinned_file(name, asked, store)[0]
+
+
+def pinned_file(name: Reference, asked: Settings, store: Store) -> tuple[str, str]:
+    """Return the same as `file`, and the URI with the digest of what was fetched; "" if its scheme has none."""
     if name.scheme == "oras":
         return _artifact(name, asked, store)
     if name.scheme == "library":
@@ -221,11 +227,11 @@ def file(name: Reference, asked: Settings, store: Store) -> str:
         web.save(name.uri, f"{place}/image", name.uri)
         return f"{place}/image"
 
-    return _kept(store, "net", key, name, get)
+    return _kept(store, "net", key, name, get), ""
 
 
-def _artifact(name: Reference, asked: Settings, store: Store) -> str:
-    """Return the path of an image of oras://: the SIF file is the only layer of its manifest."""
+def _artifact(name: Reference, asked: Settings, store: Store) -> tuple[str, str]:
+    """Return path and name of an image of oras://: the SIF file is the only layer of its manifest."""
     digest, found = manifest(name, asked, store)
     entries = found.get("layers")
     if not isinstance(entries, list) or len(entries) != 1 or not isinstance(entries[0], dict):
@@ -245,39 +251,43 @@ def _artifact(name: Reference, asked: Settings, store: Store) -> str:
         _verify(name, path, size, wanted.partition(":")[2])
         return path
 
-    if is_image(store.path("oras", wanted.partition(":")[2])) and not is_accepted(name, digest, store):
+    key = wanted.partition(":")[2]
+    if is_image(cache.found(store, "oras", key)) and not is_accepted(name, digest, store):
         with cache.scratch(store) as place:
             get(place)
-    return _kept(store, "oras", wanted.partition(":")[2], name, get)
+    return _kept(store, "oras", key, name, get), reference.with_digest(name, digest)
 
 
 def _other(name: Reference) -> str:
     return f"is it a container image? then use docker://{name.name}"
 
 
-def _library_image(name: Reference, asked: Settings, store: Store) -> str:
+def _library_image(name: Reference, asked: Settings, store: Store) -> tuple[str, str]:
     pinned = library.pinned(name)
-    if pinned and os.path.exists(store.path("library", f"sha256.{pinned}")):
-        return _kept(store, "library", f"sha256.{pinned}", name, lambda place: "")
+    place = reference.library_path(name)
+    whole = f"library://{place.host}{'/' if place.host else ''}{place.path}:sha256."
+    if pinned and os.path.exists(cache.found(store, "library", f"sha256.{pinned}")):
+        return _kept(store, "library", f"sha256.{pinned}", name, lambda place: ""), whole + pinned
     arch = asked.arch.partition("/")[0] or sif.arch_name(os.uname().machine)
-    found = library.look_up(name, asked.library, arch, asked.access.insecure)
+    found, token = library.look_up(name, asked.library, arch, asked.access.insecure)
     if pinned and found.digest != pinned:
         raise BollardError(f"{name.uri}: the library tells of another image, {found.digest}", "do not use it")
 
     def get(place: str) -> str:
-        digest = web.save(found.url, f"{place}/image", name.uri, found.size)
+        digest = web.save(found.url, f"{place}/image", name.uri, found.size, token)
         if digest != found.digest:
             raise _damaged(name, f"its SHA-256 is {digest}, not {found.digest}")
         return f"{place}/image"
 
-    return _kept(store, "library", f"sha256.{found.digest}", name, get)
+    return _kept(store, "library", f"sha256.{found.digest}", name, get), whole + found.digest
 
 
 def _kept(store: Store, kind: str, key: str, name: Reference, get: Callable[[str], str]) -> str:
     """Return the path of a cached file; `get(directory)` fetches it if it is missing or not an image."""
-    path = store.path(kind, key)
+    path = cache.found(store, kind, key)
     if is_image(path):
         return path
+    path = store.path(kind, key)
     with cache.making(store, kind, key, lambda: say_waiting(name)) as place:
         if is_image(path):
             return path
@@ -288,7 +298,7 @@ def _kept(store: Store, kind: str, key: str, name: Reference, get: Callable[[str
             image.open_image(made).close()
         except BollardError as error:
             raise BollardError(error.message.replace(image.shown(made), name.uri), "is it an image?") from None
-        os.chmod(made, 0o700)
+        os.chmod(made, store.mode)
         return cache.keep(store, made, kind, key)
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Fetch files from web servers. The size is limited, and the file is hashed while it is read.
+"""Requests to web servers: fetch files, and speak with libraries and endpoints.
 
-No login is ever sent, so a redirect cannot leak one.
+The size of an answer is limited, and a file is hashed while it is read or sent. A token is sent to the server that was
+named, and to no other: a redirect does not take it along. A server that asks to wait (429, 503) is asked again.
 """
 
 from __future__ import annotations
@@ -9,18 +10,52 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import os
 import ssl
+import time
 import urllib.error
 import urllib.request
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-from bollard.runtime import causes
-from bollard.runtime.errors import BollardError
+from bollard.runtime import causes, progress
+from bollard.runtime.errors import BollardError, shown
 
 MAX_FILE = 1 << 40
+TIMEOUT_FORM = "BOLLARD_FETCH_TIMEOUT"
 _MAX_JSON = 1 << 20
+_MAX_REASON = 200
 _READ_SIZE = 1 << 20
-_TIMEOUT = 60  # seconds without a byte
+_TRIES = 5
+_LONGEST_WAIT = 60  # seconds between two tries
+
+
+class Answer(NamedTuple):
+    """The status of an answer and its JSON object, {} for an answer without one."""
+
+    status: int
+    data: dict[str, Any]
+
+
+class Body(NamedTuple):
+    """A part of a file to send: its path, the offset and the size of the part in bytes, and more headers."""
+
+    path: str
+    offset: int
+    size: int
+    headers: dict[str, str] = {}
+
+
+def timeout() -> float:
+    """Return how many seconds a server may be silent: BOLLARD_FETCH_TIMEOUT, or 60.
+
+    Raises:
+        BollardError: the variable is not a number from 1 to 3600.
+    """
+    text = os.environ.get(TIMEOUT_FORM, "") or "60"
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 3600:
+        raise BollardError(f"{TIMEOUT_FORM}={text}: is not a number from 1 to 3600", "give seconds")
+    return float(text)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -60,34 +95,71 @@ def date(url: str, what: str) -> str:
         return ""
 
 
-def document(url: str, what: str) -> dict[str, Any]:
-    """Fetch a JSON object; `what` is the image's name for messages.
+def document(url: str, what: str, token: str = "") -> dict[str, Any]:
+    """Fetch a JSON object.
+
+    url: its address.
+    what: name of the image or the server, for messages.
+    token: sent as a login; "" for none.
 
     Raises:
         BollardError: the request fails, or the answer is not a JSON object of at most 1 MiB.
     """
-    with _open(url, what) as answer:
-        try:
-            data = answer.read(_MAX_JSON + 1)
-            found = json.loads(data) if len(data) <= _MAX_JSON else None
-        except (OSError, http.client.HTTPException, ValueError, RecursionError):
-            found = None
-    if not isinstance(found, dict):
+    with _open(url, what, token=token) as answer:
+        found = _object(answer)
+    if found is None:
         raise BollardError(f"{what}: the answer is not a JSON object of at most {_MAX_JSON} bytes", "check the address")
     return found
 
 
-def save(url: str, path: str, what: str, size: int = 0) -> str:
+def call(
+    method: str, url: str, what: str, token: str = "", data: object = None, allowed: tuple[int, ...] = ()
+) -> Answer:
+    """Send a request with a JSON body to an API; return the answer.
+
+    method: GET, POST, PUT or DELETE.
+    url: the address.
+    what: name of the image, for messages.
+    token: sent as a login; "" for none.
+    data: sent as JSON; None for nothing.
+    allowed: statuses of 400 and above that are no error.
+
+    Raises:
+        BollardError: the request fails.
+    """
+    body = None if data is None else json.dumps(data).encode()
+    with _open(url, what, method, token, body, allowed) as answer:
+        return Answer(answer.status, _object(answer) or {})
+
+
+def send(url: str, what: str, body: Body, method: str = "PUT", token: str = "") -> dict[str, str]:
+    """Send a part of a file; return the headers of the answer, with names in lower case.
+
+    url: the address.
+    what: name of the image, for messages.
+    body: the part of the file.
+    method: PUT or POST.
+    token: sent as a login; "" for none.
+
+    Raises:
+        BollardError: the request fails, or the file cannot be read.
+    """
+    with _open(url, what, method, token, body) as answer:
+        return {name.lower(): value for name, value in answer.headers.items()}
+
+
+def save(url: str, path: str, what: str, size: int = 0, token: str = "") -> str:
     """Write the content of a URL to the new file `path`; return its SHA-256 in hexadecimal digits.
 
     what: the image's name for messages.
     size: the exact size in bytes; 0 if unknown.
+    token: sent as a login; "" for none.
 
     Raises:
         BollardError: the request or a write fails, or the size differs from `size` or from Content-Length.
     """
     total, digest = 0, hashlib.sha256()
-    with _open(url, what) as answer, open(path, "xb") as file:
+    with _open(url, what, token=token) as answer, open(path, "xb") as file:
         size = size or (answer.length or 0)  # Content-Length, where it is one
         limit = min(size or MAX_FILE, MAX_FILE)
         while total <= limit:
@@ -109,23 +181,94 @@ def save(url: str, path: str, what: str, size: int = 0) -> str:
     return digest.hexdigest()
 
 
-def _open(url: str, what: str, method: str = "GET") -> Any:
-    """Send the request; return the answer, an http.client.HTTPResponse."""
+def _open(
+    url: str,
+    what: str,
+    method: str = "GET",
+    token: str = "",
+    body: bytes | Body | None = None,
+    allowed: tuple[int, ...] = (),
+) -> Any:
+    """Send the request, again after a pause if the server asks for one; return the answer, an HTTPResponse."""
+    for left in range(_TRIES - 1, -1, -1):
+        try:
+            return _once(url, method, token, body)
+        except urllib.error.HTTPError as error:
+            if error.code in allowed:
+                return error
+            with error:
+                pause = _pause(error, _TRIES - 1 - left)
+                if not left or pause is None:
+                    raise _refused(what, error, bool(token)) from None
+            progress.say(f"{what}: the server asks to wait {pause:.0f} s")
+            time.sleep(pause)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise _away(what, error) from None
+    raise AssertionError("unreachable")
+
+
+def _once(url: str, method: str, token: str, body: bytes | Body | None) -> Any:
+    data: Any = _parts(body) if isinstance(body, Body) else body
+    request = urllib.request.Request(url, data, {"User-Agent": "bollard"}, method=method)
+    if isinstance(body, Body):
+        request.add_header("Content-Type", "application/octet-stream")
+        request.add_header("Content-Length", str(body.size))
+        for name, value in body.headers.items():
+            request.add_header(name, value)
+    elif body is not None:
+        request.add_header("Content-Type", "application/json")
+    if token:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    return opener().open(request, timeout=timeout())
+
+
+def _parts(body: Body) -> Iterator[bytes]:
+    with open(body.path, "rb") as file:
+        file.seek(body.offset)
+        left = body.size
+        while left > 0 and (data := file.read(min(left, _READ_SIZE))):
+            left -= len(data)
+            yield data
+
+
+def _pause(error: urllib.error.HTTPError, tried: int) -> float | None:
+    """Return how many seconds to wait before the next try; None if another try is useless."""
+    if error.code not in (429, 503):
+        return None
+    said = error.headers.get("Retry-After", "") or str(1 << tried)
+    if not said.isascii() or not said.isdigit() or int(said) > _LONGEST_WAIT:
+        return None if said.isdigit() else float(1 << tried)
+    return float(said)
+
+
+def _object(answer: Any) -> dict[str, Any] | None:
+    """Return the JSON object of an answer; None if it has none."""
     try:
-        return opener().open(
-            urllib.request.Request(url, method=method, headers={"User-Agent": "bollard"}), timeout=_TIMEOUT
+        data = answer.read(_MAX_JSON + 1)
+        found = json.loads(data) if len(data) <= _MAX_JSON else None
+    except (OSError, http.client.HTTPException, ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else None
+
+
+def _refused(what: str, error: urllib.error.HTTPError, with_token: bool) -> BollardError:
+    """Return the error for an answer of status 400 or above, with the reason that a library's JSON gives."""
+    said = (_object(error) or {}).get("error")
+    text = str(said.get("message", "")) if isinstance(said, dict) else ""
+    reason = shown(text or str(error.reason))[:_MAX_REASON]
+    if error.code in (404, 410):
+        return BollardError(f"{what}: no such image", "check its name and its tag")
+    if error.code in (401, 403) and with_token:
+        return BollardError(
+            f"{what}: the server refuses your token ({error.code} {reason})",
+            "`bollard remote login`, or ask for the right",
         )
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code in (404, 410):
-            raise BollardError(f"{what}: no such image", "check its name and its tag") from None
-        if error.code in (401, 403):
-            raise BollardError(
-                f"{what}: the server wants a login ({error.code})", "fetch the file by other means"
-            ) from None
-        raise BollardError(f"{what}: the server answers {error.code} {error.reason}", "try again later") from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _away(what, error) from None
+    if error.code in (401, 403):
+        return BollardError(f"{what}: the server wants a login ({error.code})", "`bollard remote login`, for a library")
+    if error.code == 429:
+        wait = error.headers.get("Retry-After", "")
+        return BollardError(f"{what}: the server takes no more requests (429)", f"try again in {wait or 60} s")
+    return BollardError(f"{what}: the server answers {error.code} {reason}", "try again later")
 
 
 def _away(what: str, error: Exception) -> BollardError:
@@ -133,5 +276,16 @@ def _away(what: str, error: Exception) -> BollardError:
     if isinstance(reason, ssl.SSLError):
         text = getattr(reason, "verify_message", "") or reason.reason or "TLS fails"
         return BollardError(f"{what}: the server is not trusted: {text}", "check its address, or use --no-https")
+    if isinstance(reason, TimeoutError):  # socket.timeout is another class before Python 3.10
+        return _silent(what)
+    if isinstance(reason, (ConnectionResetError, BrokenPipeError, http.client.HTTPException)):
+        return BollardError(f"{what}: the server has ended the connection", "try again; may files be of this size?")
     text = getattr(reason, "strerror", "") or str(reason) or type(reason).__name__
+    if "timed out" in text:
+        return _silent(what)
     return BollardError(f"{what}: the server cannot be reached: {text}", "check its name and the network")
+
+
+def _silent(what: str) -> BollardError:
+    text = f"{what}: the server has sent nothing for {timeout():.0f} s"
+    return BollardError(text, f"try again, or set {TIMEOUT_FORM}")

@@ -204,9 +204,10 @@ def _keep(
         linux.name_process("bollard-keeper")
         times = clock.Clock()
         here = site.load(PREFIX)
+        connection = _witness(here)
         new_user_namespace(asked.fakeroot)
         program = argv[0] if argv else "sh"
-        container = keeper.enter(asked, times, here, spool(here), program, action.encode(), instance)
+        container = keeper.enter(asked, times, here, spool(here), program, action.encode(), instance, connection)
         command = actions.inside(action, argv, _is_program, shell, asked.app)
     except BaseException as error:  # noqa: BLE001 - it becomes the user's error message
         tell_failure(writer, error)
@@ -220,6 +221,15 @@ def _keep(
     while not instance and _others_here():  # processes left in the background continue, as they do on the host
         time.sleep(pause)
         pause = min(2 * pause, 1.0)
+
+
+def _witness(here: Site) -> int:
+    """Start the witness of owners if a rule of the site asks for them; return the connection to it, else -1."""
+    if not here.trust or not any(rule.owners for rule in here.trust.rules):
+        return -1
+    from bollard.runtime.trust import witness
+
+    return witness.start()
 
 
 def _others_here() -> bool:

@@ -207,10 +207,22 @@ def _entered(entry: dict[str, Any]) -> list[str]:
     lines = [
         f"{entry.get('node', '?')}: {entry.get('tasks', 0)} tasks entered{f' ({steps})' if steps else ''}",
         f"  {entry.get('image', '?')}",  # the user chose this text; `shown` escapes it
+        *([f"  from {entry['source']}"] if entry.get("source") else []),
         f"  sha256 {entry.get('digest') or 'not in the image'}, file {entry.get('id', '?')}",
+        *_trusted(entry),
         f"  first {when('first')}, last {when('last')}, ended {when('ended')}, bollard {entry.get('bollard', '?')}",
     ]
     return [shown(line) for line in lines]
+
+
+def _trusted(entry: dict[str, Any]) -> list[str]:
+    """Return a line about the verdict of the site's policy, if the record has one."""
+    if "trust" not in entry:
+        return []
+    mode, _, verdict = str(entry["trust"]).partition(":")
+    line = f"  policy ({mode}): {verdict} by {entry.get('trust-rule', '?')}"
+    line += f": {entry['trust-why']}" if entry.get("trust-why") else ""
+    return [line + (f", signed by {entry['signers']}" if entry.get("signers") else "")]
 
 
 def verify(found: dict[str, Any]) -> tuple[list[str], bool]:

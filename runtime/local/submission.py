@@ -16,6 +16,10 @@ from bollard.runtime.image import image
 from bollard.runtime.installed import PREFIX
 from bollard.runtime.request import forms, site, spec, spec_text
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bollard.runtime.request.trust_rule import Policy
+
 # Directories that are local to each node: an image there can exist on the compute nodes only.
 NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -33,11 +37,17 @@ def check(text: bytes, out: int) -> None:
     values = _fetched(forms.resolve(spec_text.pairs(text)), here)
     asked = spec.make(values)
     site.refuse_overlays(here, asked.overlays)
+    if here.trust:
+        _check_overlays(here.trust, asked)
     if asked.save:
         _look_at_saved(asked)
     if asked.image and not any(name == "id" for name, _ in values) and not _on_nodes_only(asked.image):
         opened = image.open_image(asked.image, os.uname().machine)
         site.refuse_image(here, opened.fd, asked.asked)
+        if here.trust:
+            from bollard.runtime.trust import evidence
+
+            evidence.check_image(here.trust, opened, asked.asked)
         values.append(("id", ".".join(map(str, opened.identity))))
     values = [(name, asked.image if name == "image" else value) for name, value in values]
     # Options without effect here are removed: they would change the hash of the spec and so make another container.
@@ -49,6 +59,21 @@ def check(text: bytes, out: int) -> None:
     settled = spec_text.canonical(values, header)
     while settled:
         settled = settled[os.write(out, settled) :]
+
+
+def _check_overlays(rules: Policy, asked: spec.Spec) -> None:
+    """Apply the site's policy to the overlays. Skips those that this host cannot open: the node checks them."""
+    from bollard.runtime.trust import evidence
+
+    for path, _ in asked.overlays:
+        try:
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            evidence.check_layer(rules, fd, path)
+        finally:
+            os.close(fd)
 
 
 def _look_at_saved(asked: spec.Spec) -> None:
@@ -85,14 +110,17 @@ def _fetched(values: list[tuple[str, str]], here: site.Site) -> list[tuple[str, 
     if not image.is_uri(uri):
         return values
     from bollard.runtime.build import conversion
-    from bollard.runtime.fetch import sources
+    from bollard.runtime.fetch import pins, sources
 
     settings = sources.settings([], os.environ)
     if settings.disable_cache:
         raise BollardError(f"{uri}: the cache is disabled, where a job's image is kept", "use `bollard pull`")
-    found = conversion.image_of(uri, settings)
+    # srun in a job makes a step of it. sbatch and salloc make another job.
+    step = os.path.basename(os.readlink("/proc/self/exe")) == "srun"
+    found = conversion.image_in_job(uri, settings, pins.job(os.environ) if step else "")
     found.close()
-    return [(name, found.path if name == "image" else value) for name, value in values]
+    values = [(name, found.path if name == "image" else value) for name, value in values]
+    return [*values, ("source", found.source)] if found.source else values
 
 
 # NAME, SERVER/PATH/NAME, each with :TAG or @DIGEST (the grammar of distribution's references).

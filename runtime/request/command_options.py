@@ -32,7 +32,79 @@ PULL: Own = {
     **_VERBOSE,
     "allow-unsigned": ("", "do not warn that signatures are not verified [BOLLARD_ALLOW_UNSIGNED]"),
 }
+_REGISTRY: Own = {key: FETCH[key] for key in ("authfile", "docker-login", "no-https")}
+PUSH: Own = {
+    "allow-unsigned": ("", "push an image to a library without a check of its signature [BOLLARD_ALLOW_UNSIGNED]"),
+    "description": ("TEXT", "a description of the image, for who searches"),
+    "annotation": ("KEY=VALUE", "oras://, docker://: an annotation of the manifest"),
+    "arch": ("ARCH", "the variant that is pushed: amd64, arm64, ...; default: that of the image"),
+    **_LIBRARY,
+    **_REGISTRY,
+    **_VERBOSE,
+}
+SEARCH: Own = {
+    "arch": ("ARCH", "library://: for another architecture than this machine's [BOLLARD_SEARCH_ARCH]"),
+    "signed": ("", "library://: only signed images"),
+    "json": ("", "for programs"),
+    **_LIBRARY,
+    **_REGISTRY,
+}
+DELETE: Own = {
+    "force": ("", "do not ask"),
+    "arch": ("ARCH", "library://: of another architecture than this machine's [BOLLARD_ARCH]"),
+    **_LIBRARY,
+    **_REGISTRY,
+}
+TAG: Own = {**_REGISTRY}
+_SECRET: Own = {
+    "password-stdin": ("", "read the password or token from standard input"),
+    "password": ("TEXT", "refused: everybody on this machine could read it"),
+}
+REGISTRY_LOGIN: Own = {
+    "username": ("NAME", "your name at the registry [BOLLARD_LOGIN_USERNAME]"),
+    **_SECRET,
+    "authfile": ("FILE", "the file to keep the login in, in the form of docker's config.json"),
+    "no-https": FETCH["no-https"],
+}
+REGISTRY_LOGOUT: Own = {"authfile": ("FILE", "the file that has the login")}
+REGISTRY_LIST: Own = {"json": ("", "for programs")}
+_REMOTE: Own = {"config": ("FILE", "the file of endpoints; default: ~/.apptainer/remote.yaml")}
+_GLOBAL: Own = {"global": ("", "change the endpoints of this machine, in /etc/apptainer/remote.yaml; for root")}
+_TOKEN: Own = {"tokenfile": ("FILE", "a file that holds the token")}
+REMOTE: dict[str, Own] = {
+    "list": {"json": ("", "for programs"), **_REMOTE},
+    "use": {"exclusive": ("", "allow no other; for root"), **_GLOBAL, **_REMOTE},
+    "add": {
+        "insecure": ("", "speak plain HTTP with it"),
+        "no-default": ("", "do not use it now"),
+        "no-login": ("", "do not ask for a token"),
+        **_TOKEN,
+        **_GLOBAL,
+        **_REMOTE,
+    },
+    "remove": {**_GLOBAL, **_REMOTE},
+    "login": {
+        **_TOKEN,
+        **_SECRET,
+        "username": REGISTRY_LOGIN["username"],
+        "insecure": ("", "as --no-https"),
+        **_REMOTE,
+    },
+    "logout": _REMOTE,
+    "status": _REMOTE,
+    "get-login-password": _REMOTE,
+    "add-keyserver": {"order": ("N", "its place, from 1"), "insecure": ("", "do not check its certificate"), **_REMOTE},
+    "remove-keyserver": _REMOTE,
+}
+CACHE_PULL: Own = {
+    "shared": ("", "into the site's cache, `cache.shared` in bollard.yaml; for its owner"),
+    "arch": PULL["arch"],
+    **_LIBRARY,
+    **FETCH,
+    **_VERBOSE,
+}
 CACHE_LIST: Own = {
+    "shared": ("", "the site's cache"),
     "verbose": ("", "each file of it"),
     "type": ("TYPES", "only these: library, oci-tmp, oras, net, blob"),
     "json": ("", "for programs"),
@@ -158,6 +230,9 @@ BUILD: Own = {
     "update": ("", "run the definition on the sandbox TARGET instead of its Bootstrap"),
     "section": ("NAMES", "only these sections: setup, post, files, environment, test, labels, none, ..."),
     "notest": ("", "do not run %test"),
+    "base": ("IMAGE", "what requirements.txt, environment.yml or a Python script is added to: a file or URI"),
+    "print": ("", "show the definition that SOURCE stands for, and build nothing"),
+    "on-slurm": ("[OPTIONS]", "build on a node, in a job of one task; OPTIONS are srun's: --on-slurm='-c8 --mem=16G'"),
     "build-arg": ("KEY=VALUE", "a value for {{ KEY }}"),
     "build-arg-file": ("FILE", "lines of KEY=VALUE"),
     "warn-unused-build-args": ("", "a build argument that nothing uses is no error"),
@@ -246,6 +321,11 @@ REFUSED: dict[str, Own] = {
         "rocm": ("", _NOT_AT_BUILD),
         "nvccli": ("", _NOT_AT_BUILD),
     },
+    "push": {"docker-host": ("ADDRESS", "a push goes to a registry or a library")},
+    **dict.fromkeys(
+        ("registry", "remote"),
+        {"config": ("FILE", "logins and remotes are in one directory: APPTAINER_CONFIGDIR names another")},
+    ),
     **dict.fromkeys(
         ("instance start", "instance run"),
         {"boot": ("", "an init system in a container needs root; start services in %startscript")},
@@ -253,14 +333,23 @@ REFUSED: dict[str, Own] = {
 }
 
 MIXED = frozenset(
-    ("build", "pull", "cache list", "cache clean", "inspect", "sbom", "run-help", "overlay create", "sif list",
-     "sif header", "sif info", "sif dump", "sif new", "sif add", "sif del", "sif setprim", "instance list",
-     "instance stop", "instance stats", "sign", "verify", "key newpair", "key list", "key search", "key pull", "key push",
-     "key import", "key export", "key remove")
+    ("build", "pull", "push", "search", "delete", "tag", "registry login", "registry logout", "registry list",
+     *(f"remote {verb}" for verb in REMOTE), "cache list", "cache pull", "cache clean", "inspect", "sbom", "run-help",
+     "overlay create", "sif list", "sif header", "sif info", "sif dump", "sif new", "sif add", "sif del", "sif setprim",
+     "instance list", "instance stop", "instance stats", "sign", "verify", "key newpair", "key list", "key search",
+     "key pull", "key push", "key import", "key export", "key remove")
 )  # fmt: skip
 SHORT = {
     "build": {"s": "sandbox", "u": "update", "f": "fakeroot", "T": "notest"},
     "pull": {"U": "allow-unsigned", "s": "sandbox"},
+    "push": {"U": "allow-unsigned", "D": "description"},
+    "delete": {"A": "arch"},
+    "registry login": {"u": "username", "p": "password"},
+    "remote login": {"u": "username", "p": "password", "i": "insecure"},
+    "remote add": {"g": "global", "i": "insecure", "n": "no-default", "c": "config"},
+    "remote use": {"e": "exclusive", "g": "global", "c": "config"},
+    "remote remove": {"g": "global", "c": "config"},
+    "remote add-keyserver": {"i": "insecure", "o": "order"},
     "cache list": {"T": "type"},
     "cache clean": {"T": "type", "D": "days", "n": "dry-run", "f": "force"},
     "inspect": {

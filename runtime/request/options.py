@@ -63,6 +63,7 @@ class Spec:
 
     image: str = ""  # "" only for a named container that another step has made
     asked: str = ""  # the image as the user typed it
+    source: str = ""  # the image with its digest, if a URI names it
     cwd: str = "/"
     home: str = ""  # path of the home directory in the container; "" for no home
     home_source: str = ""  # its path on the host; "" for an empty home of the container's own

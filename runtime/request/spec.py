@@ -460,6 +460,7 @@ def make(values: list[tuple[str, str]]) -> Spec:
     fields["home_source"], fields["home"] = _homes(given, cwd, home, fields.get("contain", False))
     fields.update(cwd=cwd, user_home=home, unshare=tuple(name for name in NAMESPACES if name in unshare))
     fields["pty"] = switch(given.get("pty", []))
+    fields["source"] = last("source")
     fields["asked"] = last("asked") or last("image") or fields["name"]
     return Spec(**fields, options=_options(given, fields))
 

@@ -19,6 +19,7 @@ or not ASCII. `&` separates the values of an option that was given more than onc
     asked        the image as the user typed it, for messages
     userhome     $HOME of the client
     id           inode.size.mtime of the image file, so that a rebuilt image gets another container
+    source       the image with its digest, if it was named by a URI: docker://NAME@sha256:HEX
     once         a unique word of this client, if only its step may use the container
     the rows of options.TABLE, in their order
     the variables of options.TABLE: from a client that is itself in a container and so cannot resolve them
@@ -44,7 +45,7 @@ else:
     from bollard.runtime.frozen import record
 
 MODES = (constants.MODE_AUTO, constants.MODE_CREATE, constants.MODE_EXEC, constants.MODE_NO_EXEC)
-FIXED = ("image", "asked", "userhome", "id", "once", "pty")
+FIXED = ("image", "asked", "userhome", "id", "source", "once", "pty")
 # Values of the client that are only in the header.
 IN_HEADER = ("cwd", "multi-prog", "verbose")
 _MARK = constants.VALUE_MARK.decode()

@@ -141,6 +141,16 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, action)
 
 
+@contextlib.contextmanager
+def ending_by_signals() -> Iterator[None]:
+    """Let a signal end the block with its clean-up, and then this process by that signal."""
+    try:
+        with interruptible():
+            yield
+    except Interrupted as interrupted:
+        end_by(interrupted.number)
+
+
 def end_by(number: int) -> NoReturn:
     """End this process by the signal `number`, with its default action."""
     signal.signal(number, signal.SIG_DFL)

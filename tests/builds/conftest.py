@@ -35,7 +35,7 @@ class Builder(NamedTuple):
     binds: tuple[str, ...]
     prefix: tuple[str, ...] = ()  # what starts the build, as root
 
-    def start(self, *words: object, **env: str) -> subprocess.Popen[str]:
+    def start(self, *words: object, stdin: str | None = None, **env: str) -> subprocess.Popen[str]:
         argv = [sys.executable, "-c", _PROGRAM, *map(str, words)]
         if os.geteuid() == 0:
             argv = [shutil.which("setpriv") or "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *argv]
@@ -52,7 +52,7 @@ class Builder(NamedTuple):
             argv,
             cwd=self.work,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -86,7 +86,9 @@ def program(top: Path) -> str:
 
 
 @contextlib.contextmanager
-def registry(program: str, folder: Path, *, login: bool = False, certificate: str = "") -> Iterator[Registry]:
+def registry(
+    program: str, folder: Path, *, login: bool = False, certificate: str = "", deletes: bool = False
+) -> Iterator[Registry]:
     folder.mkdir()
     host = f"127.0.0.1:{free_port()}"
     config: dict[str, Any] = {
@@ -95,6 +97,8 @@ def registry(program: str, folder: Path, *, login: bool = False, certificate: st
         "storage": {"filesystem": {"rootdirectory": str(folder / "store")}},
         "http": {"addr": host},
     }
+    if deletes:
+        config["storage"]["delete"] = {"enabled": True}
     if login:
         (folder / "htpasswd").write_text(_HTPASSWD)
         config["auth"] = {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}

@@ -142,7 +142,7 @@ class TestLogin:
 
     def test_without_one(self, fetcher: Fetcher, closed: Registry) -> None:
         line = fetcher.refused("pull", "--no-https", f"docker://{closed.host}/tiny/one:v1")
-        assert "no such image, or one that needs a login; check the name; `skopeo login" in line
+        assert "no such image, or one that needs a login; check the name; `bollard registry login docker://" in line
 
     def test_from_variables(self, fetcher: Fetcher, closed: Registry) -> None:
         uri = f"docker://{closed.host}/tiny/one:v1"

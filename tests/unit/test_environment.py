@@ -556,3 +556,45 @@ def test_values_that_name_large_variables_are_bounded_together():
     with pytest.raises(BollardError, match="variables given for the container"):
         task_env(host=host[:1], spec=asking(*((b"V%d" % number, b"x$A") for number in range(200))))
     assert task_env(host=host[:20])[b"V0"] == b"x" + b"a" * 100_000
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_slurms_choice_of_gpus_wins_over_the_images_in_a_job(clean):
+    image = {b"CUDA_VISIBLE_DEVICES": b"7", b"ROCR_VISIBLE_DEVICES": b"7"}
+    here, spec = [b"CUDA_VISIBLE_DEVICES=0,1"], Spec("/i.sif", cleanenv=clean)
+
+    def value(env, name=b"CUDA_VISIBLE_DEVICES", asked=spec):
+        return dict(entry.split(b"=", 1) for entry in of_task(image, env, asked))[name]
+
+    assert value([*here, b"SLURM_JOB_ID=1"]) == b"0,1"
+    assert value([*here, b"SLURM_JOB_ID=1"], b"ROCR_VISIBLE_DEVICES") == b"7"  # Slurm has not set it
+    assert value(here) == b"7"
+    own = Spec("/i.sif", cleanenv=clean, env=((b"CUDA_VISIBLE_DEVICES", b"none"),))
+    assert value([*here, b"SLURM_JOB_ID=1"], asked=own) == b"none"
+    left_out = Spec("/i.sif", cleanenv=clean, no_env=(b"CUDA_VISIBLE_DEVICES",))
+    assert value([*here, b"SLURM_JOB_ID=1"], asked=left_out) == b"7"
+
+
+@pytest.mark.parametrize(
+    ("image", "asked", "seen"),
+    [
+        ({}, (), b"/.singularity.d/libs"),
+        ({b"LD_LIBRARY_PATH": b"/opt/lib"}, (), b"/opt/lib:/.singularity.d/libs"),
+        ({b"LD_LIBRARY_PATH": b"/.singularity.d/libs"}, (), b"/.singularity.d/libs"),
+        ({}, ((b"LD_LIBRARY_PATH", b"/own"),), b"/own:/.singularity.d/libs"),
+        ({}, ((b"LD_LIBRARY_PATH", b""),), b"/.singularity.d/libs"),
+    ],
+)
+def test_the_drivers_libraries_are_found_in_every_image(image, asked, seen):
+    env = of_task(image, [], Spec("/i.sif", env=asked), libraries=True)
+    assert dict(entry.split(b"=", 1) for entry in env)[b"LD_LIBRARY_PATH"] == seen
+
+
+def test_variables_of_cdi_devices_win_over_the_images():
+    image, devices = {b"CARD": b"image"}, ((b"CARD", b"cdi"),)
+
+    def value(asked):
+        env = of_task(image, [], Spec("/i.sif", env=asked), devices=devices)
+        return dict(entry.split(b"=", 1) for entry in env)[b"CARD"]
+
+    assert (value(()), value(((b"CARD", b"user"),))) == (b"cdi", b"user")

@@ -75,7 +75,9 @@ def test_armor(keys):
         assert keyring.dearmored(key.raw, "x") == key.raw
     with pgp.Home(str(keys.folder)) as home:  # with a checksum
         home.gpg(["--import"], keys.public["good"].raw)
-        assert keyring.dearmored(home.gpg(["--export", "--armor"]), "x") == keys.public["good"].raw
+        told = home.gpg(["--export", "--armor"])
+    assert keyring.dearmored(told, "x") == keys.public["good"].raw
+    assert keyring.armored(keys.public["good"].raw, secret=False) == told.decode()
 
 
 def test_keyring_files(keys, tmp_path):

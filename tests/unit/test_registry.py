@@ -10,7 +10,7 @@ import pytest
 
 from bollard.runtime.build import definition
 from bollard.runtime.errors import BollardError
-from bollard.runtime.fetch import reference, registry, sources
+from bollard.runtime.fetch import logins, reference, registry, sources
 
 NAME = reference.parse("docker://host:5000/a/b:v1")
 
@@ -62,11 +62,11 @@ def test_whether_a_file_has_a_login(tmp_path, config, host, known):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
 
-    assert registry.knows(str(path), host) is known
+    assert logins.knows(str(path), host) is known
 
 
 def test_no_file_has_no_login(tmp_path):
-    assert not registry.knows(str(tmp_path / "nothing"), "host")
+    assert not logins.knows(str(tmp_path / "nothing"), "host")
 
 
 def test_settings():

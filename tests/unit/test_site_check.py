@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from bollard.runtime.errors import BollardError
-from bollard.spank_plugin import check, cluster_check, finding, install, probes
+from bollard.runtime.request import site_config
+from bollard.spank_plugin import check, cluster_check, finding, install, policy_check, probes
 from bollard.spank_plugin.finding import FAILURE, OK, WARNING, Finding
 from bollard.spank_plugin.install import Where
 
@@ -242,3 +243,25 @@ def test_a_table_of_nodes():
     assert cluster_check.status(found) == 1 and cluster_check.status(found[:8]) == 0
     assert cluster_check.table(found[:8]) == ["8 of 8 nodes: all ok; bollard 1.0"]
     assert sorted(names, key=cluster_check._order) == names
+
+
+def test_a_policy_that_refuses_everything_or_protects_nobody(tmp_path):
+    key, ring = "A" * 40, tmp_path / "keys"
+
+    def found(rule):
+        text = f"trust: {{mode: enforce, keyring: {ring}, rules: [{rule}]}}\n"
+        values, mistakes = site_config.read(text.encode())
+        assert mistakes == []
+        values["trust-file"] = "/y"
+        (tmp_path / "site.conf").write_bytes(site_config.compiled(site_config.Settings(values, ""), str(tmp_path)))
+        return [text for _, text, _ in policy_check.faults(str(tmp_path))]
+
+    assert found("{from: /a, owner: 0, without: [x]}") == []
+    assert found("{from: 'docker://h'}") == ["/y:1: users can put another file into their caches of docker://h"]
+    assert "relies on the SBOM" in found("{from: /a, without: [x]}")[0]
+    signed = f"{{from: anywhere, signed-by: {key}}}"
+    assert [text.split(" is ")[0] for text in found(signed)] == [str(ring), f"{tmp_path}/gpgv"]
+    ring.write_text("no keyring")
+    assert any("is no keyring" in text for text in found(signed))
+    ring.write_bytes(b"")
+    assert any(text.endswith(f"lacks the key {key}") for text in found(signed))
