@@ -6,6 +6,7 @@
 #include "header.h"
 #include "image_probe.h"
 #include "python.h"
+#include "shim.h"
 #include "switch.h"
 #include "wire.h"
 

@@ -4,6 +4,7 @@
 main.py: runs one command.
 commands.py: the table of commands.
 build.py: bollard build.
+slurm_build.py: bollard build --on-slurm.
 cache.py: bollard cache.
 names.py: bollard names; the names apptainer, singularity and run-singularity.
 inspect.py: bollard inspect, run-help.

@@ -40,7 +40,9 @@ class Site:
         "idle",
         "mounts",
         "mpirun",
+        "conda_base",
         "prefix",
+        "python_base",
         "registry",
         "spool",
         "trust",
@@ -62,6 +64,8 @@ class Site:
         idle: int = IDLE_CONTAINERS,
         registry: bool = False,
         layer_max: int = 0,
+        python_base: str = "",
+        conda_base: str = "",
         trust: Policy | None = None,
         cache_shared: str = "",
         cache_max: int = 0,
@@ -84,6 +88,8 @@ class Site:
         self.gpu = gpu  # auto, never or always: container/gpu.py
         self.idle = idle  # how many idle containers of a job stay for its next step
         self.registry = registry
+        self.python_base = python_base  # the image to which `bollard build` adds Python packages
+        self.conda_base = conda_base
         self.trust = trust  # which images may run; None for all
         self.prefix = prefix  # path of the installation in Slurm's configuration; "" if nothing was compiled
 
@@ -147,6 +153,8 @@ def parse(text: bytes) -> Site:
         cache_shared_max=int(last("cache.shared-max", "0")),
         idle=int(last("idle-containers", str(IDLE_CONTAINERS))),
         registry=last("registry", "0") == "1",
+        python_base=last("python-base", ""),
+        conda_base=last("conda-base", ""),
         trust=trust_rule.policy(given),
         gpu=last("gpu", "auto"),
     )
@@ -211,7 +219,7 @@ def refuse_overlays(here: Site, overlays: tuple[tuple[str, bool], ...]) -> None:
         try:
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:
-            continue
+            continue  # the node opens it again, with the same check
         try:
             refuse_overlay(here, fd, path)
         finally:

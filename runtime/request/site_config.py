@@ -39,6 +39,7 @@ class Key(NamedTuple):
     example: str
 
 
+IMAGE = "path from / on, or a URI"
 SWITCH, GPU, NUMBER, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES, TRUST = (
     "yes or no",
     "auto, always or never",
@@ -116,6 +117,20 @@ TABLE: tuple[Key, ...] = (
         "how much one layer of an image, or one archive, may unpack to where a user builds or fetches on this machine; "
         "without it, as much as finds room",
         "200G",
+    ),
+    Key(
+        "python-base",
+        IMAGE,
+        "",
+        "the image to which `bollard build` adds what requirements.txt or a Python script asks for; `--base` wins",
+        "/apps/images/python.sif",
+    ),
+    Key(
+        "conda-base",
+        IMAGE,
+        "",
+        "the same for environment.yml: an image with micromamba, mamba or conda",
+        "/apps/images/micromamba.sif",
     ),
     Key(
         "cache.shared",
@@ -280,7 +295,7 @@ def read(data: bytes) -> tuple[dict[str, Value], list[Mistake]]:
         items = tuple(item for item in found if not isinstance(item, Mistake))
         if known[name].kind == TRUST:
             values.update(trust_config.values([item for item in items if isinstance(item, tuple)]))
-        elif known[name].kind in (SWITCH, GPU, NUMBER, SIZE, DIRECTORY):
+        elif known[name].kind in (SWITCH, GPU, NUMBER, SIZE, DIRECTORY, IMAGE):
             values.update((name, item) for item in items)
         elif items:
             values[name] = tuple(str(item) for item in items)
@@ -325,6 +340,14 @@ def _number(name: str, node: Any) -> Iterator[str | Mistake]:
         yield str(int(text))
     else:
         yield Mistake(_line(node), f"{name}: {_kind(node)} is no {NUMBER}", f"write `{name}: {site.IDLE_CONTAINERS}`")
+
+
+def _image(name: str, node: Any) -> Iterator[str | Mistake]:
+    text = node.value if node.id == "scalar" else ""
+    if text.isprintable() and (text.startswith("/") or re.match("[a-z-]+:.", text)):
+        yield text
+    else:
+        yield Mistake(_line(node), f"{name}: {_kind(node)} is no {IMAGE}", f"write `{name}: /apps/images/IMAGE.sif`")
 
 
 def _directory(name: str, node: Any) -> Iterator[str | Mistake]:
@@ -407,6 +430,7 @@ _READERS: dict[str, Any] = {
     NUMBER: _number,
     SIZE: _size,
     DIRECTORY: _directory,
+    IMAGE: _image,
     DIRECTORIES: _directories,
     BINDS: _binds,
     VARIABLES: _variables,

@@ -35,6 +35,11 @@ idle-containers: 2
 images-allowed: [/apps, /data/images]
 images-forbidden: [/tmp]
 layer-max: 3G
+cache.shared: /apps/cache
+cache.shared-max: 2T
+cache.max: 1024
+python-base: /apps/python.sif
+conda-base: docker://micromamba:1
 environment:
   OMP_PROC_BIND: close
   SITE: "a b=c\\n%"
@@ -66,10 +71,12 @@ def test_every_key_arrives_on_the_node():
     assert [tuple(mount) for mount in here.mounts] == [("/scratch", "/scratch", False), ("/opt/site", "/site", True)]
     assert (here.home, here.cwd, here.writable, here.mpirun, here.registry) == (False, False, True, False, True)
     assert here.idle == 2
+    assert (here.cache_shared, here.cache_shared_max, here.cache_max) == ("/apps/cache", 2 << 40, 1024)
     assert here.spool == "/var/spool/slurmd.%n"
     assert (here.allowed, here.forbidden) == (("/apps", "/data/images"), ("/tmp",))
     assert here.environment == ((b"OMP_PROC_BIND", b"close"), (b"SITE", b"a b=c\n%"), (b"ONE", b"1"))
     assert here.layer_max == 3 << 30
+    assert (here.python_base, here.conda_base) == ("/apps/python.sif", "docker://micromamba:1")
     assert here.trust and (here.trust.mode, here.trust.rules[0].places) == ("observe", ("/apps",))
     assert f"\n{constants.SITE_NO_IMAGE_PROGRAMS}\n" in compiled_text(ALL).decode()
     assert here.prefix == "/usr/lib/bollard"
