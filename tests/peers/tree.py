@@ -23,7 +23,7 @@ ROOT = Path(os.environ.get("BOLLARD_PEERS", "/var/cache/bollard-peers"))
 SUITE = "sid"
 PACKAGES = (
     "apptainer", "bash", "busybox-static", "ca-certificates", "e2fsprogs", "fuse-overlayfs", "fuse2fs", "fuse3", "gcc",
-    "libc6-dev", "libslurm-dev", "mawk", "procps", "python3-cffi", "python3-dev", "skopeo",
+    "libc6-dev", "libslurm-dev", "mawk", "procps", "python3-cffi", "python3-dev", "python3-yaml", "skopeo",
     "squashfs-tools", "squashfuse",
 )  # fmt: skip
 USER, UID, GID, CHEM = "peer", 4242, 4242, 4343
