@@ -22,10 +22,11 @@ PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv py
 	e2fsprogs:/sbin/mkfs.ext3 groff-base:/usr/bin/groff openssl:/usr/bin/openssl \
 	gpg:/usr/bin/gpg gpgv:/usr/bin/gpgv gpg-agent:/usr/bin/gpg-agent gpgconf:/usr/bin/gpgconf
 BUILD_PACKAGES := debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot uidmap:/usr/bin/newuidmap \
-	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci strace:/usr/bin/strace rpm:/usr/bin/rpmbuild db-util:/usr/bin/db_load
-TOOLS := pytest spdx-tools hypothesis pexpect cffi ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
+	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci sks:/usr/sbin/sks strace:/usr/bin/strace rpm:/usr/bin/rpmbuild \
+	db-util:/usr/bin/db_load
+TOOLS := pytest spdx-tools hypothesis pexpect cffi cryptography ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
-.PHONY: $(RELEASES:%=release-%) help machine packages dev demo test unit build-test cluster-test releases-test fuzz fuzz-c sanitize peers stress bench lint format clean
+.PHONY: $(RELEASES:%=release-%) help machine packages dev demo test unit build-test cluster-test releases-test fuzz fuzz-c sanitize peers stress bench dist deb rpm packages-test lint format clean
 
 help:
 	@echo 'make demo          bring a Slurm cluster up on this machine and run MPI in a container on it'
@@ -40,6 +41,11 @@ help:
 	@echo 'make peers         bollard and Apptainer run the same lines, and are compared'
 	@echo 'make stress        thousands of steps, cancelled at any moment (half an hour); STRESS=--cancels=20 for less'
 	@echo 'make bench         what a container costs, as a table and as JSON'
+	@echo 'make dist          the source release, dist/bollard-VERSION.tar.gz'
+	@echo 'make deb           Debian packages for SUITES="$(SUITES)", in dist/SUITE; lintian checks them'
+	@echo 'make rpm           RPM packages for EL and SUSE, built by rpmbuild of Debian 12, in dist/rpm'
+	@echo 'make packages-test install, upgrade under running steps and purge the packages of SUITES; SUITES=bookworm'
+	@echo 'make docs          the documentation as a site, in build/site; links and anchors are checked'
 	@echo 'make lint          ruff, mypy, import-linter, codespell and ShellCheck'
 	@echo 'make format        let ruff format what it formats'
 	@echo 'make clean         remove what make made here; the cluster: slurm-test-cluster/cluster down --purge'
@@ -102,12 +108,32 @@ peers: dev
 	$(SYSTEM) tests/peers/tree.py
 	$(PEERS) || $(PEERS) $(AGAIN)
 
+# Packages, built in the trees of the test cluster.
+SUITES ?= bookworm bullseye trixie sid
+dist: packages
+	@$(SYSTEM) packaging/dist.py
+
+deb: PACKAGES += $(BUILD_PACKAGES)
+deb: packages
+	@packaging/packages deb $(SUITES)
+
+rpm: PACKAGES += $(BUILD_PACKAGES)
+rpm: packages
+	@packaging/packages rpm
+
+# On clusters of their own; what only reads the RPM packages is run once.
+packages-test: PACKAGES += $(BUILD_PACKAGES) iproute2:/usr/sbin/ip
+packages-test: dev
+	@status=0; for suite in $(SUITES); do \
+	    $(PYTHON) -m pytest -q -o cache_dir=.pytest_cache/packages --suite $$suite tests/packages/test_debian.py || status=$$?; \
+	done; $(PYTHON) -m pytest -q -o cache_dir=.pytest_cache/packages tests/packages/test_rpm.py || status=$$?; exit $$status
+
 # All even when one fails, and then a failure. First what needs no cluster, then the clusters, which mostly wait: two at
 # a time each, and each shows its output at its end.
 BESIDE := $(MAKE) --no-print-directory -k -j2 --output-sync=target
 test: machine
-	@status=0; $(BESIDE) unit build-test fuzz peers || status=$$?; \
-	$(BESIDE) cluster-test $(RELEASES:%=release-%) || status=$$?; exit $$status
+	@status=0; $(BESIDE) unit build-test fuzz peers docs || status=$$?; \
+	$(BESIDE) SUITES=$(SUITE) cluster-test $(RELEASES:%=release-%) packages-test || status=$$?; exit $$status
 
 fuzz: dev
 	$(PYTHON) tests/fuzz/run.py --seconds $(SECONDS)
@@ -125,13 +151,19 @@ sanitize: dev
 	BOLLARD_SANITIZE=undefined $(CLUSTER) up --suite $(SUITE) --plugin
 	BOLLARD_SANITIZE=undefined $(CLUSTER) plugin --suite $(SUITE)
 	status=0; $(PYTHON) -m pytest -q --suite $(SUITE) --installed tests/cluster/test_running.py \
-	    tests/cluster/test_container_options.py tests/hostile || status=$$?; $(CLUSTER) plugin --suite $(SUITE); exit $$status
+	    tests/cluster/test_container_options.py tests/hostile/test_spec.py tests/hostile/test_job_end.py || status=$$?; $(CLUSTER) plugin --suite $(SUITE); exit $$status
+
+# The documentation as a site, in build/site. Fails when a link or an anchor leads nowhere.
+docs: dev
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check mkdocs-material
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --quiet
+	@echo 'read build/site/index.html'
 
 bench: packages
 	$(SYSTEM) bench/run.py
 
 # Shell: what an editor's ShellCheck would say. SC2016 is left out: scripts for another shell stand between single quotes.
-SHELL_SCRIPTS := .ci/run tests/gpu/check.sh slurm-test-cluster/node-init.sh tests/demo.sh tests/peers/images/seen tests/peers/make-images
+SHELL_SCRIPTS := .ci/run $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm) tests/gpu/check.sh slurm-test-cluster/node-init.sh tests/demo.sh tests/peers/images/seen tests/peers/make-images
 # Tests of functions need not say their types, and use what a module imports.
 LOOSE := --allow-untyped-defs --allow-untyped-calls --allow-incomplete-defs --allow-any-generics --implicit-reexport \
 	--no-warn-return-any
@@ -147,11 +179,14 @@ lint: dev
 	cd tests/cluster && $(MYPY) .
 	cd tests/unit && MYPYPATH=.. $(MYPY) $(LOOSE) .
 	cd tests/peers && MYPYPATH=../../spank_plugin:.. $(MYPY) $(LOOSE) .
+	cd tests/gpu && MYPYPATH=../../spank_plugin $(MYPY) $(LOOSE) .
 	cd bench && MYPYPATH=../tests/peers $(MYPY) $(LOOSE) *.py
 	cd tests/fuzz && MYPYPATH=.. $(MYPY) .
 	cd tests/builds && MYPYPATH=.. $(MYPY) .
 	cd tests/stress && MYPYPATH=../cluster:.. $(MYPY) .
 	cd tests/hostile && MYPYPATH=../cluster:.. $(MYPY) .
+	cd tests/packages && MYPYPATH=../cluster:.. $(MYPY) .
+	cd packaging && MYPYPATH=../slurm-test-cluster $(MYPY) dist.py && MYPYPATH=../slurm-test-cluster $(MYPY) --scripts-are-modules packages
 
 format: dev
 	.venv/bin/ruff check --fix-only --quiet .
@@ -161,4 +196,4 @@ demo: packages
 	@tests/demo.sh
 
 clean:
-	rm -rf .venv .dev build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .dev build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

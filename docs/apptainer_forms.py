@@ -25,12 +25,7 @@ import forms  # noqa: E402
 from bollard.runtime.cli import commands, completion, main  # noqa: E402
 from bollard.runtime.request import command_line, command_options, options  # noqa: E402
 
-SAME, NOTHING, REFUSED, NOT_YET, UNKNOWN = "the same", "nothing to do", "refused", "not yet", "unknown"
-VERDICTS = (SAME, NOTHING, REFUSED, NOT_YET)
-# Commands that are still to come; a command that bollard has is judged by its tables.
-TO_COME = (
-    "sign", "verify", "key", "keyserver", "push", "registry", "remote", "search", "delete",
-)  # fmt: skip
+SAME, NOTHING, REFUSED, UNKNOWN = "the same", "nothing to do", "refused", "unknown"
 # What main.py handles before it looks at the table of commands.
 BUILT_IN = ("", "help", "version", *(f"completion {shell}" for shell in completion.SHELLS))
 # Why options.WITHOUT_EFFECT have none.
@@ -66,7 +61,7 @@ def of_command(name: str) -> Form:
         return Form(name, "", SAME)
     if name in commands.REFUSED:
         return Form(name, "", REFUSED, "; ".join(commands.REFUSED[name]))
-    return Form(name, "", NOT_YET if name.split(" ")[0] in TO_COME else UNKNOWN)
+    return Form(name, "", UNKNOWN)
 
 
 def of_global(letter: str, name: str) -> tuple[str, str]:
@@ -138,11 +133,10 @@ def page() -> str:
         "| | commands | options |",
         "|---|---|---|",
     ]
-    for verdict in (*VERDICTS, UNKNOWN):
+    for verdict in (SAME, NOTHING, REFUSED, UNKNOWN):
         of = [form for form in found if form.verdict == verdict]
-        if of or verdict == UNKNOWN:
-            count = len([form for form in of if form.option])
-            lines.append(f"| {verdict} | {len(of) - count} | {count} |")
+        count = len([form for form in of if form.option])
+        lines.append(f"| {verdict} | {len(of) - count} | {count} |")
     lines += ["", "## Commands", "", "| command | | why, and what to do instead |", "|---|---|---|"]
     for form in found:
         if not form.option and form.command and not (form.verdict != SAME and " " in form.command and same_group(form)):

@@ -10,6 +10,8 @@ says who sends what. This module imports nothing, so that a build script can run
 # container first and to send its output.
 WIRE_LIFELINE, WIRE_QUESTION, WIRE_TASK = b"L", b"Q", b"T"
 WIRE_DONE = b"D"
+# To root: the container is made anew, and this connection is for its keeper.
+WIRE_ANEW = b"A"
 WIRE_OK, WIRE_ERROR, WIRE_SCRIPT = b"+", b"-", b"S"
 
 # From the keeper to slurmstepds, on their lifelines, where no task could be told: the file server has ended, and by the
@@ -97,6 +99,8 @@ GATE = "/proc/self/fd/943"
 RECORDS = "/var/log/bollard"
 # A word that root adds to the plugin's arguments for the keeper: the descriptor number of the record follows it.
 RECORD_FD_WORD = "record-fd="
+# Another such word: the descriptor number of the connection to the witness follows it (spank_plugin/witness.c).
+WITNESS_FD_WORD = "witness-fd="
 
 # The directory of the jobs on this node; it belongs to root. JOB_FOLDERS/JOB/HASH is the socket of a keeper.
 JOB_FOLDERS = "/run/bollard-jobs"
@@ -109,3 +113,6 @@ BATCH_STEP = 0xFFFFFFFB
 SITE_LIMITS_IMAGES = "images-"
 # The line of site.conf by which a site leaves an image that is srun's program to the kernel.
 SITE_NO_IMAGE_PROGRAMS = "image-programs=0"
+# The line of site.conf that begins a policy of images, and the one that is there if a rule asks for owners.
+SITE_TRUST = "trust="
+SITE_TRUST_OWNERS = "trust-owners=1"

@@ -3,14 +3,18 @@
 
 import os
 
-# PREFIX/python/bollard/runtime/installed.py
-PREFIX = os.path.abspath(__file__).rsplit("/", 4)[0]
+_PACKAGE = os.path.abspath(__file__).rsplit("/", 2)[0]
+# pip installs the programs into the package. Else this file is PREFIX/python/bollard/runtime/installed.py.
+BY_PIP = os.path.exists(f"{_PACKAGE}/programs")
+PREFIX = f"{_PACKAGE}/programs" if BY_PIP else _PACKAGE.rsplit("/", 2)[0]
 LAUNCHER = f"{PREFIX}/bollard-enter"
 # The mount point of the session tmpfs. Each keeper mounts its own there, in its own mount namespace.
 SESSION = f"{PREFIX}/session"
 # A copy of the FUSE server of squashfs images: built with libfuse 3, or with libfuse 2.
 SERVER = f"{PREFIX}/squashfuse"
 SERVER_2 = f"{PREFIX}/squashfuse2"
+# The error where neither is there.
+NO_SERVER = (f"{SERVER} is missing on this node", "the site's administrator should install bollard again")
 # A copy of the program squashfuse, if SERVER is another program. It can show every file as the user's.
 SERVER_OWNER = f"{PREFIX}/squashfuse-owner"
 # An empty file. It is there if SERVER can show every file as the user's; then all files are shown so.
@@ -24,6 +28,8 @@ EXT_OFFSET_IN_NAME = f"{PREFIX}/fuse2fs-offset-in-name"
 OVERLAY = f"{PREFIX}/fuse-overlayfs"
 # For --container-save: a copy of mksquashfs, if the machine has it, and the program in the place of its shell.
 MKSQUASHFS = f"{PREFIX}/mksquashfs"
+# For a site's policy of images: a copy of gpgv, if the machine has it.
+GPGV = f"{PREFIX}/gpgv"
 CAT = f"{PREFIX}/bollard-cat"
 
 # Names by which callers of Apptainer start the command `bollard` (cli/names.py). The last one is the program in the

@@ -51,6 +51,10 @@ urandom 1 9
 tty 5 0
 fuse 10 229
 DEVICES
+if test -e etc/slurm/gres.conf; then
+    mknod -m 666 dev/nvidiactl c 195 255
+    for number in 0 1; do mknod -m 666 "dev/nvidia$number" c 195 "$number"; done
+fi
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 ln -s /proc/self/fd/0 dev/stdin

@@ -52,7 +52,7 @@ BatchStartTimeout=15
 # More CPUs are declared than the machine has: slurmd must believe this file and not the hardware. It also
 # starts with HWLOC_SYNTHETIC, which describes the same CPUs to task/affinity.
 SlurmdParameters={parameters}
-NodeName=DEFAULT CPUs={cpus} Sockets=1 CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory={memory}
+NodeName=DEFAULT CPUs={cpus} Sockets=1 CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory={memory}{cards}
 NodeName=n[1-{nodes}] State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=1:00:00 State=UP OverSubscribe=YES
 """
@@ -75,7 +75,7 @@ CGROUP = """\
 ConstrainCores=no
 ConstrainRAMSpace={constrain}
 ConstrainSwapSpace=no
-ConstrainDevices={constrain}
+ConstrainDevices={devices}
 """
 
 # Each job gets only a part of the memory, so that its limit can be tested.
@@ -99,9 +99,14 @@ class Choice(NamedTuple):
     text: str = ""  # the content of this file
 
 
+# Two cards in each node: node-init.sh makes device files of these names, without a driver in the kernel behind them.
+CARDS = " Gres=gpu:2"
+GRES = "Name=gpu File=/dev/nvidia[0-1]\n"
+
 PRIVATE = "AutoBasePath=true\nBasePath=/var/spool/job-tmp\n"
 CHOICES = {
     "constrain": Choice((20, 11)),
+    "gpus": Choice((20, 11), lines="GresTypes=gpu\n", file="gres.conf", text=GRES),
     "no-contain": Choice((20, 11)),
     "cgroup-v2": Choice((22, 5)),
     "contain_spank": Choice((24, 5)),
@@ -170,6 +175,7 @@ def write(cluster: Cluster, nodes: int, site: list[str], more: str = "") -> None
             memory=MEMORY,
             parameters=",".join(parameters),
             tracking=WITH_CGROUP if tracked else WITHOUT_CGROUP,
+            cards=CARDS if "gpus" in site else "",
             select="CR_Core_Memory" if "constrain" in site else "CR_Core",
         )
         + more
@@ -178,7 +184,8 @@ def write(cluster: Cluster, nodes: int, site: list[str], more: str = "") -> None
     if "cgroup-v2" in site:  # no node has systemd, which would make slurmstepd's scope
         plugin = "CgroupPlugin=cgroup/v2\nIgnoreSystemd=yes\n"
     constrain = "yes" if "constrain" in site else "no"
-    slurm.joinpath("cgroup.conf").write_text(CGROUP.format(plugin=plugin, constrain=constrain))
+    devices = "yes" if "gpus" in site else constrain
+    slurm.joinpath("cgroup.conf").write_text(CGROUP.format(plugin=plugin, constrain=constrain, devices=devices))
     slurm.joinpath("plugstack.conf").write_text("include /etc/slurm/plugstack.conf.d/*.conf\n")
     script(slurm / "task_prolog.sh", TASK_PROLOG)
     hosts = ["127.0.0.1 localhost", *(f"{address(cluster.suite, node)} {node}" for node in node_names(nodes))]

@@ -18,5 +18,8 @@ bollard-enter     static launcher before every task
 | wire.c | sockets and frames, in slurmstepd and in the launcher |
 | python.c, start.c, callbacks.py | calls from C to Python |
 | build.py, install.py, plugstack.py | compile all of it, install it, name it in plugstack.conf |
-| check.py, plugstack_fault.py, probes.py | check whether containers work on a node |
+| removal.py | go back to the tree before, and uninstall |
+| packaged.py, version.py | what a package's scripts call; the version |
+| check.py, finding.py, plugstack_fault.py, probes.py | check whether containers work on a node |
+| cluster_check.py | the same on many nodes |
 """

@@ -14,6 +14,7 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. It makes these f
     squashfuse-owner-is-known  empty; made when the first server can show files as the user's
     fuse2fs, fuse-overlayfs    copies of the servers of layers; fuse2fs2 when it is built with libfuse 2
     fuse2fs-offset-in-name     empty; made when fuse2fs has no option offset= (before 1.47)
+    gpgv               a copy for a site's policy of images, which users cannot read
     mksquashfs         a copy for --container-save, which users cannot read
     check.sqfs         an image for `bollard site check`; made when squashfs-tools are installed
     python/bollard/    the Python packages, compiled, and the C sources, so that they can be built again
@@ -49,7 +50,7 @@ if not __package__:  # a checkout, where a package has the name of its directory
 from bollard.runtime import constants  # noqa: E402
 from bollard.runtime.errors import BollardError  # noqa: E402
 from bollard.runtime.request import options  # noqa: E402
-from bollard.spank_plugin import build_inside  # noqa: E402
+from bollard.spank_plugin import build_inside, version  # noqa: E402
 from bollard.spank_plugin.build_inside import c_string  # noqa: E402
 
 # The C files from which each output is compiled.
@@ -59,8 +60,8 @@ SOURCES = {
         *("components", "multiprog", "header", "stepd", "keeper", "argv", "refusal", "account", "job_record"),
         *("privilege", "wire", "python", "job_cgroup", "job_folder", "job_place", "job_end"),
     ),
-    "bollard-keeper": ("keeper_start", "python", "refusal", "wire"),
-    "bollard-enter": ("enter", "entry", "script", "become", "supervise", "ranks", "program", "wire"),
+    "bollard-keeper": ("keeper_start", "witness", "python", "refusal", "wire"),
+    "bollard-enter": ("enter", "entry", "script", "become", "scratch", "supervise", "ranks", "program", "wire"),
     "bollard-cat": ("cat",),
     "bollard-inside": ("inside", "mpirun", "placement", "program"),
     "paths.so": ("paths",),
@@ -76,9 +77,9 @@ HARDENING = [
     *("-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"),
     "-Wl,-z,relro,-z,now,-z,noexecstack",
 ]
-# For $BOLLARD_SANITIZE, in the place of HARDENING (`make sanitize`). "undefined": undefined behaviour ends the process by
-# a signal, which works in a static program too. "address": AddressSanitizer too; programs are dynamic then, and whoever
-# opens a library needs libasan in LD_PRELOAD.
+# For $BOLLARD_SANITIZE, in the place of HARDENING (`make sanitize`). "undefined": undefined behaviour ends the process
+# by a signal, which works in a static program too. "address": AddressSanitizer too. Programs are dynamic then, and a
+# process that opens such a library needs libasan in LD_PRELOAD.
 UNDEFINED = ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-fno-omit-frame-pointer"]
 SANITIZERS = {"": HARDENING, "undefined": UNDEFINED, "address": ["-fsanitize=address", *UNDEFINED]}
 # For C files that cffi writes. CHECKED (linux_build.py) turns these on again for our C in them.
@@ -86,7 +87,7 @@ GENERATED = ["-Wno-conversion", "-Wno-shadow", "-Wno-unused-parameter"]
 
 # extern "Python": start.c calls these, callbacks.py defines them.
 CALLBACKS = """
-extern "Python" void keep(char *spec, char *site, char *program, int listener, int job, long long forked,
+extern "Python" void keep(char *spec, char *site, char *program, int listener, int job, int before, long long forked,
                           long long dropped, char *why, int size, int *verdict);
 extern "Python" void check(char *spec, int out, char *why, int size, int *verdict);
 """
@@ -178,7 +179,7 @@ def sanitizers() -> list[str]:
     """Return HARDENING, or what $BOLLARD_SANITIZE asks for instead."""
     asked = os.environ.get("BOLLARD_SANITIZE", "")
     if asked not in SANITIZERS:
-        raise BollardError(f"BOLLARD_SANITIZE={asked}: no such build", f"one of {', '.join(SANITIZERS)[2:]}, or unset it")
+        raise BollardError(f"BOLLARD_SANITIZE={asked}: no such build", "set it to undefined or address, or unset it")
     return SANITIZERS[asked]
 
 
@@ -205,8 +206,8 @@ def slurm_version() -> str:
     return ""
 
 
-def require() -> None:
-    """Check that everything needed to build is installed.
+def require(copies: bool = True) -> None:
+    """Check that everything needed to build is installed; `copies`: also what `copy_server` copies.
 
     Raises:
         BollardError: something is missing; the message names all of it, and the packages to install.
@@ -219,7 +220,7 @@ def require() -> None:
         (python_header().exists(), str(python_header()), "python3-dev", "python3-devel"),
         (python_library(), f"lib{python_name()}.so", "python3-dev", "python3-devel"),
         (_has_cffi(), "the Python module cffi", "python3-cffi", "python3-cffi"),
-        (server(), "squashfuse", "squashfuse", "squashfuse"),
+        (server() or not copies, "squashfuse", "squashfuse", "squashfuse"),
         (_links_statically(), "the C library for static programs", "libc6-dev", "glibc-static"),
     ):
         if not there:
@@ -407,24 +408,21 @@ def build_syscalls(folder: Path, work: Path) -> None:
 
 
 def copy_python(out: Path) -> None:
-    """Copy the packages, their C sources and cffi's extension module to `out`/python, which is on sys.path."""
-    import _cffi_backend
-
+    """Copy the packages and their C sources to `out`/python, which is on sys.path."""
     packages = out / "python/bollard"
     packages.mkdir(parents=True)
-    root = TOP / "runtime/_root/__init__.py"
-    shutil.copy(root if root.exists() else TOP / "__init__.py", packages)
+    root = TOP / "runtime/_root"
+    root = root if root.exists() else TOP
+    (packages / "__init__.py").write_text(
+        version.stamped((root / "__init__.py").read_text(), version.version(TOP))
+    )
+    shutil.copy(root / "py.typed", packages)
     for name in PACKAGES:
         for source in sorted((TOP / name).rglob("*")):
             if source.suffix in (".py", ".c", ".h", ".map") and "_root" not in source.parts:
                 target = packages / source.relative_to(TOP)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, target)
-    shutil.copy(_cffi_backend.__file__, out / "python")
-    with contextlib.suppress(ImportError):  # for CDI specs in YAML, and for nothing else in a keeper
-        import yaml
-
-        shutil.copytree(Path(yaml.__file__).parent, out / "python/yaml", ignore=_no_source)
 
 
 def _no_source(folder: str, names: list[str]) -> list[str]:
@@ -433,7 +431,7 @@ def _no_source(folder: str, names: list[str]) -> list[str]:
 
 
 def copy_server(out: Path) -> None:
-    """Copy the FUSE servers and mksquashfs to `out`.
+    """Copy the FUSE servers, mksquashfs and gpgv to `out`.
 
     Only root can read the installed copies. The kernel lets users trace only programs that they can read, so no user
     can put code into such a process (ptrace(2), PR_SET_DUMPABLE in prctl(2)).
@@ -457,6 +455,9 @@ def copy_server(out: Path) -> None:
     packer = shutil.which("mksquashfs")
     if packer:
         shutil.copy(packer, out / "mksquashfs")
+    verifier = shutil.which("gpgv")
+    if verifier:
+        shutil.copy(verifier, out / "gpgv")
 
 
 def make_check_image(out: Path, work: Path) -> None:
@@ -485,17 +486,40 @@ def make(out: Path, work: Path, prefix: str, slurm_conf: str = "/etc/slurm") -> 
         BollardError: something needed to build is missing, or the compiler failed.
     """
     require()
+    make_command(out, work)
+    make_plugin(out, work, prefix, slurm_conf)
+    complete(out, prefix)
+
+
+def make_command(out: Path, work: Path) -> None:
+    """Make in `out` what needs no Slurm: the command's Python, the launcher, the image of `site check`."""
     (out / "session").mkdir()
     (out / "session/README").write_text("A keeper covers this directory, in its own mount namespace alone.\n")
     copy_python(out)
-    build_shim(out, work, prefix)
-    build_keeper(out)
     build_launcher(out)
-    build_tools(out, work, prefix, slurm_conf)
-    copy_server(out)
-    build_runtime(out, work, prefix)
     build_syscalls(out / "python/bollard/runtime/system", work)
     make_check_image(out, work)
+
+
+def make_plugin(out: Path, work: Path, prefix: str, slurm_conf: str) -> None:
+    """Make in `out` what is for this machine's Slurm; parameters as in `make`."""
+    (out / "python/bollard/runtime").mkdir(parents=True, exist_ok=True)
+    build_shim(out, work, prefix)
+    build_keeper(out)
+    build_tools(out, work, prefix, slurm_conf)
+    build_runtime(out, work, prefix)
+
+
+def complete(out: Path, prefix: str) -> None:
+    """Add to `out` the copies of this machine's own files, and compile the Python packages."""
+    import _cffi_backend
+
+    copy_server(out)
+    shutil.copy(_cffi_backend.__file__, out / "python")
+    with contextlib.suppress(ImportError):  # for CDI specs in YAML, and for nothing else in a keeper
+        import yaml
+
+        shutil.copytree(Path(yaml.__file__).parent, out / "python/yaml", ignore=_no_source)
     compileall.compile_dir(
         str(out / "python"),
         quiet=1,

@@ -17,38 +17,28 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from bollard.mpi.errors import WireupError
 from bollard.mpi.library import open_library
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import options, site, site_config
 from bollard.runtime.system import owners
-from bollard.spank_plugin import build, install, plugstack, plugstack_fault, probes
+from bollard.spank_plugin import build, gpu_check, install, plugstack, plugstack_fault, policy_check, probes
+from bollard.spank_plugin.finding import FAILURE, OK, WARNING, Finding
 from bollard.spank_plugin.install import Where
-
-OK, WARNING, FAILURE = "ok", "warning", "failure"
 
 # The first release with mount_setattr(2).
 KERNEL = (5, 12)
 _SECONDS = 30
 HERE = Where()
 _AGAIN = plugstack_fault.AGAIN
+RESTRICTION = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 _NAMESPACES = (
     "user.max_user_namespaces",
     "user.max_mnt_namespaces",
     "kernel.unprivileged_userns_clone",
     "kernel.apparmor_restrict_unprivileged_userns",
 )
-
-
-class Finding(NamedTuple):
-    """The result of one check; `fix` is a command, or an instruction, when the state is not ok."""
-
-    check: str
-    state: str
-    text: str
-    fix: str = ""
 
 
 Found = Iterator[Finding]
@@ -66,12 +56,6 @@ def findings(where: Where) -> Found:
         except (BollardError, OSError, subprocess.SubprocessError, ValueError) as error:
             text = " ".join(str(error).split())
             yield Finding(check.__name__.strip("_").replace("_", " "), FAILURE, f"cannot be checked: {text}", _AGAIN)
-
-
-def status(found: list[Finding]) -> str:
-    """The worst state of all findings."""
-    states = {finding.state for finding in found}
-    return next((state for state in (FAILURE, WARNING) if state in states), OK)
 
 
 def _said(*command: str, where: Where = HERE, seconds: float = _SECONDS) -> tuple[int, str]:
@@ -106,7 +90,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 def _kernel(where: Where) -> Found:
     release = os.uname().release
     if _numbers(release)[:2] < KERNEL:
-        yield Finding("kernel", FAILURE, f"Linux {release}", f"run Linux {KERNEL[0]}.{KERNEL[1]} or later")
+        have = "EL 9, SUSE 15 SP4, Debian 12 and Ubuntu 22.04 have one"
+        yield Finding("kernel", FAILURE, f"Linux {release}", f"run Linux {KERNEL[0]}.{KERNEL[1]} or later: {have}")
     else:
         yield Finding("kernel", OK, f"Linux {release}")
 
@@ -135,7 +120,43 @@ def _user_namespaces(where: Where) -> Found:
     )
 
 
+def _apparmor(where: Where) -> Found:
+    try:
+        restricted = Path(RESTRICTION).read_text().strip() != "0"
+    except OSError:
+        return  # this kernel does not restrict
+    # Ubuntu lets everybody make the namespace, and takes all rights in it.
+    finding = apparmor(restricted, probes.attempt(probes.mount_calls)[0])
+    if finding:
+        yield finding
+
+
+def apparmor(restricted: bool, worked: bool) -> Finding:
+    """The finding on AppArmor.
+
+    restricted: whether kernel.apparmor_restrict_unprivileged_userns is set.
+    worked: whether a mount in a user namespace was possible: a profile allows it then.
+    """
+    if not restricted:
+        return Finding("AppArmor", OK, "does not restrict user namespaces")
+    if worked:
+        return Finding("AppArmor", OK, "restricts user namespaces, and a profile allows them here")
+    text = "kernel.apparmor_restrict_unprivileged_userns=1: a user's namespace has no rights"
+    fix = "install contrib/apparmor/bollard as /etc/apparmor.d/bollard, and run apparmor_parser -r on it"
+    return Finding("AppArmor", FAILURE, text, fix)
+
+
+def _selinux(where: Where) -> Found:
+    try:
+        enforcing = Path("/sys/fs/selinux/enforce").read_text().strip() == "1"
+    except OSError:
+        return  # no SELinux
+    yield Finding("SELinux", OK, "enforcing" if enforcing else "permissive")
+
+
 def _mounts(where: Where) -> Found:
+    if _numbers(os.uname().release)[:2] < KERNEL:
+        return  # one line tells that the kernel is too old
     yield from _attempt("mounts", probes.mount_calls, f"run Linux {KERNEL[0]}.{KERNEL[1]} or later, and see above")
     yield from _attempt("FUSE", probes.fuse, "modprobe fuse; chmod 666 /dev/fuse")
     yield from _attempt("overlay", probes.overlay, "modprobe overlay; run Linux 5.11 or later")
@@ -284,6 +305,21 @@ def _settings(where: Where) -> Found:
         yield Finding("bollard.yaml", OK, f"{where.config} is compiled: {', '.join(settings.values) or 'nothing set'}")
     else:
         yield Finding("bollard.yaml", OK, f"no {where.config}: the defaults hold")
+
+
+def _gpus(where: Where) -> Found:
+    for failure, text, fix in gpu_check.findings(where.prefix):
+        yield Finding("GPUs", FAILURE if failure else OK, text, fix)
+
+
+def _policy(where: Where) -> Found:
+    failed = False
+    for failure, text, fix in policy_check.faults(where.prefix):
+        failed = True
+        yield Finding("policy of images", FAILURE if failure else WARNING, text, fix)
+    rules = site.load(where.prefix).trust
+    if rules and not failed:
+        yield Finding("policy of images", OK, f"{rules.mode}: {len(rules.rules)} rules")
 
 
 # Slurm.
@@ -454,6 +490,8 @@ OF_INSTALLATION: tuple[Callable[[Where], Found], ...] = (
     _modules,
     _programs,
     _settings,
+    _policy,
+    _gpus,
     _slurm,
     _plugstack,
     _plugin,
@@ -462,6 +500,8 @@ OF_INSTALLATION: tuple[Callable[[Where], Found], ...] = (
 CHECKS: tuple[Callable[[Where], Found], ...] = (
     _kernel,
     _user_namespaces,
+    _apparmor,
+    _selinux,
     _mounts,
     _c_library,
     _cgroups,
@@ -471,13 +511,3 @@ CHECKS: tuple[Callable[[Where], Found], ...] = (
     _munge,
     _container,
 )
-
-
-def as_json(found: list[Finding], version: str) -> dict[str, Any]:
-    """The findings as the object that `bollard site check --json` prints; `version` is bollard's."""
-    return {
-        "node": os.uname().nodename,
-        "bollard": version,
-        "status": status(found),
-        "checks": [finding._asdict() for finding in found],
-    }

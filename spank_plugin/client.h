@@ -40,10 +40,6 @@ char *make_spec(const char *container, const char *cwd, int multi_prog);
 /* spec.c: returns 1 when two specs differ at most in --container-verbose, or when both are NULL; else 0. */
 int same_container(const char *a, const char *b);
 
-/* spec.c: returns 1 when the site's settings (site.py) hold the text `line`, or cannot be read; 0 when not, or without
- * settings. */
-int site_says(const char *line);
-
 /* image_program.c: returns the path of the image when the program on srun's command line is one, as in
  * `srun ./img.sif`; NULL when it is not, and when the site leaves such programs to the kernel. A relative path begins at
  * `cwd`, the directory of the tasks. The caller frees the string. */

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Install a built plugin, exchange it while jobs run, and uninstall it.
+"""Install a built plugin, and exchange it while jobs run. removal.py goes back, and uninstalls.
 
     PREFIX ──► PREFIX-1a2b3c4d/   the tree in use, with manifest.json and site.conf in it
-               PREFIX-5e6f7a8b/   the tree before, for processes that started during the exchange
+               PREFIX-5e6f7a8b/   the tree before: for processes that started during the exchange, and for a rollback
 
 PREFIX is a link, so an exchange is one rename(2). A process that has resolved PREFIX before keeps using the old tree.
-With a destdir, PREFIX is a plain directory: a package manager replaces its files itself.
+With a destdir, PREFIX is a plain directory, for an archive that is unpacked on the nodes. packaged.py makes
+the trees of this project's packages.
 
 The manifest lists the files that were made outside the tree, and the versions with which the tree was built.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -24,11 +24,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import bollard
 from bollard.runtime import constants, installed
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site, site_config
 from bollard.runtime.system import owners
-from bollard.spank_plugin import build, build_inside, plugstack
+from bollard.spank_plugin import build, build_inside, plugstack, version
 
 MANIFEST = "manifest.json"
 # The directory of slurmd's copies of the controller's files (configless Slurm: slurm.conf(5), SlurmctldParameters).
@@ -39,7 +40,7 @@ MODES = {
     "bollard-enter": 0o755, build_inside.PROGRAM: 0o755,
     # Users cannot read these programs, so the kernel does not let them trace these processes (ptrace(2)).
     "bollard-keeper": 0o711, "squashfuse": 0o711, "squashfuse2": 0o711, "squashfuse-owner": 0o711, "fuse2fs": 0o711,
-    "fuse2fs2": 0o711, "fuse-overlayfs": 0o711, "mksquashfs": 0o711, "bollard-cat": 0o711,
+    "fuse2fs2": 0o711, "fuse-overlayfs": 0o711, "mksquashfs": 0o711, "gpgv": 0o711, "bollard-cat": 0o711,
     **dict.fromkeys(installed.OTHER_NAMES, 0o755),
 }  # fmt: skip
 
@@ -51,6 +52,8 @@ d {constants.JOB_FOLDERS} 0755 root root -
 """
 
 Say = Callable[[str], None]
+Text = tuple[str, str, int]  # a file: path, content, mode
+ARCHIVE = "archive"
 
 
 class Where(NamedTuple):
@@ -163,33 +166,60 @@ def install(where: Where, say: Say) -> None:
             "use --slurm-conf with another directory, and name the plugin in the controller's plugstack.conf",
         )
     if not where.destdir:
-        _require_root("install")
-        _refuse(owners.faults(_existing([*_outside(where), *_interpreter()])))
+        require_root("install")
+        refuse(faults_before(where))
     with tempfile.TemporaryDirectory(prefix="bollard-build-") as scratch:
         work, out = Path(scratch, "work"), Path(scratch, "out")
         work.mkdir()
         out.mkdir()
         build.make(out, work, where.prefix, where.slurm_conf)
         (out / site.NAME).write_bytes(site_config.compiled(settings, where.prefix))
-        for name in installed.OTHER_NAMES if where.names or where.destdir else ():
-            (out / "names").mkdir(exist_ok=True)
-            (out / "names" / name).write_text(command_text(where.prefix))
-        manifest = _described(out)
-        manifest["where"] = {
-            "slurm_conf": where.slurm_conf, "bin": where.bin, "config": where.config, "names": where.names,
-        }  # fmt: skip
+        make_names(where, out)
+        built = {"slurm": build.slurm_version(), "library": build.python_name()}
+        manifest = described(where, out, built)
         if where.destdir:
             _pack(where, out, manifest, say)
         else:
-            _put(where, out, manifest, say)
+            texts = _texts(where, _is_free(where.image_launcher, _files(where.prefix)))
+            put(where, out, manifest, texts, say)
+            if settings.digest:
+                say(f"compiled {where.config}")
+            if where.image_launcher not in [path for path, _, _ in texts]:
+                does = "it starts an image that is called as a program"
+                say(f"left {where.image_launcher}, which is not bollard's: {does}")
+            if where.names:
+                say(f"for programs that call apptainer or singularity: PATH={where.prefix}/names:$PATH")
             made = read_manifest(where.prefix)
-            _refuse(owners.faults([*owners.tree(os.path.realpath(where.prefix)), *made["files"], *_outside(where)]))
+            refuse(owners.faults([*owners.tree(os.path.realpath(where.prefix)), *made["files"], *_outside(where)]))
+            say("no daemon need be restarted: the next step uses it; `bollard site check` tells whether all is well")
 
 
-def _require_root(verb: str) -> None:
+def make_names(where: Where, out: Path) -> None:
+    """Make `out`/names, the names of Apptainer, if they were asked for or the tree is for other machines."""
+    for name in installed.OTHER_NAMES if where.names or where.destdir else ():
+        (out / "names").mkdir(exist_ok=True)
+        (out / "names" / name).write_text(command_text(where.prefix))
+
+
+def _files(prefix: str) -> dict[str, str]:
+    """The files outside the prefix that an installation has written, with their digests; empty for none."""
+    try:
+        known: dict[str, str] = read_manifest(prefix)["files"]
+    except BollardError:
+        return {}
+    return known
+
+
+def require_root(verb: str) -> None:
+    """Raise BollardError if this process is not root's; `verb` is the command, for the message."""
     if os.geteuid() != 0:
         hint = "use sudo" + (", or --destdir DIR to make a package" if verb == "install" else "")
         raise BollardError(f"site {verb} needs root", hint)
+
+
+def faults_before(where: Where) -> list[owners.Fault]:
+    """Paths that others can change, among those through which root would find the installation `where`."""
+    return owners.faults(_existing([*_outside(where), *_interpreter()]))
 
 
 def _interpreter() -> list[str]:
@@ -218,27 +248,36 @@ def _existing(paths: Iterable[str]) -> list[str]:
     return found
 
 
-def _refuse(faults: list[owners.Fault]) -> None:
+def refuse(faults: list[owners.Fault]) -> None:
+    """Raise BollardError if there are `faults`."""
     if faults:
         more = f" (and {len(faults) - 1} more: see `bollard site check`)" if len(faults) > 1 else ""
         raise BollardError(f"root would run files that others can change: {faults[0].text}{more}", faults[0].fix)
 
 
-def _described(out: Path) -> dict[str, Any]:
-    """The manifest of the built tree `out`, before it is installed."""
+def described(where: Where, out: Path, built: dict[str, str]) -> dict[str, Any]:
+    """The manifest of the tree `out`, before it is installed.
+
+    where: the paths of the installation.
+    out: the tree, complete.
+    built: "slurm", the release for which the plugin is built, and "library", the name of Python's library.
+    """
     server = build.server() or ""
     return {
-        "slurm": build.slurm_version(),
+        "bollard": bollard.__version__ if not os.path.exists(build.TOP / ".git") else version.version(build.TOP),
+        **built,
         "python": ".".join(map(str, sys.version_info[:3])),
-        "library": build.python_name(),
         "squashfuse": [server, digest(server)],
         "digests": {str(path.relative_to(out)): digest(str(path)) for path in sorted(out.rglob("*")) if path.is_file()},
-        "package": False,
+        "package": "",  # the package that made it; "archive" for a destdir
         "trees": [],
         "files": {},  # path: digest of the text that was written
         "directories": [],
         "include": "",  # the plugstack.conf to which an include line was added
-    }
+        "where": {
+            "slurm_conf": where.slurm_conf, "bin": where.bin, "config": where.config, "names": where.names,
+        },
+    }  # fmt: skip
 
 
 def digest(path: str) -> str:
@@ -277,17 +316,18 @@ def _pack(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
     target = where.at(where.prefix)
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _copy_tree(out, target, {**manifest, "package": True})
+    files = {path: hashlib.sha256(text.encode()).hexdigest() for path, text, _ in _texts(where)}
+    _copy_tree(out, target, {**manifest, "package": ARCHIVE, "files": files})
     for path, text, mode in _texts(where):
         where.at(path).parent.mkdir(parents=True, exist_ok=True)
-        _write(where.at(path), text, mode)
+        write(where.at(path), text, mode)
     say(f"made {target}, {where.at(where.command)} and {where.at(where.line_file)}")
     say(f"plugstack.conf of the nodes must have: include {where.include}")
     say(f"to make images programs, let update-alternatives link {where.image_launcher} to {where.prefix}/names/")
 
 
-def _texts(where: Where, launcher: bool = False) -> list[tuple[str, str, int]]:
-    """(path, text, mode) of each file outside the prefix. Slurm's configuration is last: it names the others.
+def _texts(where: Where, launcher: bool = False) -> list[Text]:
+    """Each file outside the prefix. Slurm's configuration is last: it names the others.
 
     `launcher` includes the program that makes images programs.
     """
@@ -299,7 +339,7 @@ def _texts(where: Where, launcher: bool = False) -> list[tuple[str, str, int]]:
     ]
 
 
-def _write(path: Path, text: str | bytes, mode: int) -> None:
+def write(path: Path, text: str | bytes, mode: int) -> None:
     """Write a file atomically: a new file with `mode`, then rename(2)."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     data = text.encode() if isinstance(text, str) else text
@@ -312,16 +352,22 @@ def _write(path: Path, text: str | bytes, mode: int) -> None:
     fresh.rename(path)
 
 
-def _put(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
-    """Copy the new tree beside the old one, change the prefix to it, and write the files outside."""
+def put(where: Where, out: Path, manifest: dict[str, Any], texts: list[Text], say: Say) -> None:
+    """Copy the new tree beside the old one, change the prefix to it, and write the files outside.
+
+    where: the paths of the installation.
+    out: the new tree.
+    manifest: its manifest; gets what is known only now.
+    texts: the files outside the prefix.
+    say: prints a line.
+    """
     try:
         before = read_manifest(where.prefix)
     except BollardError:
         before = {"trees": [], "files": {}, "directories": [], "include": ""}
     prefix = Path(where.prefix)
-    texts = _texts(where, _is_free(where.image_launcher, before["files"]))
     directories = list(before["directories"])
-    for path in (where.prefix, where.command, where.pruning, where.line_file):
+    for path in (where.prefix, *(path for path, _, _ in texts)):
         directories += _make_directories(os.path.dirname(path))
     tree = f"{prefix}-{secrets.token_hex(4)}"
     old = os.path.realpath(prefix) if prefix.is_symlink() else ""
@@ -333,8 +379,10 @@ def _put(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
         include=before["include"],
     )
     stack = plugstack_file(where.slurm_conf)
-    text = _text_of(stack)
-    if not plugstack.includes_file(text, stack, where.line_file):
+    text = text_of(stack)
+    if manifest["package"]:
+        pass  # plugstack.conf belongs to Slurm's package, and Debian's has the include line
+    elif not plugstack.includes_file(text, stack, where.line_file):
         manifest["include"] = stack
         if not os.path.lexists(stack):
             manifest["files"][stack] = hashlib.sha256(plugstack.with_include(text, where.include).encode()).hexdigest()
@@ -345,29 +393,40 @@ def _put(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
     for leftover in before["trees"]:
         if leftover not in manifest["trees"]:
             shutil.rmtree(leftover, ignore_errors=True)
-    say(f"{'exchanged' if old or aside else 'installed'} {prefix}: it is {tree}")
-    if where.image_launcher not in manifest["files"]:
-        say(f"left {where.image_launcher}, which is not bollard's: it starts an image that is called as a program")
+    was = f" (was {before['bollard']})" if before.get("bollard") else ""
+    built = f"Slurm {manifest['slurm']}" if manifest["slurm"] else "no Slurm"
+    release = f"bollard {manifest['bollard']}{was}, for {built} and Python {manifest['python']}"
+    say(f"{'exchanged' if old or aside else 'installed'} {prefix}: it is {tree}; {release}")
     for path, content, mode in texts:
-        if _text_of(path) != content:
+        found = text_of(path)
+        if path == where.line_file and _is_changed_line(where, found, before["files"].get(path, "")):
+            say(f"kept {path}: changed since it was installed")
+        elif found != content:
             say(f"{'changed' if os.path.lexists(path) else 'wrote'} {path}")
-            _write(Path(path), content, mode)
-    if where.names:
-        say(f"for programs that call apptainer or singularity: PATH={where.prefix}/names:$PATH")
+            write(Path(path), content, mode)
     for path in set(before["files"]) - set(manifest["files"]):
-        if os.path.lexists(path) and digest(path) == before["files"][path]:
+        if os.path.lexists(path) and digest(path) == before["files"][path] and not owners.package(path):
             os.unlink(path)
             say(f"removed {path}")
     if manifest["include"] and manifest["include"] != before["include"]:
         mode = os.stat(stack).st_mode & 0o777 if os.path.lexists(stack) else 0o644
-        _write(Path(stack), plugstack.with_include(text, where.include), mode)
+        write(Path(stack), plugstack.with_include(text, where.include), mode)
         say(f"added to {stack}: include {where.include}")
-    if site_config.load(where.config).digest:
-        say(f"compiled {where.config}")
-    if conf_in_use(where.slurm_conf) != where.slurm_conf:
+    if manifest["slurm"] and conf_in_use(where.slurm_conf) != where.slurm_conf:
         line = plugstack_line(where._replace(slurm_conf=CONFIGLESS)).strip()
         say(f"Slurm's files come from the controller here: write into its plugstack.conf itself: {line}")
-    say("no daemon need be restarted: the next step uses it; `bollard site check` tells whether all is well")
+
+
+def _is_changed_line(where: Where, found: str, written: str) -> bool:
+    """Whether somebody has changed the file of the plugin's line, and it still loads this plugin, as `required`.
+
+    where: the paths of the installation.
+    found: the text of the file.
+    written: the digest of the text that was written; "" for none.
+    """
+    loaded = [(line.required, line.plugin) for line in plugstack.plugins(found, where.line_file)]
+    changed = hashlib.sha256(found.encode()).hexdigest() != written
+    return bool(written) and changed and loaded == [(True, f"{where.prefix}/spank_bollard.so")]
 
 
 def _is_free(path: str, known: dict[str, str]) -> bool:
@@ -378,7 +437,8 @@ def _is_free(path: str, known: dict[str, str]) -> bool:
     return not os.path.lexists(path) or (os.path.isfile(path) and known.get(path) == digest(path))
 
 
-def _text_of(path: str) -> str:
+def text_of(path: str) -> str:
+    """The text of a file; "" if it does not exist."""
     try:
         return Path(path).read_text()
     except FileNotFoundError:
@@ -434,67 +494,11 @@ def configure(where: Where, say: Say) -> None:
         BollardError: not root, nothing is installed, or bollard.yaml is not valid.
     """
     settings = site_config.load(where.config)
-    _require_root("configure")
+    require_root("configure")
     read_manifest(where.prefix)
     compiled = site_config.compiled(settings, where.prefix)
-    _write(Path(where.prefix, site.NAME), compiled, 0o644)
+    write(Path(where.prefix, site.NAME), compiled, 0o644)
     if settings.digest:
         say(f"compiled {where.config}; the next step follows it")
     else:
         say(f"{where.config} is not there: the defaults hold from the next step on")
-
-
-def uninstall(where: Where, say: Say) -> None:
-    """Remove what `install` made and nothing else, Slurm's configuration first. Reports through `say` what stays.
-
-    Raises:
-        BollardError: not root, nothing is installed, or the installation belongs to a package.
-    """
-    _require_root("uninstall")
-    manifest = read_manifest(where.prefix)
-    if manifest["package"]:
-        raise BollardError(f"{where.prefix} belongs to a package", "remove it with the package manager")
-    left = []
-    include = manifest["include"]
-    alone = not [name for name in _names(os.path.dirname(where.line_file)) if name != "bollard.conf"]
-    for path in sorted(manifest["files"], key=lambda path: not path.startswith(where.slurm_conf)):
-        if not os.path.lexists(path):
-            continue
-        if digest(path) != manifest["files"][path]:
-            left.append(f"{path}: changed since it was installed")
-        elif path == include and not alone:
-            continue
-        else:
-            os.unlink(path)
-            say(f"removed {path}")
-    if include and os.path.lexists(include):
-        text = _text_of(include)
-        if not alone:
-            left.append(f"{include}: its include line serves other files of {os.path.dirname(where.line_file)}")
-        elif plugstack.without_include(text, where.include) != text:
-            mode = os.stat(include).st_mode & 0o777
-            _write(Path(include), plugstack.without_include(text, where.include), mode)
-            say(f"removed from {include}: include {where.include}")
-    os.unlink(where.prefix)
-    for tree in manifest["trees"]:
-        shutil.rmtree(tree, ignore_errors=True)
-    say(f"removed {where.prefix} and {' '.join(manifest['trees'])}")
-    for folder in sorted(manifest["directories"], key=len, reverse=True):
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                os.rmdir(folder)
-                say(f"removed {folder}")
-            except OSError:
-                left.append(f"{folder}: not empty")
-    if os.path.lexists(where.config):
-        left.append(f"{where.config}: yours")
-    for line in left:
-        say(f"left {line}")
-    say("--container is Slurm's own from here on: without an oci.conf it runs such jobs on the host, silently")
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []

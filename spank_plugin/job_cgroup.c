@@ -200,6 +200,10 @@ static int fill_cpuset(const char *folder)
 			return errno == ENOENT ? 0 : -1;
 		n = read(fd, text, sizeof(text));
 		close(fd);
+		if (n == (ssize_t) sizeof(text)) {  /* a part of the list would be another list */
+			errno = E2BIG;
+			return -1;
+		}
 		/* In cgroup v2 the file is empty (a newline) when nothing is limited. */
 		if (n < 0 || (n > 1 && write_item(folder, items[i], text, (size_t) n) < 0))
 			return -1;

@@ -22,6 +22,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -53,38 +54,47 @@ static int wait_for(int fd, int ms)
 	return rc == 1;
 }
 
-/* Sends "L" and the working directory as in the spec; a keeper refuses when its container does not have that directory.
- * Returns 0, or -1 with errno. */
-static int send_lifeline(int fd, const char *cwd, size_t size)
+/* Sends "L" and `asked`: for a named container the step's spec, else the working directory as in the spec. A keeper
+ * refuses when its container does not have that directory. Returns 0, or -1 with errno. */
+static int send_lifeline(int fd, const char *asked, size_t size)
 {
 	char byte = WIRE_LIFELINE;
 	uint32_t length = (uint32_t) size;
 
-	return wire_write(fd, &byte, 1) < 0 || wire_write(fd, &length, sizeof(length)) < 0 ? -1 : wire_write(fd, cwd, size);
+	return wire_write(fd, &byte, 1) < 0 || wire_write(fd, &length, sizeof(length)) < 0 ? -1 : wire_write(fd, asked, size);
 }
 
-/* What the keeper at step.address says: there is none; it refuses, or ends; it does not answer; it stays. */
-enum presence { ABSENT, REFUSES, SILENT, HERE };
+/* What the keeper at step.address says: there is none; it refuses, or ends; it does not answer; it ends, so that the
+ * container is made anew for this step; it stays. */
+enum presence { ABSENT, REFUSES, SILENT, ENDS, HERE };
 
-/* Asks the keeper at step.address to stay as long as this process lives. With HERE the connection is in
- * step.lifeline. */
+/* Asks the keeper at step.address to stay as long as this process lives. With HERE the connection is in step.lifeline,
+ * with ENDS in step.before. */
 static enum presence take_lifeline(uid_t uid, int wait_ms)
 {
 	char byte = 0;
 	int fd = wire_connect(step.address, uid);  /* as root: the keeper accepts a lifeline from root only */
 	int is_named = step.header.name[0] != '\0';
+	struct timeval patience = { .tv_sec = wait_ms / 1000 };
 	enum presence found = REFUSES;
 
 	if (fd < 0)
 		return errno == EAGAIN ? SILENT : ABSENT;  /* EAGAIN: nobody accepts the connections in its queue */
-	if (send_lifeline(fd, is_named ? "" : step.header.cwd, is_named ? 0 : step.header.cwd_size) == 0) {
+	/* A keeper that its user has stopped does not read. */
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) == 0 &&
+	    send_lifeline(fd, is_named ? step.spec : step.header.cwd,
+			  is_named ? strlen(step.spec) : step.header.cwd_size) == 0) {
 		if (!wait_for(fd, wait_ms))
 			found = SILENT;
-		else if (recv(fd, &byte, 1, MSG_DONTWAIT) == 1 && byte == WIRE_OK)
-			found = HERE;
+		else if (recv(fd, &byte, 1, MSG_DONTWAIT) == 1)
+			found = byte == WIRE_OK ? HERE : is_named && byte == WIRE_ANEW ? ENDS : REFUSES;
+	} else if (errno == EAGAIN) {
+		found = SILENT;
 	}
 	if (found == HERE)
 		step.lifeline = fd;
+	else if (found == ENDS)
+		step.before = fd;
 	else
 		close(fd);
 	return found;
@@ -113,9 +123,9 @@ static int hand_on(int fd)
 
 /* Executes bollard-keeper. Returns only on failure, with errno. The spec is passed in the environment: every user
  * can read a command line in /proc, but only root the environment of this process, which is not dumpable. */
-static void become_keeper(int record)
+static void become_keeper(int record, int witness)
 {
-	char tree[PATH_MAX], path[PATH_MAX + 32], *argv[] = { "bollard-keeper", NULL }, *words[9] = { NULL };
+	char tree[PATH_MAX], path[PATH_MAX + 32], *argv[] = { "bollard-keeper", NULL }, *words[11] = { NULL };
 	int count = 0;
 
 	/* Resolved once: an upgrade can change the prefix, a link, to another tree at any time. */
@@ -130,20 +140,49 @@ static void become_keeper(int record)
 	    add_word(words, &count, KEEPER_FORKED "=%lld", step.times[0]) < 0 ||
 	    add_word(words, &count, KEEPER_DROPPED "=%lld", step.times[1]) < 0 ||
 	    (record >= 0 && add_word(words, &count, KEEPER_RECORD "=%d", record) < 0) ||
+	    (step.before >= 0 && (add_word(words, &count, KEEPER_BEFORE "=%d", step.before) < 0 ||
+				  hand_on(step.before) < 0)) ||
+	    add_word(words, &count, KEEPER_WITNESS "=%d", witness) < 0 || hand_on(witness) < 0 ||
 	    hand_on(step.listener) < 0 || hand_on(step.job) < 0 || (record >= 0 && hand_on(record) < 0))
 		return;
 	execve(path, argv, words);
 }
 
-/* The main function of the keeper's process, which is the user by now. Returns its exit status, on failure only. */
-static int keep(void *record)
+/* Forks the witness (witness.c) of the connection `fd`, if the site's rules ask for the owners of files. Runs as the
+ * user, in the process that becomes the keeper, before it makes its user namespace. Returns 0, or -1 with errno. */
+static int start_witness(int fd)
 {
+	char tree[PATH_MAX], path[PATH_MAX + 32], *argv[] = { "bollard-witness", NULL }, *words[2] = { NULL };
+	pid_t pid;
+	int count = 0;
+
+	if (!site_says("\n" SITE_TRUST_OWNERS))
+		return 0;
+	pid = fork();
+	if (pid != 0)
+		return pid < 0 ? -1 : 0;
+	prctl(PR_SET_NAME, "bollard-witness");
+	if (realpath(BOLLARD_PREFIX, tree) && snprintf(path, sizeof(path), "%s/bollard-keeper", tree) > 0 &&
+	    add_word(words, &count, KEEPER_SERVE "=%d", fd) == 0 && leave_only(&fd, 1) == 0 && hand_on(fd) == 0)
+		execve(path, argv, words);
+	_exit(1);  /* the keeper sees the end of the connection, and refuses */
+}
+
+/* What keep() gets. */
+struct handed_on {
+	int record, witness;
+};
+
+/* The main function of the keeper's process, which is the user by now. Returns its exit status, on failure only. */
+static int keep(void *handed)
+{
+	const struct handed_on *fds = handed;
 	char why[512];
 
 	prctl(PR_SET_NAME, "bollard-keeper");
 	signal(SIGPIPE, SIG_IGN);  /* a task that ends while it is answered must not end the keeper */
 	step.times[1] = now();
-	become_keeper(*(const int *) record);
+	become_keeper(fds->record, fds->witness);
 	snprintf(why, sizeof(why), KEEPER " cannot be started: %s; the site's administrator should install bollard again "
 		 "on this node", strerror(errno));
 	serve_refusal(step.listener, why);
@@ -224,7 +263,7 @@ static int found_running(uid_t uid, int *occupied)
 		       "started, or use another name", name, NAMED_MS / 1000);
 	else if (name[0] && here && step.header.mode == CREATE)
 		refuse("this job has a container %s on this node already; use %s:exec, or another name", name, name);
-	else if (name[0] && !here && (step.header.mode == EXEC || !step.header.image))
+	else if (name[0] && !here && found != ENDS && (step.header.mode == EXEC || !step.header.image))
 		refuse("this job has no container %s on this node; make it first with --container=IMAGE "
 		       "--container-name=%s", name, name);
 	return here || step.why[0];
@@ -250,9 +289,15 @@ static int connect_job(uint32_t job_id, uint32_t step_id)
 /* Forks the keeper and connects the lifeline; refuse() on failure. */
 static void start_keeper(struct identity *id, uint32_t job_id, int record)
 {
-	int keep_open[] = { step.listener, step.job, record };
+	int pair[2], keep_open[5] = { step.listener, step.job }, kept = 3;
+	struct handed_on fds = { .record = record };
+	char *words = NULL;
 	struct job_cgroups cgroups;
 
+	if (record >= 0)
+		keep_open[kept++] = record;
+	if (step.before >= 0)
+		keep_open[kept++] = step.before;
 	step.times[0] = now();
 	/* Without these the container would be outside of the job's limits, or would not see the job's own /tmp. */
 	if (job_cgroups_find(&cgroups, job_id) < 0) {
@@ -265,12 +310,23 @@ static void start_keeper(struct identity *id, uint32_t job_id, int record)
 		return;
 	}
 	id->cgroups = &cgroups;
-	if (become_and_run(id, keep_open, record < 0 ? 2 : 3, step.job, keep, &record, &step.helper, &step.answer) < 0)
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 ||
+	    asprintf(&words, "%s" WITNESS_FD_WORD "%d ", step.site, pair[0]) < 0) {
+		refuse("cannot start the keeper: %s; submit again", strerror(errno));
+		return;
+	}
+	step.site = words;  /* until slurmstepd ends */
+	keep_open[2] = fds.witness = pair[0];
+	id->first = start_witness;
+	id->first_fd = pair[1];
+	if (become_and_run(id, keep_open, kept, step.job, keep, &fds, &step.helper, &step.answer) < 0)
 		refuse("cannot start the keeper: %s; submit again", strerror(errno));
 	/* The kernel queues the connection at once; the keeper reads it when it has started. */
 	else if ((step.lifeline = wire_connect(step.address, id->uid)) < 0 ||
 		 send_lifeline(step.lifeline, "", 0) < 0)
 		refuse("cannot reach the keeper: %s; submit again", strerror(errno));
+	close(pair[0]);
+	close(pair[1]);
 	if (id->place >= 0)
 		close(id->place);
 }
@@ -321,6 +377,8 @@ static void find_or_start(spank_t spank, struct identity *id, uint32_t job_id, u
 	start_keeper(id, job_id, record);
 	close(step.listener);
 	close(step.job);
+	if (step.before >= 0)
+		close(step.before);
 	/* Only the first node reports to the accounting: a job has one comment, and each report replaces it. */
 	if (record >= 0 && step.account && first_node(spank))
 		step.record = record;

@@ -69,16 +69,24 @@ int main(void)
 	struct keeper_job job = { .spec = getenv(KEEPER_SPEC), .site = getenv(KEEPER_SITE), .program = getenv(KEEPER_PROGRAM),
 				  .times = { number(KEEPER_FORKED), number(KEEPER_DROPPED) } };
 	char tree[PATH_MAX], why[1024] = "";
-	int record;
+	int record, witness;
 
 	/* The kernel has already made this process not dumpable, unless fs.suid_dumpable is 1. */
 	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 || keep_capabilities_here() < 0)
 		return 1;
+	if (getenv(KEEPER_SERVE)) {
+		int connection = descriptor(KEEPER_SERVE);
+
+		return clearenv() == 0 && connection >= 0 ? serve_witness(connection) : 1;
+	}
 	job.listener = descriptor(KEEPER_LISTENER);
 	job.socket = descriptor(KEEPER_JOB);
 	record = descriptor(KEEPER_RECORD);
+	job.before = descriptor(KEEPER_BEFORE);
+	witness = descriptor(KEEPER_WITNESS);
 	if (!job.spec || !job.site || !job.program || job.listener < 0 || job.socket < 0 ||
-	    (getenv(KEEPER_RECORD) && record < 0) || own_directory(tree, sizeof(tree)) < 0) {
+	    (getenv(KEEPER_RECORD) && record < 0) || (getenv(KEEPER_BEFORE) && job.before < 0) ||
+	    (getenv(KEEPER_WITNESS) && witness < 0) || own_directory(tree, sizeof(tree)) < 0) {
 		fputs("bollard-keeper: only the plugin starts this program\n", stderr);
 		return 1;
 	}

@@ -230,13 +230,12 @@ static int compare(const void *a, const void *b)
 	return *(const int *) a - *(const int *) b;
 }
 
-/* Opens the standard descriptors on /dev/null, and closes all others except `keep`. Returns 0 or -1. */
-static int close_others(const int *keep, int nkeep)
+int leave_only(const int *keep, int nkeep)
 {
-	int sorted[KEEP_MAX + 3], null = open("/dev/null", O_RDWR);  /* closed below when it is 3 or more */
+	int sorted[KEEP_MAX + 4], null = open("/dev/null", O_RDWR);  /* closed below when it is 3 or more */
 	unsigned int from = 3;
 
-	if (null < 0 || nkeep > KEEP_MAX + 3)
+	if (null < 0 || nkeep > KEEP_MAX + 4)
 		return -1;
 	memcpy(sorted, keep, (size_t) nkeep * sizeof(int));
 	qsort(sorted, (size_t) nkeep, sizeof(int), compare);
@@ -381,14 +380,16 @@ static int keep_capabilities(void)
  * soon as it is his, and would keep them open. `keep` and `nkeep` as in become_and_run(). Returns 0 or -1. */
 static int close_slurms(const struct identity *id, const int *keep, int nkeep, int ready, int mapped)
 {
-	int all[KEEP_MAX + 3], count = nkeep;
+	int all[KEEP_MAX + 4], count = nkeep;
 
 	memcpy(all, keep, (size_t) nkeep * sizeof(int));
 	all[count++] = ready;
 	all[count++] = mapped;
 	if (id->place >= 0)
 		all[count++] = id->place;
-	return close_others(all, count);
+	if (id->first)
+		all[count++] = id->first_fd;
+	return leave_only(all, count);
 }
 
 /* In the keeper's process: joins the job's cgroups, becomes the user, makes a user namespace, and waits for its id
@@ -421,6 +422,8 @@ static int drop(const struct identity *id, int job_socket, int ready, int mapped
 		return NO_USER;
 	/* The memory is a copy of slurmstepd's: the user must not read it, whatever fs.suid_dumpable is. */
 	if (prctl(PR_SET_DUMPABLE, 0) < 0 || (job_socket >= 0 && send(job_socket, &byte, 1, MSG_NOSIGNAL) != 1))
+		return NO_USER;
+	if (id->first && id->first(id->first_fd) < 0)
 		return NO_USER;
 	if (unshare(CLONE_NEWUSER) < 0)
 		return NO_NAMESPACE;
@@ -487,7 +490,7 @@ int become_and_run(const struct identity *id, const int *keep, int nkeep, int jo
 	if (child == 0) {
 		rc = close_slurms(id, keep, nkeep, to_helper[1], to_child[0]) < 0 ?
 		     NO_HELP : drop(id, job_socket, to_helper[1], to_child[0]);
-		if (rc != 0 || close_others(keep, nkeep) < 0)
+		if (rc != 0 || leave_only(keep, nkeep) < 0)
 			_exit(rc != 0 ? rc : NO_HELP);
 		_exit(run(arg));
 	}

@@ -18,6 +18,8 @@ struct identity {
 	int place;    /* descriptor of a mount namespace to join first, or -1 for slurmstepd's own */
 	int as_root;  /* 1: uid and gid are 0 in the user namespace */
 	const struct job_cgroups *cgroups;  /* of the job; the keeper joins them */
+	int (*first)(int fd);  /* called as the user before the user namespace is made; below 0: no keeper. NULL: nothing */
+	int first_fd;          /* its argument */
 };
 
 /* What the helper of become_and_run() answers: 0, or why there is no keeper. */
@@ -33,6 +35,10 @@ enum no_start { NO_HELP = 1, NO_CGROUP, NO_PLACE, NO_USER, NO_NAMESPACE };
  * status would not do: with contain_spank, a hook may run in a process that is not the helper's parent. */
 int become_and_run(const struct identity *id, const int *keep, int nkeep, int job_socket,
 		   int (*run)(void *arg), void *arg, pid_t *helper, int *answer);
+
+/* Opens the standard descriptors on /dev/null, and closes all others except `keep` (`nkeep`, at most 8, none below 3).
+ * Returns 0 or -1. */
+int leave_only(const int *keep, int nkeep);
 
 /* Opens handles (pidfds) of the processes that sent a byte through the connection `fd` (SO_PASSCRED), at most
  * `most`. Takes only processes that still belong to the sending user and whose name begins with "bollard-". Adds to

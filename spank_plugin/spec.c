@@ -6,6 +6,7 @@
 #include "header.h"
 #include "image_probe.h"
 #include "python.h"
+#include "shim.h"
 #include "switch.h"
 #include "wire.h"
 
@@ -325,7 +326,8 @@ char *make_spec(const char *container, const char *cwd, int multi_prog)
 	if (!home || !home[0])
 		home = (me = getpwuid(getuid())) ? me->pw_dir : "";
 	add(&spec, "userhome", home);
-	plain = image && image[0] == '/' && probe_image(image, &st) && !site_says("\n" SITE_LIMITS_IMAGES);
+	plain = image && image[0] == '/' && probe_image(image, &st) && !site_says("\n" SITE_LIMITS_IMAGES) &&
+		!site_says("\n" SITE_TRUST);
 	if (plain)
 		add_identity(&spec, &st);
 	more = add_options(&spec, in_container);

@@ -14,7 +14,7 @@
 /* The state of this step. slurmstepd's tasks inherit it by fork(2). The strings live until slurmstepd ends. */
 extern struct step {
 	int asked;              /* 1: this step asks for a container; else the rest is not used */
-	char spec[SPEC_MAX];
+	char spec[SPEC_MAX - sizeof(ENV_SPEC)];  /* as long as fits into one variable of a task, with the name */
 	struct header header;   /* the only part of the spec that is read here */
 	const char *options;    /* the rest of the spec, which only the keeper reads; or NULL */
 	char *site;             /* the plugin's arguments in plugstack.conf, each followed by a space */
@@ -31,6 +31,7 @@ extern struct step {
 	int is_extern;          /* 1: the job's extern step, which ends the containers of the job */
 	int record;             /* the job's record on this node, for the accounting; or -1 */
 	char container[40];     /* the name in the record of the container that this step made */
+	int before;             /* connection to a keeper that ends, because the container is made anew; or -1 */
 	int lifeline;           /* connection to the keeper, held open until slurmstepd ends; or -1 */
 	int bus_error;          /* 1: a task has ended by SIGBUS */
 	pid_t helper;           /* the helper to reap (privilege.h), or 0 */

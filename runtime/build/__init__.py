@@ -4,6 +4,7 @@
 definition.py: parses definition files.
 builder.py: the steps of a build, in order.
 bootstrap.py: fills the tree of a build, one function per bootstrap agent.
+transfers.py: copies the files of %files.
 build_root.py: runs %post and %test.
 image_files.py: writes scripts, labels and apps into the tree.
 scif.py: the SCIF apps of a definition file.
@@ -12,5 +13,7 @@ packages.py: lists the packages in a file tree.
 rpm_database.py: reads the databases of rpm.
 sbom.py: the list of packages of a new image, in SPDX.
 provenance.py: the statement of how a new image was made.
+recipes.py: definitions made from requirements.txt, environment.yml and Python scripts.
+dockerfile.py: Dockerfiles, by buildah.
 conversion.py: makes an image file from a URI such as docker://NAME.
 """

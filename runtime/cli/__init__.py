@@ -4,6 +4,7 @@
 main.py: runs one command.
 commands.py: the table of commands.
 build.py: bollard build.
+slurm_build.py: bollard build --on-slurm.
 cache.py: bollard cache.
 names.py: bollard names; the names apptainer, singularity and run-singularity.
 inspect.py: bollard inspect, run-help.
@@ -17,6 +18,7 @@ remote.py: bollard remote.
 sif.py: bollard sif.
 sign.py: bollard sign, verify.
 key.py: bollard key.
+passphrase.py: passphrases from files and terminals.
 site.py: bollard site.
 terminal.py: escapes control characters on a terminal.
 completion.py: completion for shells.

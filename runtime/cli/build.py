@@ -6,13 +6,17 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 import time
 
-from bollard.runtime.build import builder, definition
+from bollard.runtime import causes, installed
+from bollard.runtime.build import builder, definition, dockerfile, recipes
+from bollard.runtime.cli import slurm_build
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import sources
-from bollard.runtime.request import command_line
+from bollard.runtime.request import command_line, site
 from bollard.runtime.request.spec import parse_binds, parse_mount
+from bollard.runtime.system import rootless, workspace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,10 +33,56 @@ def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     Raises:
         BollardError: the number of arguments is wrong, an option is invalid, or the build fails.
     """
+    asked = dict(given)
+    if "print" in asked and len(words) in (1, 2):
+        sys.stdout.write(_definition(words[-1], asked))
+        return 0
     if len(words) != 2:
         raise BollardError(f"build takes two names, not {len(words)}", "write `bollard build TARGET SOURCE`")
-    builder.run(request(given, words))
+    wanted = request(given, words)
+    if "on-slurm" in asked:
+        slurm_build.start(wanted, given, words)
+    if dockerfile.is_one(words[1]):
+        _from_dockerfile(wanted)
+        return 0
+    if recipes.kind(words[1]):
+        wanted = wanted._replace(text=recipes.definition(words[1], _bases(asked)))
+    builder.run(wanted)
     return 0
+
+
+def _definition(source: str, asked: dict[str, str]) -> str:
+    """Return the text of the definition that a source stands for."""
+    if dockerfile.is_one(source):
+        return f"# buildah carries {source} out, and writes image.tar\n{dockerfile.definition('image.tar')}"
+    if recipes.kind(source):
+        return recipes.definition(source, _bases(asked))
+    return builder.load(source, {}).text
+
+
+def _bases(asked: dict[str, str]) -> recipes.Bases:
+    """Return the base images: the user's, else the site's."""
+    if "base" in asked:
+        return recipes.Bases(asked["base"], asked["base"])
+    here = site.load(installed.PREFIX)
+    return recipes.Bases(here.python_base, here.conda_base)
+
+
+def _from_dockerfile(wanted: builder.Request) -> None:
+    """Build an image from a Dockerfile: buildah's work, then the conversion of its image."""
+    builder.check_target(wanted)
+    way = rootless.choose(wanted.ignore_subuid, wanted.ignore_seccomp)
+    try:
+        with rootless.interruptible():
+            place = workspace.make(workspace.parent(os.environ))
+            try:
+                archive = dockerfile.make(wanted.source, place, wanted.arguments, wanted.fetch, way)
+                text = dockerfile.definition(archive)
+                builder.make(wanted._replace(text=text, arguments={}))
+            finally:
+                workspace.remove(place, way)
+    except rootless.Interrupted as interrupted:
+        rootless.end_by(interrupted.number)
 
 
 def request(given: list[tuple[str, str]], words: list[str]) -> builder.Request:
@@ -131,7 +181,7 @@ def _arguments(given: list[tuple[str, str]]) -> dict[str, str]:
                 with open(file, encoding="utf-8", errors="surrogateescape") as opened:
                     text = opened.read(definition.MAX_BYTES)
             except OSError as error:
-                raise BollardError(f"--build-arg-file {file}: {error.strerror}", "check the path") from None
+                raise causes.of(error, f"--build-arg-file {file}", file, "check the path") from None
     found, warnings = definition.build_arguments(
         [value for option, value in given if option == "build-arg"], text, file
     )

@@ -145,6 +145,18 @@ COMMANDS: dict[str, Command] = {
         command_options.SITE_CHECK,
         False,
     ),
+    "site ecl": (
+        "FILE",
+        "print what Apptainer's ecl.toml means as the key trust of bollard.yaml",
+        {},
+        False,
+    ),
+    "site rollback": (
+        "[OPTION...]",
+        "exchange the installation for the one before, which install keeps",
+        command_options.SITE_ROLLBACK,
+        False,
+    ),
     "site uninstall": (
         "[OPTION...]",
         "remove what install made, and tell what is left",
@@ -286,6 +298,16 @@ REFUSED: dict[str, tuple[str, str]] = {
     "config fakeroot": (
         "/etc/subuid and /etc/subgid are used as they are",
         "as root: usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST USER",
+    ),
+    **dict.fromkeys(
+        ("keyserver", "keyserver list"),
+        ("key servers belong to remotes", "write `bollard remote list`, or `bollard key search --url URL`"),
+    ),
+    "keyserver add": ("key servers belong to remotes", "write `bollard remote add-keyserver ADDRESS`"),
+    "keyserver remove": ("key servers belong to remotes", "write `bollard remote remove-keyserver ADDRESS`"),
+    **dict.fromkeys(
+        ("keyserver login", "keyserver logout"),
+        ("a key server takes no login: public keys are public", "leave it out"),
     ),
     "completion powershell": ("there is no completion for PowerShell", "there is one for bash, zsh and fish"),
     "apps": ("it is a command of Singularity 2", "write `bollard inspect --list-apps IMAGE`"),

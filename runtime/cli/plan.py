@@ -14,6 +14,7 @@ from bollard.runtime.frozen import values_of
 from bollard.runtime.image import image
 from bollard.runtime.local import execution
 from bollard.runtime.request import plan, site, spec
+from bollard.runtime.trust import evidence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
     opened = image.open_image(asked.image, os.uname().machine)
     try:
         site.refuse_image(here, opened.fd, asked.asked)
+        if here.trust:
+            evidence.check_image(here.trust, opened, asked.asked)
         site.refuse_overlays(here, asked.overlays)
         scripts = _scripts(opened)
         made = plan.make(asked, keeper.facts(asked, opened, here, execution.spool(here)))
@@ -132,7 +135,7 @@ def _scripts(opened: Image) -> list[tuple[str, bytes]] | None:
         found = json.loads(text)["data"]["attributes"].get("environment") or {}
         return sorted((os.path.basename(path), script.encode()) for path, script in found.items())
     except (ValueError, KeyError, AttributeError, TypeError):
-        return None
+        return None  # the caller says that the scripts are not known
 
 
 def _read(path: str) -> bytes:

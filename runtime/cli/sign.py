@@ -7,7 +7,9 @@ import json
 import os
 import sys
 
+from bollard.runtime.cli import key as cli_key
 from bollard.runtime.cli.inspect import GO_ESCAPES
+from bollard.runtime.cli.passphrase import passphrase
 from bollard.runtime.cli.sif import type_name
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.image import image
@@ -58,33 +60,6 @@ def _form(name: str) -> str:
     return next((os.environ[prefix + name] for prefix in _PREFIXES if os.environ.get(prefix + name)), "")
 
 
-def passphrase(asked: dict[str, str], prompt: str) -> str:
-    """Return a passphrase: the first line of --passphrase-file, or what is typed on the terminal.
-
-    Raises:
-        BollardError: the file cannot be read, or there is no terminal.
-    """
-    path = asked.get("passphrase-file", "")
-    if path:
-        try:
-            with open(path, encoding="utf-8") as file:
-                return file.readline(4096).rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", "") or "it is not text in UTF-8"
-            raise BollardError(f"{shown(path)}: cannot be read: {why}", "name a file with one line") from None
-    import getpass
-    import warnings
-
-    try:
-        with open("/dev/tty", "rb"):
-            pass
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", getpass.GetPassWarning)  # no echo of the passphrase
-            return getpass.getpass(prompt)
-    except (OSError, EOFError, getpass.GetPassWarning):
-        raise BollardError("the key has a passphrase, and there is no terminal", "add --passphrase-file FILE") from None
-
-
 def _sign(path: str, asked: dict[str, str], groups: list[int], objects: list[int]) -> None:
     from bollard.runtime.system import workspace
     from bollard.runtime.trust import sign
@@ -111,7 +86,6 @@ def _sign(path: str, asked: dict[str, str], groups: list[int], objects: list[int
 
 def _secret_key(asked: dict[str, str]) -> Key:
     """Return the secret key to sign with: that of --keyidx, or the only one, or the one that the user chooses."""
-    from bollard.runtime.cli import key as cli_key
     from bollard.runtime.trust import keyring
 
     path = os.path.join(keyring.directory(os.environ), keyring.SECRET)
@@ -153,7 +127,7 @@ def _verify(path: str, asked: dict[str, str], groups: list[int], objects: list[i
         sys.stdout.write("".join(line + "\n" for line in lines(found, shown_ones, remote)))
     sys.stdout.flush()
     if report.reason:
-        raise BollardError(f"{found.name}: {report.reason}", _cure(report))
+        raise BollardError(f"{found.name}: {report.reason}", verify.cure(report))
     for fingerprint in sorted(remote):
         print(f"bollard: the key {fingerprint} came from a key server, where anybody can put one", file=sys.stderr)
     left = [item for item in found.descriptors if item.id not in report.objects and not _is_signature(item)]
@@ -220,24 +194,15 @@ def _with_server(
 
 
 def _until_failure(report: Report) -> list[Verdict]:
-    """Return the verdicts to show. As in Apptainer, those up to the first failure; none if a signature is missing."""
-    if report.absent:
-        return []
+    """Return the verdicts to show: as in Apptainer, those up to the first failure."""
     found: list[Verdict] = []
-    for verdict in report.verdicts:
+    for verdict in report.verdicts[: report.before]:
         if verdict.mismatched:
             break
         found.append(verdict)
         if not verdict.good:
             break
     return found
-
-
-def _cure(report: Report) -> str:
-    failed = next((verdict for verdict in report.verdicts if verdict.reason == report.reason), None)
-    if failed is not None and failed.unknown and failed.claimed:
-        return "if you trust its owner, add the key with `bollard key import` or `bollard key pull`"
-    return "do not trust it" if failed is not None and not failed.mismatched else ""
 
 
 def lines(found: Sif, verdicts: list[Verdict], remote: frozenset[str]) -> list[str]:
@@ -254,7 +219,7 @@ def lines(found: Sif, verdicts: list[Verdict], remote: frozenset[str]) -> list[s
             place = "[REMOTE]" if verdict.fingerprint in remote else "[LOCAL]"
             shown_lines.append(f"{place:<18} Signing entity: {shown(verdict.name)}")
             shown_lines.append(f"{place:<18} Fingerprint: {verdict.fingerprint}")
-        if verdict.covered:
+        if verdict.covered and (verdict.good or verdict.changed):  # not of a group that has other objects
             shown_lines += ["Objects verified:", "ID  |GROUP   |LINK    |TYPE", "-" * 48]
             shown_lines += [_row(by[number]) for number in verdict.covered]
     return shown_lines
@@ -272,7 +237,7 @@ def json_text(found: Sif, verdicts: list[Verdict], remote: frozenset[str]) -> st
     signers: list[dict[str, Any]] = []
     for verdict in verdicts:
         is_pgp = verdict.kind == "pgp"
-        for number in sorted((*verdict.covered, *verdict.changed)):
+        for number in sorted((*verdict.covered, *verdict.changed)) if verdict.good or verdict.changed else ():
             signer = {
                 "Partition": type_name(by[number]),
                 "Name": verdict.name if is_pgp else "unknown",

@@ -17,7 +17,7 @@ from bollard.runtime.request import site, site_config
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bollard.spank_plugin.check import Finding
+    from bollard.spank_plugin.finding import Finding
     from bollard.spank_plugin.install import Where
 
 _COLOURS = {"ok": "\033[32m", "warning": "\033[33m", "failure": "\033[31m"}
@@ -26,13 +26,15 @@ _COLOURS = {"ok": "\033[32m", "warning": "\033[33m", "failure": "\033[31m"}
 def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
     """Run `bollard site VERB`; return the exit status.
 
-    verb: "install", "configure", "check" or "uninstall".
+    verb: "install", "configure", "check", "ecl", "rollback" or "uninstall".
     given: the parsed options, name and value.
-    words: the arguments; there must be none.
+    words: the arguments; "ecl" takes a file, the others none.
 
     Raises:
         BollardError: there is an argument, or the command fails.
     """
+    if verb == "ecl":
+        return _ecl(words)
     if words:
         raise BollardError(f"site {verb}: unexpected {words[0]!r}", f"see `bollard site {verb} --help`")
     chosen = dict(given)
@@ -41,17 +43,42 @@ def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
         return 0
     if sys.flags.no_site:
         python_site.main()  # the installed command runs without the system's packages; cffi and PyYAML are among them
-    from bollard.spank_plugin import install
+    from bollard.spank_plugin import install, removal
 
     where = _where(chosen)
     if verb == "check":
+        if "nodes" in chosen:
+            return _check_nodes(where, chosen["nodes"], "json" in chosen)
         return _check(where, "json" in chosen)
     mistakes = site_config.complaints(where.config) if verb in ("install", "configure") else []
     for mistake in mistakes:
         print(f"bollard: {mistake}", file=sys.stderr)
     if mistakes:
         return 255
-    {"install": install.install, "configure": install.configure, "uninstall": install.uninstall}[verb](where, print)
+    work = {
+        "install": install.install,
+        "configure": install.configure,
+        "rollback": removal.rollback,
+        "uninstall": removal.uninstall,
+    }
+    work[verb](where, print)
+    return 0
+
+
+def _ecl(words: list[str]) -> int:
+    """Print what an ecl.toml means in bollard.yaml."""
+    from bollard.runtime.request import trust_ecl
+
+    if len(words) != 1:
+        raise BollardError(
+            f"site ecl takes one file, not {len(words)}", "write `bollard site ecl /etc/apptainer/ecl.toml`"
+        )
+    if sys.flags.no_site:
+        python_site.main()  # PyYAML is among the system's packages
+    text, warnings = trust_ecl.converted(words[0])
+    for warning in warnings:
+        print(f"bollard: warning: {warning}", file=sys.stderr)
+    sys.stdout.write(text)
     return 0
 
 
@@ -63,7 +90,7 @@ def _where(chosen: dict[str, str]) -> Where:
     try:
         known = read_manifest(prefix).get("where", {})
     except BollardError:
-        known = {}
+        known = {}  # `install` writes a new manifest; `check` and `uninstall` read it again and report the fault
     conf = os.environ.get("SLURM_CONF", "")
     return Where(
         prefix,
@@ -77,18 +104,29 @@ def _where(chosen: dict[str, str]) -> Where:
     )
 
 
+def _check_nodes(where: Where, nodes: str, as_json: bool) -> int:
+    from bollard.spank_plugin import cluster_check
+
+    found = cluster_check.ask(where, nodes)
+    if as_json:
+        print(json.dumps(found, indent=2 if sys.stdout.isatty() else None))
+    else:
+        print(*cluster_check.table(found), sep="\n")
+    return cluster_check.status(found)
+
+
 def _check(where: Where, as_json: bool) -> int:
     import bollard
-    from bollard.spank_plugin import check
+    from bollard.spank_plugin import check, finding
 
     if as_json:
         found = list(check.findings(where))
         # One line for each node, because srun mixes the lines of several nodes.
-        shown = check.as_json(found, getattr(bollard, "__version__", ""))
+        shown = finding.as_json(found, getattr(bollard, "__version__", ""))
         print(json.dumps(shown, indent=2 if sys.stdout.isatty() else None))
     else:
         found = _shown(check.findings(where))
-    return 1 if check.status(found) == check.FAILURE else 0
+    return 1 if finding.status(found) == finding.FAILURE else 0
 
 
 def _shown(found: Iterable[Finding]) -> list[Finding]:

@@ -12,6 +12,9 @@ fuse.py: file servers.
 idle.py: ends idle containers of a job when there are too many.
 memory_limit.py: whether the kernel has ended a process for want of memory in its control group.
 gpu.py: the host's GPU drivers, as binds.
+cdi.py: devices by their CDI names, as binds and variables.
+driver_libraries.py: which libraries of a GPU driver an image can load, or brings itself.
+elf.py: what a library says of itself.
 admission.py: the keeper's loop: lets tasks in and decides when the container ends.
 entry.py: answers the request of one task.
 action.py: the command that exec, run, shell and test start.
@@ -20,6 +23,7 @@ task_reaper.py: ends tasks when the keeper ends.
 readahead.py: reads the files that the first task will need into the page cache.
 enroot.py: images in enroot's layout.
 pytorch.py: variables for images that have PyTorch.
+renewal.py: makes a named container anew with other options.
 save.py: writes a container to an image file.
 record.py: writes which image ran, and how many tasks entered.
 imports.py: imports everything before the keeper enters the container, and refuses imports after that.

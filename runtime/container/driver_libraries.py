@@ -63,12 +63,13 @@ def fitting(root: int, places: list[Place], report: Report) -> list[Place]:
             needed = _needs(place)
             if needed > image_libc:
                 out.add(target)
-                too_new.append(f"{name} ({_dotted(needed)})")
                 report.left_out.append(f"{target}: needs glibc {_dotted(needed)}, the image has {_dotted(image_libc)}")
+                if place.mount.only == CAN_LOAD:  # of the others most images that use them have their own
+                    too_new.append(f"{name} ({_dotted(needed)})")
     if too_new:
         report.warnings.append(
-            f"the image's glibc {_dotted(image_libc)} is too old for {', '.join(too_new)} of the GPU driver; "
-            "the container starts without; use an image with a newer glibc"
+            f"the image's glibc (symbols up to {_dotted(image_libc)}) is too old for {', '.join(too_new)} of the GPU "
+            "driver; the container starts without; use an image with a newer glibc"
         )
     for place in conditional:
         if place.mount.target in out:
@@ -106,7 +107,7 @@ def _read(root: int, path: str, most: int) -> bytes:
 
 
 def _libc(root: int, folders: list[str]) -> Version:
-    """Return the version of the image's glibc; () without one."""
+    """Return the highest version of a symbol in the image's glibc; () without a glibc."""
     for folder in folders:
         fd = _open(root, f"{folder}/{_LIBC}")
         if fd >= 0:

@@ -18,7 +18,7 @@ from errno import EACCES, EPERM
 from bollard.runtime import causes, constants
 from bollard.runtime.container import memory_limit
 from bollard.runtime.errors import BollardError
-from bollard.runtime.installed import LAUNCHER, SERVER, SERVER_2, SERVER_OWNER, SHOWS_OWNER
+from bollard.runtime.installed import LAUNCHER, NO_SERVER, SERVER, SERVER_2, SERVER_OWNER, SHOWS_OWNER
 from bollard.runtime.system import linux
 
 # How long a server whose mount has failed may take to end, in seconds.
@@ -62,7 +62,7 @@ def mount(fd: int, offset: int, target: str, scratch: str, own: bool = False) ->
     if old:
         _answer_libfuse_2(scratch)
     elif not os.path.exists(SERVER):
-        raise BollardError(f"{SERVER} is missing on this node", "the site's administrator should install bollard again")
+        raise BollardError(*NO_SERVER)
     words = os.memfd_create("squashfuse", os.MFD_CLOEXEC)
     parent, pid = os.getpid(), os.fork()
     if pid == 0:

@@ -43,6 +43,26 @@ def descriptor(site: str) -> tuple[int, str]:
     return (int(fd) if fd.isdigit() else -1), words.get("record-as", "")
 
 
+def write_refused(site: str, path: str, node: str, trusted: list[tuple[str, str]]) -> None:
+    """Append a line about an image that the site's policy has refused; no container was made.
+
+    site: the plugin's arguments.
+    path: the path of the image.
+    node: the name of this host.
+    trusted: the verdict.
+    """
+    fd, container = descriptor(site)
+    if fd < 0:
+        return
+    now = f"{time.time():.3f}"
+    known = [("bollard", __version__), ("container", container), ("node", node.split(".")[0]), ("image", path)]
+    try:
+        if os.fstat(fd).st_size <= SIZE_MAX:
+            os.write(fd, spec_text.text([*known, ("made", now), ("ended", now), ("tasks", "0"), *trusted]) + b"\n")
+    except OSError:
+        pass  # a full disk: the task gets the refusal all the same
+
+
 class Record:
     """The record of one container."""
 
@@ -50,7 +70,17 @@ class Record:
         "_cut", "_known", "_size", "_written", "container", "ended", "fd", "first", "last", "made", "pending", "steps"
     )  # fmt: skip
 
-    def __init__(self, image: Image, node: str, fd: int = -1, source: str = "") -> None:
+    def __init__(
+        self, image: Image, node: str, fd: int = -1, trusted: list[tuple[str, str]] | None = None, source: str = ""
+    ) -> None:
+        """Begin the record of a container.
+
+        image    its image
+        node     the name of this node
+        fd       the descriptor of the record, or -1
+        trusted  the verdict of the site's policy
+        source   the URI that the image was fetched from; "" for a file
+        """
         self.fd = fd
         self.container = ""
         self.pending = False  # something has changed that is not in the file
@@ -69,6 +99,7 @@ class Record:
             *([("source", source)] if source else []),
             ("keeper", str(os.getpid())),
             ("made", f"{self.made:.3f}"),
+            *(trusted or []),
         ]
 
     def values(self) -> list[tuple[str, str]]:
@@ -120,6 +151,7 @@ class Record:
             if os.fstat(self.fd).st_size + len(line) <= (2 * SIZE_MAX if last else SIZE_MAX):
                 self._append(line)
         except OSError as error:
+            # A full disk must not stop jobs. A limit that the user has set (ulimit -f) could hide what ran.
             allowed = error.errno != EFBIG
         self._size += len(line)
         self._written = now

@@ -210,7 +210,8 @@ def _watch(reader: int, server: int, state: int) -> None:
                 continue
             if not message:
                 cause, hint = memory_limit.told()
-                reason = f"the container's keeper on {os.uname().nodename} was {f'ended {cause}' if cause else 'killed'}"
+                how = f"ended {cause}" if cause else "killed"
+                reason = f"the container's keeper on {os.uname().nodename} was {how}"
                 reason += "; the task is ended too" + (f"; {hint}" if hint else "")
                 end_tasks([(pid, handle) for handle, pid in tasks.items()], reason)
                 return

@@ -7,5 +7,6 @@ instance_init.py: the init process of an instance.
 running.py: containers on this node: `bollard ps`, `bollard attach`.
 job.py: the records of a job.
 metadata.py: labels, scripts and definition of an image.
+host_programs.py: the host's FUSE servers, for an installation of pip's.
 submission.py: the check in srun, sbatch and salloc.
 """

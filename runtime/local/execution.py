@@ -22,7 +22,7 @@ from bollard.runtime.causes import one_line
 from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError
 from bollard.runtime.frozen import replace
-from bollard.runtime.installed import LAUNCHER, PREFIX
+from bollard.runtime.installed import BY_PIP, LAUNCHER, PREFIX
 from bollard.runtime.request import site
 
 TYPE_CHECKING = False
@@ -74,6 +74,10 @@ def launch(
     """
     if not os.access(LAUNCHER, os.X_OK):
         raise BollardError(f"{LAUNCHER} is missing", "install bollard again")
+    if BY_PIP:
+        from bollard.runtime.local import host_programs
+
+        host_programs.use()
     name = b"bollard-" + os.urandom(16).hex().encode()
     listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     listener.bind(b"\0" + name)
@@ -140,7 +144,7 @@ def _first_environment() -> bytes:
         with open("/proc/self/environ", "rb") as file:
             return file.read()
     except OSError:
-        return b""
+        return b""  # no /proc: LC_CTYPE then counts as Python's own
 
 
 def answer(reader: int) -> list[str]:
@@ -200,9 +204,10 @@ def _keep(
         linux.name_process("bollard-keeper")
         times = clock.Clock()
         here = site.load(PREFIX)
+        connection = _witness(here)
         new_user_namespace(asked.fakeroot)
         program = argv[0] if argv else "sh"
-        container = keeper.enter(asked, times, here, spool(here), program, action.encode(), instance)
+        container = keeper.enter(asked, times, here, spool(here), program, action.encode(), instance, connection)
         command = actions.inside(action, argv, _is_program, shell, asked.app)
     except BaseException as error:  # noqa: BLE001 - it becomes the user's error message
         tell_failure(writer, error)
@@ -218,12 +223,21 @@ def _keep(
         pause = min(2 * pause, 1.0)
 
 
+def _witness(here: Site) -> int:
+    """Start the witness of owners if a rule of the site asks for them; return the connection to it, else -1."""
+    if not here.trust or not any(rule.owners for rule in here.trust.rules):
+        return -1
+    from bollard.runtime.trust import witness
+
+    return witness.start()
+
+
 def _others_here() -> bool:
     """Return whether another process is in this mount namespace. With a private process namespace there is none."""
     try:
         here, names = os.readlink("/proc/self/ns/mnt"), os.listdir("/proc")
     except OSError:
-        return False
+        return False  # the container has no /proc (--no-mount proc), so its keeper ends with the program
     for name in names:
         try:
             if name.isdigit() and int(name) != os.getpid() and os.readlink(f"/proc/{name}/ns/mnt") == here:

@@ -16,6 +16,10 @@ from bollard.runtime.image import image
 from bollard.runtime.installed import PREFIX
 from bollard.runtime.request import forms, site, spec, spec_text
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bollard.runtime.request.trust_rule import Policy
+
 # Directories that are local to each node: an image there can exist on the compute nodes only.
 NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -33,11 +37,17 @@ def check(text: bytes, out: int) -> None:
     values = _fetched(forms.resolve(spec_text.pairs(text)), here)
     asked = spec.make(values)
     site.refuse_overlays(here, asked.overlays)
+    if here.trust:
+        _check_overlays(here.trust, asked)
     if asked.save:
         _look_at_saved(asked)
     if asked.image and not any(name == "id" for name, _ in values) and not _on_nodes_only(asked.image):
         opened = image.open_image(asked.image, os.uname().machine)
         site.refuse_image(here, opened.fd, asked.asked)
+        if here.trust:
+            from bollard.runtime.trust import evidence
+
+            evidence.check_image(here.trust, opened, asked.asked)
         values.append(("id", ".".join(map(str, opened.identity))))
     values = [(name, asked.image if name == "image" else value) for name, value in values]
     # Options without effect here are removed: they would change the hash of the spec and so make another container.
@@ -51,12 +61,27 @@ def check(text: bytes, out: int) -> None:
         settled = settled[os.write(out, settled) :]
 
 
+def _check_overlays(rules: Policy, asked: spec.Spec) -> None:
+    """Apply the site's policy to the overlays. Skips those that this host cannot open: the node checks them."""
+    from bollard.runtime.trust import evidence
+
+    for path, _ in asked.overlays:
+        try:
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            evidence.check_layer(rules, fd, path)
+        finally:
+            os.close(fd)
+
+
 def _look_at_saved(asked: spec.Spec) -> None:
     """Print that --container-save will replace a file. The image itself is replaced only if both have the same path."""
     try:
         there = os.stat(asked.save)
     except OSError:
-        return
+        return  # there is no such file, or the node cannot write there and says so
     if not stat.S_ISREG(there.st_mode):
         return  # the node reports the error
     try:

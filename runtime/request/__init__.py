@@ -12,4 +12,8 @@ spec_text.py: the spec as text, from the client to the nodes.
 plan.py: everything that a node makes for a spec: namespaces, layers, mounts.
 site.py: the site's settings, as a node reads them.
 site_config.py: bollard.yaml: its keys, its check, the text compiled from it.
+trust_rule.py: a site's policy of images, as data.
+trust_config.py: reads it from bollard.yaml.
+trust_ecl.py: converts Apptainer's ecl.toml.
+yaml_node.py: checks of single nodes of bollard.yaml.
 """

@@ -105,6 +105,8 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
             if (given or "1").lower() not in _BOOLEANS:
                 raise BollardError(f"--{name}={given}: a switch takes no value", f"write --{name} alone")
             given = _BOOLEANS[(given or "1").lower()]
+        elif given is None and known[name].startswith("["):
+            given = ""  # a value that may be left out is given with an equals sign
         elif given is None:
             if not rest:
                 raise BollardError(f"--{name} needs a value", f"write --{name}={known[name]}")
@@ -133,7 +135,7 @@ def refuse_empty(given: list[tuple[str, str]]) -> None:
         BollardError: it names the option.
     """
     for name, value in given:
-        if not value:
+        if not value and name != "on-slurm":
             raise BollardError(f"--{name}: its value is empty", "give one, or leave the option out")
 
 

@@ -230,6 +230,9 @@ BUILD: Own = {
     "update": ("", "run the definition on the sandbox TARGET instead of its Bootstrap"),
     "section": ("NAMES", "only these sections: setup, post, files, environment, test, labels, none, ..."),
     "notest": ("", "do not run %test"),
+    "base": ("IMAGE", "what requirements.txt, environment.yml or a Python script is added to: a file or URI"),
+    "print": ("", "show the definition that SOURCE stands for, and build nothing"),
+    "on-slurm": ("[OPTIONS]", "build on a node, in a job of one task; OPTIONS are srun's: --on-slurm='-c8 --mem=16G'"),
     "build-arg": ("KEY=VALUE", "a value for {{ KEY }}"),
     "build-arg-file": ("FILE", "lines of KEY=VALUE"),
     "warn-unused-build-args": ("", "a build argument that nothing uses is no error"),
@@ -282,7 +285,14 @@ SITE_INSTALL: Own = {
     "destdir": ("DIR", "make the files of a package below DIR, and change nothing else"),
 }
 SITE_CONFIGURE: Own = {**_PREFIX, **_CONFIG, "example": ("", "print a bollard.yaml to start from")}
-SITE_CHECK: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG, "json": ("", "for programs")}
+SITE_CHECK: Own = {
+    **_PREFIX,
+    **_SLURM_CONF,
+    **_CONFIG,
+    "nodes": ("LIST", "check these nodes through srun, and show a table: n[1-9], or all"),
+    "json": ("", "for programs"),
+}
+SITE_ROLLBACK: Own = {**_PREFIX, **_CONFIG}
 SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
 
 # Apptainer's options of single commands that are accepted and have no effect: command -> option -> (the word for its
@@ -311,6 +321,11 @@ REFUSED: dict[str, Own] = {
         "rocm": ("", _NOT_AT_BUILD),
         "nvccli": ("", _NOT_AT_BUILD),
     },
+    "push": {"docker-host": ("ADDRESS", "a push goes to a registry or a library")},
+    **dict.fromkeys(
+        ("registry", "remote"),
+        {"config": ("FILE", "logins and remotes are in one directory: APPTAINER_CONFIGDIR names another")},
+    ),
     **dict.fromkeys(
         ("instance start", "instance run"),
         {"boot": ("", "an init system in a container needs root; start services in %startscript")},

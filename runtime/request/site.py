@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import spec, spec_text
+from bollard.runtime.request import spec, spec_text, trust_rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bollard.runtime.request.spec import Bind
+    from bollard.runtime.request.trust_rule import Policy
 
 NAME = "site.conf"
 # In bytes, far more than a site writes.
@@ -39,9 +40,12 @@ class Site:
         "idle",
         "mounts",
         "mpirun",
+        "conda_base",
         "prefix",
+        "python_base",
         "registry",
         "spool",
+        "trust",
         "writable",
     )
 
@@ -60,6 +64,9 @@ class Site:
         idle: int = IDLE_CONTAINERS,
         registry: bool = False,
         layer_max: int = 0,
+        python_base: str = "",
+        conda_base: str = "",
+        trust: Policy | None = None,
         cache_shared: str = "",
         cache_max: int = 0,
         cache_shared_max: int = 0,
@@ -81,6 +88,9 @@ class Site:
         self.gpu = gpu  # auto, never or always: container/gpu.py
         self.idle = idle  # how many idle containers of a job stay for its next step
         self.registry = registry
+        self.python_base = python_base  # the image to which `bollard build` adds Python packages
+        self.conda_base = conda_base
+        self.trust = trust  # which images may run; None for all
         self.prefix = prefix  # path of the installation in Slurm's configuration; "" if nothing was compiled
 
 
@@ -143,6 +153,9 @@ def parse(text: bytes) -> Site:
         cache_shared_max=int(last("cache.shared-max", "0")),
         idle=int(last("idle-containers", str(IDLE_CONTAINERS))),
         registry=last("registry", "0") == "1",
+        python_base=last("python-base", ""),
+        conda_base=last("conda-base", ""),
+        trust=trust_rule.policy(given),
         gpu=last("gpu", "auto"),
     )
 
@@ -177,9 +190,9 @@ def refuse_image(here: Site, fd: int, name: str, what: str = "runs no image") ->
         return
     path = os.readlink(f"/proc/self/fd/{fd}")  # the path with all symlinks resolved
     for folder in here.forbidden:
-        if _lies_in(path, folder):
+        if lies_in(path, folder):
             raise BollardError(f"{name}: this site {what} from {folder}", _elsewhere(here))
-    if here.allowed and not any(_lies_in(path, folder) for folder in here.allowed):
+    if here.allowed and not any(lies_in(path, folder) for folder in here.allowed):
         raise BollardError(f"{name}: this site {what} from {os.path.dirname(path)}", _elsewhere(here))
 
 
@@ -206,7 +219,7 @@ def refuse_overlays(here: Site, overlays: tuple[tuple[str, bool], ...]) -> None:
         try:
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:
-            continue
+            continue  # the node opens it again, with the same check
         try:
             refuse_overlay(here, fd, path)
         finally:
@@ -217,7 +230,8 @@ def _elsewhere(here: Site) -> str:
     return f"use one in {' or '.join(here.allowed)}" if here.allowed else "copy it to another directory"
 
 
-def _lies_in(path: str, folder: str) -> bool:
+def lies_in(path: str, folder: str) -> bool:
+    """Return whether `path`, which has no links in it, is `folder` or below it, compared by component."""
     real = os.path.realpath(folder)
     return path == real or path.startswith(real.rstrip("/") + "/")
 

@@ -16,7 +16,11 @@ from typing import Any, NamedTuple, Union
 
 from bollard.mpi import wireup
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import site, spec, spec_text
+from bollard.runtime.request import site, spec, spec_text, trust_config, yaml_node
+from bollard.runtime.request.yaml_node import Mistake
+from bollard.runtime.request.yaml_node import checked_path as _checked_path
+from bollard.runtime.request.yaml_node import kind as _kind
+from bollard.runtime.request.yaml_node import line as _line
 
 PATH = "/etc/bollard/bollard.yaml"
 # In bytes, far more than a person writes. The limit is needed, as a short YAML text can expand to a very large one.
@@ -35,7 +39,8 @@ class Key(NamedTuple):
     example: str
 
 
-SWITCH, GPU, NUMBER, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES = (
+IMAGE = "path from / on, or a URI"
+SWITCH, GPU, NUMBER, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES, TRUST = (
     "yes or no",
     "auto, always or never",
     "number from 1 to 1000",
@@ -44,6 +49,7 @@ SWITCH, GPU, NUMBER, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES = (
     "list of directories",
     "list of SRC[:DST[:ro|rw]]",
     "names and values",
+    "mode, keyring and rules",
 )
 
 TABLE: tuple[Key, ...] = (
@@ -113,6 +119,20 @@ TABLE: tuple[Key, ...] = (
         "200G",
     ),
     Key(
+        "python-base",
+        IMAGE,
+        "",
+        "the image to which `bollard build` adds what requirements.txt or a Python script asks for; `--base` wins",
+        "/apps/images/python.sif",
+    ),
+    Key(
+        "conda-base",
+        IMAGE,
+        "",
+        "the same for environment.yml: an image with micromamba, mamba or conda",
+        "/apps/images/micromamba.sif",
+    ),
+    Key(
         "cache.shared",
         DIRECTORY,
         "",
@@ -134,18 +154,17 @@ TABLE: tuple[Key, ...] = (
         "variables for every container, where neither the job nor the image has them",
         "{OMP_PROC_BIND: close}",
     ),
+    Key(
+        "trust",
+        TRUST,
+        (),
+        "which images may run: docs/trust.md; without it, all",
+        "{mode: observe, rules: [{from: /apps/images, owner: [root]}, {from: anywhere, refuse: yes}]}",
+    ),
 )
 
 # Variables that a site cannot set: environment.py drops or changes them.
 _NOT_A_DEFAULT = ("HOME", "PATH", "LD_LIBRARY_PATH", "PWD", "UID", "GID")
-
-
-class Mistake(NamedTuple):
-    """A mistake in one line of bollard.yaml: line number, what is wrong, what to do."""
-
-    line: int
-    text: str
-    hint: str
 
 
 class Settings(NamedTuple):
@@ -194,6 +213,8 @@ def load(path: str = PATH) -> Settings:
         first, more = mistakes[0], len(mistakes) - 1
         rest = f" (and {more} more below it)" if more else ""
         raise BollardError(f"{path}:{first.line}: {first.text}", first.hint + rest)
+    if "trust" in values:
+        values["trust-file"] = path  # for messages
     return Settings(values, hashlib.sha256(data).hexdigest())
 
 
@@ -272,7 +293,9 @@ def read(data: bytes) -> tuple[dict[str, Value], list[Mistake]]:
         found = list(_READERS[known[name].kind](name, node))
         mistakes += [item for item in found if isinstance(item, Mistake)]
         items = tuple(item for item in found if not isinstance(item, Mistake))
-        if known[name].kind in (SWITCH, GPU, NUMBER, SIZE, DIRECTORY):
+        if known[name].kind == TRUST:
+            values.update(trust_config.values([item for item in items if isinstance(item, tuple)]))
+        elif known[name].kind in (SWITCH, GPU, NUMBER, SIZE, DIRECTORY, IMAGE):
             values.update((name, item) for item in items)
         elif items:
             values[name] = tuple(str(item) for item in items)
@@ -280,14 +303,6 @@ def read(data: bytes) -> tuple[dict[str, Value], list[Mistake]]:
 
 
 _YAML_HINT = "look at the indentation, the quotes and the brackets there"
-
-
-def _line(node: Any) -> int:
-    return int(node.start_mark.line) + 1
-
-
-def _kind(node: Any) -> str:
-    return {"scalar": f'"{node.value}"', "sequence": "a list", "mapping": "a set of keys"}[node.id]
 
 
 def _suggestion(name: str, known: dict[str, Key]) -> str:
@@ -327,27 +342,25 @@ def _number(name: str, node: Any) -> Iterator[str | Mistake]:
         yield Mistake(_line(node), f"{name}: {_kind(node)} is no {NUMBER}", f"write `{name}: {site.IDLE_CONTAINERS}`")
 
 
+def _image(name: str, node: Any) -> Iterator[str | Mistake]:
+    text = node.value if node.id == "scalar" else ""
+    if text.isprintable() and (text.startswith("/") or re.match("[a-z-]+:.", text)):
+        yield text
+    else:
+        yield Mistake(_line(node), f"{name}: {_kind(node)} is no {IMAGE}", f"write `{name}: /apps/images/IMAGE.sif`")
+
+
 def _directory(name: str, node: Any) -> Iterator[str | Mistake]:
-    if node.id != "scalar" or node.tag == "tag:yaml.org,2002:null":
+    if node.id != "scalar" or yaml_node.is_null(node):
         found = "nothing" if node.id == "scalar" else _kind(node)
         yield Mistake(_line(node), f"{name}: {found} where a directory is expected", "write its path, from / on")
         return
     yield _checked_path(name, node.value, _line(node))
 
 
-def _checked_path(what: str, path: str, line: int) -> str | Mistake:
-    if not path.startswith("/"):
-        return Mistake(line, f'{what}: "{path}" does not begin with /', "name the directory in full")
-    if ".." in path.split("/"):
-        return Mistake(line, f'{what}: "{path}" has a .. in it', "name the directory in full")
-    if "\0" in path or not path.isprintable():
-        return Mistake(line, f"{what}: {path!r} has an invisible character", "type the path again")
-    return path
-
-
 def _items(name: str, node: Any) -> Iterator[tuple[str, Any, Mistake | None]]:
     """Yield (name for messages, node, mistake or None) for each item of a list."""
-    if node.id == "scalar" and node.tag == "tag:yaml.org,2002:null":
+    if yaml_node.is_null(node):
         return
     if node.id != "sequence":
         yield name, node, Mistake(_line(node), f"{name}: {_kind(node)} is no list", "begin each item with `- `")
@@ -384,7 +397,7 @@ def _binds(name: str, node: Any) -> Iterator[str | Mistake]:
 
 
 def _variables(name: str, node: Any) -> Iterator[str | Mistake]:
-    if node.id == "scalar" and node.tag == "tag:yaml.org,2002:null":
+    if yaml_node.is_null(node):
         return
     if node.id != "mapping":
         yield Mistake(_line(node), f"{name}: {_kind(node)} is no set of names", "write one `NAME: value` a line")
@@ -417,7 +430,9 @@ _READERS: dict[str, Any] = {
     NUMBER: _number,
     SIZE: _size,
     DIRECTORY: _directory,
+    IMAGE: _image,
     DIRECTORIES: _directories,
     BINDS: _binds,
     VARIABLES: _variables,
+    TRUST: trust_config.read,
 }

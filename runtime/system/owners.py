@@ -108,3 +108,19 @@ def _group(gid: int) -> str:
         return grp.getgrgid(gid).gr_name
     except KeyError:
         return str(gid)
+
+
+def package(path: str) -> str:
+    """The package to which the file `path` belongs; "" for none, or where no package manager is known."""
+    import subprocess
+
+    for command in (("dpkg-query", "-S"), ("rpm", "-qf")):
+        try:
+            done = subprocess.run(
+                [*command, path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
+            )
+        except FileNotFoundError:  # another distribution's
+            continue
+        if done.returncode == 0:
+            return done.stdout.partition(":")[0].strip()
+    return ""

@@ -30,11 +30,22 @@ def _library() -> Any:
         BollardError: it is not installed.
     """
     try:
-        from cryptography.hazmat.primitives import hashes, serialization
-        from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+        return _parts()
+    except ImportError:  # to start fast, the installed command runs without the system's packages
+        import site
+
+        site.main()
+    try:
+        return _parts()
     except ImportError:
         raise BollardError("the Python package cryptography is missing on this machine", _PACKAGE) from None
+
+
+def _parts() -> Any:
     from types import SimpleNamespace
+
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
     return SimpleNamespace(hashes=hashes, serialization=serialization, ec=ec, ed25519=ed25519, padding=padding, rsa=rsa)
 

@@ -57,7 +57,7 @@ def directory(environ: Mapping[str, str], given: str = "") -> str:
         for prefix in _PREFIXES:
             if not given and environ.get(prefix + form):
                 given = environ[prefix + form] + ("/keys" if form == "CONFIGDIR" else "")
-    return os.path.abspath(given or os.path.join(_home(environ), ".apptainer/keys"))
+    return given or os.path.join(_home(environ), ".apptainer/keys")
 
 
 def _home(environ: Mapping[str, str]) -> str:
@@ -250,13 +250,29 @@ def dearmored(data: bytes, name: str) -> bytes:
 
 
 def armored(raw: bytes, secret: bool) -> str:
-    """Return packets as text with ASCII armor. `secret` chooses the words of the first and the last line."""
+    """Return packets as text with ASCII armor. `secret` chooses the words of the first and the last line.
+
+    The text ends with a checksum, which RFC 9580 calls optional: SKS key servers take no key without one.
+    """
     import base64
 
     kind = "PRIVATE" if secret else "PUBLIC"
     text = base64.b64encode(raw).decode()
     lines = [text[at : at + 64] for at in range(0, len(text), 64)]
+    lines.append("=" + base64.b64encode(_checksum(raw)).decode())
     return "\n".join([f"-----BEGIN PGP {kind} KEY BLOCK-----", "", *lines, f"-----END PGP {kind} KEY BLOCK-----", ""])
+
+
+def _checksum(data: bytes) -> bytes:
+    """Return the CRC-24 of RFC 4880, section 6.1."""
+    value = 0xB704CE
+    for byte in data:
+        value ^= byte << 16
+        for _ in range(8):
+            value <<= 1
+            if value & 0x1000000:
+                value ^= 0x1864CFB
+    return value.to_bytes(3, "big")
 
 
 def find(keys: Sequence[Key], fingerprint: str) -> Key | None:
@@ -299,7 +315,7 @@ def _change(path: str, change: object) -> None:
     import tempfile
 
     assert callable(change)
-    folder = os.path.dirname(path)
+    folder = os.path.dirname(path) or "."
     try:
         os.makedirs(folder, 0o700, exist_ok=True)
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -28,10 +28,12 @@ class Trust:
 
     keyrings: paths of files with public PGP keys, as pgp-public is one.
     keys: public keys of PEM files or certificates, from `dsse.public_key` and `dsse.certified_key`.
+    gpgv: the path of gpgv, "" for that of the machine.
     """
 
     keyrings: tuple[str, ...] = ()
     keys: tuple[Any, ...] = ()
+    gpgv: str = ""
 
 
 @record(frozen=True)
@@ -82,6 +84,7 @@ class Report:
     reason: why the image, or the asked part of it, does not count as signed; "" if it does. Every signature has to be
         good, as in Apptainer.
     absent: the asked groups that have no signature at all.
+    before: how many verdicts come before the first such group; none if an object is in no group.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -89,6 +92,7 @@ class Report:
     unsigned: tuple[int, ...]
     reason: str
     absent: tuple[int, ...] = ()
+    before: int = 0
 
 
 def verify(fd: int, found: Sif, trust: Trust, *, groups: Iterable[int] = (), objects: Iterable[int] = ()) -> Report:
@@ -103,42 +107,36 @@ def verify(fd: int, found: Sif, trust: Trust, *, groups: Iterable[int] = (), obj
     """
     digests = Digests(fd, found)
     groups, objects = tuple(groups), tuple(objects)
-    reason = ""
-    stray: list[int] = []
-    absent: list[int] = []
     if not groups and not objects:
         groups = tuple(signature.groups(found))
-        stray = signature.strays(found)
-        if stray:
-            reason = f"object {stray[0]} is in no group, so no signature can cover it"
-        elif not groups:
-            reason = "it has no objects to sign"
     tasks: list[tuple[int, list[Descriptor], tuple[int, ...]]] = []
     for group in groups:
         tasks.append((group, signature.members(found, group), ()))
     for number in objects:
         group = group_of(found, number)
         tasks.append((group, signature.members(found, group), (number,)))
+    reason = "" if tasks else "it has no objects to sign"
+    stray = signature.strays(found)
+    if stray:
+        reason = f"object {stray[0]} is in no group, so no signature can cover it"
     verdicts: list[Verdict] = []
     asked: dict[int, None] = {}
-    covered: set[int] = set()
-    pgp_known: dict[bytes, Any] = {}
+    absent: list[int] = []
+    before = -1 if not stray else 0
+    known: dict[bytes, Any] = {}
     for group, members, only in tasks:
-        wanted = only or tuple(item.id for item in members)
-        asked.update(dict.fromkeys(wanted))
-        here = [
-            judge(digests, members, item, trust, only, pgp_known) for item in signature.signatures(fd, found, group)
-        ]
+        asked.update(dict.fromkeys(only or [item.id for item in members]))
+        here = [judge(digests, members, item, trust, only, known) for item in signature.signatures(fd, found, group)]
         if not here:
             absent.append(group)
+            before = len(verdicts) if before < 0 else before
+            reason = reason or f"object group {group} is not signed"
         reason = reason or next((verdict.reason for verdict in here if verdict.reason), "")
         verdicts += here
-        for verdict in here:
-            covered.update(verdict.covered if verdict.good else ())
+    covered = {number for verdict in verdicts if verdict.good for number in verdict.covered}
     unsigned = tuple(number for number in asked if number not in covered)
-    if absent and not stray:
-        reason = f"object group {absent[0]} is not signed"
-    return Report(tuple(verdicts), tuple(asked), unsigned, reason, tuple(absent))
+    before = len(verdicts) if before < 0 else before
+    return Report(tuple(verdicts), tuple(asked), unsigned, reason, tuple(absent), before)
 
 
 def group_of(found: Sif, number: int) -> int:
@@ -224,7 +222,7 @@ def _signer(item: Signature, trust: Trust, known: dict[bytes, Any]) -> tuple[str
         return "", "", b"", f"signature object {item.id} was made with a PGP key; verify it without --key", False
     found = known.get(item.data)
     if found is None:
-        found = known[item.data] = pgp.verify(item.data, trust.keyrings)
+        found = known[item.data] = pgp.verify(item.data, trust.keyrings, trust.gpgv)
     whose = f" (key {item.entity})" if item.entity else ""
     if found.reason:
         reason = f"signature object {item.id} is not valid: {found.reason}{whose}"
@@ -260,6 +258,16 @@ def signers(report: Report) -> frozenset[str]:
     return frozenset(set.intersection(*sets)) if sets else frozenset()
 
 
+def cure(report: Report) -> str:
+    """Return what the user can do about the reason of a report; "" if there is none."""
+    failed = next((verdict for verdict in report.verdicts if verdict.reason == report.reason), None)
+    if failed is None or failed.mismatched:
+        return "ask its author to sign it" if report.absent else ""
+    if failed.unknown and failed.claimed:
+        return "if you trust its owner, add the key with `bollard key import` or `bollard key pull`"
+    return "do not use it, and ask its author"
+
+
 def default_trust(environ: Mapping[str, str]) -> Trust:
     """Return the trust in the PGP keys of the user's and of this machine's keyring."""
     from bollard.runtime.trust import keyring
@@ -279,7 +287,7 @@ def require(fd: int, found: Sif, trust: Trust, fingerprints: Sequence[str]) -> N
     """
     report = verify(fd, found, trust)
     if report.reason:
-        raise BollardError(f"{found.name}: {report.reason}", "see `bollard verify`, and import the key you trust")
+        raise BollardError(f"{found.name}: {report.reason}", cure(report))
     there = signers(report)
     for fingerprint in fingerprints:
         if fingerprint.upper() not in there:

@@ -63,6 +63,15 @@ def test_a_signature_that_is_missing(fetcher: Fetcher, registry: Registry) -> No
     assert line.startswith(f"{uri}: refused by the policy in {path}: A signature was required, but no signature exists")
 
 
+def test_a_rule_for_signatures_of_cosign_lets_no_unsigned_image_pass(fetcher: Fetcher, registry: Registry) -> None:
+    """Debian 12's skopeo is built without sigstore: it refuses every image of such a rule."""
+    (fetcher.path / "key").write_text("no key")
+    path = put(fetcher, {"default": [{"type": "sigstoreSigned", "keyPath": str(fetcher.path / "key")}]})
+    uri = f"docker://{registry.host}/tiny/one:v1"
+    line = fetcher.refused("pull", "--no-https", "--disable-cache", "a.sif", uri)
+    assert line.startswith(f"{uri}: refused by the policy in {path}: "), line
+
+
 def test_a_rule_for_one_tag(fetcher: Fetcher, registry: Registry) -> None:
     """Which counts although the image is fetched by its digest."""
     put(fetcher, scopes(**{f"{registry.host}/tiny/one:v1": REJECT}))

@@ -7,12 +7,12 @@ Every planned mount is there with its flags, or is reported as left out. There i
 from __future__ import annotations
 
 import json
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cards
 import pytest
 from cluster import Cluster, Images, Result, Work, good
 
@@ -24,7 +24,6 @@ SPOOL = {
 }  # fmt: skip
 SPOOL_TEXT = "/var/spool/slurmd  from  /var/spool/slurmd  (if there)"
 NODE = "n1"
-LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1")
 
 # Name: options; {W} is a directory of the user's, with directories a, a/in, b, layer, read and files f, layer.img.
 SETS = {
@@ -277,25 +276,10 @@ def about_namespaces(plan: dict[str, Any], seen: Look, base: dict[str, Any]) -> 
 
 @pytest.fixture
 def driver(cluster: Cluster) -> Iterator[None]:
-    """Install libraries and a program with the names of a graphics driver's; there is no GPU."""
-    for name in LIBRARIES:
-        command = [
-            "gcc",
-            "-shared",
-            f"-Wl,-soname,{name}",
-            "-o",
-            str(cluster.path(NODE, f"/usr/local/lib/{name}")),
-            "-xc",
-            "-",
-        ]
-        subprocess.run(command, input=b"int f(void) { return 1; }", check=True)
-    good(
-        cluster.exec(
-            "printf '#!/bin/sh\\n' > /usr/bin/nvidia-smi; chmod 755 /usr/bin/nvidia-smi; ldconfig", NODE, "root"
-        )
-    )
+    """Install a driver without a card (cards.py)."""
+    cards.install(cluster, NODE)
     yield
-    good(cluster.exec(f"cd /usr/local/lib; rm {' '.join(LIBRARIES)} /usr/bin/nvidia-smi; ldconfig", NODE, "root"))
+    cards.remove(cluster, NODE)
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def children(pid: int) -> set[int]:
 
 
 def stop_before_it_asks(cluster: Cluster, controller: int, stopped: list[int], seconds: float = 60) -> None:
-    """Stop the process `controller`, slurmctld, when the next batch script's slurmstepd is there; then `stopped` has it.
+    """Stop `controller`, slurmctld's process, when the next batch script's slurmstepd is there; `stopped` has it then.
 
     slurmstepd asks later: it reads its plugins first. It is stopped meanwhile. A job's first slurmstepd is the extern
     step's, the second is the batch script's.

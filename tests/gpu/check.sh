@@ -286,7 +286,7 @@ fi
 if test "$(id -u)" = 0 && test "${AS_ROOT:-}" != 1; then
     AS_ROOT=1 as_host 'CUDA, as root' --nv -- "$python" "$work/cuda_probe.py"
 fi
-for options in '' --nv; do
+for options in --no-nv --nv; do
     begin=$(date +%s%N)
     # shellcheck disable=SC2086
     for _ in 1 2 3 4 5; do inside $options -- true; done > /dev/null 2>&1

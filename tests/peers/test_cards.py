@@ -18,8 +18,8 @@ def driver(machine: Machine) -> Iterator[None]:
     made = machine.run(
         f"cd /usr/local/lib; for name in {names}; do "
         "echo 'int f(void) { return 1; }' | gcc -shared -fPIC -Wl,-soname,$name -o $name -x c - || exit 1; done; "
-        "echo 'int puts(const char *); int main(void) { puts(\"driver\"); return 0; }' | gcc -o /usr/bin/nvidia-smi -x c - "
-        "&& ldconfig",
+        "echo 'int puts(const char *); int main(void) { puts(\"driver\"); return 0; }' | "
+        "gcc -static -o /usr/bin/nvidia-smi -x c - && ldconfig",
         root=True,
     )
     assert made.returncode == 0, made.stderr

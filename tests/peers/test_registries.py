@@ -25,7 +25,8 @@ import endpoint
 import servers
 
 PROGRAMS = ("bollard", "apptainer")
-DIRECT = {"NO_PROXY": "127.0.0.1,127.0.0.77", "no_proxy": "127.0.0.1,127.0.0.77", "APPTAINER_NOHTTPS": "true", "PYTHONWARNINGS": "ignore"}
+HERE = "127.0.0.1,127.0.0.77"
+DIRECT = {"NO_PROXY": HERE, "no_proxy": HERE, "APPTAINER_NOHTTPS": "true", "PYTHONWARNINGS": "ignore"}
 LOGIN = f"registry login -u {servers.USER} --password-stdin"
 
 

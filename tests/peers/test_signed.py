@@ -19,6 +19,11 @@ apptainer sign ours.sif
 apptainer verify --json ours.sif
 bollard exec ours.sif cat /srv/full/file
 diff <(bollard sif list ours.sif) <(apptainer sif list ours.sif)
+apptainer sif list ours.sif > list
+read -r id _ < <(grep SBOM list)
+diff <(bollard inspect --sbom ours.sif) <(apptainer sif dump "$id" ours.sif; echo)
+apptainer exec ours.sif cat /srv/full/file
+apptainer inspect --json ours.sif | grep -q org.label-schema.build-arch
 printf x | dd of=ours.sif bs=1 seek=40000 conv=notrunc
 if apptainer verify ours.sif >refused; then exit 3; fi
 """
@@ -30,4 +35,5 @@ def test_signed_by_apptainer(machine: Machine) -> None:
     assert done.returncode == 0, (out, done.stderr)
     told, end = json.JSONDecoder().raw_decode(out[out.index("{") :])
     assert told["Signatures"] == 1 and told["SignerKeys"][0]["Signer"]["DataCheck"], told
-    assert out[out.index("{") + end :].strip() == "inside"
+    assert [entry["Signer"]["Partition"] for entry in told["SignerKeys"]].count("SBOM") == 1, told  # it is in the group
+    assert out[out.index("{") + end :].split() == ["inside", "inside"]

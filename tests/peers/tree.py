@@ -23,8 +23,8 @@ ROOT = Path(os.environ.get("BOLLARD_PEERS", "/var/cache/bollard-peers"))
 SUITE = "sid"
 PACKAGES = (
     "apptainer", "bash", "busybox-static", "ca-certificates", "e2fsprogs", "fuse-overlayfs", "fuse2fs", "fuse3", "gcc",
-    "libc6-dev", "libslurm-dev", "mawk", "procps", "python3-cffi", "python3-dev", "python3-yaml", "skopeo",
-    "squashfs-tools", "squashfuse",
+    "gpg", "gpg-agent", "gpgconf", "gpgv", "libc6-dev", "libslurm-dev", "mawk", "openssl", "procps", "python3-cffi",
+    "python3-cryptography", "python3-dev", "python3-yaml", "skopeo", "squashfs-tools", "squashfuse",
 )  # fmt: skip
 USER, UID, GID, CHEM = "peer", 4242, 4242, 4343
 HOME = f"/home/{USER}"
@@ -131,6 +131,9 @@ def make() -> None:
         ROOT.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["debootstrap", "--variant=minbase", SUITE, str(ROOT)], stdout=subprocess.DEVNULL, check=True)
     print(f"installing {wanted}", flush=True)
+    # A tree that was finished before names a server that does not exist.
+    (ROOT / "etc/resolv.conf").unlink(missing_ok=True)
+    (ROOT / "etc/resolv.conf").write_bytes(Path("/etc/resolv.conf").read_bytes())
     _in_tree(
         "apt-get -q -o Acquire::Check-Valid-Until=false update >/dev/null; "
         f"apt-get -q -y --no-install-recommends install {wanted} >/dev/null; "

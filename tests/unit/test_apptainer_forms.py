@@ -76,7 +76,7 @@ def test_a_refused_command(name, capsys):
         (["run", "-p", "8080:80", "i.sif"], "the container has the network of the host"),
         (["run", "--gpus", "all", "i.sif"], "--nv"),
         (["exce", "i.sif"], "did you mean `bollard exec`?"),
-        (["instanc", "list"], "did you mean `bollard instance`?"),
+        (["instances", "list"], "did you mean `bollard instance`?"),
     ],
 )
 def test_habits_and_slips(words, hint, capsys):

@@ -139,6 +139,16 @@ def test_the_sites_limits_of_images():
     assert names == ["images-allowed", "images-forbidden"]
 
 
+def test_the_sites_policy_of_images():
+    """spec.c and keeper.c see by lines of site.conf that the runtime, or the witness, has to look."""
+    rules = b"trust:\n  mode: enforce\n  rules: [{from: /a, owner: 0}]\n"
+    for text, owners in ((rules, True), (rules.replace(b", owner: 0", b""), False)):
+        values, _ = site_config.read(text)
+        lines = site_config.compiled(site_config.Settings(values, ""), "/p").decode()
+        assert f"\n{constants.SITE_TRUST}enforce\n" in lines
+        assert (f"\n{constants.SITE_TRUST_OWNERS}\n" in lines) == owners
+
+
 def test_the_names_of_mpirun():
     """inside.c knows them by their beginning, or in full."""
     source = (C / "inside.c").read_text()

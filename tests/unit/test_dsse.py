@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import subprocess
 
 import pytest
 import signed_images
@@ -115,17 +116,25 @@ class Authority:
         self.issue("root", "basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign", "", new=True)
         self.issue("between", "basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign", "root", new=True)
 
-    def issue(self, name, extensions, issuer, days="30", new=False):
+    def issue(self, name, extensions, issuer, days="30", new=False, dates=()):
         key = f"{name}.key" if new else self.key
         if new:
             signed_images.openssl(self.folder, "genpkey", "-algorithm", "ed25519", "-out", key)
         signed_images.openssl(self.folder, "req", "-new", "-key", key, "-subj", f"/CN={name}", "-out", "r")
         (self.folder / "e").write_text(extensions)
         by = ["-CA", f"{issuer}.crt", "-CAkey", f"{issuer}.key", "-CAcreateserial"] if issuer else ["-signkey", key]
-        signed_images.openssl(
-            self.folder, "x509", "-req", "-in", "r", *by, "-days", days, "-extfile", "e", "-out", f"{name}.crt"
-        )
+        by += [*(dates or ("-days", days)), "-extfile", "e", "-out", f"{name}.crt"]
+        signed_images.openssl(self.folder, "x509", "-req", "-in", "r", *by)
         return str(self.folder / f"{name}.crt")
+
+
+def expired(made, usage):
+    """A certificate of the past: openssl 3.0 takes a negative number of days, later ones take dates alone."""
+    try:
+        return made.issue("old", usage, "root", "-1")
+    except subprocess.CalledProcessError:
+        dates = ["-not_before", "20200101000000Z", "-not_after", "20200201000000Z"]
+        return made.issue("old", usage, "root", dates=dates)
 
 
 def test_certificates(pem, tmp_path):
@@ -143,7 +152,7 @@ def test_certificates(pem, tmp_path):
         (below, "unable to get local issuer", {"roots": root}),
         (below, "unable to get|self.signed", {"intermediates": between}),
         (made.issue("server", usage + "serverAuth", "root"), "not for signing code", {"roots": root}),
-        (made.issue("old", usage + "codeSigning", "root", "-1"), "has expired", {"roots": root}),
+        (expired(made, usage + "codeSigning"), "has expired", {"roots": root}),
         (pem[1]["ed25519"][1], "holds no certificate", {"roots": root}),
         (signing, "No such file", {"roots": "/nonexistent"}),
     ):

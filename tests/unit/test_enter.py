@@ -78,7 +78,8 @@ class Keeper:
 
 
 def started(launcher, address, *command, prepare=None, more=()):
-    env = {"SLURM_BOLLARD_ENTRY": address, "PATH": "/usr/bin:/bin", **dict(more)}
+    kept = {name: value for name, value in os.environ.items() if name == "ASAN_OPTIONS"}  # make sanitize
+    env = {"SLURM_BOLLARD_ENTRY": address, "PATH": "/usr/bin:/bin", **kept, **dict(more)}
     return subprocess.run([launcher, *command], env=env, preexec_fn=prepare, capture_output=True, timeout=30)
 
 

@@ -19,14 +19,25 @@ BEFORE = {
     "bollard.runtime.container.cdi": {"_parsed"},
     "bollard.runtime.container.driver_libraries": {"is_newer"},
     "bollard.runtime.container.keeper": {"_enter", "_hold", "_open", "_start_saver", "_unshare", "facts", "main"},
-    "bollard.runtime.container.layers": {"_open"},
+    "bollard.runtime.container.layers": {"_merge", "_open"},
     "bollard.runtime.container.save": {"_prepare"},
     "bollard.runtime.image.image": {"_open_error", "_user_name"},
+    "bollard.runtime.image.image_sbom": {"text_in", "upstream"},
     "bollard.runtime.image.sif_write": {"sha256", "timestamp"},  # the saver, which has imported these
     "bollard.runtime.request.command_line": {"_similar"},
     "bollard.runtime.request.forms": {"_with_opts", "_with_files"},
     "bollard.runtime.system.identity": {"new_namespace"},
     "bollard.runtime.system.linux": {"start_first", "bring_up", "lock_file"},
+    # The site's policy of images, which `keeper._open` applies; and what `bollard sign` and `key` use of these modules.
+    "bollard.runtime.trust.dsse": {
+        "_check_chain", "_is_valid", "_library", "_parts", "certified_key", "key_id", "sign", "verify"
+    },
+    "bollard.runtime.trust.evidence": {"_sha256", "log"},
+    "bollard.runtime.trust.keyring": {"_change", "_fingerprint", "_home", "armored", "dearmored"},
+    "bollard.runtime.trust.pgp": {"__enter__", "__exit__", "clear_sign_by_agent", "gpg", "verify"},
+    "bollard.runtime.trust.policy": {"_user"},
+    "bollard.runtime.trust.signature": {"_checked", "_hash", "parse", "text"},
+    "bollard.runtime.trust.verify": {"_signer", "default_trust"},
 }
 # They run in a container, and import what `imports.complete` or `save._prepare` has imported.
 LOADED = {

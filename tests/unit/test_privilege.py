@@ -19,6 +19,7 @@ DECLARATIONS = """
 struct job_cgroups { int count; char job[16][512], v1[512], v2[512]; };
 struct identity {
     unsigned uid, gid; const unsigned *groups; int ngroups, place, as_root; const struct job_cgroups *cgroups;
+    int (*first)(int fd); int first_fd;
 };
 int start_of(const struct identity *id);
 int maps_of(int pid, const struct identity *id);

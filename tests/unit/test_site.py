@@ -27,6 +27,7 @@ home: no
 cwd: off
 writable: yes
 mpirun: false
+gpu: always
 spool: /var/spool/slurmd.%n
 registry: yes
 image-programs: no
@@ -37,11 +38,16 @@ layer-max: 3G
 cache.shared: /apps/cache
 cache.shared-max: 2T
 cache.max: 1024
-gpu: never
+python-base: /apps/python.sif
+conda-base: docker://micromamba:1
 environment:
   OMP_PROC_BIND: close
   SITE: "a b=c\\n%"
   ONE: 1
+trust:
+  mode: observe
+  rules:
+    - from: /apps
 """
 
 
@@ -70,6 +76,8 @@ def test_every_key_arrives_on_the_node():
     assert (here.allowed, here.forbidden) == (("/apps", "/data/images"), ("/tmp",))
     assert here.environment == ((b"OMP_PROC_BIND", b"close"), (b"SITE", b"a b=c\n%"), (b"ONE", b"1"))
     assert here.layer_max == 3 << 30
+    assert (here.python_base, here.conda_base) == ("/apps/python.sif", "docker://micromamba:1")
+    assert here.trust and (here.trust.mode, here.trust.rules[0].places) == ("observe", ("/apps",))
     assert f"\n{constants.SITE_NO_IMAGE_PROGRAMS}\n" in compiled_text(ALL).decode()
     assert here.prefix == "/usr/lib/bollard"
 
@@ -91,7 +99,10 @@ def test_nothing_said_is_the_defaults(text):
 
 def test_the_example_is_valid_once_its_lines_count():
     text = "\n".join(line[1:] if line[:1] == "#" and line[1:2] != " " else line for line in _example())
-    assert mistakes(text) == [] and set(site_config.read(text.encode())[0]) == {key.name for key in site_config.TABLE}
+    assert mistakes(text) == []
+    assert {name for name in site_config.read(text.encode())[0] if not name.startswith("trust-")} == {
+        key.name for key in site_config.TABLE
+    }
     assert site_config.read("\n".join(_example()).encode()) == ({}, [])
 
 
@@ -127,6 +138,8 @@ def _example():
         ('mounts: ["/a\\0b"]\n', "1: mounts[0]: '/a\\x00b' has an invisible character; type the path again"),
         ("spool: spool\n", '1: spool: "spool" does not begin with /; name the directory in full'),
         ("spool:\n", "1: spool: nothing where a directory is expected; write its path, from / on"),
+        ("gpu: sometimes\n", '1: gpu: "sometimes" is not auto, always or never; write `gpu: auto`'),
+        ("gpu: yes\n", '1: gpu: "yes" is not auto, always or never; write `gpu: auto`'),
         ("images-allowed: {a: b}\n", "1: images-allowed: a set of keys is no list; begin each item with `- `"),
         ("environment: [A]\n", "1: environment: a list is no set of names; write one `NAME: value` a line"),
         (

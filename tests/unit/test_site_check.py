@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from bollard.runtime.errors import BollardError
-from bollard.spank_plugin import check, install, probes
-from bollard.spank_plugin.check import FAILURE, OK, WARNING, Finding
+from bollard.runtime.request import site_config
+from bollard.spank_plugin import check, cluster_check, finding, gpu_check, install, policy_check, probes
+from bollard.spank_plugin.finding import FAILURE, OK, WARNING, Finding
 from bollard.spank_plugin.install import Where
 
 TOP = Path(__file__).resolve().parents[2]
@@ -28,13 +31,13 @@ def test_a_machine_without_bollard(tmp_path):
     for row in found:
         assert row.state in (OK, WARNING, FAILURE) and row.text and "\n" not in row.text, row
         assert bool(row.fix) == (row.state != OK), row
-    assert check.status(found) == FAILURE
+    assert finding.status(found) == FAILURE
 
 
 def test_the_worst_counts():
     rows = [Finding("a", OK, ""), Finding("b", WARNING, "", "x")]
-    assert check.status(rows[:1]) == OK and check.status(rows) == WARNING
-    assert check.status([*rows, Finding("c", FAILURE, "", "x")]) == FAILURE
+    assert finding.status(rows[:1]) == OK and finding.status(rows) == WARNING
+    assert finding.status([*rows, Finding("c", FAILURE, "", "x")]) == FAILURE
 
 
 def _refuse():
@@ -179,3 +182,106 @@ def test_the_command_of_a_lost_installation(tmp_path):
     done = subprocess.run([sys.executable, "-IS", program], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 255 and done.stderr.count("\n") == 1, done
     assert done.stderr.startswith(f"bollard: {tmp_path}/gone: the installation is missing")
+
+
+def test_a_policy_that_refuses_everything_or_protects_nobody(tmp_path):
+    key, ring = "A" * 40, tmp_path / "keys"
+
+    def found(rule):
+        text = f"trust: {{mode: enforce, keyring: {ring}, rules: [{rule}]}}\n"
+        values, mistakes = site_config.read(text.encode())
+        assert mistakes == []
+        values["trust-file"] = "/y"
+        (tmp_path / "site.conf").write_bytes(site_config.compiled(site_config.Settings(values, ""), str(tmp_path)))
+        return [text for _, text, _ in policy_check.faults(str(tmp_path))]
+
+    assert found("{from: /a, owner: 0, without: [x]}") == []
+    assert found("{from: 'docker://h'}") == ["/y:1: users can put another file into their caches of docker://h"]
+    assert "relies on the SBOM" in found("{from: /a, without: [x]}")[0]
+    signed = f"{{from: anywhere, signed-by: {key}}}"
+    assert [text.split(" is ")[0] for text in found(signed)] == [str(ring), f"{tmp_path}/gpgv"]
+    ring.write_text("no keyring")
+    assert any("is no keyring" in text for text in found(signed))
+    ring.write_bytes(b"")
+    assert any(text.endswith(f"lacks the key {key}") for text in found(signed))
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "told"),
+    [
+        ([], ["libcuda.so.1"], []),
+        (["nvidiactl", "nvidia0"], [], [(True, "NVIDIA: /dev/nvidia0 is there, but the loader knows no driver")]),
+        (["nvidia0"], ["libcuda.so.1", "libm.so.6"], [(False, "NVIDIA: /dev/nvidia0, 1 libraries of the driver")]),
+        (["kfd"], [], [(False, "AMD: /dev/kfd")]),
+    ],
+)
+def test_a_node_with_a_card_and_its_driver(monkeypatch, tmp_path, names, known, told):
+    monkeypatch.setattr(gpu_check.gpu, "of_machine", lambda: {name: f"/lib/{name}" for name in known})
+    monkeypatch.setattr(
+        gpu_check.gpu,
+        "cards",
+        lambda kind: [f"/dev/{n}" for n in names if (n == "kfd") == (kind == "rocm") and n != "nvidiactl"],
+    )
+
+    assert [(failure, text[: len(told[0][1])]) for failure, text, _ in gpu_check.findings(str(tmp_path))] == told
+
+
+def test_the_page_has_every_check():
+    page = (TOP / "docs/admins.md").read_text()
+    start = page.index("| id | finding | tried |")
+    rows = page[start : page.index("\n\n", start)].splitlines()[2:]
+    assert rows == [f"| `{finding.identity(name)}` | {name} | {tried} |" for name, tried in finding.TRIED.items()]
+    assert len({finding.identity(name) for name in finding.TRIED}) == len(finding.TRIED)
+
+
+def test_every_finding_is_in_the_table():
+    """The names in the source of the checks are those of the table."""
+    source = "".join((TOP / f"spank_plugin/{name}.py").read_text() for name in ("check", "plugstack_fault"))
+    names = set(re.findall(r"""(?:Finding|_attempt)\(\s*"([^"]+)",""", source))
+    assert names == set(finding.TRIED)
+
+
+def test_ids_for_programs():
+    shown = finding.as_json([Finding("Slurm's settings", OK, "a")], "1")
+    assert shown["checks"] == [
+        {"id": "slurms-settings", "check": "Slurm's settings", "state": "ok", "text": "a", "fix": ""}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("restricted", "worked", "state"),
+    [(False, False, OK), (False, True, OK), (True, True, OK), (True, False, FAILURE)],
+)
+def test_apparmor(restricted, worked, state):
+    found = check.apparmor(restricted, worked)
+    assert found.state == state and ("/etc/apparmor.d/bollard" in found.fix) == (state == FAILURE)
+
+
+def report(node, *rows):
+    return {
+        "node": node,
+        "status": finding.status([Finding("", state, "") for _, state in rows]),
+        "bollard": "1.0",
+        "checks": [{"check": name, "state": state, "text": f"{name} is bad", "fix": "mend"} for name, state in rows],
+    }
+
+
+def test_a_table_of_nodes():
+    """Nodes with equal states share a column, and a cause that many have is one line."""
+    lines = [json.dumps(report(f"n{number}", ("kernel", OK), ("munge", OK))) for number in range(1, 9)]
+    lines += ["a greeting", json.dumps(report("n9.cluster", ("kernel", OK), ("munge", FAILURE)))]
+    lines += [json.dumps(report("n10", ("kernel", OK), ("munge", FAILURE)))]
+    names = [f"n{number}" for number in range(1, 12)]
+    found = cluster_check.reports(lines, names)
+    assert [row["node"] for row in found] == [*names[:8], "n9.cluster", *names[9:]]
+    assert cluster_check.table(found) == [
+        "check   n1 and 7 more  n9 and 1 more  n11",
+        "answer  ok             ok             no answer",
+        "munge   ok             failure        -",
+        "8 of 11 nodes: all ok; bollard 1.0",
+        "n9 and 1 more: failure: munge: munge is bad; mend",
+        "n11: no answer; srun -w n11 bollard site check",
+    ]
+    assert cluster_check.status(found) == 1 and cluster_check.status(found[:8]) == 0
+    assert cluster_check.table(found[:8]) == ["8 of 8 nodes: all ok; bollard 1.0"]
+    assert sorted(names, key=cluster_check._order) == names

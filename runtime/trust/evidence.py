@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Find out what a site's rules ask of an opened image, and apply the rules: in the client, and on the node.
+
+Everything is read through the descriptor that is mounted later. So a file that is renamed or replaced after the check
+in the client is decided on anew. Runs as the user, in the keeper without capabilities.
+"""
+
+from __future__ import annotations
+
+import os
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.image import image, image_sbom, sif
+from bollard.runtime.installed import GPGV
+from bollard.runtime.request import trust_rule
+from bollard.runtime.trust import policy, signature, verify, witness
+from bollard.runtime.trust.policy import Evidence, Verdict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bollard.runtime.image.image import Image
+    from bollard.runtime.image.image_sbom import Sbom
+    from bollard.runtime.request.trust_rule import Policy
+
+_BLOCK = 1 << 20
+
+
+def check_image(rules: Policy, opened: Image, name: str, connection: int = -1) -> Verdict:
+    """Return the policy's verdict about an opened image.
+
+    rules: the site's policy.
+    opened: the image.
+    name: what the user typed.
+    connection: to the witness (`witness.owner`); -1 outside of the keeper's user namespace.
+
+    Raises:
+        BollardError: the policy is enforced and refuses the image.
+    """
+    found = _read_sif(opened, name)
+    return _applied(rules, _evidence(opened.fd, name, found, rules.keyring, connection), name)
+
+
+def check_layer(rules: Policy, fd: int, path: str, connection: int = -1) -> Verdict:
+    """Return the policy's verdict about an overlay, whose files replace those of the image. It has no signature.
+
+    rules: the site's policy.
+    fd: descriptor of the overlay, perhaps O_PATH.
+    path: as the user typed it.
+    connection: as for `check_image`.
+
+    Raises:
+        BollardError: the policy is enforced and refuses the overlay.
+    """
+    return _applied(rules, _evidence(fd, path, None, rules.keyring, connection), f"overlay {path}")
+
+
+def summary(rules: Policy, verdicts: list[Verdict]) -> list[tuple[str, str]]:
+    """Return the verdicts about a container's image and layers for its record, as (name, value) pairs.
+
+    The first refused one counts, else the first: that of the image.
+    """
+    counts = next((verdict for verdict in verdicts if not verdict.allowed), verdicts[0])
+    pairs = [("trust", f"{rules.mode}:{'allowed' if counts.allowed else 'refused'}"), ("trust-rule", counts.label())]
+    if counts.why:
+        pairs.append(("trust-why", counts.why[:200]))
+    signers = sorted({key for verdict in verdicts for key in verdict.signers})
+    return pairs + ([("signers", ",".join(signers))] if signers else [])
+
+
+def log(rules: Policy, verdict: Verdict, name: str) -> None:
+    """Write a refusal to the system log. A node without a log daemon has none; the job's record has the same."""
+    import syslog
+
+    job = os.environ.get("SLURM_JOB_ID", "")
+    where = f"job {job}, " if job else ""
+    text = f"bollard: {where}uid {os.getuid()}: {rules.mode}: refused {name!a} by rule {verdict.label()}: {verdict.why}"
+    syslog.openlog("bollard", 0, syslog.LOG_AUTH)
+    syslog.syslog(syslog.LOG_WARNING, text.replace("\0", " ")[:1000])
+    syslog.closelog()
+
+
+def _applied(rules: Policy, found: Evidence, name: str) -> Verdict:
+    verdict = policy.decide(rules, found)
+    if not verdict.allowed:
+        log(rules, verdict, found.path)
+    if not verdict.allowed and rules.mode == trust_rule.ENFORCE:
+        error = policy.refusal(rules, verdict, name)
+        error.trusted = summary(rules, [verdict])
+        raise error
+    return verdict
+
+
+def _read_sif(opened: Image, name: str) -> sif.Sif | None:
+    if opened.kind == image.DIRECTORY:
+        return None
+    size = os.fstat(opened.fd).st_size
+    first = sif.pread(opened.fd, min(size, sif.HEADER_SIZE), 0, name)
+    return sif.read(opened.fd, size, name) if sif.is_sif(first) else None
+
+
+def _evidence(fd: int, name: str, found: sif.Sif | None, keyring: str, connection: int) -> Evidence:
+    info = os.fstat(fd)
+
+    def owner() -> tuple[int, int]:
+        with open("/proc/self/mountinfo", "rb") as file:
+            if is_served_by_user(file.read(), _mount_of(fd)):
+                raise BollardError(
+                    "it lies on a filesystem that a user serves (FUSE), where owners mean nothing",
+                    "use a file on another filesystem",
+                )
+        return witness.owner(connection, fd)
+
+    def digest() -> str:
+        return _sha256(fd, name) if info.st_mode & 0o170000 == 0o100000 else ""
+
+    def signers() -> frozenset[str]:
+        return signers_of(fd, found, keyring) if found else frozenset()
+
+    def sbom() -> Sbom | None:
+        text = image_sbom.text_of(fd, found) if found else None
+        return None if text is None else image_sbom.parse(text, name)
+
+    path = os.readlink(f"/proc/self/fd/{fd}")
+    return Evidence(name, path, owner, digest, signers, sbom)
+
+
+def _mount_of(fd: int) -> bytes:
+    """Return the number of the mount that an opened file is on (proc(5), fdinfo); b"" if the kernel does not tell."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+        for line in file:
+            if line.startswith(b"mnt_id:"):
+                return line[7:].strip()
+    return b""
+
+
+def is_served_by_user(mountinfo: bytes, number: bytes) -> bool:
+    """Return whether a mount is a FUSE filesystem that another user than root has mounted; True for an unknown mount.
+
+    Such a user can show any owner and mode, and change the content at any time.
+
+    mountinfo: the text of /proc/self/mountinfo.
+    number: the number of the mount.
+    """
+    for line in mountinfo.split(b"\n"):
+        words = line.split(b" ")
+        if words[0] == number and b"-" in words:
+            kind, _, options = words[words.index(b"-", 6) + 1 :][:3]
+            users = [option for option in options.split(b",") if option.startswith(b"user_id=")]
+            return kind.startswith(b"fuse") and kind != b"fusectl" and users != [b"user_id=0"]
+    return True
+
+
+def _sha256(fd: int, name: str) -> str:
+    """Return the SHA-256 of a file, which may be opened with O_PATH."""
+    import hashlib
+
+    total = hashlib.sha256()
+    try:
+        with open(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC), "rb", buffering=0) as file:
+            while data := file.read(_BLOCK):
+                total.update(data)
+    except OSError as error:
+        raise BollardError(f"it cannot be read: {error.strerror}", "ask its owner for permission to read it") from None
+    return total.hexdigest()
+
+
+def signers_of(fd: int, found: sif.Sif, keyring: str) -> frozenset[str]:
+    """Return the fingerprints of the PGP keys that have signed the whole group of the primary partition.
+
+    fd: the image file.
+    found: its header and descriptors.
+    keyring: the path of the file with the site's public keys.
+
+    A signature that is not valid, or covers only a part, does not count. Objects in no group count as unsigned.
+
+    Raises:
+        BollardError: the keyring or gpgv is missing, or the file cannot be read.
+    """
+    if not os.path.isfile(keyring):
+        raise BollardError(
+            f"the site's keys in {keyring} are missing on {os.uname().nodename}", "tell the site's administrator"
+        )
+    if not os.access(GPGV, os.X_OK):
+        raise BollardError(
+            f"{GPGV} is missing on {os.uname().nodename}", "the site's administrator installs gpgv, then bollard again"
+        )
+    if signature.strays(found):
+        return frozenset()
+    report = verify.verify(fd, found, verify.Trust((keyring,), gpgv=GPGV), groups=[sif.primary(found).group])
+    return verify.signers(report)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The part of `bollard site check` about a site's policy of images: what would refuse everything, or protect nobody."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.request import site
+from bollard.runtime.request.trust_rule import Policy, Rule
+from bollard.runtime.system import owners
+from bollard.runtime.trust import keyring
+
+
+def faults(prefix: str) -> Iterator[tuple[bool, str, str]]:
+    """Yield (whether it is a failure, what is wrong, what mends it) for the policy that is in force at `prefix`."""
+    rules = site.load(prefix).trust
+    if rules is None:
+        return
+    keys = {key for rule in rules.rules for key in (*rule.any_of, *rule.all_of)}
+    if keys:
+        yield from _keys(rules, keys)
+        if not os.access(f"{prefix}/gpgv", os.X_OK):
+            yield True, f"{prefix}/gpgv is missing, so no signature counts", "install gpgv, then `bollard site install`"
+    for rule in rules.rules:
+        uris = [place for place in rule.places if "://" in place]
+        if uris and not _is_bound(rule):
+            text = f"{rules.file}:{rule.line}: users can put another file into their caches of {uris[0]}"
+            yield False, text, "add signed-by or digests to that rule"
+        if rule.without and not (rule.any_of or rule.all_of or rule.owners or rule.digests):
+            text = f"{rules.file}:{rule.line}: without relies on the SBOM, which the maker of an image can write"
+            yield False, text, "add signed-by or owner to that rule"
+
+
+def _is_bound(rule: Rule) -> bool:
+    return bool(rule.refuse or rule.digests or rule.any_of or rule.all_of)
+
+
+def _keys(rules: Policy, wanted: set[str]) -> Iterator[tuple[bool, str, str]]:
+    if not os.path.exists(rules.keyring):
+        yield True, f"{rules.keyring} is missing, so no signature counts", "gpg --export KEY... > that file"
+        return
+    for fault in owners.faults([rules.keyring]):
+        yield True, f"{fault.path}: {fault.text}", fault.fix
+    try:
+        there = {key.fingerprint for key in keyring.read(rules.keyring)}
+    except BollardError as error:
+        yield True, error.message, error.hint
+        return
+    for key in sorted(wanted - there):
+        yield True, f"{rules.keyring} lacks the key {key}", f"add what `gpg --export {key}` prints"
