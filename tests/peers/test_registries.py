@@ -25,7 +25,8 @@ import endpoint
 import servers
 
 PROGRAMS = ("bollard", "apptainer")
-DIRECT = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "APPTAINER_NOHTTPS": "true", "PYTHONWARNINGS": "ignore"}
+HERE = "127.0.0.1,127.0.0.77"
+DIRECT = {"NO_PROXY": HERE, "no_proxy": HERE, "APPTAINER_NOHTTPS": "true", "PYTHONWARNINGS": "ignore"}
 LOGIN = f"registry login -u {servers.USER} --password-stdin"
 
 
@@ -57,7 +58,8 @@ def running(machine: Machine) -> Iterator[tuple[str, str, endpoint.Endpoint]]:
     try:
         opened = servers.registry(program, folder / "open")
         closed = servers.registry(program, folder / "closed", login=True)
-        with opened as one, closed as two, endpoint.endpoint() as site:
+        # Apptainer takes no port in the address of an endpoint.
+        with opened as one, closed as two, endpoint.endpoint(address=("127.0.0.77", 80)) as site:
             yield one.host, two.host, site
     finally:
         shutil.rmtree(folder)
