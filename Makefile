@@ -178,7 +178,7 @@ lint: dev
 	cd tests && $(MYPY) building.py conftest.py dev_tree.py
 	cd tests/cluster && MYPYPATH=.. $(MYPY) .
 	cd tests/unit && MYPYPATH=.. $(MYPY) $(LOOSE) .
-	cd tests/peers && MYPYPATH=../../spank_plugin:.. $(MYPY) $(LOOSE) .
+	cd tests/peers && MYPYPATH=../../spank_plugin:..:../builds $(MYPY) $(LOOSE) .
 	cd tests/gpu && MYPYPATH=../../spank_plugin $(MYPY) $(LOOSE) .
 	cd bench && MYPYPATH=../tests/peers $(MYPY) $(LOOSE) *.py
 	cd tests/fuzz && MYPYPATH=.. $(MYPY) .
