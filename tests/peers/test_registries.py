@@ -121,7 +121,6 @@ def test_remote(place: Place, line: str) -> None:
         f"echo {servers.PASSWORD} | BOX {LOGIN} docker://CLOSED",
         f"echo {servers.PASSWORD} | BOX {LOGIN} oras://CLOSED",
         f"printf '{servers.PASSWORD}\\r\\n' | BOX {LOGIN} docker://CLOSED",
-        f"echo wrong | BOX {LOGIN} docker://CLOSED",
         f"echo {servers.PASSWORD} | BOX registry login --password-stdin docker://CLOSED",
         f"echo {servers.PASSWORD} | BOX {LOGIN} docker://CLOSED && BOX registry logout docker://CLOSED",
         "mkdir .apptainer; echo '{}' > .apptainer/docker-config.json; "
@@ -140,6 +139,13 @@ def test_registry(place: Place, line: str) -> None:
         known = [item["URI"] for item in (place.file(program, ".apptainer/remote.yaml") or {}).get("Credentials") or []]
         results.append((status, listed, [(found or {}).get("auths") or {} for found in files], known))
     assert results[0] == results[1]
+
+
+def test_a_wrong_password(place: Place) -> None:
+    """docs/registries.md has this difference: Apptainer keeps it."""
+    line = f"echo wrong | BOX {LOGIN} docker://CLOSED"
+    assert [place.run(program, line)[0] for program in PROGRAMS] == [255, 0]
+    assert place.file("bollard", ".docker/config.json") is None
 
 
 BOTH_WAYS = [("bollard", "apptainer"), ("apptainer", "bollard")]
