@@ -175,8 +175,8 @@ lint: dev
 	cd .dev && ../.venv/bin/lint-imports ../pyproject.toml | tail -n +12
 	cd .dev && $(MYPY) -p bollard
 	cd slurm-test-cluster && $(MYPY) *.py && $(MYPY) --scripts-are-modules cluster && $(MYPY) --scripts-are-modules images
-	cd tests && $(MYPY) conftest.py dev_tree.py
-	cd tests/cluster && $(MYPY) .
+	cd tests && $(MYPY) building.py conftest.py dev_tree.py
+	cd tests/cluster && MYPYPATH=.. $(MYPY) .
 	cd tests/unit && MYPYPATH=.. $(MYPY) $(LOOSE) .
 	cd tests/peers && MYPYPATH=../../spank_plugin:.. $(MYPY) $(LOOSE) .
 	cd tests/gpu && MYPYPATH=../../spank_plugin $(MYPY) $(LOOSE) .

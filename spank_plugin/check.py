@@ -48,11 +48,14 @@ def findings(where: Where) -> Found:
     """Yield every finding on this node, for the installation `where`; causes come before their effects."""
     where = where._replace(slurm_conf=install.conf_in_use(where.slurm_conf))
     there = os.path.exists(f"{where.prefix}/{install.MANIFEST}")
+    package = install.package_of(where.prefix)
     for check in CHECKS:
         if not there and check in OF_INSTALLATION[1:]:
             continue  # the finding of the first one states that nothing is installed
         try:
-            yield from check(where)
+            for finding in check(where):
+                fix = finding.fix.replace(_AGAIN, f"install the package {package} again") if package else finding.fix
+                yield finding._replace(fix=fix)
         except (BollardError, OSError, subprocess.SubprocessError, ValueError) as error:
             text = " ".join(str(error).split())
             yield Finding(check.__name__.strip("_").replace("_", " "), FAILURE, f"cannot be checked: {text}", _AGAIN)

@@ -167,6 +167,7 @@ def install(where: Where, say: Say) -> None:
         )
     if not where.destdir:
         require_root("install")
+        refuse_package(where.prefix, "install with the package manager, or remove the package first")
         refuse(faults_before(where))
     with tempfile.TemporaryDirectory(prefix="bollard-build-") as scratch:
         work, out = Path(scratch, "work"), Path(scratch, "out")
@@ -208,6 +209,22 @@ def _files(prefix: str) -> dict[str, str]:
     except BollardError:
         return {}
     return known
+
+
+def package_of(prefix: str) -> str:
+    """The package that has the installation at `prefix`; "" for none."""
+    try:
+        kind = str(read_manifest(prefix).get("package") or "")
+    except BollardError:
+        return ""
+    return owners.package(f"{prefix}/{MANIFEST}") if kind == ARCHIVE else kind
+
+
+def refuse_package(prefix: str, hint: str) -> None:
+    """Raise BollardError if a package has the installation at `prefix`."""
+    package = package_of(prefix)
+    if package:
+        raise BollardError(f"{prefix} belongs to the package {package}", hint)
 
 
 def require_root(verb: str) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site, site_config
-from bollard.runtime.system import owners
 from bollard.spank_plugin import install, plugstack
 from bollard.spank_plugin.install import MANIFEST, Say, Where, digest, read_manifest, text_of, write
 
@@ -25,7 +24,7 @@ def rollback(where: Where, say: Say) -> None:
     """
     install.require_root("rollback")
     manifest = read_manifest(where.prefix)
-    _refuse_package(where, manifest["package"], "install the version before with the package manager")
+    install.refuse_package(where.prefix, "install the version before with the package manager")
     now = os.path.realpath(where.prefix)
     old = next((tree for tree in manifest["trees"] if tree != now and os.path.exists(f"{tree}/{MANIFEST}")), "")
     if not old:
@@ -46,13 +45,6 @@ def _version(manifest: dict[str, object]) -> str:
     return str(manifest.get("bollard", "of unknown version"))
 
 
-def _refuse_package(where: Where, kind: object, hint: str) -> None:
-    """Raise BollardError if a package manager has the installation; `kind` is the manifest's "package"."""
-    owner = owners.package(f"{where.prefix}/{MANIFEST}") if kind == install.ARCHIVE else kind
-    if owner:
-        raise BollardError(f"{where.prefix} belongs to the package {owner}", hint)
-
-
 def uninstall(where: Where, say: Say) -> None:
     """Remove what `install` made and nothing else, Slurm's configuration first. Reports through `say` what stays.
 
@@ -60,8 +52,7 @@ def uninstall(where: Where, say: Say) -> None:
         BollardError: not root, nothing is installed, or the installation belongs to a package.
     """
     install.require_root("uninstall")
-    manifest = read_manifest(where.prefix)
-    _refuse_package(where, manifest["package"], "remove it with the package manager")
+    install.refuse_package(where.prefix, "remove it with the package manager")
     remove(where, say)
 
 

@@ -60,6 +60,21 @@ def test_many_nodes_at_once(cluster: Cluster) -> None:
     assert not [line for line in lines if ": failure: " in line]
 
 
+def test_a_table_of_nodes(cluster: Cluster) -> None:
+    """One command asks all nodes through srun; a fault of one of them has a row, and a line with its node."""
+    with changed(cluster, f"chmod o+w {PREFIX}/python", f"chmod o-w {PREFIX}/python", "n2"):
+        done = cluster.exec(["bollard", "site", "check", "--nodes", "n[1-2]"])
+        assert done.rc == 1, done
+        assert any(line.split() == ["owners", "ok", "failure"] for line in done.out.splitlines()), done
+        assert f"n2: failure: owners: {PREFIX}/python can be written by everybody" in done.out, done
+    done = cluster.exec(["bollard", "site", "check", "--nodes", "all", "--json"])
+    found = json.loads(done.out)
+    assert done.rc == 0 and [report["node"] for report in found] == cluster.nodes()[1:], done
+    assert {row["id"] for row in found[0]["checks"]} >= {"user-namespaces", "slurms-settings", "container"}
+    done = cluster.exec(["bollard", "site", "check", "--nodes", "nosuch"])
+    assert done.rc == 255 and "--nodes nosuch: " in done.err and len(done.complaints()) == 1, done
+
+
 def test_on_a_terminal(cluster: Cluster) -> None:
     child = cluster.terminal("bollard site check; echo status $?")
     child.expect(r"ok +\S*kernel +Linux ")
@@ -236,6 +251,12 @@ def test_the_life_of_an_installation(cluster: Cluster, own: str) -> None:
     assert good(cluster.exec(["readlink", TREE], node=NODE)) != first
     trees = good(cluster.exec(f"ls -d {TREE}-*", node=NODE)).splitlines()
     assert len(trees) == 2 and not any(tree.endswith(first.strip()) for tree in trees)
+    # Rollback exchanges the two; what lies outside stays.
+    now = good(cluster.exec(["readlink", TREE], node=NODE))
+    for expected in ([tree for tree in trees if not tree.endswith(now.strip())][0], f"{OWN}/lib/{now.strip()}"):
+        said = good(cluster.exec([COMMAND, "site", "rollback"], node=NODE, user="root"))
+        assert f"it is {expected}; bollard " in said and "(was " in said, said
+        assert good(cluster.exec(["readlink", "-f", TREE], node=NODE)).strip() == expected
     launcher = f"{OWN}/bin/run-singularity"
     done = cluster.exec([launcher, f"{OWN}/none.sif"], node=NODE)
     assert done.complaints()[0].startswith(f"bollard: {OWN}/none.sif:")
@@ -312,7 +333,7 @@ def test_nothing_is_changed_when_it_is_refused(cluster: Cluster, command: str, s
         assert set(listing(cluster)) <= {".", "./etc", "./bollard.yaml"}
 
 
-@pytest.mark.parametrize("verb", ["install", "configure", "uninstall"])
+@pytest.mark.parametrize("verb", ["install", "configure", "rollback", "uninstall"])
 def test_users_cannot(cluster: Cluster, verb: str) -> None:
     done = cluster.exec(["bollard", "site", verb], node=NODE)
     assert done.rc == 255 and f"site {verb} needs root" in done.err and len(done.complaints()) == 1, done
@@ -324,7 +345,17 @@ def test_a_package(cluster: Cluster) -> None:
         good(cluster.exec(f"{BUILD.replace('--prefix ' + TREE, '')} --destdir {OWN}/stage", node=NODE))
         found = good(cluster.exec(f"cd {OWN}/stage; find . -maxdepth 4 -type d -o -type l | sort", node=NODE))
         assert "./usr/lib/bollard\n" in found and "bollard-" not in found
-        done = cluster.exec([COMMAND, "site", "uninstall", "--prefix", "/usr/lib/bollard"], node=NODE, user="root")
-        assert done.rc != 0
-    done = cluster.exec(["bollard", "site", "uninstall"], node=NODE, user="root")
-    assert done.rc == 255 and "belongs to a package" in done.err, done
+
+
+def test_an_archive_is_uninstalled(cluster: Cluster) -> None:
+    """What --destdir made, and tar unpacked, is removed by its own command; a changed line of the plugin too."""
+    rule = "/usr/lib/tmpfiles.d/bollard.conf"  # that of the installation of the other tests is equal
+    with changed(cluster, f"mkdir -p {OWN} && cp {rule} /root/rule", f"rm -rf {OWN}; mv /root/rule {rule}", NODE):
+        unpack = f"{BUILD} --destdir {OWN}/stage && tar -C {OWN}/stage -c . | tar -C / -x && rm -r {OWN}/stage"
+        good(cluster.exec(unpack, node=NODE, user="root"))
+        good(cluster.exec(f"sed -i 's/$/ record=no/' {OWN}/etc/plugstack.conf.d/bollard.conf", NODE, "root"))
+        said = good(cluster.exec([COMMAND, "site", "uninstall"], node=NODE, user="root"))
+        assert f"removed {TREE}\n" in said and "silently" in said, said
+        assert good(cluster.exec(f"find {OWN} ! -type d", node=NODE)) == "" and "plugstack.conf.d" not in "".join(
+            listing(cluster)
+        )

@@ -32,7 +32,7 @@ class Packages(NamedTuple):
 @pytest.fixture(scope="session")
 def built(pytestconfig: pytest.Config) -> Path:
     """The directory of the suite's packages, built now and checked by lintian; with --installed, as they are."""
-    suite = pytestconfig.getoption("--suite")
+    suite: str = pytestconfig.getoption("--suite")
     if not pytestconfig.getoption("--installed"):
         command = [str(TOP / "packaging/packages"), "deb", suite]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)

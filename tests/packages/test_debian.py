@@ -125,6 +125,9 @@ def test_the_command_without_slurm(
     """`bollard` alone leaves Slurm alone. `bollard-slurm` comes and goes, and its line in plugstack.conf.d with it."""
     install(cluster, versions[0], "bollard_*")
     inside = ["bollard", "exec", images.small, "sh", "-c", WHERE]
+    for verb in ("install", "uninstall", "rollback"):
+        done = cluster.exec(["bollard", "site", verb], node="n1", user="root")
+        assert done.rc == 255 and "/usr/lib/bollard belongs to the package bollard; " in done.err, done
     assert good(cluster.exec(inside, node="n1")) == "inside\n"
     assert cluster.exec(["test", "-e", LINE], node="n1").rc == 1
     assert "--container-verbose" not in cluster.srun("--help").out
