@@ -180,6 +180,7 @@ def _status(asked: dict[str, str], words: list[str]) -> int:
         except BollardError:
             rows.append((name.title(), "N/A", "", shown(uri)))  # the row says it
     sys.stdout.write(_table(rows))
+    _tell_user(endpoint)
     if not endpoint.token:
         print("\nNo authentication token set (logged out).")
         return 0
@@ -190,6 +191,17 @@ def _status(asked: dict[str, str], words: list[str]) -> int:
         raise
     print("\nValid authentication token set (logged in).")
     return 0
+
+
+def _tell_user(endpoint: Endpoint) -> None:
+    """Print whose token it is, if the library tells."""
+    try:
+        url = f"{remote.service(endpoint, 'library')}/v1/rbac/users/current"
+        found = web.document(url, f"remote {endpoint.uri}", endpoint.token)
+    except BollardError:
+        return  # the library has no users, or the token is not valid: the next line says that
+    if found.get("username"):
+        print(f"\nLogged in as: {shown(str(found['username']))} <{shown(str(found.get('email') or ''))}>\n")
 
 
 def _password(asked: dict[str, str], words: list[str]) -> int:

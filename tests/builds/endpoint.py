@@ -155,6 +155,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._json(200, {"data": {}})
             else:
                 self._json(200, {"data": there})
+        elif kind == "tags" and self.command == "GET":
+            self._json(200, {"data": {}})  # Apptainer asks which tags it replaces, for its log
         elif kind == "tags":
             box = server.path(server.objects[rest[0]])
             server.tags[f"{box}:{data.get('Arch', ARCH)}:{data['Tag']}"] = data["ImageID"]

@@ -230,14 +230,14 @@ def test_a_registry_that_does_wrong(
         monkeypatch.setenv(name, value)
     (tmp_path / "img.sif").write_bytes(sif_file)
     wrong = Silent(said)
-    name = reference.parse(f"oras://{wrong.host}/a/b:v1")
+    target = reference.parse(f"oras://{wrong.host}/a/b:v1")
     (tmp_path / "layout").mkdir()
     oci_layout.artifact(str(tmp_path / "img.sif"), str(tmp_path / "layout"), {})
     access = registries.Access(insecure=True)
     with pytest.raises(BollardError) as pushed:
-        registries.push(name, str(tmp_path / "layout"), access)
+        registries.push(target, str(tmp_path / "layout"), access)
     with pytest.raises(BollardError) as pulled:
-        registries.manifest(name, access)
+        registries.manifest(target, access)
     wrong.listener.close()
     assert line in str(pushed.value) and "\n" not in str(pushed.value) + str(pulled.value)
-    assert str(pulled.value).startswith(f"{name.uri}: ") and str(pushed.value).startswith(f"{name.uri}: ")
+    assert str(pulled.value).startswith(f"{target.uri}: ") and str(pushed.value).startswith(f"{target.uri}: ")
