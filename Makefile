@@ -22,8 +22,9 @@ PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv py
 	e2fsprogs:/sbin/mkfs.ext3 groff-base:/usr/bin/groff openssl:/usr/bin/openssl \
 	gpg:/usr/bin/gpg gpgv:/usr/bin/gpgv gpg-agent:/usr/bin/gpg-agent gpgconf:/usr/bin/gpgconf
 BUILD_PACKAGES := debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot uidmap:/usr/bin/newuidmap \
-	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci strace:/usr/bin/strace sks:/usr/sbin/sks rpm:/usr/bin/rpmbuild db-util:/usr/bin/db_load
-TOOLS := pytest spdx-tools hypothesis pexpect cffi ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
+	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci sks:/usr/sbin/sks strace:/usr/bin/strace rpm:/usr/bin/rpmbuild \
+	db-util:/usr/bin/db_load
+TOOLS := pytest spdx-tools hypothesis pexpect cffi cryptography ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
 .PHONY: $(RELEASES:%=release-%) help machine packages dev demo test unit build-test cluster-test releases-test fuzz fuzz-c sanitize peers stress bench dist deb rpm packages-test lint format clean
 
@@ -44,6 +45,7 @@ help:
 	@echo 'make deb           Debian packages for SUITES="$(SUITES)", in dist/SUITE; lintian checks them'
 	@echo 'make rpm           RPM packages for EL and SUSE, built by rpmbuild of Debian 12, in dist/rpm'
 	@echo 'make packages-test install, upgrade under running steps and purge the packages of SUITES; SUITES=bookworm'
+	@echo 'make docs          the documentation as a site, in build/site; links and anchors are checked'
 	@echo 'make lint          ruff, mypy, import-linter, codespell and ShellCheck'
 	@echo 'make format        let ruff format what it formats'
 	@echo 'make clean         remove what make made here; the cluster: slurm-test-cluster/cluster down --purge'
@@ -130,7 +132,7 @@ packages-test: dev
 # a time each, and each shows its output at its end.
 BESIDE := $(MAKE) --no-print-directory -k -j2 --output-sync=target
 test: machine
-	@status=0; $(BESIDE) unit build-test fuzz peers || status=$$?; \
+	@status=0; $(BESIDE) unit build-test fuzz peers docs || status=$$?; \
 	$(BESIDE) SUITES=$(SUITE) cluster-test $(RELEASES:%=release-%) packages-test || status=$$?; exit $$status
 
 fuzz: dev
@@ -151,6 +153,12 @@ sanitize: dev
 	status=0; $(PYTHON) -m pytest -q --suite $(SUITE) --installed tests/cluster/test_running.py \
 	    tests/cluster/test_container_options.py tests/hostile/test_spec.py tests/hostile/test_job_end.py || status=$$?; $(CLUSTER) plugin --suite $(SUITE); exit $$status
 
+# The documentation as a site, in build/site. Fails when a link or an anchor leads nowhere.
+docs: dev
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check mkdocs-material
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --quiet
+	@echo 'read build/site/index.html'
+
 bench: packages
 	$(SYSTEM) bench/run.py
 
@@ -167,10 +175,11 @@ lint: dev
 	cd .dev && ../.venv/bin/lint-imports ../pyproject.toml | tail -n +12
 	cd .dev && $(MYPY) -p bollard
 	cd slurm-test-cluster && $(MYPY) *.py && $(MYPY) --scripts-are-modules cluster && $(MYPY) --scripts-are-modules images
-	cd tests && $(MYPY) conftest.py dev_tree.py
-	cd tests/cluster && $(MYPY) .
+	cd tests && $(MYPY) building.py conftest.py dev_tree.py
+	cd tests/cluster && MYPYPATH=.. $(MYPY) .
 	cd tests/unit && MYPYPATH=.. $(MYPY) $(LOOSE) .
 	cd tests/peers && MYPYPATH=../../spank_plugin:.. $(MYPY) $(LOOSE) .
+	cd tests/gpu && MYPYPATH=../../spank_plugin $(MYPY) $(LOOSE) .
 	cd bench && MYPYPATH=../tests/peers $(MYPY) $(LOOSE) *.py
 	cd tests/fuzz && MYPYPATH=.. $(MYPY) .
 	cd tests/builds && MYPYPATH=.. $(MYPY) .

@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Measure what a container costs on the test cluster: start, plugin alone, MPI. Host and container take turns.
 
-    bench/run.py [start] [phases] [loaded] [mpi] [--runs 25] [--suite bookworm]
+    bench/run.py [start] [phases] [loaded] [mpi] [ranks] [--runs 25] [--suite bookworm]
 
 start    time that the container adds from srun to the last rank's first instruction; 1 and 8 ranks on a node;
          cold: no earlier step of the job has used this image; warm: an earlier step has
 phases   the phases of a cold start, as --container-verbose prints them
 loaded   the time that the plugin in plugstack.conf adds to a job without a container
 mpi      latency of 100 000 round trips of 8 bytes, bandwidth of 10 000 messages of 1 MiB
+ranks    a cold start with 1 to 8 ranks, beside `srun apptainer exec`; always on sid, the suite that has Apptainer
 
 Prints a table and writes bench/results/SUITE-SECTION.json. The figures are medians of the differences of pairs, because
 the speed of the machine changes during a run.
@@ -203,7 +204,30 @@ def bench_mpi(suite: str, runs: int) -> object:
     return results
 
 
-SECTIONS = {"start": bench_start, "phases": bench_phases, "loaded": bench_loaded, "mpi": bench_mpi}
+def bench_ranks(suite: str, runs: int) -> object:
+    print("Time from srun to the last rank's first instruction: bollard and Apptainer, one gzip image")
+    heading("ms, medians")
+    add = [*CLUSTER, "add", "--suite", suite, "--node", "n1", "apptainer"]
+    subprocess.run(add, stdin=subprocess.DEVNULL, check=True)
+    results = {}
+    for ranks in (1, 2, 4, 8):
+        ways = ["-w", "n1", "--", "-w", "n1", f"--container={GZIP}", "--", "-w", "n1", "apptainer", "-q", "exec", GZIP]
+        out = cluster(
+            suite, "salloc", "-Q", "-n8", "-w", "n1",
+            "python3", f"{HOME}/bench-inside.py", str(runs), str(ranks), "cold", *ways,
+        )  # fmt: skip
+        plain, bollard, apptainer = json.loads(out[out.index("[[") :].splitlines()[0])
+        for name, times in (("bollard", bollard), ("apptainer", apptainer)):
+            results[f"{name} {ranks}"] = {**summary(plain, times), "pairs": list(zip(plain, times))}
+            show(f"{name}, ranks: {ranks}", summary(plain, times))
+    return results
+
+
+SECTIONS = {
+    "start": bench_start, "phases": bench_phases, "loaded": bench_loaded, "mpi": bench_mpi, "ranks": bench_ranks,
+}  # fmt: skip
+# The suite of a section that needs what only this suite has.
+SUITES = {"ranks": "sid"}
 
 
 def main() -> None:
@@ -214,11 +238,15 @@ def main() -> None:
     given = parser.parse_args()
     if unknown := set(given.sections) - set(SECTIONS):
         parser.error(f"no section {min(unknown)}; there are {', '.join(SECTIONS)}")
-    prepare(given.suite)
+    prepared: set[str] = set()
     for name in given.sections or SECTIONS:
+        suite = SUITES.get(name, given.suite)
+        if suite not in prepared:
+            prepare(suite)
+            prepared.add(suite)
         runs = {"loaded": max(given.runs, 50), "mpi": min(given.runs, 5)}.get(name, given.runs)
-        result = SECTIONS[name](given.suite, runs)
-        target = HERE / "results" / f"{given.suite}-{name}.json"
+        result = SECTIONS[name](suite, runs)
+        target = HERE / "results" / f"{suite}-{name}.json"
         target.parent.mkdir(exist_ok=True)
         target.write_text(json.dumps(result, indent=1) + "\n")
         print(f"  -> {target.relative_to(HERE.parent)}\n")

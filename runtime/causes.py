@@ -142,7 +142,10 @@ def full(place: str) -> tuple[str, str] | None:
 
 def told(text: str) -> int:
     """Return the error number whose text is in the output of a program; 0 for none."""
-    return next((number for number in _TOLD if os.strerror(number) in text), 0)
+    found = next((number for number in _TOLD if os.strerror(number) in text), 0)
+    if not found and "reate thread" in text:  # mksquashfs; a stack is memory too
+        return ENOMEM if has_memory_limit() else EAGAIN
+    return found or (ENOMEM if "ut of memory" in text else 0)  # unsquashfs, gcc and others write it so
 
 
 def signal_name(number: int) -> str:
@@ -271,6 +274,11 @@ def _size(number: int) -> str:
 def _limit(name: str) -> int:
     """Return a limit of this process by sysconf(3). To read /proc a file descriptor is needed; none may be left."""
     return os.sysconf(name)
+
+
+def has_memory_limit() -> bool:
+    """Return whether this process has a limit of its address space (`ulimit -v`)."""
+    return bool(_limit_of("Max address space"))
 
 
 def _limit_of(name: str) -> str:

@@ -10,6 +10,8 @@ says who sends what. This module imports nothing, so that a build script can run
 # container first and to send its output.
 WIRE_LIFELINE, WIRE_QUESTION, WIRE_TASK = b"L", b"Q", b"T"
 WIRE_DONE = b"D"
+# To root: the container is made anew, and this connection is for its keeper.
+WIRE_ANEW = b"A"
 WIRE_OK, WIRE_ERROR, WIRE_SCRIPT = b"+", b"-", b"S"
 
 # From the keeper to slurmstepds, on their lifelines, where no task could be told: the file server has ended, and by the

@@ -281,8 +281,9 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--suite", default=suite, help=f"Debian suite (default: {suite or 'all that are up'})")
         return made
 
-    made = command("add", "put Debian packages on the running controller")
+    made = command("add", "put Debian packages on a running node")
     made.add_argument("packages", nargs="+", metavar="PACKAGE", help="kept until the cluster is down")
+    made.add_argument("--node", default=CONTROLLER, help="n1, n2, ... or ctl (default: ctl)")
     made = command("up", "start the nodes and wait until they are idle")
     made.add_argument("--nodes", type=int, default=4, help="compute nodes (default: 4)")
     choice = made.add_mutually_exclusive_group()
@@ -362,7 +363,7 @@ def dispatch(options: argparse.Namespace, rest: list[str] | None) -> int:
         import packages
 
         with cluster.lock():
-            packages.add(cluster, options.packages)
+            packages.add(cluster, options.packages, options.node)
     elif options.command == "start":
         start(cluster, options.node)
     elif options.command == "kill":

@@ -24,6 +24,7 @@ _MPI = ("openmpi-bin", "libopenmpi-dev", "mpich", "libmpich-dev", "gcc", "libc6-
 KINDS: dict[str, tuple[str, ...]] = {
     "small": (),
     "python": _PYTHON,
+    "ssh": ("openssh-server", "openssh-client"),
     "mpi": _MPI + _SLURM + _PYTHON,
 }
 

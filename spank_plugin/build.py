@@ -61,7 +61,7 @@ SOURCES = {
         *("privilege", "wire", "python", "job_cgroup", "job_folder", "job_place", "job_end"),
     ),
     "bollard-keeper": ("keeper_start", "witness", "python", "refusal", "wire"),
-    "bollard-enter": ("enter", "entry", "script", "become", "supervise", "ranks", "program", "wire"),
+    "bollard-enter": ("enter", "entry", "script", "become", "scratch", "supervise", "ranks", "program", "wire"),
     "bollard-cat": ("cat",),
     "bollard-inside": ("inside", "mpirun", "placement", "program"),
     "paths.so": ("paths",),
@@ -87,7 +87,7 @@ GENERATED = ["-Wno-conversion", "-Wno-shadow", "-Wno-unused-parameter"]
 
 # extern "Python": start.c calls these, callbacks.py defines them.
 CALLBACKS = """
-extern "Python" void keep(char *spec, char *site, char *program, int listener, int job, long long forked,
+extern "Python" void keep(char *spec, char *site, char *program, int listener, int job, int before, long long forked,
                           long long dropped, char *why, int size, int *verdict);
 extern "Python" void check(char *spec, int out, char *why, int size, int *verdict);
 """

@@ -33,6 +33,7 @@ def keep(
     program: Any,
     listener: int,
     job: int,
+    before: int,
     forked: int,
     dropped: int,
     why: Any,
@@ -47,6 +48,7 @@ def keep(
         program: argument 0 of the tasks, or "" (C string).
         listener: descriptor to which tasks connect.
         job: descriptor of the connection to the job socket, which hangs up when the job ends.
+        before: connection to the keeper of the container that this one follows, or -1.
         forked: when slurmstepd forked, CLOCK_MONOTONIC, ns.
         dropped: when the child gave up root, CLOCK_MONOTONIC, ns.
         why: buffer for the reason of a failure.
@@ -56,7 +58,8 @@ def keep(
     try:
         from bollard.runtime.container import keeper
 
-        keeper.main(ffi.string(spec), ffi.string(site), ffi.string(program), listener, job, (forked, dropped))
+        times = forked, dropped
+        keeper.main(ffi.string(spec), ffi.string(site), ffi.string(program), listener, job, times, before)
         verdict[0] = 0
     except BaseException as error:
         _explain(error, why, size)

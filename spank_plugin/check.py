@@ -23,7 +23,7 @@ from bollard.mpi.library import open_library
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import options, site, site_config
 from bollard.runtime.system import owners
-from bollard.spank_plugin import build, install, plugstack, plugstack_fault, policy_check, probes
+from bollard.spank_plugin import build, gpu_check, install, plugstack, plugstack_fault, policy_check, probes
 from bollard.spank_plugin.finding import FAILURE, OK, WARNING, Finding
 from bollard.spank_plugin.install import Where
 
@@ -310,6 +310,11 @@ def _settings(where: Where) -> Found:
         yield Finding("bollard.yaml", OK, f"no {where.config}: the defaults hold")
 
 
+def _gpus(where: Where) -> Found:
+    for failure, text, fix in gpu_check.findings(where.prefix):
+        yield Finding("GPUs", FAILURE if failure else OK, text, fix)
+
+
 def _policy(where: Where) -> Found:
     failed = False
     for failure, text, fix in policy_check.faults(where.prefix):
@@ -489,6 +494,7 @@ OF_INSTALLATION: tuple[Callable[[Where], Found], ...] = (
     _programs,
     _settings,
     _policy,
+    _gpus,
     _slurm,
     _plugstack,
     _plugin,

@@ -24,6 +24,7 @@ struct entry {
 	const char *note;  /* for the user's stderr; may be empty */
 	const char *mode;  /* "", or how to run the program: see supervise() */
 	const char *root;  /* "", or "root": the task appears as root, see act_as_root() */
+	const char *scratch;  /* "", or the task's $TMPDIR, which the container lacks: see show_scratch() */
 };
 
 /* entry.c: asks the keeper at `name` to admit the command `argv`, joins the container's namespaces and changes to
@@ -34,6 +35,10 @@ int enter(const char *name, char **argv, const char *verbose, struct entry *entr
 /* entry.c: joins the namespaces. Returns 0, or -1 with errno. Sets no_new_privs first: from here on a set-user-id
  * program gives this process no privilege. */
 int join(const struct ways *ways);
+
+/* scratch.c: shows the directory `path` of the host at the same path of the container, if it is another one there. Does
+ * nothing where that fails. Call it before join(). */
+void show_scratch(const struct ways *ways, const char *path);
 
 /* become.c: installs a seccomp filter that makes changes of owner succeed without effect, in this process and all
  * that it starts. Does nothing for `root` "". Prints a warning when the kernel refuses the filter. */

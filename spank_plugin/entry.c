@@ -156,7 +156,8 @@ static int parse(struct entry *entry, uint32_t size)
 	entry->note = entry->cwd ? wire_next(&at, end) : NULL;
 	entry->mode = entry->note ? wire_next(&at, end) : NULL;
 	entry->root = entry->mode ? wire_next(&at, end) : NULL;
-	if (entry->root && entry->argv[0])
+	entry->scratch = entry->root ? wire_next(&at, end) : NULL;
+	if (entry->scratch && entry->argv[0])
 		return 0;
 	errno = EPROTO;
 	return -1;
@@ -226,7 +227,7 @@ int enter(const char *name, char **argv, const char *verbose, struct entry *entr
 	else if (ways.count < 2 || parse(entry, length) < 0)
 		snprintf(why, size, "the container's keeper gave an answer this launcher cannot read; "
 			 "are both of one bollard version?");
-	else if (join(&ways) < 0)
+	else if ((entry->scratch[0] ? show_scratch(&ways, entry->scratch) : (void) 0), join(&ways) < 0)
 		snprintf(why, size, "cannot join the container's namespaces: %s", strerror(errno));
 	else if ((*keeper = fd, chdir(entry->cwd)) < 0)
 		snprintf(why, size, "cannot change to %s in the container: %s", entry->cwd, strerror(errno));

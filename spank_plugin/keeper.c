@@ -22,6 +22,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -53,38 +54,47 @@ static int wait_for(int fd, int ms)
 	return rc == 1;
 }
 
-/* Sends "L" and the working directory as in the spec; a keeper refuses when its container does not have that directory.
- * Returns 0, or -1 with errno. */
-static int send_lifeline(int fd, const char *cwd, size_t size)
+/* Sends "L" and `asked`: for a named container the step's spec, else the working directory as in the spec. A keeper
+ * refuses when its container does not have that directory. Returns 0, or -1 with errno. */
+static int send_lifeline(int fd, const char *asked, size_t size)
 {
 	char byte = WIRE_LIFELINE;
 	uint32_t length = (uint32_t) size;
 
-	return wire_write(fd, &byte, 1) < 0 || wire_write(fd, &length, sizeof(length)) < 0 ? -1 : wire_write(fd, cwd, size);
+	return wire_write(fd, &byte, 1) < 0 || wire_write(fd, &length, sizeof(length)) < 0 ? -1 : wire_write(fd, asked, size);
 }
 
-/* What the keeper at step.address says: there is none; it refuses, or ends; it does not answer; it stays. */
-enum presence { ABSENT, REFUSES, SILENT, HERE };
+/* What the keeper at step.address says: there is none; it refuses, or ends; it does not answer; it ends, so that the
+ * container is made anew for this step; it stays. */
+enum presence { ABSENT, REFUSES, SILENT, ENDS, HERE };
 
-/* Asks the keeper at step.address to stay as long as this process lives. With HERE the connection is in
- * step.lifeline. */
+/* Asks the keeper at step.address to stay as long as this process lives. With HERE the connection is in step.lifeline,
+ * with ENDS in step.before. */
 static enum presence take_lifeline(uid_t uid, int wait_ms)
 {
 	char byte = 0;
 	int fd = wire_connect(step.address, uid);  /* as root: the keeper accepts a lifeline from root only */
 	int is_named = step.header.name[0] != '\0';
+	struct timeval patience = { .tv_sec = wait_ms / 1000 };
 	enum presence found = REFUSES;
 
 	if (fd < 0)
 		return errno == EAGAIN ? SILENT : ABSENT;  /* EAGAIN: nobody accepts the connections in its queue */
-	if (send_lifeline(fd, is_named ? "" : step.header.cwd, is_named ? 0 : step.header.cwd_size) == 0) {
+	/* A keeper that its user has stopped does not read. */
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) == 0 &&
+	    send_lifeline(fd, is_named ? step.spec : step.header.cwd,
+			  is_named ? strlen(step.spec) : step.header.cwd_size) == 0) {
 		if (!wait_for(fd, wait_ms))
 			found = SILENT;
-		else if (recv(fd, &byte, 1, MSG_DONTWAIT) == 1 && byte == WIRE_OK)
-			found = HERE;
+		else if (recv(fd, &byte, 1, MSG_DONTWAIT) == 1)
+			found = byte == WIRE_OK ? HERE : is_named && byte == WIRE_ANEW ? ENDS : REFUSES;
+	} else if (errno == EAGAIN) {
+		found = SILENT;
 	}
 	if (found == HERE)
 		step.lifeline = fd;
+	else if (found == ENDS)
+		step.before = fd;
 	else
 		close(fd);
 	return found;
@@ -115,7 +125,7 @@ static int hand_on(int fd)
  * can read a command line in /proc, but only root the environment of this process, which is not dumpable. */
 static void become_keeper(int record, int witness)
 {
-	char tree[PATH_MAX], path[PATH_MAX + 32], *argv[] = { "bollard-keeper", NULL }, *words[10] = { NULL };
+	char tree[PATH_MAX], path[PATH_MAX + 32], *argv[] = { "bollard-keeper", NULL }, *words[11] = { NULL };
 	int count = 0;
 
 	/* Resolved once: an upgrade can change the prefix, a link, to another tree at any time. */
@@ -130,6 +140,8 @@ static void become_keeper(int record, int witness)
 	    add_word(words, &count, KEEPER_FORKED "=%lld", step.times[0]) < 0 ||
 	    add_word(words, &count, KEEPER_DROPPED "=%lld", step.times[1]) < 0 ||
 	    (record >= 0 && add_word(words, &count, KEEPER_RECORD "=%d", record) < 0) ||
+	    (step.before >= 0 && (add_word(words, &count, KEEPER_BEFORE "=%d", step.before) < 0 ||
+				  hand_on(step.before) < 0)) ||
 	    add_word(words, &count, KEEPER_WITNESS "=%d", witness) < 0 || hand_on(witness) < 0 ||
 	    hand_on(step.listener) < 0 || hand_on(step.job) < 0 || (record >= 0 && hand_on(record) < 0))
 		return;
@@ -251,7 +263,7 @@ static int found_running(uid_t uid, int *occupied)
 		       "started, or use another name", name, NAMED_MS / 1000);
 	else if (name[0] && here && step.header.mode == CREATE)
 		refuse("this job has a container %s on this node already; use %s:exec, or another name", name, name);
-	else if (name[0] && !here && (step.header.mode == EXEC || !step.header.image))
+	else if (name[0] && !here && found != ENDS && (step.header.mode == EXEC || !step.header.image))
 		refuse("this job has no container %s on this node; make it first with --container=IMAGE "
 		       "--container-name=%s", name, name);
 	return here || step.why[0];
@@ -277,11 +289,15 @@ static int connect_job(uint32_t job_id, uint32_t step_id)
 /* Forks the keeper and connects the lifeline; refuse() on failure. */
 static void start_keeper(struct identity *id, uint32_t job_id, int record)
 {
-	int pair[2], keep_open[4] = { step.listener, step.job };
+	int pair[2], keep_open[5] = { step.listener, step.job }, kept = 3;
 	struct handed_on fds = { .record = record };
 	char *words = NULL;
 	struct job_cgroups cgroups;
 
+	if (record >= 0)
+		keep_open[kept++] = record;
+	if (step.before >= 0)
+		keep_open[kept++] = step.before;
 	step.times[0] = now();
 	/* Without these the container would be outside of the job's limits, or would not see the job's own /tmp. */
 	if (job_cgroups_find(&cgroups, job_id) < 0) {
@@ -301,10 +317,9 @@ static void start_keeper(struct identity *id, uint32_t job_id, int record)
 	}
 	step.site = words;  /* until slurmstepd ends */
 	keep_open[2] = fds.witness = pair[0];
-	keep_open[3] = record;
 	id->first = start_witness;
 	id->first_fd = pair[1];
-	if (become_and_run(id, keep_open, record < 0 ? 3 : 4, step.job, keep, &fds, &step.helper, &step.answer) < 0)
+	if (become_and_run(id, keep_open, kept, step.job, keep, &fds, &step.helper, &step.answer) < 0)
 		refuse("cannot start the keeper: %s; submit again", strerror(errno));
 	/* The kernel queues the connection at once; the keeper reads it when it has started. */
 	else if ((step.lifeline = wire_connect(step.address, id->uid)) < 0 ||
@@ -362,6 +377,8 @@ static void find_or_start(spank_t spank, struct identity *id, uint32_t job_id, u
 	start_keeper(id, job_id, record);
 	close(step.listener);
 	close(step.job);
+	if (step.before >= 0)
+		close(step.before);
 	/* Only the first node reports to the accounting: a job has one comment, and each report replaces it. */
 	if (record >= 0 && step.account && first_node(spank))
 		step.record = record;

@@ -16,6 +16,7 @@
 #define KEEPER_SERVE "SERVE"      /* in the place of all others: be the witness of this connection */
 #define KEEPER_FORKED "FORKED"
 #define KEEPER_DROPPED "DROPPED"
+#define KEEPER_BEFORE "BEFORE"
 
 /* What a keeper is started with. The strings live until the process ends. */
 struct keeper_job {
@@ -23,6 +24,7 @@ struct keeper_job {
 	const char *site;       /* the plugin's arguments in plugstack.conf, each followed by a space */
 	const char *program;    /* argument 0 of the tasks, or "" */
 	int listener, socket;   /* the first accepts tasks; the second hangs up when the job has ended */
+	int before;             /* connection to the keeper of the container that this one follows; or -1 */
 	long long times[2];     /* of slurmstepd's fork, and of giving up root in the child: CLOCK_MONOTONIC, ns */
 };
 

@@ -82,9 +82,11 @@ int main(void)
 	job.listener = descriptor(KEEPER_LISTENER);
 	job.socket = descriptor(KEEPER_JOB);
 	record = descriptor(KEEPER_RECORD);
+	job.before = descriptor(KEEPER_BEFORE);
 	witness = descriptor(KEEPER_WITNESS);
 	if (!job.spec || !job.site || !job.program || job.listener < 0 || job.socket < 0 ||
-	    (getenv(KEEPER_RECORD) && record < 0) || (getenv(KEEPER_WITNESS) && witness < 0) || own_directory(tree, sizeof(tree)) < 0) {
+	    (getenv(KEEPER_RECORD) && record < 0) || (getenv(KEEPER_BEFORE) && job.before < 0) ||
+	    (getenv(KEEPER_WITNESS) && witness < 0) || own_directory(tree, sizeof(tree)) < 0) {
 		fputs("bollard-keeper: only the plugin starts this program\n", stderr);
 		return 1;
 	}

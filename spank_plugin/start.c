@@ -10,7 +10,7 @@
 #include <string.h>
 
 /* cffi defines these below; they call the Python functions in callbacks.py. */
-static void keep(char *spec, char *site, char *program, int listener, int job, long long forked, long long dropped, char *why, int size, int *verdict);
+static void keep(char *spec, char *site, char *program, int listener, int job, int before, long long forked, long long dropped, char *why, int size, int *verdict);
 static void check(char *spec, int out, char *why, int size, int *verdict);
 
 static wchar_t *const search_path[] = { BOLLARD_SEARCH_PATH };
@@ -91,8 +91,8 @@ CFFI_DLLEXPORT int bollard_keep(const struct keeper_job *job, char *why, size_t 
 	int verdict = -1;
 
 	if (started(why, size))
-		keep((char *) job->spec, (char *) job->site, (char *) job->program, job->listener, job->socket, job->times[0],
-		     job->times[1], why, (int) size, &verdict);
+		keep((char *) job->spec, (char *) job->site, (char *) job->program, job->listener, job->socket, job->before,
+		     job->times[0], job->times[1], why, (int) size, &verdict);
 	if (verdict != 0 && !why[0])
 		snprintf(why, size, "the runtime in " BOLLARD_PREFIX " could not be loaded; "
 			 "the site's administrator should install bollard again on this node");

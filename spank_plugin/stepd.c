@@ -28,7 +28,8 @@
 /* How long to wait for its end after SIGKILL. */
 #define KILLED_MS 1000
 
-struct step step = { .listener = -1, .job = -1, .job_socket = -1, .folder = -1, .record = -1, .lifeline = -1 };
+struct step step = { .listener = -1, .job = -1, .job_socket = -1, .folder = -1, .record = -1, .before = -1,
+		     .lifeline = -1 };
 
 void refuse(const char *format, ...)
 {
@@ -268,11 +269,13 @@ void stepd_task_exit(spank_t spank)
 	    !WIFSIGNALED(status) || WTERMSIG(status) != SIGBUS)
 		return;
 	step.bus_error = 1;
-	do
+	do {  /* the step that made the container has not read the keeper's first answer, WIRE_OK */
 		rc = poll(&reason, 1, BUS_MS);
-	while (rc < 0 && errno == EINTR);
-	if (rc <= 0 || recv(step.lifeline, &byte, 1, MSG_DONTWAIT) != 1)
-		return;  /* the keeper is there, or has told a task */
+		if (rc > 0 && recv(step.lifeline, &byte, 1, MSG_DONTWAIT) != 1)
+			return;  /* the keeper has told a task */
+	} while ((rc < 0 && errno == EINTR) || (rc > 0 && byte == WIRE_OK));
+	if (rc <= 0)
+		return;  /* the keeper is there */
 	if (byte == WIRE_MEMORY_LIMIT)
 		slurm_error("bollard: the container's file server was ended by the job's memory limit, and the tasks with it; "
 			    "ask for more memory (--mem, --mem-per-cpu)");

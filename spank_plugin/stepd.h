@@ -31,6 +31,7 @@ extern struct step {
 	int is_extern;          /* 1: the job's extern step, which ends the containers of the job */
 	int record;             /* the job's record on this node, for the accounting; or -1 */
 	char container[40];     /* the name in the record of the container that this step made */
+	int before;             /* connection to a keeper that ends, because the container is made anew; or -1 */
 	int lifeline;           /* connection to the keeper, held open until slurmstepd ends; or -1 */
 	int bus_error;          /* 1: a task has ended by SIGBUS */
 	pid_t helper;           /* the helper to reap (privilege.h), or 0 */

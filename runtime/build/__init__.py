@@ -4,6 +4,7 @@
 definition.py: parses definition files.
 builder.py: the steps of a build, in order.
 bootstrap.py: fills the tree of a build, one function per bootstrap agent.
+transfers.py: copies the files of %files.
 build_root.py: runs %post and %test.
 image_files.py: writes scripts, labels and apps into the tree.
 scif.py: the SCIF apps of a definition file.

@@ -140,7 +140,7 @@ def fingerprints(header: Mapping[str, str]) -> list[str]:
                 f"Fingerprints: {image.shown(text)[:60]}: is not a full fingerprint", "write its 40 hexadecimal digits"
             )
     if not found:
-        raise BollardError("Fingerprints: names no key", "write the full fingerprint of its signer, or remove that line")
+        raise BollardError("Fingerprints: names no key", "write the full fingerprint of its signer, or remove it")
     return found
 
 
@@ -165,7 +165,7 @@ def is_tarball(path: str) -> bool:
         with open(path, "rb") as file:
             first = file.read(512)
     except OSError:
-        return False
+        return False  # who opens it as an image says what is wrong
     return is_archive(first)
 
 

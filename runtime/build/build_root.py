@@ -23,6 +23,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, NoReturn
 
+from bollard.runtime import causes
 from bollard.runtime.constants import DEFAULT_PATH
 from bollard.runtime.errors import BollardError
 from bollard.runtime.system import linux, rootless
@@ -185,8 +186,11 @@ def mount_devices(target: str, links: bool = True) -> None:
     for name in _DEVICES:
         try:
             tree = linux.clone_tree(f"/dev/{name}", recursive=False)
-        except OSError:
-            continue  # /dev/tty cannot be cloned without a terminal
+        except OSError as error:
+            # /dev/tty cannot be cloned without a terminal, and a machine can lack a device: what needs it then says so.
+            if name != "tty" and not linux.is_missing(error):
+                raise
+            continue
         path = f"{target}/{name}"
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -199,7 +203,7 @@ def mount_devices(target: str, links: bool = True) -> None:
     try:
         linux.mount("devpts", f"{target}/pts", "newinstance,ptmxmode=0666,mode=620")
     except OSError:
-        pass  # few %post scripts need a terminal
+        pass  # few %post scripts open a terminal; one that does gets the kernel's error
     # debootstrap runs mknod(1) for a missing device. With the seccomp filter mknod(2) makes nothing, and the chmod of
     # mknod(1) then fails.
     for name in ("console",) if links else ("console", "ptmx"):
@@ -285,9 +289,7 @@ def _guarded(work: Callable[[], None]) -> NoReturn:
     except BollardError as error:
         os.write(2, f"bollard: {error}\n".encode("utf-8", "surrogateescape"))
     except OSError as error:
-        os.write(
-            2, f"bollard: {error.filename or 'system call'}: {error.strerror}\n".encode("utf-8", "surrogateescape")
-        )
+        os.write(2, f"bollard: {causes.one_line(error)}\n".encode("utf-8", "surrogateescape"))
     finally:
         os._exit(code)
 
@@ -375,7 +377,7 @@ def _mount_layered(tree: Tree, scratch: str, base: str) -> None:
     try:
         linux.mount("overlay", base, f"lowerdir={low},upperdir={upper}/upper,workdir={upper}/work,userxattr")
     except OSError as error:
-        raise BollardError(f"--writable-tmpfs: overlay: {error.strerror}", "leave it out") from None
+        raise causes.of(error, "--writable-tmpfs: overlay", layer, "leave it out") from None
     os.chdir(here)
 
 
@@ -441,15 +443,16 @@ def _attach(inside: Tree, handle: int, target: str, optional: bool) -> bool:
             if stat.S_ISDIR(os.fstat(fd).st_mode) == stat.S_ISDIR(os.fstat(handle).st_mode):
                 linux.attach(handle, fd)
                 return True
-    except OSError:
-        pass
+    except OSError as error:
+        if not linux.is_missing(error):
+            raise
     finally:
         os.close(handle)
     return optional
 
 
 def _copy(name: str, scratch: str) -> str:
-    """Copy /etc/NAME of the host and append a newline; return the path, "" if it cannot be read.
+    """Copy /etc/NAME of the host and append a newline; return the path, "" if the host has none.
 
     The newline makes the file differ: package managers then treat it as changed by the administrator and keep it.
     """
@@ -457,7 +460,7 @@ def _copy(name: str, scratch: str) -> str:
     try:
         with open(f"/etc/{name}", "rb") as file:
             data = file.read(1 << 20)
-    except OSError:
+    except FileNotFoundError:
         return ""
     with open(path, "wb") as copy:
         copy.write(data + b"\n")

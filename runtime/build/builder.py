@@ -13,18 +13,17 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bollard.runtime import causes, progress
-from bollard.runtime.build import bootstrap, build_root, definition, image_files, provenance, sbom, scif
-from bollard.runtime.build.definition import Definition, Script, Stage, Transfer
+from bollard.runtime.build import bootstrap, build_root, definition, image_files, provenance, sbom, scif, transfers
+from bollard.runtime.build.definition import Definition, Script, Stage
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import cache, oci, reference
 from bollard.runtime.fetch import sources as fetch
 from bollard.runtime.image import image, pack, sif_write
 from bollard.runtime.system import rootless, workspace
-from bollard.runtime.system import tree as trees
 from bollard.runtime.system.tree import Tree
 
 TYPE_CHECKING = False
@@ -208,7 +207,7 @@ def load(source: str, arguments: Mapping[str, str]) -> Definition:
                 raise BollardError(f"{name}: an image or archive comes from a pipe", "write it to a file first")
             return definition.from_uri(f"localimage:{os.path.abspath(source)}")
     except OSError as error:
-        raise BollardError(f"{name}: {error.strerror}", "name a definition file, an image or a directory") from None
+        raise causes.of(error, name, source, "name a definition file, an image or a directory") from None
     return definition.parse(raw, name, arguments)
 
 
@@ -361,16 +360,16 @@ def _make_stage(step: _Step, built: Mapping[str, Tree], update: bool) -> dict[st
     image_files.apps(step.tree, stage)
     for app in stage.apps:
         for transfer in scif.transfers(app):
-            _copy_from_host(step, transfer)
+            transfers.from_host(_place(step), transfer)
     if step.wants("files"):
         for files in stage.files:
             for transfer in files.transfers if files.stage else ():
-                _copy_from_stage(step, built[files.stage], transfer)
+                transfers.from_stage(_place(step), built[files.stage], transfer)
     _host_script(step, "setup")
     if step.wants("files"):
         for files in stage.files:
             for transfer in () if files.stage else files.transfers:
-                _copy_from_host(step, transfer)
+                transfers.from_host(_place(step), transfer)
     _post(step)
     image_files.metadata(
         step.tree,
@@ -382,6 +381,10 @@ def _make_stage(step: _Step, built: Mapping[str, Tree], update: bool) -> dict[st
     )
     _test(step)
     return documents
+
+
+def _place(step: _Step) -> transfers.Place:
+    return transfers.Place(step.tree, step.cwd, step.definition.name)
 
 
 def _title(stage: Stage) -> str:
@@ -471,59 +474,6 @@ def _line_of(command: str, text: str) -> int:
         if len(found) == 1:
             return found[0]
     return 0
-
-
-def _copy_from_host(step: _Step, transfer: Transfer) -> None:
-    """Copy the files of one line of %files; links are followed, as by cp -L."""
-    pattern = os.path.expanduser(transfer.source)
-    pattern = pattern if pattern.startswith("/") else os.path.join(step.cwd, pattern)
-    host = Tree("/")
-    try:
-        for path in host.glob(pattern):
-            target = transfer.target or (transfer.source if path == pattern else path)
-            _copy(step, path, target, transfer, os.path.dirname(path.rstrip("/")) or "/", path)
-    finally:
-        host.close()
-
-
-def _copy_from_stage(step: _Step, source: Tree, transfer: Transfer) -> None:
-    """Copy the files of one line of `%files from`; a link that is named is followed, links inside are kept."""
-    for path in source.glob(transfer.source):
-        try:
-            with source.opened(path) as fd:
-                full = os.readlink(f"/proc/self/fd/{fd}")
-        except OSError:
-            full = f"{source.path}/{path.strip('/')}"
-        _copy(step, full, transfer.target or path, transfer, os.path.dirname(full), path, follow=False)
-
-
-def _copy(
-    step: _Step, full: str, target: str, transfer: Transfer, above: str, shown: str, *, follow: bool = True
-) -> None:
-    if not target.startswith("/"):
-        target = f"/{target}"
-    if step.tree.kind(target.rstrip("/") or "/") == trees.DIRECTORY:
-        target = f"{target.rstrip('/')}/"
-    if target.endswith("/"):
-        target += os.path.basename(shown.rstrip("/"))
-    try:
-        with _directory(above) as fd:
-            step.tree.copy_in(fd, os.path.basename(full.rstrip("/")), target, follow=follow)
-    except (OSError, trees.CopyError) as error:
-        path, reason = (error.path, error.reason) if isinstance(error, trees.CopyError) else ("", error.strerror)
-        where = f"{step.definition.name}:{transfer.line}"
-        doing = f"{where}: %files {image.shown(shown.rstrip('/') + path)}"
-        cure = "check the path, and that you may read it"
-        raise causes.of_words(reason or str(error), doing, step.tree.path, cure) from None
-
-
-@contextlib.contextmanager
-def _directory(path: str) -> Iterator[int]:
-    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _keep_sandbox(target: str, root: str, place: str) -> None:

@@ -7,6 +7,7 @@ The functions change nothing. `bollard build --print SOURCE` shows the definitio
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import re
 from typing import Any, NamedTuple
@@ -260,16 +261,19 @@ def _metadata(source: str, text: str) -> dict[str, Any]:
         raise BollardError(f"{source}: {what}", hint)
     lines = found[0]["content"].splitlines(keepends=True)
     content = "".join(line[2:] if line.startswith("# ") else line[1:] for line in lines)
+    toml = _toml_reader(source)
     try:
-        import tomllib as toml
-    except ImportError:  # Python 3.9 and 3.10
-        try:
-            import tomli as toml  # type: ignore[no-redef,import-not-found,unused-ignore]
-        except ImportError:
-            raise BollardError(
-                f"{source}: its metadata is TOML, which Python reads from 3.11 on", "install python3-tomli"
-            ) from None
-    try:
-        return toml.loads(content)
+        metadata: dict[str, Any] = toml.loads(content)
+        return metadata
     except toml.TOMLDecodeError as error:
         raise BollardError(f"{source}: its metadata is not TOML: {error}", "see PEP 723") from None
+
+
+def _toml_reader(source: str) -> Any:
+    """Return the module tomllib, or before Python 3.11 the package tomli, which has the same functions."""
+    for name in ("tomllib", "tomli"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError:
+            continue
+    raise BollardError(f"{source}: its metadata is TOML, which Python reads from 3.11 on", "install python3-tomli")

@@ -18,6 +18,7 @@ remote.py: bollard remote.
 sif.py: bollard sif.
 sign.py: bollard sign, verify.
 key.py: bollard key.
+passphrase.py: passphrases from files and terminals.
 site.py: bollard site.
 terminal.py: escapes control characters on a terminal.
 completion.py: completion for shells.

@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 
-from bollard.runtime import installed
+from bollard.runtime import causes, installed
 from bollard.runtime.build import builder, definition, dockerfile, recipes
 from bollard.runtime.cli import slurm_build
 from bollard.runtime.errors import BollardError
@@ -181,7 +181,7 @@ def _arguments(given: list[tuple[str, str]]) -> dict[str, str]:
                 with open(file, encoding="utf-8", errors="surrogateescape") as opened:
                     text = opened.read(definition.MAX_BYTES)
             except OSError as error:
-                raise BollardError(f"--build-arg-file {file}: {error.strerror}", "check the path") from None
+                raise causes.of(error, f"--build-arg-file {file}", file, "check the path") from None
     found, warnings = definition.build_arguments(
         [value for option, value in given if option == "build-arg"], text, file
     )

@@ -145,16 +145,16 @@ COMMANDS: dict[str, Command] = {
         command_options.SITE_CHECK,
         False,
     ),
-    "site rollback": (
-        "[OPTION...]",
-        "exchange the installation for the one before, which install keeps",
-        command_options.SITE_ROLLBACK,
-        False,
-    ),
     "site ecl": (
         "FILE",
         "print what Apptainer's ecl.toml means as the key trust of bollard.yaml",
         {},
+        False,
+    ),
+    "site rollback": (
+        "[OPTION...]",
+        "exchange the installation for the one before, which install keeps",
+        command_options.SITE_ROLLBACK,
         False,
     ),
     "site uninstall": (

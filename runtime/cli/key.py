@@ -9,7 +9,7 @@ import sys
 import time
 
 from bollard.runtime import causes
-from bollard.runtime.cli.sign import passphrase
+from bollard.runtime.cli.passphrase import passphrase
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.trust import keyring, pgp
 from bollard.runtime.trust.keyring import Key

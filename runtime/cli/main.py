@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from bollard.runtime.causes import one_line
+from bollard.runtime.causes import has_memory_limit, one_line
 from bollard.runtime.cli.commands import COMMANDS, REFUSED
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.installed import IMAGE_LAUNCHER, OTHER_NAMES, PEERS
@@ -60,8 +60,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         _drop_output()  # the reader has ended, as in `bollard plan | head`
         return 0
-    except OSError as error:
-        print("bollard:", one_line(error), file=sys.stderr)
+    except (OSError, MemoryError, SystemError) as error:
+        # SystemError: an import of Python 3.11 that fails for memory can lose its exception.
+        if isinstance(error, SystemError) and not has_memory_limit():
+            raise
+        print("bollard:", one_line(MemoryError() if isinstance(error, SystemError) else error), file=sys.stderr)
         _drop_output()  # so that a full disk is reported only once
         return 255
     return status
@@ -487,8 +490,8 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "site install": _site,
     "site configure": _site,
     "site check": _site,
-    "site rollback": _site,
     "site ecl": _site,
+    "site rollback": _site,
     "site uninstall": _site,
     "inspect": _inspect,
     "sbom": _sbom,

@@ -135,7 +135,7 @@ def _scripts(opened: Image) -> list[tuple[str, bytes]] | None:
         found = json.loads(text)["data"]["attributes"].get("environment") or {}
         return sorted((os.path.basename(path), script.encode()) for path, script in found.items())
     except (ValueError, KeyError, AttributeError, TypeError):
-        return None
+        return None  # the caller says that the scripts are not known
 
 
 def _read(path: str) -> bytes:

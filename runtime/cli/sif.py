@@ -8,6 +8,7 @@ import os
 import sys
 import time
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image, sif, sif_edit
 
@@ -246,7 +247,7 @@ def _add(path: str, source: str, given: dict[str, str]) -> None:
     try:
         fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise BollardError(f"{image.shown(source)}: cannot be read: {error.strerror}", "check the file name") from None
+        raise causes.of(error, f"{image.shown(source)}: cannot be read", source, "check the file name") from None
     try:
         sif_edit.add(path, new, fd)
     finally:

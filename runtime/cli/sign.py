@@ -7,7 +7,9 @@ import json
 import os
 import sys
 
+from bollard.runtime.cli import key as cli_key
 from bollard.runtime.cli.inspect import GO_ESCAPES
+from bollard.runtime.cli.passphrase import passphrase
 from bollard.runtime.cli.sif import type_name
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.image import image
@@ -58,33 +60,6 @@ def _form(name: str) -> str:
     return next((os.environ[prefix + name] for prefix in _PREFIXES if os.environ.get(prefix + name)), "")
 
 
-def passphrase(asked: dict[str, str], prompt: str) -> str:
-    """Return a passphrase: the first line of --passphrase-file, or what is typed on the terminal.
-
-    Raises:
-        BollardError: the file cannot be read, or there is no terminal.
-    """
-    path = asked.get("passphrase-file", "")
-    if path:
-        try:
-            with open(path, encoding="utf-8") as file:
-                return file.readline(4096).rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", "") or "it is not text in UTF-8"
-            raise BollardError(f"{shown(path)}: cannot be read: {why}", "name a file with one line") from None
-    import getpass
-    import warnings
-
-    try:
-        with open("/dev/tty", "rb"):
-            pass
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", getpass.GetPassWarning)  # no echo of the passphrase
-            return getpass.getpass(prompt)
-    except (OSError, EOFError, getpass.GetPassWarning):
-        raise BollardError("the key has a passphrase, and there is no terminal", "add --passphrase-file FILE") from None
-
-
 def _sign(path: str, asked: dict[str, str], groups: list[int], objects: list[int]) -> None:
     from bollard.runtime.system import workspace
     from bollard.runtime.trust import sign
@@ -111,7 +86,6 @@ def _sign(path: str, asked: dict[str, str], groups: list[int], objects: list[int
 
 def _secret_key(asked: dict[str, str]) -> Key:
     """Return the secret key to sign with: that of --keyidx, or the only one, or the one that the user chooses."""
-    from bollard.runtime.cli import key as cli_key
     from bollard.runtime.trust import keyring
 
     path = os.path.join(keyring.directory(os.environ), keyring.SECRET)

@@ -26,7 +26,7 @@ _COLOURS = {"ok": "\033[32m", "warning": "\033[33m", "failure": "\033[31m"}
 def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
     """Run `bollard site VERB`; return the exit status.
 
-    verb: "install", "configure", "check", "rollback", "ecl" or "uninstall".
+    verb: "install", "configure", "check", "ecl", "rollback" or "uninstall".
     given: the parsed options, name and value.
     words: the arguments; "ecl" takes a file, the others none.
 
@@ -90,7 +90,7 @@ def _where(chosen: dict[str, str]) -> Where:
     try:
         known = read_manifest(prefix).get("where", {})
     except BollardError:
-        known = {}
+        known = {}  # `install` writes a new manifest; `check` and `uninstall` read it again and report the fault
     conf = os.environ.get("SLURM_CONF", "")
     return Where(
         prefix,

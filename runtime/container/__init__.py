@@ -23,6 +23,7 @@ task_reaper.py: ends tasks when the keeper ends.
 readahead.py: reads the files that the first task will need into the page cache.
 enroot.py: images in enroot's layout.
 pytorch.py: variables for images that have PyTorch.
+renewal.py: makes a named container anew with other options.
 save.py: writes a container to an image file.
 record.py: writes which image ran, and how many tasks entered.
 imports.py: imports everything before the keeper enters the container, and refuses imports after that.

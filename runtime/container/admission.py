@@ -14,7 +14,7 @@ from _socket import socket
 from errno import ECONNABORTED, ENOTCONN
 
 from bollard.runtime import constants
-from bollard.runtime.container import entry, fuse, memory_limit, task_reaper, wire
+from bollard.runtime.container import entry, fuse, memory_limit, renewal, task_reaper, wire
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import plan, spec_text
 
@@ -53,7 +53,9 @@ class AdmissionLoop:
         self.begun = False
         self.by_slurm = False  # a lifeline came: slurmstepd decides when the container ends
         self.idle_since = time.monotonic()  # when the last lifeline was closed
-        self.over = False  # another keeper of the job has asked this idle keeper to end
+        self.over = False  # another keeper of the job has asked this idle keeper to end, or follows it
+        self.waiting = renewal.Waiting()
+        self.successor: socket | None = None  # open until this process has ended: the next keeper waits for that
         self.poll = select.poll()
         for fd in (listener, job, self.server):
             if fd >= 0:
@@ -74,7 +76,7 @@ class AdmissionLoop:
         while not self.over and (
             not self.begun or self.job >= 0 or self.lifelines or (self.tasks and not self.by_slurm)
         ):
-            for fd, _ in self.poll.poll():
+            for fd, _ in self.poll.poll(self.waiting.milliseconds()):
                 if fd == self.listener.fileno():
                     self._accept()
                 elif fd == self.server:
@@ -101,6 +103,7 @@ class AdmissionLoop:
                     self.poll.unregister(fd)
                     self.lifelines.pop(fd).close()
                     self.idle_since = time.monotonic()
+            self._decide()
         if self.tasks:
             self._end(f"the instance {self.container.instance}" if self.container.instance else "slurmstepd")
         if self.container.instance:
@@ -221,7 +224,8 @@ class AdmissionLoop:
                 self._forget(pid)  # the task ends by itself when it gets the reason
             wire.refuse(peer, error)
         finally:
-            if number not in self.lifelines and number not in self.savers:
+            waits = any(peer is other for other, _ in self.waiting.entries)
+            if number not in self.lifelines and number not in self.savers and not waits:
                 peer.close()
 
     def _ask_server(self) -> None:
@@ -247,11 +251,50 @@ class AdmissionLoop:
             self.watcher.answered()
 
     def _hold(self, peer: socket) -> None:
-        """Keep the container while `peer` is open. Refuses a step whose working directory is not in the container."""
-        cwd = spec_text.pairs(wire.receive_frame(peer, constants.CWD_MAX))
+        """Keep the container while `peer` is open. Refuses a step whose working directory is not in the container.
+
+        A step that gives a named container other options waits: `_decide` answers it.
+        """
+        frame = wire.receive_frame(peer, constants.SPEC_MAX)
+        if frame.startswith(constants.HEADER_VERSION.encode()):
+            container = self.container
+            if not renewal.suits(container.spec, frame, container.saver is not None, self._shows):
+                self.waiting.add(peer)
+                return
+            self._let_stay(peer)
+            return
+        cwd = spec_text.pairs(frame)
         if cwd and not self._shows(cwd[0][1]):
             peer.sendall(wire.ERROR)
             return
+        self._let_stay(peer)
+
+    def _decide(self) -> None:
+        """Answer the steps that ask for other options, if it is time. An idle container is made anew."""
+        waiting = self.waiting
+        if not waiting.entries:
+            return
+        late = waiting.taken() if self.tasks and renewal.runs(self.tasks) else waiting.over()
+        for peer in late:
+            self._stay_or_close(peer)
+        if waiting.entries and self._is_idle():
+            first, *others = waiting.taken()
+            try:
+                renewal.hand_over(first, self.container.values, self.container.layer)
+            except OSError:
+                first.close()  # that step has ended meanwhile
+            else:
+                self.successor, self.over = first, True
+            for peer in others:
+                peer.close()
+
+    def _stay_or_close(self, peer: socket) -> None:
+        try:
+            self._let_stay(peer)
+        except OSError:
+            pass  # that step has ended; poll reports it
+
+    def _let_stay(self, peer: socket) -> None:
         number = peer.fileno()
         # If the peer has closed already, poll reports it and the container ends.
         self.lifelines[number] = peer

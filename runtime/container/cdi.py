@@ -23,6 +23,7 @@ import os
 from bollard.runtime.container import elf
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request.plan import BIND, CAN_LOAD, LIBRARIES, OMIT, TMPFS, Gpus, Mount, tidy
+from bollard.runtime.request.spec import is_device
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ def read(folders: tuple[str, ...]) -> list[Spec]:
 
 def _content(path: str) -> dict[str, Any]:
     try:
-        with open(path, "rb") as file:
-            data = file.read(SIZE_MAX + 1)
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
+            data = file.read(SIZE_MAX + 1) or b""
     except OSError as error:
         raise BollardError(f"{path}: {error.strerror}", "a CDI spec should be readable by all") from None
     if len(data) > SIZE_MAX:
@@ -209,7 +210,7 @@ def _made(edits: list[tuple[Spec, dict[str, Any]]], own_dev: bool) -> Gpus:
             if not os.path.exists(source):
                 raise BollardError(f"device {source}: is not on {os.uname().nodename}", f"{spec.path} names it")
             if own_dev or source != target or not target.startswith("/dev/"):
-                mounts[target] = Mount(BIND, source, target, devices=True)
+                mounts[target] = Mount(BIND, source, target, devices=is_device(source))
         for entry in _entries(spec, part, "mounts"):
             mount = _mount(spec, entry)
             mounts.setdefault(mount.target, mount)

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bollard.runtime.container import layers, mounts
+    from bollard.runtime.container import layers, mounts, renewal
     from bollard.runtime.container.clock import Clock
     from bollard.runtime.container.save import Saver
     from bollard.runtime.image.image import Image
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from bollard.runtime.request.site import Site
     from bollard.runtime.request.spec import Spec
 
+SAID_MAX = 64
 # The attributes that change after the container was made; all others are set once.
-_LEARNED = ("by_slurm", "entrypoint", "environment", "told", "warnings")
+_LEARNED = ("by_slurm", "entrypoint", "environment", "told", "values", "warnings")
 
 
 class Container:
@@ -29,15 +30,17 @@ class Container:
 
     __slots__ = (
         "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "image_root", "instance",
-        "locales", "node", "plan", "rc", "record", "replaced", "report", "saver", "scripts", "server", "server_state",
-        "servers", "site", "spec", "steps", "told", "tools", "warnings", "namespace_fds",
+        "layer", "locales", "namespace_fds", "node", "plan", "rc", "record", "report", "said", "saver",
+        "scripts", "server", "server_state", "servers", "site", "spec", "steps", "told", "tools", "values",
+        "warnings",
     )  # fmt: skip
 
     def __init__(
         self, *, node: str, spec: Spec, site: Site, image: Image, plan: Plan, report: mounts.Report, server: int,
         server_state: int, image_root: int, clock: Clock, saver: Saver | None, servers: layers.Servers | None,
         scripts: list[tuple[str, bytes]], rc: bytes, locales: frozenset[bytes] | None, command: bytes, instance: str,
-        tools: bytes, namespace_fds: tuple[int, ...], trusted: list[tuple[str, str]] | None = None,
+        tools: bytes, namespace_fds: tuple[int, ...], layer: renewal.Layer,
+        trusted: list[tuple[str, str]] | None = None,
     ) -> None:  # fmt: skip
         self.node = node  # name of the host
         self.spec = spec
@@ -51,6 +54,8 @@ class Container:
         self.clock = clock
         self.saver = saver
         self.servers = servers  # the file servers of layers in files
+        self.layer = layer  # in memory, for a container that is made anew
+        self.values: list[tuple[str, str]] = []  # the values of the spec, for the same
         self.rc = rc  # /etc/rc of an image in enroot's layout, else b""
         self.scripts = scripts  # the image's environment scripts
         self.locales = locales  # the image's locales (locales.available)
@@ -63,7 +68,7 @@ class Container:
         self.steps: dict[bytes, Spec] = {}  # parsed specs of later steps, by their spec text
         self.environment: environment.ImageEnvironment | None = None  # what the scripts set, once that is known
         self.entrypoint: dict[bytes, bytes] | None = None  # what the entrypoint changed, once it has run
-        self.replaced: set[bytes] = set()  # working directories that are missing here; their warning was shown
+        self.said: set[str] = set()  # warnings about tasks that were shown
         no_driver = f"{node} has no driver for it; the container starts without"
         # Warnings that no task has shown yet.
         self.warnings = [f"{driver.because}: {no_driver}" for driver in plan.missing]
@@ -75,6 +80,13 @@ class Container:
         if name not in _LEARNED and hasattr(self, name):
             raise AttributeError(f"{name} of a container is fixed")
         object.__setattr__(self, name, value)
+
+    def warn_once(self, lines: list[str]) -> None:
+        """Add the warnings that no task of this container has had: SAID_MAX at most, as tasks choose their words."""
+        for line in lines:
+            if line not in self.said and len(self.said) < SAID_MAX:
+                self.said.add(line)
+                self.warnings.append(line)
 
     def lines(self) -> list[str]:
         """Return the plan and the results of its mounts, one line each, for the user."""

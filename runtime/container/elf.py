@@ -72,7 +72,7 @@ class Library:
                     found.append(self._text(section.link, self._number(data, part + 8, 4)))
                     part += self._number(data, part + 12, 4)
                 step = self._number(data, at + 12, 4)
-                if not step:
+                if not step or len(found) > _ROUNDS_MAX:
                     break
                 at += step
         return _highest(found, prefix)

@@ -13,10 +13,10 @@ import time
 from _socket import socket
 
 from bollard.runtime import constants
-from bollard.runtime.container import action, enroot, environment, pytorch, record, wire
+from bollard.runtime.container import action, enroot, environment, pytorch, record, renewal, wire
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.frozen import replace
-from bollard.runtime.request import options, plan, spec, spec_text
+from bollard.runtime.request import plan, spec, spec_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def parse_request(frame: bytes) -> tuple[list[bytes], list[bytes], bytes, bytes]
 
 
 def reply(
-    argv: list[bytes], env: list[bytes], cwd: bytes, note: bytes = b"", mode: bytes = b"", root: bytes = b""
+    argv: list[bytes], env: list[bytes], cwd: bytes, note: bytes = b"", mode: bytes = b"", root: bytes = b"",
+    scratch: bytes = b"",
 ) -> bytes:
     """Return the frame that lets a task in.
 
@@ -68,8 +69,9 @@ def reply(
     note            text for the task's stderr
     mode            how the launcher runs the program: WAIT, SAVE, or b"" to execute it
     root            AS_ROOT or b""
+    scratch         directory of the host that the launcher shows in the container, or b""
     """
-    return wire.texts(argv, env, cwd, note, mode, root)
+    return wire.texts(argv, env, cwd, note, mode, root, scratch)
 
 
 def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
@@ -111,24 +113,23 @@ def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[
     """
     begin = time.monotonic_ns()
     argv, env, cwd, verbose = parse_request(frame)
+    scratch = _scratch(container, env)
     step = record.step_of(env)
     asked = step_spec(container, env)
     command = taken(env, COMMAND_VARIABLE) or container.command
     if container.by_slurm and command == RUN:  # srun's program is the image
-        words = action.inside("run", [os.fsdecode(word) for word in argv[1:]], is_program, app=asked.app)
-        argv = [os.fsencode(word) for word in words]
+        arguments = [os.fsdecode(word) for word in argv[1:]]
+        argv = [os.fsencode(word) for word in action.inside("run", arguments, is_program, app=asked.app)]
     if container.spec.fakeroot and any(entry.startswith(b"PMIX_NAMESPACE=") for entry in env):
         # The PMIx server refuses uid 0, and its library then waits forever (libpmix 4.2.2): the step would not end.
         reason = "root in a container does not go with PMIx, which compares user ids"
         raise BollardError(reason, "use --mpi=pmi2 or --mpi=none")
     own = enroot.workdir(container.rc) if container.by_slurm else b""
     asked_cwd, cwd = cwd, working_directory(asked, cwd, own)
-    if cwd not in (asked_cwd, own) and not asked.pwd and not asked.contain and asked_cwd not in container.replaced:
-        if len(container.replaced) < KEPT_SPECS:
-            container.replaced.add(asked_cwd)
+    if cwd not in (asked_cwd, own) and not asked.pwd and not asked.contain:
         name = os.fsdecode(asked_cwd) or "a directory that was removed"
-        words = f"{name} cannot be entered in the container; the program starts in {os.fsdecode(cwd)}"
-        container.warnings.append(f"{container.node}: {words}")
+        told = f"{name} cannot be entered in the container; the program starts in {os.fsdecode(cwd)}"
+        container.warn_once([f"{container.node}: {told}"])
 
     root = AS_ROOT if container.spec.fakeroot else b""
 
@@ -142,20 +143,38 @@ def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[
     defaults = container.site.environment
     if root:
         defaults += ((b"APT_CONFIG", plan.APT_CONF.encode()),)
+    unexpanded: list[str] = []
     env = environment.of_task(
         image_env, env, asked, command, container.binds, cwd, defaults, container.tools, container.locales,
-        container.plan.variables, container.plan.libraries,
+        container.plan.variables, container.plan.libraries, unexpanded,
     )  # fmt: skip
+    container.warn_once(unexpanded)
     if container.by_slurm:
         torch = pytorch.variables(dict(entry.split(b"=", 1) for entry in env))
         env += [name + b"=" + value for name, value in torch.items()]
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if asked.save or container.servers else WAIT if "pid" in container.spec.unshare else b""
-    answer = reply(argv, env, cwd, note(container, verbose, begin), mode, root)
+    if b"TMPDIR=" + scratch not in env:
+        scratch = b""
+    answer = reply(argv, env, cwd, note(container, verbose, begin), mode, root, scratch)
     entering(step)
     wire.send(peer, wire.OK, answer, container.namespace_fds)
     return asked.save
+
+
+def _scratch(container: Container, env: list[bytes]) -> bytes:
+    """Return the task's TMPDIR, if the container does not show that directory of the host and may show it; else b"".
+
+    A TaskProlog may have made it after the container.
+    """
+    made = container.spec
+    path = next((entry[7:] for entry in env if entry.startswith(b"TMPDIR=")), b"")
+    if not container.by_slurm or made.contain or "tmp" in made.no_mount or "/tmp" in made.no_mount:
+        return b""
+    if not path.startswith(b"/") or b".." in path.split(b"/"):
+        return b""
+    return path if plan.needs_bind(os.fsdecode(path), container.plan.mounts, made.binds) else b""
 
 
 def is_program(path: str) -> bool:
@@ -201,34 +220,22 @@ def step_spec(container: Container, env: list[bytes]) -> Spec:
 
 
 def _refuse_what_it_lacks(container: Container, asked: Spec, values: list[tuple[str, str]]) -> None:
-    """Raise if a later step of a named container needs an option that the container was not made with."""
+    """Raise if a step needs an option that its named container was not made with.
+
+    Other tasks run in it: a container without tasks has been made anew for the step (renewal.py).
+    """
     made = container.spec
-    given = dict(values)
-    lacking = []
-    # Several options can fill one field: the message should name one that the user gave.
-    for row in sorted(options.TABLE, key=lambda row: row.name not in given):
-        if not row.fixed:
-            continue
-        want, have = getattr(asked, row.field), getattr(made, row.field)
-        if not set(want) <= set(have) if isinstance(want, tuple) else want and want != have:
-            lacking.append(f"--{row.slurm or row.name}")
-    writable = made.writable_tmpfs or made.writable or bool(made.overlays)
-    if asked.writable_tmpfs and not writable:
-        lacking.append("--container-writable")
-    if "writable-tmpfs" in given and not asked.writable_tmpfs and writable:
-        lacking.append("--container-readonly")
-    if spec.switch([given.get("no-home", "")]) and made.home:
-        lacking.append("--no-container-mount-home")
-    if "no-home" in given and not spec.switch([given["no-home"]]) and not made.home:
-        lacking.append("--container-mount-home")
-    if "fakeroot" in given and not asked.fakeroot and made.fakeroot:
-        lacking.append("--no-container-remap-root")
-    if asked.save and not container.saver:
-        lacking.append("--container-save")
+    lacking = renewal.lacking(made, asked, values, container.saver is not None)
+    if lacking and not renewal.OTHER_LAYERS.isdisjoint(lacking):
+        other = min(renewal.OTHER_LAYERS.intersection(lacking))
+        raise BollardError(
+            f"this job's container {made.name} was made without this {other}",
+            "ask for it where the container is made, or use another name",
+        )
     if lacking:
         raise BollardError(
-            f"this job's container {made.name} was made without this {lacking[0]}",
-            "ask for it where the container is made, or use another name",
+            f"this job's container {made.name} was made without this {lacking[0]}, and tasks of another step run in it",
+            "wait until they have ended, or use another name",
         )
 
 

@@ -98,6 +98,9 @@ def of_image(
         env = [name + b"=" + value for name, value in start.items()]
         answer = shell(image_shell.script(scripts, _doubtful(scripts), cwd), env)
         found = image_shell.parsed(answer) if answer else None
+        lost = image_shell.lost_without_bash(scripts, answer) if answer and found else ""
+        if lost and warnings is not None:
+            warnings.append(lost)
         if found is None:
             if warnings is not None:
                 warnings.append("no shell of the image could run its environment scripts; variables may be missing")
@@ -218,6 +221,7 @@ def of_task(
     locales: frozenset[bytes] | None = None,
     devices: tuple[tuple[bytes, bytes], ...] = (),
     libraries: bool = False,
+    warnings: list[str] | None = None,
 ) -> list[bytes]:
     """Return the environment of one task, as a list of NAME=VALUE.
 
@@ -233,6 +237,7 @@ def of_task(
     locales    the image's locales, None for any; LANG and LC_... pass only if they name one of these
     devices    variables of CDI devices
     libraries  the container has libraries of the host's drivers in LIBRARIES: let its loader find them
+    warnings   gets a line for each value that would run a command: it is passed as it is
     """
     clean = spec.cleanenv
     home, host_home = os.fsencode(spec.home), os.fsencode(spec.user_home)
@@ -282,7 +287,7 @@ def of_task(
         env[b"PATH"] = tools + b":" + env.get(b"PATH", DEFAULT_PATH)
     asked.update(spec.env)
     if asked:
-        _override(env, asked, {**kept, **_own_numbers(cwd)}, spec.no_eval)
+        _override(env, asked, {**kept, **_own_numbers(cwd)}, spec.no_eval, warnings)
     _describe(env, image_env, spec, command, binds)
     if cwd:
         env[b"PWD"] = cwd
@@ -319,7 +324,10 @@ def _own_numbers(cwd: bytes) -> dict[bytes, bytes]:
     return {b"UID": uid, b"EUID": uid, b"GID": gid, b"PWD": cwd or b"/"}
 
 
-def _override(env: dict[bytes, bytes], asked: dict[bytes, bytes], more: dict[bytes, bytes], literal: bool) -> None:
+def _override(
+    env: dict[bytes, bytes], asked: dict[bytes, bytes], more: dict[bytes, bytes], literal: bool,
+    warnings: list[str] | None,
+) -> None:  # fmt: skip
     """Set the user's own variables in `env`.
 
     Values are expanded as between double quotes in the container, so PATH='$PATH:/opt/bin' means the image's PATH.
@@ -329,6 +337,7 @@ def _override(env: dict[bytes, bytes], asked: dict[bytes, bytes], more: dict[byt
     asked    the user's variables
     more     variables that the values can refer to, besides `env`
     literal  do not expand any value (--no-eval)
+    warnings  gets a line for each value that is not expanded
 
     Raises:
         BollardError: the values together are too large.
@@ -341,7 +350,9 @@ def _override(env: dict[bytes, bytes], asked: dict[bytes, bytes], more: dict[byt
             try:
                 value = interpreter.expand(value, seen)
             except words.Unsupported:
-                pass
+                if warnings is not None:
+                    shown = name.decode("utf-8", "replace")
+                    warnings.append(f"{shown} is passed as it is: no command in a value is run (--no-eval)")
             size += len(value)
             if size > VALUES_MAX:
                 raise BollardError(

@@ -83,16 +83,20 @@ _SOCKETS = {"nv": ("/run/nvidia-persistenced/socket", "/run/nvidia-fabricmanager
 _MPS, _MPS_VARIABLE = "/tmp/nvidia-mps", "CUDA_MPS_PIPE_DIRECTORY"
 
 
+def cards(kind: str) -> list[str]:
+    """Return the device files of this node's cards of one kind. All of AMD's cards are opened by one, /dev/kfd."""
+    names = sorted(os.listdir("/dev"))
+    if kind == "rocm":
+        return ["/dev/kfd"] if "kfd" in names else []
+    return [f"/dev/{name}" for name in names if name[:6] == "nvidia" and name[6:].isdigit()]
+
+
 def openable(kind: str) -> str:
     """Return the device of a card of this kind that this process may open; "" for none.
 
     access(2) asks the device cgroup too, and does not wake the card up, as open(2) would.
     """
-    names = ["kfd"]
-    if kind == "nv":
-        names = sorted(name for name in os.listdir("/dev") if name[:6] == "nvidia" and name[6:].isdigit())
-    paths = [f"/dev/{name}" for name in names]
-    return next((path for path in paths if os.access(path, os.R_OK | os.W_OK)), "")
+    return next((path for path in cards(kind) if os.access(path, os.R_OK | os.W_OK)), "")
 
 
 def chosen(asked: Spec, here: Site) -> tuple[Driver, ...]:

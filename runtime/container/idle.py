@@ -31,7 +31,7 @@ def end_oldest(listener: int, most: int) -> None:
     try:
         names = [name for name in os.listdir(folder) if len(name) == _NAME_SIZE and f"{folder}/{name}" != own]
     except OSError:
-        return
+        return  # the job has ended, and root has removed the folder
     if len(names) < most:
         return
     known = [(_idle_seconds(f"{folder}/{name}"), name) for name in names]
@@ -57,7 +57,7 @@ def _idle_seconds(path: str) -> float | None:
     try:
         return float(dict(spec_text.pairs(answer.rstrip(b"\0"))).get("idle", "") or -1)
     except (ValueError, BollardError):
-        return -1
+        return -1  # not a keeper's answer: what listens there is not ended
 
 
 def _say(path: str, word: bytes, answer: bool = False) -> bytes | None:
@@ -67,11 +67,11 @@ def _say(path: str, word: bytes, answer: bool = False) -> bytes | None:
     try:
         peer.connect(path)
     except OSError:
-        return None
+        return None  # its keeper has ended
     try:
         peer.sendall(word)
         return wire.receive_frame(peer, _ANSWER_MAX) if answer and wire.receive(peer, 1) == wire.OK else b""
     except (OSError, ValueError):
-        return b""
+        return b""  # it is busy with a task, or has just ended
     finally:
         peer.close()

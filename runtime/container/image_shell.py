@@ -7,6 +7,7 @@ ends the shell, the container does not start. The answer is a list of NUL-termin
 
     started            a shell has read the script
     names ...          bash: the names of the variables before the files, one per line
+    plain              the shell is not bash
     exit STATUS        a file ended the shell
     names ...          bash: the names of the variables after the files
     done               all files were read; the environment follows, NAME=VALUE
@@ -39,6 +40,11 @@ _SHELL_OWN = frozenset((b"_", b"SHLVL", b"PWD", b"OLDPWD"))
 _EMBEDDED_MAX = 64 * 1024
 _MARK = b"end-of-environment-script"
 _STARTED, _NAMES, _EXIT, _DONE = b"started", b"names ", b"exit ", b"done"
+_PLAIN = b"plain"
+# Words of bash that dash and busybox take for programs, or for text: nothing ends the script there.
+_BASH_WORDS = frozenset(
+    (b"[[", b"==", b"declare", b"typeset", b"function", b"let", b"mapfile", b"popd", b"pushd", b"readarray", b"shopt")
+)
 
 # dash has no `source`, and it ends when `.` fails, except after `command`. dash knows only descriptors of one digit.
 # Apptainer's interpreter has no traps, expands aliases, and runs the last part of a pipeline in the shell itself.
@@ -49,6 +55,7 @@ if [ -n "${BASH_VERSION-}" ]; then
     shopt -s expand_aliases lastpipe
     eval 'trap() { echo "trap: not supported in an environment script" >&2; }'
 else
+    printf 'plain\0' >&8
     UID=%(uid)d EUID=%(uid)d
     command -v source >/dev/null 2>&1 || eval 'source() { command . "$@"; }'
 fi
@@ -129,6 +136,34 @@ def parsed(answer: bytes) -> dict[bytes, bytes | None] | None:
         "an environment script of the image replaced its shell, or took too long",
         "see `bollard inspect --environment` for `exec`",
     )
+
+
+def lost_without_bash(scripts: list[tuple[str, bytes]], answer: bytes) -> str:
+    """Return the warning about files that are written for bash, if another shell has read them; "" if there are none.
+
+    scripts  (name, text) of the files
+    answer   what the shell printed
+    """
+    if _PLAIN not in answer.split(b"\0", 2)[:2]:
+        return ""
+    found = [name for name, text in scripts if name != BUILT_IN and _has_bash_words(text)]
+    if not found:
+        return ""
+    return f"the image has no bash, for which {', '.join(found)} may be written; variables may be missing"
+
+
+def _has_bash_words(text: bytes) -> bool:
+    for line in text.split(b"\n"):
+        if line.lstrip().startswith(b"#"):
+            continue
+        if b"=(" in line or b"<<<" in line:
+            return True
+        for word in line.replace(b";", b" ").replace(b"(", b" ").split():
+            name, appends, _ = word.partition(b"+=")
+            is_name = name.replace(b"_", b"a").isalnum()
+            if word in _BASH_WORDS or (appends and is_name) or b"=$'" in word:
+                return True
+    return False
 
 
 def environment(strings: list[bytes]) -> dict[bytes, bytes]:

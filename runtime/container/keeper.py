@@ -28,6 +28,7 @@ from bollard.runtime.container import (
     mounts,
     readahead,
     record,
+    renewal,
     task_reaper,
 )
 from bollard.runtime.container.clock import Clock
@@ -50,6 +51,8 @@ SCRIPTS = "/.singularity.d/env"
 SCRIPTS_MAX = 64
 # The largest size in bytes of an environment script, of /etc/passwd and of /etc/group.
 FILE_MAX = 1 << 20
+# How many mounts of an image's fstab one line names.
+_TOLD_TARGETS = 5
 _S_IFMT = 0o170000  # sys/stat.h
 _S_IFREG = 0o100000
 # 16 MiB are enough: the keeper writes a few small files and directories there, never an image.
@@ -95,7 +98,7 @@ def _is_file(root: int, path: str) -> bool:
 
 def enter(
     asked: Spec, clock: Clock, here: site.Site, spool: str = "", program: str = "", command: bytes = b"exec",
-    instance: str = "", connection: int = -1,
+    instance: str = "", connection: int = -1, kept: renewal.Layer | None = None,
 ) -> Container:  # fmt: skip
     """Make the container and move this process into it. The process must already be in its user namespace.
 
@@ -107,13 +110,16 @@ def enter(
     command   the action (exec, run, shell, test), for APPTAINER_COMMAND
     instance  name of the instance, "" for a container that is not an instance
     connection  to the witness of owners (trust.witness), or -1
+    kept      the layer in memory of the container that this one follows; gets this container's own
 
     Raises:
         BollardError: the container cannot be made, or its file server did not answer within fuse.ANSWER_SECONDS.
     """
     deadlines: list[fuse.Deadline] = []
     try:
-        container = _enter(asked, clock, here, spool, program, command, instance, connection, deadlines)
+        container = _enter(
+            asked, clock, here, spool, program, command, instance, connection, deadlines, kept or renewal.Layer()
+        )
     except (OSError, BollardError) as error:
         if not all(deadline.met() for deadline in deadlines):
             raise fuse.silent(asked.asked) from error
@@ -143,13 +149,13 @@ def _explained(asked: Spec, error: OSError) -> BollardError:
 
 def _enter(
     asked: Spec, clock: Clock, here: site.Site, spool: str, program: str, command: bytes, instance: str,
-    connection: int, deadlines: list[fuse.Deadline],
+    connection: int, deadlines: list[fuse.Deadline], kept: renewal.Layer,
 ) -> Container:  # fmt: skip
     """Make the plan, then carry it out. Work that does not need the file server runs while the file server starts."""
     signal(SIGCHLD, SIG_DFL)  # fuse.py reads the exit status of a file server that ends before it answers
     node = os.uname().nodename  # before --hostname changes it
     linux.new_mount_namespace()  # first: only the mount namespace in which a directory was opened can bind it
-    opened, made, own_layers, trusted = _open(asked, here, spool, connection)
+    opened, made, own_layers, trusted = _open(asked, here, spool, connection, kept)
     clock.mark("image")
     linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
     processes = _unshare(made)
@@ -181,7 +187,7 @@ def _enter(
     if made.layers:
         from bollard.runtime.container import layers
 
-        base, servers = layers.mount(made, base, SESSION, own_layers, places)
+        base, servers = layers.mount(made, base, SESSION, own_layers, places, kept)
     _let_children_go()
     saver = _start_saver(asked, base, made.owned)
     new_root = mounts.make_root(base, SESSION, places, report, made.writable)
@@ -198,9 +204,10 @@ def _enter(
         node=node, spec=asked, site=here, image=opened, plan=made, report=report, server=server, clock=clock,
         server_state=state, image_root=root, trusted=trusted,
         saver=saver, servers=servers, scripts=_scripts(), rc=_enroot_rc(), locales=_locales(), command=command,
-        instance=instance, namespace_fds=namespace_fds,
+        instance=instance, namespace_fds=namespace_fds, layer=kept,
         tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
     )  # fmt: skip
+    container.warnings += [layer.warning for layer in own_layers if layer.warning] + _unread_fstab(container)
     try:
         container.define_environment(_no_shell_here)
     except _NeedsShell:
@@ -220,7 +227,7 @@ def _hold(fd: int) -> None:
 
 
 def _open(
-    asked: Spec, here: site.Site, spool: str, connection: int
+    asked: Spec, here: site.Site, spool: str, connection: int, kept: renewal.Layer
 ) -> tuple[Image, plan.Plan, list[layers.Layer], list[tuple[str, str]]]:
     """Open the image and the layers without any capability, apply the site's policy to them, and make the plan.
 
@@ -231,7 +238,7 @@ def _open(
     if asked.source:
         _hold(opened.fd)
     site.refuse_image(here, opened.fd, asked.asked)
-    made = plan.make(asked, facts(asked, opened, here, spool))
+    made = plan.make(asked, facts(asked, opened, here, spool, kept.tree >= 0))
     own_layers: list[layers.Layer] = []
     if made.layers:
         from bollard.runtime.container import layers
@@ -264,7 +271,7 @@ def _open(
     return opened, made, own_layers, trusted
 
 
-def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "") -> plan.Facts:
+def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "", kept: bool = False) -> plan.Facts:
     """Return the facts that the plan for `asked` needs.
 
     Reads the node and the files that the spec names; changes nothing.
@@ -273,6 +280,7 @@ def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "") -> plan.
     opened  its image
     here    the site's configuration
     spool   path of SlurmdSpoolDir, "" outside Slurm
+    kept    the container has the layer in memory of the one that it follows
     """
     brought: tuple[tuple[str, int], ...] = ()
     overlays: tuple[str, ...] = ()
@@ -293,7 +301,7 @@ def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "") -> plan.
         gpus += cdi.find(asked.devices, asked.cdi_dirs, asked.contain)
     return plan.Facts(
         here, spool, PREFIX, host_slurm.TOOLS, host_slurm.PLACES, opened.kind == image.DIRECTORY, brought, overlays,
-        gpus, os.path.realpath(asked.cwd),
+        gpus, os.path.realpath(asked.cwd), kept,
     )  # fmt: skip
 
 
@@ -467,6 +475,23 @@ def _enroot_rc() -> bytes:
     return text if enroot.is_layout(text) else b""
 
 
+def _unread_fstab(container: Container) -> list[str]:
+    """Return the warning about mounts in the fstab of an image in enroot's layout, if the container lacks them."""
+    if not container.rc:
+        return []
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        targets = enroot.mount_targets(_read_in(root, enroot.FSTAB))
+    finally:
+        os.close(root)
+    there = {mount.target for mount in container.plan.mounts}
+    lacking = [target for target in targets if plan.tidy(target) not in there]
+    if not lacking:
+        return []
+    names = ", ".join(lacking[:_TOLD_TARGETS]) + (", ..." if len(lacking) > _TOLD_TARGETS else "")
+    return [f"{container.spec.asked}: mounts of its {enroot.FSTAB} are not made: {names}; use --container-mounts"]
+
+
 def serve(container: Container, listener: int, job: int, holder: int = admission.ANYONE) -> None:
     """Let tasks in until the step, the job or the last task ends (AdmissionLoop.run). Gives up all capabilities first.
 
@@ -488,7 +513,9 @@ def _witness(words: str) -> int:
     return int(numbers[-1]) if numbers else -1
 
 
-def main(text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int]) -> None:
+def main(
+    text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int], before: int = -1
+) -> None:  # fmt: skip
     """Run the keeper of a job step. Returns when the container has ended. The caller sends an exception to every task.
 
     text       the spec, as the client sent it (spec_text)
@@ -497,6 +524,7 @@ def main(text: bytes, arguments: bytes, program: bytes, listener: int, job: int,
     listener   descriptor of the listening socket
     job        descriptor of the job socket, or -1
     times      when the shim forked, and when the child had given up root (ns of CLOCK_MONOTONIC)
+    before     connection to the keeper of the container that this one follows, or -1
 
     Raises:
         BollardError: the spec is not valid, or the container cannot be made.
@@ -511,21 +539,43 @@ def main(text: bytes, arguments: bytes, program: bytes, listener: int, job: int,
 
         values = forms.resolve(values)
     here = site.load(PREFIX)
-    asked = spec.make(site.completed(values, here))
+    holder = admission.USER_IS_ROOT if identity.is_host_root() else admission.ROOT  # before /proc is the container's
+    old, kept = renewal.take_over(before) if before >= 0 else ([], renewal.Layer())
+    try:
+        container = _of_step(header, values, old, kept, here, clock, arguments, program, listener)
+    except Exception as error:
+        if before < 0:
+            raise
+        linux.drop_capabilities()
+        renewal.keep(listener, job, old, kept, error)
+        return
+    serve(container, listener, job, holder)
+
+
+def _of_step(
+    header: spec_text.Header, values: list[tuple[str, str]], old: list[tuple[str, str]], kept: renewal.Layer,
+    here: site.Site, clock: Clock, arguments: bytes, program: bytes, listener: int,
+) -> Container:  # fmt: skip
+    """Make the container of a job step.
+
+    The parameters are those of `main`; old and kept are of the container that this one follows.
+    """
+    spec_text.refuse_other(header, spec.make(values))
+    values = site.completed(renewal.merged(old, values), here)
+    asked = spec.make(values)
     if asked.fakeroot and not header.root:  # privilege.c makes the user namespace, and it reads only the header
         raise BollardError("inside a container, --container-opts cannot ask for root", "use --container-remap-root")
-    spec_text.refuse_other(header, asked)
     words = os.fsdecode(arguments)
     spool = site.spool_directory(words, os.uname().nodename.split(".")[0], here)
     idle.end_oldest(listener, here.idle)
     memory_limit.watch()
-    holder = admission.USER_IS_ROOT if identity.is_host_root() else admission.ROOT
     try:
-        container = enter(asked, clock, here, spool, os.fsdecode(program), connection=_witness(words))
+        container = enter(asked, clock, here, spool, os.fsdecode(program), connection=_witness(words), kept=kept)
     except BollardError as error:
         if here.trust and hasattr(error, "trusted"):
             record.write_refused(words, asked.image, os.uname().nodename, error.trusted)
         raise
+    container.values = values
     container.by_slurm = True
     container.record.fd, container.record.container = record.descriptor(words)
-    serve(container, listener, job, holder)
+    return container

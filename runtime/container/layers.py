@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import os
 from _signal import pidfd_send_signal
-from errno import EACCES, EDQUOT, EMFILE, ENFILE, ENOMEM, ENOSPC, EPERM, EROFS
+from errno import EACCES, EBUSY, EDQUOT, EMFILE, ENFILE, ENOMEM, ENOSPC, EPERM, EROFS
 from select import POLLIN, poll
 
 from bollard.runtime import causes
-from bollard.runtime.container import fuse, mounts
+from bollard.runtime.container import fuse, mounts, renewal
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image, sif
 from bollard.runtime.installed import EXT, EXT_2, EXT_OFFSET_IN_NAME, OVERLAY
@@ -30,19 +30,24 @@ _EXT_MAGIC = (0x438, b"\x53\xef")  # offset in bytes, and s_magic of struct ext2
 # How often a lock is tried, and the pause in seconds. A container that has the file open may be about to end.
 _LOCK_TRIES = 100
 _LOCK_PAUSE = 0.1
+_UNLOCKED = "its filesystem has no locks; use it in one container at a time, on one node, or it is damaged"
 _SIGKILL, _SIGTERM, _SIGCONT = 9, 15, 18
 # How long a FUSE server may take to write its data and end, in ms.
 _END_MS = 60000
 
 
 class Layer:
-    """An open layer of the plan. `fd` is the directory, or the file that holds the filesystem."""
+    """An open layer of the plan.
 
-    __slots__ = ("fd", "overlay")
+    `fd` is the directory, or the file that holds the filesystem. `warning` is for the first task, or "".
+    """
 
-    def __init__(self, overlay: plan.Overlay, fd: int) -> None:
+    __slots__ = ("fd", "overlay", "warning")
+
+    def __init__(self, overlay: plan.Overlay, fd: int, warning: str = "") -> None:
         self.overlay = overlay
         self.fd = fd
+        self.warning = warning
 
 
 class Servers:
@@ -113,7 +118,7 @@ def filesystem(path: str) -> str:
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
-        raise BollardError(f"overlay {path}: {error.strerror}", "make it, or check its permissions") from None
+        raise causes.of(error, f"overlay {path}", path, "make it, or check its permissions") from None
     directory = os.fstat(fd).st_mode & 0o170000 == 0o040000
     os.close(fd)
     if directory:
@@ -137,21 +142,23 @@ def opened(overlays: tuple[plan.Overlay, ...], image_fd: int) -> list[Layer]:
     for overlay in overlays:
         if overlay.filesystem == plan.MEMORY:
             continue
-        name = overlay.source
+        name, is_locked = overlay.source, True
         if overlay.filesystem == plan.DIRECTORY:
             try:
                 fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             except OSError as error:
-                raise BollardError(f"overlay {name}: {error.strerror}", "make it, or check its permissions") from None
+                raise causes.of(error, f"overlay {name}", name, "make it, or check its permissions") from None
         elif overlay.offset:
-            fd = _open(name, f"/proc/self/fd/{image_fd}", overlay.read_only)  # not by path: it could be another file
+            # Not by path: it could be another file.
+            fd, is_locked = _open(name, f"/proc/self/fd/{image_fd}", overlay.read_only)
         else:
-            fd = _open(name, name, overlay.read_only)
+            fd, is_locked = _open(name, name, overlay.read_only)
             if overlay.filesystem == plan.SQUASHFS:
                 image.check_superblock(f"overlay {name}", fd, 0, os.fstat(fd).st_size)
             elif os.pread(fd, 2, _EXT_MAGIC[0]) != _EXT_MAGIC[1]:
                 raise BollardError(f"overlay {name}: was changed while it was opened", "start the container again")
-        found.append(Layer(overlay, fd))
+        unlocked = "" if is_locked or overlay.read_only else f"overlay {name}: {_UNLOCKED}"
+        found.append(Layer(overlay, fd, unlocked))
     return found
 
 
@@ -159,7 +166,7 @@ def _begins(path: str, magic: bytes, at: int = 0) -> bool:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise BollardError(f"overlay {path}: {error.strerror}", "check its permissions") from None
+        raise causes.of(error, f"overlay {path}", path, "check its permissions") from None
     try:
         return os.pread(fd, len(magic), at) == magic
     except OSError:
@@ -168,22 +175,25 @@ def _begins(path: str, magic: bytes, at: int = 0) -> bool:
         os.close(fd)
 
 
-def _open(name: str, path: str, read_only: bool) -> int:
-    """Open a file that holds a filesystem, and lock it against those who write while others read or write."""
+def _open(name: str, path: str, read_only: bool) -> tuple[int, bool]:
+    """Open a file that holds a filesystem, and lock it against those who write while others read or write.
+
+    Returns the descriptor, and whether it is locked: some network filesystems have no locks.
+    """
     from time import sleep
 
     try:
         fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise BollardError(f"overlay {name}: {error.strerror}", "check its permissions; FILE:ro only reads") from None
+        raise causes.of(error, f"overlay {name}", name, "check its permissions; FILE:ro only reads") from None
     for _ in range(_LOCK_TRIES):
         try:
             linux.lock_file(fd, exclusive=not read_only)
-            return fd
+            return fd, True
         except BlockingIOError:
             sleep(_LOCK_PAUSE)
         except OSError:
-            return fd  # the file system has no locks
+            return fd, False
     raise BollardError(
         f"overlay {name}: another container uses it, which an earlier step of this job may have left",
         "give steps of one job one --container-name, wait for the end of another job, or use FILE:ro in both",
@@ -191,7 +201,7 @@ def _open(name: str, path: str, read_only: bool) -> int:
 
 
 def mount(
-    made: plan.Plan, base: str, session: str, layers: list[Layer], places: list[mounts.Place]
+    made: plan.Plan, base: str, session: str, layers: list[Layer], places: list[mounts.Place], kept: renewal.Layer
 ) -> tuple[str, Servers | None]:
     """Mount the plan's layers above the image.
 
@@ -204,6 +214,7 @@ def mount(
     layers    the layers that `opened` returned
     places    the mounts that come above. Their missing mount points are made in a layer below the user's layers, so
               that these stay clean.
+    kept      the layer in memory of the container that this one follows; gets this container's own
 
     Raises:
         BollardError: a layer cannot be mounted, or its file server does not start.
@@ -230,20 +241,22 @@ def mount(
         _make(f"{path}/upper", overlay.source)
         _make(f"{path}/work", overlay.source)
         parts += [_part(path, "upper", overlay.source), _part(path, "work", overlay.source)]
+        if overlay.filesystem == plan.EXT3:
+            _refuse_others(parts[-2], overlay.source)
         upper, work = (f"/proc/self/fd/{fd}" for fd in parts[-2:])
-    if any(overlay.filesystem == plan.MEMORY for overlay in made.layers):
-        room = f"{session}/written"
-        os.mkdir(room, 0o755)
-        linux.mount("tmpfs", room, "mode=0755", linux.MS_NOSUID | linux.MS_NODEV)
-        upper, work = f"{room}/upper", f"{room}/work"
-        os.mkdir(upper, 0o755)
-        os.mkdir(work, 0o755)
+    in_memory = [overlay for overlay in made.layers if overlay.filesystem == plan.MEMORY]
+    if in_memory:
+        room = _memory(f"{session}/written", kept)
+        if in_memory[0].read_only:
+            lower.insert(0, f"{room}/upper")
+        else:
+            upper, work = f"{room}/upper", f"{room}/work"
     merged = f"{session}/merged"
     os.mkdir(merged, 0o755)
     options = f"lowerdir={':'.join(lower)}" + (f",upperdir={upper},workdir={work}" if upper else "")
     try:
         if not by_fuse:
-            linux.mount("overlay", merged, options + ",userxattr", linux.MS_NOSUID | linux.MS_NODEV)
+            _merge(merged, options + ",userxattr")
     except OSError as error:
         where = ", ".join(layer.overlay.source for layer in layers) or "memory"
         if error.errno in (ENOSPC, EDQUOT, EROFS, ENOMEM, EMFILE, ENFILE):  # not the kind of the filesystem
@@ -260,6 +273,40 @@ def mount(
     for fd in (*(layer.fd for layer in layers), *parts):
         os.close(fd)
     return merged, Servers(pids) if pids else None
+
+
+def _memory(room: str, kept: renewal.Layer) -> str:
+    """Mount the layer in memory at `room`: the one of the container that this one follows, or a new one."""
+    os.mkdir(room, 0o755)
+    if kept.tree >= 0:
+        target = os.open(room, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        linux.attach(kept.tree, target)
+        os.close(target)
+        os.close(kept.tree)
+    else:
+        linux.mount("tmpfs", room, "mode=0755", linux.MS_NOSUID | linux.MS_NODEV)
+        os.mkdir(f"{room}/upper", 0o755)
+        os.mkdir(f"{room}/work", 0o755)
+    kept.tree = linux.clone_tree(room, recursive=False)
+    return room
+
+
+def _merge(merged: str, options: str) -> None:
+    """Mount the kernel's overlay.
+
+    The kernel can take a moment to unmount that of the container which this one follows; until then its upper layer is
+    busy.
+    """
+    from time import sleep
+
+    for left in range(_LOCK_TRIES, -1, -1):
+        try:
+            linux.mount("overlay", merged, options, linux.MS_NOSUID | linux.MS_NODEV)
+            return
+        except OSError as error:
+            if error.errno != EBUSY or not left:
+                raise
+            sleep(_LOCK_PAUSE)
 
 
 def _serve(layer: Layer, target: str, scratch: str, own: bool) -> tuple[str, int]:
@@ -293,7 +340,26 @@ def _part(path: str, name: str, source: str) -> int:
     except NotADirectoryError:
         raise BollardError(f"overlay {source}: its {name} is no directory", "make another one") from None
     except OSError as error:
-        raise BollardError(f"overlay {source}: its {name}: {error.strerror}", "check its permissions") from None
+        raise causes.of(error, f"overlay {source}: its {name}", source, "check its permissions") from None
+
+
+def _refuse_others(upper: int, source: str) -> None:
+    """Raise if the upper directory of an ext3 file belongs to an id that the container's user is not.
+
+    The file has the numbers of its maker: root in the container (--fakeroot) and its user are two of them.
+    """
+    found = os.fstat(upper)
+    if found.st_uid == os.getuid() or found.st_mode & 0o002:
+        return
+    if os.getuid() == 0:
+        raise BollardError(
+            f"overlay {source}: its files do not belong to root, which you are with --fakeroot",
+            "leave --fakeroot out, or make one with `bollard overlay create --fakeroot FILE`",
+        )
+    raise BollardError(
+        f"overlay {source}: its files do not belong to you, as those of `bollard overlay create --fakeroot`",
+        "start the container with --fakeroot, or make one with `bollard overlay create FILE`",
+    )
 
 
 def _make(path: str, source: str) -> None:

@@ -57,7 +57,7 @@ def read(machine: str) -> dict[str, str]:
         with open(PATH, "rb", buffering=0) as file:
             data = file.read(SIZE_MAX + 1)
     except OSError:
-        return {}
+        return {}  # nothing is found then, and the first task says that the node has no driver
     if data is None or len(data) > SIZE_MAX:
         raise ValueError(f"more than {SIZE_MAX} bytes")
     return libraries(data, machine)

@@ -41,7 +41,10 @@ def available(root: int) -> frozenset[bytes] | None:
 
 
 def _names(root: int, place: str) -> list[bytes]:
-    """Return the names in a directory of the image; [] if it is missing."""
+    """Return the names in a directory of the image; [] if it is missing.
+
+    A directory that cannot be read counts as missing: programs of the image cannot read it either.
+    """
     try:
         fd = linux.open_in_root(root, place, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -55,7 +58,10 @@ def _names(root: int, place: str) -> list[bytes]:
 
 
 def _archived(root: int) -> set[bytes]:
-    """Return the normalized names in the locale archive; an empty set if there is no archive that can be read."""
+    """Return the normalized names in the locale archive; an empty set without one.
+
+    An archive that cannot be read counts as missing: programs of the image cannot read it either.
+    """
     try:
         fd = linux.open_in_root(root, f"{_PLACE}/{_ARCHIVE}", os.O_RDONLY | os.O_NONBLOCK)
     except OSError:

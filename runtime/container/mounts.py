@@ -15,7 +15,7 @@ Targets are resolved beneath the container's root, whatever symlinks the image h
 from __future__ import annotations
 
 import os
-from errno import EINVAL
+from errno import EINVAL, ENXIO
 
 from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
@@ -516,14 +516,16 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _read(path: str, flags: int = 0) -> bytes:
-    """Return the content of a small file; b"" if it is missing or not a file."""
+    """Return the content of a small file; b"" if it is missing, a link that is not followed, or not a file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | flags)
-    except OSError:
-        return b""
+    except OSError as error:
+        if linux.is_missing(error) or error.errno == ENXIO:  # ENXIO: a socket
+            return b""
+        raise
     try:
         return os.read(fd, _FILE_MAX)
-    except OSError:
-        return b""  # a directory
+    except IsADirectoryError:
+        return b""
     finally:
         os.close(fd)

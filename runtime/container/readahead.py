@@ -50,7 +50,7 @@ def _candidates(program: str) -> tuple[str, ...]:
 
 
 def _read(root: int, path: str) -> bool:
-    """Read the file `path` beneath `root`. Returns whether it could be read."""
+    """Read the file `path` beneath `root`. Returns whether it could be read; who needs it reports why not."""
     try:
         fd = linux.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:

@@ -151,6 +151,7 @@ class Record:
             if os.fstat(self.fd).st_size + len(line) <= (2 * SIZE_MAX if last else SIZE_MAX):
                 self._append(line)
         except OSError as error:
+            # A full disk must not stop jobs. A limit that the user has set (ulimit -f) could hide what ran.
             allowed = error.errno != EFBIG
         self._size += len(line)
         self._written = now

@@ -134,6 +134,13 @@ def refuse(target: str) -> None:
     folder = os.path.dirname(target) or "/"
     if os.path.isdir(target) or target.endswith(("/", "/.", "/..")):
         raise BollardError(f"container-save {target}: is a directory", "name a file: NAME.sqsh or NAME.sif")
+    for path in (folder, target):
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            pass  # the questions below have better words
+        except OSError as error:  # a loop of links, a name that is too long
+            raise causes.of(error, f"container-save {target}: cannot be written", path, "name another place") from None
     if not os.path.isdir(folder):
         raise BollardError(
             f"container-save {target}: {folder} does not exist on this node", "make it, or name another place"

@@ -19,6 +19,7 @@ LIFELINE, QUESTION, TASK = constants.WIRE_LIFELINE, constants.WIRE_QUESTION, con
 DONE, OK, ERROR, SCRIPT = constants.WIRE_DONE, constants.WIRE_OK, constants.WIRE_ERROR, constants.WIRE_SCRIPT
 # Another keeper of the job asks this one to end, unless it has a step.
 END_IDLE = b"E"
+ANEW = constants.WIRE_ANEW
 FRAME_MAX = constants.WIRE_FRAME_MAX
 # Root's directories for the jobs on this node: JOBS/JOB/HASH is the socket of a keeper (spank_plugin/job_folder.h).
 JOBS = constants.JOB_FOLDERS
@@ -76,7 +77,7 @@ def refuse(peer: socket, error: Exception) -> None:
     try:
         send(peer, ERROR, text.encode("utf-8", "replace") + b"\0")
     except OSError:
-        pass
+        pass  # nobody is there to read it
 
 
 def refuse_waiting(listener: socket, error: Exception) -> None:

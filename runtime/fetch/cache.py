@@ -303,7 +303,7 @@ def _locked(path: str, how: int) -> Iterator[int | None]:
             yield None
             return
         except OSError:
-            pass
+            pass  # no locks here: see above
         yield fd
     finally:
         os.close(fd)

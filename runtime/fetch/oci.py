@@ -80,7 +80,7 @@ def transport(folder: str) -> str:
     try:
         entries = _json_list(f"{folder}/manifest.json", folder)
     except BollardError:
-        return ""
+        return ""  # some other file of this name; the caller says what the archive is not
     return "docker-archive" if entries and all("Layers" in _dict(entry) for entry in entries) else ""
 
 

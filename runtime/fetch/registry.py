@@ -43,9 +43,10 @@ _MISSING = (
     "not known to registry", "image may not exist",
 )  # fmt: skip
 _BUSY = ("toomanyrequests", "too many requests")
-_DENIED = ("unsupported", "method not allowed", "denied:", "403 forbidden", "statuscode: 403")
+_DENIED = ("unsupported", "method not allowed", "denied:", "403 forbidden", "403 (forbidden)", "statuscode: 403")
 _REFUSED = (
     "unauthorized", "authentication required", "access denied", "access to the resource is denied", "401 unauthorized",
+    "401 (unauthorized)",
     "invalid username/password",
 )  # fmt: skip
 _AWAY = (
@@ -106,7 +107,7 @@ def copy(name: Reference, digest: str, blobs: str, scratch: str, access: Access,
 
 
 def push(name: Reference, layout: str, access: Access) -> None:
-    """Copy the image of an OCI layout into a registry. skopeo compares what the registry has taken with the digests.
+    """Copy the image of an OCI layout into a registry, and ask for its manifest: the registry must have kept it.
 
     name: the reference in the registry, docker:// or oras://.
     layout: the directory of the layout, which has one image, tagged "image".
@@ -119,6 +120,23 @@ def push(name: Reference, layout: str, access: Access) -> None:
     with policies.as_file(policies.PERMISSIVE) as path:
         argv = [f"--policy={path}", "copy", "--quiet"]
         _run(argv, ["oci:.:image", _address(name)], name, access, "dest-", layout, writes=True)
+    if _config_of(manifest(name, access)) != _config_of(_own_manifest(layout)):
+        raise BollardError(f"{name.uri}: the registry has not kept what was pushed", "ask who runs it; push it again")
+
+
+def _own_manifest(layout: str) -> bytes:
+    with open(f"{layout}/index.json", "rb") as file:
+        digest = json.load(file)["manifests"][0]["digest"]
+    with open(f"{layout}/blobs/{digest.replace(':', '/')}", "rb") as file:
+        return file.read()
+
+
+def _config_of(manifest: bytes) -> str:
+    """Return the digest of the configuration, which stays when skopeo compresses layers; "" for no manifest."""
+    try:
+        return str(json.loads(manifest)["config"]["digest"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def push_archive(source: Reference, name: Reference, access: Access) -> None:

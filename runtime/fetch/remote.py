@@ -110,12 +110,7 @@ def parse(data: bytes, path: str) -> Config:
         return Config()
     if len(data) > _MAX_BYTES:
         raise BollardError(f"{path}: has over {_MAX_BYTES} bytes", "is it Apptainer's file of endpoints?")
-    try:
-        import yaml
-    except ImportError:
-        raise BollardError(
-            f"{path}: cannot be read without PyYAML", "install it (Debian: python3-yaml, EL: python3-pyyaml)"
-        ) from None
+    yaml = _yaml()
     try:
         top = yaml.safe_load(data)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -137,6 +132,16 @@ def parse(data: bytes, path: str) -> Config:
         remotes,
         tuple(Credential(item["URI"], item["Auth"], item["Insecure"]) for item in credentials),
     )
+
+
+def _yaml() -> Any:
+    """Return PyYAML, which only the files of endpoints and of the site need."""
+    try:
+        import yaml
+    except ImportError:
+        hint = "install it (Debian: python3-yaml, EL: python3-pyyaml)"
+        raise BollardError(f"{NAME} can be neither read nor written without PyYAML", hint) from None
+    return yaml
 
 
 def _checked(item: Any, known: Mapping[str, type], path: str, where: str) -> dict[str, Any]:
@@ -163,8 +168,7 @@ def _checked(item: Any, known: Mapping[str, type], path: str, where: str) -> dic
 
 def render(config: Config) -> bytes:
     """Return the text of a remote.yaml, with Apptainer's keys in Apptainer's order."""
-    import yaml
-
+    yaml = _yaml()
     remotes = {}
     for name in sorted(config.remotes):
         item = config.remotes[name]

@@ -312,7 +312,7 @@ def _apps(source: str) -> dict[str, object]:
         try:
             labels = json.loads(text("labels.json") or "{}")
         except ValueError:
-            labels = {}
+            raise BollardError(f"{source}/{inside}/labels.json: not JSON", "repair or remove it") from None
         environment = text("env/90-environment.sh")
         attributes: dict[str, object] = {
             "environment": {f"/{inside}/env/90-environment.sh": environment} if environment else {},
@@ -510,7 +510,7 @@ def _elf_arch(path: str) -> str:
         with open(path, "rb") as file:
             raw = file.read(20)
     except OSError:
-        return ""
+        return ""  # mksquashfs reads the same file, and fails with its name
     if len(raw) < 20 or raw[:4] != b"\x7fELF":
         return ""
     little = raw[5] == 1

@@ -11,7 +11,9 @@ partition; the same command, run again, completes the change.
 from __future__ import annotations
 
 import os
+import sys
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image, sif, sif_write
 from bollard.runtime.system import linux
@@ -207,7 +209,8 @@ def _open(path: str) -> tuple[int, Sif]:
     except BlockingIOError:
         os.close(fd)
         raise BollardError(f"{image.shown(path)}: is being changed by another command", "wait for its end") from None
-    except OSError:  # a filesystem without locks
+    except OSError:
+        print(f"bollard: {image.shown(path)}: its filesystem has no locks; change it once at a time", file=sys.stderr)
         return fd, sif.read(fd, os.fstat(fd).st_size, image.shown(path))
     except BaseException:
         os.close(fd)
@@ -304,6 +307,5 @@ def _i64(number: int) -> bytes:
 
 
 def _unwritable(path: str, error: OSError) -> BollardError:
-    return BollardError(
-        f"{image.shown(path)}: cannot be written: {error.strerror}", "check the directory and its free space"
-    )
+    doing = f"{image.shown(path)}: cannot be written"
+    return causes.of(error, doing, os.path.dirname(path) or ".", "check the directory")

@@ -173,8 +173,9 @@ class Writer:
                 os.link(self.path, self.target)
             except FileExistsError:
                 raise exists(self.target) from None
-            except OSError:
-                pass  # a filesystem without hard links
+            except OSError:  # a filesystem without hard links
+                if os.path.lexists(self.target):
+                    raise exists(self.target) from None
             else:
                 return  # __exit__ removes the other name
         os.replace(self.path, self.target)

@@ -144,7 +144,7 @@ def _first_environment() -> bytes:
         with open("/proc/self/environ", "rb") as file:
             return file.read()
     except OSError:
-        return b""
+        return b""  # no /proc: LC_CTYPE then counts as Python's own
 
 
 def answer(reader: int) -> list[str]:
@@ -237,7 +237,7 @@ def _others_here() -> bool:
     try:
         here, names = os.readlink("/proc/self/ns/mnt"), os.listdir("/proc")
     except OSError:
-        return False
+        return False  # the container has no /proc (--no-mount proc), so its keeper ends with the program
     for name in names:
         try:
             if name.isdigit() and int(name) != os.getpid() and os.readlink(f"/proc/{name}/ns/mnt") == here:

@@ -253,5 +253,5 @@ def members(record: Record) -> list[int]:
     try:
         here = os.stat(f"/proc/{record.keeper}/ns/mnt").st_ino
     except OSError:
-        return []
+        return []  # the instance has ended
     return processes.in_namespace(here, record.keeper)

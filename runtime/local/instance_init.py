@@ -22,6 +22,7 @@ from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM
 from socket import socket
 from typing import TYPE_CHECKING
 
+from bollard.runtime import causes
 from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError
 from bollard.runtime.local import execution, instance
@@ -156,8 +157,8 @@ def _open_log(path: str) -> int:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise BollardError(
-            f"{path}: cannot be written: {error.strerror}", "set BOLLARD_CONFIGDIR to a directory of yours"
+        raise causes.of(
+            error, f"{path}: cannot be written", path, "set BOLLARD_CONFIGDIR to a directory of yours"
         ) from None
     finally:
         os.umask(umask)

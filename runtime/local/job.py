@@ -52,18 +52,22 @@ def look(job: int, folder: str = record.RECORDS, collect: bool = False) -> dict[
 
 
 def records(job: int, folder: str = record.RECORDS) -> list[dict[str, Any]]:
-    """Return the records of a job on this node that this user may read, the oldest first."""
+    """Return the records of a job on this node that this user may read, the oldest first.
+
+    Raises:
+        OSError: the directory or a record cannot be read for another reason than permissions.
+    """
     try:
         names = [name for name in os.listdir(folder) if name.split(".")[0] == str(job)]
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         return []
     found = []
     for name in sorted(names):
         try:
             with open(f"{folder}/{name}", "rb") as file:
                 text = file.read(_RECORD_MAX)
-        except OSError:
-            continue
+        except (FileNotFoundError, PermissionError):
+            continue  # it was removed, or is another user's
         user = name.split(".")[1] if name.count(".") else ""
         found += [{**entry, "user": int(user) if user.isdigit() else -1} for entry in _last_lines(text)]
     return sorted(found, key=lambda entry: entry.get("made", 0.0))
@@ -76,7 +80,7 @@ def _last_lines(text: bytes) -> list[dict[str, Any]]:
         try:
             entry = decode(line)
         except (ValueError, BollardError):
-            continue
+            continue  # cut off by a full disk: the container's line before it counts
         found[entry.get("container", "")] = entry
     return list(found.values())
 

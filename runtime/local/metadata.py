@@ -162,7 +162,7 @@ def _labels(text: str) -> dict[str, str]:
     try:
         given = json.loads(text) if text else {}
     except (ValueError, RecursionError):
-        return {}
+        return {"(labels.json)": "cannot be read: it is not JSON"}
     pairs = given.items() if isinstance(given, dict) else ()
     return {name: value for name, value in pairs if isinstance(value, str)}
 

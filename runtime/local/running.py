@@ -95,8 +95,8 @@ def addresses(job: int = 0, jobs: str = wire.JOBS) -> Iterator[tuple[str, int]]:
 def _names(folder: str) -> list[str]:
     try:
         return os.listdir(folder)
-    except OSError:
-        return []  # there is no job on this node
+    except (FileNotFoundError, NotADirectoryError):
+        return []  # there is no job on this node, or the job has just ended
 
 
 def containers(job: int = 0) -> tuple[list[Container], list[str]]:

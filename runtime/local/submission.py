@@ -81,7 +81,7 @@ def _look_at_saved(asked: spec.Spec) -> None:
     try:
         there = os.stat(asked.save)
     except OSError:
-        return
+        return  # there is no such file, or the node cannot write there and says so
     if not stat.S_ISREG(there.st_mode):
         return  # the node reports the error
     try:
@@ -102,7 +102,7 @@ def _fetched(values: list[tuple[str, str]], here: site.Site) -> list[tuple[str, 
     uri = given.get("asked", "")
     if "#" in uri and not image.is_uri(uri) and not os.path.lexists(given["image"]):
         uri = f"docker://{uri}"  # the form of pyxis, REGISTRY#NAME, has no scheme
-    elif _is_registrys(uri) and not os.path.lexists(given["image"]):
+    elif not image.is_uri(uri) and _is_registrys(uri) and not os.path.lexists(given["image"]):
         if not here.registry:
             hint = f"check the name with `ls`; an image of a registry is docker://{uri}"
             raise BollardError(f"{uri}: no such file", hint)

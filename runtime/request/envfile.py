@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import spec
 from bollard.runtime.shell import interpreter
@@ -75,7 +76,7 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             text = file.read(_SIZE_MAX + 1)
     except OSError as error:
-        raise BollardError(f"{path}: cannot be read: {error.strerror}", "check the name given to --env-file") from None
+        raise causes.of(error, f"{path}: cannot be read", path, "check the name given to --env-file") from None
     if len(text) > _SIZE_MAX:
         raise BollardError(f"{path}: more than {_SIZE_MAX} bytes", "is it a file of variables?")
     return text

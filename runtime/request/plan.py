@@ -253,13 +253,14 @@ class Facts:
     """What a plan depends on besides the spec: the node, its site, and the kinds of the files that the spec names."""
 
     __slots__ = (
-        "directory", "gpus", "image_layers", "overlays", "places", "prefix", "real_cwd", "site", "spool", "tools",
+        "directory", "gpus", "image_layers", "kept", "overlays", "places", "prefix", "real_cwd", "site", "spool",
+        "tools",
     )  # fmt: skip
 
     def __init__(
         self, site: Site | None = None, spool: str = "", prefix: str = "", tools: str = "",
         places: tuple[str, ...] = (), directory: bool = False, image_layers: tuple[tuple[str, int], ...] = (),
-        overlays: tuple[str, ...] = (), gpus: Gpus | None = None, real_cwd: str = "",
+        overlays: tuple[str, ...] = (), gpus: Gpus | None = None, real_cwd: str = "", kept: bool = False,
     ) -> None:  # fmt: skip
         self.site = site or Site()
         self.spool = spool  # path of SlurmdSpoolDir, where batch scripts and PMIx files are
@@ -270,6 +271,7 @@ class Facts:
         self.overlays = overlays  # filesystem of each of the spec's overlays
         self.gpus = gpus or Gpus()
         self.real_cwd = real_cwd  # the spec's cwd on this node with symlinks resolved; "" for the same path
+        self.kept = kept  # the container follows one with the same name, and has its layer in memory
 
 
 class Plan(Record):
@@ -356,8 +358,8 @@ def _layers(spec: Spec, facts: Facts) -> tuple[Overlay, ...]:
         Overlay(path, filesystem, read_only or filesystem == SQUASHFS)  # as in Apptainer, squashfs needs no :ro
         for (path, read_only), filesystem in zip(spec.overlays, facts.overlays)
     ]
-    if spec.writable_tmpfs:
-        layers.append(Overlay("", MEMORY, False))
+    if spec.writable_tmpfs or facts.kept:
+        layers.append(Overlay("", MEMORY, not spec.writable_tmpfs))
     if sum(not layer.read_only for layer in layers) > 1:
         raise BollardError("more than one layer to write to", "keep one of the overlays, or --writable-tmpfs")
     return tuple(layers)
@@ -376,7 +378,7 @@ def _mounts(spec: Spec, facts: Facts) -> list[Mount]:
         # A task starts in the directory's real path; its script may use the path with symlinks. Bind both.
         for name in (facts.real_cwd or spec.cwd, spec.cwd):
             cwd = tidy(name)  # --chdir passes the path as it was typed, for example "/usr/"
-            if ".." not in name.split("/") and cwd not in out and _binds_cwd(cwd, mounts + asked, spec.binds):
+            if ".." not in name.split("/") and cwd not in out and needs_bind(cwd, tuple(mounts + asked), spec.binds):
                 mounts.append(Mount(BIND, cwd, cwd, if_missing=OMIT))
     gone = []
     for bind in spec.binds:
@@ -544,8 +546,14 @@ def _slurm(spec: Spec, facts: Facts) -> list[Mount]:
     return mounts + [Mount(BIND, here, there, read_only=True, shallow=True, if_missing=OMIT) for here, there in views]
 
 
-def _binds_cwd(cwd: str, mounts: list[Mount], binds: tuple[Bind, ...]) -> bool:
-    """Return whether the working directory must be bound: it is not excluded, and no mount shows it yet."""
+def needs_bind(path: str, mounts: tuple[Mount, ...], binds: tuple[Bind, ...]) -> bool:
+    """Return whether a task's directory must be bound: it is not one of the system's, and no mount is there yet.
+
+    path    the directory, an absolute path without ".."
+    mounts  the mounts of the plan
+    binds   the binds of the spec, which `mounts` need not have
+    """
+    cwd = tidy(path)
     if cwd in NO_CWD or any(below(cwd, parent) for parent in NO_CWD_BELOW):
         return False
     targets = [mount.target for mount in mounts] + [bind[1] for bind in binds]
@@ -561,4 +569,4 @@ def shows(mounts: tuple[Mount, ...], cwd: str, spec: Spec) -> bool:
     """
     if spec.contain or "cwd" in spec.no_mount:
         return True
-    return ".." not in cwd.split("/") and not _binds_cwd(tidy(cwd), list(mounts), spec.binds)
+    return ".." not in cwd.split("/") and not needs_bind(cwd, mounts, spec.binds)

@@ -219,7 +219,7 @@ def refuse_overlays(here: Site, overlays: tuple[tuple[str, bool], ...]) -> None:
         try:
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:
-            continue
+            continue  # the node opens it again, with the same check
         try:
             refuse_overlay(here, fd, path)
         finally:

@@ -58,6 +58,7 @@ _TMPFS_SETTINGS = ("size", "nr_blocks", "nr_inodes", "mode", "huge", "mpol")
 _SETTING_MARKS = "%_:-="
 
 NAMESPACES = ("net", "ipc", "uts", "pid")
+_PART_MAX = 255  # NAME_MAX of limits.h
 _HOST_MAX = 64  # __NEW_UTS_LEN of the kernel
 _EMPTY = "is a variable of the script empty? leave the comma out otherwise"
 
@@ -117,6 +118,10 @@ def _bind(what: str, text: str, source: str, target: str, words: list[str], spec
         raise BollardError(f"{what} {text!r}: the container's root cannot be replaced", "name a directory below it")
     if ".." in target.split("/"):
         raise BollardError(f"{what} {text!r}: {target!r} has a .. in it", "name the place in the container in full")
+    if any(len(part.encode("utf-8", "surrogateescape")) > _PART_MAX for part in target.split("/")):
+        raise BollardError(
+            f"{what} {text!r}: a name in its target is longer than {_PART_MAX} bytes", "choose a shorter one"
+        )
     flags = {"tmpfs": TMPFS, "umount": UMOUNT}.get(special, 0)
     settings = []
     for word in words:

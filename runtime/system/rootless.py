@@ -264,7 +264,7 @@ def _subordinate(path: str) -> tuple[int, int]:
                 if len(parts) == 3 and parts[0] in names and parts[1].isdigit() and parts[2].isdigit():
                     best = max(best, (int(parts[1]), int(parts[2])), key=lambda pair: pair[1])
     except OSError:
-        pass
+        pass  # newuidmap could not read it either; what needs more than one id says so
     return best[0], min(best[1], 1 << 20)
 
 

@@ -113,6 +113,8 @@ def _by_rule(rule: Rule, policy: Policy, found: Evidence) -> Verdict:
         why, cure = _packages(rule, found)
     except BollardError as error:
         why, cure = error.message, error.hint
+    except OSError as error:  # a program or a file cannot be read: the policy must not end an observed job
+        why, cure = f"it cannot be looked at: {error}", "tell the site's administrator"
     return Verdict(not why, rule, why, cure, signers)
 
 

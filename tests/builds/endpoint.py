@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from servers import ARCH, until
 
-TOKEN = "good-token"  # noqa: S105
+TOKEN = "good-token" * 30  # Apptainer takes none of under 200 characters  # noqa: S105
 PASSWORD = "registry-password"  # noqa: S105
 
 
@@ -32,8 +32,8 @@ class Endpoint(http.server.ThreadingHTTPServer):
     """`objects` has entities, collections, containers and images by their ids, `tags` the image of each path:arch:tag,
     `files` the bytes by the image's id."""
 
-    def __init__(self, version: str, part: int = 0) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, version: str, part: int = 0, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+        super().__init__(address, _Handler)
         self.version, self.part = version, part
         self.objects: dict[str, dict[str, Any]] = {}
         self.tags: dict[str, str] = {}
@@ -45,7 +45,8 @@ class Endpoint(http.server.ThreadingHTTPServer):
 
     @property
     def host(self) -> str:
-        return f"127.0.0.1:{self.server_address[1]}"
+        address, port = self.server_address[:2]
+        return str(address) if port == 80 else f"{address!s}:{port}"
 
     def paths(self) -> list[str]:
         """Method and path of each request since the last call."""
@@ -241,8 +242,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def endpoint(version: str = "2.0.0-alpha.2", part: int = 0) -> Iterator[Endpoint]:
-    server = Endpoint(version, part)
+def endpoint(
+    version: str = "2.0.0-alpha.2", part: int = 0, address: tuple[str, int] = ("127.0.0.1", 0)
+) -> Iterator[Endpoint]:
+    server = Endpoint(version, part, address)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,11 @@ import servers
 from conftest import Builder
 from fetcher import Fetcher, words_of
 from servers import Registry
+
+from bollard.runtime.build import oci_layout
+from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import reference
+from bollard.runtime.fetch import registry as registries
 
 DIRECT = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
@@ -141,7 +149,6 @@ class TestDocker:
 
     def test_owners_and_modes(self, registry: Registry, builder: Builder, tmp_path: Path) -> None:
         """Where a user unpacks the image all files are the user's; the layer has the owners of the image."""
-        from bollard.runtime.build import oci_layout
         from bollard.runtime.image import image
 
         tree = tmp_path / "tree"
@@ -173,3 +180,64 @@ def test_a_large_image_is_not_copied(fetcher: Fetcher, registry: Registry, img: 
     status, _, err = Fetcher(fetcher.path, builder).run("push", "--no-https", img, f"oras://{registry.host}/a/large:v1")
     assert status == 0, err
     assert json.loads(raw(registry, "a/large:v1"))["layers"][0]["digest"] == f"sha256:{before}"
+
+
+class Silent:
+    """A registry that answers each request with the same bytes, or with none and never."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.peers: list[socket.socket] = []
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = self.listener.accept()
+                self.peers.append(peer)
+                if self.answer:
+                    peer.recv(65536)
+                    peer.sendall(self.answer)
+                    peer.close()
+
+
+def answer(status: str, body: str = "", *more: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *more, "", body]
+    return "\r\n".join(lines).encode()
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (b"", "has sent nothing for 2 s; try again, or set BOLLARD_FETCH_TIMEOUT"),
+        (answer("401 Unauthorized", "", 'WWW-Authenticate: Basic realm="x"'), "wants a login; `bollard registry login"),
+        (answer("403 Forbidden", '{"errors":[{"code":"DENIED","message":"no"}]}'), "does not allow that"),
+        (answer("500 Internal Server Error"), "500"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{", ""),
+        (b"nonsense\r\n\r\n", ""),
+    ],
+)
+def test_a_registry_that_does_wrong(
+    tmp_path: Path, sif_file: bytes, monkeypatch: pytest.MonkeyPatch, said: bytes, line: str
+) -> None:
+    """A push and a pull end with one line, in time."""
+    for name, value in {**DIRECT, "BOLLARD_FETCH_TIMEOUT": "2", "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "img.sif").write_bytes(sif_file)
+    wrong = Silent(said)
+    name = reference.parse(f"oras://{wrong.host}/a/b:v1")
+    (tmp_path / "layout").mkdir()
+    oci_layout.artifact(str(tmp_path / "img.sif"), str(tmp_path / "layout"), {})
+    access = registries.Access(insecure=True)
+    with pytest.raises(BollardError) as pushed:
+        registries.push(name, str(tmp_path / "layout"), access)
+    with pytest.raises(BollardError) as pulled:
+        registries.manifest(name, access)
+    wrong.listener.close()
+    assert line in str(pushed.value) and "\n" not in str(pushed.value) + str(pulled.value)
+    assert str(pulled.value).startswith(f"{name.uri}: ") and str(pushed.value).startswith(f"{name.uri}: ")

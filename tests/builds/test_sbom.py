@@ -86,7 +86,7 @@ def words(root: Path) -> list[str]:
     return [f"{p.kind} {p.name} {p.version}" for p in found.packages]
 
 
-def test_an_image_says_what_is_in_it_and_how_it_was_made(builder: Builder):
+def test_an_image_says_what_is_in_it_and_how_it_was_made(builder: Builder) -> None:
     root = made(builder.work / "sbom-tree")
     (builder.work / "sbom.def").write_text(DEFINITION)
     builder.build("--no-sbom", "base.sif", root)
@@ -134,7 +134,7 @@ def test_an_image_says_what_is_in_it_and_how_it_was_made(builder: Builder):
     assert {item.group for item in found.descriptors} == {1}, "a signature of the group covers all"
 
 
-def test_equal_trees_have_equal_records(builder: Builder):
+def test_equal_trees_have_equal_records(builder: Builder) -> None:
     root = made(builder.work / "equal-tree")
     texts = []
     for name in ("one.sif", "two.sif"):
@@ -144,7 +144,7 @@ def test_equal_trees_have_equal_records(builder: Builder):
     assert b'"created":"2023-11-14T22:13:20Z"' in texts[0] and b'"finishedOn":"2023-11-14T22:13:20Z"' in texts[0]
 
 
-def test_a_database_that_cannot_be_read_is_told(builder: Builder):
+def test_a_database_that_cannot_be_read_is_told(builder: Builder) -> None:
     root = made(builder.work / "damaged-tree")
     (root / "var/lib/rpm").mkdir(parents=True)
     (root / "var/lib/rpm/rpmdb.sqlite").write_bytes(b"SQLite format 3\0" + b"x" * 5000)
@@ -196,7 +196,7 @@ def run(*words: object, text: str = "") -> None:
 
 
 @pytest.mark.parametrize("form", ["sqlite", "ndb", "bdb"])
-def test_the_databases_of_rpm(form: str, installed: dict[str, Path], tmp_path: Path):
+def test_the_databases_of_rpm(form: str, installed: dict[str, Path], tmp_path: Path) -> None:
     data = installed[form].read_bytes()
     found = sorted(rpm_database.packages(data))
     assert found == [(name, "1.2", "3", "4", "noarch", f"{name}-1.2-3.src.rpm") for name in ("large", "small")]
@@ -207,7 +207,7 @@ def test_the_databases_of_rpm(form: str, installed: dict[str, Path], tmp_path: P
 
 
 @pytest.mark.parametrize("form", ["sqlite", "ndb", "bdb"])
-def test_a_damaged_database_of_rpm_is_an_error_or_shorter(form: str, installed: dict[str, Path]):
+def test_a_damaged_database_of_rpm_is_an_error_or_shorter(form: str, installed: dict[str, Path]) -> None:
     data = installed[form].read_bytes()
     for at in range(0, len(data), max(1, len(data) // 300)):
         for changed in (data[:at] + b"\xff\xff\xff\xff" + data[at + 4 :], data[:at]):
@@ -217,7 +217,7 @@ def test_a_damaged_database_of_rpm_is_an_error_or_shorter(form: str, installed: 
                 pass
 
 
-def test_a_view_in_the_place_of_rpms_table_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_view_in_the_place_of_rpms_table_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rpm_database, "STEPS_MAX", 3_000_000)
     with sqlite3.connect(tmp_path / "rpmdb.sqlite") as opened:
         opened.execute(
@@ -228,7 +228,7 @@ def test_a_view_in_the_place_of_rpms_table_ends(tmp_path: Path, monkeypatch: pyt
         list(rpm_database.packages((tmp_path / "rpmdb.sqlite").read_bytes()))
 
 
-def test_what_is_read_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_read_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(tmp_path)
     (tmp_path / "etc/secret").write_text("Package: secret\nVersion: 1\n")
     status = tmp_path / "var/lib/dpkg/status"
@@ -242,7 +242,7 @@ def test_what_is_read_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(found.packages) == 3 and "over 3 packages" in found.gaps[0]
 
 
-def test_an_sbom_of_another_form_is_refused():
+def test_an_sbom_of_another_form_is_refused() -> None:
     for text in (b"", b"[]", b'{"creationInfo": {}, "packages": [3]}', b"{" * 100_000):
         with pytest.raises(Exception, match=r"a\.sif: its SBOM is not an SPDX document in JSON"):
             image_sbom.parse(text, "a.sif")

@@ -102,7 +102,7 @@ def sks(tmp_path: Path) -> Iterator[str]:
         (tmp_path / name).mkdir(parents=True)
     subprocess.run(["sks", "build", "-basedir", tmp_path], capture_output=True, check=False)  # makes an empty database
     port = servers.free_port()
-    words = ["sks", "db", "-basedir", tmp_path, "-hkp_address", "127.0.0.1", "-hkp_port", str(port), "-stdoutlog"]
+    words = ["sks", "db", "-basedir", str(tmp_path), "-hkp_address", "127.0.0.1", "-hkp_port", str(port), "-stdoutlog"]
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log, cwd=tmp_path)
     try:

@@ -2,6 +2,7 @@
 """Runs every ```console block of the documentation and compares the output.
 
     alice@ctl$ srun hostname          a command: bash's, as that user on that node, in ~/demo, which all nodes share
+    you@laptop$ bollard build ...     the same on the machine below the cluster, which reaches a mirror
     > ...                             goes on with the command above
     n...                              a line of its output, on stdout or stderr; "..." stands for any text
     ...                               any number of further lines
@@ -14,13 +15,20 @@ for the machine below the cluster and is not run: it may hold the commands of `B
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import dev_tree
 import pytest
+from building import USER, Builder, machine_binds, write_command
 from cluster import TOP, Cluster, Images, good
 
-PAGES = [TOP / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted((TOP / "docs").glob("*.md"))
+PAGES = [TOP / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted((TOP / "docs").rglob("*.md"))
+# The page whose commands on the laptop make the image `python.sif` of the others.
+PYTHON_PAGE = TOP / "docs/tasks/python.md"
 DEMO = "/home/alice/demo"
 PROMPT = re.compile(r"^(\w+)@(\w+)[$#] (.*)$")
 FENCES = {"console", "sh", "text", "c", "yaml"}
@@ -48,6 +56,9 @@ ELSEWHERE = {
         "pmix 4.2.2": "pmix 5.0.7",
     },
 }
+
+# Packages that the commands of a page need on the controller.
+NEEDS = {"trust.md": ("gpg", "gpg-agent", "openssl", "python3-cryptography")}
 
 Block = tuple[str, list[str]]
 
@@ -110,24 +121,54 @@ def shown(line: str, suite: str) -> str:
     return line
 
 
+@pytest.fixture(scope="module")
+def laptop() -> Iterator[Path]:
+    """Run the commands of a laptop, as a user without privileges. Yields their directory."""
+    top = Path(tempfile.mkdtemp(prefix="bollard-test-docs-"))
+    try:
+        for name in ("bin", "work", "temporary"):
+            (top / name).mkdir()
+        shutil.copytree(dev_tree.make(), top / "lib", symlinks=False)
+        builder = Builder(top / "work", top / "temporary", machine_binds(top))
+        write_command(builder, top / "bin/bollard")
+        subprocess.run(["chmod", "-R", "a+rX", str(top)], check=True)
+        subprocess.run(["chown", "-R", str(USER), str(top / "work"), str(top / "temporary")], check=True)
+        path = f"{top}/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+        for label, lines in blocks(PYTHON_PAGE):
+            for _, node, command, expected in commands(lines) if label == "console" else ():
+                if node == "laptop":
+                    done = builder.start_program(["bash", "-c", f"exec 2>&1\n{command}"], PATH=path)
+                    seen, _ = done.communicate(timeout=900)
+                    assert done.returncode == 0 and not difference(expected, seen.splitlines()), (command, seen)
+        yield top / "work"
+    finally:
+        subprocess.run(["rm", "-rf", str(top)], check=True)
+
+
 @pytest.fixture
 def demo(cluster: Cluster, images: Images) -> Iterator[None]:
     """Make ~/demo with its two images."""
-    fresh = f"rm -rf {DEMO} && mkdir {DEMO} && cd {DEMO}"
+    fresh = f"rm -rf {DEMO} ~/.apptainer/keys && mkdir {DEMO} && cd {DEMO}"
     good(cluster.exec(f"{fresh} && cp {images.small} img.sif && ln -s {images.mpi} mpi.sif"))
     yield
-    cluster.exec(f"chmod -R u+rwX {DEMO}; rm -rf {DEMO}", user="root")
+    cluster.exec(f"chmod -R u+rwX {DEMO}; rm -rf {DEMO} ~alice/.apptainer/keys", user="root")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_console_blocks(cluster: Cluster, demo: None, page: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+def test_console_blocks(cluster: Cluster, demo: None, request: pytest.FixtureRequest, page: Path) -> None:
     if cluster.suite not in ELSEWHERE:
         pytest.skip("the pages show Debian 12's cluster")
+    if "python.sif" in page.read_text():
+        shutil.copy(request.getfixturevalue("laptop") / "python.sif", cluster.path("ctl", DEMO))
+    if page.name in NEEDS:
+        cluster.front("add", *NEEDS[page.name])
     wrong = []
     for label, lines in blocks(page):
         if label != "console":
             continue
         for user, node, command, expected in commands(lines):
+            if node == "laptop":
+                continue
             done = cluster.exec(f"exec 2>&1\n{command}", node, user, cwd=DEMO)
             differs = difference([shown(line, cluster.suite) for line in expected], done.out.splitlines())
             if differs:

@@ -98,6 +98,8 @@ def test_by_the_kernel(cluster: Cluster, place: Work) -> None:
 def test_mistakes(cluster: Cluster, place: Work) -> None:
     whole = (place.here / "img.sif").read_bytes()
     place.write("cut.sif", whole[:4096])
+    good(cluster.exec("mkfifo -m 700 fifo", cwd=place.path))
+    assert "bollard" not in cluster.srun("./fifo", cwd=place.path).err  # srun does not wait for a writer
     done = cluster.srun("./cut.sif", cwd=place.path)
     assert done.rc == 255 and "cut.sif" in done.err and len(done.complaints()) == 1, done
     assert good(cluster.srun("/bin/echo", "plain", cwd=place.path)) == "plain\n"

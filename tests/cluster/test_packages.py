@@ -106,3 +106,30 @@ def test_packages_by_hand(cluster: Cluster, images: Images, work: Work) -> None:
     repository(work.here / "repo")
     words = ["bollard", "exec", "--fakeroot", "--writable-tmpfs", f"--bind={work.path}/repo:/repo:ro", images.small]
     assert good(cluster.exec([*words, "sh", "-c", APT], cwd=work.path)) == INSTALLED
+
+
+SSHD = """
+sed -i 's/^sshd:x:[0-9]*:[0-9]*:/sshd:x:0:0:/' /etc/passwd
+mkdir -p /run/sshd
+mkdir /opt/sshd && cd /opt/sshd
+ssh-keygen -q -t ed25519 -N '' -f key
+options="-o AuthorizedKeysFile=$PWD/key.pub -o StrictModes=no -o PidFile=none -o ListenAddress=127.0.0.1"
+for port in 22022 22023 22024 22025; do
+    /usr/sbin/sshd -D -e -p $port $options 2>log &
+    for try in $(seq 100); do grep -q 'listening on\\|Cannot bind' log && break; sleep 0.1; done
+    grep -q 'listening on' log && break
+done
+known='-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR'
+ssh -tt -p $port -i key $known root@127.0.0.1 'tty; stat -c %u $(tty); id -u' || cat log
+kill %1
+"""
+
+
+def test_sshd_gives_a_terminal(cluster: Cluster, images: Images, work: Work) -> None:
+    """sshd changes the owner of the terminal: an id that is not mapped. It must also not find that it stayed root."""
+    script = work.write("sshd.sh", SSHD)
+    words = ["-N1", "-n1", f"--container={images.sif('bookworm', 'ssh')}", "--container-remap-root"]
+    done = cluster.srun(*words, "--container-writable", "bash", script)
+    assert done.rc == 0, done
+    terminal, owner, user = done.out.replace("\r", "").split()
+    assert terminal.startswith("/dev/pts/") and (owner, user) == ("0", "0"), done

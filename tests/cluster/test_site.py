@@ -243,8 +243,10 @@ def test_the_life_of_an_installation(cluster: Cluster, own: str) -> None:
         assert [row["state"] for row in found[name]] == ["ok"], found[name]
     # Install again, from the installed tree: it can build itself, changes nothing outside, and keeps one older tree.
     first = good(cluster.exec(["readlink", TREE], node=NODE))
-    for _ in range(2):
-        said = good(cluster.exec([COMMAND, "site", "install"], node=NODE, user="root"))
+    for again in (["--names"], []):  # an upgrade keeps the names
+        said = good(cluster.exec([COMMAND, "site", "install", *again], node=NODE, user="root"))
+        assert f"PATH={TREE}/names:$PATH" in said
+        assert good(cluster.exec([f"{TREE}/names/singularity", "version"], node=NODE)).startswith("1.4.5+bollard.")
         assert said.startswith(f"exchanged {TREE}") and "wrote" not in said and "added" not in said
     assert good(cluster.exec(["readlink", TREE], node=NODE)) != first
     trees = good(cluster.exec(f"ls -d {TREE}-*", node=NODE)).splitlines()
@@ -255,6 +257,13 @@ def test_the_life_of_an_installation(cluster: Cluster, own: str) -> None:
         said = good(cluster.exec([COMMAND, "site", "rollback"], node=NODE, user="root"))
         assert f"it is {expected}; bollard " in said and "(was " in said, said
         assert good(cluster.exec(["readlink", "-f", TREE], node=NODE)).strip() == expected
+    launcher = f"{OWN}/bin/run-singularity"
+    done = cluster.exec([launcher, f"{OWN}/none.sif"], node=NODE)
+    assert done.complaints()[0].startswith(f"bollard: {OWN}/none.sif:")
+    good(cluster.exec(f"echo '# of another' > {launcher}", node=NODE, user="root"))
+    said = good(cluster.exec([COMMAND, "site", "install"], node=NODE, user="root"))
+    assert f"left {launcher}, which is not bollard's" in said
+    assert good(cluster.exec(f"cat {launcher}; rm {launcher}", node=NODE, user="root")) == "# of another\n"
     good(cluster.exec(f"echo 'home: yes' > {OWN}/bollard.yaml; {COMMAND} site configure", node=NODE, user="root"))
     assert "OMPI" not in good(cluster.exec(PROBE, node=NODE))
     said = good(cluster.exec([COMMAND, "site", "uninstall"], node=NODE, user="root"))

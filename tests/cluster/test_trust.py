@@ -51,7 +51,7 @@ class Signer:
         return subprocess.run([*base, *words], input=data, capture_output=True, check=True).stdout
 
     def _made(self, name: str) -> str:
-        self.gpg("--quick-generate-key", f"{name}@example.org", "rsa2048", "sign", "never")
+        self.gpg("--quick-generate-key", f"{name}@example.org", "ed25519", "sign", "never")
         lines = self.gpg("--list-keys", "--with-colons", f"{name}@example.org").decode().splitlines()
         return next(line.split(":")[9] for line in lines if line.startswith("fpr:"))
 
@@ -300,6 +300,27 @@ def test_an_observed_policy_gives_the_same_verdicts_and_stops_nobody(
         assert any(f"policy (observe): refused by {rule}@" in line and why[:12] in line for line in out.splitlines()), (
             out
         )
+
+
+def test_owners_on_a_filesystem_of_the_users_own_do_not_count(
+    made: tuple[Policy, dict[str, str]], cluster: Cluster, work: Work
+) -> None:
+    """Alice serves a squashfs in which root owns the image; she could show any content at any time."""
+    policy, paths = made
+    policy.mode("enforce")
+    source, outer = cluster.path("n1", paths["other"]), work.here / "outer.sqfs"
+    subprocess.run(["mksquashfs", source, outer, "-all-root", "-noI", "-noD", "-noF", "-quiet"], check=True)
+    outer.chmod(0o644)
+    place = os.path.dirname(policy.put("owned/served", source))  # the controller has root's file there
+    os.chown(cluster.path("n1", place), work.here.stat().st_uid, -1)
+    good(cluster.exec(["squashfuse", "-o", "nonempty", f"{work.path}/outer.sqfs", place], node="n1"))
+    try:
+        why = "it lies on a filesystem that a user serves (FUSE)"
+        done = cluster.exec(f"stat -c %U {place}/img.sif; bollard exec {place}/img.sif true", node="n1")
+        assert done.out == "root\n" and why in done.err, done
+        refused(cluster.srun("-w", "n1", f"--container={place}/img.sif", "true"), "owned", why)  # the node decides
+    finally:
+        good(cluster.exec(["fusermount", "-u", place], node="n1"))
 
 
 def test_a_missing_keyring_refuses(made: tuple[Policy, dict[str, str]], cluster: Cluster) -> None:

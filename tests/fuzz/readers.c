@@ -112,7 +112,7 @@ static void read_frame(unsigned char *data, size_t size)
 		abort();
 	close(ends[0]);
 	if (read_reply(ends[1], &status, &ways, &entry.frame, &length) == 0 && parse(&entry, length) == 0) {
-		size_t sum = strlen(entry.cwd) + strlen(entry.note) + strlen(entry.mode);
+		size_t sum = strlen(entry.cwd) + strlen(entry.note) + strlen(entry.mode) + strlen(entry.scratch);
 
 		for (char **at = entry.argv; *at; at++)
 			sum += strlen(*at);

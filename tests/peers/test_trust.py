@@ -12,6 +12,8 @@ import re
 import pytest
 from tree import IMAGES, Machine
 
+# ruff: noqa: E501
+
 _KEY = "--bit-length 2048 --email {0}@example.org --comment '{1}' --password ''"
 PREPARE = f"""
 set -e

@@ -249,3 +249,47 @@ def test_an_overlay_whose_top_belongs_to_another(machine):
 )
 def test_an_image_that_cannot_be_opened(number, words):
     assert words in str(image._open_error("/img.sif", "img.sif", failure(number)))
+
+
+LONG = "x" * 300
+LOOP = "its symbolic links form a loop; check where they point with `ls -l`"
+TOO_LONG = "the name is too long: 255 bytes a part, 4095 in all; choose a shorter one"
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["exec", "loop", "true"], f"loop: {LOOP}"),
+        (["exec", "--overlay", "loop", "IMAGE", "true"], f"overlay HOME/loop: {LOOP}"),
+        (["exec", "--overlay", LONG, "IMAGE", "true"], f"overlay HOME/{LONG}: {TOO_LONG}"),
+        (["exec", "--env-file", "loop", "IMAGE", "true"], f"loop: cannot be read: {LOOP}"),
+        (["exec", "--bind", "loop:/mnt", "IMAGE", "true"], f"bind HOME/loop: {LOOP}"),
+        (
+            ["exec", "--bind", f"/srv:/mnt/{LONG}", "IMAGE", "true"],
+            f"bind '/srv:/mnt/{LONG}': a name in its target is longer than 255 bytes; choose a shorter one",
+        ),
+        (["build", "loop/x.sif", "IMAGE"], f"loop/x.sif: cannot be written: {LOOP}"),
+        (["build", f"{LONG}.sif", "IMAGE"], f"{LONG}.sif: cannot be written: {TOO_LONG}"),
+        (["build", "x.sif", "loop"], f"loop: {LOOP}"),
+        (["build", "x.sif", LONG], f"{LONG}: {TOO_LONG}"),
+        (["inspect", "loop"], f"loop: {LOOP}"),
+        (["overlay", "create", "loop"], f"loop: {LOOP}"),
+    ],
+)
+def test_names_that_cannot_be_looked_up(machine, words, said):
+    home = machine.place / "home"
+    (home / "loop").unlink(missing_ok=True)
+    (home / "loop").symlink_to("loop")
+    words = [machine.image if word == "IMAGE" else word for word in words]
+    assert machine.refused("", *words) == f"bollard: {said.replace('HOME', str(home))}\n"
+
+
+@needs_root
+def test_the_limit_of_memory(machine):
+    said = machine.refused("", "build", "x.sif", machine.image, limits=[(resource.RLIMIT_AS, 60 << 20)])
+    assert "the limit of memory, 62.9 MB, is reached; raise it with `ulimit -v`" in said
+
+
+def test_what_programs_say_of_memory():
+    assert causes.told("FATAL ERROR: Out of memory (cache_get)") == errno.ENOMEM

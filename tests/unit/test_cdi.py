@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -219,3 +220,18 @@ def test_the_specs_that_are_made_for_the_check(tmp_path):
     (tmp_path / "a.json").write_bytes(made)
 
     assert "nvidia.com/gpu=all" in [f"{s.kind}={name}" for s in cdi.read((str(tmp_path),)) for name in s.devices()]
+
+
+def test_device_files_elsewhere_are_no_devices(tmp_path):
+    """As with --bind: only what is in the host's /dev can be used as a device."""
+    nodes = [{"path": "/dev/card", "hostPath": str(tmp_path)}]
+    write(tmp_path, devices=[{"name": "0", "containerEdits": {"deviceNodes": nodes}}])
+
+    assert not cdi.find(("nvidia.com/gpu=0",), (str(tmp_path),), False).mounts[0].devices
+
+
+def test_a_pipe_is_no_spec(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+
+    with pytest.raises(BollardError, match="cannot be read"):
+        cdi.find(("a/b=0",), (str(tmp_path),), False)

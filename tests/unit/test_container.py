@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bollard.runtime.container import mounts
+from bollard.runtime.container import mounts, renewal
 from bollard.runtime.container.clock import Clock
 from bollard.runtime.container.container import Container
 from bollard.runtime.image.image import Image
@@ -30,7 +30,7 @@ def container(tmp_path: Path) -> Iterator[Container]:
         node="n1", spec=spec, site=Site(), image=Image(str(tmp_path), fd, "directory", (1, 2, 3)),
         plan=plan.make(spec, plan.Facts(gpus=no_driver)), report=report, server=0, server_state=-1,
         image_root=-1, clock=Clock(), saver=None, servers=None, scripts=[], rc=b"", locales=None, command=b"exec",
-        instance="", namespace_fds=(), tools=b"",
+        instance="", namespace_fds=(), tools=b"", layer=renewal.Layer(),
     )  # fmt: skip
     os.close(fd)
 

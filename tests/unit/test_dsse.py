@@ -123,9 +123,8 @@ class Authority:
         signed_images.openssl(self.folder, "req", "-new", "-key", key, "-subj", f"/CN={name}", "-out", "r")
         (self.folder / "e").write_text(extensions)
         by = ["-CA", f"{issuer}.crt", "-CAkey", f"{issuer}.key", "-CAcreateserial"] if issuer else ["-signkey", key]
-        signed_images.openssl(
-            self.folder, "x509", "-req", "-in", "r", *by, *(dates or ("-days", days)), "-extfile", "e", "-out", f"{name}.crt"
-        )
+        by += [*(dates or ("-days", days)), "-extfile", "e", "-out", f"{name}.crt"]
+        signed_images.openssl(self.folder, "x509", "-req", "-in", "r", *by)
         return str(self.folder / f"{name}.crt")
 
 

@@ -42,3 +42,9 @@ def test_the_environment():
     assert enroot.script(text) == (
         b"export PATH='/opt/bin:/usr/bin'\nexport QUOTE='it'\\''s $A `x`'\nexport EMPTY=''\n"
     )
+
+
+def test_mounts_that_are_not_made():
+    text = b"# a comment\n${ENROOT_ROOTFS}/data /data none x-create=dir,bind\n\n/proc /proc rbind\ntmpfs /tmp\nodd\n"
+    assert enroot.mount_targets(text) == ["/proc", "/tmp"]
+    assert enroot.mount_targets(b"") == []

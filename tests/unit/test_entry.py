@@ -57,7 +57,8 @@ def test_any_bytes_are_read_or_refused(frame: bytes) -> None:
 
 
 def test_a_reply_ends_every_string_with_nul() -> None:
-    assert entry.reply([b"a", b"b"], [b"A=1"], b"/tmp", b"note", b"m", b"r") == b"2\0a\0b\0001\0A=1\0/tmp\0note\0m\0r\0"
+    answer = entry.reply([b"a", b"b"], [b"A=1"], b"/tmp", b"note", b"m", b"r", b"s")
+    assert answer == b"2\0a\0b\0001\0A=1\0/tmp\0note\0m\0r\0s\0"
 
 
 def test_receiving_stops_at_the_peers_end() -> None:

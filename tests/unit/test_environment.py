@@ -166,6 +166,35 @@ echo x | read -r READ; export READ
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[[ -d / ]] && export A=1", True),
+        ("if [ $HOME == / ]; then :; fi", True),
+        ("export LIST=x; LIST+=:y", True),
+        ("B=(1 2)", True),
+        ("T=$'a'", True),
+        ("# [[ a comment\n[ -d / ] && export A=1; echo \"a=b\"", False),
+    ],
+)
+def test_what_is_written_for_bash_is_told_without_bash(tmp_path, text, told):
+    scripts = files(tmp_path, **{"10-a": "export NOW=$(echo 1)", "90-environment": text})
+    for program in ("bash", "dash"):
+        warnings: list[str] = []
+        of_image(scripts, b"/home/u", b"/i.sif", real_shell(tmp_path, program), warnings=warnings)
+        wanted = ["the image has no bash, for which 90-environment.sh may be written; variables may be missing"]
+        assert warnings == (wanted if told and program == "dash" else [])
+
+
+@pytest.mark.parametrize(("literal", "lines"), [(False, 1), (True, 0)])
+def test_a_value_that_would_run_a_command_is_told(literal, lines):
+    warnings: list[str] = []
+    asked = Spec("/i.sif", env=((b"A", b"$(id)"), (b"B", b"$HOME")), no_eval=literal)
+    found = of_task({}, [], asked, warnings=warnings)
+    assert b"A=$(id)" in found and len(warnings) == lines
+    assert all(line.startswith("A is passed as it is") for line in warnings)
+
+
 @pytest.mark.parametrize("program", ["bash", "dash"])
 def test_a_broken_script_is_left_out_and_no_other(tmp_path, program):
     scripts = files(tmp_path, **{"10-a": "A=$(echo 1)\nexport A", "20-b": "if [", "30-c": "export C=1"})
@@ -560,11 +589,11 @@ def test_values_that_name_large_variables_are_bounded_together():
 
 @pytest.mark.parametrize("clean", [False, True])
 def test_slurms_choice_of_gpus_wins_over_the_images_in_a_job(clean):
-    image = {b"CUDA_VISIBLE_DEVICES": b"7", b"ROCR_VISIBLE_DEVICES": b"7"}
+    image: dict[bytes, bytes | None] = {b"CUDA_VISIBLE_DEVICES": b"7", b"ROCR_VISIBLE_DEVICES": b"7"}
     here, spec = [b"CUDA_VISIBLE_DEVICES=0,1"], Spec("/i.sif", cleanenv=clean)
 
     def value(env, name=b"CUDA_VISIBLE_DEVICES", asked=spec):
-        return dict(entry.split(b"=", 1) for entry in of_task(image, env, asked))[name]
+        return next(entry[len(name) + 1 :] for entry in of_task(image, env, asked) if entry.startswith(name + b"="))
 
     assert value([*here, b"SLURM_JOB_ID=1"]) == b"0,1"
     assert value([*here, b"SLURM_JOB_ID=1"], b"ROCR_VISIBLE_DEVICES") == b"7"  # Slurm has not set it
@@ -591,10 +620,10 @@ def test_the_drivers_libraries_are_found_in_every_image(image, asked, seen):
 
 
 def test_variables_of_cdi_devices_win_over_the_images():
-    image, devices = {b"CARD": b"image"}, ((b"CARD", b"cdi"),)
+    devices = ((b"CARD", b"cdi"),)
 
     def value(asked):
-        env = of_task(image, [], Spec("/i.sif", env=asked), devices=devices)
+        env = of_task({b"CARD": b"image"}, [], Spec("/i.sif", env=asked), devices=devices)
         return dict(entry.split(b"=", 1) for entry in env)[b"CARD"]
 
     assert (value(()), value(((b"CARD", b"user"),))) == (b"cdi", b"user")

@@ -19,7 +19,7 @@ BEFORE = {
     "bollard.runtime.container.cdi": {"_parsed"},
     "bollard.runtime.container.driver_libraries": {"is_newer"},
     "bollard.runtime.container.keeper": {"_enter", "_hold", "_open", "_start_saver", "_unshare", "facts", "main"},
-    "bollard.runtime.container.layers": {"_open"},
+    "bollard.runtime.container.layers": {"_merge", "_open"},
     "bollard.runtime.container.save": {"_prepare"},
     "bollard.runtime.image.image": {"_open_error", "_user_name"},
     "bollard.runtime.image.image_sbom": {"text_in", "upstream"},

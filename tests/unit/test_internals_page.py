@@ -64,7 +64,7 @@ def test_every_letter_of_the_wire():
     shared = vars(constants).items()
     letters = [value.decode() for name, value in shared if name.startswith("WIRE_") and isinstance(value, bytes)]
 
-    assert len(letters) == 7
+    assert len(letters) == 10
     for letter in letters:
         assert f"| `{letter}`" in PAGE, letter
 

@@ -116,7 +116,7 @@ def test_the_directory_of_keyrings():
 
 def test_list_export_import_remove(keys, tmp_path):
     good = keys.public["good"].fingerprint
-    assert f"0)  User:              good () <good@example.org>\n" in run(keys, "key", "list")
+    assert "0)  User:              good () <good@example.org>\n" in run(keys, "key", "list")
     assert run(keys, "key", "list", "--secret").count("Fingerprint:") == 2
     # The numbers are read from standard input, which is closed here.
     assert "is not the number of a key" in run(keys, "key", "export", str(tmp_path / "x"), status=10)
@@ -269,6 +269,7 @@ def test_the_agent_ends_when_bollard_is_killed(tmp_path):
         "home = pgp.Home(sys.argv[1]).__enter__(); print(home.path, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
         path = process.stdout.readline().strip()
         assert _agents(path)
         process.kill()

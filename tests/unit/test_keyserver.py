@@ -146,7 +146,7 @@ def head(status, *lines):
         (head("200 ok"), "holds no PGP key"),
         (head("200 ok") + b"<html>", "holds no PGP key"),
         (head("200 ok") + b"\x99\xff\xff", "is no keyring"),
-        (head("200 ok") + b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n!!\n-----END PGP PUBLIC KEY BLOCK-----", "armor is"),
+        (head("200 ok") + b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n!!\n-----END PGP PUBLIC KEY BLOCK", "armor is"),
         (b"garbage", "cannot be reached"),
         (b"", "cannot be reached"),
     ],

@@ -222,7 +222,8 @@ def test_more_than_one_message(keys, img):
     item = next(item for item in read(img).descriptors if item.datatype == sif.SIGNATURE)
     data = img.read_bytes()[item.offset : item.offset + item.size]
     other = keys.clear_sign(b"{}", "other")
-    for message in (data + b"\n" + other, other + data + b"\n", data + b"\n" + data, data.replace(b"\n-----BEGIN PGP SIGN", b"\n- x\n-----BEGIN PGP SIGN")):  # fmt: skip
+    more = data.replace(b"\n-----BEGIN PGP SIGN", b"\n- x\n-----BEGIN PGP SIGN")
+    for message in (data + b"\n" + other, other + data + b"\n", data + b"\n" + data, more):
         made = pgp.verify(message, keys.trust().keyrings)
         assert made.reason and not made.fingerprint
 
@@ -248,7 +249,7 @@ def covered_places(path):
 
 def contents(found, data):
     return [
-        (item.id, item.group, item.link, item.datatype, item.name, item.extra, data[item.offset : item.offset + item.size])
+        (item.id, item.group, item.link, item.name, item.extra, data[item.offset : item.offset + item.size])
         for item in found.descriptors
         if item.datatype != sif.SIGNATURE
     ]
@@ -322,7 +323,7 @@ def test_the_text_is_that_of_apptainer(img):
 
 def test_a_text_that_gpg_would_cut(keys):
     with pytest.raises(BollardError, match="too many objects"):
-        sign.pgp.clear_sign(None, b"x" * 20_000, "", None)
+        pgp.clear_sign(pgp.Home("/tmp"), b"x" * 20_000, "", None)
 
 
 def test_nothing_is_left_of_gpg(keys, img, tmp_path):

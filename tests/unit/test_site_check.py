@@ -15,7 +15,7 @@ import pytest
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site_config
-from bollard.spank_plugin import check, cluster_check, finding, install, policy_check, probes
+from bollard.spank_plugin import check, cluster_check, finding, gpu_check, install, policy_check, probes
 from bollard.spank_plugin.finding import FAILURE, OK, WARNING, Finding
 from bollard.spank_plugin.install import Where
 
@@ -184,6 +184,48 @@ def test_the_command_of_a_lost_installation(tmp_path):
     assert done.stderr.startswith(f"bollard: {tmp_path}/gone: the installation is missing")
 
 
+def test_a_policy_that_refuses_everything_or_protects_nobody(tmp_path):
+    key, ring = "A" * 40, tmp_path / "keys"
+
+    def found(rule):
+        text = f"trust: {{mode: enforce, keyring: {ring}, rules: [{rule}]}}\n"
+        values, mistakes = site_config.read(text.encode())
+        assert mistakes == []
+        values["trust-file"] = "/y"
+        (tmp_path / "site.conf").write_bytes(site_config.compiled(site_config.Settings(values, ""), str(tmp_path)))
+        return [text for _, text, _ in policy_check.faults(str(tmp_path))]
+
+    assert found("{from: /a, owner: 0, without: [x]}") == []
+    assert found("{from: 'docker://h'}") == ["/y:1: users can put another file into their caches of docker://h"]
+    assert "relies on the SBOM" in found("{from: /a, without: [x]}")[0]
+    signed = f"{{from: anywhere, signed-by: {key}}}"
+    assert [text.split(" is ")[0] for text in found(signed)] == [str(ring), f"{tmp_path}/gpgv"]
+    ring.write_text("no keyring")
+    assert any("is no keyring" in text for text in found(signed))
+    ring.write_bytes(b"")
+    assert any(text.endswith(f"lacks the key {key}") for text in found(signed))
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "told"),
+    [
+        ([], ["libcuda.so.1"], []),
+        (["nvidiactl", "nvidia0"], [], [(True, "NVIDIA: /dev/nvidia0 is there, but the loader knows no driver")]),
+        (["nvidia0"], ["libcuda.so.1", "libm.so.6"], [(False, "NVIDIA: /dev/nvidia0, 1 libraries of the driver")]),
+        (["kfd"], [], [(False, "AMD: /dev/kfd")]),
+    ],
+)
+def test_a_node_with_a_card_and_its_driver(monkeypatch, tmp_path, names, known, told):
+    monkeypatch.setattr(gpu_check.gpu, "of_machine", lambda: {name: f"/lib/{name}" for name in known})
+    monkeypatch.setattr(
+        gpu_check.gpu,
+        "cards",
+        lambda kind: [f"/dev/{n}" for n in names if (n == "kfd") == (kind == "rocm") and n != "nvidiactl"],
+    )
+
+    assert [(failure, text[: len(told[0][1])]) for failure, text, _ in gpu_check.findings(str(tmp_path))] == told
+
+
 def test_the_page_has_every_check():
     page = (TOP / "docs/admins.md").read_text()
     start = page.index("| id | finding | tried |")
@@ -243,25 +285,3 @@ def test_a_table_of_nodes():
     assert cluster_check.status(found) == 1 and cluster_check.status(found[:8]) == 0
     assert cluster_check.table(found[:8]) == ["8 of 8 nodes: all ok; bollard 1.0"]
     assert sorted(names, key=cluster_check._order) == names
-
-
-def test_a_policy_that_refuses_everything_or_protects_nobody(tmp_path):
-    key, ring = "A" * 40, tmp_path / "keys"
-
-    def found(rule):
-        text = f"trust: {{mode: enforce, keyring: {ring}, rules: [{rule}]}}\n"
-        values, mistakes = site_config.read(text.encode())
-        assert mistakes == []
-        values["trust-file"] = "/y"
-        (tmp_path / "site.conf").write_bytes(site_config.compiled(site_config.Settings(values, ""), str(tmp_path)))
-        return [text for _, text, _ in policy_check.faults(str(tmp_path))]
-
-    assert found("{from: /a, owner: 0, without: [x]}") == []
-    assert found("{from: 'docker://h'}") == ["/y:1: users can put another file into their caches of docker://h"]
-    assert "relies on the SBOM" in found("{from: /a, without: [x]}")[0]
-    signed = f"{{from: anywhere, signed-by: {key}}}"
-    assert [text.split(" is ")[0] for text in found(signed)] == [str(ring), f"{tmp_path}/gpgv"]
-    ring.write_text("no keyring")
-    assert any("is no keyring" in text for text in found(signed))
-    ring.write_bytes(b"")
-    assert any(text.endswith(f"lacks the key {key}") for text in found(signed))

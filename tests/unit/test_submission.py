@@ -172,3 +172,23 @@ def test_a_file_that_is_replaced_gets_a_line(image, capfd):
     link.symlink_to(image)
     with pytest.raises(BollardError, match="is the image itself"):
         checked(("image", str(image)), ("asked", str(image)), ("cwd", "/"), ("save", str(link)))
+
+
+@pytest.mark.parametrize(
+    "uri", ["docker://debian:12", "docker://host:5000/a/b:v1", "library://host:1/a/b/c:v1", "oras://host/a:v1"]
+)
+def test_a_uri_is_fetched_and_its_digest_goes_along(monkeypatch, image, uri):
+    """No name of a registry is made of it."""
+    from bollard.runtime.build import conversion
+
+    asked = []
+
+    def fetched(name, settings, job):
+        asked.append((name, job))
+        return conversion.Pulled(str(image), lambda: None, f"{name}@sha256:x")
+
+    monkeypatch.setattr(conversion, "image_in_job", fetched)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    found = dict(checked(("image", uri), ("asked", uri), ("cwd", "/"), ("userhome", "/")))
+    assert asked == [(uri, "")], "this program is not srun, so it is no step of the job around it"
+    assert (found["image"], found["asked"], found["source"]) == (str(image), uri, f"{uri}@sha256:x")

@@ -11,7 +11,7 @@ import pytest
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image.image_sbom import Listed, Sbom
 from bollard.runtime.request import site, site_config, trust_ecl, trust_rule
-from bollard.runtime.trust import policy, versions
+from bollard.runtime.trust import evidence, policy, versions
 
 A, B, C = "A" * 40, "B" * 40, "C" * 40
 ONE, TWO = "1" * 64, "2" * 64
@@ -84,7 +84,7 @@ RULES = [
 
 
 @pytest.mark.parametrize(("rule", "allowed", "refused", "why"), RULES)
-def test_a_rule_decides(rule: str, allowed: object, refused: object, why: str) -> None:
+def test_a_rule_decides(rule: str, allowed: policy.Evidence | None, refused: policy.Evidence | None, why: str) -> None:
     for mode in ("enforce", "observe"):
         rules = compiled(f"  - {rule if ':' in rule and rule[0] == '{' else '{' + rule + '}'}\n", mode)
         if allowed:
@@ -291,3 +291,22 @@ def test_an_ecl_becomes_a_policy(tmp_path: Path) -> None:
         with pytest.raises(BollardError) as error:
             trust_ecl.converted(str(path))
         assert said in str(error.value)
+
+
+MOUNTS = b"""\
+20 1 8:1 / / rw,relatime shared:1 - ext4 /dev/vda rw
+21 20 0:44 / /cvmfs/x ro,nosuid - fuse cvmfs2 ro,user_id=0,group_id=0,allow_other
+22 20 0:45 / /home/alice/m ro,nosuid - fuse.squashfuse squashfuse ro,user_id=1000,group_id=1000
+23 20 0:46 / /sys/fs/fuse rw shared:3 master:4 - fusectl fusectl rw
+24 20 0:47 / /disk rw - fuseblk /dev/sdb rw,user_id=0,group_id=0
+25 20 0:48 / /odd rw - fuse.odd odd rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "users"),
+    [(b"20", False), (b"21", False), (b"22", True), (b"23", False), (b"24", False), (b"25", True), (b"9", True)],
+)
+def test_filesystems_that_users_serve(number: bytes, users: bool) -> None:
+    """Their owners mean nothing. A filesystem that root has mounted, such as CVMFS, counts."""
+    assert evidence.is_served_by_user(MOUNTS, number) == users
