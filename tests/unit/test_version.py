@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -62,11 +61,11 @@ def test_a_version_is_written():
     assert version.stamped('a\n__version__ = "1"\n', "2.dev3+g4") == 'a\n__version__ = "2.dev3+g4"\n'
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is in Python 3.11 and later")
 def test_setup_reads_the_same_metadata():
-    import tomllib
+    tomllib = pytest.importorskip("tomllib")
 
     spec = importlib.util.spec_from_file_location("setup_of_bollard", TOP / "setup.py")
+    assert spec is not None and spec.loader is not None
     setup = importlib.util.module_from_spec(spec)
     pytest.importorskip("setuptools")
     spec.loader.exec_module(setup)
