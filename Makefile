@@ -111,7 +111,7 @@ peers: dev
 # Packages, built in the trees of the test cluster.
 SUITES ?= bookworm bullseye trixie sid
 dist: packages
-	@$(SYSTEM) packaging/dist.py
+	@$(SYSTEM) packaging/source_release.py
 
 deb: PACKAGES += $(BUILD_PACKAGES)
 deb: packages
@@ -186,7 +186,7 @@ lint: dev
 	cd tests/stress && MYPYPATH=../cluster:.. $(MYPY) .
 	cd tests/hostile && MYPYPATH=../cluster:.. $(MYPY) .
 	cd tests/packages && MYPYPATH=../cluster:.. $(MYPY) .
-	cd packaging && MYPYPATH=../slurm-test-cluster $(MYPY) dist.py && MYPYPATH=../slurm-test-cluster $(MYPY) --scripts-are-modules packages
+	cd packaging && MYPYPATH=../slurm-test-cluster $(MYPY) source_release.py && MYPYPATH=../slurm-test-cluster $(MYPY) --scripts-are-modules packages
 
 format: dev
 	.venv/bin/ruff check --fix-only --quiet .

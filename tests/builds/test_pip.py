@@ -57,7 +57,7 @@ def home(place: Path) -> Path:
 @pytest.fixture
 def release(place: Path) -> Path:
     folder = place / "release"
-    subprocess.run([sys.executable, TOP / "packaging/dist.py", folder], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, TOP / "packaging/source_release.py", folder], check=True, stdout=subprocess.DEVNULL)
     (found,) = folder.iterdir()
     return found
 

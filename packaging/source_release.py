@@ -5,7 +5,7 @@
 It holds every file that git does not ignore, with the version written into runtime/_root/__init__.py and
 the spec file, and builds without git. The same commit gives the same bytes.
 
-    python3 packaging/dist.py [DIRECTORY]
+    python3 packaging/source_release.py [DIRECTORY]
 """
 
 from __future__ import annotations
