@@ -46,19 +46,20 @@ def drawn(results: dict[str, dict[str, float]]) -> str:
             f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#d0d7de"/>',
             f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end" fill="#57606a">{value}</text>',
         ]
-    for ranks in RANKS:
-        lines.append(f'<text x="{x(ranks):.1f}" y="{HEIGHT - 24}" text-anchor="middle" fill="#57606a">{ranks}</text>')
+    for number in RANKS:
+        lines.append(f'<text x="{x(number):.1f}" y="{HEIGHT - 24}" text-anchor="middle" fill="#57606a">{number}</text>')
     middle = LEFT + (WIDTH - LEFT - RIGHT) / 2
     lines.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle" fill="#57606a">ranks on one node</text>')
     for program, colour in COLOURS.items():
         found = {ranks: results[f"{program} {ranks}"] for ranks in RANKS}
         points = " ".join(f"{x(ranks):.1f},{y(value['added']):.1f}" for ranks, value in found.items())
         lines.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
-        for ranks, value in found.items():
+        for ranks, figures in found.items():
             at = f"{x(ranks):.1f}"
             lines += [
-                f'<line x1="{at}" x2="{at}" y1="{y(value["low"]):.1f}" y2="{y(value["high"]):.1f}" stroke="{colour}"/>',
-                f'<circle cx="{at}" cy="{y(value["added"]):.1f}" r="4" fill="{colour}"/>',
+                f'<line x1="{at}" x2="{at}" y1="{y(figures["low"]):.1f}" y2="{y(figures["high"]):.1f}"',
+                f'      stroke="{colour}"/>',
+                f'<circle cx="{at}" cy="{y(figures["added"]):.1f}" r="4" fill="{colour}"/>',
             ]
         last = found[RANKS[-1]]["added"]
         label = f"{NAMES[program]} {last:.0f}"

@@ -62,15 +62,7 @@ def test_a_version_is_written():
 
 
 def test_setup_reads_the_same_metadata():
-<<<<<<< HEAD
     tomllib = pytest.importorskip("tomllib", reason="tomllib is in Python 3.11 and later")
-=======
-    tomllib = pytest.importorskip("tomllib")
-
-    spec = importlib.util.spec_from_file_location("setup_of_bollard", TOP / "setup.py")
-    assert spec is not None and spec.loader is not None
-    setup = importlib.util.module_from_spec(spec)
->>>>>>> deb
     pytest.importorskip("setuptools")
     spec = importlib.util.spec_from_file_location("setup_of_bollard", TOP / "setup.py")
     assert spec and spec.loader
