@@ -273,7 +273,7 @@ def test_a_source_that_fails_leaves_nothing(path, tmp_path):
 
 
 def test_the_digest_of_a_partition_goes_with_it(tmp_path):
-    objects = [sif_write.Object(sif.GENERIC, sif.DIGEST_NAME, bytes(sif.DIGEST_SIZE))]
+    objects = [sif_write.Object(sif.GENERIC, sif.DIGEST_NAME, bytes(sif.DIGEST_SIZE), finish=str.encode)]
     path = str(tmp_path / "img.sif")
 
     def digest():
