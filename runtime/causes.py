@@ -126,9 +126,9 @@ def refuse_read_only(place: str, doing: str) -> None:
 
 
 def of_words(reason: str, doing: str, place: str, hint: str) -> BollardError:
-    """Return the same as `of`, for an error of which only the text is known.
+    """Return an error for the user, made from an error text: like `of`, where there is no OSError.
 
-    reason  the text
+    reason  the text of the error, as strerror(3) gives it
     doing, place, hint   as for `of`
     """
     number = told(reason)

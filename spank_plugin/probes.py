@@ -64,7 +64,7 @@ def become_user() -> None:
 
 
 def user_namespace() -> str:
-    """Make a user namespace; returns the finding's text."""
+    """Move this process to a new user namespace. Returns the text of the finding."""
     identity.new_namespace(False)
     return "one was made"
 

@@ -57,7 +57,7 @@ def uninstall(where: Where, say: Say) -> None:
 
 
 def remove(where: Where, say: Say) -> None:
-    """The same as `uninstall`, for a package too."""
+    """Remove an installation, without the checks of `uninstall` (root, package). Reports through `say` what stays."""
     manifest = read_manifest(where.prefix)
     left = []
     include = manifest["include"]

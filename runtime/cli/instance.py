@@ -83,7 +83,9 @@ def start(action: str, given: Given, words: list[str], values: Given, path: str)
 
 
 def join(action: str, given: Given, words: list[str], values: Given, shell: str) -> int:
-    """Run `bollard exec`, `run`, `shell` or `test` with instance://NAME. Returns only if there is nothing to start.
+    """Run `bollard exec`, `run`, `shell` or `test` with instance://NAME.
+
+    The program replaces this process. Returns 0 only if there is nothing to start.
 
     action: the name of the command.
     given: the parsed options, name and value.

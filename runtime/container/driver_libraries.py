@@ -34,7 +34,7 @@ _TRIPLETS = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu", "ppc6
 
 
 def fitting(root: int, places: list[Place], report: Report) -> list[Place]:
-    """Return `places` without the libraries that do not suit the image, and with those that it brings.
+    """Return `places` without the libraries that do not suit the image, plus those of the driver that it brings.
 
     root    descriptor of the image's root directory
     places  what mounts.clone_sources returned

@@ -16,7 +16,9 @@ _events, _before = -1, 0
 
 
 def watch(own: str = "/proc/self/cgroup", mounts: str = "/proc/self/mountinfo") -> None:
-    """Open the file that counts. Without a job's control group there is none, and `told` says nothing.
+    """Open the control group's file with the `oom_kill` counter, for `told`.
+
+    A process outside of a job's control group has no such file. Then `told` gives no reason.
 
     own     this process's control groups (cgroups(7))
     mounts  this process's mounts (proc(5))

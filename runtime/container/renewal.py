@@ -260,7 +260,7 @@ class Waiting:
 
 
 def runs(pids: dict[int, int]) -> bool:
-    """Return whether one of the tasks {pidfd: pid} runs."""
+    """Return whether any task still runs. `pids` maps the pidfd of each task to its process id."""
     poll = select.poll()
     for handle in pids:
         poll.register(handle, select.POLLIN)

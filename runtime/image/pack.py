@@ -354,7 +354,10 @@ def hot_files(source: str) -> list[str]:
 
 
 def tree_arch(source: str) -> str:
-    """Return Go's name of the tree's architecture: of its /bin/sh, else of its first program, else this machine's."""
+    """Return the architecture of a tree as Go names it ("amd64").
+
+    It is that of /bin/sh, else of the first program in the tree, else of this machine.
+    """
     shell = _resolve(source, "bin/sh")
     arch = _elf_arch(shell) if shell else ""
     if arch:
