@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Mapping
 
 from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import policy as policies
 from bollard.runtime.fetch.sources import Settings
 from bollard.runtime.system import rootless
 
@@ -57,13 +58,16 @@ def make(source: str, folder: str, arguments: Mapping[str, str], settings: Setti
     archive = f"{folder}/{_ARCHIVE}"
     store = ["--storage-driver", "vfs", "--root", f"{folder}/storage", "--runroot", f"{folder}/run"]
     build = [program, *store, "build", "--isolation", "chroot", "--iidfile", f"{folder}/id", "--file", source]
-    build += [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
+    environ = _environment(folder, settings)
+    build += [word for name, value in arguments.items() for word in ("--build-arg", _argument(name, value, environ))]
+    # buildah has another home here, so it would not find the user's policy of signatures by itself.
+    policy = policies.host_file(os.environ)
+    build += ["--signature-policy", policy] if policy else []
     if settings.arch:
         build += ["--platform", f"linux/{settings.arch}"]
     if settings.access.insecure:
         build.append("--tls-verify=false")
     build.append(os.path.dirname(source) or ".")
-    environ = _environment(folder, settings)
 
     def work() -> None:
         _run(build, environ, source)
@@ -73,6 +77,14 @@ def make(source: str, folder: str, arguments: Mapping[str, str], settings: Setti
 
     rootless.run(way, work)
     return f"{archive}:latest"
+
+
+def _argument(name: str, value: str, environ: dict[str, str]) -> str:
+    """Return the word for --build-arg. The value goes into `environ`: all users of the machine see a command line."""
+    if name in environ:  # the value there is for buildah itself
+        return f"{name}={value}"
+    environ[name] = value
+    return name
 
 
 def _environment(folder: str, settings: Settings) -> dict[str, str]:

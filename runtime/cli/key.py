@@ -144,7 +144,10 @@ def _export(asked: dict[str, str], path: str) -> None:
     key = choose(keyring.read(_ring(asked, secret)), "private" if secret else "public")
     raw = keyring.armored(key.raw, secret).encode() if _on(asked, "armor") else key.raw
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600 if secret else 0o644)
+        if secret and os.path.lexists(path):  # its mode, and where it leads, are not those of a secret
+            raise BollardError(f"{shown(path)}: exists already", "a private key gets a file of its own; name a new one")
+        flags = os.O_EXCL if secret else os.O_TRUNC
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | flags | os.O_CLOEXEC, 0o600 if secret else 0o644)
         with os.fdopen(fd, "wb") as file:
             file.write(raw)
     except OSError as error:

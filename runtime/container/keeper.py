@@ -547,7 +547,7 @@ def main(
         if before < 0:
             raise
         linux.drop_capabilities()
-        renewal.keep(listener, job, old, kept, error)
+        renewal.keep(listener, job, old, kept, error, holder == admission.USER_IS_ROOT)
         return
     serve(container, listener, job, holder)
 

@@ -172,7 +172,7 @@ def take_over(fd: int) -> tuple[Values, Layer]:
     return values, layer
 
 
-def keep(listener: int, job: int, values: Values, layer: Layer, error: Exception) -> None:
+def keep(listener: int, job: int, values: Values, layer: Layer, error: Exception, user_is_root: bool) -> None:
     """Keep the layer of a container that could not be made anew, and tell the tasks why.
 
     Returns when another keeper has taken the layer, or when the job has ended.
@@ -182,6 +182,7 @@ def keep(listener: int, job: int, values: Values, layer: Layer, error: Exception
     values    the (name, value) pairs of the old container
     layer     its layer
     error     what the tasks of this step are told
+    user_is_root  the job's user is root. Else only another uid, which is root's, gets the layer or holds a lifeline
     """
     accepting = socket(fileno=listener)
     steps: dict[int, socket] = {}
@@ -203,11 +204,13 @@ def keep(listener: int, job: int, values: Values, layer: Layer, error: Exception
             peer = socket(fileno=number)
             peer.settimeout(_PEER_SECONDS)
             try:
+                _, uid = wire.credentials(peer)
+                root = user_is_root or uid != os.getuid()  # the mode of the socket lets in only the user and root
                 kind = wire.receive(peer, 1)
-                if kind == wire.LIFELINE and wire.receive_frame(peer, constants.SPEC_MAX):
+                if kind == wire.LIFELINE and root and wire.receive_frame(peer, constants.SPEC_MAX):
                     hand_over(peer, values, layer)
                     return
-                if kind == wire.LIFELINE:
+                if kind == wire.LIFELINE and root:
                     steps[number] = peer
                     poll.register(number, select.POLLIN)
                     peer.sendall(wire.OK)

@@ -193,10 +193,19 @@ def render(config: Config) -> bytes:
 
 
 def synced(user: Config, system: Config) -> Config:
-    """Return the user's endpoints with those of the system. An exclusive one of the system becomes the active one."""
+    """Return the user's endpoints with those of the system. An exclusive one of the system becomes the active one.
+
+    Raises:
+        BollardError: the user's own has the name of an exclusive one.
+    """
     remotes, active = dict(user.remotes), user.active
     for name, item in system.remotes.items():
         own = remotes.get(name)
+        if own and not own.system and item.exclusive:
+            raise BollardError(
+                f"{name}: root allows this remote alone, and your own remote has the same name",
+                f"`bollard remote remove {name}`",
+            )
         if own and not own.system:
             continue  # the user's own of that name
         token = own.token if own else ""

@@ -283,7 +283,9 @@ def primary(sif: Sif) -> Descriptor:
 
 
 def overlays(sif: Sif) -> list[Descriptor]:
-    """Return the overlay partitions in table order. As in Apptainer, only those in the primary partition's group.
+    """Return the overlay partitions in the order of their numbers, which signatures cover; table slots can be swapped.
+
+    As in Apptainer, only those in the primary partition's group.
 
     Raises:
         BollardError: an overlay is neither squashfs nor ext3, or the image has no usable primary partition.
@@ -299,7 +301,7 @@ def overlays(sif: Sif) -> list[Descriptor]:
                 f"{sif.name}: its overlay, object {item.id}, has the filesystem {what}, neither squashfs nor ext3",
                 f"take it out with `bollard sif del {item.id} {sif.name}`",
             )
-    return found
+    return sorted(found, key=lambda item: item.id)
 
 
 def metadata(fd: int, sif: Sif) -> bytes | None:
@@ -321,10 +323,12 @@ def digest(fd: int, sif: Sif) -> str:
 
     The partition is not read, and the value is not checked.
     """
-    primaries = [(d.id, False) for d in sif.descriptors if d.datatype == PARTITION and d.parttype == PART_PRIMARY]
+    primaries = {
+        (d.id, False): d.group for d in sif.descriptors if d.datatype == PARTITION and d.parttype == PART_PRIMARY
+    }
     for item in sif.descriptors:
-        if item.link not in primaries:
-            continue  # the digest of a partition that is no longer the primary one
+        if primaries.get(item.link) != item.group:
+            continue  # of a partition that is no longer the primary one, or not in its group: its signature lacks it
         if item.datatype == GENERIC and item.name == DIGEST_NAME and item.size == DIGEST_SIZE:
             text = pread(fd, DIGEST_SIZE, item.offset, sif.name)
             return text.decode() if all(byte in b"0123456789abcdef" for byte in text) else ""

@@ -35,8 +35,9 @@ def converted(path: str) -> tuple[str, list[str]]:
     warnings: list[str] = []
     if given.get("legacyinsecure"):
         warnings.append("legacyinsecure: signatures of the form before 2020 do not count here")
-    # A directory comes before the group without one, which is for all other places.
-    rules = [_rule(group, path, warnings) for group in sorted(groups, key=lambda group: not group.get("dirpath"))]
+    # The first rule for a place decides, and a directory has what is below it: so the deepest directory comes first, and
+    # the group without one, which is for all other places, last.
+    rules = [_rule(group, path, warnings) for group in sorted(groups, key=_depth)]
     mode = trust_rule.ENFORCE if given.get("activated") else trust_rule.OBSERVE
     if mode == trust_rule.OBSERVE:
         warnings.append("the list is not activated: the policy only observes")
@@ -46,6 +47,11 @@ def converted(path: str) -> tuple[str, list[str]]:
     if mistakes:
         raise BollardError(f"{path}: {mistakes[0].text}", mistakes[0].hint)
     return text, warnings
+
+
+def _depth(group: dict[str, Any]) -> int:
+    place = str(group.get("dirpath", ""))
+    return -len(os.path.realpath(place).split("/")) if place else 1
 
 
 def _parsed(data: bytes, path: str) -> dict[str, Any]:

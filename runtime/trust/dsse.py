@@ -236,7 +236,7 @@ def certified_key(certificate: str, intermediates: str = "", roots: str = "") ->
         usage = _usage(x509, leaf)
     except Exception:  # cryptography raises ValueError, UnsupportedAlgorithm and exceptions of Rust
         raise BollardError(f"{shown(certificate)}: holds no certificate in PEM form", "check the file name") from None
-    _check_chain(certificate, intermediates, roots)
+    _check_chain(certificate, leaf.public_bytes(library.serialization.Encoding.PEM), intermediates, roots)
     if usage is not None and not any(name in usage for name in _CODE_SIGNING):
         raise BollardError(
             f"{shown(certificate)}: this certificate is not for signing code",
@@ -259,7 +259,15 @@ def _usage(x509: Any, leaf: Any) -> set[str] | None:
     return {usage.dotted_string for usage in found.value}
 
 
-def _check_chain(certificate: str, intermediates: str, roots: str) -> None:
+def _check_chain(certificate: str, leaf: bytes, intermediates: str, roots: str) -> None:
+    """Raise unless openssl finds the chain of `leaf` good. It reads this certificate, and not the file again:
+
+    the file can hold several, and openssl takes another of them than cryptography does.
+
+    certificate: the path of the file, for messages.
+    leaf: the certificate whose key is used, in PEM form.
+    intermediates, roots: as for `certified_key`.
+    """
     import os
     import subprocess
 
@@ -274,8 +282,8 @@ def _check_chain(certificate: str, intermediates: str, roots: str) -> None:
         argv += ["-no-CApath", "-no-CAstore"]
     try:
         done = subprocess.run(
-            [*argv, os.path.abspath(certificate)],
-            stdin=subprocess.DEVNULL,
+            argv,  # without a file, `openssl verify` reads the certificate from standard input
+            input=leaf,
             capture_output=True,
             env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"},
             timeout=_TIMEOUT,

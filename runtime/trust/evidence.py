@@ -118,7 +118,12 @@ def _evidence(fd: int, name: str, found: sif.Sif | None, keyring: str, connectio
 
     def sbom() -> Sbom | None:
         text = image_sbom.text_of(fd, found) if found else None
-        return None if text is None else image_sbom.parse(text, name)
+        if found is None or text is None:
+            return None
+        whole = image_sbom.parse(text, name)
+        if sif.overlays(found):
+            whole.gaps = whole.gaps or "those of its overlay partitions"
+        return whole
 
     path = os.readlink(f"/proc/self/fd/{fd}")
     return Evidence(name, path, owner, digest, signers, sbom)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from dataclasses import dataclass as record
 
-    from bollard.runtime.image.image_sbom import Sbom
+    from bollard.runtime.image.image_sbom import Listed, Sbom
     from bollard.runtime.request.trust_rule import Package, Policy, Rule
 else:
     from bollard.runtime.frozen import record
@@ -175,16 +175,34 @@ def _packages(rule: Rule, found: Evidence) -> tuple[str, str]:
         return f"its SBOM lacks packages: {whole.gaps}", "build the image again, and see the warnings"
     for package in whole.packages:
         for unwanted in rule.without:
-            if _is(unwanted, package.kind, package.name, package.version):
+            if _is(unwanted, package):
                 has = f"it has {package.kind}/{package.name} {package.version}"
                 return f"{has}, which `{trust_rule.shown(unwanted)}` excludes", "update that package and build it again"
     return "", ""
 
 
-def _is(unwanted: Package, kind: str, name: str, version: str) -> bool:
-    if unwanted.name != name or unwanted.kind not in ("", kind):
+def _is(unwanted: Package, package: Listed) -> bool:
+    """Return whether a package, or the source package that it was built from, is the unwanted one."""
+    kind, version = package.kind, package.version
+    names = (_normal(kind, package.name), _normal(kind, _source(package)))
+    if _normal(kind, unwanted.name) not in names or unwanted.kind not in ("", kind):
         return False
+    epoch, colon, rest = version.partition(":")
+    if colon and epoch.isdigit() and ":" not in unwanted.version:  # a rule without an epoch is about each epoch
+        version = rest
     return versions.fulfils(kind, version, unwanted.operator, unwanted.version)
+
+
+def _source(package: Listed) -> str:
+    name = package.upstream
+    return name.rsplit("-", 2)[0] if name.endswith(".src.rpm") else name  # NAME-VERSION-RELEASE.src.rpm
+
+
+def _normal(kind: str, name: str) -> str:
+    """Return a name as its package manager compares it. For Python, that is PEP 503."""
+    if kind != "pypi":
+        return name
+    return "-".join(word for word in name.lower().replace("_", "-").replace(".", "-").split("-") if word)
 
 
 def _elsewhere(policy: Policy, refusing: Rule | None) -> str:

@@ -89,8 +89,8 @@ def install(prefix):
         (out / "session/README").touch()
         build.copy_python(out)
         build.build_launcher(out)
-        build.copy_server(out)
         build.build_syscalls(out / "python/bollard/runtime/system", Path(scratch))
+        build.complete(out, prefix)
         shutil.copytree(out, prefix)
     subprocess.run(["chmod", "-R", "a+rX", prefix], check=True)
 

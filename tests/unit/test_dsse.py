@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 import signed_images
@@ -158,6 +159,19 @@ def test_certificates(pem, tmp_path):
     ):
         with pytest.raises(BollardError, match=why):
             dsse.certified_key(path, **more)
+
+
+def test_the_certificate_that_is_checked_is_the_one_whose_key_is_used(pem, tmp_path):
+    """openssl reads the first block of a file, cryptography the first that is a plain certificate."""
+    made = Authority(tmp_path, pem[1]["ed25519"][0])
+    root = str(tmp_path / "root.crt")
+    good = Path(made.issue("good", "basicConstraints=CA:FALSE", "root")).read_text()
+    (tmp_path / "elsewhere").mkdir()
+    other = Path(Authority(tmp_path / "elsewhere", pem[1]["ecdsa"][0]).issue("evil", "basicConstraints=CA:FALSE", "root"))
+    both = tmp_path / "both.crt"
+    both.write_text(good.replace("CERTIFICATE", "TRUSTED CERTIFICATE") + other.read_text())
+    with pytest.raises(BollardError, match="unable to get local issuer|self.signed"):
+        dsse.certified_key(str(both), roots=root)
 
 
 def test_without_the_package(monkeypatch):

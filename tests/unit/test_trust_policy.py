@@ -21,6 +21,9 @@ PACKAGES = (
     ("pypi", "jinja2", "3.1.2"),
     ("npm", "@a/b", "2.0.0-rc.1"),
     ("rpm", "bash", "5.1.8-6.el9"),
+    ("rpm", "openssl-libs", "1:3.0.7-27.el9", "pkg:rpm/openssl-libs@3?upstream=openssl-3.0.7-27.el9.src.rpm"),
+    ("deb", "libxml2-utils", "2:2.9-1", "pkg:deb/libxml2-utils@2?arch=amd64&upstream=libxml2"),
+    ("pypi", "Zope.Interface", "5.0"),
 )
 
 
@@ -39,7 +42,7 @@ def image(
     path: str = "/apps/images/a.sif", name: str = "a.sif", owner: int = 0, mode: int = 0o755, digest: str = ONE,
     signers: tuple[str, ...] = (), packages: object = PACKAGES, gaps: str = "",
 ) -> policy.Evidence:  # fmt: skip
-    whole = None if packages is None else Sbom([Listed(*words, "") for words in PACKAGES], gaps)
+    whole = None if packages is None else Sbom([Listed(*words[:3], "".join(words[3:])) for words in PACKAGES], gaps)
     return policy.Evidence(
         name, path, lambda: (owner, stat.S_IFREG | mode), lambda: digest, lambda: frozenset(signers), lambda: whole
     )
@@ -66,11 +69,15 @@ RULES = [
         f"{{from: anywhere, all-signed-by: [{A}], signed-by: [{B}, {C}]}}",
         image(signers=(A, C)), image(signers=(A,)), f"not signed by {B} or {C}",
     ),
-    ("{from: anywhere, without: [openssl < 3.0.11]}", image(), image(packages=None), "it has no SBOM"),
+    ("{from: anywhere, without: [deb/openssl < 3.0.11]}", image(), image(packages=None), "it has no SBOM"),
     ("{from: anywhere, without: [openssl < 3.0.11-1]}", None, image(), "3.0.11-1~deb12u2, which `openssl <"),
     ("{from: anywhere, without: [log4j]}", image(), image(gaps="/var/lib/rpm"), "its SBOM lacks packages"),
     ("{from: anywhere, without: [pypi/openssl]}", image(), None, ""),
     ("{from: anywhere, without: [pypi/jinja2 <= 3.1.2]}", None, image(), "it has pypi/jinja2 3.1.2"),
+    ("{from: anywhere, without: [pypi/zope-interface <= 5.0]}", None, image(), "it has pypi/Zope.Interface 5.0"),
+    ("{from: anywhere, without: [rpm/openssl < 3.0.8]}", None, image(), "it has rpm/openssl-libs 1:3.0.7-27.el9"),
+    ("{from: anywhere, without: ['rpm/openssl < 1:3.0.7', 'rpm/openssl < 3.0.7']}", image(), None, ""),
+    ("{from: anywhere, without: [libxml2 < 2.10]}", None, image(), "it has deb/libxml2-utils 2:2.9-1"),
     ("{from: anywhere, without: ['@a/b < 2.0.0']}", None, image(), "it has npm/@a/b 2.0.0-rc.1"),
     ("{from: anywhere, without: [rpm/bash > 5.1.8-6.el9]}", image(), None, ""),
     ("{from: 'docker://host/lab'}", image(name="docker://host/lab/i:1"), image(name="docker://host/labo"), "no rule"),
