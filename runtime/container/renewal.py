@@ -12,6 +12,7 @@ When the other keeper cannot make the container, it keeps the layer for the next
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOL_SOCKET, socket

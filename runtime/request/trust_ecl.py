@@ -35,8 +35,8 @@ def converted(path: str) -> tuple[str, list[str]]:
     warnings: list[str] = []
     if given.get("legacyinsecure"):
         warnings.append("legacyinsecure: signatures of the form before 2020 do not count here")
-    # The first rule for a place decides, and a directory has what is below it: so the deepest directory comes first, and
-    # the group without one, which is for all other places, last.
+    # The first rule for a place decides, and a directory stands for all below it. So the deepest directory comes first,
+    # and the group without one, which is for all other places, last.
     rules = [_rule(group, path, warnings) for group in sorted(groups, key=_depth)]
     mode = trust_rule.ENFORCE if given.get("activated") else trust_rule.OBSERVE
     if mode == trust_rule.OBSERVE:

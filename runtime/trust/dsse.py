@@ -260,9 +260,9 @@ def _usage(x509: Any, leaf: Any) -> set[str] | None:
 
 
 def _check_chain(certificate: str, leaf: bytes, intermediates: str, roots: str) -> None:
-    """Raise unless openssl finds the chain of `leaf` good. It reads this certificate, and not the file again:
+    """Raise unless openssl finds the chain of `leaf` good.
 
-    the file can hold several, and openssl takes another of them than cryptography does.
+    openssl does not read the file again: of several certificates it can take another one than cryptography does.
 
     certificate: the path of the file, for messages.
     leaf: the certificate whose key is used, in PEM form.

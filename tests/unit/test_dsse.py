@@ -167,9 +167,10 @@ def test_the_certificate_that_is_checked_is_the_one_whose_key_is_used(pem, tmp_p
     root = str(tmp_path / "root.crt")
     good = Path(made.issue("good", "basicConstraints=CA:FALSE", "root")).read_text()
     (tmp_path / "elsewhere").mkdir()
-    other = Path(Authority(tmp_path / "elsewhere", pem[1]["ecdsa"][0]).issue("evil", "basicConstraints=CA:FALSE", "root"))
+    others = Authority(tmp_path / "elsewhere", pem[1]["ecdsa"][0])
+    evil = Path(others.issue("evil", "basicConstraints=CA:FALSE", "root")).read_text()
     both = tmp_path / "both.crt"
-    both.write_text(good.replace("CERTIFICATE", "TRUSTED CERTIFICATE") + other.read_text())
+    both.write_text(good.replace("CERTIFICATE", "TRUSTED CERTIFICATE") + evil)
     with pytest.raises(BollardError, match="unable to get local issuer|self.signed"):
         dsse.certified_key(str(both), roots=root)
 
