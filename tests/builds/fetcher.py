@@ -31,7 +31,9 @@ class Fetcher(NamedTuple):
         return self.path / "cache/bollard"
 
     def run(self, *words: object, **env: str) -> tuple[int, str, str]:
-        prefix = ("unshare", "--mount", "sh", "-c", _FUSE, "sh") if "PYTHONPATH" in env and os.geteuid() == 0 else ()
+        prefix = self.builder.prefix
+        if "PYTHONPATH" in env and os.geteuid() == 0:
+            prefix = ("unshare", "--mount", "sh", "-c", _FUSE, "sh")
         return self.builder._replace(work=self.path, prefix=prefix).run(*words, **self._env(env))
 
     def start(self, *words: object, **env: str) -> subprocess.Popen[str]:

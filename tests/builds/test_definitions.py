@@ -69,7 +69,7 @@ def test_it_builds_and_passes_its_own_test(builder: Builder, name: str) -> None:
     assert attributes["labels"]["org.label-schema.usage.singularity.deffile.bootstrap"]
     kinds = [item.datatype for item in found.descriptors]
     documents = [sif.GENERIC_JSON] * (2 if name == "oci" else 1)
-    assert kinds == [sif.DEFFILE, *documents, sif.GENERIC, sif.PARTITION]
+    assert kinds == [sif.DEFFILE, *documents, sif.GENERIC, sif.SBOM, sif.GENERIC_JSON, sif.PARTITION]
 
 
 def test_there_are_enough() -> None:

@@ -232,7 +232,7 @@ class TestSecrets:
             log.write_bytes(log.read_bytes() + trace.read_bytes())
         text = log.read_bytes()
         started = [line for line in text.splitlines() if b'["skopeo", "' in line and line.endswith(b" = 0")]
-        assert sum(b'["skopeo", "login"' in line for line in started) == 1 and len(started) > 3
+        assert sum(b'["skopeo", "login"' in line for line in started) == 1 and len(started) > 3, started
         for form in self.forms():
             assert form not in text, text[text.index(form) - 200 :][:400]
 

@@ -41,7 +41,7 @@ Status: deinstall ok config-files
 Architecture: all
 Version: 1
 """
-DEFINITION = "Bootstrap: localimage\nFrom: base.sif\n%arguments\nK=secret\n%labels\nA {{ K }}\n"
+DEFINITION = "Bootstrap: localimage\nFrom: sbom-base.sif\n%arguments\nK=secret\n%labels\nA {{ K }}\n"
 SPEC = """\
 Name: {name}
 Version: 1.2
@@ -89,7 +89,7 @@ def words(root: Path) -> list[str]:
 def test_an_image_says_what_is_in_it_and_how_it_was_made(builder: Builder) -> None:
     root = made(builder.work / "sbom-tree")
     (builder.work / "sbom.def").write_text(DEFINITION)
-    builder.build("--no-sbom", "base.sif", root)
+    builder.build("--no-sbom", "sbom-base.sif", root)
     builder.build("--build-arg", "K=hidden", "sbom.sif", "sbom.def")
     status, text, err = builder.run("inspect", "--sbom", "sbom.sif")
     assert status == 0, err
@@ -115,8 +115,8 @@ def test_an_image_says_what_is_in_it_and_how_it_was_made(builder: Builder) -> No
     )  # fmt: skip
     assert builder.run("sbom", "--find", "log4j", "sbom.sif")[:2] == (1, "")
     assert "libssl3" in builder.run("sbom", str(root))[1]
-    status, out, err = builder.run("sbom", "--json", "sbom.sif", "base.sif", "sbom.sif")
-    assert status == 255 and "base.sif: has no SBOM" in err and len(json.loads(out)) == 2
+    status, out, err = builder.run("sbom", "--json", "sbom.sif", "sbom-base.sif", "sbom.sif")
+    assert status == 255 and "sbom-base.sif: has no SBOM" in err and len(json.loads(out)) == 2
 
     statement = json.loads(builder.run("inspect", "--provenance", "sbom.sif")[1])
     said = statement["predicate"]["buildDefinition"]
@@ -129,8 +129,8 @@ def test_an_image_says_what_is_in_it_and_how_it_was_made(builder: Builder) -> No
     assert statement["subject"][0]["digest"]["sha256"] == hashlib.sha256(body).hexdigest()
     assert said["externalParameters"]["definition"]["sha256"] == hashlib.sha256(text_of).hexdigest()
     assert said["externalParameters"]["buildArguments"] == ["K"]
-    base = hashlib.sha256((builder.work / "base.sif").read_bytes()).hexdigest()
-    assert said["resolvedDependencies"] == [{"uri": "localimage:base.sif", "digest": {"sha256": base}}]
+    base = hashlib.sha256((builder.work / "sbom-base.sif").read_bytes()).hexdigest()
+    assert said["resolvedDependencies"] == [{"uri": "localimage:sbom-base.sif", "digest": {"sha256": base}}]
     assert {item.group for item in found.descriptors} == {1}, "a signature of the group covers all"
 
 
