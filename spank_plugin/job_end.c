@@ -200,8 +200,8 @@ void end_containers(uint32_t job_id, uid_t uid)
 	step.lifeline = -1;
 	if (!is_last(&known, job_id)) {
 		/* A job without an extern step may have any number of steps. */
-		if (step.job_socket >= 0 && unlink(step.leash) < 0 && errno != ENOENT)
-			slurm_error("bollard: cannot remove %s: %m", step.leash);
+		if (step.job_socket >= 0 && unlink(step.job_socket_path) < 0 && errno != ENOENT)
+			slurm_error("bollard: cannot remove %s: %m", step.job_socket_path);
 		job_folder_release(step.folder);
 		return;
 	}

@@ -212,11 +212,11 @@ static unsigned long long mark(int with_cwd)
 	return with_cwd ? hash(sum, step.header.cwd, step.header.cwd_size) : sum;
 }
 
-void hold_leash(const char *path)
+void hold_job_socket(const char *path)
 {
 	int on = 1, saved;
 
-	snprintf(step.leash, sizeof(step.leash), "%s", path);
+	snprintf(step.job_socket_path, sizeof(step.job_socket_path), "%s", path);
 	step.job_socket = job_folder_listen(path, 0);
 	if (step.job_socket >= 0 && (setsockopt(step.job_socket, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0 ||
 				fcntl(step.job_socket, F_SETFL, O_NONBLOCK) < 0)) {
@@ -282,7 +282,7 @@ static int connect_job(uint32_t job_id, uint32_t step_id)
 	if (fd >= 0)
 		return fd;
 	snprintf(path, sizeof(path), JOB_FOLDERS "/%u/job.%u", job_id, step_id);
-	hold_leash(path);
+	hold_job_socket(path);
 	return step.job_socket < 0 ? -1 : wire_connect(path, 0);
 }
 

@@ -112,7 +112,7 @@ void stepd_init(spank_t spank, int argc, char **argv)
 		step.folder = job_folder_hold(job_id);
 		snprintf(path, sizeof(path), JOB_FOLDERS "/%u/job", job_id);
 		if (step.folder >= 0)
-			hold_leash(path);
+			hold_job_socket(path);
 		if (step.job_socket < 0)
 			slurm_error("bollard: cannot listen at %s: %m; containers of the job end with their steps", path);
 		return;

@@ -26,7 +26,7 @@ extern struct step {
 	char why[512];          /* not empty: no keeper, and the reason */
 	int listener, job;      /* descriptors that the new keeper gets */
 	int job_socket;         /* keepers send a byte to it, and end when it is closed; or -1 */
-	char leash[100];        /* the path of job_socket */
+	char job_socket_path[100]; /* the path of job_socket */
 	int folder;             /* the job's directory, held (job_folder.h); or -1 */
 	int is_extern;          /* 1: the job's extern step, which ends the containers of the job */
 	int record;             /* the job's record on this node, for the accounting; or -1 */
@@ -47,7 +47,7 @@ void find_keeper(spank_t spank, uint32_t job_id, uint32_t step_id);
 
 /* keeper.c: opens the job socket at `path` and stores it in step.job_socket; -1 there on failure, with errno. Keepers are
  * connected to it, and it stays open as long as the job, or the step, runs. */
-void hold_leash(const char *path);
+void hold_job_socket(const char *path);
 
 /* job_end.c: notes in which cgroups the job is. Called at the step's start too: Slurm 20.11 moves slurmstepd out of them
  * before its last hook. Logs a failure with slurm_error(). */
