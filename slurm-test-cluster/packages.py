@@ -15,7 +15,7 @@ def add(cluster: Cluster, names: list[str], node: str) -> None:
 
     cluster  the cluster, which is up
     names    the packages
-    node     the name of the node; its files of /etc stay, those that it lacks are added
+    node     the name of the node; its files of /etc and /var/lib stay, those that it lacks are added
     """
     layer = cluster.cache / "-".join(["packages", *sorted(names)])
     if read(layer / ".stamp") != stamp(cluster.suite):
@@ -29,5 +29,6 @@ def add(cluster: Cluster, names: list[str], node: str) -> None:
         building.rename(layer)
     root = Path(f"/proc/{cluster.init(node)}/root")
     subprocess.run(["cp", "-a", "--remove-destination", f"{layer}/upper/usr/.", f"{root}/usr/"], check=True)
-    if (layer / "upper/etc").is_dir():
-        subprocess.run(["cp", "-a", "--no-clobber", f"{layer}/upper/etc/.", f"{root}/etc/"], check=True)
+    for folder in ("etc", "var/lib"):
+        if (layer / "upper" / folder).is_dir():
+            subprocess.run(["cp", "-a", "--no-clobber", f"{layer}/upper/{folder}/.", f"{root}/{folder}/"], check=True)
