@@ -67,7 +67,7 @@ def _free(path: str) -> bool:
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
-        return False
+        return False  # it is gone, or not ours: then it stays
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(path)
@@ -89,7 +89,7 @@ def wanted_by_jobs(shared: bool) -> frozenset[str] | None:
     except FileNotFoundError:
         return frozenset()  # no Slurm here, so no job waits
     except (OSError, subprocess.TimeoutExpired):
-        return None
+        return None  # the caller then keeps all that was used within UNKNOWN
     if done.returncode:
         return None
     return frozenset(os.fsdecode(line.strip()) for line in done.stdout.splitlines() if line.strip())
