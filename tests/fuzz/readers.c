@@ -253,7 +253,7 @@ static void read_status(unsigned char *data, size_t size)
 	given = data;
 	given_size = size;
 	(void) is_ours(7, 1000);
-	(void) is_stopped(7);
+	(void) is_stopped(7, 1);
 }
 
 /* Ids and groups of a user, as many as there are bytes for. */
