@@ -86,7 +86,7 @@ def fuzz_c(seconds: float, seed: int) -> int:
             *(os.environ.get("CC", "cc"), "-O1", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror"),
             *("-Wno-missing-field-initializers", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
             *(f"-I{plugin}", f"-I{folder}", "-o", program, str(here / "readers.c")),
-            *(str(plugin / f"{name}.c") for name in ("wire", "script", "scratch", "supervise", "become")),
+            *(str(plugin / f"{name}.c") for name in ("wire", "script", "scratch", "supervise", "become", "root_owned")),
         ]
         if subprocess.run(command, stdin=subprocess.DEVNULL).returncode:
             return 1

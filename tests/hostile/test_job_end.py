@@ -83,6 +83,21 @@ def test_a_user_holds_no_container(cluster: Cluster, images: Images, work: Work)
             until(lambda: not ours(cluster), "the end of all processes")
 
 
+def test_another_user_whom_the_user_lets_in_holds_no_container(cluster: Cluster, images: Images, work: Work) -> None:
+    """For the keeper every other uid looks like root's. Whoever holds its lifeline then, root ends it with the job."""
+    step = f"srun -Q --container={images.small} sh -c '{WHERE}'"
+    with cluster.start(["salloc", "-Q", "-w", "n1", "bash", "-c", f"{step}; {work.pause('one')}"]) as job:
+        work.wait_for("one")
+        opened = f"chmod 666 /run/bollard-jobs/*/{16 * '[0-9a-f]'}"
+        good(cluster.exec(opened, node="n1"))
+        with cluster.start(["python3", "-c", HOLDER], node="n1", user="bob") as holder:
+            assert holder.popen.stdout is not None
+            assert [holder.popen.stdout.readline() for _ in range(2)] == ["answer b'+'\n", "holding 2\n"]
+            work.go_on("one")
+            good(job.result())
+            until(lambda: not ours(cluster), "the end of all processes")
+
+
 def test_a_named_container_that_does_not_answer(cluster: Cluster, images: Images, work: Work) -> None:
     """Its user has stopped the keeper: the next step is refused, and gets no new container without the earlier work."""
     words = f"srun -Q -n1 --container={images.small} --container-name=lab --container-writable"
