@@ -146,8 +146,8 @@ def run(verb: str, given: Given, words: list[str]) -> int:
 def _become(user: str, verb: str) -> int:
     """Become the user that --user names, if one is named; return the uid.
 
-    The answer of an init is its user's: it could name any process to kill. So root asks and acts with the rights of that
-    user.
+    The answer of an init is its user's: it could name any process to kill. So root asks and acts with the rights of
+    that user.
 
     Raises:
         BollardError: --user was given by another user than root, or there is no such user.

@@ -5,8 +5,8 @@ here      the file RECORDS/JOB.UID of this node. Root opens it; the keepers writ
 slurm     from sacct, or from squeue if there is no accounting: the requested container, the nodes, the times, the
           end; and AdminComment, which root has set (account=yes in plugstack.conf)
 
-Users choose a job's name, comment, container and paths, and can put anything there. So no output is read in which such a
-text stands before, or in the same line as, what Slurm or root says.
+Users choose a job's name, comment, container and paths, and can put anything there. So no output is read in which such
+a text stands before, or in the same line as, what Slurm or root says.
 """
 
 from __future__ import annotations
