@@ -21,8 +21,8 @@ ONE_HIERARCHY = "/run/one_hierarchy.so"
 COMPILE = f"gcc -shared -fPIC -o {ONE_HIERARCHY} /usr/src/bollard/slurm-test-cluster/one_hierarchy.c\n"
 
 # With BOLLARD_SANITIZE=slurmstepd (spank_plugin/toolchain.py) every program of the node loads AddressSanitizer first,
-# as the plugin needs it in srun and slurmstepd. A finding ends the program. It is in a file in /tmp, where the tests look
-# for leftovers. slurmctld, which loads no plugin, is started before.
+# as the plugin needs it in srun and slurmstepd. A finding ends the program. It is in a file in /tmp, where the tests
+# look for leftovers. slurmctld, which loads no plugin, is started before.
 ASAN = r"""
 cat > /run/asan.c << 'end'
 const char *__asan_default_options(void)
