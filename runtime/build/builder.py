@@ -208,6 +208,8 @@ def load(source: str, arguments: Mapping[str, str]) -> Definition:
             return definition.from_uri(f"localimage:{os.path.abspath(source)}")
     except OSError as error:
         raise causes.of(error, name, source, "name a definition file, an image or a directory") from None
+    if b"\0" in raw and b"ootstrap" not in raw:
+        raise BollardError(f"{name}: neither a definition file nor an image or archive", image.guess(raw))
     return definition.parse(raw, name, arguments)
 
 

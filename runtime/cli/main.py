@@ -221,10 +221,7 @@ def _values(given: list[tuple[str, str]], words: list[str], path: str) -> list[t
 
     if not words:
         raise BollardError("no image named", "name a SIF file, a squashfs file or a directory")
-    try:
-        cwd = os.getcwd()
-    except FileNotFoundError:
-        raise BollardError("the current directory does not exist any more", "change to one that does") from None
+    cwd = command_line.current_directory(os.environ)
     values = [("image", path), ("asked", words[0]), ("cwd", cwd), ("userhome", _home())]
     asked = [pair for pair in given if pair[0] in options.ROWS]
     values += forms.resolve([*asked, *command_line.variables(os.environ)])

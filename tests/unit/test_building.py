@@ -164,3 +164,18 @@ def test_scripts_of_the_base_image_are_set_before_a_section_runs(tmp_path, bash)
 
     assert "B=1" in done.stdout.splitlines()
     assert ("C=1" in done.stdout.splitlines()) == bash
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (bytes(1080) + b"\x53\xef", "is it an ext3 image? convert it with `apptainer build"),
+        (b"\x7fELF" + bytes(60), "is it a program?"),
+        (bytes(5000), "it begins with zeros"),
+    ],
+)
+def test_a_source_that_is_neither_text_nor_image(tmp_path, content, words):
+    (tmp_path / "source").write_bytes(content)
+    with pytest.raises(BollardError) as raised:
+        builder.load(str(tmp_path / "source"), {})
+    assert f"{tmp_path}/source: neither a definition file nor an image or archive; {words}" in str(raised.value)
