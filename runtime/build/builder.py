@@ -170,12 +170,12 @@ def _fetch(request: Request, found: Definition, stack: contextlib.ExitStack) -> 
     if request.update and not request.force:
         headers[-1] = {"bootstrap": "localimage"}  # the sandbox
     if not any(header["bootstrap"].lower() in fetch.AGENTS for header in headers):
-        return [fetch.Source()] * len(headers)
+        return [fetch.Source(arch=request.fetch.arch)] * len(headers)
     store = stack.enter_context(cache.opened(os.environ, request.fetch.disable_cache))
     sources = []
     for header in headers:
         if header["bootstrap"].lower() not in fetch.AGENTS:
-            sources.append(fetch.Source())
+            sources.append(fetch.Source(arch=request.fetch.arch))
             continue
         library = request.fetch.library or header.get("library", "")
         sources.append(fetch.source(fetch.from_header(header), request.fetch._replace(library=library), store))
