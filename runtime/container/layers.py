@@ -330,6 +330,10 @@ def _serve(layer: Layer, target: str, scratch: str, own: bool) -> tuple[str, int
         pid = fuse.start(server, options, [file], target, (layer.fd,), overlay.read_only, old)
     except BollardError as error:
         raise BollardError(f"overlay {overlay.source}: {error}") from None
+    try:
+        os.stat(target)  # as above; without upper/ in the file, its top directory is merged
+    except OSError as error:
+        raise causes.of(error, f"overlay {overlay.source}", overlay.source, "is it damaged?") from None
     return target, pid
 
 

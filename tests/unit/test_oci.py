@@ -220,3 +220,40 @@ def test_the_sites_limit(tmp_path, monkeypatch, limit, fits):
     else:
         with pytest.raises(BollardError, match="^image: unpacks to more than 1000 bytes, this site's layer-max"):
             unpacked(tmp_path, ("a", tarfile.DIRTYPE, ""), ("b", tarfile.DIRTYPE, ""))
+
+
+def many_files():
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name in ("a", "b", "c"):
+            member = tarfile.TarInfo(name)
+            member.size = 700
+            archive.addfile(member, io.BytesIO(bytes(700)))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("size", [100, 600, 1536 + 88, 1536 + 511, 1536 + 512 + 10])
+def test_a_layer_that_was_cut(tmp_path, size):
+    """In a header or in a file; the image would silently lack what follows."""
+    place = tree.Tree(str(tmp_path))
+    with pytest.raises(BollardError, match="^x: damaged: "):
+        layers.apply(io.BytesIO(many_files()[:size]), place, "x")
+    place.close()
+
+
+@pytest.mark.parametrize("at", [1536, 1536 + 148, 3072 + 257])
+def test_a_layer_with_a_damaged_header(tmp_path, at):
+    data = bytearray(many_files())
+    data[at] ^= 1
+    place = tree.Tree(str(tmp_path))
+    with pytest.raises(BollardError, match="^x: damaged: "):
+        layers.apply(io.BytesIO(bytes(data)), place, "x")
+    place.close()
+
+
+@pytest.mark.parametrize("end", [b"", bytes(512), bytes(1024) + b"anything behind the end"])
+def test_the_ends_of_archives(tmp_path, end):
+    place = tree.Tree(str(tmp_path))
+    layers.apply(io.BytesIO(many_files()[: 3 * 1536] + end), place, "x")
+    place.close()
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
