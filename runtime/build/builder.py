@@ -193,10 +193,12 @@ def load(source: str, arguments: Mapping[str, str]) -> Definition:
     Raises:
         BollardError: the file cannot be read, has a mistake, or is an image or archive from a pipe.
     """
-    scheme, colon, _ = source.partition(":")
-    if colon and "/" not in scheme and not os.path.exists(source):
-        return definition.from_uri(source)
+    scheme, colon, rest = source.partition(":")
     name = image.shown(source)
+    if colon and "/" not in scheme and not os.path.exists(source):
+        if not rest.startswith("//") and not bootstrap.is_agent(scheme.lower()):
+            raise BollardError(f"{name}: no such file", f"an image of a registry is docker://{name}")
+        return definition.from_uri(source)
     if os.path.isdir(source):
         return definition.from_uri(f"localimage:{os.path.abspath(source)}")
     try:

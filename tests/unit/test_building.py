@@ -179,3 +179,8 @@ def test_a_source_that_is_neither_text_nor_image(tmp_path, content, words):
     with pytest.raises(BollardError) as raised:
         builder.load(str(tmp_path / "source"), {})
     assert f"{tmp_path}/source: neither a definition file nor an image or archive; {words}" in str(raised.value)
+
+
+def test_a_name_of_a_registry_is_no_source():
+    with pytest.raises(BollardError, match="^ubuntu:24.04: no such file; an image of a registry is docker://ubuntu:24.04$"):
+        builder.load("ubuntu:24.04", {})
