@@ -250,6 +250,10 @@ def _start(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
 
     if name == "exec" and len(words) == 1:
         raise BollardError("no command given", "name a program of the image, or use `bollard shell`")
+    for option, value in given:
+        if option == "name":
+            hint = "write `bollard instance start IMAGE NAME` for one that others join"
+            raise BollardError(f"--name {value}: only the steps of a job share a container by its name", hint)
     path, opened = _image(given, words)
     values = _values(given, words, path)
     shells = [value for option, value in given if option == "shell"]

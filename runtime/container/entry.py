@@ -88,7 +88,8 @@ def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
     """
     if asked.pwd:
         if not os.path.isdir(asked.pwd):
-            raise BollardError(f"--pwd {asked.pwd}: no such directory in the container", "make it, or bind one there")
+            what = f"working directory {asked.pwd}: no such directory in the container"
+            raise BollardError(what, "make it, or bind one there")
         return os.fsencode(asked.pwd)
     for path in (own, b"" if asked.contain else cwd, os.fsencode(asked.home)):
         if path and os.path.isdir(path) and os.access(path, os.X_OK):

@@ -28,6 +28,10 @@ root=$layer/root
 for name in resolv.conf hosts; do cat "/etc/$name" > "$root/etc/$name"; done
 apt-config dump | grep -E '^Acquire::(Check-Valid-Until|Check-Date|https?::Proxy) ' > "$root/etc/apt/apt.conf.d/90machine" || true
 mount --bind "$target" "$root/var/cache/apt/archives"
+mount -t proc proc "$root/proc"
+mount --bind /dev "$root/dev"
+mount -t tmpfs tmp "$root/tmp"
+chmod 1777 "$root/tmp"
 mkdir -p "$target/partial"
 chroot "$root" apt-get -q update
 chroot "$root" apt-get -q -y --download-only --no-install-recommends install "$@"
@@ -37,15 +41,34 @@ set -e
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 options="-q=2 -o Dir::Etc::SourceList=/repo/list -o Dir::Etc::SourceParts=-"
 apt-get $options update
-apt-get $options --no-install-recommends install PACKAGES > /tmp/log 2>&1 || { cat /tmp/log; exit 1; }
-grep -i 'warning\|error' /tmp/log | grep -v 'unable to delete old directory\|debconf: delaying' || true
+apt-get $options --no-install-recommends install PACKAGES > /var/log/installed 2>&1 || { cat /var/log/installed; exit 1; }
 dpkg-query -W -f '${Package} ${Status}\n' PACKAGES
 id -u redis > /dev/null && getent passwd redis | cut -d: -f1
-emacs --batch --eval '(princ (+ 40 2))'; echo
+emacs --batch --eval '(princ (+ 40 2))' 2> /dev/null; echo
 ssh -V 2>&1 | cut -d_ -f1
 TZ=Asia/Tokyo date +%Z
-apt-get $options purge redis-server > /tmp/log 2>&1 || { cat /tmp/log; exit 1; }
+apt-get $options purge redis-server > /var/log/installed 2>&1 || { cat /var/log/installed; exit 1; }
 dpkg --audit
+mkdir -p /root/rpm && cd /root/rpm
+cat > own.spec << END
+Name: own
+Version: 1
+Release: 1
+Summary: files of another user
+License: none
+BuildArch: noarch
+%description
+A test.
+%install
+mkdir -p %{buildroot}/srv/own && echo x > %{buildroot}/srv/own/file
+%post
+chown daemon:daemon /srv/own/file
+%files
+%attr(0750, daemon, daemon) /srv/own
+END
+rpmbuild --quiet -bb --define '_topdir /root/rpm' own.spec > log 2>&1 || cat log
+rpm -i --nodeps RPMS/noarch/own-1-1.noarch.rpm
+rpm -q own; cat /srv/own/file
 """
 
 
@@ -63,10 +86,14 @@ def repository(cluster: Cluster, images: Images, tmp_path_factory: pytest.TempPa
         entries.append(f"{fields}Filename: ./{package.name}\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n")
     (folder / "Packages").write_text("\n".join(entries))
     (folder / "list").write_text("deb [trusted=yes] file:/repo ./\n")
+    for path in folder.iterdir():
+        path.chmod(0o644 if path.is_file() else 0o755)
+    folder.chmod(0o755)
     return folder
 
 
-@pytest.mark.parametrize("writable", ["--container-writable", "--container-opts=--overlay layer"])
+# /tmp is the container's: maintainer scripts leave directories there.
+@pytest.mark.parametrize("writable", ["--writable-tmpfs", "--overlay layer"])
 def test_packages_of_debian(
     cluster: Cluster, images: Images, work: Work, repository: Path, writable: str
 ) -> None:
@@ -74,9 +101,10 @@ def test_packages_of_debian(
     script = work.write("install.sh", INSTALL.replace("PACKAGES", " ".join(PACKAGES)))
     (work.here / "layer").mkdir()
     cluster.exec(["chown", "alice", f"{work.path}/layer"], user="root")
-    words = ["-N1", "-n1", f"--container={images.sif(cluster.suite, 'small')}", "--container-remap-root", writable]
+    words = ["-N1", "-n1", f"--container={images.sif(cluster.suite, 'small')}", "--container-remap-root"]
+    words.append(f"--container-opts=--no-mount tmp {writable}")
     mount = f"--container-mounts={work.path}/repo:/repo:ro"
     done = cluster.srun(*words, mount, "sh", script, cwd=work.path, seconds=1200)
     wanted = [f"{package} install ok installed" for package in sorted(PACKAGES)]
     assert (done.rc, done.err) == (0, ""), done
-    assert done.out.splitlines() == [*wanted, "redis", "42", "OpenSSH", "JST"], done
+    assert done.out.splitlines() == [*wanted, "redis", "42", "OpenSSH", "JST", "own-1-1.noarch", "x"], done
