@@ -332,7 +332,7 @@ def _host_mirror(suite: str) -> str:
             check=False,
         )
     except FileNotFoundError:
-        return ""
+        return ""  # no apt on this machine: debootstrap knows a mirror itself
     first = ""
     for line in done.stdout.splitlines():
         words = line.split()

@@ -95,7 +95,7 @@ def _is_stopped(handle: int) -> bool:
     try:
         return os.waitid(os.P_PIDFD, handle, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
     except OSError:
-        return False
+        return False  # it has ended
 
 
 def of_image(opened: image.Image, name: str) -> tuple[tuple[str, int], ...]:

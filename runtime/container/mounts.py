@@ -381,6 +381,6 @@ def _read(path: str, flags: int = 0) -> bytes:
     try:
         return os.read(fd, _FILE_MAX)
     except IsADirectoryError:
-        return b""
+        return b""  # a directory differs from any file
     finally:
         os.close(fd)

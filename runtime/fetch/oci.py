@@ -180,8 +180,10 @@ def _ambiguous(name: str, count: int, known: list[str], form: str) -> BollardErr
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     shown = ", ".join(names[:_NAMES_SHOWN]) + more
     if not count:
-        return BollardError(f"{name}: no image of that name", f"it has {shown}" if names else "its images have no names")
-    return BollardError(f"{name}: {count} images of that name", f"add {form} to name one" + (f" of {shown}" if names else ""))
+        has = f"it has {shown}" if names else "its images have no names"
+        return BollardError(f"{name}: no image of that name", has)
+    hint = f"add {form} to name one" + (f" of {shown}" if names else "")
+    return BollardError(f"{name}: {count} images of that name", hint)
 
 
 def from_manifest(document: dict[str, Any], blobs: str, name: str, arch: str = "") -> Layers:
@@ -280,7 +282,8 @@ def for_arch(index: dict[str, Any], arch: str, name: str) -> str:
     others = sorted(one for one in known - {"unknown"} if one.isprintable())
     asked = f"{wanted}/{most}" if most and any(one.partition("/")[0] == wanted for one in others) else wanted
     if not others:
-        raise BollardError(f"{name}: no image of it names an architecture, which has to be {asked}", "name another image")
+        what = f"{name}: no image of it names an architecture, which has to be {asked}"
+        raise BollardError(what, "name another image")
     raise BollardError(f"{name}: no image for {asked}, only for {', '.join(others)}", "name another image, or --arch")
 
 

@@ -115,7 +115,10 @@ def test_an_index_of_images(fetcher: Fetcher, registry: Registry, layouts: dict[
         (("alpine",), "alpine: is not a URI; write docker://alpine"),
         (("--dir", "", "docker://HOST/tiny/one:v1"), "--dir: its value is empty"),
         (("--arch", "amd64/v9", "docker://HOST/tiny/one:v1"), "architecture 'amd64/v9': has no such variant"),
-        (("--arch", "s390x", "--no-https", "docker://HOST/tiny/one:v1"), f"not for s390x; name another image, or --arch {servers.ARCH}"),
+        (
+            ("--arch", "s390x", "--no-https", "docker://HOST/tiny/one:v1"),
+            f"not for s390x; name another image, or --arch {servers.ARCH}",
+        ),
     ],
 )
 def test_what_cannot_be_pulled(fetcher: Fetcher, registry: Registry, words: tuple[str, ...], line: str) -> None:

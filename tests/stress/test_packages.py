@@ -26,7 +26,8 @@ mkdir "$layer/upper" "$layer/work" "$layer/root"
 mount -t overlay -o "lowerdir=$tree,upperdir=$layer/upper,workdir=$layer/work" layer "$layer/root"
 root=$layer/root
 for name in resolv.conf hosts; do cat "/etc/$name" > "$root/etc/$name"; done
-apt-config dump | grep -E '^Acquire::(Check-Valid-Until|Check-Date|https?::Proxy) ' > "$root/etc/apt/apt.conf.d/90machine" || true
+apt-config dump | grep -E '^Acquire::(Check-Valid-Until|Check-Date|https?::Proxy) ' \
+    > "$root/etc/apt/apt.conf.d/90machine" || true
 mount --bind "$target" "$root/var/cache/apt/archives"
 mount -t proc proc "$root/proc"
 mount --bind /dev "$root/dev"
@@ -41,15 +42,15 @@ set -e
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 options="-q=2 -o Dir::Etc::SourceList=/repo/list -o Dir::Etc::SourceParts=-"
 apt-get $options update
-apt-get $options --no-install-recommends install PACKAGES > /var/log/installed 2>&1 || { cat /var/log/installed; exit 1; }
+apt-get $options --no-install-recommends install PACKAGES > /root/log 2>&1 || { cat /root/log; exit 1; }
 dpkg-query -W -f '${Package} ${Status}\n' PACKAGES
 id -u redis > /dev/null && getent passwd redis | cut -d: -f1
 emacs --batch --eval '(princ (+ 40 2))' 2> /dev/null; echo
 ssh -V 2>&1 | cut -d_ -f1
 TZ=Asia/Tokyo date +%Z
-apt-get $options purge redis-server > /var/log/installed 2>&1 || { cat /var/log/installed; exit 1; }
+apt-get $options purge redis-server > /root/log 2>&1 || { cat /root/log; exit 1; }
 dpkg --audit
-mkdir -p /root/rpm && cd /root/rpm
+mkdir -p /root/rpm; cd /root/rpm
 cat > own.spec << END
 Name: own
 Version: 1
@@ -67,7 +68,7 @@ chown daemon:daemon /srv/own/file
 %attr(0750, daemon, daemon) /srv/own
 END
 rpmbuild --quiet -bb --define '_topdir /root/rpm' own.spec > log 2>&1 || cat log
-rpm -i --nodeps RPMS/noarch/own-1-1.noarch.rpm
+rpm -i --nodeps RPMS/noarch/own-1-1.noarch.rpm 2> log || cat log  # it says so under nice(1)
 rpm -q own; cat /srv/own/file
 """
 
@@ -83,7 +84,8 @@ def repository(cluster: Cluster, images: Images, tmp_path_factory: pytest.TempPa
     for package in sorted(folder.glob("*.deb")):
         fields = subprocess.run(["dpkg-deb", "-f", str(package)], capture_output=True, text=True, check=True).stdout
         data = package.read_bytes()
-        entries.append(f"{fields}Filename: ./{package.name}\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n")
+        digest = hashlib.sha256(data).hexdigest()
+        entries.append(f"{fields}Filename: ./{package.name}\nSize: {len(data)}\nSHA256: {digest}\n")
     (folder / "Packages").write_text("\n".join(entries))
     (folder / "list").write_text("deb [trusted=yes] file:/repo ./\n")
     for path in folder.iterdir():

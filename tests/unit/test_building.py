@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from bollard.runtime.build import bootstrap, build_root, builder, scif, trace
+from bollard.runtime.build import bootstrap, build_root, builder, image_files, scif, trace
 from bollard.runtime.build.definition import App
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import oci
@@ -184,3 +184,12 @@ def test_a_source_that_is_neither_text_nor_image(tmp_path, content, words):
 def test_a_name_of_a_registry_is_no_source():
     with pytest.raises(BollardError, match="^ubuntu:24.04: no such file; an image of a registry is docker://ubuntu:24.04$"):
         builder.load("ubuntu:24.04", {})
+
+
+def test_labels_that_are_not_json_are_told(tmp_path, capsys):
+    (tmp_path / ".singularity.d").mkdir()
+    (tmp_path / ".singularity.d/labels.json").write_text('{"a": "b"')
+    place = tree.Tree(str(tmp_path))
+    assert image_files.read_labels(place) == {}
+    place.close()
+    assert "/.singularity.d/labels.json of the image is not JSON" in capsys.readouterr().err

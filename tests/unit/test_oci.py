@@ -147,7 +147,10 @@ def test_names_that_are_none(tmp_path, given, words):
 def test_the_names_in_an_archive_are_told(tmp_path):
     entries = [{"annotations": {"org.opencontainers.image.ref.name": f"v{n}"}, "digest": f"x{n}"} for n in (1, 2)]
     (tmp_path / "index.json").write_text(json.dumps({"manifests": entries}))
-    for tag, words in (("", "2 images of that name; add :TAG to name one of v1, v2"), (":v9", "no image of that name; it has v1, v2")):
+    for tag, words in (
+        ("", "2 images of that name; add :TAG to name one of v1, v2"),
+        (":v9", "no image of that name; it has v1, v2"),
+    ):
         with pytest.raises(BollardError, match=words):
             oci.fetch("oci", f"{tmp_path}{tag}", "")
     entries = [{"annotations": {"org.opencontainers.image.ref.name": f"v{n}"}, "digest": f"x{n}"} for n in range(11)]
