@@ -292,7 +292,7 @@ def is_stopped(state: int) -> bool:
     try:
         return os.pread(state, 512, 0).rpartition(b") ")[2][:1] in (b"T", b"t")
     except OSError:
-        return False
+        return False  # it has ended, which its pidfd tells
 
 
 def silent(name: str) -> BollardError:

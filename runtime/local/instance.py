@@ -108,7 +108,7 @@ def connect(address: str, uid: int) -> tuple[socket, int] | None:
                 time.sleep(0.01)
                 continue
         except OSError:
-            pass
+            pass  # the instance has ended: it is not listed
         peer.close()
         return None
 

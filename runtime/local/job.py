@@ -72,7 +72,7 @@ def records(job: int, folder: str = record.RECORDS) -> list[dict[str, Any]]:
     try:
         names = [name for name in os.listdir(folder) if name.split(".")[0] == str(job)]
     except (FileNotFoundError, PermissionError):
-        return []
+        return []  # no record for this user: the caller asks Slurm
     found = []
     for name in sorted(names):
         try:
@@ -143,7 +143,7 @@ def _run(argv: list[str]) -> str:
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
         )
     except OSError:
-        return ""
+        return ""  # no such command on this host: the caller says that Slurm does not know
     return done.stdout if done.returncode == 0 else ""
 
 
@@ -168,7 +168,7 @@ def _row(fields: Iterable[str], values: Iterable[str]) -> dict[str, Any]:
         try:
             row["entered"] = decode(comment.encode("utf-8", "replace"))
         except (ValueError, BollardError):
-            row["entered"] = {}
+            row["entered"] = {}  # not written by bollard: a comment that somebody has set
     return row
 
 
