@@ -23,6 +23,7 @@ from bollard.runtime.container import (
     fuse,
     idle,
     imports,
+    journal,
     locales,
     memory_limit,
     mounts,
@@ -503,6 +504,7 @@ def serve(container: Container, listener: int, job: int, holder: int = admission
     linux.drop_capabilities()
     watcher = task_reaper.start(job, container.private(listener), container.server, container.server_state)
     container.clock.mark("ready")
+    container.record.ready(container.clock)
     admission.AdmissionLoop(container, listener, job, watcher, holder).run()
 
 
@@ -569,13 +571,18 @@ def _of_step(
     spool = site.spool_directory(words, os.uname().nodename.split(".")[0], here)
     idle.end_oldest(listener, here.idle)
     memory_limit.watch()
+    log = journal.connect(idle.job_of(listener)) if here.journal else None
+    node = os.uname().nodename  # before --hostname changes it
     try:
         container = enter(asked, clock, here, spool, os.fsdecode(program), connection=_witness(words), kept=kept)
-    except BollardError as error:
-        if here.trust and hasattr(error, "trusted"):
-            record.write_refused(words, asked.image, os.uname().nodename, error.trusted)
+    except Exception as error:
+        cause = record.cause(error, clock.phases)
+        record.write_failed(words, asked.image, node, cause, getattr(error, "trusted", []))
+        if log:
+            log.say("failed", [("cause", cause), ("image", asked.image)])
         raise
     container.values = values
     container.by_slurm = True
     container.record.fd, container.record.container = record.descriptor(words)
+    container.record.journal = log
     return container

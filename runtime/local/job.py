@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # The last field can hold any characters, also "|", so the line is split at the first ones only.
 _FIELDS = ("JobID", "UID", "State", "ExitCode", "NTasks", "NodeList", "Start", "End", "AdminComment", "Container")
-_RECORD_MAX = 2 * record.SIZE_MAX
+RECORD_MAX = 2 * record.SIZE_MAX
 
 
 def look(job: int, folder: str = record.RECORDS, collect: bool = False) -> dict[str, Any]:
@@ -65,16 +65,16 @@ def records(job: int, folder: str = record.RECORDS) -> list[dict[str, Any]]:
     for name in sorted(names):
         try:
             with open(f"{folder}/{name}", "rb") as file:
-                text = file.read(_RECORD_MAX)
+                text = file.read(RECORD_MAX)
         except (FileNotFoundError, PermissionError):
             continue  # it was removed, or is another user's
         user = name.split(".")[1] if name.count(".") else ""
-        found += [{**entry, "user": int(user) if user.isdigit() else -1} for entry in _last_lines(text)]
+        found += [{**entry, "user": int(user) if user.isdigit() else -1} for entry in last_lines(text)]
     return sorted(found, key=lambda entry: entry.get("made", 0.0))
 
 
-def _last_lines(text: bytes) -> list[dict[str, Any]]:
-    """Return the last complete line of each container."""
+def last_lines(text: bytes) -> list[dict[str, Any]]:
+    """Return the last complete line of each container, from the text of a record file."""
     found: dict[str, dict[str, Any]] = {}
     for line in text.split(b"\n")[:-1]:
         try:
@@ -92,6 +92,9 @@ def decode(line: bytes) -> dict[str, Any]:
         if name == "steps":
             pairs = (part.rpartition(":") for part in value.split(","))
             found[name] = {step: int(count) for step, _, count in pairs if step}
+        elif name == "phases":
+            times = (part.partition(":") for part in value.split(","))
+            found[name] = {phase: float(length) for phase, _, length in times if phase}
         elif name in ("made", "first", "last", "ended"):
             found[name] = float(value)
         elif name in ("tasks", "keeper"):
@@ -214,6 +217,7 @@ def _entered(entry: dict[str, Any]) -> list[str]:
         *([f"  from {entry['source']}"] if entry.get("source") else []),
         f"  sha256 {entry.get('digest') or 'not in the image'}, file {entry.get('id', '?')}",
         *_trusted(entry),
+        *([f"  no container was made: it failed at {entry['failed']}"] if entry.get("failed") else []),
         f"  first {when('first')}, last {when('last')}, ended {when('ended')}, bollard {entry.get('bollard', '?')}",
     ]
     return [shown(line) for line in lines]
