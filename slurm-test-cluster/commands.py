@@ -295,7 +295,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--site",
         metavar="WORD,...",
-        help="how the site is set up: constrain, cgroup-v2, no-contain, contain_spank, job_container/tmpfs, "
+        help="how the site is set up: configless, constrain, cgroup-v2, no-contain, contain_spank, job_container/tmpfs, "
         "namespace/tmpfs, namespace/linux",
     )
     command("tree", "only make the tree that nodes start from, if it is not there")
