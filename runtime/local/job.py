@@ -2,8 +2,8 @@
 """Read the records of a job: this node's record files, and Slurm's accounting.
 
 here      the file RECORDS/JOB.UID of this node. Root opens it; the keepers write to it.
-slurm     from sacct, or from scontrol if there is no accounting: the requested container, the nodes, the times, the
-          end; and AdminComment, which root has set (account=yes in plugstack.conf)
+slurm     from pyslurm or sacct, or from scontrol if there is no accounting: the requested container, the nodes, the
+          times, the end; and AdminComment, which root has set (account=yes in plugstack.conf)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def look(job: int, folder: str = record.RECORDS, collect: bool = False) -> dict[
     Raises:
         BollardError: neither this node nor Slurm knows the job, or a node does not answer.
     """
-    steps = _sacct(job) or _scontrol(job)
+    steps = _pyslurm(job) or _sacct(job) or _scontrol(job)
     found: dict[str, Any] = {
         "job": job,
         "node": os.uname().nodename.split(".")[0],
@@ -135,6 +135,16 @@ def _run(argv: list[str]) -> str:
     except OSError:
         return ""
     return done.stdout if done.returncode == 0 else ""
+
+
+def _pyslurm(job: int) -> list[dict[str, Any]]:
+    """Return what `_sacct` does, through pyslurm; empty where the site has none that fits."""
+    from bollard.runtime.local import pyslurm_jobs
+
+    if not pyslurm_jobs.version():
+        return []
+    found = pyslurm_jobs.rows(job, _run(["sacct", "--version"]))
+    return [_row(list(row), list(row.values())) for row in found]
 
 
 def _sacct(job: int) -> list[dict[str, Any]]:
