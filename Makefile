@@ -91,6 +91,7 @@ cluster-test: dev
 	$(call ON,$(SUITE)) || $(call ON,$(SUITE),$(AGAIN))
 
 # STRESS='--cancels=20 --crowd=20 --named=10 --seed=1': tests/stress/conftest.py has them all.
+stress: PACKAGES += $(BUILD_PACKAGES) qemu-system-x86:/usr/bin/qemu-system-x86_64 cpio:/usr/bin/cpio
 stress: dev
 	$(PYTHON) -m pytest -q -rP --suite $(SUITE) $(STRESS) tests/stress
 
