@@ -86,7 +86,9 @@ def as_row(job: int, found: dict[str, Any]) -> dict[str, Any]:
     """Return what PROGRAM printed of a job or step in the words of sacct."""
     import time
 
-    row = {name: found[name] or "" for name in ("nodelist", "container", "admincomment") if name in found}
+    row: dict[str, Any] = {
+        name: found[name] or "" for name in ("nodelist", "container", "admincomment") if name in found
+    }
     row["jobid"] = f"{job}.{found['id']}" if "id" in found else str(job)
     row["state"] = str(found["state"])
     row["exitcode"] = f"{found['exit'] or 0}:{found['signal'] or 0}"
