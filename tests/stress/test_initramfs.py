@@ -36,8 +36,6 @@ for user in 0 65534; do
         /usr/lib/bollard/check.sqfs /bin/probe --print-environment > /tmp/out
     echo "EXEC $user $? $(grep -azc ^BOLLARD_CONTAINER= /tmp/out)"
 done
-mkdir -p /tmp/tree/bin && cp /bin/dash /tmp/tree/bin/sh && cp -r /lib /lib64 /tmp/tree 2> /tmp/copied
-bollard exec /tmp/tree sh -c 'echo INSIDE; test -e /init || echo HIDDEN; unshare --user true' 2>&1 | sed 's/^/TREE /'
 bollard site check
 echo END
 poweroff -f
@@ -85,7 +83,5 @@ def test_containers_on_an_initramfs(tree: Path, tmp_path: Path) -> None:
     root = root[-(len(root) - root.index("ROOT")) :]
     assert root[1] == root[2] and "rootfs" in root, root
     assert "EXEC 0 0 1" in text and "EXEC 65534 0 1" in text, text
-    assert "TREE INSIDE\n" in text and "TREE HIDDEN\n" in text, text
-    findings = text[text.index("TREE HIDDEN") :]
-    assert "root filesystem   the initramfs" in findings and "--root=tmpfs" in findings, findings
-    assert "container         a program ran in check.sqfs" in findings, findings
+    assert "root filesystem   the initramfs" in text and "--root=tmpfs" in text, text
+    assert "container         a program ran in check.sqfs" in text, text
