@@ -126,6 +126,12 @@ COMMANDS: dict[str, Command] = {
         False,
     ),
     "cache clean": ("[OPTION...]", "remove what was fetched and is kept", command_options.CACHE_CLEAN, False),
+    "doctor": (
+        "[--json]",
+        "tell what this machine lacks for containers, and what mends it; exit status 1 when something does not work",
+        command_options.DOCTOR,
+        False,
+    ),
     "names": (
         "DIR",
         "make links in DIR by which other programs find bollard: apptainer, singularity, run-singularity",

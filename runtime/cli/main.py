@@ -348,6 +348,12 @@ def _cache(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     return cache.run(name.split()[1], given, words)
 
 
+def _doctor(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import doctor
+
+    return doctor.run(given, words)
+
+
 def _site(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     from bollard.runtime.cli import site as cli_site
 
@@ -487,6 +493,7 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "cache list": _cache,
     "cache pull": _cache,
     "cache clean": _cache,
+    "doctor": _doctor,
     "site install": _site,
     "site configure": _site,
     "site check": _site,

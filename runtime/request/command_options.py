@@ -292,6 +292,7 @@ SITE_CHECK: Own = {
     "nodes": ("LIST", "check these nodes through srun, and show a table: n[1-9], or all"),
     "json": ("", "for programs"),
 }
+DOCTOR: Own = {"json": ("", "for programs")}
 SITE_ROLLBACK: Own = {**_PREFIX, **_CONFIG}
 SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
 
