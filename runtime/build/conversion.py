@@ -113,7 +113,7 @@ def to_file(uri: str, target: str, asked: Settings, *, force: bool) -> None:
             cache.spoil(store, path)
             path = _path(name, asked, store)[0]
         _copy(path, target, force=force)
-        progress.settle()
+        progress.done(f"{image.shown(target)}: {builder.facts(target)}")
 
 
 def _path(name: Reference, asked: Settings, store: Store) -> tuple[str, str]:

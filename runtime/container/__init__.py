@@ -5,6 +5,7 @@ keeper.py: makes the container, in order.
 container.py: a container that is ready for tasks.
 mounts.py: attaches the plan's mounts.
 layers.py: layers above the image, read-only or writable.
+oci_layers.py: the layers of an OCI-SIF image, merged.
 environment.py: which variables a task gets, in Apptainer's order.
 locales.py: the locales that an image has.
 image_shell.py: the image's own shell, for environment scripts.

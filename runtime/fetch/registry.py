@@ -24,7 +24,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from bollard.runtime.errors import BollardError
@@ -83,7 +83,15 @@ def manifest(name: Reference, access: Access) -> bytes:
     return raw
 
 
-def copy(name: Reference, digest: str, blobs: str, scratch: str, access: Access, policy: Policy) -> None:
+def copy(
+    name: Reference,
+    digest: str,
+    blobs: str,
+    scratch: str,
+    access: Access,
+    policy: Policy,
+    watch: Callable[[], None] | None = None,
+) -> None:
     """Fetch the missing blobs of an image into the directory `blobs`/sha256.
 
     name: the reference of the image.
@@ -92,6 +100,7 @@ def copy(name: Reference, digest: str, blobs: str, scratch: str, access: Access,
     scratch: an empty directory on the same filesystem. skopeo writes and checks each blob there before the rename.
     access: how to access the registry.
     policy: the policy that skopeo enforces.
+    watch: called again and again meanwhile.
 
     Raises:
         BollardError: the policy refuses the image, or skopeo is missing or fails.
@@ -103,7 +112,7 @@ def copy(name: Reference, digest: str, blobs: str, scratch: str, access: Access,
         name = Reference(name.uri, name.scheme, f"{reference.repository(name.name)}@{digest}")
     with policies.as_file(policy) as path:
         argv = [f"--policy={path}", *argv]
-        _run(argv, [_address(name), "oci:layout:image"], name, access, "src-", scratch, policy)
+        _run(argv, [_address(name), "oci:layout:image"], name, access, "src-", scratch, policy, watch=watch)
 
 
 def push(name: Reference, layout: str, access: Access) -> None:
@@ -232,6 +241,7 @@ def _run(
     policy: Policy | None = None,
     *,
     writes: bool = False,
+    watch: Callable[[], None] | None = None,
 ) -> bytes:
     options = []
     with _logins(name, access) as authfile:
@@ -243,7 +253,7 @@ def _run(
             if authfile:
                 options.append(f"--{prefix}authfile={os.path.abspath(authfile)}")
         # The path of a layout is relative: skopeo would split an absolute path at a colon.
-        done = _finished(["skopeo", *verb, *options, *words], cwd, name)
+        done = _finished(["skopeo", *verb, *options, *words], cwd, name, watch=watch)
     if done.returncode:
         said = _last_line(done.stderr)
         raise policy and policies.refused(policy, name, said) or explained(name, said, bool(authfile), writes=writes)
@@ -251,7 +261,11 @@ def _run(
 
 
 def _finished(
-    argv: list[str], cwd: str | None, name: Reference, given: bytes | None = None
+    argv: list[str],
+    cwd: str | None,
+    name: Reference,
+    given: bytes | None = None,
+    watch: Callable[[], None] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run skopeo; end it when it neither reads nor writes for a time, because it waits for a silent server for ever."""
     if not shutil.which("skopeo"):
@@ -276,6 +290,8 @@ def _finished(
                     return subprocess.CompletedProcess(argv, process.returncode, out, err)
                 except subprocess.TimeoutExpired:
                     given = None
+                if watch:
+                    watch()
                 now = _traffic(process.pid)
                 if now != moved:
                     moved, at = now, time.monotonic()
