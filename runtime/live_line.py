@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _BAR = 20  # columns
 _LEAST_STEP = 20  # columns of the step's name
+_RICH_LEAST = 60  # columns; a table of rich wraps in less
 _MEGA = 1e6
 
 
@@ -69,10 +70,10 @@ def text(state: State, width: int) -> str:
     """Return the line without its end, at most `width` - 1 columns wide."""
     said = facts(state)
     bar = bool(state.total) and width > len(said) + _BAR + _LEAST_STEP + 14
-    room = max(width - 1 - len("bollard:   ") - len(said) - (_BAR + 2 if bar else 0), 1)
+    room = max(width - 1 - len("bollard:   ") - len(said) - (_BAR + 4 if bar else 0), 1)
     step = shortened(shown(state.step), room)
     rich = loaded()
-    if rich:
+    if rich and width >= _RICH_LEAST:
         return _by_rich(rich, step, said, state if bar else None, width)
     parts = [f"bollard: {step}", *([_plain_bar(state)] if bar else []), said]
     return "  ".join(parts)[: width - 1]

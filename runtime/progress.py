@@ -36,7 +36,7 @@ class _Step:
         self.told = False
         self.moved = 0
         self.total = 0
-        self.samples: list[tuple[float, int]] = []
+        self.samples: list[tuple[float, int]] = [(self.began, 0)]
 
 
 _step: _Step | None = None
@@ -164,7 +164,7 @@ def _draw() -> None:
     from bollard.runtime import live_line
 
     assert _step
-    first = _step.samples[0] if _step.samples else (_step.began, 0)
+    first = _step.samples[0]
     passed = time.monotonic() - first[0]
     rate = (_step.moved - first[1]) / passed if passed > 0.5 else 0
     state = live_line.State(_step.name, time.monotonic() - _step.began, _step.moved, _step.total, rate)

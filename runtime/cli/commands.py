@@ -231,7 +231,7 @@ COMMANDS: dict[str, Command] = {
         command_options.OVERLAY_CREATE,
         False,
     ),
-    "completion": ("bash|zsh|fish", "write what makes a shell complete these commands", {}, False),
+    "completion": ("bash|zsh|fish|powershell", "write what makes a shell complete these commands", {}, False),
     "instance start": (
         "[OPTION...] IMAGE NAME [ARGUMENT...]",
         "start a container that stays in the background, and its startscript",
@@ -315,6 +315,5 @@ REFUSED: dict[str, tuple[str, str]] = {
         ("keyserver login", "keyserver logout"),
         ("a key server takes no login: public keys are public", "leave it out"),
     ),
-    "completion powershell": ("there is no completion for PowerShell", "there is one for bash, zsh and fish"),
     "apps": ("it is a command of Singularity 2", "write `bollard inspect --list-apps IMAGE`"),
 }  # fmt: skip

@@ -10,7 +10,7 @@ first of these logins that exists is used:
     docker's config.json, if a credential helper keeps the login
     skopeo's own files
 
-A password is passed in a file of mode 0600, never as an argument: every user of the machine can read arguments.
+A password is passed in a file in memory, never as an argument: every user of the machine can read arguments.
 """
 
 from __future__ import annotations
@@ -21,20 +21,25 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from errno import EDQUOT, ENOSPC, EROFS
 from typing import NamedTuple
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import logins, oci, reference, web
 from bollard.runtime.fetch import policy as policies
 from bollard.runtime.fetch.logins import Login
 from bollard.runtime.fetch.policy import Policy
 from bollard.runtime.fetch.reference import Reference
+from bollard.runtime.system import linux
 
 _MAX_MANIFEST = 8 << 20
+_IN_MEMORY = "=/proc/self/fd/"
 _WATCH = 0.5  # seconds between two looks at skopeo
 _SAYS = re.compile(r'msg="((?:[^"\\]|\\.)*)"')  # skopeo's log line
 
@@ -256,6 +261,9 @@ def _run(
         done = _finished(["skopeo", *verb, *options, *words], cwd, name, watch=watch)
     if done.returncode:
         said = _last_line(done.stderr)
+        for number in (ENOSPC, EDQUOT, EROFS):
+            if cwd and os.strerror(number).lower() in said.lower():
+                raise causes.of(OSError(number, said), f"{name.uri}: cannot be kept", cwd)
         raise policy and policies.refused(policy, name, said) or explained(name, said, bool(authfile), writes=writes)
     return done.stdout
 
@@ -273,14 +281,17 @@ def _finished(
             f"{name.uri}: needs the program skopeo", "install the package skopeo, or fetch the image elsewhere"
         )
     # A pause that a server asks for with 429 is silent too; skopeo waits a minute at most.
+    parent = os.getpid()
     patience = web.timeout() + 30 if not os.environ.get(web.TIMEOUT_FORM) else web.timeout()
     with subprocess.Popen(
         argv,
         cwd=cwd,
+        # The files in memory that its options name.
+        pass_fds=[int(word.rpartition("/")[2]) for word in argv if _IN_MEMORY in word],
         stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=_without_core,
+        preexec_fn=lambda: _prepare(parent),
     ) as process:
         try:
             moved, at = "", time.monotonic()
@@ -315,8 +326,12 @@ def _traffic(pid: int) -> str:
         return ""  # a kernel without the accounting, or the process has ended: there is nothing to watch
 
 
-def _without_core() -> None:
-    """Let this process leave no core, as its memory holds a password. 1 keeps it from a program too, core(5)."""
+def _prepare(parent: int) -> None:
+    """Let this process end with its parent: who is killed leaves nothing that goes on writing into the cache.
+
+    It leaves no core, as its memory holds a password. 1 keeps the core from a program too, core(5).
+    """
+    linux.die_with_parent(signal.SIGKILL, parent)
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1) if resource.getrlimit(resource.RLIMIT_CORE)[1] else (0, 0))
 
 
@@ -369,10 +384,9 @@ def _resolved(path: str, registry: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _as_file(registry: str, login: Login) -> Iterator[str]:
-    with tempfile.NamedTemporaryFile("w", prefix="bollard-login-", suffix=".json") as file:  # 0600
-        json.dump({"auths": {logins.key(registry): login.entry()}}, file)
-        file.flush()
-        yield file.name
+    data = json.dumps({"auths": {logins.key(registry): login.entry()}}).encode()
+    with policies.in_memory("bollard-login", data) as path:
+        yield path
 
 
 def explained(name: Reference, said: str, tried: bool = False, *, writes: bool = False) -> BollardError:

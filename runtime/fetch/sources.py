@@ -173,10 +173,16 @@ def layers(name: Reference, digest: str, found: dict[str, Any], asked: Settings,
     store: the opened cache.
     """
     wanted = oci.digests(found, name.uri)
-    intact = [cache.is_intact(store, item) for item in wanted]  # a list: all are checked, damaged ones are removed
-    if not all(intact) or not is_accepted(name, digest, store):
-        with cache.scratch(store) as place:
-            _copy(name, digest, found, store.blobs, place, asked, store)
+
+    def complete() -> bool:
+        intact = [cache.is_intact(store, item) for item in wanted]  # a list: all are checked, damaged ones are removed
+        return all(intact) and is_accepted(name, digest, store)
+
+    if not complete():
+        # One process fetches. With a policy of the host, those who find a finished image in the cache come here too.
+        with cache.making(store, "blob", digest, lambda: say_waiting(name)) as place:
+            if not complete():
+                _copy(name, digest, found, store.blobs, place, asked, store)
     return oci.from_manifest(found, store.blobs, name.uri, asked.arch)
 
 
