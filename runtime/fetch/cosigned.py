@@ -17,7 +17,7 @@ import tempfile
 from typing import Any
 
 from bollard.runtime.errors import BollardError, shown
-from bollard.runtime.fetch import oci, policy, reference, registry
+from bollard.runtime.fetch import oci, reference, registry, skopeo_policy
 from bollard.runtime.fetch.reference import Reference
 from bollard.runtime.fetch.registry import Access
 from bollard.runtime.trust import cosign
@@ -116,7 +116,7 @@ def _document(where: Reference, document: dict[str, Any], layer: dict[str, Any],
     with tempfile.TemporaryDirectory(prefix="bollard-cosign-") as place:
         # The host's policy is about images. These are documents, and only a good signature of them counts.
         digest = reference.digest(where)
-        registry.copy(where, digest, f"{place}/blobs", place, access, policy.PERMISSIVE)
+        registry.copy(where, digest, f"{place}/blobs", place, access, skopeo_policy.PERMISSIVE)
         with open(f"{place}/blobs/{wanted.replace(':', '/')}", "rb") as file:
             data = file.read(cosign.DOCUMENT_MAX + 1)
     if f"sha256:{hashlib.sha256(data).hexdigest()}" != wanted:
