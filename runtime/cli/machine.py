@@ -129,14 +129,14 @@ def _kind() -> str:
 
 def _kernel(kind: str) -> Iterator[Finding]:
     release = os.uname().release
-    numbers = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
-    if numbers < host_check.KERNEL:
+    if host_check.numbers(release)[:2] < host_check.KERNEL:
         cures = {
             DEBIAN: "upgrade to Debian 12 or Ubuntu 22.04, or on Debian 11 install linux-image-amd64 of backports",
             FEDORA: "upgrade to EL 9 or a supported Fedora",
             SUSE: "upgrade to SUSE 15 SP4",
         }
-        text = f"Linux {release} is older than {host_check.KERNEL[0]}.{host_check.KERNEL[1]}, which has mount_setattr(2)"
+        least = ".".join(map(str, host_check.KERNEL))
+        text = f"Linux {release} is older than {least}, which has mount_setattr(2)"
         yield Finding("kernel", FAILURE, text, cures.get(kind, "; ".join(cures.values())))
     else:
         yield Finding("kernel", OK, f"Linux {release}")
