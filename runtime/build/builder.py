@@ -20,6 +20,7 @@ from bollard.runtime import causes, progress
 from bollard.runtime.build import bootstrap, build_root, definition, image_files, provenance, sbom, scif, transfers
 from bollard.runtime.build import trace as tracing
 from bollard.runtime.build.definition import Definition, Script, Stage
+from bollard.runtime.build.summary import finished
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import cache, oci, reference
 from bollard.runtime.fetch import sources as fetch
@@ -125,7 +126,7 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
             arguments = request.squash_arguments
             progress.say("packing")
             pack.build(request.target, request.source, records=records, force=request.force, arguments=arguments)
-            _finished(request, facts(request.target))
+            finished(request.target, request.shown)
 
         # A sandbox can have files of subordinate ids. Only a user namespace that maps these ids can read them.
         if way.kind == rootless.SUBIDS:
@@ -278,7 +279,7 @@ def _carry_out(
         image_files.fix_permissions(root)
     if request.sandbox:
         _keep_sandbox(request.target, root, place)
-        _finished(request, "built")
+        finished(request.target, request.shown)
         return
     progress.say("packing")
     text = (step.tree.read("/.singularity.d/Singularity") or b"").decode("utf-8", "surrogateescape")
@@ -293,25 +294,7 @@ def _carry_out(
         force=request.force,
         arguments=request.squash_arguments,
     )
-    _finished(request, facts(request.target))
-
-
-def _finished(request: Request, result: str) -> None:
-    """Note that the build has ended, and print its result, unless `exec` or `pull` goes on with the image."""
-    if request.shown:
-        progress.settle()
-    else:
-        progress.done(f"{request.target}: {result}")
-
-
-def facts(path: str) -> str:
-    """Return size and digest of an image file for the last line of a command."""
-    opened = image.open_image(path)
-    try:
-        digest = opened.digest()
-    finally:
-        opened.close()
-    return f"{os.path.getsize(path) / 1e6:.1f} MB" + (f", sha256:{digest[:12]}" if digest else "")
+    finished(request.target, request.shown)
 
 
 def _bases(

@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         status = _main(["run", *argv] if _name == IMAGE_LAUNCHER else argv)
         sys.stdout.flush()
     except BollardError as error:
-        _end_progress()
+        if "bollard.runtime.progress" in sys.modules:
+            sys.modules["bollard.runtime.progress"].abandon()  # the live line of a step
         print("bollard:", *map(shown, str(error).split("\n")), file=sys.stderr)
         return error.code
     except BrokenPipeError:
@@ -69,13 +70,6 @@ def main(argv: list[str] | None = None) -> int:
         _drop_output()  # so that a full disk is reported only once
         return 255
     return status
-
-
-def _end_progress() -> None:
-    """Remove the line of a running step from the terminal, if one was shown."""
-    shown_steps = sys.modules.get("bollard.runtime.progress")
-    if shown_steps:
-        shown_steps.abandon()
 
 
 _name = "bollard"

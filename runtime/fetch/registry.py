@@ -43,6 +43,8 @@ _IN_MEMORY = "=/proc/self/fd/"
 _WATCH = 0.5  # seconds between two looks at skopeo
 _SAYS = re.compile(r'msg="((?:[^"\\]|\\.)*)"')  # skopeo's log line
 
+_STATUS = re.compile(r"\b([45]\d\d) \(([a-z ]+)\)")  # "500 (Internal Server Error)"
+
 _MISSING = (
     "manifest unknown", "name unknown", "manifest_unknown", "name_unknown", "not found", "no such image",
     "not known to registry", "image may not exist",
@@ -389,6 +391,28 @@ def _as_file(registry: str, login: Login) -> Iterator[str]:
         yield path
 
 
+def _transfer(uri: str, host: str, said: str) -> BollardError | None:
+    """Return the error for a message of skopeo about a transfer that began; None for another message.
+
+    uri: the image, for the message.
+    host: the registry.
+    said: skopeo's message.
+    """
+    text = said.lower()
+    status = _STATUS.search(text)
+    if "digest did not match" in text:
+        return BollardError(f"{uri}: damaged: {host} sent a layer that does not match its digest", "try again")
+    if "unexpected eof" in text or "connection reset" in text:
+        return BollardError(f"{uri}: {host} has ended the connection half-way", "try again")
+    if status and status[1].startswith("5"):
+        return BollardError(f"{uri}: {host} answers {status[1]} {status[2]}", "try again later")
+    if "unsupported protocol scheme" in text:
+        return BollardError(f"{uri}: {host} redirects to what is no web address", "ask who runs the registry")
+    if status and status[1] == "404" and "reading blob" in text:
+        return BollardError(f"{uri}: {host} lacks a layer of it", "push it again, or ask who runs the registry")
+    return None
+
+
 def explained(name: Reference, said: str, tried: bool = False, *, writes: bool = False) -> BollardError:
     """Return the error for a message of skopeo, with a hint.
 
@@ -421,6 +445,9 @@ def explained(name: Reference, said: str, tried: bool = False, *, writes: bool =
     if has(*_AWAY):
         reason = next(word for word in _AWAY if word in text)
         return BollardError(f"{name.uri}: {host} cannot be reached: {reason}", "check its name and the network")
+    broken = _transfer(name.uri, host, said)
+    if broken:
+        return broken
     if has(*_REFUSED):
         if tried:
             return BollardError(f"{name.uri}: {host} refuses your login", "check name and password, and what you may")
