@@ -176,11 +176,11 @@ lint: dev
 	cd .dev && $(MYPY) -p bollard
 	cd slurm-test-cluster && $(MYPY) *.py && $(MYPY) --scripts-are-modules cluster && $(MYPY) --scripts-are-modules images
 	cd tests && $(MYPY) building.py conftest.py dev_tree.py
-	cd tests/cluster && MYPYPATH=.. $(MYPY) .
+	cd tests/cluster && MYPYPATH=..:../builds $(MYPY) .
 	cd tests/unit && MYPYPATH=.. $(MYPY) $(LOOSE) .
 	cd tests/peers && MYPYPATH=../../spank_plugin:..:../builds $(MYPY) $(LOOSE) .
 	cd tests/gpu && MYPYPATH=../../spank_plugin $(MYPY) $(LOOSE) .
-	cd bench && MYPYPATH=../tests/peers $(MYPY) $(LOOSE) *.py
+	cd bench && MYPYPATH=../tests/peers:../tests/builds $(MYPY) $(LOOSE) *.py
 	cd tests/fuzz && MYPYPATH=.. $(MYPY) .
 	cd tests/builds && MYPYPATH=.. $(MYPY) .
 	cd tests/stress && MYPYPATH=../cluster:.. $(MYPY) .

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import servers
-from conftest import Builder
+from building import Builder
 from fetcher import Fetcher, words_of
 from servers import Registry
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import Builder
+from building import Builder
 from fetcher import Fetcher, words_of
 from servers import OCI_MANIFEST
 

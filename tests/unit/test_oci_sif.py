@@ -69,6 +69,7 @@ def test_an_ext3_layer(path, layers):
 def test_a_changed_layer_is_found(path, layers):
     written(path, layers)
     opened = image.open_image(str(path))
+    assert opened.oci
     with path.open("r+b") as file:
         file.seek(opened.oci.layers[1].offset + 2000)
         file.write(b"changed")
