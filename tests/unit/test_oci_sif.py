@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 
 import oci_sif_files as files
 import pytest
+import signed_images
 from test_main import command, refused
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.image import image, oci_sif
+from bollard.runtime.image import image, image_sbom, oci_sif
 from bollard.runtime.local import metadata
+from bollard.runtime.trust import evidence
 
 CONFIG = {
     "Env": ["PATH=/opt/bin:/bin", "GREETING=hello $you", "BAD-NAME=1"],
@@ -204,3 +208,40 @@ def test_what_is_not_done_with_it(path, layers):
     assert "is an OCI-SIF image, and only" not in refused("build", f"{path}.sif", str(path))
     line = refused("overlay", "create", str(path))
     assert "is an OCI-SIF image" in line, line
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    return signed_images.Keys(tmp_path_factory.mktemp("keys"))
+
+
+class TestTrust:
+    """A site's policy sees it as unsigned unless somebody has signed it, and no SBOM of anybody's is about it."""
+
+    def signers(self, path, keys, monkeypatch):
+        monkeypatch.setattr(evidence, "GPGV", shutil.which("gpgv"))
+        fd, found = image.open_sif(str(path))
+        try:
+            return evidence.signers_of(fd, found, keys.ring)
+        finally:
+            os.close(fd)
+
+    def test_signatures(self, path, layers, keys, monkeypatch):
+        written(path, layers)
+        assert self.signers(path, keys, monkeypatch) == frozenset()
+        keys.sign(path)
+        assert self.signers(path, keys, monkeypatch) == {keys.public["good"].fingerprint}
+        opened = image.open_image(str(path), "x86_64")  # it still runs
+        at = opened.oci.layers[1].offset + 200
+        opened.close()
+        with path.open("r+b") as file:
+            file.seek(at)
+            byte = file.read(1)
+            file.seek(at)
+            file.write(bytes([byte[0] ^ 1]))
+        assert self.signers(path, keys, monkeypatch) == frozenset()
+
+    def test_no_sbom(self, path, layers):
+        fd, found = image.open_sif(str(written(path, layers)))
+        assert image_sbom.text_of(fd, found) is None
+        os.close(fd)
