@@ -86,6 +86,7 @@ AGAIN := --last-failed --last-failed-no-failures none
 # A cache for each suite, for clusters run beside each other.
 ON = $(PYTHON) -m pytest -q -o cache_dir=.pytest_cache/$(1) --suite $(1) $(2) tests/cluster tests/hostile
 
+cluster-test: PACKAGES += $(BUILD_PACKAGES)
 cluster-test: dev
 	$(call ON,$(SUITE)) || $(call ON,$(SUITE),$(AGAIN))
 

@@ -43,7 +43,13 @@ def documents(
 
 
 def write(path: Path, blobs: list[bytes], index: bytes | dict[str, Any], groups: dict[int, int] | None = None) -> Path:
-    """Write an OCI-SIF file. `groups`: number of the object from 1 -> its group, 1 for those that are not named."""
+    """Write an OCI-SIF file; as `packed`."""
+    path.write_bytes(packed(blobs, index, groups))
+    return path
+
+
+def packed(blobs: list[bytes], index: bytes | dict[str, Any], groups: dict[int, int] | None = None) -> bytes:
+    """The bytes of an OCI-SIF file. `groups`: number of the object from 1 -> its group, 1 for those not named."""
     root = index if isinstance(index, bytes) else json.dumps(index).encode()
     objects = [(BLOB, data) for data in blobs] + [(ROOT_INDEX, root)]
     total = len(objects) + 8
@@ -61,8 +67,7 @@ def write(path: Path, blobs: list[bytes], index: bytes | dict[str, Any], groups:
         total * 585, start, at - start,
     )  # fmt: skip
     whole = header.ljust(_TABLE, b"\0") + table.ljust(total * 585, b"\0")
-    path.write_bytes(whole + b"".join(data for _, data in objects))
-    return path
+    return whole + b"".join(data for _, data in objects)
 
 
 def squashfs(tree: Path, *pseudo: str) -> bytes:
