@@ -76,8 +76,9 @@ def _bundles(name: Reference, key: Any, digest: str, access: Access) -> list[str
     faults = []
     listed = found[1].get("manifests")
     for entry in (listed if isinstance(listed, list) else [])[:_SIGNATURES_MAX]:
-        if not isinstance(entry, dict) or not str(entry.get("artifactType")).startswith(cosign.BUNDLE):
+        if not isinstance(entry, dict):
             continue
+        # Not by the artifactType in the index: cosign 3.1 writes there that the configuration is empty.
         other = oci.digests({"layers": [entry]}, name.uri)[0]
         where = _at(name, f"@{other}")
         document = _object(registry.manifest(where, access), other, name)

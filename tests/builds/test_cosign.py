@@ -67,7 +67,8 @@ def bundle(signer: Signer, digest: str, predicate: str = "https://sigstore.dev/c
 def attach_bundle(registry: Registry, digest: str, text: bytes) -> None:
     """Put a bundle beside an image, for a registry without a list of referrers."""
     other = registry.put("tiny/one", "bundle", [servers.entry(text, BUNDLE)], [text])
-    listed: dict[str, Any] = {"mediaType": servers.OCI_MANIFEST, "digest": other, "size": 1, "artifactType": BUNDLE}
+    listed: dict[str, Any] = {"mediaType": servers.OCI_MANIFEST, "digest": other, "size": 1,
+                              "artifactType": "application/vnd.oci.empty.v1+json"}  # fmt: skip
     index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [listed]}).encode()
     # The size is that of the manifest; a registry checks only that the manifest is there.
     registry._request("PUT", f"/v2/tiny/one/manifests/{digest.replace(':', '-')}", index, INDEX)
