@@ -232,6 +232,7 @@ class TestTrust:
         keys.sign(path)
         assert self.signers(path, keys, monkeypatch) == {keys.public["good"].fingerprint}
         opened = image.open_image(str(path), "x86_64")  # it still runs
+        assert opened.oci
         at = opened.oci.layers[1].offset + 200
         opened.close()
         with path.open("r+b") as file:
