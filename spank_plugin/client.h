@@ -37,6 +37,17 @@ void refuse_idle_options(void);
  * the runtime checks it, in a child. fail() for a mistake. */
 char *make_spec(const char *container, const char *cwd, int multi_prog);
 
+/* spec.c: calls a function of the embedded runtime, python_check() or python_look(), in a child, with `text`. Returns
+ * what it wrote, for the caller to free, and stores in *status the child's exit status, as from waitpid(2). The child
+ * prints the reason of a failure, unless `call` gives none. fail() when no child can be started. */
+typedef int runtime_fn(const char *tree, const char *text, int out, char *why, size_t size);
+char *runtime_answer(runtime_fn *call, const char *text, int *status);
+
+/* preflight.c: warns when the image's MPI does not connect the ranks of this step, or sets --mpi where the user said
+ * nothing and the site lets bollard choose. `image` is the path of the image, `name` the image as the user named it,
+ * `cwd` the directory of the tasks. Changes nothing else. */
+void preflight(const char *image, const char *name, const char *cwd, int multi_prog);
+
 /* spec.c: returns 1 when two specs differ at most in --container-verbose, or when both are NULL; else 0. */
 int same_container(const char *a, const char *b);
 
@@ -63,6 +74,12 @@ int is_set(const char *value);
  * what Slurm returns: negative or another non-zero number for a failure. */
 int set_slurm_option(const char *name, const char *value);
 int reset_slurm_option(const char *name);
+
+/* slurm_options.c: returns MpiDefault of slurm.conf; "none" when it is not set. */
+const char *slurm_default_mpi(void);
+
+/* slurm_options.c: returns 1 when this machine has Slurm's plugin for `--mpi=TYPE`, else 0. */
+int slurm_has_mpi(const char *type);
 
 /* slurm_options.c: returns Slurm's version as a number: 2205 for 22.05. fail() when Slurm does not tell it. */
 int slurm_version(spank_t spank);
