@@ -70,6 +70,10 @@ const char *slurm_option(const char *name);
  * "invalid-context". */
 int is_set(const char *value);
 
+/* slurm_options.c: returns 1 when the user has given Slurm's option `name`, on the command line or by a variable; 0 when
+ * not, or when this Slurm does not tell. slurm_option() also returns values that Slurm has set itself. */
+int is_given(const char *name);
+
 /* slurm_options.c: both return 0, and -1 when this Slurm does not export the call. set_slurm_option() otherwise returns
  * what Slurm returns: negative or another non-zero number for a failure. */
 int set_slurm_option(const char *name, const char *value);

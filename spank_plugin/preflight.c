@@ -212,7 +212,8 @@ static int choose(const char *use, const char *how)
 
 void preflight(const char *image, const char *name, const char *cwd, int multi_prog)
 {
-	const char *said = slurm_option("mpi"), *standard = slurm_default_mpi(), *program = program_word();
+	const char *said = is_given("mpi") ? slurm_option("mpi") : NULL, *standard = slurm_default_mpi();
+	const char *program = program_word();
 	const char *how, *family = NULL;
 	int chooses = !is_set(said) && site_says("\n" SITE_CHOOSES_MPI), hosts;
 	char path[PATH_MAX], begin[64], shown[64], *text, *use, *bad;

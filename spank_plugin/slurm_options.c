@@ -15,6 +15,7 @@
 #include <slurm/slurm.h>
 
 typedef char *get_fn(void *opt, const char *name);
+typedef bool isset_fn(void *opt, const char *name);
 typedef int reset_fn(void *opt, const char *name);
 typedef int set_fn(void *opt, const char *name, const char *value, bool early);
 
@@ -85,6 +86,14 @@ int slurm_has_mpi(const char *type)
 int is_set(const char *value)
 {
 	return value && strcmp(value, "unset") != 0 && strcmp(value, "invalid-context") != 0;
+}
+
+int is_given(const char *name)
+{
+	void *opt = dlsym(RTLD_DEFAULT, "opt");
+	isset_fn *isset = (isset_fn *) dlsym(RTLD_DEFAULT, "slurm_option_isset");
+
+	return opt && isset && isset(opt, name);
 }
 
 const char *program_word(void)

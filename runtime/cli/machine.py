@@ -16,7 +16,7 @@ import tempfile
 from typing import TYPE_CHECKING, NamedTuple
 
 from bollard.runtime import installed
-from bollard.spank_plugin import check, probes
+from bollard.spank_plugin import host_check, probes
 from bollard.spank_plugin.finding import FAILURE, OK, WARNING, Finding
 
 if TYPE_CHECKING:
@@ -130,13 +130,14 @@ def _kind() -> str:
 def _kernel(kind: str) -> Iterator[Finding]:
     release = os.uname().release
     numbers = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
-    if numbers < check.KERNEL:
+    if numbers < host_check.KERNEL:
         cures = {
             DEBIAN: "upgrade to Debian 12 or Ubuntu 22.04, or on Debian 11 install linux-image-amd64 of backports",
             FEDORA: "upgrade to EL 9 or a supported Fedora",
             SUSE: "upgrade to SUSE 15 SP4",
         }
-        text = f"Linux {release} is older than {check.KERNEL[0]}.{check.KERNEL[1]}, which has mount_setattr(2)"
+        needed = ".".join(map(str, host_check.KERNEL))
+        text = f"Linux {release} is older than {needed}, which has mount_setattr(2)"
         yield Finding("kernel", FAILURE, text, cures.get(kind, "; ".join(cures.values())))
     else:
         yield Finding("kernel", OK, f"Linux {release}")

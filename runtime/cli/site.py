@@ -15,7 +15,7 @@ from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site, site_config
 
 if TYPE_CHECKING:
-    from bollard.spank_plugin.install import Where
+    from bollard.spank_plugin.installation import Where
 
 
 def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
@@ -79,7 +79,8 @@ def _ecl(words: list[str]) -> int:
 
 def _where(chosen: dict[str, str]) -> Where:
     """Return the paths of the installation: those of the options, else of the existing installation, else defaults."""
-    from bollard.spank_plugin.install import Where, read_manifest
+    from bollard.spank_plugin.install import read_manifest
+    from bollard.spank_plugin.installation import Where
 
     prefix = os.path.abspath(chosen.get("prefix") or site.load(installed.PREFIX).prefix or Where().prefix)
     try:

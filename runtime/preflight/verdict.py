@@ -47,7 +47,8 @@ def text(found: Contents, programs: dict[str, str]) -> str:
             lines.append(" ".join(["use", name, *use]))
         for how in wireup.TYPES:
             outcome, what = wireup.judged(mpis, how)
-            if outcome != wireup.OK:
+            # With none, the user most likely starts no MPI program: only one that names a library is worth a warning.
+            if outcome != wireup.OK and (name, how) != ("any", "none"):
                 lines.append(f"bad {name} {how} {outcome} {what}")
     for word, family in list(programs.items())[-_PROGRAMS_MAX:]:
         lines.append(f"program {family or '-'} {word}")
