@@ -9,6 +9,10 @@ from bollard.runtime.causes import one_line
 from bollard.runtime.image import image
 from bollard.runtime.preflight import image_root, verdict
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bollard.runtime.preflight.contents import Contents
+
 
 def look(request: bytes, out: int) -> None:
     """Look into an image, keep the verdict in the cache, and write it to the descriptor `out`.
@@ -45,6 +49,22 @@ def made(path: str, program: str, environ: os._Environ[str] | dict[str, str]) ->
         text = f"{verdict.HEAD}\nunread {one_line(error)}\n"
     verdict.keep(place, text)
     return text
+
+
+def read_again(path: str, environ: os._Environ[str] | dict[str, str]) -> Contents:
+    """Return the contents of the image at `path`, and put the verdict on it into the cache in place of an older one.
+
+    environ  environment variables, which name the place of the cache
+
+    Raises:
+        BollardError: the image cannot be opened, or this machine cannot show what is in it.
+    """
+    found = image_root.read(path)
+    opened = image.open_image(path)
+    place = verdict.place(identity(opened.identity, path), environ)
+    opened.close()
+    verdict.keep(place, verdict.text(found, verdict.programs(verdict.cached(place))))
+    return found
 
 
 def identity(found: tuple[int, int, int], path: str) -> tuple[int, int, int]:
