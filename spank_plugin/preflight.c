@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The pre-flight in srun, before the job queues: warns when the image's MPI does not connect the ranks by the step's
- * --mpi, and chooses --mpi where the user said nothing and the site lets bollard choose. runtime/preflight/ looks into
+ * --mpi, and chooses it where the user said nothing and the site lets bollard choose. runtime/preflight/ looks into
  * the image and makes the verdict, a text whose form verdict.py explains. Here it is read, from the cache if it is
  * there. Nothing here refuses a step: a failure leaves it as it is. */
 #define _GNU_SOURCE
@@ -197,17 +197,42 @@ static void warn(const char *name, const char *how, const char *line, const char
 		unsetenv(ENV_TOLD);  /* the launcher then says it a second time */
 }
 
-/* Sets --mpi where the user said nothing. Returns 1 when the step then needs no warning. */
-static int choose(const char *use, const char *how)
+/* Starts this srun again with `type` in SLURM_MPI_TYPE: Slurm has loaded the plugin of its default type before plugins
+ * see the options, and never loads another one. Nothing is submitted yet. Returns only on failure. */
+static void start_again(const char *type)
+{
+	const char *conf = getenv("SLURM_CONF");
+	FILE *line = fopen("/proc/self/cmdline", "re");
+	char **argv = NULL, *word = NULL;
+	size_t count = 0, size = 0;
+
+	for (; line && getdelim(&word, &size, '\0', line) > 0; word = NULL, size = 0) {
+		char **grown = realloc(argv, (count + 2) * sizeof(*argv));
+
+		if (!grown)
+			return;
+		argv = grown;
+		argv[count++] = word;
+		argv[count] = NULL;
+	}
+	if (!count || setenv("SLURM_MPI_TYPE", type, 1) < 0)
+		return;
+	unsetenv(ENV_SPEC);
+	unsetenv(ENV_TOLD);
+	if (conf && strncmp(conf, "/proc/", strlen("/proc/")) == 0)  /* a descriptor of this process: without slurmd */
+		unsetenv("SLURM_CONF");
+	execv("/proc/self/exe", argv);
+	unsetenv("SLURM_MPI_TYPE");
+}
+
+/* Chooses --mpi where the user said nothing. Returns when the site's default works, or none of the types that do. */
+static void choose(const char *use, const char *how)
 {
 	char list[64];
 	const char *offered = first_offered(use);
 
-	if (!use || snprintf(list, sizeof(list), " %s ", use) < 0)
-		return 0;
-	if (strstr(list, how))  /* the site's default works */
-		return 1;
-	return offered && set_slurm_option("mpi", offered) == 0;
+	if (use && snprintf(list, sizeof(list), " %s", use) > 0 && !strstr(list, how) && offered)
+		start_again(offered);
 }
 
 void preflight(const char *image, const char *name, const char *cwd, int multi_prog)
@@ -242,7 +267,9 @@ void preflight(const char *image, const char *name, const char *cwd, int multi_p
 	snprintf(begin, sizeof(begin), "bad %s %s ", family ? family : "any", how);
 	bad = line_of(text, begin);
 	snprintf(shown, sizeof(shown), is_set(said) ? "--mpi=%.40s" : "MpiDefault=%.40s", is_set(said) ? said : standard);
-	if (!(chooses && choose(use, how)) && bad && (is_set(said) || family) && slurm_has_mpi(how))
+	if (chooses)
+		choose(use, how);
+	if (bad && (is_set(said) || family) && slurm_has_mpi(how))
 		warn(name, shown, bad, use, ranks);
 	free(bad);
 	free(use);
