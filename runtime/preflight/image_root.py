@@ -6,7 +6,7 @@ The child has namespaces of its own. They end with it, and the file server too.
 
 from __future__ import annotations
 
-import json
+import marshal
 import os
 
 from bollard.runtime.container import fuse
@@ -55,14 +55,14 @@ def _in_child(opened: image.Image, program: str) -> Contents:
     name = image.shown(opened.path)
     if not text:
         raise BollardError(f"{name}: its file server gave no answer in {_SECONDS} s", "see `bollard doctor`")
-    answer: Contents = json.loads(text)
+    answer: Contents = marshal.loads(text)
     if "error" in answer:
         raise BollardError(f"{name}: cannot be looked into: {answer['error']}", "see `bollard doctor`")
     return answer
 
 
 def _answer(opened: image.Image, program: str, writer: int) -> None:
-    """Write the contents as JSON and end this process, which is a child."""
+    """Write the contents and end this process, which is a child."""
     import _signal as signal
 
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -81,7 +81,7 @@ def _answer(opened: image.Image, program: str, writer: int) -> None:
         from bollard.runtime.causes import one_line
 
         answer = {"error": one_line(error)}
-    data = json.dumps(answer).encode()
+    data = marshal.dumps(answer)
     while data:
         data = data[os.write(writer, data) :]
     os._exit(0)

@@ -14,7 +14,6 @@ rebuilt image has another one.
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from bollard.runtime import constants
@@ -107,8 +106,12 @@ def keep(path: str, verdict: str) -> None:
 def _remove_oldest(folder: str, names: list[str]) -> None:
     ages = []
     for name in names:
-        with contextlib.suppress(OSError):  # another process has removed it
+        try:
             ages.append((os.stat(f"{folder}/{name}").st_mtime, name))
+        except OSError:
+            continue  # another process has removed it
     for _, name in sorted(ages)[: -_FILES_MAX // 2]:
-        with contextlib.suppress(OSError):
+        try:
             os.unlink(f"{folder}/{name}")
+        except OSError:
+            continue  # the same
