@@ -111,7 +111,7 @@ int MPI_Init(void) { return texts[0][0]; }
 def compiled(folder: Path, name: str, text: str, *more: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "x.c").write_text(text)
-    command = [os.environ.get("CC", "cc"), "-o", folder / name, folder / "x.c", *more]
+    command = [os.environ.get("CC", "cc"), "-o", str(folder / name), str(folder / "x.c"), *more]
     subprocess.run(command, check=True)
     return folder / name
 
