@@ -245,7 +245,7 @@ void preflight(const char *image, const char *name, const char *cwd, int multi_p
 	long ranks = tasks();
 
 	how = type_of(is_set(said) ? said : standard);
-	if (!how || ranks < 2)
+	if (!how || ranks < 2 || getenv("I_MPI_PMI_LIBRARY"))  /* Intel MPI's own way: that library asks Slurm itself */
 		return;
 	program = program && !multi_prog ? program : "";
 	hosts = is_on_host(program, cwd, path);

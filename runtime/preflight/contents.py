@@ -111,8 +111,8 @@ class Root:
             os.close(fd)
 
     def _variables(self) -> dict[str, list[str]]:
-        """Return the directories that the image's scripts of .singularity.d/env put into PATH and LD_LIBRARY_PATH."""
-        found: dict[str, list[str]] = {"PATH": [], "LD_LIBRARY_PATH": []}
+        """Return the directories that the image's scripts of .singularity.d/env put into variables."""
+        found: dict[str, list[str]] = {"PATH": [], "LD_LIBRARY_PATH": [], "I_MPI_PMI_LIBRARY": []}
         for name in self.names("/.singularity.d/env"):
             fd = self.open(f"/.singularity.d/env/{name}")
             if fd < 0:
@@ -228,6 +228,8 @@ def _mpi(root: Root, soname: str, path: str, fd: int) -> dict[str, Any]:
     marks = ["pmix"] if any(word.startswith("libpmix.so") for word in needed) else []
     if b"unsupported PMI version" in text:
         marks.append("refuses")  # MPICH ends the program if it finds a PMI that it does not know
+    if name == "Intel MPI" and root.variables["I_MPI_PMI_LIBRARY"]:
+        marks.append("library")
     if name == "Intel MPI" and _has(root, "libpmix.so"):  # it loads the library by this name
         marks.append("pmix")
     if name == "Open MPI":

@@ -66,6 +66,11 @@ def test_a_verdict_as_text():
     assert verdict.programs("\n".join(lines("musl", true="", ring="pmi2"))) == {"true": "", "ring": "pmi2"}
 
 
+def test_intel_mpi_with_a_library_for_pmi():
+    (mpi, _) = IMAGES["impi-rt"]["mpi"]
+    assert {wireup.outcome({**mpi, "marks": ["library"]}, how) for how in wireup.TYPES} == {wireup.OK}
+
+
 def test_a_program_that_names_no_library_is_judged_by_all_of_the_image():
     assert "bad any pmix apart Intel MPI 2021.19.0 without PMIx" in lines("impi-rt")
     assert not [line for line in lines("bookworm-mpi.sif") if line.startswith(("bad any", "use any"))]
