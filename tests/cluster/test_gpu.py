@@ -114,9 +114,9 @@ def test_an_images_own_newer_cuda(cluster: Cluster, node_with_card: str, plain: 
     (plain / "usr/local/cuda").symlink_to("cuda-13.0")
     (folder / "libcuda.so.1").symlink_to("libcuda.so.580.95.05")
     try:
-        for drivers, text in (("550,580", drivers.LOADED), ("535,550", "the image's")):
+        for releases, text in (("550,580", drivers.LOADED), ("535,550", "the image's")):
             drivers.compile_library(
-                folder / "libcuda.so.580.95.05", "libcuda.so.1", drivers.talking("the image's"), drivers
+                folder / "libcuda.so.580.95.05", "libcuda.so.1", drivers.talking("the image's"), releases
             )
             done = cluster.exec(command, NODE)
             assert done.out == f"{text}\n", done
