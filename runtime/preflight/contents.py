@@ -72,7 +72,7 @@ class Root:
         try:
             fd = linux.open_in_root(self._fd, path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:
-            return []
+            return []  # most images lack most of these directories
         try:
             return sorted(os.listdir(fd))[:_NAMES_MAX]
         finally:
