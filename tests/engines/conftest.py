@@ -94,6 +94,13 @@ def login(cluster: Cluster, work: Work) -> Callable[[str], Login]:
 
 
 @pytest.fixture(scope="session")
+def debian(cluster: Cluster) -> None:
+    """Install Debian's Snakemake and cwltool on the controller."""
+    cluster.front("add", "cwltool", "snakemake")
+    cluster.front("add", "python3-setuptools")  # cwltool wants it, and its package only recommends it
+
+
+@pytest.fixture(scope="session")
 def seen(pytestconfig: pytest.Config) -> Iterator[dict[str, dict[str, str]]]:
     """What ran, by row of docs/engines.md: the release, and what it ran. Written when everything was run."""
     found: dict[str, dict[str, str]] = {}

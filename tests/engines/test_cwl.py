@@ -30,8 +30,7 @@ def test_cwltool(login, work, image, seen):
     seen["cwltool"] = {"version": here.version("cwltool")}
 
 
-def test_cwltool_of_debian(login, work, image, cluster, seen):
-    cluster.front("add", "cwltool", "snakemake")
+def test_cwltool_of_debian(login, work, image, debian, seen):
     here = login("")
     here.good(
         prepare(work, image) + "cwltool --singularity --outdir out fruit.cwl job.yml",

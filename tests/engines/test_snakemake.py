@@ -34,8 +34,7 @@ def test_snakemake_9_submits_to_slurm(login, work, image, seen):
     seen["Snakemake, Slurm executor"] = {"version": here.version("snakemake-executor-plugin-slurm")}
 
 
-def test_snakemake_7_of_debian(login, work, image, cluster, seen):
-    cluster.front("add", "cwltool", "snakemake")
+def test_snakemake_7_of_debian(login, work, image, debian, seen):
     prepare(work, image)
     here = login("")
     here.good("snakemake --cores 2 --use-singularity")
