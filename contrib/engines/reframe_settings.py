@@ -7,6 +7,7 @@ class Bollard(containers.ContainerPlatform):
     """Slurm's `--container`: one container for all tasks of a node."""
 
     def emit_prepare_commands(self, stagedir):
+        """Return no commands: nothing is to be done before."""
         return []
 
     def launch_command(self, stagedir):

@@ -68,7 +68,7 @@ def _with_opts(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
         split = shlex.split(" ".join(words))
     except ValueError as error:
         raise BollardError(f"container-opts {' '.join(words)!r}: {error}", "close every quotation mark") from None
-    found, rest = command_line.parse(split, "exec", command_options.FETCH)
+    found, rest = command_line.parse(split, "exec", command_options.FETCH, shared=True)
     if rest:
         raise BollardError(f"container-opts: {rest[0]!r} is not an option", "an option's value may need an = before it")
     for name, _ in found:

@@ -2,12 +2,14 @@
 """The engines on the test cluster, and the file that says what ran.
 
 A test that is not marked `every_run` needs an engine that takes minutes to install. It runs with --all-engines only,
-which `make engines` gives. Such a run writes tests/engines/results.json, from which docs/engines_page.py makes its table.
+which `make engines` gives. Such a run writes tests/engines/results.json, from which docs/engines_page.py makes its
+table.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
+os.environ.setdefault("BOLLARD_CLUSTER", "engines")
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "cluster")]
 
@@ -80,7 +83,6 @@ class Login(NamedTuple):
         done = self.run(script, seconds, **env)
         assert done.rc == 0, f"{script}\n{done.out[-4000:]}\n{done.err[-6000:]}"
         return done.out
-
 
     def version(self, package: str) -> str:
         """Return the release of a package of PyPI."""

@@ -27,15 +27,15 @@ CACHE = Path(os.environ.get("BOLLARD_ENGINES", "/var/cache/bollard-engines"))
 PLACE = "/images/engines"
 # The releases that were run when this table was written; a change here installs anew.
 ENGINES = {
-    "snakemake": ("snakemake==9.27.1", "snakemake-executor-plugin-slurm"),
-    "cwltool": ("cwltool",),
-    "miniwdl": ("miniwdl",),
-    "reframe": ("ReFrame-HPC",),
-    "spython": ("spython",),
-    "toil": ("toil[cwl]",),
-    "shpc": ("singularity-hpc",),
+    "snakemake": ("snakemake==9.27.1", "snakemake-executor-plugin-slurm==2.8.0"),
+    "cwltool": ("cwltool==3.3.20260925135507",),
+    "miniwdl": ("miniwdl==1.16.0",),
+    "reframe": ("ReFrame-HPC==4.10.4",),
+    "spython": ("spython==0.3.14",),
+    "toil": ("toil[cwl]==9.6.0",),
+    "shpc": ("singularity-hpc==0.1.32",),
 }
-# In a layer above the suite's tree: an environment at `place`, filled by the pip of the environment that runs the tests.
+# In a layer above the suite's tree: an environment at `place`, filled by the pip of the one that runs the tests.
 # Debian's own pip would need packages, whose installation waits for the cluster's.
 _INSTALL = r"""
 set -eu
@@ -89,7 +89,10 @@ def show(suite: str, name: str) -> str:
         shown.parent.mkdir(parents=True, exist_ok=True)
         # Hard links, where both are on one filesystem.
         for how in ("-al", "-a"):
-            if subprocess.run(["cp", how, str(kept), str(shown)], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            if (
+                subprocess.run(["cp", how, str(kept), str(shown)], stderr=subprocess.DEVNULL, check=False).returncode
+                == 0
+            ):
                 break
             suites.remove_tree(shown)
     return f"{PLACE}/{name}"

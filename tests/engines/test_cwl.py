@@ -43,7 +43,8 @@ def test_cwltool_of_debian(login, work, image, debian, seen):
 def test_toil(login, work, image, seen):
     here = login("toil")
     here.good(
-        prepare(work, image) + "toil-cwl-runner --singularity --batchSystem single_machine --outdir out fruit.cwl job.yml",
+        prepare(work, image)
+        + "toil-cwl-runner --singularity --batchSystem single_machine --outdir out fruit.cwl job.yml",
         CWL_SINGULARITY_CACHE=f"{work.path}/cache",
     )
     check(work)

@@ -28,10 +28,10 @@ def test_nextflow(login, work, image, seen, name):
             f'set +u; env - PATH="$PATH" ${{TMP:+{flavour}ENV_TMP="$TMP"}} ${{TMPDIR:+{flavour}ENV_TMPDIR="$TMPDIR"}} '
             f'${{NXF_TASK_WORKDIR:+{flavour}ENV_NXF_TASK_WORKDIR="$NXF_TASK_WORKDIR"}} '
             f"{flavour}ENV_NXF_DEBUG=${{NXF_DEBUG:=0}} {name} exec --no-home --pid -B {work.path} {image} "
-            f"/bin/bash -c \"cd {task}; eval $(nxf_container_env); /bin/bash -ue {task}/.command.sh\""
+            f'/bin/bash -c "cd {task}; eval $(nxf_container_env); /bin/bash -ue {task}/.command.sh"'
         )
         run = (
-            "nxf_container_env() {\ncat << EOF\nexport PATH=\"\\$PATH\"\nexport GREETING=\"from Nextflow\"\nEOF\n}\n"
+            'nxf_container_env() {\ncat << EOF\nexport PATH="\\$PATH"\nexport GREETING="from Nextflow"\nEOF\n}\n'
             f"export NXF_TASK_WORKDIR=$PWD\n{launch}\n"
         )
         here.good(f"mkdir -p {task} && cd {task} && ln -s {source}/{files[number]} {files[number]}")
