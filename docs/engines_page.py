@@ -38,7 +38,7 @@ ROWS = (
         "`[scheduler] container_backend = singularity`"),
     Row("ReFrame", "`apptainer exec -B… --pwd /rfm_workdir IMG CMD`", "platforms `Apptainer` and `Singularity`"),
     Row("spython", "`singularity exec`, `run`, `inspect`, `build`, `instance start`", ""),
-    Row("shpc", "`singularity exec -B … IMG CMD` in wrapper scripts", "with an image file: `shpc install NAME img.sif`"),
+    Row("shpc", "`singularity exec -B … IMG CMD` in wrapper scripts", "`shpc install NAME img.sif`"),
     Row("Nextflow", "`env - PATH=… SINGULARITYENV_…=… singularity exec --no-home --pid -B … IMG /bin/bash -c …`",
         "the line of its source, not Nextflow itself; both names"),
     Row("Galaxy", "`singularity -s exec --contain --cleanenv --ipc --pid --no-mount tmp -B … --home … IMG sh …`",

@@ -63,7 +63,9 @@ def test_snakemake_profile(login, work, image, seen):
 @pytest.mark.every_run
 def test_nextflow_configuration(login, work, image, seen):
     """The script that Nextflow submits for a task: its header has `clusterOptions`; it runs .command.sh itself."""
-    options = re.search(r"clusterOptions = '([^']*)'", with_image("nextflow.config", image))[1]
+    found = re.search(r"clusterOptions = '([^']*)'", with_image("nextflow.config", image))
+    assert found
+    options = found[1]
     here = login("")
     work.write("lines", LINES)
     files = ("lines", "upper", "sorted", "count")
