@@ -20,7 +20,6 @@ rule all:
 rule upper:
     input: "lines"
     output: "upper"
-    resources: tasks=2
     shell: "{resources.mpi} -n {resources.tasks} sh -c 'test $SLURM_PROCID = 1 || {{ tr a-z A-Z < {input};"
         " cat /etc/debian_version; }}' > {output}"
 
