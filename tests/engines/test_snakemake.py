@@ -28,7 +28,7 @@ def test_snakemake_9_submits_to_slurm(login, work, image, seen):
     here.good(
         "snakemake --executor slurm --jobs 3 --sdm apptainer --latency-wait 20"
         " --default-resources runtime=5 mem_mb=0 slurm_account=none --slurm-no-account"
-        " --slurm-status-command=squeue --slurm-init-seconds-before-status-checks=2"
+        " --slurm-status-command=squeue --slurm-init-seconds-before-status-checks=12"
     )
     assert right(work.read("sorted")) and work.read("count").strip() == "4"
     seen["Snakemake, Slurm executor"] = {"version": here.version("snakemake-executor-plugin-slurm")}

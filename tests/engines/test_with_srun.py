@@ -42,7 +42,6 @@ def with_image(name, image):
     return text.replace("/path/to/img.sif", image)
 
 
-@pytest.mark.every_run
 def test_snakemake_profile(login, work, image, seen):
     """Rules whose command begins with {resources.mpi}, with two ranks in the first."""
     work.write("lines", LINES)
@@ -52,7 +51,7 @@ def test_snakemake_profile(login, work, image, seen):
     work.write("bollard/config.yaml", with_image("snakemake/config.yaml", image))
     done = here.run(
         "snakemake --workflow-profile bollard --slurm-no-account --slurm-status-command=squeue"
-        " --slurm-init-seconds-before-status-checks=2"
+        " --slurm-init-seconds-before-status-checks=12"
     )
     assert done.rc == 0, here.run("cat .snakemake/slurm_logs/*/*").out + done.err
     assert right(work.read("sorted")) and work.read("count").strip() == "4"
