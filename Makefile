@@ -153,13 +153,17 @@ fuzz: dev
 fuzz-c: dev
 	$(PYTHON) tests/fuzz/run.py --seconds $(SECONDS) --only c
 
-# The unit tests of C with AddressSanitizer, which static programs and Slurm's own cannot have; then a plugin in which
-# undefined behaviour ends the process, on the cluster. The usual plugin is installed again at the end.
+# The unit tests of C with AddressSanitizer, which static programs cannot have. Then, on a cluster of its own, Slurm's
+# plugin with AddressSanitizer, inside slurmstepd and srun (slurm-test-cluster/daemons.py). Then a plugin in which
+# undefined behaviour ends the process; the usual plugin is installed again at the end.
 WITH_ASAN = LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 BOLLARD_SANITIZE=address
 C_TESTS := $(patsubst %,tests/unit/test_%.py,enter entry inside program multiprog image_probe spec_text privilege job_cgroup \
 	job_end job_folder job_place)
 sanitize: dev
 	$(WITH_ASAN) $(PYTHON) -m pytest -q $(wildcard $(C_TESTS))
+	export BOLLARD_CLUSTER=asan BOLLARD_SANITIZE=slurmstepd; $(CLUSTER) up --suite $(SUITE) --plugin; \
+	status=0; $(PYTHON) -m pytest -q --suite $(SUITE) --installed tests/cluster/test_running.py || status=$$?; \
+	$(CLUSTER) down --suite $(SUITE); exit $$status
 	BOLLARD_SANITIZE=undefined $(CLUSTER) up --suite $(SUITE) --plugin
 	BOLLARD_SANITIZE=undefined $(CLUSTER) plugin --suite $(SUITE)
 	status=0; $(PYTHON) -m pytest -q --suite $(SUITE) --installed tests/cluster/test_running.py \

@@ -376,7 +376,7 @@ def _let_children_go() -> None:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
     except ChildProcessError:
-        pass
+        pass  # no child is left
 
 
 def _first_look(asked: Spec, base: str, words: int, server: int, opened: Image) -> int:

@@ -191,6 +191,12 @@ def test_without_a_compiled_form_the_defaults_hold(tmp_path):
     assert site.load(str(tmp_path)).home is False
 
 
+def test_a_compiled_form_that_is_too_large_is_no_shorter_policy(tmp_path):
+    (tmp_path / site.NAME).write_bytes(b"home=0\n" + b"#" * site.SIZE_MAX)
+    with pytest.raises(BollardError, match="bytes or more"):
+        site.load(str(tmp_path))
+
+
 def test_a_compiled_form_that_is_none(tmp_path):
     for data in (b"\xff=1\n", b"spool=%zz\n"):
         (tmp_path / site.NAME).write_bytes(data)
