@@ -311,7 +311,14 @@ def _verdict(path: str, digest: str) -> tuple[bool, str]:
     try:
         if opened.kind == image.DIRECTORY:
             return True, "is a directory: nothing to compare"
-        now = sif_write.sha256(opened.fd, opened.offset, opened.offset + opened.size)
+        if opened.oci:
+            from bollard.runtime.image import oci_sif
+
+            now = oci_sif.measured(opened.fd, opened.oci, path)
+        else:
+            now = sif_write.sha256(opened.fd, opened.offset, opened.offset + opened.size)
+    except BollardError as error:
+        return False, error.message.replace(path + ": ", "", 1)
     finally:
         opened.close()
     if not digest:
