@@ -457,6 +457,7 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "site install": _site,
     "site configure": _site,
     "site check": _site,
+    "site stats": _site,
     "site ecl": _site,
     "site rollback": _site,
     "site uninstall": _site,

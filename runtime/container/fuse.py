@@ -248,11 +248,13 @@ class Deadline:
         """Start to watch the file server `pid`. `state` is what `open_state` returned for it."""
         self._end, other = socketpair()
         handle = os.pidfd_open(pid)  # before the fork: the child may be in another process namespace
+        parent = os.getpid()
         if os.fork():
             other.close()
             os.close(handle)
             return
         try:
+            linux.die_with_parent(_SIGKILL, parent)  # also when its user has stopped it
             self._end.close()
             linux.name_process("bollard-watch")
             poll = select.poll()

@@ -407,4 +407,5 @@ def serve(container: Container, listener: int, job: int, holder: int = admission
     linux.drop_capabilities()
     watcher = task_reaper.start(job, container.private(listener), container.server, container.server_state)
     container.clock.mark("ready")
+    container.record.ready(container.clock)
     admission.AdmissionLoop(container, listener, job, watcher, holder).run()
