@@ -60,6 +60,7 @@ SOURCES = {
         *("shim", "client", "client_options", "spec", "image_probe", "image_program", "slurm_options"),
         *("components", "multiprog", "header", "stepd", "keeper", "argv", "refusal", "account", "slurmctld"),
         *("privilege", "root_owned", "wire", "python", "job_cgroup", "job_folder", "job_place", "job_end"),
+        *("preflight", "program"),
     ),
     "bollard-keeper": ("keeper_main", "witness", "python", "refusal", "wire"),
     "bollard-enter": ("enter", "entry", "script", "become", "scratch", "supervise", "ranks", "program", "wire"),
@@ -80,6 +81,7 @@ CALLBACKS = """
 extern "Python" void keep(char *spec, char *site, char *program, int listener, int job, int before, long long forked,
                           long long dropped, char *why, int size, int *verdict);
 extern "Python" void check(char *spec, int out, char *why, int size, int *verdict);
+extern "Python" void look(char *request, int out, char *why, int size, int *verdict);
 """
 
 
@@ -159,7 +161,8 @@ def compile_c(output: Path, files: list[Path], *flags: str) -> None:
     Raises:
         BollardError: the compiler failed; its own messages are on stderr.
     """
-    command = [toolchain.compiler(), *WARNINGS, *toolchain.sanitizers(), "-o", str(output), *map(str, files), *flags]
+    command = [toolchain.compiler(), *WARNINGS, *toolchain.sanitizers(output.name), "-o", str(output)]
+    command += [*map(str, files), *flags]
     done = subprocess.run(command, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise BollardError(f"{output.name} did not compile", f"the command was: {' '.join(command)}")

@@ -55,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         status = _main(["run", *argv] if _name == IMAGE_LAUNCHER else argv)
         sys.stdout.flush()
     except BollardError as error:
+        if "bollard.runtime.progress" in sys.modules:
+            sys.modules["bollard.runtime.progress"].abandon()  # the live line of a step
         print("bollard:", *map(shown, str(error).split("\n")), file=sys.stderr)
         return error.code
     except BrokenPipeError:
@@ -221,10 +223,7 @@ def _values(given: list[tuple[str, str]], words: list[str], path: str) -> list[t
 
     if not words:
         raise BollardError("no image named", "name a SIF file, a squashfs file or a directory")
-    try:
-        cwd = os.getcwd()
-    except FileNotFoundError:
-        raise BollardError("the current directory does not exist any more", "change to one that does") from None
+    cwd = command_line.current_directory(os.environ)
     values = [("image", path), ("asked", words[0]), ("cwd", cwd), ("userhome", _home())]
     asked = [pair for pair in given if pair[0] in options.ROWS]
     values += forms.resolve([*asked, *command_line.variables(os.environ)])
@@ -253,6 +252,10 @@ def _start(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
 
     if name == "exec" and len(words) == 1:
         raise BollardError("no command given", "name a program of the image, or use `bollard shell`")
+    for option, value in given:
+        if option == "name":
+            hint = "write `bollard instance start IMAGE NAME` for one that others join"
+            raise BollardError(f"--name {value}: only the steps of a job share a container by its name", hint)
     path, opened = _image(given, words)
     values = _values(given, words, path)
     shells = [value for option, value in given if option == "shell"]
@@ -346,6 +349,12 @@ def _cache(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     from bollard.runtime.cli import cache
 
     return cache.run(name.split()[1], given, words)
+
+
+def _doctor(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import doctor
+
+    return doctor.run(given, words)
 
 
 def _site(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
@@ -453,6 +462,7 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "cache list": _cache,
     "cache pull": _cache,
     "cache clean": _cache,
+    "doctor": _doctor,
     "site install": _site,
     "site configure": _site,
     "site check": _site,

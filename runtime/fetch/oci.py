@@ -26,8 +26,8 @@ MAX_JSON = 8 << 20
 _MAX_LAYERS = 1024
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
-_VARIABLE = re.compile(r"[A-Za-z_][0-9A-Za-z_]*")
 _REF_NAME = "org.opencontainers.image.ref.name"
+_NAMES_SHOWN = 8  # of the images in an archive, in a message
 
 
 class Layers(NamedTuple):
@@ -92,48 +92,6 @@ def unpack(layers: Layers, tree: Tree, name: str) -> None:
             apply(file, tree, what, digest)
 
 
-def scripts(config: dict[str, Any]) -> dict[str, str]:
-    """Return the scripts for an image's configuration: path below `.singularity.d` and text."""
-    lines = ["#!/bin/sh"]
-    for pair in _strings(config.get("Env")):
-        name, equals, value = pair.partition("=")
-        if not _VARIABLE.fullmatch(name):
-            continue
-        quoted = re.sub(r'(["\\`$])', r"\\\1", value)
-        if not equals:
-            lines.append(f'export {name}="${{{name}:-}}"')
-        elif name == "PATH":
-            lines.append(f'export PATH="{quoted}"')
-        else:
-            lines.append(f'export {name}="${{{name}:-"{quoted}"}}"')
-    return {
-        "env/10-docker2singularity.sh": "\n".join(lines) + "\n",
-        "runscript": _runscript(_strings(config.get("Entrypoint")), _strings(config.get("Cmd"))),
-    }
-
-
-def labels(config: dict[str, Any]) -> dict[str, str]:
-    """Return the labels in an image's configuration."""
-    found = config.get("Labels")
-    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
-
-
-def _runscript(entrypoint: list[str], cmd: list[str]) -> str:
-    """Return a script that runs ENTRYPOINT with the arguments, or with CMD if there are no arguments."""
-
-    def words(parts: list[str]) -> str:
-        return " ".join("'" + part.replace("'", "'\\''") + "'" for part in parts)
-
-    lines = ["#!/bin/sh"]
-    if cmd:
-        lines += ["if [ $# -eq 0 ]; then", f"    set -- {words(cmd)}", "fi"]
-    if entrypoint:
-        lines.append(f'set -- {words(entrypoint)} "$@"')
-    elif not cmd:
-        lines += ["if [ $# -eq 0 ]; then", "    set -- /bin/sh", "fi"]
-    return "\n".join([*lines, 'exec "$@"', ""])
-
-
 def _strings(value: object) -> list[str]:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
@@ -176,7 +134,12 @@ def _from_layout(layout: str, tag: str, name: str, arch: str) -> Layers:
 
 def _ambiguous(name: str, count: int, known: list[str], form: str) -> BollardError:
     names = [one for one in known if one.isprintable() and one]
-    hint = f"add {form} to name one" + (f" of {', '.join(names[:8])}" if names else "")
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    shown = ", ".join(names[:_NAMES_SHOWN]) + more
+    if not count:
+        has = f"it has {shown}" if names else "its images have no names"
+        return BollardError(f"{name}: no image of that name", has)
+    hint = f"add {form} to name one" + (f" of {shown}" if names else "")
     return BollardError(f"{name}: {count} images of that name", hint)
 
 
@@ -202,7 +165,7 @@ def _check_arch(config: dict[str, Any], arch: str, name: str) -> None:
     found, wanted = config.get("architecture"), arch.partition("/")[0]
     if wanted and isinstance(found, str) and found and found != wanted:
         shown = found if found.isprintable() else ascii(found)
-        raise BollardError(f"{name}: is for {shown}, not for {wanted}", "leave --arch out, or name another image")
+        raise BollardError(f"{name}: is for {shown}, not for {wanted}", f"name another image, or --arch {shown}")
 
 
 def digests(document: dict[str, Any], name: str) -> list[str]:
@@ -246,7 +209,7 @@ def _is_plain(path: str) -> bool:
 
 
 def for_arch(index: dict[str, Any], arch: str, name: str) -> str:
-    """Return the digest of the best image in an index.
+    """Return the digest of the best image in an index; else of the one entry that is an index itself.
 
     index: the index.
     arch: Go's name of the architecture, optionally with a variant; "" for this machine's.
@@ -257,9 +220,13 @@ def for_arch(index: dict[str, Any], arch: str, name: str) -> str:
     """
     arch = arch or sif.arch_name(os.uname().machine)
     wanted, most = arch.partition("/")[0], variants.highest(arch)
-    known, best, digest = set(), -1, ""
+    known, best, digest, inner = set(), -1, "", set()
     for item in map(_dict, _list(index.get("manifests"))):
         platform = _dict(item.get("platform"))
+        if not platform.get("architecture"):
+            if item.get("mediaType") in _INDEXES:
+                inner.add(_digest(item, name))
+            continue
         found, variant = str(platform.get("architecture")), str(platform.get("variant") or "")
         known.add(f"{found}/{variant}" if variant else found)
         if found != wanted or platform.get("os", "linux") != "linux":
@@ -267,10 +234,13 @@ def for_arch(index: dict[str, Any], arch: str, name: str) -> str:
         rank = variants.rank(wanted, variant, most)
         if rank > best:
             best, digest = rank, _digest(item, name)
-    if digest:
-        return digest
+    if digest or len(inner) == 1:
+        return digest or inner.pop()
     others = sorted(one for one in known - {"unknown"} if one.isprintable())
     asked = f"{wanted}/{most}" if most and any(one.partition("/")[0] == wanted for one in others) else wanted
+    if not others:
+        what = f"{name}: no image of it names an architecture, which has to be {asked}"
+        raise BollardError(what, "name another image")
     raise BollardError(f"{name}: no image for {asked}, only for {', '.join(others)}", "name another image, or --arch")
 
 

@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final
 
+    from bollard.runtime.image import oci_sif
+
 SQUASHFS: Final = "squashfs"
 DIRECTORY: Final = "directory"
 
 SQUASHFS_MAGIC: Final = b"hsqs"
 _LAUNCH_SIZE: Final = 31  # bytes: the line "#!..." that Singularity 2.4 to 2.6 writes before the squashfs
+_LAUNCH_MAX: Final = 128  # bytes of such a line that somebody else has written
 _SUPERBLOCK_SIZE: Final = 96
 _COMPRESSIONS: Final = {1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
 _SNIFF_SIZE: Final = 2048  # reaches ext3's magic number at 1080
@@ -47,7 +50,7 @@ _TRANSPORTS: Final = ("docker-archive", "docker-daemon", "oci", "oci-archive", "
 
 # Hints for a file that is not an image: offset, the bytes at this offset, hint. The first match is used.
 _LOOKS_LIKE: Final = (
-    (31 + 1080, b"\x53\xef", "is it an ext3 image of Singularity 2? build it again as a SIF file"),
+    (31 + 1080, b"\x53\xef", "is it an ext3 image of Singularity 2? convert it with `apptainer build NEW.sif IMAGE`"),
     (0, b"#!/usr/bin/env run-singularity", "it was a SIF file; copy or build it again"),
     (0, b"#!", "is it a script?"),
     (0, b"\x7fELF", "is it a program? name the image first, then the program"),
@@ -58,7 +61,7 @@ _LOOKS_LIKE: Final = (
     (0, b"BZh", "is it a bzip2 archive? convert it to a SIF file first"),
     (257, b"ustar", "is it a docker or OCI archive? convert it to a SIF file first"),
     (0, b"LUKS\xba\xbe", "is it an encrypted disk? encrypted images are not supported yet"),
-    (1080, b"\x53\xef", "is it an ext3 image? build it again as a SIF file"),
+    (1080, b"\x53\xef", "is it an ext3 image? convert it with `apptainer build NEW.sif IMAGE`"),
     (1024, b"\xe2\xe1\xf5\xe0", "is it an EROFS image? build it again as a SIF file"),
     (0, b"version https://git-lfs", "is it a Git LFS pointer? fetch the file with `git lfs pull`"),
     (0, b"<!DOCTYPE", "is it a web page? download the image again"),
@@ -76,11 +79,12 @@ class Image:
     offset, size: the place of the squashfs in the file, in bytes; 0 for a directory.
     compression: name of the squashfs compression ("zstd"); "" for a directory.
     arch: Go's name of the architecture ("amd64"); None if the image does not name one.
-    overlays: the overlay partitions of a SIF file.
+    overlays: the overlay partitions of a SIF file, or the ext3 layer of an OCI-SIF file.
+    oci: the content of an OCI-SIF file, else None. Its lowest layer is at `offset`.
     identity: (st_ino, st_size, st_mtime_ns). It is equal on all nodes that see the same shared file.
     """
 
-    __slots__ = ("_sif", "arch", "compression", "fd", "identity", "kind", "offset", "overlays", "path", "size")
+    __slots__ = ("_sif", "arch", "compression", "fd", "identity", "kind", "oci", "offset", "overlays", "path", "size")
 
     def __init__(self, path: str, fd: int, kind: str, identity: tuple[int, int, int]) -> None:
         self.path = path
@@ -91,7 +95,8 @@ class Image:
         self.size = 0
         self.compression = ""
         self.arch: str | None = None
-        self.overlays: list[sif.Descriptor] = []
+        self.overlays: list[sif.Descriptor | oci_sif.Layer] = []
+        self.oci: oci_sif.Contents | None = None
         self._sif: sif.Sif | None = None
 
     @property
@@ -104,7 +109,12 @@ class Image:
         return sif.metadata(self.fd, self._sif) if self._sif else None
 
     def digest(self) -> str:
-        """Return the SHA-256 that the image file records for its filesystem; "" if it records none."""
+        """Return the SHA-256 that the image file records for its filesystem; "" if it records none.
+
+        For an OCI-SIF file it is that of the manifest, which names the layers.
+        """
+        if self.oci:
+            return self.oci.digest.partition(":")[2]
         return sif.digest(self.fd, self._sif) if self._sif else ""
 
     def close(self) -> None:
@@ -146,7 +156,8 @@ def open_sif(path: str, writable: bool = False) -> tuple[int, sif.Sif]:
             raise BollardError(f"{name}: is {what}", "name a SIF file")
         first = sif.pread(fd, min(info.st_size, _SNIFF_SIZE), 0, name)
         if not sif.is_sif(first):
-            hint = "it is squashfs without SIF" if first.startswith(SQUASHFS_MAGIC) else _guess(first)
+            squashfs = squashfs_offset(first) >= 0
+            hint = f"it is squashfs without SIF; `bollard build NEW.sif {name}` makes one" if squashfs else guess(first)
             raise BollardError(f"{name}: not a SIF image", hint)
         return fd, sif.read(fd, info.st_size, name)
     except BaseException:
@@ -185,29 +196,51 @@ def _identify(path: str, name: str, fd: int, machine: str) -> Image:
     first = sif.pread(fd, min(info.st_size, _SNIFF_SIZE), 0, name)
     if sif.is_sif(first):
         image._sif = sif.read(fd, info.st_size, name)
+        if sif.is_oci(image._sif):
+            return _identify_oci(image, name, machine)
         part = sif.primary(image._sif)
         image.offset, image.size = part.offset, part.size
-        image.overlays = sif.overlays(image._sif)
+        image.overlays += sif.overlays(image._sif)
         image.arch = part.arch or image._sif.header.arch
         _check_arch(name, image.arch, machine)
     elif squashfs_offset(first) >= 0:
         image.offset = squashfs_offset(first)
         image.size = info.st_size - image.offset
     else:
-        raise BollardError(f"{name}: not a SIF or squashfs image (first bytes: {_quoted(first[:4])})", _guess(first))
+        raise BollardError(f"{name}: not a SIF or squashfs image (first bytes: {_quoted(first[:4])})", guess(first))
     image.compression = check_superblock(name, fd, image.offset, image.size)
+    return image
+
+
+def _identify_oci(image: Image, name: str, machine: str) -> Image:
+    """Fill in the properties of an OCI-SIF file."""
+    from bollard.runtime.image import oci_sif
+
+    assert image._sif
+    image.oci = oci_sif.read(image.fd, image._sif)
+    image.arch = image.oci.arch
+    _check_arch(name, image.arch, machine)
+    for layer in reversed(image.oci.layers):  # the lowest last: its place and compression are the image's
+        image.offset, image.size = layer.offset, layer.size
+        image.compression = check_superblock(name, image.fd, layer.offset, layer.size)
+    if image.oci.writable:
+        image.overlays.append(image.oci.writable)
     return image
 
 
 def squashfs_offset(first: bytes) -> int:
     """Return the offset of the squashfs in a file that is not a SIF file, in bytes; -1 if it has none.
 
-    `first` are the first bytes of the file, at least 35.
+    `first` are the first bytes of the file, at least 132. Before the squashfs, a line may name the program that starts
+    the image.
     """
     if first.startswith(SQUASHFS_MAGIC):
         return 0
-    old = first.startswith(b"#!") and first[_LAUNCH_SIZE:].startswith(SQUASHFS_MAGIC)
-    return _LAUNCH_SIZE if old else -1
+    if first.startswith(b"#!"):
+        for offset in (_LAUNCH_SIZE, first.find(b"\n", 0, _LAUNCH_MAX) + 1):
+            if first.startswith(SQUASHFS_MAGIC, offset):
+                return offset
+    return -1
 
 
 def is_root(names: Iterable[str]) -> bool:
@@ -299,7 +332,8 @@ def _refuse_other_directories(name: str, fd: int) -> None:
         )
 
 
-def _guess(first: bytes) -> str:
+def guess(first: bytes) -> str:
+    """Return a hint for a file that is no image; `first` are its first bytes."""
     for at, magic, hint in _LOOKS_LIKE:
         if first[at : at + len(magic)] == magic:
             return hint

@@ -101,7 +101,7 @@ def load(prefix: str) -> Site:
     """Return the settings in the installation at `prefix`; the defaults if it has no site.conf.
 
     Raises:
-        BollardError: site.conf cannot be parsed.
+        BollardError: site.conf cannot be parsed, or is too large.
     """
     try:
         fd = os.open(f"{prefix}/{NAME}", os.O_RDONLY | os.O_CLOEXEC)
@@ -111,6 +111,10 @@ def load(prefix: str) -> Site:
         text = os.read(fd, SIZE_MAX)
     finally:
         os.close(fd)
+    if len(text) == SIZE_MAX:  # what is behind it could be a rule that refuses
+        raise BollardError(
+            f"{NAME} of the installation has {SIZE_MAX} bytes or more", "the site's administrator should shorten it"
+        )
     return parse(text)
 
 

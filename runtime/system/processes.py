@@ -13,7 +13,7 @@ def handle(pid: int) -> int:
     try:
         return os.pidfd_open(pid)
     except OSError:
-        return -1
+        return -1  # it has ended
 
 
 def wait(handles: list[int], seconds: float) -> list[int]:

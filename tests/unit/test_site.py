@@ -28,6 +28,7 @@ cwd: off
 writable: yes
 mpirun: false
 gpu: always
+mpi: auto
 spool: /var/spool/slurmd.%n
 registry: yes
 image-programs: no
@@ -140,6 +141,7 @@ def _example():
         ("spool: spool\n", '1: spool: "spool" does not begin with /; name the directory in full'),
         ("spool:\n", "1: spool: nothing where a directory is expected; write its path, from / on"),
         ("gpu: sometimes\n", '1: gpu: "sometimes" is not auto, always or never; write `gpu: auto`'),
+        ("mpi: pmix\n", '1: mpi: "pmix" is not auto or slurm; write `mpi: auto`'),
         ("gpu: yes\n", '1: gpu: "yes" is not auto, always or never; write `gpu: auto`'),
         ("images-allowed: {a: b}\n", "1: images-allowed: a set of keys is no list; begin each item with `- `"),
         ("environment: [A]\n", "1: environment: a list is no set of names; write one `NAME: value` a line"),
@@ -190,6 +192,12 @@ def test_without_a_compiled_form_the_defaults_hold(tmp_path):
     assert site.load(str(tmp_path)).home is True
     (tmp_path / site.NAME).write_bytes(b"home=0\n")
     assert site.load(str(tmp_path)).home is False
+
+
+def test_a_compiled_form_that_is_too_large_is_no_shorter_policy(tmp_path):
+    (tmp_path / site.NAME).write_bytes(b"home=0\n" + b"#" * site.SIZE_MAX)
+    with pytest.raises(BollardError, match="bytes or more"):
+        site.load(str(tmp_path))
 
 
 def test_a_compiled_form_that_is_none(tmp_path):
