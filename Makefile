@@ -182,7 +182,8 @@ bench: packages
 	$(SYSTEM) bench/run.py
 
 # Shell: what an editor's ShellCheck would say. SC2016 is left out: scripts for another shell stand between single quotes.
-SHELL_SCRIPTS := .ci/run $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm) tests/gpu/check.sh slurm-test-cluster/node-init.sh tests/demo.sh tests/peers/images/seen tests/peers/make-images
+SHELL_SCRIPTS := .ci/run $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm) tests/gpu/check.sh slurm-test-cluster/node-init.sh tests/demo.sh tests/peers/images/seen tests/peers/make-images \
+	contrib/warewulf/image_exit.sh contrib/warewulf/overlays/bollard/rootfs/warewulf/init.d/60-bollard
 # Tests of functions need not say their types, and use what a module imports.
 LOOSE := --allow-untyped-defs --allow-untyped-calls --allow-incomplete-defs --allow-any-generics --implicit-reexport \
 	--no-warn-return-any
