@@ -295,6 +295,11 @@ SITE_CHECK: Own = {
     "json": ("", "for programs"),
 }
 DOCTOR: Own = {"json": ("", "for programs")}
+SITE_STATS: Own = {
+    **_PREFIX,
+    "json": ("", "for programs"),
+    "output": ("FILE", "write the text to FILE by a rename, and keep the totals of records that are removed later"),
+}
 SITE_ROLLBACK: Own = {**_PREFIX, **_CONFIG}
 SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
 
