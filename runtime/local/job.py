@@ -2,8 +2,8 @@
 """Read the records of a job: this node's record files, and Slurm's accounting.
 
 here      the file RECORDS/JOB.UID of this node. Root opens it; the keepers write to it.
-slurm     from pyslurm or sacct, or from squeue if there is no accounting: the requested container, the nodes, the times, the
-          end; and AdminComment, which root has set (account=yes in plugstack.conf)
+slurm     from pyslurm or sacct, or from squeue if there is no accounting: the requested container, the nodes, the
+          times, the end; and AdminComment, which root has set (account=yes in plugstack.conf)
 
 Users choose a job's name, comment, container and paths, and can put anything there. So no output is read in which such
 a text stands before, or in the same line as, what Slurm or root says.

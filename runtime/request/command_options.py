@@ -294,11 +294,15 @@ SITE_CHECK: Own = {
     "nodes": ("LIST", "check these nodes through srun, and show a table: n[1-9], or all"),
     "json": ("", "for programs"),
 }
-DOCTOR: Own = {"json": ("", "for programs")}
 SITE_STATS: Own = {
     **_PREFIX,
     "json": ("", "for programs"),
     "output": ("FILE", "write the text to FILE by a rename, and keep the totals of records that are removed later"),
+}
+DOCTOR: Own = {
+    "mpi": ("TYPE", "whether the image's MPI finds its ranks with this value of srun's --mpi; default: MpiDefault"),
+    "nodes": ("LIST", "check the image on these nodes, through srun"),
+    "json": ("", "for programs"),
 }
 SITE_ROLLBACK: Own = {**_PREFIX, **_CONFIG}
 SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
