@@ -79,6 +79,7 @@ def start(cluster: Cluster, node: str, pid: int) -> None:
     settings = (
         [] if node == CONTROLLER else [f"HWLOC_SYNTHETIC=Package:1 Core:{CPUS} PU:1", f"LD_PRELOAD={':'.join(preload)}"]
     )
+    server = ["--conf-server", CONTROLLER] if node != CONTROLLER and cluster.is_configless() else []
     done = subprocess.run(
         inside(
             pid,
@@ -94,6 +95,7 @@ def start(cluster: Cluster, node: str, pid: int) -> None:
                 first,
                 *settings,
                 daemon,
+                *server,
             ],
         ),
         stdin=subprocess.DEVNULL,

@@ -8,6 +8,7 @@ image_scripts.py: reads the image's environment scripts, locales and enroot's fi
 mounts.py: attaches the plan's mounts.
 covers.py: makes the mount points that an image lacks.
 layers.py: layers above the image, read-only or writable.
+oci_layers.py: the layers of an OCI-SIF image, merged.
 environment.py: which variables a task gets, in Apptainer's order.
 locales.py: the locales that an image has.
 image_shell.py: the image's own shell, for environment scripts.
@@ -29,6 +30,7 @@ pytorch.py: variables for images that have PyTorch.
 renewal.py: makes a named container anew with other options.
 save.py: writes a container to an image file.
 record.py: writes which image ran, and how many tasks entered.
+journal.py: lines in the node's system log.
 imports.py: imports everything before the keeper enters the container, and refuses imports after that.
 loader_cache.py: the libraries that the host's loader knows.
 clock.py: measures how long each phase of a start takes.

@@ -2,8 +2,8 @@
 """Read the records of a job: this node's record files, and Slurm's accounting.
 
 here      the file RECORDS/JOB.UID of this node. Root opens it; the keepers write to it.
-slurm     from sacct, or from squeue if there is no accounting: the requested container, the nodes, the times, the
-          end; and AdminComment, which root has set (account=yes in plugstack.conf)
+slurm     from pyslurm or sacct, or from squeue if there is no accounting: the requested container, the nodes, the
+          times, the end; and AdminComment, which root has set (account=yes in plugstack.conf)
 
 Users choose a job's name, comment, container and paths, and can put anything there. So no output is read in which such
 a text stands before, or in the same line as, what Slurm or root says.
@@ -34,7 +34,7 @@ _COLUMNS = (
 _ID_WIDTH = 20  # of the job's number, which begins each line
 # Slurm's limit of a comment is 1024 bytes, and the kernel's of a path 4096.
 _TEXT_WIDTH = 8192
-_RECORD_MAX = 2 * record.SIZE_MAX
+RECORD_MAX = 2 * record.SIZE_MAX
 
 
 def look(job: int, folder: str = record.RECORDS, collect: bool = False) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def look(job: int, folder: str = record.RECORDS, collect: bool = False) -> dict[
     Raises:
         BollardError: neither this node nor Slurm knows the job, or a node does not answer.
     """
-    steps = _sacct(job) or _squeue(job)
+    steps = _pyslurm(job) or _sacct(job) or _squeue(job)
     found: dict[str, Any] = {
         "job": job,
         "node": os.uname().nodename.split(".")[0],
@@ -77,16 +77,16 @@ def records(job: int, folder: str = record.RECORDS) -> list[dict[str, Any]]:
     for name in sorted(names):
         try:
             with open(f"{folder}/{name}", "rb") as file:
-                text = file.read(_RECORD_MAX)
+                text = file.read(RECORD_MAX)
         except (FileNotFoundError, PermissionError):
             continue  # it was removed, or is another user's
         user = name.split(".")[1] if name.count(".") else ""
-        found += [{**entry, "user": int(user) if user.isdigit() else -1} for entry in _last_lines(text)]
+        found += [{**entry, "user": int(user) if user.isdigit() else -1} for entry in last_lines(text)]
     return sorted(found, key=lambda entry: entry.get("made", 0.0))
 
 
-def _last_lines(text: bytes) -> list[dict[str, Any]]:
-    """Return the last complete line of each container."""
+def last_lines(text: bytes) -> list[dict[str, Any]]:
+    """Return the last complete line of each container, from the text of a record file."""
     found: dict[str, dict[str, Any]] = {}
     for line in text.split(b"\n")[:-1]:
         try:
@@ -104,6 +104,9 @@ def decode(line: bytes) -> dict[str, Any]:
         if name == "steps":
             pairs = (part.rpartition(":") for part in value.split(","))
             found[name] = {step: int(count) for step, _, count in pairs if step}
+        elif name == "phases":
+            times = (part.partition(":") for part in value.split(","))
+            found[name] = {phase: float(length) for phase, _, length in times if phase}
         elif name in ("made", "first", "last", "ended"):
             found[name] = float(value)
         elif name in ("tasks", "keeper"):
@@ -145,6 +148,16 @@ def _run(argv: list[str]) -> str:
     except OSError:
         return ""  # no such command on this host: the caller says that Slurm does not know
     return done.stdout if done.returncode == 0 else ""
+
+
+def _pyslurm(job: int) -> list[dict[str, Any]]:
+    """Return what `_sacct` does, through pyslurm; empty where the site has none that fits."""
+    from bollard.runtime.local import pyslurm_jobs
+
+    if not pyslurm_jobs.version():
+        return []
+    found = pyslurm_jobs.rows(job, _run(["sacct", "--version"]))
+    return [_row(list(row), list(row.values())) for row in found]
 
 
 def _sacct(job: int) -> list[dict[str, Any]]:
@@ -226,6 +239,7 @@ def _entered(entry: dict[str, Any]) -> list[str]:
         *([f"  from {entry['source']}"] if entry.get("source") else []),
         f"  sha256 {entry.get('digest') or 'not in the image'}, file {entry.get('id', '?')}",
         *_trusted(entry),
+        *([f"  no container was made: it failed at {entry['failed']}"] if entry.get("failed") else []),
         f"  first {when('first')}, last {when('last')}, ended {when('ended')}, bollard {entry.get('bollard', '?')}",
     ]
     return [shown(line) for line in lines]
@@ -297,7 +311,14 @@ def _verdict(path: str, digest: str) -> tuple[bool, str]:
     try:
         if opened.kind == image.DIRECTORY:
             return True, "is a directory: nothing to compare"
-        now = sif_write.sha256(opened.fd, opened.offset, opened.offset + opened.size)
+        if opened.oci:
+            from bollard.runtime.image import oci_sif
+
+            now = oci_sif.measured(opened.fd, opened.oci, path)
+        else:
+            now = sif_write.sha256(opened.fd, opened.offset, opened.offset + opened.size)
+    except BollardError as error:
+        return False, error.message.replace(path + ": ", "", 1)
     finally:
         opened.close()
     if not digest:

@@ -36,6 +36,7 @@ class Site:
         "forbidden",
         "gpu",
         "home",
+        "journal",
         "layer_max",
         "idle",
         "mounts",
@@ -71,6 +72,7 @@ class Site:
         cache_max: int = 0,
         cache_shared_max: int = 0,
         gpu: str = "auto",
+        journal: bool = False,
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -86,6 +88,7 @@ class Site:
         self.cache_max = cache_max  # bytes that one user's cache may have; 0 for no limit
         self.cache_shared_max = cache_shared_max  # bytes that the cache of all users may have
         self.gpu = gpu  # auto, never or always: container/gpu.py
+        self.journal = journal  # lines in the system log: container/journal.py
         self.idle = idle  # how many idle containers of a job stay for its next step
         self.registry = registry
         self.python_base = python_base  # the image to which `bollard build` adds Python packages
@@ -161,6 +164,7 @@ def parse(text: bytes) -> Site:
         conda_base=last("conda-base", ""),
         trust=trust_rule.policy(given),
         gpu=last("gpu", "auto"),
+        journal=last("journal", "0") == "1",
     )
 
 

@@ -28,6 +28,7 @@ cwd: off
 writable: yes
 mpirun: false
 gpu: always
+mpi: auto
 spool: /var/spool/slurmd.%n
 registry: yes
 image-programs: no
@@ -38,6 +39,7 @@ layer-max: 3G
 cache.shared: /apps/cache
 cache.shared-max: 2T
 cache.max: 1024
+journal: yes
 python-base: /apps/python.sif
 conda-base: docker://micromamba:1
 environment:
@@ -75,7 +77,7 @@ def test_every_key_arrives_on_the_node():
     assert here.spool == "/var/spool/slurmd.%n"
     assert (here.allowed, here.forbidden) == (("/apps", "/data/images"), ("/tmp",))
     assert here.environment == ((b"OMP_PROC_BIND", b"close"), (b"SITE", b"a b=c\n%"), (b"ONE", b"1"))
-    assert here.layer_max == 3 << 30
+    assert here.layer_max == 3 << 30 and here.journal
     assert (here.python_base, here.conda_base) == ("/apps/python.sif", "docker://micromamba:1")
     assert here.trust and (here.trust.mode, here.trust.rules[0].places) == ("observe", ("/apps",))
     assert f"\n{constants.SITE_NO_IMAGE_PROGRAMS}\n" in compiled_text(ALL).decode()
@@ -139,6 +141,7 @@ def _example():
         ("spool: spool\n", '1: spool: "spool" does not begin with /; name the directory in full'),
         ("spool:\n", "1: spool: nothing where a directory is expected; write its path, from / on"),
         ("gpu: sometimes\n", '1: gpu: "sometimes" is not auto, always or never; write `gpu: auto`'),
+        ("mpi: pmix\n", '1: mpi: "pmix" is not auto or slurm; write `mpi: auto`'),
         ("gpu: yes\n", '1: gpu: "yes" is not auto, always or never; write `gpu: auto`'),
         ("images-allowed: {a: b}\n", "1: images-allowed: a set of keys is no list; begin each item with `- `"),
         ("environment: [A]\n", "1: environment: a list is no set of names; write one `NAME: value` a line"),
