@@ -77,8 +77,9 @@ def read(text: bytes, sets: Mapping[str, str]) -> tuple[Document, list[Mistake]]
         return empty, [Mistake(1, f"the file is {found}", "write `jobs:` and a job below it")]
     reader = _Reader(sets)
     data = reader.top(top)
-    if b"{{" in text and re.search(rb"\{\{-? *[.$a-z]", text) and "version" in data:
-        number = text[: text.index(b"{{")].count(b"\n") + 1
+    go = re.search(rb"\{\{-? *([.$]|if |range |with |end\b|include )", text)
+    if go and ("version" in data or reader.mistakes):  # a script of a shell may have {{ for itself
+        number = text[: go.start()].count(b"\n") + 1
         reader.mistakes.append(Mistake(number, "{{ begins a template of Go, which is not rendered here", template))
     return Document(data, reader.lines), sorted(reader.mistakes)
 
