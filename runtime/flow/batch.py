@@ -144,9 +144,12 @@ def _moves(flow: Flow, volume: Volume, place: Place) -> list[BatchJob]:
             continue
         name = f"{volume.name}.{way}"
         needs = tuple(Need(user, False) for user in _users(flow, volume)) if way == "out" else ()
-        limit = sum(move.timeout * move.attempts for move in moves) + 300
+        # Without a word of the user, the partition's default: a long limit can be over the partition's own.
+        given = all(move.limited for move in moves)
+        limit = sum(move.timeout * move.attempts for move in moves) + 300 if given else 0
         options = (
-            *_common(flow, place, name), f"--output={place.folder}/logs/{name}.out", f"--time={units.minutes(limit)}",
+            *_common(flow, place, name), f"--output={place.folder}/logs/{name}.out",
+            *([f"--time={units.minutes(limit)}"] if limit else []),
         )  # fmt: skip
         command = (*place.command, "flow", "part", place.folder, name)
         text = script.text(
@@ -272,7 +275,7 @@ def _mpi(job: Job, place: Place) -> str:
     wanted = "pmi2" if job.implementation == "mpich" else "pmix"
     if wanted not in place.mpi:
         raise BollardError(
-            f"jobs.{job.name}.multinode: {job.implementation} needs srun --mpi={wanted}, which this Slurm does not have",
+            f"jobs.{job.name}.multinode: {job.implementation} needs srun --mpi={wanted}, which is not here",
             f"it has {', '.join(place.mpi) or 'none'}; use an image with {'MPICH' if wanted == 'pmix' else 'Open MPI'}",
         )
     return wanted

@@ -93,7 +93,7 @@ def _shared(job: str) -> tuple[Field, ...]:
         Field(f"{job}.resource.memory", MAP, _BOTH, "", "memory"),
         Field(f"{job}.resource.memory.size", SIZE, _BOTH, "--mem", "memory of each node, rounded up to MiB"),
         Field(f"{job}.resource.memory.by-core", SWITCH, _BOTH, "--mem-per-cpu", "whether `size` is for each core"),
-        Field(f"{job}.resource.devices", OPTIONS, _BOTH, "--gres=gpu:N; --nv, --rocm", "nvidia.com/gpu or amd.com/gpu: N"),
+        Field(f"{job}.resource.devices", OPTIONS, _BOTH, "--gres=gpu:N; --nv, --rocm", "nvidia.com/gpu: N, or amd.com"),
         Field(f"{job}.resource.exclusive", SWITCH, _BOTH, "--exclusive", "whether the nodes are for this job alone"),
         Field(
             f"{job}.resource.annotations", OPTIONS, _BOTH, "--gres=gpu:MODEL:N", "nvidia.com/gpu.model; no others",
@@ -122,7 +122,7 @@ def _transfers(key: str, what: str) -> tuple[Field, ...]:
 
 
 TABLE: tuple[Field, ...] = (
-    Field("version", CHOICE, _BOTH, "", "the form of Fuzzball that the file has; left out in a file of bollard", ("v1", "v4")),
+    Field("version", CHOICE, _BOTH, "", "the form of Fuzzball; left out in a file of bollard", ("v1", "v4")),
     Field("name", LABEL, "bollard", "the ID begins with it", "the flow's name; default: the file's name"),
     Field("values", NAMES, "bollard", "", "values that ${NAME} stands for; --set NAME=VALUE changes one"),
     Field("values.*", TEXT, "bollard", "", "the value"),
@@ -185,16 +185,19 @@ TABLE: tuple[Field, ...] = (
     Field("jobs.*.task-array.concurrency", NUMBER, _BOTH, "--array=...%N", "how many run at a time"),
     Field("jobs.*.network", MAP, _BOTH, "", "the host's network is used"),
     Field("jobs.*.network.host", SWITCH, "v4", "", "true; the host's network is used"),
-    Field("jobs.*.network.isolated", SWITCH, "v4", "--container-unshare=net", "a network of its own, without a way out"),
+    Field("jobs.*.network.isolated", SWITCH, "v4", "--container-unshare=net", "a network of its own, no way out"),
     Field(
-        "jobs.*.network.ports", REFUSED, _BOTH, "", "ports are not forwarded; the host's network is used, so the program "
-        "can be reached on its node",
+        "jobs.*.network.ports", REFUSED, _BOTH, "", "ports are not forwarded; the host's network is used, so the "
+        "program can be reached on its node",
     ),
     Field("jobs.*.network.endpoints", REFUSED, _BOTH, "", "there are no endpoints; use ssh -L to the job's node"),
     Field("jobs.*.files", NAMES, _BOTH, "--container-mounts", "files in the container"),
     Field("jobs.*.files.*", TEXT, _BOTH, "", "the text, or file://NAME"),
     Field("jobs.*.persist", REFUSED, "v4", "", "a flow has no services; start the program as a job, or by hand"),
-    Field("services", REFUSED, _BOTH, "", "a flow has no services; run a server in the job that needs it, or by `bollard instance start`"),
+    Field(
+        "services", REFUSED, _BOTH, "",
+        "a flow has no services; run a server in the job that needs it, or by `bollard instance start`",
+    ),
 )  # fmt: skip
 
 BY_KEY = {field.key: field for field in TABLE}

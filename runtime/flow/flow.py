@@ -35,7 +35,10 @@ class Need(NamedTuple):
 
 @dataclass(frozen=True)
 class Transfer:
-    """One file or directory that is moved. `path` is in the volume; a directory ends with /. Times in seconds."""
+    """One file or directory that is moved. `path` is in the volume; a directory ends with /. Times in seconds.
+
+    limited: whether the user gave the timeout.
+    """
 
     uri: str
     path: str
@@ -43,6 +46,7 @@ class Transfer:
     digest: str
     timeout: int
     attempts: int
+    limited: bool = False
 
 
 @dataclass(frozen=True)
@@ -277,6 +281,7 @@ class _Maker:
                     uri, path, self.secret(here, sides[far].get("secret") or ""), digest,
                     (policy.get("timeout") or {}).get("execute") or 3600,
                     self.attempts(here, policy, 3),
+                    "timeout" in policy,
                 )
             )  # fmt: skip
             if sides[near].get("secret"):

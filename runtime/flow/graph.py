@@ -67,10 +67,10 @@ def svg(edges: Edges, states: Mapping[str, str]) -> str:
     widest = max(map(len, rows), default=1)
     total = widest * (_WIDTH + _GAP_X) + _GAP_X
     place = {}
-    for y, names in enumerate(rows):
-        left = (total - len(names) * (_WIDTH + _GAP_X) + _GAP_X) / 2
-        for x, name in enumerate(names):
-            place[name] = (left + x * (_WIDTH + _GAP_X), _GAP_Y / 2 + y * (_HEIGHT + _GAP_Y))
+    for row, names in enumerate(rows):
+        begin = (total - len(names) * (_WIDTH + _GAP_X) + _GAP_X) / 2
+        for column, name in enumerate(names):
+            place[name] = (begin + column * (_WIDTH + _GAP_X), _GAP_Y / 2 + row * (_HEIGHT + _GAP_Y))
     high = len(rows) * (_HEIGHT + _GAP_Y)
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {high}" width="{total}" height="{high}" '

@@ -128,7 +128,8 @@ def canceller(flow: str, generation: int) -> str:
     """Return the script of the job that cancels the rest of a flow after a failure."""
     return (
         f"#!/bin/bash\n# Made by `bollard flow`: on-failure: cancel.\n"
-        f"scancel --quiet $(awk '$1 == {generation} && $2 !~ /^\\./ {{print $3}}' {shlex.quote(flow + '/ids')}) 2> /dev/null\n"
+        f"scancel --quiet $(awk '$1 == {generation} && $2 !~ /^\\./ {{print $3}}' {shlex.quote(flow + '/ids')}) "
+        "2> /dev/null\n"
         "exit 0\n"
     )
 

@@ -19,8 +19,9 @@ from typing import NamedTuple
 from bollard.runtime.errors import BollardError
 
 _PASSED = (
-    "HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "SLURM_CONF",
-    "SLURM_CLUSTERS", "SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_RESERVATION", "SBATCH_CONSTRAINT",
+    "HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "XDG_CONFIG_HOME", "XDG_STATE_HOME",
+    "SLURM_CONF", "SLURM_CLUSTERS",
+    "SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_RESERVATION", "SBATCH_CONSTRAINT",
     "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "all_proxy",
     "BOLLARD_FETCH_TIMEOUT",
 )  # fmt: skip
@@ -32,10 +33,10 @@ ACTIVE = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUE
 
 
 class Row(NamedTuple):
-    """A job, or an element of an array, in Slurm's queue. `index` is -1 for a job that is no array."""
+    """A job, or an element of an array, in Slurm's queue. `element` is -1 for a job that is no array."""
 
     job: int
-    index: int
+    element: int
     state: str
     reason: str
     node: str

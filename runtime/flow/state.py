@@ -28,7 +28,8 @@ from bollard.runtime.flow.slurm import Row
 FINAL = ("ok", "failed", "timeout", "cancelled", "lost")
 _OF_SLURM = {
     "COMPLETED": "ok", "FAILED": "failed", "TIMEOUT": "timeout", "CANCELLED": "cancelled", "NODE_FAIL": "lost",
-    "BOOT_FAIL": "lost", "OUT_OF_MEMORY": "failed", "DEADLINE": "timeout", "PREEMPTED": "cancelled", "REVOKED": "cancelled",
+    "BOOT_FAIL": "lost", "OUT_OF_MEMORY": "failed", "DEADLINE": "timeout", "PREEMPTED": "cancelled",
+    "REVOKED": "cancelled",
 }  # fmt: skip
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 
@@ -152,7 +153,7 @@ def of(path: Path) -> Status:
     complaint, answered = "", True
     # First Slurm, then the files: a job that ends in between has written its end by then.
     try:
-        rows = {(row.job, row.index): row for row in slurm.queue(f"bollard:{path.name}.{generation}")}
+        rows = {(row.job, row.element): row for row in slurm.queue(f"bollard:{path.name}.{generation}")}
     except BollardError as error:
         complaint, answered = error.message, False
     parts = _parts(path, plan, rows, answered)

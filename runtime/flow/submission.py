@@ -138,7 +138,7 @@ def prepare(
 
 
 def _image(name: str, login: str, place: Path, workdir: str, *, dry: bool) -> Image:
-    """Return the image of a job. It is fetched if it is an address, and linked into the flow's directory if it can be."""
+    """Return the image of a job. An address is fetched; a file is linked into the flow's directory if it can be."""
     from bollard.runtime.image import image
 
     digest = ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where the volumes of a flow are: directories on the site's places, `flow.scratch` and `flow.volumes` in bollard.yaml."""
+"""The directories of a flow's volumes, on the site's places: `flow.scratch` and `flow.volumes` in bollard.yaml."""
 
 from __future__ import annotations
 

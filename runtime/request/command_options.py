@@ -337,7 +337,12 @@ _JSON: Own = {"json": ("", "for programs")}
 _WAIT: Own = {"wait": ("", "until the flow is over; the exit status is that of its worst job")}
 FLOW: dict[str, Own] = {
     "check": {**_SET, **_JSON},
-    "submit": {"dry-run": ("", "print the scripts and what each job needs; nothing is submitted"), **_WAIT, **_SET, **_JSON},
+    "submit": {
+        "dry-run": ("", "print the scripts and what each job needs; nothing is submitted"),
+        **_WAIT,
+        **_SET,
+        **_JSON,
+    },
     "status": {**_WAIT, **_JSON},
     "logs": {},
     "graph": {"format": ("FORM", "text or svg"), **_SET},

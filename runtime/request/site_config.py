@@ -151,8 +151,8 @@ TABLE: tuple[Key, ...] = (
         "flow.scratch",
         DIRECTORY,
         "",
-        "where `bollard flow` makes volumes that it removes again; `%u` stands for the user's name; all nodes share it; "
-        "without it, the flow's directory in the user's home",
+        "where `bollard flow` makes volumes that it removes again; `%u` stands for the user's name; all nodes share "
+        "it; without it, the flow's directory in the user's home",
         "/scratch/%u",
     ),
     Key(

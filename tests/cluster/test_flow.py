@@ -62,7 +62,8 @@ def flows(cluster: Cluster, images: Images, work: Work) -> Iterator[Flows]:
 
 def test_a_chain_a_diamond_and_a_fan(flows: Flows) -> None:
     chain = "\n".join(
-        f"  c{at}: {{image: IMG, command: 'echo {at} >> chain'{f', needs: c{at - 1}' if at else ''}}}" for at in range(5)
+        f"  c{at}: {{image: IMG, command: 'echo {at} >> chain', needs: [{f'c{at - 1}' if at else ''}]}}"
+        for at in range(5)
     )
     fan = "\n".join(f"  f{at}: {{image: IMG, command: 'echo {at} > fan.{at}', needs: [a]}}" for at in range(6))
     text = f"""
@@ -221,7 +222,9 @@ volumes:
   data:
     reference: volume://user/ephemeral
     ingress:
-      - {{source: {{uri: "file://{path}/input.txt"}}, destination: {{uri: file://in/input.txt}}, digest: "sha256:{digest}"}}
+      - source: {{uri: "file://{path}/input.txt"}}
+        destination: {{uri: file://in/input.txt}}
+        digest: "sha256:{digest}"
       - {{source: {{uri: file://note}}, destination: {{uri: file://in/note}}}}
       - {{source: {{uri: "http://ctl:8765/input.txt"}}, destination: {{uri: file://web/}}}}
     egress:
@@ -246,7 +249,7 @@ jobs:
     assert not (flows.work.here / f"flows/{name}/volumes/data").exists()
 
     wrong = text.replace(digest, "0" * 64).replace('"http://ctl:8765/input.txt"', "file://note")
-    wrong = wrong.replace(f'digest: "sha256:{"0" * 64}"', f'digest: "sha256:{"0" * 64}", policy: {{retry: {{attempts: 1}}}}')
+    wrong = wrong.replace("        digest:", "        policy: {retry: {attempts: 1}}\n        digest:")
     name = flows.submit(wrong)
     assert flows.states(name, "--wait") == {"data.in": "failed", "work": "cancelled", "data.out": "cancelled"}
     assert "its digest is sha256:" in flows.logs(name, "data.in")
@@ -276,11 +279,13 @@ jobs:
         line = "grep -rlaF s3cret-of-alice-93 /var/spool /var/lib/slurm* /var/log /tmp /run/slurm* 2>/dev/null"
         seen += flows.cluster.exec(line, node=node, user="root").out.split()
     numbers = [part["job"] for part in flows.status(name)["parts"]]
-    shown = flows.cluster.exec("; ".join(f"scontrol show job -d {number}; scontrol write batch_script {number} -" for number in numbers))
+    shown = flows.cluster.exec(
+        f"for j in {' '.join(map(str, numbers))}; do scontrol show job -d $j; scontrol write batch_script $j -; done"
+    )
     flows.work.write("go", "")
     assert set(flows.states(name, "--wait").values()) == {"ok"}
     seen += flows.cluster.exec(f"grep -rlaF s3cret-of-alice-93 {flows.work.path}").out.split()
-    place.unlink()
+    good(flows.cluster.exec("rm -r ~/.config/bollard"))
     assert not seen and token not in shown.out and token not in flows.logs(name, "other")
 
 
@@ -338,11 +343,14 @@ def test_dry_run_and_graph(flows: Flows) -> None:
 def test_a_node_that_dies(flows: Flows) -> None:
     text = """
 jobs:
-  moved: {image: IMG, command: 'touch started.$SLURM_RESTART_COUNT; until test -e go; do sleep 0.1; done'}
+  moved:
+    image: IMG
+    command: 'touch started.$SLURM_RESTART_COUNT; until test -e go; do sleep 0.1; done'
+    slurm: {nodelist: n2}
   after: {image: IMG, command: 'touch after', needs: moved}
   lost: {image: IMG, command: 'touch lost.started; sleep 1000', slurm: {no-requeue: , nodelist: n2}}
 """
-    name = flows.submit(text.replace("{image: IMG, command: 'touch st", "{slurm: {nodelist: n2}, image: IMG, command: 'touch st"))
+    name = flows.submit(text)
     until(lambda: flows.work.exists("started.") and flows.work.exists("lost.started"), "both run")
     flows.cluster.front("kill", "--node", "n2")
     try:
@@ -353,3 +361,37 @@ jobs:
     flows.work.write("go", "")
     assert flows.states(name)["moved"] != "ok"
     good(flows.run("cancel", name))
+
+
+# (system call, its number): at each of these, submit of the flow below is killed.
+POINTS = [*(("fsync", at) for at in range(1, 17)), *(("vfork", at) for at in range(1, 8)), *(("wait4", at) for at in range(1, 7))]
+
+
+def test_submit_is_killed_at_any_point(flows: Flows) -> None:
+    if flows.cluster.release < (21, 0):
+        pytest.skip("Python 3.9 starts programs by another system call")
+    file = flows.write("""
+jobs:
+  a: {image: IMG, command: [touch, ran]}
+  b: {image: IMG, command: [touch, ran], needs: a}
+  c: {image: IMG, command: [touch, ran]}
+""")
+    line = f"""
+export BOLLARD_FLOWS={flows.folder} PYTHONDONTWRITEBYTECODE=1
+printf '%s\\n' {" ".join(f"{call}:{at}" for call, at in POINTS)} | xargs -P3 -I@ sh -c '
+    point=@; strace -qq -o /dev/null -e trace=${{point%:*}} -e inject=${{point%:*}}:signal=KILL:when=${{point#*:}} \\
+        bollard flow submit {file} >> ids; echo $? >> statuses'
+"""
+    done = flows.cluster.exec(line, cwd=flows.work.path, seconds=300)
+    assert flows.work.read("statuses").split() == ["137"] * len(POINTS), done
+    assert not flows.work.read("ids")
+    until(lambda: not flows.cluster.named("ctl", "sbatch", "scontrol"), "the commands that were started have ended")
+    assert all(re.fullmatch(r"\d+ \S+ PENDING (JobHeldUser|Dependency)", row) for row in flows.queue().splitlines())
+    assert len(flows.queue().splitlines()) > len(POINTS)  # some were killed late
+    listed = flows.run("list").out.splitlines()
+    assert len(listed) > 20 and all(row.split()[1] in ("held", "unfinished") for row in listed), listed
+
+    names = " ".join(row.split()[0] for row in listed)
+    good(flows.cluster.exec(f"printf '%s\\n' {names} | xargs -P2 -n1 bollard flow cancel", env=flows.env, seconds=300))
+    until(lambda: not flows.queue(), "an empty queue")
+    assert not flows.run("list").out and not flows.work.exists("ran")

@@ -105,7 +105,7 @@ def test_what_is_refused_says_why_and_what_instead(key):
         "services": "services: {x: {}}\n", "annotations": "annotations: {x: y}\n",
         "volumes.*.annotations": "volumes: {v: {use: ephemeral, annotations: {x: y}}}\n",
     }.get(key)  # fmt: skip
-    text = text + SHORT if text else "jobs: {a: {%s}}" % _nested(key.removeprefix("jobs.*."))
+    text = text + SHORT if text else f"jobs: {{a: {{{_nested(key.removeprefix('jobs.*.'))}}}}}"
     assert any(
         f"{key.replace('*', 'v' if 'volumes' in key else 'a')} is not supported" in item for item in mistakes(text)
     )
@@ -116,13 +116,17 @@ def _nested(key):
 
 
 def test_a_circle_is_shown():
-    text = "jobs:\n  a: {image: i, command: [x], needs: c}\n  b: {image: i, command: [x], needs: a}\n  c: {image: i, command: [x], needs: b}\n"
+    pairs = ("ac", "ba", "cb")
+    text = "jobs:" + "".join(f"\n  {job}: {{image: i, command: [x], needs: {need}}}" for job, need in pairs)
 
     assert "→" in mistakes(text)[0]
 
 
 def test_values_are_set_and_shell_variables_are_left():
-    text = "values: {IMG: i.sif, N: '3'}\njobs:\n  a:\n    image: ${IMG}\n    script: echo ${N} ${HOME} $${N}\n    resource: {cpu: {cores: '${N}'}}\n"
+    text = (
+        "values: {IMG: i.sif, N: '3'}\njobs:\n  a:\n    image: ${IMG}\n    script: echo ${N} ${HOME} $${N}\n"
+        "    resource: {cpu: {cores: '${N}'}}\n"
+    )
     job = good(text, {"IMG": "j.sif"}).jobs[0]
 
     assert (job.image, job.script, job.cores) == ("j.sif", "echo 3 ${HOME} ${N}", 3)
@@ -247,7 +251,10 @@ def test_keys_follow_content_and_what_is_needed():
     images = {"i": Image("/i", "d", "")}
 
     def keys(first, cores="1", digest="d"):
-        text = f"jobs:\n  a: {{image: i, command: [{first}], resource: {{cpu: {{cores: {cores}}}}}}}\n  b: {{image: i, command: [x], needs: a}}\n  c: {{image: i, command: [x]}}\n"
+        text = (
+            f"jobs:\n  a: {{image: i, command: [{first}], resource: {{cpu: {{cores: {cores}}}}}}}\n"
+            "  b: {image: i, command: [x], needs: a}\n  c: {image: i, command: [x]}\n"
+        )
         return content.keys(good(text), {"i": images["i"]._replace(digest=digest)})
 
     before, after = keys("x"), keys("y")
