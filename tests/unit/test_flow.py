@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -364,6 +365,12 @@ def test_names_of_rclone():
     assert "b" not in far.split(":")[1] and environ["RCLONE_S3_SECRET_ACCESS_KEY"] == "b"
     far, environ = transfer.remote("sftp://h:22/d/f", {"username": "u", "password": "p"})
     assert (far, environ["RCLONE_SFTP_HOST"], environ["RCLONE_SFTP_PORT"]) == (":sftp:d/f", "h", "22")
+
+
+def test_the_page_has_the_table():
+    page = Path(__file__).resolve().parent.parent.parent / "docs/flows.md"
+
+    assert schema.reference() in page.read_text(), "put what schema.reference() returns there"
 
 
 def test_the_schema_has_every_key():
