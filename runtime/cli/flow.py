@@ -204,15 +204,11 @@ def _graph(asked: Mapping[str, str], words: list[str], sets: Mapping[str, str]) 
 
 def _cancel(asked: Mapping[str, str], words: list[str], sets: Mapping[str, str]) -> int:
     place = folder.find(words[0])
+    cut_off = state.of(place).word in ("held", "unfinished") and folder.plan(place).get("generation", 1) == 1
     submission.cancel(place)
-    # A submission that was cut off has nothing to resume.
-    if _on(asked, "remove") or not folder.plan(place) or not _was_released(place):
+    if _on(asked, "remove") or cut_off:  # a submission that was cut off has nothing to resume
         submission.discard(place)
     return 0
-
-
-def _was_released(place: Path) -> bool:
-    return any(place.glob("released.*"))
 
 
 def _resume(asked: Mapping[str, str], words: list[str], sets: Mapping[str, str]) -> int:

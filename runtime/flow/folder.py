@@ -109,8 +109,13 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
             yield False
 
 
-def write(path: Path, text: str, mode: int = 0o600) -> None:
-    """Write a file: it has its name when it is whole and on disk.
+def write(path: Path, text: str, mode: int = 0o600, *, settle: bool = True) -> None:
+    """Write a file: it has its name when it is whole.
+
+    path: the file.
+    text: its content.
+    mode: its mode.
+    settle: whether it is on disk when this returns.
 
     Raises:
         BollardError: the write fails.
@@ -122,13 +127,15 @@ def write(path: Path, text: str, mode: int = 0o600) -> None:
                 file.write(text)
                 os.fchmod(file.fileno(), mode)
                 file.flush()
-                os.fsync(file.fileno())
+                if settle:
+                    os.fsync(file.fileno())
             os.replace(made, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):  # it has its name already
                 os.unlink(made)
             raise
-        _settle(path.parent)
+        if settle:
+            _settle(path.parent)
     except OSError as error:
         raise causes.of(error, f"{path}: cannot be written", str(path), "make room, or set BOLLARD_FLOWS") from None
 

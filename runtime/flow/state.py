@@ -195,7 +195,7 @@ def _word(parts: list[Part], path: Path, generation: int) -> str:
     states = {part.state for part in parts}
     if folder.marked(path, "cancelled", generation) and states <= set(FINAL):
         return "cancelled"
-    if not folder.marked(path, "released", generation):
+    if "held" in states or not folder.marked(path, "released", generation):
         return "held"
     if states <= {"ok"}:
         return "ok"

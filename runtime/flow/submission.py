@@ -120,7 +120,8 @@ def prepare(
                 f"jobs.{job.name}.task-array: {job.array[1]} is over this cluster's limit, {limit - 1} (MaxArraySize)",
                 "make several jobs of it",
             )
-    images = {job.image: _image(job.image, job.image_secret, place, workdir, dry=dry) for job in found.jobs}
+    logins = {job.image: job.image_secret for job in found.jobs}
+    images = {name: _image(name, login, place, workdir, dry=dry) for name, login in logins.items()}
     names = {value.rpartition("/")[2] for job in found.jobs for _, value in job.env if value.startswith("secret://")}
     secrets = {name: secret.path(name, os.environ) for name in sorted(names)}
     for moves in ((*item.ingress, *item.egress) for item in found.volumes):
@@ -220,9 +221,9 @@ def _run(
     for path in target.volumes.values():
         volume.make(path)
     for job in todo:
-        folder.write(place / "jobs" / f"{job.name}.sh", job.script, 0o700)
+        folder.write(place / "jobs" / f"{job.name}.sh", job.script, 0o700, settle=False)
         for name, text in job.files:
-            folder.write(place / name, text, 0o700)
+            folder.write(place / name, text, 0o700, settle=False)
     _test(todo, place)
     for job in real:
         folder.reserve(place, job.parts)

@@ -233,7 +233,8 @@ def _rclone(move: Mapping[str, Any], inner: str, inwards: bool, login: Mapping[s
 
 
 def _base() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("RCLONE_")}
+    # Only the secret decides about the login. And Debian's rclone 1.60 fails where AWS_CA_BUNDLE is set.
+    return {name: value for name, value in os.environ.items() if not name.startswith(("RCLONE_", "AWS_"))}
 
 
 def _obscured(password: str) -> str:

@@ -364,7 +364,12 @@ jobs:
 
 
 # (system call, its number): at each of these, submit of the flow below is killed.
-POINTS = [*(("fsync", at) for at in range(1, 17)), *(("vfork", at) for at in range(1, 8)), *(("wait4", at) for at in range(1, 7))]
+POINTS = [
+    *(("fsync", at) for at in range(1, 9)),
+    *(("rename", at) for at in range(1, 7)),
+    *(("vfork", at) for at in range(1, 8)),
+    *(("wait4", at) for at in range(1, 7)),
+]
 
 
 def test_submit_is_killed_at_any_point(flows: Flows) -> None:
