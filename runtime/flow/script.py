@@ -31,7 +31,8 @@ ended() {
         word=timeout
     fi
     record $word $status "$(date +%s)"
-    if test $word != ok && test -n "$cancel_others"; then
+    # Not after a cancellation: Slurm may start the job again, as after a requeue. The job .cancel sees the others.
+    if test $word = failed -o $word = timeout && test -n "$cancel_others"; then
         scancel --quiet $(awk -v g=$generation -v me="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}" \
             '$1 == g && $3 != me && $2 !~ /^\./ {print $3}' "$flow/ids") 2> /dev/null
     fi
