@@ -64,7 +64,7 @@ def test_what_is_no_flow(text, wanted):
 @pytest.mark.parametrize(
     ("line", "wanted"),
     [
-        ("comand: [x]", '3: jobs.b: no key is called "comand"; did you mean command?'),
+        ("commands: [x]", '3: jobs.b: no key is called "commands"; did you mean command?'),
         ("command: [x]\n    resource: {cpu: {cores: 0644}}", "write 644"),
         ("command: [x]\n    resource: {exclusive: on}", "on is text in YAML 1.2: write true or false"),
         ("command: [x]\n    policy: {timeout: {execute: 12:30}}", "12:30 is a number of base 60 in YAML 1.1"),
