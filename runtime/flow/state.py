@@ -149,6 +149,10 @@ def of(path: Path) -> Status:
     verdict = _verdict(path, generation)
     if verdict is not None:
         return Status(path.name, _word(verdict, path, generation), verdict, "")
+    # Jobs that told their own end need no answer of Slurm. A cancelled one may have been requeued.
+    parts = _parts(path, plan, {}, answered=False)
+    if all(part.state in ("ok", "failed", "timeout") for part in parts):
+        return Status(path.name, _word(parts, path, generation), parts, "")
     rows: dict[tuple[int, int], Row] = {}
     complaint, answered = "", True
     # First Slurm, then the files: a job that ends in between has written its end by then.
