@@ -117,7 +117,7 @@ def _nested(key):
 
 
 def test_a_circle_is_shown():
-    pairs = ("ac", "ba", "cb")
+    pairs = (("a", "c"), ("b", "a"), ("c", "b"))
     text = "jobs:" + "".join(f"\n  {job}: {{image: i, command: [x], needs: {need}}}" for job, need in pairs)
 
     assert "→" in mistakes(text)[0]
