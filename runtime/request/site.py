@@ -38,6 +38,7 @@ class Site:
         "forbidden",
         "gpu",
         "home",
+        "journal",
         "layer_max",
         "idle",
         "mounts",
@@ -75,6 +76,7 @@ class Site:
         gpu: str = "auto",
         flow_scratch: str = "",
         flow_volumes: str = "",
+        journal: bool = False,
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -92,6 +94,7 @@ class Site:
         self.flow_scratch = flow_scratch  # where flows have ephemeral volumes; %u is the user; "" for none
         self.flow_volumes = flow_volumes  # where they have persistent ones
         self.gpu = gpu  # auto, never or always: container/gpu.py
+        self.journal = journal  # lines in the system log: container/journal.py
         self.idle = idle  # how many idle containers of a job stay for its next step
         self.registry = registry
         self.python_base = python_base  # the image to which `bollard build` adds Python packages
@@ -104,7 +107,7 @@ def load(prefix: str) -> Site:
     """Return the settings in the installation at `prefix`; the defaults if it has no site.conf.
 
     Raises:
-        BollardError: site.conf cannot be parsed.
+        BollardError: site.conf cannot be parsed, or is too large.
     """
     try:
         fd = os.open(f"{prefix}/{NAME}", os.O_RDONLY | os.O_CLOEXEC)
@@ -114,6 +117,10 @@ def load(prefix: str) -> Site:
         text = os.read(fd, SIZE_MAX)
     finally:
         os.close(fd)
+    if len(text) == SIZE_MAX:  # what is behind it could be a rule that refuses
+        raise BollardError(
+            f"{NAME} of the installation has {SIZE_MAX} bytes or more", "the site's administrator should shorten it"
+        )
     return parse(text)
 
 
@@ -165,6 +172,7 @@ def parse(text: bytes) -> Site:
         conda_base=last("conda-base", ""),
         trust=trust_rule.policy(given),
         gpu=last("gpu", "auto"),
+        journal=last("journal", "0") == "1",
     )
 
 

@@ -163,6 +163,13 @@ TABLE: tuple[Key, ...] = (
         "/project/%u",
     ),
     Key(
+        "journal",
+        SWITCH,
+        False,
+        "whether the node's system log gets a line when a container starts and one when it ends, with the job's number",
+        "yes",
+    ),
+    Key(
         "environment",
         VARIABLES,
         (),
