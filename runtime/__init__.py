@@ -6,6 +6,7 @@ Data flows one way; each room imports only rooms below it in this table (`make l
 cli/: The `bollard` command: one module for each group of commands.
 flow/: workflows of containers: a file, compiled to Slurm's own dependencies.
 local/: containers without a job step of their own, and what runs on this machine.
+preflight/: what an image's MPI needs of Slurm, told before a job queues.
 container/: the keeper: namespaces, mounts and processes of one container on one node.
 build/: new images: from definition files, and from images that were fetched.
 fetch/: images that lie elsewhere: their names, their servers, the cache.
@@ -21,6 +22,7 @@ causes.py: a failed system call in a user's words: the full place, the limit, wh
 frozen.py: records that cannot be changed, without the imports of dataclasses.
 installed.py: where the installation lies.
 progress.py: progress lines of long commands.
+live_line.py: the text of the line that shows a running step on a terminal.
 host_slurm.py: this node's Slurm commands; written at install.
 archive.py: imports the keeper's modules from one file.
 

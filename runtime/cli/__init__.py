@@ -22,6 +22,10 @@ sign.py: bollard sign, verify.
 key.py: bollard key.
 passphrase.py: passphrases from files and terminals.
 site.py: bollard site.
+doctor.py: bollard doctor.
+machine.py: the checks of bollard doctor.
+image_findings.py: the checks of bollard doctor IMAGE.
+findings.py: prints the findings of checks.
 terminal.py: escapes control characters on a terminal.
 completion.py: completion for shells.
 manual.py: manual pages.

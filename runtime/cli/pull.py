@@ -24,6 +24,9 @@ def run(given: list[tuple[str, str]], words: list[str]) -> int:
     command_line.refuse_empty(given)
     asked = dict(given)
     uri = words[-1]
+    if os.path.exists(uri):
+        text = f"{uri}: is a file of this machine, there is nothing to fetch"
+        raise BollardError(text, "use it as the image, or copy it")
     if ":" not in uri:
         raise BollardError(f"{uri}: is not a URI", f"write docker://{uri}, oras://{uri} or library://{uri}")
     # The order of Apptainer: --name or its variable, else the argument TARGET, else a name made from the URI.
@@ -33,6 +36,8 @@ def run(given: list[tuple[str, str]], words: list[str]) -> int:
     force = asked.get("force", "0") == "1"
     arch = sources.variable(os.environ, "PULL_ARCH")
     given = cli_build.with_variant(given if "arch" in asked or not arch else [*given, ("arch", arch)])
+    if "key" in asked:
+        uri = _signed(uri, asked["key"], given)
     if asked.get("sandbox") == "1":
         settings = sources.settings(given, os.environ)
         place = os.path.join(folder, target)
@@ -43,6 +48,18 @@ def run(given: list[tuple[str, str]], words: list[str]) -> int:
         text = f"{image.shown(uri)}: no signature is verified; --allow-unsigned leaves this line out"
         os.write(2, f"bollard: warning: {text}\n".encode("utf-8", "surrogateescape"))
     return 0
+
+
+def _signed(uri: str, pem: str, given: list[tuple[str, str]]) -> str:
+    """Return the image's name with the digest that a key has signed. This image is fetched, wherever the tag moves."""
+    from bollard.runtime.fetch import cosigned
+    from bollard.runtime.trust import dsse
+
+    name = reference.parse(uri)
+    if name.scheme not in ("docker", "oras"):
+        raise BollardError(f"--key {pem}: cosign signs images of registries", "use it with docker:// or oras://")
+    settings = sources.with_login(name, sources.settings(given, os.environ))
+    return cosigned.verified(name, dsse.public_key(pem), settings.access)[0].uri
 
 
 def _allows_unsigned(asked: dict[str, str]) -> bool:

@@ -170,7 +170,7 @@ def _sha256(fd: int, name: str) -> str:
 
 
 def signers_of(fd: int, found: sif.Sif, keyring: str) -> frozenset[str]:
-    """Return the fingerprints of the PGP keys that have signed the whole group of the primary partition.
+    """Return the fingerprints of the PGP keys that have signed the whole group of the container (sif.main_group).
 
     fd: the image file.
     found: its header and descriptors.
@@ -191,5 +191,5 @@ def signers_of(fd: int, found: sif.Sif, keyring: str) -> frozenset[str]:
         )
     if signature.strays(found):
         return frozenset()
-    report = verify.verify(fd, found, verify.Trust((keyring,), gpgv=GPGV), groups=[sif.primary(found).group])
+    report = verify.verify(fd, found, verify.Trust((keyring,), gpgv=GPGV), groups=[sif.main_group(found)])
     return verify.signers(report)
