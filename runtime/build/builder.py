@@ -22,7 +22,7 @@ from bollard.runtime.build.definition import Definition, Script, Stage
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import cache, oci, reference
 from bollard.runtime.fetch import sources as fetch
-from bollard.runtime.image import image, pack, sif_write
+from bollard.runtime.image import encryption, image, pack, sif_write
 from bollard.runtime.system import rootless, workspace
 from bollard.runtime.system.tree import Tree
 
@@ -61,6 +61,7 @@ class Request(NamedTuple):
     squash_arguments: further arguments for mksquashfs.
     keep_failed: keep the workspace of a build that fails.
     text: the text of the definition; "" to read it from `source`.
+    key: encrypt the filesystem of the image for this key.
     """
 
     target: str
@@ -84,6 +85,7 @@ class Request(NamedTuple):
     squash_arguments: tuple[str, ...] = ()
     keep_failed: bool = False
     text: str = ""
+    key: encryption.Key | None = None
 
 
 def run(request: Request) -> None:
@@ -122,10 +124,11 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
             with contextlib.closing(Tree(request.source)) as tree:
                 records = _records(request, tree, started, "", ())
             arguments = request.squash_arguments
-            pack.build(request.target, request.source, records=records, force=request.force, arguments=arguments)
+            pack.build(request.target, request.source, records=records, force=request.force, arguments=arguments,
+                       key=request.key)  # fmt: skip
 
         # A sandbox can have files of subordinate ids. Only a user namespace that maps these ids can read them.
-        if way.kind == rootless.SUBIDS:
+        if way.kind == rootless.SUBIDS or request.key:
             rootless.run(way, plain)
         else:
             plain()
@@ -289,6 +292,7 @@ def _carry_out(
         force=request.force,
         arguments=request.squash_arguments,
         progress=progress.on_terminal() and not request.shown,  # no bar if `exec` or `pull` builds the image
+        key=request.key,
     )
     progress.done(f"{request.shown or request.target}: {os.path.getsize(request.target) / 1e6:.1f} MB")
 

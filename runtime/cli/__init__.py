@@ -19,6 +19,7 @@ sif.py: bollard sif.
 sign.py: bollard sign, verify.
 key.py: bollard key.
 passphrase.py: passphrases from files and terminals.
+encryption_key.py: the key of an encrypted image.
 site.py: bollard site.
 terminal.py: escapes control characters on a terminal.
 completion.py: completion for shells.

@@ -57,7 +57,7 @@ _LOOKS_LIKE: Final = (
     (0, b"\xfd7zXZ\0", "is it an xz archive? convert it to a SIF file first"),
     (0, b"BZh", "is it a bzip2 archive? convert it to a SIF file first"),
     (257, b"ustar", "is it a docker or OCI archive? convert it to a SIF file first"),
-    (0, b"LUKS\xba\xbe", "is it an encrypted disk? encrypted images are not supported yet"),
+    (0, b"LUKS\xba\xbe", "is it an encrypted disk? only root could open it"),
     (1080, b"\x53\xef", "is it an ext3 image? build it again as a SIF file"),
     (1024, b"\xe2\xe1\xf5\xe0", "is it an EROFS image? build it again as a SIF file"),
     (0, b"version https://git-lfs", "is it a Git LFS pointer? fetch the file with `git lfs pull`"),
@@ -77,10 +77,13 @@ class Image:
     compression: name of the squashfs compression ("zstd"); "" for a directory.
     arch: Go's name of the architecture ("amd64"); None if the image does not name one.
     overlays: the overlay partitions of a SIF file.
+    encrypted: the squashfs holds a directory of gocryptfs, and its one file is the root filesystem, encrypted.
     identity: (st_ino, st_size, st_mtime_ns). It is equal on all nodes that see the same shared file.
     """
 
-    __slots__ = ("_sif", "arch", "compression", "fd", "identity", "kind", "offset", "overlays", "path", "size")
+    __slots__ = (
+        "_sif", "arch", "compression", "encrypted", "fd", "identity", "kind", "offset", "overlays", "path", "size",
+    )  # fmt: skip
 
     def __init__(self, path: str, fd: int, kind: str, identity: tuple[int, int, int]) -> None:
         self.path = path
@@ -92,6 +95,7 @@ class Image:
         self.compression = ""
         self.arch: str | None = None
         self.overlays: list[sif.Descriptor] = []
+        self.encrypted = False
         self._sif: sif.Sif | None = None
 
     @property
@@ -103,6 +107,10 @@ class Image:
         """Return the JSON text for `inspect` (labels, environment, runscript); None if the file has no such object."""
         return sif.metadata(self.fd, self._sif) if self._sif else None
 
+    def wrapped_key(self) -> bytes:
+        """Return the message that holds the key of an encrypted image; b"" for an image with a passphrase."""
+        return sif.wrapped_key(self.fd, self._sif) if self._sif else b""
+
     def digest(self) -> str:
         """Return the SHA-256 that the image file records for its filesystem; "" if it records none."""
         return sif.digest(self.fd, self._sif) if self._sif else ""
@@ -112,8 +120,11 @@ class Image:
         os.close(self.fd)
 
 
-def open_image(path: str, machine: str = "") -> Image:
-    """Open and check the image at `path`; `machine` is the node's `uname -m`, "" accepts every architecture.
+def open_image(path: str, machine: str = "", encrypted: bool = False) -> Image:
+    """Open and check the image at `path`.
+
+    machine: the node's `uname -m`; "" accepts every architecture.
+    encrypted: accept an encrypted image too. The caller does not read its filesystem, or has the key.
 
     Raises:
         BollardError: `path` cannot be opened, is not an image, is damaged, or has another architecture.
@@ -121,7 +132,7 @@ def open_image(path: str, machine: str = "") -> Image:
     name = shown(path)
     fd = _open(path, name, os.O_RDONLY)
     try:
-        return _identify(path, name, fd, machine)
+        return _identify(path, name, fd, machine, encrypted)
     except BaseException:
         os.close(fd)
         raise
@@ -168,7 +179,7 @@ def shown(path: str) -> str:
     return path if path.isprintable() else ascii(path)[1:-1]
 
 
-def _identify(path: str, name: str, fd: int, machine: str) -> Image:
+def _identify(path: str, name: str, fd: int, machine: str, encrypted: bool) -> Image:
     info = os.fstat(fd)
     kind = stat.S_IFMT(info.st_mode)
     identity = (info.st_ino, info.st_size, info.st_mtime_ns)
@@ -185,7 +196,8 @@ def _identify(path: str, name: str, fd: int, machine: str) -> Image:
     first = sif.pread(fd, min(info.st_size, _SNIFF_SIZE), 0, name)
     if sif.is_sif(first):
         image._sif = sif.read(fd, info.st_size, name)
-        part = sif.primary(image._sif)
+        part = sif.primary(image._sif, encrypted)
+        image.encrypted = part.fstype == sif.FS_GOCRYPTFS
         image.offset, image.size = part.offset, part.size
         image.overlays = sif.overlays(image._sif)
         image.arch = part.arch or image._sif.header.arch

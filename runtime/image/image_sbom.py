@@ -67,7 +67,7 @@ def text_of(fd: int, opened: sif.Sif, provenance: bool = False) -> bytes | None:
     Raises:
         BollardError: there are two of them, it is too large, or it cannot be read.
     """
-    group = sif.primary(opened).group
+    group = sif.primary(opened, encrypted=True).group
     kind, name = (sif.GENERIC_JSON, PROVENANCE) if provenance else (sif.SBOM, NAME)
     found = [d for d in opened.descriptors if (d.datatype, d.name, d.group) == (kind, name, group)]
     if not found:

@@ -191,5 +191,6 @@ def signers_of(fd: int, found: sif.Sif, keyring: str) -> frozenset[str]:
         )
     if signature.strays(found):
         return frozenset()
-    report = verify.verify(fd, found, verify.Trust((keyring,), gpgv=GPGV), groups=[sif.primary(found).group])
+    group = sif.primary(found, encrypted=True).group
+    report = verify.verify(fd, found, verify.Trust((keyring,), gpgv=GPGV), groups=[group])
     return verify.signers(report)

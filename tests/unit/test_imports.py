@@ -18,9 +18,12 @@ TOP = Path(__file__).resolve().parents[2]
 BEFORE = {
     "bollard.runtime.container.cdi": {"_parsed"},
     "bollard.runtime.container.driver_libraries": {"is_newer"},
-    "bollard.runtime.container.keeper": {"_enter", "_hold", "_open", "_start_saver", "_unshare", "facts", "main"},
+    "bollard.runtime.container.keeper": {
+        "_enter", "_hold", "_mount", "_open", "_start_saver", "_unshare", "facts", "main"
+    },
     "bollard.runtime.container.layers": {"_merge", "_open"},
     "bollard.runtime.container.save": {"_prepare"},
+    "bollard.runtime.image.encryption": {"_openssl", "check_config"},
     "bollard.runtime.image.image": {"_open_error", "_user_name"},
     "bollard.runtime.image.image_sbom": {"text_in", "upstream"},
     "bollard.runtime.image.sif_write": {"sha256", "timestamp"},  # the saver, which has imported these
