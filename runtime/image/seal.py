@@ -103,6 +103,7 @@ def _mounted(program: str, secret: bytes, sealed: str, plain: str, target: str) 
         with contextlib.suppress(BrokenPipeError):  # it has ended: the look below says so
             server.stdin.write(secret + b"\n")
             server.stdin.close()
+        server.stdin = None  # `communicate` would flush the closed file
         try:
             os.listdir(plain)  # waits for its first answer
         except OSError:
