@@ -27,12 +27,12 @@ found.loader.exec_module(sys.modules["bollard"])
 
 from bollard.runtime.cli import completion, manual  # noqa: E402
 from bollard.runtime.request import site_config  # noqa: E402
-from bollard.spank_plugin import build, build_inside, install, packaged, version  # noqa: E402
+from bollard.spank_plugin import build, build_inside, install, installation, packaged, toolchain, version  # noqa: E402
 
 
 def stage(root: Path, prefix: str) -> None:
     """Make all files below `root`, for trees at `prefix`."""
-    build.require(copies=False)
+    toolchain.require(copies=False)
     files = root / packaged.FILES.lstrip("/")
     command, plugin = files / packaged.COMMAND, files / packaged.SLURM
     number = version.version(TOP)
@@ -43,7 +43,7 @@ def stage(root: Path, prefix: str) -> None:
             make(part, Path(work), prefix)
     python = {"bollard": number, "python": ".".join(map(str, sys.version_info[:2]))}
     (command / packaged.BUILT).write_text(json.dumps(python))
-    slurm = {**python, "slurm": build.slurm_version(), "library": build.python_name()}
+    slurm = {**python, "slurm": toolchain.slurm_version(), "library": toolchain.python_name()}
     (plugin / packaged.BUILT).write_text(json.dumps(slurm))
     for path in files.rglob("*"):
         if not path.is_symlink():
@@ -54,7 +54,7 @@ def stage(root: Path, prefix: str) -> None:
 
 def _command(part: Path, work: Path, prefix: str) -> None:
     build.make_command(part, work)
-    install.make_names(install.Where(prefix, names=True), part)
+    install.make_names(installation.Where(prefix, names=True), part)
     for path in (part / "python/bollard/spank_plugin").iterdir():
         if path.suffix in (".c", ".h", ".map"):
             path.unlink()  # a package is not built again where it is installed
@@ -83,4 +83,4 @@ def _outside(root: Path, prefix: str) -> None:
 
 
 if __name__ == "__main__":
-    stage(Path(sys.argv[1]).absolute(), install.Where().prefix)
+    stage(Path(sys.argv[1]).absolute(), installation.Where().prefix)

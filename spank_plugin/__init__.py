@@ -11,15 +11,16 @@ bollard-enter     static launcher before every task
 | client.c, slurm_options.c, components.c, multiprog.c | in srun, sbatch, salloc: take --container over from Slurm |
 | client_options.c, spec.c, header.c, image_probe.c | in srun, sbatch, salloc: read options, make the spec |
 | stepd.c, keeper.c, argv.c, refusal.c | in slurmstepd: start the keeper and the launcher |
-| privilege.c, account.c, job_record.c | in slurmstepd: what needs root |
+| privilege.c, root_owned.c, account.c, slurmctld.c | in slurmstepd: what needs root |
 | job_cgroup.c, job_folder.c, job_place.c, job_end.c | there too: a job's cgroups, folder and /tmp; its end |
-| keeper_start.c | the program that becomes the keeper |
+| keeper_main.c | the program that becomes the keeper |
 | enter.c, entry.c, script.c, become.c, supervise.c | the launcher: lets a task enter the container |
 | wire.c | sockets and frames, in slurmstepd and in the launcher |
 | python.c, start.c, callbacks.py | calls from C to Python |
-| build.py, install.py, plugstack.py | compile all of it, install it, name it in plugstack.conf |
+| build.py, toolchain.py | compile all of it |
+| install.py, installation.py, plugstack.py | install it, name it in plugstack.conf |
 | removal.py | go back to the tree before, and uninstall |
 | packaged.py, version.py | what a package's scripts call; the version |
-| check.py, finding.py, plugstack_fault.py, probes.py | check whether containers work on a node |
+| check.py, host_check.py, finding.py, plugstack_fault.py, probes.py | check whether containers work on a node |
 | cluster_check.py | the same on many nodes |
 """

@@ -29,7 +29,6 @@ from __future__ import annotations
 import compileall
 import contextlib
 import io
-import os
 import py_compile
 import shutil
 import subprocess
@@ -52,17 +51,17 @@ if not __package__:  # a checkout, where a package has the name of its directory
 from bollard.runtime import constants  # noqa: E402
 from bollard.runtime.errors import BollardError  # noqa: E402
 from bollard.runtime.request import options  # noqa: E402
-from bollard.spank_plugin import build_inside, version  # noqa: E402
+from bollard.spank_plugin import build_inside, toolchain, version  # noqa: E402
 from bollard.spank_plugin.build_inside import c_string  # noqa: E402
 
 # The C files from which each output is compiled.
 SOURCES = {
     "spank_bollard.so": (
         *("shim", "client", "client_options", "spec", "image_probe", "image_program", "slurm_options"),
-        *("components", "multiprog", "header", "stepd", "keeper", "argv", "refusal", "account", "job_record"),
-        *("privilege", "wire", "python", "job_cgroup", "job_folder", "job_place", "job_end"),
+        *("components", "multiprog", "header", "stepd", "keeper", "argv", "refusal", "account", "slurmctld"),
+        *("privilege", "root_owned", "wire", "python", "job_cgroup", "job_folder", "job_place", "job_end"),
     ),
-    "bollard-keeper": ("keeper_start", "witness", "python", "refusal", "wire"),
+    "bollard-keeper": ("keeper_main", "witness", "python", "refusal", "wire"),
     "bollard-enter": ("enter", "entry", "script", "become", "scratch", "supervise", "ranks", "program", "wire"),
     "bollard-cat": ("cat",),
     "bollard-inside": ("inside", "mpirun", "placement", "program"),
@@ -73,17 +72,6 @@ WARNINGS = [
     *("-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"),
     "-Wno-missing-field-initializers",
 ]
-# For every program and library; tests/hostile/test_elf.py checks the installed files for them. Some compilers set
-# _FORTIFY_SOURCE themselves, hence -U.
-HARDENING = [
-    *("-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"),
-    "-Wl,-z,relro,-z,now,-z,noexecstack",
-]
-# For $BOLLARD_SANITIZE, in the place of HARDENING (`make sanitize`). "undefined": undefined behaviour ends the process
-# by a signal, which works in a static program too. "address": AddressSanitizer too. Programs are dynamic then, and a
-# process that opens such a library needs libasan in LD_PRELOAD.
-UNDEFINED = ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-fno-omit-frame-pointer"]
-SANITIZERS = {"": HARDENING, "undefined": UNDEFINED, "address": ["-fsanitize=address", *UNDEFINED]}
 # For C files that cffi writes. CHECKED (linux_build.py) turns these on again for our C in them.
 GENERATED = ["-Wno-conversion", "-Wno-shadow", "-Wno-unused-parameter"]
 
@@ -171,124 +159,10 @@ def compile_c(output: Path, files: list[Path], *flags: str) -> None:
     Raises:
         BollardError: the compiler failed; its own messages are on stderr.
     """
-    command = [compiler(), *WARNINGS, *sanitizers(), "-o", str(output), *map(str, files), *flags]
+    command = [toolchain.compiler(), *WARNINGS, *toolchain.sanitizers(), "-o", str(output), *map(str, files), *flags]
     done = subprocess.run(command, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise BollardError(f"{output.name} did not compile", f"the command was: {' '.join(command)}")
-
-
-def sanitizers() -> list[str]:
-    """Return HARDENING, or what $BOLLARD_SANITIZE asks for instead."""
-    asked = os.environ.get("BOLLARD_SANITIZE", "")
-    if asked not in SANITIZERS:
-        raise BollardError(f"BOLLARD_SANITIZE={asked}: no such build", "set it to undefined or address, or unset it")
-    return SANITIZERS[asked]
-
-
-def slurm_include() -> Path | None:
-    """The directory that holds slurm/spank.h: $SLURM_INCLUDE_DIR or a usual one; None when it is not found."""
-    for folder in (os.environ.get("SLURM_INCLUDE_DIR", ""), "/usr/include", "/usr/local/include", "/opt/slurm/include"):
-        if folder and (Path(folder) / "slurm/spank.h").exists():
-            return Path(folder)
-    return None
-
-
-def slurm_version() -> str:
-    """The Slurm release of the headers, as "22.05.8"; "" when they do not state it."""
-    folder = slurm_include() or Path("/usr/include")
-    for name in ("slurm_version.h", "slurm.h"):  # in slurm.h before 21.08
-        try:
-            lines = (folder / "slurm" / name).read_text(errors="replace").splitlines()
-        except OSError:
-            continue
-        for words in map(str.split, lines):
-            if words[:2] == ["#define", "SLURM_VERSION_NUMBER"]:
-                number = int(words[2], 16)
-                return f"{number >> 16}.{number >> 8 & 0xFF:02}.{number & 0xFF}"
-    return ""
-
-
-def require(copies: bool = True) -> None:
-    """Check that everything needed to build is installed; `copies`: also what `copy_server` copies.
-
-    Raises:
-        BollardError: something is missing; the message names all of it, and the packages to install.
-    """
-    missing, debian, el = [], [], []
-    for there, what, deb, rpm in (
-        (shutil.which(compiler()), f"a C compiler ({compiler()})", "gcc", "gcc"),
-        (Path("/usr/include/stdio.h").exists(), "the C library's headers", "libc6-dev", "glibc-devel"),
-        (slurm_include(), "slurm/spank.h", "libslurm-dev", "slurm-devel"),
-        (python_header().exists(), str(python_header()), "python3-dev", "python3-devel"),
-        (python_library(), f"lib{python_name()}.so", "python3-dev", "python3-devel"),
-        (_has_cffi(), "the Python module cffi", "python3-cffi", "python3-cffi"),
-        (server() or not copies, "squashfuse", "squashfuse", "squashfuse"),
-        (_links_statically(), "the C library for static programs", "libc6-dev", "glibc-static"),
-    ):
-        if not there:
-            missing.append(what)
-            debian.append(deb)
-            el.append(rpm)
-    if missing:
-        packages = " ".join(dict.fromkeys(debian)), " ".join(dict.fromkeys(el))
-        hint = f"install {packages[0]}" + (f" (Debian) or {packages[1]} (EL)" if len(set(packages)) > 1 else "")
-        if not slurm_include():
-            hint += ", or set SLURM_INCLUDE_DIR to the directory that holds slurm/spank.h's folder"
-        raise BollardError(f"cannot build, missing here: {', '.join(missing)}", hint)
-
-
-def compiler() -> str:
-    """The C compiler: $CC, else cc."""
-    return os.environ.get("CC", "cc")
-
-
-def python_header() -> Path:
-    """The path of Python.h for this interpreter."""
-    return Path(sysconfig.get_path("include")) / "Python.h"
-
-
-def python_name() -> str:
-    """The name of this interpreter's library without "lib" and ".so": "python3.11"."""
-    return f"python{sysconfig.get_config_var('LDVERSION')}"
-
-
-def python_library() -> bool:
-    """Whether this interpreter's shared library is installed."""
-    folders = (sysconfig.get_config_var("LIBDIR") or "", sysconfig.get_config_var("LIBPL") or "")
-    return any((Path(folder) / f"lib{python_name()}.so").exists() for folder in folders if folder)
-
-
-def server() -> str | None:
-    """The path of this machine's FUSE server: squashfuse_ll, else squashfuse; None for neither."""
-    return shutil.which("squashfuse_ll") or shutil.which("squashfuse")
-
-
-def _has_cffi() -> bool:
-    try:
-        import cffi
-    except ImportError:
-        return False
-    return bool(cffi)
-
-
-def _links_statically() -> bool:
-    """Whether the linker finds libc.a; True when there is no compiler."""
-    try:
-        done = subprocess.run([compiler(), "-print-file-name=libc.a"], stdout=subprocess.PIPE, text=True, check=False)
-    except OSError:
-        return True
-    return "/" in done.stdout
-
-
-def static() -> list[str]:
-    """The flags for a static program; with a random load address when the C library has rcrt1.o.
-
-    AddressSanitizer has no static programs.
-    """
-    if os.environ.get("BOLLARD_SANITIZE") == "address":
-        return ["-pie", "-fPIE"]
-    done = subprocess.run([compiler(), "-print-file-name=rcrt1.o"], stdout=subprocess.PIPE, text=True, check=False)
-    return ["-static-pie", "-fPIE"] if "/" in done.stdout else ["-static"]
 
 
 def emit(ffi: Any, source: Path) -> None:
@@ -306,7 +180,7 @@ def build_shim(out: Path, work: Path, prefix: str) -> None:
         "-shared",
         "-fPIC",
         f"-I{work}",
-        f"-I{slurm_include() or '/usr/include'}",
+        f"-I{toolchain.slurm_include() or '/usr/include'}",
         f'-DBOLLARD_PREFIX="{prefix}"',
         f'-DBOLLARD_STDLIB="{search_path()[0]}"',
         "-Wl,-z,nodelete",
@@ -327,7 +201,7 @@ def build_launcher(out: Path) -> None:
     with tempfile.TemporaryDirectory() as work:
         write_headers(Path(work))
         for name in ("bollard-enter", "bollard-cat"):
-            compile_c(out / name, sources(name), *static(), f"-I{work}")
+            compile_c(out / name, sources(name), *toolchain.static(), f"-I{work}")
 
 
 def build_tools(out: Path, work: Path, prefix: str, slurm_conf: str) -> None:
@@ -344,7 +218,7 @@ def build_tools(out: Path, work: Path, prefix: str, slurm_conf: str) -> None:
     (work / "host_slurm.h").write_text(build_inside.header(found, prefix))
     folder = out / "inside/bin"
     folder.mkdir(parents=True)
-    compile_c(folder / build_inside.PROGRAM, sources(build_inside.PROGRAM), *static(), f"-I{work}")
+    compile_c(folder / build_inside.PROGRAM, sources(build_inside.PROGRAM), *toolchain.static(), f"-I{work}")
     compile_c(folder / "paths.so", sources("paths.so"), "-shared", "-fPIC", f"-I{work}", "-ldl")
     for name in (*(name for name, _ in found.commands), *build_inside.MPIRUN) if found else ():
         (folder / name).symlink_to(build_inside.PROGRAM)
@@ -387,7 +261,7 @@ def build_runtime(out: Path, work: Path, prefix: str) -> None:
         f'-DBOLLARD_HOME=L"{sys.prefix}"',
         f'-DBOLLARD_PREFIX="{prefix}"',
         f"-L{sysconfig.get_config_var('LIBDIR')}",
-        f"-l{python_name()}",
+        f"-l{toolchain.python_name()}",
         "-ldl",
     )
 
@@ -415,9 +289,7 @@ def copy_python(out: Path) -> None:
     packages.mkdir(parents=True)
     root = TOP / "runtime/_root"
     root = root if root.exists() else TOP
-    (packages / "__init__.py").write_text(
-        version.stamped((root / "__init__.py").read_text(), version.version(TOP))
-    )
+    (packages / "__init__.py").write_text(version.stamped((root / "__init__.py").read_text(), version.version(TOP)))
     shutil.copy(root / "py.typed", packages)
     for name in PACKAGES:
         for source in sorted((TOP / name).rglob("*")):
@@ -438,7 +310,7 @@ def copy_server(out: Path) -> None:
     Only root can read the installed copies. The kernel lets users trace only programs that they can read, so no user
     can put code into such a process (ptrace(2), PR_SET_DUMPABLE in prctl(2)).
     """
-    program = server() or ""
+    program = toolchain.server() or ""
     libraries = subprocess.run(["ldd", program], stdout=subprocess.PIPE, text=True, check=True).stdout
     shutil.copy(program, out / ("squashfuse2" if "libfuse.so.2" in libraries else "squashfuse"))
     # squashfuse_ll has uid= after 0.1.105 only, and ignores uid=0; squashfuse has it as an option of libfuse.
@@ -491,7 +363,7 @@ def make(out: Path, work: Path, prefix: str, slurm_conf: str = "/etc/slurm") -> 
     Raises:
         BollardError: something needed to build is missing, or the compiler failed.
     """
-    require()
+    toolchain.require()
     make_command(out, work)
     make_plugin(out, work, prefix, slurm_conf)
     complete(out, prefix)

@@ -56,10 +56,10 @@ def keep(
         verdict: pointer to an int, set to 0 on success.
     """
     try:
-        from bollard.runtime.container import keeper
+        from bollard.runtime.container import step
 
         times = forked, dropped
-        keeper.main(ffi.string(spec), ffi.string(site), ffi.string(program), listener, job, times, before)
+        step.main(ffi.string(spec), ffi.string(site), ffi.string(program), listener, job, times, before)
         verdict[0] = 0
     except BaseException as error:
         _explain(error, why, size)

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from bollard.mpi.errors import WireupError
@@ -23,30 +23,28 @@ from bollard.mpi.library import open_library
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import options, site, site_config
 from bollard.runtime.system import owners
-from bollard.spank_plugin import build, gpu_check, install, plugstack, plugstack_fault, policy_check, probes
-from bollard.spank_plugin.finding import FAILURE, OK, WARNING, Finding
-from bollard.spank_plugin.install import Where
+from bollard.spank_plugin import (
+    build,
+    gpu_check,
+    host_check,
+    install,
+    installation,
+    plugstack,
+    plugstack_fault,
+    policy_check,
+    probes,
+)
+from bollard.spank_plugin.finding import FAILURE, OK, WARNING, Finding, Found
+from bollard.spank_plugin.installation import Where
 
-# The first release with mount_setattr(2).
-KERNEL = (5, 12)
 _SECONDS = 30
 HERE = Where()
 _AGAIN = plugstack_fault.AGAIN
-RESTRICTION = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
-_NAMESPACES = (
-    "user.max_user_namespaces",
-    "user.max_mnt_namespaces",
-    "kernel.unprivileged_userns_clone",
-    "kernel.apparmor_restrict_unprivileged_userns",
-)
-
-
-Found = Iterator[Finding]
 
 
 def findings(where: Where) -> Found:
     """Yield every finding on this node, for the installation `where`; causes come before their effects."""
-    where = where._replace(slurm_conf=install.conf_in_use(where.slurm_conf))
+    where = where._replace(slurm_conf=installation.conf_in_use(where.slurm_conf))
     there = os.path.exists(f"{where.prefix}/{install.MANIFEST}")
     package = install.package_of(where.prefix)
     for check in CHECKS:
@@ -81,105 +79,7 @@ def _said(*command: str, where: Where = HERE, seconds: float = _SECONDS) -> tupl
     return done.returncode, done.stdout
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    """The first version number in `text`: (22, 5, 8) for "slurm 22.05.8"; () for none."""
-    found = re.search(r"\d+(?:\.\d+)+", text)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
-
-
 # The node.
-
-
-def _kernel(where: Where) -> Found:
-    release = os.uname().release
-    if _numbers(release)[:2] < KERNEL:
-        have = "EL 9, SUSE 15 SP4, Debian 12 and Ubuntu 22.04 have one"
-        yield Finding("kernel", FAILURE, f"Linux {release}", f"run Linux {KERNEL[0]}.{KERNEL[1]} or later: {have}")
-    else:
-        yield Finding("kernel", OK, f"Linux {release}")
-
-
-def _attempt(what: str, probe: Callable[[], str], fix: str) -> Found:
-    worked, text = probes.attempt(probe)
-    yield Finding(what, OK if worked else FAILURE, text, "" if worked else fix)
-
-
-def _user_namespaces(where: Where) -> Found:
-    settings = []
-    for name in _NAMESPACES:
-        path = Path("/proc/sys", *name.split("."))
-        if path.exists():
-            settings.append(f"{name}={path.read_text().strip()}")
-    worked, text = probes.attempt(probes.user_namespace)
-    if worked:
-        yield Finding("user namespaces", OK, text)
-        return
-    yield Finding(
-        "user namespaces",
-        FAILURE,
-        f"{text} ({', '.join(settings)})",
-        "sysctl -w user.max_user_namespaces=65536, kernel.unprivileged_userns_clone=1 or "
-        "kernel.apparmor_restrict_unprivileged_userns=0, whichever this kernel has",
-    )
-
-
-def _apparmor(where: Where) -> Found:
-    try:
-        restricted = Path(RESTRICTION).read_text().strip() != "0"
-    except OSError:
-        return  # this kernel does not restrict
-    # Ubuntu lets everybody make the namespace, and takes all rights in it.
-    finding = apparmor(restricted, probes.attempt(probes.mount_calls)[0])
-    if finding:
-        yield finding
-
-
-def apparmor(restricted: bool, worked: bool) -> Finding:
-    """The finding on AppArmor.
-
-    restricted: whether kernel.apparmor_restrict_unprivileged_userns is set.
-    worked: whether a mount in a user namespace was possible: a profile allows it then.
-    """
-    if not restricted:
-        return Finding("AppArmor", OK, "does not restrict user namespaces")
-    if worked:
-        return Finding("AppArmor", OK, "restricts user namespaces, and a profile allows them here")
-    text = "kernel.apparmor_restrict_unprivileged_userns=1: a user's namespace has no rights"
-    fix = "install contrib/apparmor/bollard as /etc/apparmor.d/bollard, and run apparmor_parser -r on it"
-    return Finding("AppArmor", FAILURE, text, fix)
-
-
-def _selinux(where: Where) -> Found:
-    try:
-        enforcing = Path("/sys/fs/selinux/enforce").read_text().strip() == "1"
-    except OSError:
-        return  # no SELinux
-    yield Finding("SELinux", OK, "enforcing" if enforcing else "permissive")
-
-
-def _mounts(where: Where) -> Found:
-    if _numbers(os.uname().release)[:2] < KERNEL:
-        return  # one line tells that the kernel is too old
-    yield from _attempt("mounts", probes.mount_calls, f"run Linux {KERNEL[0]}.{KERNEL[1]} or later, and see above")
-    yield from _attempt("FUSE", probes.fuse, "modprobe fuse; chmod 666 /dev/fuse")
-    yield from _attempt("overlay", probes.overlay, "modprobe overlay; run Linux 5.11 or later")
-
-
-def _c_library(where: Where) -> Found:
-    try:
-        yield Finding("C library", OK, os.confstr("CS_GNU_LIBC_VERSION") or "unknown")
-    except ValueError:
-        yield Finding("C library", WARNING, "not glibc", "nothing: but nobody has tested this one")
-
-
-def _cgroups(where: Where) -> Found:
-    top = Path("/sys/fs/cgroup")
-    if (top / "cgroup.controllers").exists():
-        yield Finding("cgroups", OK, "version 2")
-    elif top.is_dir() and (found := sorted(path.name for path in top.iterdir())):
-        yield Finding("cgroups", OK, f"version 1 ({', '.join(found)})")
-    else:
-        yield Finding("cgroups", WARNING, "none are mounted", "mount them, so that Slurm can end all of a job")
 
 
 # The installation.
@@ -209,8 +109,8 @@ def _owners(where: Where) -> Found:
         sys.executable,
         where.command,
     ]
-    if not install.is_slurmds_copy(where.slurm_conf):  # slurmd makes its copies itself, with their owners
-        paths += [install.plugstack_file(where.slurm_conf), *(line.file for line in _lines(where))]
+    if not installation.is_slurmds_copy(where.slurm_conf):  # slurmd makes its copies itself, with their owners
+        paths += [installation.plugstack_file(where.slurm_conf), *(line.file for line in _lines(where))]
     found = owners.faults(path for path in paths if os.path.lexists(path))
     for fault in found:
         yield Finding("owners", FAILURE, fault.text, fault.fix)
@@ -246,7 +146,7 @@ def _python(where: Where) -> Found:
         yield Finding("Python", FAILURE, f"the runtime cannot be loaded: {reason}", _AGAIN)
         return
     text = f"lib{manifest['library']}, built with {manifest['python']}"
-    if _numbers(manifest["python"])[:2] != sys.version_info[:2]:
+    if host_check.numbers(manifest["python"])[:2] != sys.version_info[:2]:
         yield Finding("Python", FAILURE, f"{text}, but this is {sys.version.split()[0]}", _AGAIN)
     else:
         yield Finding("Python", OK, text)
@@ -330,7 +230,7 @@ def _policy(where: Where) -> Found:
 
 def _lines(where: Where) -> list[plugstack.Line]:
     try:
-        return plugstack.effective(install.plugstack_file(where.slurm_conf))
+        return plugstack.effective(installation.plugstack_file(where.slurm_conf))
     except OSError:
         return []
 
@@ -342,7 +242,7 @@ def _slurm(where: Where) -> Found:
         yield Finding("Slurm", FAILURE, said.strip(), "install Slurm's commands on this node")
     elif status != 0:
         yield Finding("Slurm", FAILURE, said.strip().partition("\n")[0], "mend slurm.conf first")
-    elif _numbers(said)[:2] != _numbers(built)[:2]:
+    elif host_check.numbers(said)[:2] != host_check.numbers(built)[:2]:
         yield Finding("Slurm", FAILURE, f"{said.strip()}, but the plugin is built for {built}", _AGAIN)
     else:
         yield Finding("Slurm", OK, f"{said.strip()}, the plugin is built for {built}")
@@ -386,7 +286,7 @@ def _slurm_settings(where: Where) -> Found:
     if not contain:
         text = "PrologFlags lacks Contain: every step makes its own container"
         yield Finding("Slurm's settings", WARNING, text, "PrologFlags=Contain in slurm.conf")
-    if not interactive and _numbers(_said("srun", "--version", where=where)[1])[:2] >= (21, 8):
+    if not interactive and host_check.numbers(_said("srun", "--version", where=where)[1])[:2] >= (21, 8):
         text = "LaunchParameters lacks use_interactive_step: salloc refuses --container"
         yield Finding("Slurm's settings", WARNING, text, "LaunchParameters=use_interactive_step in slurm.conf")
     if contain and interactive:
@@ -410,7 +310,7 @@ def _pmi(where: Where) -> Found:
     try:
         ffi, library = open_library("libpmix.so", "const char *PMIx_Get_version(void);", places, WireupError, "")
         text = bytes(ffi.string(library.PMIx_Get_version())).decode(errors="replace")
-        yield Finding("PMIx library", OK, ".".join(map(str, _numbers(text))) or text)
+        yield Finding("PMIx library", OK, ".".join(map(str, host_check.numbers(text))) or text)
     except WireupError:
         yield Finding(
             "PMIx library", FAILURE, "no libpmix.so.2, which mpi/pmix needs", "install libpmix2 (Debian), pmix"
@@ -418,7 +318,7 @@ def _pmi(where: Where) -> Found:
 
 
 def _munge(where: Where) -> Found:
-    kind = install.slurm_setting(where.slurm_conf, "AuthType") or "auth/munge"
+    kind = installation.slurm_setting(where.slurm_conf, "AuthType") or "auth/munge"
     if kind != "auth/munge":
         yield Finding("munge", OK, f"not used: {kind}")
         return
@@ -501,13 +401,7 @@ OF_INSTALLATION: tuple[Callable[[Where], Found], ...] = (
     _container,
 )
 CHECKS: tuple[Callable[[Where], Found], ...] = (
-    _kernel,
-    _user_namespaces,
-    _apparmor,
-    _selinux,
-    _mounts,
-    _c_library,
-    _cgroups,
+    *host_check.CHECKS,
     *OF_INSTALLATION[:-1],
     _slurm_settings,
     _pmi,

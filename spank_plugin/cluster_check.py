@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bollard.runtime.errors import BollardError
-from bollard.spank_plugin.install import Where
+from bollard.spank_plugin.installation import Where
 
 NO_ANSWER = "no answer"
 _MINUTES = 5
@@ -138,4 +138,3 @@ def _causes(found: list[Report]) -> list[str]:
 def status(found: list[Report]) -> int:
     """The exit status: 1 when something does not work on a node, or a node gave no answer."""
     return int(any(report["status"] not in ("ok", "warning") for report in found))
-

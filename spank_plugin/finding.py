@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
@@ -53,6 +54,9 @@ class Finding(NamedTuple):
     state: str
     text: str
     fix: str = ""
+
+
+Found = Iterator[Finding]
 
 
 def status(found: list[Finding]) -> str:

@@ -22,20 +22,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import bollard
 from bollard.runtime import constants, installed
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site, site_config
 from bollard.runtime.system import owners
-from bollard.spank_plugin import build, build_inside, plugstack, version
+from bollard.spank_plugin import build, build_inside, installation, plugstack, toolchain, version
+from bollard.spank_plugin.installation import Where
 
 MANIFEST = "manifest.json"
-# The directory of slurmd's copies of the controller's files (configless Slurm: slurm.conf(5), SlurmctldParameters).
-CONFIGLESS = "/run/slurm/conf"
-# The default of SlurmdSpoolDir: slurm.conf(5).
-SPOOL = "/var/spool/slurmd"
 MODES = {
     "bollard-enter": 0o755, build_inside.PROGRAM: 0o755,
     # Users cannot read these programs, so the kernel does not let them trace these processes (ptrace(2)).
@@ -54,83 +51,6 @@ d {constants.JOB_FOLDERS} 0755 root root -
 
 Say = Callable[[str], None]
 Text = tuple[str, str, int]  # a file: path, content, mode
-ARCHIVE = "archive"
-
-
-class Where(NamedTuple):
-    """The paths of one installation, as the nodes will see them."""
-
-    prefix: str = "/usr/lib/bollard"
-    slurm_conf: str = "/etc/slurm"  # the directory
-    bin: str = "/usr/bin"
-    config: str = site_config.PATH
-    destdir: str = ""  # "": install here; else make a package's files below this directory
-    names: bool = False  # make the names of Apptainer in PREFIX/names
-
-    @property
-    def command(self) -> str:
-        """The path of the command `bollard`."""
-        return f"{self.bin}/bollard"
-
-    @property
-    def image_launcher(self) -> str:
-        """The path of the program that makes images programs; Apptainer's package has one there too."""
-        return f"{self.bin}/{installed.IMAGE_LAUNCHER}"
-
-    @property
-    def line_file(self) -> str:
-        """The file that names the plugin for Slurm."""
-        return f"{self.slurm_conf}/plugstack.conf.d/bollard.conf"
-
-    @property
-    def pruning(self) -> str:
-        """The file by which systemd-tmpfiles removes old records; for a package it is in /usr/lib, not in /etc."""
-        return f"{'/usr/lib' if self.destdir else '/etc'}/tmpfiles.d/bollard.conf"
-
-    @property
-    def include(self) -> str:
-        """The pattern of plugstack.conf's include line for `line_file`."""
-        return f"{self.slurm_conf}/plugstack.conf.d/*.conf"
-
-    def at(self, path: str) -> Path:
-        """The path of `path` during the installation: below the destdir."""
-        return Path(self.destdir or "/") / path.lstrip("/")
-
-
-def slurm_setting(conf: str, name: str) -> str:
-    """The value of `name` in slurm.conf(5) in the directory `conf`, as written there; "" when it is not set."""
-    try:
-        lines = Path(conf, "slurm.conf").read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        key, equals, value = line.split("#")[0].partition("=")
-        if equals and key.strip().lower() == name.lower():
-            return value.strip()
-    return ""
-
-
-def is_slurmds_copy(conf: str) -> bool:
-    """Whether `conf` is the directory of slurmd's copies of the controller's files."""
-    return os.path.exists(CONFIGLESS) and os.path.realpath(conf) == os.path.realpath(CONFIGLESS)
-
-
-def conf_in_use(conf: str) -> str:
-    """The directory whose files Slurm reads: `conf`, or that of slurmd's copies when `conf` has no slurm.conf."""
-    if not os.path.exists(f"{conf}/slurm.conf") and os.path.exists(f"{CONFIGLESS}/slurm.conf"):
-        return CONFIGLESS
-    return conf
-
-
-def plugstack_file(conf: str) -> str:
-    """The path of plugstack.conf for the slurm.conf in the directory `conf`."""
-    return slurm_setting(conf, "PlugStackConfig") or f"{conf}/plugstack.conf"
-
-
-def plugstack_line(where: Where) -> str:
-    """The plugin's line for plugstack.conf. Its spool directory is SlurmdSpoolDir; nodes replace its %h and %n."""
-    spool = slurm_setting(where.slurm_conf, "SlurmdSpoolDir") or SPOOL
-    return f"required {where.prefix}/spank_bollard.so spool={spool}\n"
 
 
 COMMAND = """\
@@ -161,7 +81,7 @@ def install(where: Where, say: Say) -> None:
             slurmd's copy; something needed to build is missing; bollard.yaml is not valid.
     """
     settings = site_config.load(where.config)
-    if is_slurmds_copy(where.slurm_conf):
+    if installation.is_slurmds_copy(where.slurm_conf):
         raise BollardError(
             f"{where.slurm_conf}: slurmd copies these files from the controller, and would undo every change",
             "use --slurm-conf with another directory, and name the plugin in the controller's plugstack.conf",
@@ -177,7 +97,7 @@ def install(where: Where, say: Say) -> None:
         build.make(out, work, where.prefix, where.slurm_conf)
         (out / site.NAME).write_bytes(site_config.compiled(settings, where.prefix))
         make_names(where, out)
-        built = {"slurm": build.slurm_version(), "library": build.python_name()}
+        built = {"slurm": toolchain.slurm_version(), "library": toolchain.python_name()}
         manifest = described(where, out, built)
         if where.destdir:
             _pack(where, out, manifest, say)
@@ -218,7 +138,7 @@ def package_of(prefix: str) -> str:
         kind = str(read_manifest(prefix).get("package") or "")
     except BollardError:
         return ""
-    return owners.package(f"{prefix}/{MANIFEST}") if kind == ARCHIVE else kind
+    return owners.package(f"{prefix}/{MANIFEST}") if kind == installation.ARCHIVE else kind
 
 
 def refuse_package(prefix: str, hint: str) -> None:
@@ -252,7 +172,7 @@ def _outside(where: Where) -> list[str]:
         where.bin,
         where.slurm_conf,
         os.path.dirname(where.line_file),
-        plugstack_file(where.slurm_conf),
+        installation.plugstack_file(where.slurm_conf),
     ]
 
 
@@ -280,7 +200,7 @@ def described(where: Where, out: Path, built: dict[str, str]) -> dict[str, Any]:
     out: the tree, complete.
     built: "slurm", the release for which the plugin is built, and "library", the name of Python's library.
     """
-    server = build.server() or ""
+    server = toolchain.server() or ""
     return {
         "bollard": bollard.__version__ if not os.path.exists(build.TOP / ".git") else version.version(build.TOP),
         **built,
@@ -335,7 +255,7 @@ def _pack(where: Where, out: Path, manifest: dict[str, Any], say: Say) -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     files = {path: hashlib.sha256(text.encode()).hexdigest() for path, text, _ in _texts(where)}
-    _copy_tree(out, target, {**manifest, "package": ARCHIVE, "files": files})
+    _copy_tree(out, target, {**manifest, "package": installation.ARCHIVE, "files": files})
     for path, text, mode in _texts(where):
         where.at(path).parent.mkdir(parents=True, exist_ok=True)
         write(where.at(path), text, mode)
@@ -353,7 +273,7 @@ def _texts(where: Where, launcher: bool = False) -> list[Text]:
         (where.command, command_text(where.prefix), 0o755),
         *([(where.image_launcher, command_text(where.prefix), 0o755)] if launcher else []),
         (where.pruning, PRUNING, 0o644),
-        (where.line_file, plugstack_line(where), 0o644),
+        (where.line_file, installation.plugstack_line(where), 0o644),
     ]
 
 
@@ -396,7 +316,7 @@ def put(where: Where, out: Path, manifest: dict[str, Any], texts: list[Text], sa
         files={path: hashlib.sha256(text.encode()).hexdigest() for path, text, _ in texts},
         include=before["include"],
     )
-    stack = plugstack_file(where.slurm_conf)
+    stack = installation.plugstack_file(where.slurm_conf)
     text = text_of(stack)
     if manifest["package"]:
         pass  # plugstack.conf belongs to Slurm's package, and Debian's has the include line
@@ -430,8 +350,8 @@ def put(where: Where, out: Path, manifest: dict[str, Any], texts: list[Text], sa
         mode = os.stat(stack).st_mode & 0o777 if os.path.lexists(stack) else 0o644
         write(Path(stack), plugstack.with_include(text, where.include), mode)
         say(f"added to {stack}: include {where.include}")
-    if manifest["slurm"] and conf_in_use(where.slurm_conf) != where.slurm_conf:
-        line = plugstack_line(where._replace(slurm_conf=CONFIGLESS)).strip()
+    if manifest["slurm"] and installation.conf_in_use(where.slurm_conf) != where.slurm_conf:
+        line = installation.plugstack_line(where._replace(slurm_conf=installation.CONFIGLESS)).strip()
         say(f"Slurm's files come from the controller here: write into its plugstack.conf itself: {line}")
 
 

@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "job_folder.h"
 #include "privilege.h"
+#include "root_owned.h"
 #include "wire.h"
 
 #include <dirent.h>

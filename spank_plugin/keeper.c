@@ -7,6 +7,7 @@
 #include "job_place.h"
 #include "keeper.h"
 #include "privilege.h"
+#include "root_owned.h"
 #include "shim.h"
 #include "stepd.h"
 #include "wire.h"

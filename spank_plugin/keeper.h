@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The interface between slurmstepd's child (keeper.c) and the program that it executes (keeper_start.c). Both run as
+/* The interface between slurmstepd's child (keeper.c) and the program that it executes (keeper_main.c). Both run as
  * the user. */
 #ifndef BOLLARD_KEEPER_H
 #define BOLLARD_KEEPER_H

@@ -40,8 +40,9 @@ if not __package__:  # run by its path
 from bollard.runtime.errors import BollardError  # noqa: E402
 from bollard.runtime.request import site, site_config  # noqa: E402
 from bollard.runtime.system import owners  # noqa: E402
-from bollard.spank_plugin import build, install, removal  # noqa: E402
-from bollard.spank_plugin.install import Say, Where  # noqa: E402
+from bollard.spank_plugin import build, install, installation, removal, toolchain  # noqa: E402
+from bollard.spank_plugin.install import Say  # noqa: E402
+from bollard.spank_plugin.installation import Where  # noqa: E402
 
 FILES = "/usr/lib/bollard-files"
 COMMAND, SLURM, BUILT = "command", "slurm", "built"
@@ -76,7 +77,7 @@ def assemble(where: Where, files: Path, say: Say) -> None:
     if not chosen:
         return
     install.refuse(install.faults_before(where))
-    if build.server() is None:
+    if toolchain.server() is None:
         raise BollardError("squashfuse is missing", "install squashfuse")
     built = {"slurm": "", "library": "", **_built(chosen[-1])}
     with tempfile.TemporaryDirectory(prefix="bollard-assemble-") as scratch:
@@ -87,7 +88,7 @@ def assemble(where: Where, files: Path, say: Say) -> None:
         (out / site.NAME).write_bytes(_settings(where, say))
         package = "bollard-slurm" if len(chosen) > 1 else "bollard"
         manifest = {**install.described(where, out, built), "package": package}
-        line = (where.line_file, install.plugstack_line(where), 0o644)
+        line = (where.line_file, installation.plugstack_line(where), 0o644)
         texts = [line] if len(chosen) > 1 else []
         if not _is_installed(where, manifest, texts):
             install.put(where, out, manifest, texts, say)

@@ -6,15 +6,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bollard.spank_plugin import install, plugstack
-from bollard.spank_plugin.install import Where
+from bollard.spank_plugin import installation, plugstack
+from bollard.spank_plugin.installation import Where
 
 AGAIN = "bollard site install"
 
 
 def fault(where: Where) -> tuple[bool, str, str]:
     """(whether plugstack.conf has a fault, the finding's text, its fix)."""
-    file = install.plugstack_file(where.slurm_conf)
+    file = installation.plugstack_file(where.slurm_conf)
     wanted = f"{where.prefix}/spank_bollard.so"
     try:
         lines = plugstack.effective(file)
@@ -45,16 +45,16 @@ def fault(where: Where) -> tuple[bool, str, str]:
 
 def _name_it(where: Where, fix: str) -> str:
     """`fix`, or the line for the controller's plugstack.conf when slurmd copies that file from the controller."""
-    if not install.is_slurmds_copy(where.slurm_conf):
+    if not installation.is_slurmds_copy(where.slurm_conf):
         return fix
-    line = install.plugstack_line(where).strip()
+    line = installation.plugstack_line(where).strip()
     return f"write into the controller's plugstack.conf itself: {line}; then: scontrol reconfigure"
 
 
 def _spool_fault(where: Where, line: plugstack.Line) -> tuple[bool, str, str] | None:
     """The fault when `spool=` differs from SlurmdSpoolDir: containers would lack Slurm's files there; else None."""
     told = next((word[6:] for word in line.arguments if word.startswith("spool=")), "")
-    slurms = install.slurm_setting(where.slurm_conf, "SlurmdSpoolDir") or install.SPOOL
+    slurms = installation.slurm_setting(where.slurm_conf, "SlurmdSpoolDir") or installation.SPOOL
     if not os.path.exists(f"{where.slurm_conf}/slurm.conf") or told == slurms or _same_file(told, slurms):
         return None
     said = f"{line.file}:{line.number} says spool={told}" if told else f"{line.file}:{line.number} has no spool="

@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include "privilege.h"
 #include "job_cgroup.h"
+#include "root_owned.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,9 +32,6 @@
 /* user_namespaces(7): a map holds at most 340 lines since Linux 4.15, and is written in less than a page. */
 #define MAP_LINES_MAX 340
 
-/* As many links as the kernel follows in a path (path_resolution(7)). */
-#define LINKS_MAX 40
-
 /* Messages read from one connection. A keeper sends one, and each of its task reapers. */
 #define MESSAGES_MAX 1024
 
@@ -42,66 +40,6 @@
 
 /* How long the child may take to give root up; it needs about 1 ms. */
 #define HELP_MS 5000
-
-/* Puts the target of the link `at` before `rest`, and cuts `at` to the directory from which the target leads on.
- * Returns 0, or -1 with errno. */
-static int follow_link(char *at, char *rest)
-{
-	char target[PATH_MAX], whole[PATH_MAX];
-	ssize_t size = readlink(at, target, sizeof(target));
-
-	if (size < 0)
-		return -1;
-	if (snprintf(whole, sizeof(whole), "%.*s%s", (int) size, target, rest) >= (int) sizeof(whole)) {
-		errno = ENAMETOOLONG;
-		return -1;
-	}
-	strcpy(rest, whole);
-	*(target[0] == '/' ? at : strrchr(at, '/')) = '\0';
-	return 0;
-}
-
-int owned_by_root(const char *path)
-{
-	char at[PATH_MAX] = "", rest[PATH_MAX], *part;
-	struct stat st;
-	size_t used, size;
-
-	if (path[0] != '/' || strlen(path) >= sizeof(rest)) {
-		errno = EINVAL;
-		return -1;
-	}
-	strcpy(rest, path);
-	for (int links = 0;;) {
-		if (lstat(at[0] ? at : "/", &st) < 0)
-			return -1;
-		if (S_ISLNK(st.st_mode) && links++ < LINKS_MAX && follow_link(at, rest) == 0)
-			continue;
-		if (S_ISLNK(st.st_mode)) {
-			errno = links > LINKS_MAX ? ELOOP : errno;
-			return -1;
-		}
-		if (st.st_uid != 0 || (st.st_mode & (S_IWGRP | S_IWOTH))) {
-			errno = EPERM;
-			return -1;
-		}
-		/* Move the next name from `rest` to `at`. */
-		part = rest + strspn(rest, "/");
-		size = strcspn(part, "/");
-		used = strlen(at);
-		if (size == 0)
-			return 0;
-		if (used + size + 2 > sizeof(at)) {
-			errno = ENAMETOOLONG;
-			return -1;
-		}
-		if (size == 2 && memcmp(part, "..", 2) == 0)
-			*(used ? strrchr(at, '/') : at) = '\0';
-		else if (size != 1 || part[0] != '.')
-			sprintf(at + used, "/%.*s", (int) size, part);
-		memmove(rest, part + size, strlen(part + size) + 1);
-	}
-}
 
 int open_record(const char *folder, uint32_t job, uid_t uid, gid_t gid)
 {
@@ -357,7 +295,7 @@ void kill_all(const int *handles, int count)
 }
 
 /* Keeps the capabilities over our user namespace through execve(2), as ambient capabilities: execve(2) clears the
- * others unless the user is root in the namespace (capabilities(7)). keeper_start.c then keeps them from further
+ * others unless the user is root in the namespace (capabilities(7)). keeper_main.c then keeps them from further
  * programs. Returns 0, or -1 with errno. */
 static int keep_capabilities(void)
 {

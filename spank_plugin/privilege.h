@@ -59,9 +59,4 @@ int open_record(const char *folder, uint32_t job, uid_t uid, gid_t gid);
 /* Removes folder/JOB.UID when it is empty: no task entered a container of the job on this node. Reports no failure. */
 void drop_empty_record(const char *folder, uint32_t job, uid_t uid);
 
-/* Returns 0 when `path` and its parent directories belong to root and nobody else can write them, and so do all
- * directories to which links on the way lead. Else -1 with errno: EPERM; EINVAL for a relative path or one of 4096
- * bytes or more; an error of lstat(2) or readlink(2); ELOOP, ENAMETOOLONG. */
-int owned_by_root(const char *path);
-
 #endif

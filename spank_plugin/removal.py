@@ -12,8 +12,9 @@ from pathlib import Path
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site, site_config
-from bollard.spank_plugin import install, plugstack
-from bollard.spank_plugin.install import MANIFEST, Say, Where, digest, read_manifest, text_of, write
+from bollard.spank_plugin import install, installation, plugstack
+from bollard.spank_plugin.install import MANIFEST, Say, digest, read_manifest, text_of, write
+from bollard.spank_plugin.installation import Where
 
 
 def rollback(where: Where, say: Say) -> None:
@@ -136,7 +137,7 @@ def _drop_line(path: str) -> None:
 def _of_archive(where: Where, kind: str) -> list[str]:
     """The directory of the plugin's line, if an archive brought it: no manifest tells who has made it."""
     folder = os.path.dirname(where.line_file)
-    return [folder] if kind == install.ARCHIVE and os.path.isdir(folder) and not _names(folder) else []
+    return [folder] if kind == installation.ARCHIVE and os.path.isdir(folder) and not _names(folder) else []
 
 
 def _names(folder: str) -> list[str]:

@@ -4,7 +4,7 @@
 #include "stepd.h"
 #include "account.h"
 #include "job_folder.h"
-#include "job_record.h"
+#include "slurmctld.h"
 #include "privilege.h"
 #include "shim.h"
 #include "wire.h"

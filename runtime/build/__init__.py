@@ -6,6 +6,7 @@ builder.py: the steps of a build, in order.
 bootstrap.py: fills the tree of a build, one function per bootstrap agent.
 transfers.py: copies the files of %files.
 build_root.py: runs %post and %test.
+trace.py: which command of these failed, and in which line.
 image_files.py: writes scripts, labels and apps into the tree.
 scif.py: the SCIF apps of a definition file.
 oci_layout.py: writes an OCI layout, from which an image is pushed.

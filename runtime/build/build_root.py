@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, NoReturn
 
 from bollard.runtime import causes
+from bollard.runtime.build import trace
 from bollard.runtime.constants import DEFAULT_PATH
 from bollard.runtime.errors import BollardError
 from bollard.runtime.system import linux, rootless
@@ -53,18 +54,8 @@ for script in /.singularity.d/env/*.sh; do if [ -f "$script" ]; then command . "
 exec "$@"
 """
 _IN_BASH = '[ -x /bin/bash ] && exec /bin/bash -p -c "$0" bash "$@"; eval "$0"'
-_MARK = "\x1e"  # ASCII's record separator; marks the beginning of a traced command
-_TRACE = f"PS4='{_MARK}$LINENO:+ '; set -x; . \"$0\""
-_MAX_LINE = 65536
 _TEMPORARY = {"tmp": "/tmp", "vartmp": "/var/tmp"}  # name in the scratch directory -> path in the image
 _DESCRIPTORS = 65536
-
-
-class Trace(NamedTuple):
-    """The last command that `sh -x` has printed: its text, and its line in the script (0 if unknown, as in dash)."""
-
-    command: str = ""
-    line: int = 0
 
 
 class _Lent(NamedTuple):
@@ -79,12 +70,12 @@ class Result(NamedTuple):
     """The end of a program: its exit status (-N or 128+N for signal N), and the last traced command."""
 
     status: int
-    trace: Trace
+    trace: trace.Trace
 
 
 def command(argv: list[str], script: str) -> list[str]:
     """Return the command that sets the image's environment and then runs `argv`; `script` as in `traced`."""
-    return ["/bin/sh", "-c", _IN_BASH, _SOURCE, *traced(argv, script)]
+    return ["/bin/sh", "-c", _IN_BASH, _SOURCE, *trace.traced(argv, script)]
 
 
 def preloaded(argv: list[str], binds: tuple[Bind, ...]) -> tuple[list[str], tuple[Bind, ...]]:
@@ -97,11 +88,6 @@ def preloaded(argv: list[str], binds: tuple[Bind, ...]) -> tuple[list[str], tupl
     return [script, "-f", daemon, "-l", library, "--", *argv], binds
 
 
-def traced(argv: list[str], script: str) -> list[str]:
-    """Return `argv`, which runs `script`, changed so that `sh -x` prints line numbers. Only for a plain `sh -ex`."""
-    return ["/bin/sh", "-ec", _TRACE, script] if argv == ["/bin/sh", "-ex", script] else argv
-
-
 def run_on_host(argv: list[str], env: Mapping[str, str], cwd: str) -> Result:
     """Run `argv` on the host, outside of any tree, and wait for its end.
 
@@ -112,8 +98,8 @@ def run_on_host(argv: list[str], env: Mapping[str, str], cwd: str) -> Result:
     reader, writer = os.pipe()
     process = subprocess.Popen(argv, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stderr=writer)
     os.close(writer)
-    trace = _relay(reader)
-    return Result(process.wait(), trace)
+    traced = trace.relay(reader)
+    return Result(process.wait(), traced)
 
 
 def environment(host: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
@@ -160,12 +146,12 @@ def run(
         private = [(place.private, place.path) for place in lent]
         _first(tree, argv, env, scratch, binds, private, read_only, layered, writer)
     os.close(writer)
-    trace = _relay(reader)
+    traced = trace.relay(reader)
     _, status = os.waitpid(pid, 0)
     _take_back(tree, lent)
     for path in reversed(made):
         tree.remove(path)
-    return Result(os.waitstatus_to_exitcode(status), trace)
+    return Result(os.waitstatus_to_exitcode(status), traced)
 
 
 def in_namespaces(work: Callable[[], None]) -> int:
@@ -473,50 +459,3 @@ def _private(scratch: str, name: str) -> str:
     os.makedirs(path, exist_ok=True)
     os.chmod(path, 0o1777)
     return path
-
-
-def _relay(reader: int) -> Trace:
-    """Copy the program's stderr to ours, without the marks of `_TRACE`; return the last traced command."""
-    trace = Trace()
-    held = b""
-    mark = _MARK.encode()
-    while True:
-        part = os.read(reader, 65536)
-        data = held + part
-        lines = data.split(b"\n")
-        # An incomplete line without a mark is written at once: it can be a question or a progress bar.
-        held = lines.pop() if part and mark in lines[-1] and len(lines[-1]) < _MAX_LINE else b""
-        tail = [] if held else [lines.pop()]
-        out = []
-        for line in lines:
-            clean, found = _unmarked(line)
-            if found and found.command.startswith(". /") and not trace.command:
-                continue  # the command of `_TRACE` that reads the script
-            trace = found or trace
-            out.append(clean + b"\n")
-        out += [_unmarked(line)[0] for line in tail]
-        _write_all(2, b"".join(out))
-        if not part:
-            os.close(reader)
-            return trace
-
-
-def _unmarked(line: bytes) -> tuple[bytes, Trace | None]:
-    """Return the line without its mark, and the traced command if it has a mark. Subshells repeat the mark."""
-    at = line.find(_MARK.encode())
-    if at < 0:
-        return line, None
-    depth = 1
-    rest = line[at + 1 :]
-    while rest.startswith(_MARK.encode()):
-        rest, depth = rest[1:], depth + 1
-    number, colon, text = rest.partition(b":+ ")
-    if not colon:
-        return line, None
-    shown = text.decode("utf-8", "replace")
-    return line[:at] + b"+" * depth + b" " + text, Trace(shown, int(number) if number.isdigit() else 0)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]

@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 from bollard.runtime import causes, progress
 from bollard.runtime.build import bootstrap, build_root, definition, image_files, provenance, sbom, scif, transfers
+from bollard.runtime.build import trace as tracing
 from bollard.runtime.build.definition import Definition, Script, Stage
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import cache, oci, reference
 from bollard.runtime.fetch import sources as fetch
-from bollard.runtime.image import encryption, image, pack, sif_write
+from bollard.runtime.image import encryption, image, pack, sif_write, source_tree
 from bollard.runtime.system import rootless, workspace
 from bollard.runtime.system.tree import Tree
 
@@ -123,9 +124,8 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
         def plain() -> None:
             with contextlib.closing(Tree(request.source)) as tree:
                 records = _records(request, tree, started, "", ())
-            arguments = request.squash_arguments
-            pack.build(request.target, request.source, records=records, force=request.force, arguments=arguments,
-                       key=request.key)  # fmt: skip
+            target, force, arguments, key = request.target, request.force, request.squash_arguments, request.key
+            pack.build(target, request.source, records=records, force=force, arguments=arguments, key=key)
 
         # A sandbox can have files of subordinate ids. Only a user namespace that maps these ids can read them.
         if way.kind == rootless.SUBIDS or request.key:
@@ -149,7 +149,7 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
     if request.arch and not any(stage.header["bootstrap"].lower() in _WITH_ARCH for stage in found.stages):
         agent = found.stages[-1].header["bootstrap"]
         raise BollardError(f"--arch {request.arch}: Bootstrap: {agent} gives no choice of it", "leave it out")
-    pack.schema_labels("")  # raises if SOURCE_DATE_EPOCH is not a time
+    source_tree.schema_labels("")  # raises if SOURCE_DATE_EPOCH is not a time
     with contextlib.ExitStack() as stack:
         if not fetched:
             fetched = _fetch(request, found, stack)
@@ -284,7 +284,7 @@ def _carry_out(
     pack.pack(
         request.target,
         root,
-        pack.tree_arch(root),
+        source_tree.tree_arch(root),
         image_files.read_labels(step.tree),
         text,
         documents,
@@ -408,7 +408,7 @@ def _host_script(step: _Step, name: str) -> None:
     env = {key: value for key, value in os.environ.items() if key not in _HOST_NAMES}
     env.update(dict.fromkeys(_HOST_NAMES, step.tree.path))
     env.update(_variables())
-    argv = build_root.traced(_command(step, name, path), path)
+    argv = tracing.traced(_command(step, name, path), path)
     _check(step, name, script, build_root.run_on_host(argv, env, step.cwd))
     os.unlink(path)
 

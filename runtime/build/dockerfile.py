@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Mapping
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.fetch import policy as policies
+from bollard.runtime.fetch import skopeo_policy as policies
 from bollard.runtime.fetch.sources import Settings
 from bollard.runtime.system import rootless
 

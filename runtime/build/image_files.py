@@ -12,7 +12,7 @@ import bollard
 from bollard.runtime.build import definition, scif
 from bollard.runtime.build.definition import Stage
 from bollard.runtime.errors import BollardError
-from bollard.runtime.image import layout, pack
+from bollard.runtime.image import layout, source_tree
 from bollard.runtime.system.tree import Tree
 
 SCRIPT = "/.singularity.d/env/90-environment.sh"
@@ -112,7 +112,7 @@ def _labels(tree: Tree, stage: Stage, sections: frozenset[str], force: bool, boo
     if post is not None:
         tree.remove(POST_LABELS)
         labels.update(definition.labels(post.decode("utf-8", "replace")))
-    labels.update(pack.schema_labels(pack.tree_arch(tree.path)))
+    labels.update(source_tree.schema_labels(source_tree.tree_arch(tree.path)))
     labels[f"{_SCHEMA}.bollard.version"] = bollard.__version__
     if "help" in sections and stage.script("help").text:
         labels[_SCHEMA] = _HELP

@@ -10,6 +10,7 @@ names.py: bollard names; the names apptainer, singularity and run-singularity.
 inspect.py: bollard inspect, run-help.
 sbom.py: bollard sbom.
 instance.py: bollard instance.
+job.py: bollard job, ps, attach.
 plan.py: bollard plan.
 pull.py: bollard pull.
 push.py: bollard push, search, delete, tag.

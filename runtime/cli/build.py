@@ -15,7 +15,7 @@ from bollard.runtime.cli import encryption_key, slurm_build
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import sources
 from bollard.runtime.request import command_line, site
-from bollard.runtime.request.spec import parse_binds, parse_mount
+from bollard.runtime.request.binds import parse_binds, parse_mount
 from bollard.runtime.system import rootless, workspace
 
 TYPE_CHECKING = False

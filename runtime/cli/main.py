@@ -369,55 +369,21 @@ def _site(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
 
 
 def _job(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
-    from bollard.runtime.local import job, running
+    from bollard.runtime.cli import job
 
-    if len(words) != 1:
-        raise BollardError(f"job takes one number, not {len(words)} words", "write `bollard job JOBID`")
-    options = {option for option, _ in given}
-    number = running.parse(words[0])[0]
-    if "here" in options:
-        import json
-
-        print(json.dumps(job.records(number)))
-        return 0
-    found = job.look(number, collect="collect" in options)
-    if "verify" in options:
-        verdicts, same = job.verify(found)
-        print("\n".join(verdicts))
-        return 0 if same else 1
-    if "json" in options:
-        import json
-
-        print(json.dumps(found, indent=2))
-    else:
-        print("\n".join(job.lines(found)))
-    return 0
+    return job.show(given, words)
 
 
 def _ps(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
-    from bollard.runtime.local import running
+    from bollard.runtime.cli import job
 
-    if words:
-        raise BollardError(f"{words[0]}: ps takes no words", "write `bollard ps`")
-    found, mute = running.containers()
-    if mute:
-        jobs = ", ".join(dict.fromkeys(address.split("/")[-2] for address in mute))
-        print(f"bollard: no answer from {len(mute)} containers, of jobs {jobs}", file=sys.stderr)
-    if any(option == "json" for option, _ in given):
-        import json
-
-        print(json.dumps([item.plain() for item in found], indent=2))
-    else:
-        print("\n".join(running.lines(found)))
-    return 0
+    return job.ps(given, words)
 
 
 def _attach(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
-    from bollard.runtime.local import running
+    from bollard.runtime.cli import job
 
-    if not words:
-        raise BollardError("no job named", "write `bollard attach JOB` or JOB.STEP, see `bollard ps`")
-    running.attach(words[0], words[1:])
+    job.attach(words)
 
 
 def _inspect(name: str, given: list[tuple[str, str]], words: list[str]) -> int:

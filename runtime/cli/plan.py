@@ -13,7 +13,7 @@ from bollard.runtime.container import environment, keeper
 from bollard.runtime.frozen import values_of
 from bollard.runtime.image import image
 from bollard.runtime.local import execution
-from bollard.runtime.request import plan, site, spec
+from bollard.runtime.request import binds, plan, site
 from bollard.runtime.trust import evidence
 
 TYPE_CHECKING = False
@@ -60,10 +60,10 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
         os.fsencode(asked.app),
     )
     env = [name + b"=" + value for name, value in os.environb.items()]
-    binds = os.fsencode(spec.bind_text(asked.binds))
+    shown = os.fsencode(binds.bind_text(asked.binds))
     tools = b"" if asked.no_slurm or not host_slurm.TOOLS else plan.TOOLS.encode()
     env = environment.of_task(
-        of_image, env, asked, b"exec", binds, defaults=here.environment, tools=tools, devices=made.variables,
+        of_image, env, asked, b"exec", shown, defaults=here.environment, tools=tools, devices=made.variables,
         libraries=made.libraries,
     )  # fmt: skip
     pairs = [entry.partition(b"=") for entry in sorted(env)]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bollard.spank_plugin.finding import Finding
-    from bollard.spank_plugin.install import Where
+    from bollard.spank_plugin.installation import Where
 
 _COLOURS = {"ok": "\033[32m", "warning": "\033[33m", "failure": "\033[31m"}
 
@@ -84,7 +84,8 @@ def _ecl(words: list[str]) -> int:
 
 def _where(chosen: dict[str, str]) -> Where:
     """Return the paths of the installation: those of the options, else of the existing installation, else defaults."""
-    from bollard.spank_plugin.install import Where, read_manifest
+    from bollard.spank_plugin.install import read_manifest
+    from bollard.spank_plugin.installation import Where
 
     prefix = os.path.abspath(chosen.get("prefix") or site.load(installed.PREFIX).prefix or Where().prefix)
     try:

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The keeper: namespaces, mounts and processes of one container on one node.
 
+step.py: the keeper of a job step, from the text of the spec to the end of the container.
 keeper.py: makes the container, in order.
 container.py: a container that is ready for tasks.
+image_scripts.py: reads the image's environment scripts, locales and enroot's files.
 mounts.py: attaches the plan's mounts.
+covers.py: makes the mount points that an image lacks.
 layers.py: layers above the image, read-only or writable.
 environment.py: which variables a task gets, in Apptainer's order.
 locales.py: the locales that an image has.

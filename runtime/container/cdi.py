@@ -22,8 +22,8 @@ import os
 
 from bollard.runtime.container import elf
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request.plan import BIND, CAN_LOAD, LIBRARIES, OMIT, TMPFS, Gpus, Mount, tidy
-from bollard.runtime.request.spec import is_device
+from bollard.runtime.request.binds import is_device
+from bollard.runtime.request.plan_records import BIND, CAN_LOAD, LIBRARIES, OMIT, TMPFS, Gpus, Mount, tidy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from bollard.runtime.container import environment, record
-from bollard.runtime.request.spec import bind_text
+from bollard.runtime.request.binds import bind_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bollard.runtime.container.clock import Clock
     from bollard.runtime.container.save import Saver
     from bollard.runtime.image.image import Image
-    from bollard.runtime.request.plan import Plan
+    from bollard.runtime.request.plan_records import Plan
     from bollard.runtime.request.site import Site
     from bollard.runtime.request.spec import Spec
 

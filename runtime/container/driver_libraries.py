@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 
 from bollard.runtime.container import elf, gpu, mounts
-from bollard.runtime.request.plan import BIND, CAN_LOAD, LACKS, LIBRARIES, OMIT, Mount
+from bollard.runtime.request.plan_records import BIND, CAN_LOAD, LACKS, LIBRARIES, OMIT, Mount
 from bollard.runtime.system import linux
 
 TYPE_CHECKING = False

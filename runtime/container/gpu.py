@@ -22,7 +22,7 @@ import os
 
 from bollard.runtime.container import loader_cache
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request.plan import BIND, CAN_LOAD, LACKS, LIBRARIES, OMIT, Driver, Gpus, Mount
+from bollard.runtime.request.plan_records import BIND, CAN_LOAD, LACKS, LIBRARIES, OMIT, Driver, Gpus, Mount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

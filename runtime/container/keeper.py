@@ -3,8 +3,10 @@
 
 It opens the image, makes the namespaces and lets tasks in. When it ends, everything that it made ends with it.
 
-    Slurm      shim ── fork, become the user ──► main()              ends with its step, or with the job here
-    by hand    bollard exec ── fork ──► execution: enter(), serve()  ends with the program, or with its instance
+    Slurm      shim ── fork, become the user ──► step.main()         ends with its step, or with the job here
+    by hand    bollard exec ── fork ──► execution                    ends with the program, or with its instance
+
+Both call `enter`, then `serve`.
 
 It runs as the user, in a user namespace that maps the user's own ids. Everything that it mounts is in its mount
 namespace. The kernel removes these mounts when the keeper and its tasks have ended, and the FUSE server ends too.
@@ -16,18 +18,14 @@ import os
 from _signal import SIG_DFL, SIG_IGN, SIGCHLD, signal
 from errno import ECONNABORTED, EINVAL, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, ENOSYS, ENOTCONN
 
-from bollard.runtime import causes, constants, host_slurm
+from bollard.runtime import causes, host_slurm
 from bollard.runtime.container import (
     admission,
-    enroot,
     fuse,
-    idle,
+    image_scripts,
     imports,
-    locales,
-    memory_limit,
     mounts,
     readahead,
-    record,
     renewal,
     task_reaper,
 )
@@ -36,7 +34,7 @@ from bollard.runtime.container.container import Container
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
 from bollard.runtime.installed import PREFIX, SESSION
-from bollard.runtime.request import plan, site, spec, spec_text
+from bollard.runtime.request import plan, plan_records, site
 from bollard.runtime.system import identity, linux
 
 TYPE_CHECKING = False
@@ -47,15 +45,6 @@ if TYPE_CHECKING:
     from bollard.runtime.image.image import Image
     from bollard.runtime.request.spec import Spec
 
-# The directory of the image's environment scripts, and the largest number of scripts.
-SCRIPTS = "/.singularity.d/env"
-SCRIPTS_MAX = 64
-# The largest size in bytes of an environment script, of /etc/passwd and of /etc/group.
-FILE_MAX = 1 << 20
-# How many mounts of an image's fstab one line names.
-_TOLD_TARGETS = 5
-_S_IFMT = 0o170000  # sys/stat.h
-_S_IFREG = 0o100000
 # 16 MiB are enough: the keeper writes a few small files and directories there, never an image.
 _SESSION_OPTIONS = "mode=0755,size=16m"
 
@@ -65,36 +54,6 @@ def _write(path: str, data: bytes) -> str:
     os.write(fd, data)
     os.close(fd)
     return path
-
-
-def _read_in(root: int, path: str) -> bytes:
-    """Return the content of a small file of the image; b"" if it is missing or not a regular file."""
-    try:
-        fd = linux.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError as error:
-        if linux.is_missing(error) or not _is_file(root, path):
-            return b""
-        raise
-    try:
-        info = os.fstat(fd)
-        if info.st_mode & _S_IFMT != _S_IFREG:
-            return b""
-        if info.st_size > FILE_MAX:
-            raise BollardError(
-                f"{path} in the image has {info.st_size} bytes, over {FILE_MAX}", "is it what it should be?"
-            )
-        return os.read(fd, FILE_MAX)
-    finally:
-        os.close(fd)
-
-
-def _is_file(root: int, path: str) -> bool:
-    """Return whether `path` is a regular file. Opens it with O_PATH: a socket or a device cannot be opened to read."""
-    fd = linux.open_in_root(root, path)
-    try:
-        return os.fstat(fd).st_mode & _S_IFMT == _S_IFREG
-    finally:
-        os.close(fd)
 
 
 def enter(
@@ -171,7 +130,9 @@ def _enter(
     files = _write_files(asked)
     accounts = identity.lines(asked.home)
     proc = linux.clone_tree(f"{SESSION}/proc", recursive=False) if processes >= 0 else -1
-    trees = {mount.source: linux.clone_tree(files[mount.source]) for mount in made.mounts if mount.kind == plan.FILE}
+    trees = {
+        mount.source: linux.clone_tree(files[mount.source]) for mount in made.mounts if mount.kind == plan_records.FILE
+    }
     linux.set_bindable(SESSION, False)  # so that a bind of /usr does not contain the session tmpfs
     places = mounts.clone_sources(made.mounts, trees, SESSION, proc, report)
     linux.set_bindable(SESSION, True)
@@ -180,8 +141,8 @@ def _enter(
     if server:
         readahead.start(root, program)
     for name, ours in accounts.items():
-        _write(files[name], identity.merged(_read_in(root, f"/etc/{name}"), ours))
-    if any(place.mount.only in (plan.CAN_LOAD, plan.LACKS) for place in places):
+        _write(files[name], identity.merged(image_scripts.read(root, f"/etc/{name}"), ours))
+    if any(place.mount.only in (plan_records.CAN_LOAD, plan_records.LACKS) for place in places):
         from bollard.runtime.container import driver_libraries
 
         places = driver_libraries.fitting(root, places, report)
@@ -206,11 +167,13 @@ def _enter(
     container = Container(
         node=node, spec=asked, site=here, image=opened, plan=made, report=report, server=server, clock=clock,
         server_state=state, image_root=root, trusted=trusted,
-        saver=saver, servers=servers, scripts=_scripts(), rc=_enroot_rc(), locales=_locales(), command=command,
+        saver=saver, servers=servers, scripts=image_scripts.scripts(), rc=image_scripts.enroot_rc(),
+        locales=image_scripts.available_locales(), command=command,
         instance=instance, namespace_fds=namespace_fds, layer=kept,
         tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
     )  # fmt: skip
-    container.warnings += [layer.warning for layer in own_layers if layer.warning] + _unread_fstab(container)
+    container.warnings += [layer.warning for layer in own_layers if layer.warning]
+    container.warnings += image_scripts.unmade_mounts(container)
     try:
         container.define_environment(_no_shell_here)
     except _NeedsShell:
@@ -231,7 +194,7 @@ def _hold(fd: int) -> None:
 
 def _open(
     asked: Spec, here: site.Site, spool: str, connection: int, kept: renewal.Layer, key: Key | None
-) -> tuple[Image, plan.Plan, list[layers.Layer], list[tuple[str, str]], bytes]:
+) -> tuple[Image, plan_records.Plan, list[layers.Layer], list[tuple[str, str]], bytes]:
     """Open the image and the layers without any capability, apply the site's policy to them, and make the plan.
 
     The last two values returned are the policy's verdict, as pairs for the record, and the password of an encrypted
@@ -294,7 +257,7 @@ def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "", kept: bo
     """
     brought: tuple[tuple[str, int], ...] = ()
     overlays: tuple[str, ...] = ()
-    gpus = plan.Gpus()
+    gpus = plan_records.Gpus()
     if opened.overlays or asked.overlays:
         from bollard.runtime.container import layers
 
@@ -376,7 +339,7 @@ def _start_saver(asked: Spec, base: str, own: bool) -> Saver | None:
     return save.start(base)
 
 
-def _namespace_fds(made: plan.Plan, processes: int) -> tuple[int, ...]:
+def _namespace_fds(made: plan_records.Plan, processes: int) -> tuple[int, ...]:
     """Return descriptors of the container's namespaces.
 
     They are opened on the host's /proc, as the container may have no /proc.
@@ -386,7 +349,7 @@ def _namespace_fds(made: plan.Plan, processes: int) -> tuple[int, ...]:
     return (*ways, processes) if processes >= 0 else ways
 
 
-def _unshare(made: plan.Plan) -> int:
+def _unshare(made: plan_records.Plan) -> int:
     """Make the plan's namespaces except user and mount: this process is already in these.
 
     Returns a descriptor of the process namespace and mounts its /proc at SESSION/proc; -1 if the plan has no
@@ -447,65 +410,6 @@ def _first_look(asked: Spec, base: str, words: int, server: int, opened: Image) 
     return root
 
 
-def _locales() -> frozenset[bytes] | None:
-    """Return the locales of the container (locales.available). "/" must be the container's root."""
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return locales.available(root)
-    finally:
-        os.close(root)
-
-
-def _scripts() -> list[tuple[str, bytes]]:
-    """Return the image's environment scripts as (file name, text), sorted by name. "/" must be the container's root."""
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        names = sorted(name for name in os.listdir(SCRIPTS) if name.endswith(".sh"))
-        if len(names) > SCRIPTS_MAX:
-            raise BollardError(
-                f"the image has {len(names)} environment scripts, over {SCRIPTS_MAX}", f"look at {SCRIPTS}"
-            )
-        return [(name, _read_in(root, f"{SCRIPTS}/{name}")) for name in names]
-    except OSError as error:
-        if not linux.is_missing(error):
-            raise
-        old = _read_in(root, "/environment")  # Singularity before 2.3
-        if not old and enroot.is_layout(_read_in(root, enroot.RC)):
-            old = enroot.script(_read_in(root, enroot.ENVIRONMENT))
-        return [("environment", old)] if old else []
-    finally:
-        os.close(root)
-
-
-def _enroot_rc() -> bytes:
-    """Return the text of /etc/rc of an image in enroot's layout, else b"". "/" must be the container's root."""
-    if os.path.isdir("/.singularity.d"):
-        return b""
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        text = _read_in(root, enroot.RC)
-    finally:
-        os.close(root)
-    return text if enroot.is_layout(text) else b""
-
-
-def _unread_fstab(container: Container) -> list[str]:
-    """Return the warning about mounts in the fstab of an image in enroot's layout, if the container lacks them."""
-    if not container.rc:
-        return []
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        targets = enroot.mount_targets(_read_in(root, enroot.FSTAB))
-    finally:
-        os.close(root)
-    there = {mount.target for mount in container.plan.mounts}
-    lacking = [target for target in targets if plan.tidy(target) not in there]
-    if not lacking:
-        return []
-    names = ", ".join(lacking[:_TOLD_TARGETS]) + (", ..." if len(lacking) > _TOLD_TARGETS else "")
-    return [f"{container.spec.asked}: mounts of its {enroot.FSTAB} are not made: {names}; use --container-mounts"]
-
-
 def serve(container: Container, listener: int, job: int, holder: int = admission.ANYONE) -> None:
     """Let tasks in until the step, the job or the last task ends (AdmissionLoop.run). Gives up all capabilities first.
 
@@ -518,78 +422,3 @@ def serve(container: Container, listener: int, job: int, holder: int = admission
     watcher = task_reaper.start(job, container.private(listener), container.server, container.server_state)
     container.clock.mark("ready")
     admission.AdmissionLoop(container, listener, job, watcher, holder).run()
-
-
-def _witness(words: str) -> int:
-    """Return the descriptor of the connection to the witness, which is in the plugin's arguments; -1 for none."""
-    mark = constants.WITNESS_FD_WORD
-    numbers = [word[len(mark) :] for word in words.split(" ") if word.startswith(mark)]
-    return int(numbers[-1]) if numbers else -1
-
-
-def main(
-    text: bytes, arguments: bytes, program: bytes, listener: int, job: int, times: tuple[int, int], before: int = -1
-) -> None:  # fmt: skip
-    """Run the keeper of a job step. Returns when the container has ended. The caller sends an exception to every task.
-
-    text       the spec, as the client sent it (spec_text)
-    arguments  the plugin's arguments in plugstack.conf
-    program    the program that the first task will most likely start
-    listener   descriptor of the listening socket
-    job        descriptor of the job socket, or -1
-    times      when the shim forked, and when the child had given up root (ns of CLOCK_MONOTONIC)
-    before     connection to the keeper of the container that this one follows, or -1
-
-    Raises:
-        BollardError: the spec is not valid, or the container cannot be made.
-    """
-    clock = Clock(times[0])
-    clock.mark("fork", times[1])
-    clock.mark("python")
-    header, values = spec_text.read(text)
-    # A client inside a container sends the variables as they are, not resolved to options.
-    if any(name.isupper() or name in ("opts", "env-file") for name, _ in values):
-        from bollard.runtime.request import forms
-
-        values = forms.resolve(values)
-    here = site.load(PREFIX)
-    holder = admission.USER_IS_ROOT if identity.is_host_root() else admission.ROOT  # before /proc is the container's
-    old, kept = renewal.take_over(before) if before >= 0 else ([], renewal.Layer())
-    try:
-        container = _of_step(header, values, old, kept, here, clock, arguments, program, listener)
-    except Exception as error:
-        if before < 0:
-            raise
-        linux.drop_capabilities()
-        renewal.keep(listener, job, old, kept, error, holder == admission.USER_IS_ROOT)
-        return
-    serve(container, listener, job, holder)
-
-
-def _of_step(
-    header: spec_text.Header, values: list[tuple[str, str]], old: list[tuple[str, str]], kept: renewal.Layer,
-    here: site.Site, clock: Clock, arguments: bytes, program: bytes, listener: int,
-) -> Container:  # fmt: skip
-    """Make the container of a job step.
-
-    The parameters are those of `main`; old and kept are of the container that this one follows.
-    """
-    spec_text.refuse_other(header, spec.make(values))
-    values = site.completed(renewal.merged(old, values), here)
-    asked = spec.make(values)
-    if asked.fakeroot and not header.root:  # privilege.c makes the user namespace, and it reads only the header
-        raise BollardError("inside a container, --container-opts cannot ask for root", "use --container-remap-root")
-    words = os.fsdecode(arguments)
-    spool = site.spool_directory(words, os.uname().nodename.split(".")[0], here)
-    idle.end_oldest(listener, here.idle)
-    memory_limit.watch()
-    try:
-        container = enter(asked, clock, here, spool, os.fsdecode(program), connection=_witness(words), kept=kept)
-    except BollardError as error:
-        if here.trust and hasattr(error, "trusted"):
-            record.write_refused(words, asked.image, os.uname().nodename, error.trusted)
-        raise
-    container.values = values
-    container.by_slurm = True
-    container.record.fd, container.record.container = record.descriptor(words)
-    return container

@@ -23,7 +23,7 @@ from bollard.runtime.container import fuse, mounts, renewal
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image, sif
 from bollard.runtime.installed import EXT, EXT_2, EXT_OFFSET_IN_NAME, OVERLAY
-from bollard.runtime.request import plan
+from bollard.runtime.request import plan_records
 from bollard.runtime.system import linux
 
 _EXT_MAGIC = (0x438, b"\x53\xef")  # offset in bytes, and s_magic of struct ext2_super_block
@@ -44,7 +44,7 @@ class Layer:
 
     __slots__ = ("fd", "overlay", "warning")
 
-    def __init__(self, overlay: plan.Overlay, fd: int, warning: str = "") -> None:
+    def __init__(self, overlay: plan_records.Overlay, fd: int, warning: str = "") -> None:
         self.overlay = overlay
         self.fd = fd
         self.warning = warning
@@ -102,15 +102,17 @@ def of_image(opened: image.Image, name: str) -> tuple[tuple[str, int], ...]:
     """Return (filesystem, offset in bytes) of each layer in the image file, lowest first. `name` is for messages."""
     found = []
     for part in opened.overlays:
-        kind = plan.EXT3 if part.fstype == sif.FS_EXT3 else plan.SQUASHFS
-        if kind == plan.SQUASHFS:
+        kind = plan_records.EXT3 if part.fstype == sif.FS_EXT3 else plan_records.SQUASHFS
+        if kind == plan_records.SQUASHFS:
             image.check_superblock(name, opened.fd, part.offset, part.size)
         found.append((kind, part.offset))
     return tuple(found)
 
 
 def filesystem(path: str) -> str:
-    """Return the kind of the overlay at `path`: plan.DIRECTORY, EXT3 or SQUASHFS. Reads with the caller's rights.
+    """Return the kind of the overlay at `path`: DIRECTORY, EXT3 or SQUASHFS of plan_records.
+
+    Reads with the caller's rights.
 
     Raises:
         BollardError: `path` does not exist, cannot be read, or is none of these kinds.
@@ -122,17 +124,17 @@ def filesystem(path: str) -> str:
     directory = os.fstat(fd).st_mode & 0o170000 == 0o040000
     os.close(fd)
     if directory:
-        return plan.DIRECTORY
+        return plan_records.DIRECTORY
     if _begins(path, image.SQUASHFS_MAGIC):
-        return plan.SQUASHFS
+        return plan_records.SQUASHFS
     if _begins(path, _EXT_MAGIC[1], _EXT_MAGIC[0]):
-        return plan.EXT3
+        return plan_records.EXT3
     raise BollardError(
         f"overlay {path}: neither a directory nor an ext3 or squashfs file", "make one: mkdir DIR, --overlay DIR"
     )
 
 
-def opened(overlays: tuple[plan.Overlay, ...], image_fd: int) -> list[Layer]:
+def opened(overlays: tuple[plan_records.Overlay, ...], image_fd: int) -> list[Layer]:
     """Open the plan's layers, except the one in memory. `image_fd` is the image file. Call it without capabilities.
 
     Raises:
@@ -140,10 +142,10 @@ def opened(overlays: tuple[plan.Overlay, ...], image_fd: int) -> list[Layer]:
     """
     found = []
     for overlay in overlays:
-        if overlay.filesystem == plan.MEMORY:
+        if overlay.filesystem == plan_records.MEMORY:
             continue
         name, is_locked = overlay.source, True
-        if overlay.filesystem == plan.DIRECTORY:
+        if overlay.filesystem == plan_records.DIRECTORY:
             try:
                 fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             except OSError as error:
@@ -153,7 +155,7 @@ def opened(overlays: tuple[plan.Overlay, ...], image_fd: int) -> list[Layer]:
             fd, is_locked = _open(name, f"/proc/self/fd/{image_fd}", overlay.read_only)
         else:
             fd, is_locked = _open(name, name, overlay.read_only)
-            if overlay.filesystem == plan.SQUASHFS:
+            if overlay.filesystem == plan_records.SQUASHFS:
                 image.check_superblock(f"overlay {name}", fd, 0, os.fstat(fd).st_size)
             elif os.pread(fd, 2, _EXT_MAGIC[0]) != _EXT_MAGIC[1]:
                 raise BollardError(f"overlay {name}: was changed while it was opened", "start the container again")
@@ -201,7 +203,12 @@ def _open(name: str, path: str, read_only: bool) -> tuple[int, bool]:
 
 
 def mount(
-    made: plan.Plan, base: str, session: str, layers: list[Layer], places: list[mounts.Place], kept: renewal.Layer
+    made: plan_records.Plan,
+    base: str,
+    session: str,
+    layers: list[Layer],
+    places: list[mounts.Place],
+    kept: renewal.Layer,
 ) -> tuple[str, Servers | None]:
     """Mount the plan's layers above the image.
 
@@ -227,13 +234,13 @@ def mount(
     parts: list[int] = []  # upper and work of each layer
     for number, layer in enumerate(layers):
         path, overlay = f"/proc/self/fd/{layer.fd}", layer.overlay
-        if overlay.filesystem != plan.DIRECTORY:
+        if overlay.filesystem != plan_records.DIRECTORY:
             path, pid = _serve(layer, f"{session}/layer{number}", f"{session}/scratch", made.owned)
             if not overlay.read_only:
                 by_fuse = True
                 pids.append(pid)
         if overlay.read_only:
-            if overlay.filesystem != plan.SQUASHFS and os.path.lexists(f"{path}/upper"):
+            if overlay.filesystem != plan_records.SQUASHFS and os.path.lexists(f"{path}/upper"):
                 parts.append(_part(path, "upper", overlay.source))
                 path = f"/proc/self/fd/{parts[-1]}"
             lower.insert(0, path)
@@ -241,10 +248,10 @@ def mount(
         _make(f"{path}/upper", overlay.source)
         _make(f"{path}/work", overlay.source)
         parts += [_part(path, "upper", overlay.source), _part(path, "work", overlay.source)]
-        if overlay.filesystem == plan.EXT3:
+        if overlay.filesystem == plan_records.EXT3:
             _refuse_others(parts[-2], overlay.source)
         upper, work = (f"/proc/self/fd/{fd}" for fd in parts[-2:])
-    in_memory = [overlay for overlay in made.layers if overlay.filesystem == plan.MEMORY]
+    in_memory = [overlay for overlay in made.layers if overlay.filesystem == plan_records.MEMORY]
     if in_memory:
         room = _memory(f"{session}/written", kept)
         if in_memory[0].read_only:
@@ -312,7 +319,7 @@ def _merge(merged: str, options: str) -> None:
 def _serve(layer: Layer, target: str, scratch: str, own: bool) -> tuple[str, int]:
     overlay = layer.overlay
     os.mkdir(target, 0o755)
-    if overlay.filesystem == plan.SQUASHFS:
+    if overlay.filesystem == plan_records.SQUASHFS:
         pid, words = fuse.mount(layer.fd, overlay.offset, target, scratch, own)
         try:
             os.stat(target)  # waits for its first answer; overlayfs takes the mode it finds

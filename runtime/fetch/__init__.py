@@ -9,7 +9,7 @@ library.py: the protocol of library://.
 web.py: files of web servers.
 keyserver.py: keys of key servers.
 sources.py: fetches layers or files into the cache.
-policy.py: the host's policy of which images may be fetched.
+skopeo_policy.py: the host's policy of which images may be fetched.
 variants.py: variants of an architecture, and which this processor runs.
 oci.py: reads OCI and Docker images: manifests, configuration, archives.
 layer.py: unpacks a layer into a tree.

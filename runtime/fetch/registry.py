@@ -29,10 +29,10 @@ from typing import NamedTuple
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import logins, oci, reference, web
-from bollard.runtime.fetch import policy as policies
+from bollard.runtime.fetch import skopeo_policy as policies
 from bollard.runtime.fetch.logins import Login
-from bollard.runtime.fetch.policy import Policy
 from bollard.runtime.fetch.reference import Reference
+from bollard.runtime.fetch.skopeo_policy import Policy
 
 _MAX_MANIFEST = 8 << 20
 _WATCH = 0.5  # seconds between two looks at skopeo

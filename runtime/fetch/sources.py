@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from bollard.runtime import progress
 from bollard.runtime.errors import BollardError
-from bollard.runtime.fetch import cache, library, oci, policy, reference, registry, variants, web
+from bollard.runtime.fetch import cache, library, oci, reference, registry, skopeo_policy, variants, web
 from bollard.runtime.fetch.cache import Store
 from bollard.runtime.fetch.reference import Reference
 from bollard.runtime.fetch.registry import Access
@@ -187,20 +187,20 @@ def is_accepted(name: Reference, digest: str, store: Store) -> bool:
     store: the opened cache.
     """
     digest = f"sha256:{digest}"
-    asked = policy.of_host(name, digest, os.environ)
-    return policy.is_accepted(asked, name, digest, store)
+    asked = skopeo_policy.of_host(name, digest, os.environ)
+    return skopeo_policy.is_accepted(asked, name, digest, store)
 
 
 def _copy(name: Reference, digest: str, blobs: str, scratch: str, asked: Settings, store: Store) -> None:
     """Fetch the blobs of a manifest, if the host's policy accepts it."""
     progress.say(f"fetching {name.uri}")
     digest = f"sha256:{digest}"
-    found = policy.of_host(name, digest, os.environ)
+    found = skopeo_policy.of_host(name, digest, os.environ)
     if asked.verbose:
         how = f"the policy in {found.file} is asked" if found.file else "accepted: this host has no policy.json"
         sys.stderr.write(f"bollard: {name.uri}: {how}\n")
     registry.copy(name, digest, blobs, scratch, asked.access, found)
-    policy.accept(found, name, digest, store)
+    skopeo_policy.accept(found, name, digest, store)
 
 
 def file(name: Reference, asked: Settings, store: Store) -> str:

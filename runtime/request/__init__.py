@@ -8,8 +8,10 @@ command_line.py: parses the command line and makes its help.
 command_options.py: options of single commands.
 docker.py: what commands and options of docker are here.
 spec.py: parses and validates the options of one container.
+binds.py: reads binds and mounts.
 spec_text.py: the spec as text, from the client to the nodes.
 plan.py: everything that a node makes for a spec: namespaces, layers, mounts.
+plan_records.py: the records of a plan.
 site.py: the site's settings, as a node reads them.
 site_config.py: bollard.yaml: its keys, its check, the text compiled from it.
 trust_rule.py: a site's policy of images, as data.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import spec, spec_text, trust_rule
+from bollard.runtime.request import binds, spec_text, trust_rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def parse(text: bytes) -> Site:
         name, _, value = pair.partition("=")
         environment.append((name.encode(), value.encode("utf-8", "surrogateescape")))
     return Site(
-        mounts=tuple(spec.parse_bind(value, "/", "") for value in given.get("mounts", [])),
+        mounts=tuple(binds.parse_bind(value, "/", "") for value in given.get("mounts", [])),
         home=last("home", "1") == "1",
         cwd=last("cwd", "1") == "1",
         writable=last("writable", "0") == "1",

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Union
 
 from bollard.mpi import wireup
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import site, spec, spec_text, trust_config, yaml_node
+from bollard.runtime.request import binds, site, spec_text, trust_config, yaml_node
 from bollard.runtime.request.yaml_node import Mistake
 from bollard.runtime.request.yaml_node import checked_path as _checked_path
 from bollard.runtime.request.yaml_node import kind as _kind
@@ -389,7 +389,7 @@ def _binds(name: str, node: Any) -> Iterator[str | Mistake]:
             yield checked
             continue
         try:
-            spec.parse_bind(checked, "/", "")
+            binds.parse_bind(checked, "/", "")
         except BollardError as error:
             yield Mistake(_line(item), f"{what}: {error.message}", error.hint)
         else:

@@ -12,7 +12,7 @@ from _csv import reader as csv_reader
 
 from bollard.runtime import constants
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import options, spec_text
+from bollard.runtime.request import binds, options, spec_text
 from bollard.runtime.request.options import Spec as Spec
 
 TYPE_CHECKING = False
@@ -26,172 +26,8 @@ if TYPE_CHECKING:
     # Reads an option's values: (row, values, the user's working directory, the user's home) -> value of the field.
     Reader = Callable[[Row, list[str], str, str], object]
 
-# Flags of a Bind.
-READ_ONLY = 1
-OPTIONAL = 4  # no error if the source or the target is missing
-NOEXEC = 32
-SHALLOW = 64  # only the source's own mount, not the mounts below it
-TMPFS = 128  # an empty directory in memory
-UMOUNT = 256  # do not mount anything at the target or below it
-
-# Flags that users can write after SRC:DST, as in mount(8), Apptainer and enroot. 0: accepted, it is always so.
-_FLAGS = {
-    "ro": READ_ONLY, "noexec": NOEXEC, "bind": SHALLOW, "nofail": OPTIONAL,
-    **dict.fromkeys(
-        ("rw", "rbind", "exec", "nosuid", "nodev", "slave", "rslave", "private", "rprivate", "atime", "noatime",
-         "relatime", "diratime", "nodiratime", "x-create=auto", "x-create=dir", "x-create=file", "x-detach", "silent"),
-        0,
-    ),
-}  # fmt: skip
-_NO_FLAGS = {
-    "suid": "set-user-id programs gain nothing in a container",
-    "dev": "device files are usable below /dev alone",
-    "shared": "mounts made in a container stay in it",
-    "rshared": "mounts made in a container stay in it",
-    "unbindable": "mounts made in a container stay in it",
-    "image-src": "what is in an image is not bound; --overlay FILE.sqfs lays a whole squashfs file over the container",
-    "id": "what is in an image is not bound",
-    "nonested": "APPTAINER_BIND in the container names every bind",
-}
-# Options of tmpfs(5), and the characters that their values can have besides letters and digits.
-_TMPFS_SETTINGS = ("size", "nr_blocks", "nr_inodes", "mode", "huge", "mpol")
-_SETTING_MARKS = "%_:-="
-
 NAMESPACES = ("net", "ipc", "uts", "pid")
-_PART_MAX = 255  # NAME_MAX of limits.h
 _HOST_MAX = 64  # __NEW_UTS_LEN of the kernel
-_EMPTY = "is a variable of the script empty? leave the comma out otherwise"
-
-
-def absolute(path: str, cwd: str, home: str) -> str:
-    """Return `path` as an absolute path. Replaces ~ as a shell does; does not resolve symlinks.
-
-    path  as the user typed it
-    cwd   directory for a relative path
-    home  value for ~
-    """
-    if "://" in path:
-        return path  # a URI; image.py handles it
-    if path == "~" or path.startswith("~/"):
-        path = (home or "~") + path[1:]
-    return path if path.startswith("/") else f"{cwd.rstrip('/')}/{path}"
-
-
-def _tidy(path: str) -> str:
-    """Return a path without empty components and ".". Keeps "..", which may follow a symlink."""
-    if not path.startswith("/") or "://" in path:
-        return path
-    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
-
-
-def parse_bind(text: str, cwd: str, home: str, what: str = "bind") -> Bind:
-    """Return the bind that SRC[:DST[:FLAGS]] stands for. FLAGS are separated by + or a comma.
-
-    text  as the user typed it; a backslash keeps a colon or comma in a path
-    cwd   directory for a relative SRC
-    home  value for ~ in SRC
-    what  name of the option. For "container-mounts" SRC may be the word tmpfs or umount, as in pyxis.
-
-    Raises:
-        BollardError: `text` has another form, an unknown flag, or a DST that is not an absolute path without "..".
-    """
-    parts = _split(text, ":")
-    if len(parts) > 3 or not parts[0]:
-        raise BollardError(f"{what} {text!r} is not SRC[:DST[:FLAGS]]", r"write a colon in a path as \:")
-    if len(parts) > 1 and not parts[-1]:
-        raise BollardError(f"{what} {text!r} ends with a colon", "name what follows it, or leave the colon out")
-    words = parts[2].replace("+", ",").split(",") if len(parts) == 3 else []
-    special = parts[0] if what == "container-mounts" and parts[0] in ("tmpfs", "umount") else ""
-    source = "" if special else absolute(parts[0], cwd, home)
-    target = parts[1] if len(parts) > 1 else ""
-    if special and not target:
-        raise BollardError(f"{what} {text!r} names no directory", f"write {special}:DIR")
-    if target.startswith("./") and what == "container-mounts":
-        target = target[1:]  # enroot counts it from the container's root
-    return _bind(what, text, source, target or source, words, special)
-
-
-def _bind(what: str, text: str, source: str, target: str, words: list[str], special: str = "") -> Bind:
-    if not target.startswith("/"):
-        raise BollardError(f"{what} {text!r}: {target!r} must begin with /", "name the place in the container in full")
-    if not target.strip("/"):
-        raise BollardError(f"{what} {text!r}: the container's root cannot be replaced", "name a directory below it")
-    if ".." in target.split("/"):
-        raise BollardError(f"{what} {text!r}: {target!r} has a .. in it", "name the place in the container in full")
-    if any(len(part.encode("utf-8", "surrogateescape")) > _PART_MAX for part in target.split("/")):
-        raise BollardError(
-            f"{what} {text!r}: a name in its target is longer than {_PART_MAX} bytes", "choose a shorter one"
-        )
-    flags = {"tmpfs": TMPFS, "umount": UMOUNT}.get(special, 0)
-    settings = []
-    for word in words:
-        name, _, setting = word.partition("=")
-        if name == "dev" and is_device(source):
-            continue
-        if name in _NO_FLAGS:
-            raise BollardError(f"{what} {text!r}: {name!r} is not supported: {_NO_FLAGS[name]}", "leave it out")
-        if special == "tmpfs" and name == "size":
-            settings.append("size=" + parse_size(f"{what} {text!r}: size", setting))
-        elif special == "tmpfs" and name in _TMPFS_SETTINGS and _is_setting(setting):
-            settings.append(word)
-        elif word in _FLAGS:
-            flags |= _FLAGS[word]
-        elif word:
-            raise BollardError(f"{what} {text!r}: unknown flag {word!r}", "use ro, rw, noexec or nofail")
-    return ",".join(settings) if special else source, target, flags
-
-
-def _is_setting(value: str) -> bool:
-    return bool(value) and all(c.isascii() and (c.isalnum() or c in _SETTING_MARKS) for c in value)
-
-
-def is_device(path: str) -> bool:
-    """Return whether a path of the host is /dev or is in it."""
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    return path.startswith("/") and parts[:1] == ["dev"] and ".." not in parts
-
-
-def parse_binds(text: str, cwd: str, home: str, what: str = "bind") -> tuple[Bind, ...]:
-    """Return the binds of several SRC[:DST[:FLAGS]], separated by commas. Parameters as in `parse_bind`.
-
-    Raises:
-        BollardError: one of them is not valid, or is empty in --container-mounts.
-    """
-    parts = _split(text, ",", keep_escapes=True)
-    if what == "container-mounts" and "" in parts:
-        raise BollardError(f"{what} {text!r} has nothing beside a comma", _EMPTY)
-    return tuple(parse_bind(part, cwd, home, what) for part in parts if part)
-
-
-def parse_mount(text: str, cwd: str, home: str) -> Bind:
-    """Return the bind of one type=bind,src=SRC,dst=DST[,ro] (--mount of docker and Apptainer).
-
-    text  the words of the user; double quotes keep a comma in a value
-    cwd   directory for a relative SRC
-    home  value for ~ in SRC
-
-    Raises:
-        BollardError: a key is unknown, repeated or missing, or the type is not bind.
-    """
-    rows = list(csv_reader([text]))
-    keys: dict[str, str] = {}
-    for word in rows[0] if rows else []:
-        key, _, value = word.strip().partition("=")
-        key = {"src": "source", "dst": "destination", "target": "destination", "readonly": "ro"}.get(key, key)
-        if key in keys:
-            raise BollardError(f"mount {text!r}: {key} stands twice", "write a --mount of its own for each")
-        keys[key] = value
-    unknown = sorted(set(keys) - {"type", "source", "destination", "ro", "bind-propagation"})
-    if unknown and unknown[0] in _NO_FLAGS:
-        raise BollardError(f"mount {text!r}: {unknown[0]!r} is not supported: {_NO_FLAGS[unknown[0]]}", "leave it out")
-    if unknown:
-        raise BollardError(f"mount {text!r}: unknown key {unknown[0]!r}", "use type, src, dst and ro")
-    if keys.get("type", "bind") != "bind":
-        raise BollardError(f"mount {text!r}: type {keys['type']!r} is not supported", "use type=bind")
-    if not keys.get("source") or not keys.get("destination"):
-        raise BollardError(f"mount {text!r} lacks src or dst", "write type=bind,src=SRC,dst=DST")
-    words = ["ro"] if "ro" in keys and keys["ro"].lower() not in ("0", "false") else []
-    return _bind("mount", text, absolute(keys["source"], cwd, home), keys["destination"], words)
 
 
 def parse_name(text: str) -> tuple[str, str]:
@@ -209,41 +45,6 @@ def parse_name(text: str) -> tuple[str, str]:
     return name, mode or constants.MODE_AUTO
 
 
-def parse_size(what: str, text: str) -> str:
-    """Return a size as tmpfs(5) takes it: a number of bytes, with k, m or g after it, or a percentage of the memory.
-
-    `what` names the option, for messages.
-
-    Raises:
-        BollardError: `text` has another form, or the size is 0, which means "no limit" to tmpfs.
-    """
-    number, unit = (text[:-1], text[-1:].lower()) if text[-1:].lower() in ("k", "m", "g", "%") else (text, "")
-    if not (number.isascii() and number.isdigit() and 0 < len(number) < 16 and number.strip("0")):
-        raise BollardError(f"{what} {text!r} is not a size", "write a number of bytes with k, m or g: 64m, 2g")
-    return number + unit
-
-
-def bind_text(binds: tuple[Bind, ...]) -> str:
-    """Return the value of APPTAINER_BIND in the container: the targets of `binds` (Apptainer 1.4)."""
-    return ",".join(target for _, target, _ in binds)
-
-
-def _split(text: str, mark: str, keep_escapes: bool = False) -> list[str]:
-    parts, part, escaped = [], "", False
-    for c in text:
-        if escaped:
-            part += ("\\" if keep_escapes or c not in ":,\\" else "") + c
-            escaped = False
-        elif c == "\\":
-            escaped = True
-        elif c == mark:
-            parts.append(part)
-            part = ""
-        else:
-            part += c
-    return [*parts, part + ("\\" if escaped else "")]
-
-
 def switch(values: list[str]) -> bool:
     """Return whether the last of a switch's values means yes."""
     word = values[-1].lower() if values else ""
@@ -254,7 +55,7 @@ def _list(row: Row, values: list[str]) -> tuple[str, ...]:
     """Return the words of comma-separated values."""
     words = [word.strip() for value in values for word in value.split(",")]
     if row.pyxis and "" in words:
-        raise BollardError(f"{row.slurm} {','.join(values)!r} has nothing beside a comma", _EMPTY)
+        raise BollardError(f"{row.slurm} {','.join(values)!r} has nothing beside a comma", binds.EMPTY)
     return tuple(word for word in words if word)
 
 
@@ -273,7 +74,7 @@ def _app(name: str) -> str:
 
 def _overlay(text: str, cwd: str, home: str) -> tuple[str, bool]:
     path, _, mode = text.rpartition(":") if text.endswith((":ro", ":rw")) else (text, "", "")
-    return absolute(path, cwd, home), mode == "ro"
+    return binds.absolute(path, cwd, home), mode == "ro"
 
 
 def _assignments(text: str) -> list[tuple[bytes, bytes]]:
@@ -340,16 +141,16 @@ def _network(row: Row, values: list[str], cwd: str, home: str) -> tuple[str, ...
 
 def _binds(row: Row, values: list[str], cwd: str, home: str) -> tuple[Bind, ...]:
     what = row.slurm or row.name
-    return tuple(bind for value in values for bind in parse_binds(value, cwd, home, what))
+    return tuple(bind for value in values for bind in binds.parse_binds(value, cwd, home, what))
 
 
 def _mounts(row: Row, values: list[str], cwd: str, home: str) -> tuple[Bind, ...]:
     lines = [line for value in values for line in value.split("\n") if line.strip()]
-    return tuple(parse_mount(line, cwd, home) for line in lines)
+    return tuple(binds.parse_mount(line, cwd, home) for line in lines)
 
 
 def _path(row: Row, values: list[str], cwd: str, home: str) -> str:
-    return absolute(values[-1], cwd, home) if values[-1] else ""
+    return binds.absolute(values[-1], cwd, home) if values[-1] else ""
 
 
 def _card(row: Row, values: list[str], cwd: str, home: str) -> tuple[str, ...]:
@@ -378,18 +179,18 @@ KINDS: dict[str, Reader] = {
     "switch": lambda row, values, cwd, home: switch(values),
     "card": _card,
     "devices": _devices,
-    "paths": lambda row, values, cwd, home: tuple(absolute(word, cwd, home) for word in _list(row, values)),
+    "paths": lambda row, values, cwd, home: tuple(binds.absolute(word, cwd, home) for word in _list(row, values)),
     "namespace": lambda row, values, cwd, home: (row.name,) if switch(values) else (),
     "unshare": _unshare,
     "network": _network,
-    "image": lambda row, values, cwd, home: _tidy(_path(row, values, cwd, home)),
+    "image": lambda row, values, cwd, home: binds.tidy(_path(row, values, cwd, home)),
     "path": _path,
     "directory": lambda row, values, cwd, home: _inside(row.name, values[-1]) if values[-1] else "",
     "directories": lambda row, values, cwd, home: tuple(_inside(row.name, word) for word in _list(row, values)),
     "overlays": lambda row, values, cwd, home: tuple(_overlay(word, cwd, home) for word in _list(row, values)),
     "binds": _binds,
     "mounts": _mounts,
-    "size": lambda row, values, cwd, home: parse_size(f"--{row.name}", values[-1]),
+    "size": lambda row, values, cwd, home: binds.parse_size(f"--{row.name}", values[-1]),
     "words": lambda row, values, cwd, home: _list(row, values),
     "names": _names,
     "assignments": lambda row, values, cwd, home: tuple(pair for value in values for pair in _assignments(value)),
@@ -404,7 +205,7 @@ def _homes(given: dict[str, list[str]], cwd: str, host_home: str, contain: bool)
     source = target = host_home if host_home.startswith("/") and host_home.strip("/") else ""
     asked = given.get("home", [""])[-1]
     if asked.strip("/"):
-        source, target, _ = parse_bind(source + asked if asked.startswith(":") else asked, cwd, host_home)
+        source, target, _ = binds.parse_bind(source + asked if asked.startswith(":") else asked, cwd, host_home)
     elif asked:
         source = target = ""  # "/" cannot be a home
     elif contain:
@@ -480,7 +281,7 @@ def is_of_one_step(asked: Spec) -> bool:
         return False
     if any(row.alone and getattr(asked, row.field) for row in options.TABLE):
         return True
-    return bool(asked.scratch and not asked.workdir) or any(flags & TMPFS for _, _, flags in asked.binds)
+    return bool(asked.scratch and not asked.workdir) or any(flags & binds.TMPFS for _, _, flags in asked.binds)
 
 
 def _options(given: dict[str, list[str]], fields: dict[str, Any]) -> bytes:
@@ -490,28 +291,12 @@ def _options(given: dict[str, list[str]], fields: dict[str, Any]) -> bytes:
         if row.name in given and row.alike and row.kind not in ("binds", "mounts", "path", "paths", "overlays", "home"):
             found += [(row.name, value) for value in given[row.name][0 if row.name in options.JOINED else -1 :]]
     if fields.get("binds"):
-        found.append(("mounts", ",".join(_bind_words(bind) for bind in fields["binds"])))
+        found.append(("mounts", ",".join(binds.bind_words(bind) for bind in fields["binds"])))
     if "home" in given and fields["home"]:
-        found.append(("home", f"{_escaped(fields['home_source'])}:{_escaped(fields['home'])}"))
+        found.append(("home", f"{binds.escaped(fields['home_source'])}:{binds.escaped(fields['home'])}"))
     for name in ("workdir", "pem_path", "passphrase_file"):
         if fields.get(name):
             found.append((name.replace("_", "-"), fields[name]))
     found += [("cdi-dirs", path) for path in fields.get("cdi_dirs", ())]
     found += [("overlay", path + (":ro" if read_only else "")) for path, read_only in fields.get("overlays", ())]
     return spec_text.text(found)
-
-
-def _bind_words(bind: Bind) -> str:
-    """Return the words from which parse_bind makes `bind`, in the form of --container-mounts."""
-    source, target, flags = bind
-    if flags & (TMPFS | UMOUNT):
-        words = [word for word in source.split(",") if word]
-        source = "tmpfs" if flags & TMPFS else "umount"
-    else:
-        words, source = [], _escaped(source)
-    words += [word for word, flag in _FLAGS.items() if flag & flags]
-    return ":".join([source, _escaped(target), "+".join(words)] if words else [source, _escaped(target)])
-
-
-def _escaped(path: str) -> str:
-    return "".join("\\" + c if c in ":,\\" else c for c in path)

@@ -15,7 +15,7 @@ result is never a guess. Steps and bytes are limited, because anyone can write a
 
 from __future__ import annotations
 
-from bollard.runtime.shell import patterns
+from bollard.runtime.shell import conditions, patterns
 from bollard.runtime.shell.syntax import script
 from bollard.runtime.shell.words import Unsupported, is_name, quoted, split_assignment
 
@@ -50,7 +50,6 @@ _BUILTINS = frozenset(
     (b":", b"[", b"echo", b"eval", b"export", b"false", b"local", b"return", b"test", b"true", b"unset", b"break",
      b"continue", b"shift")
 )  # fmt: skip
-_COMPARED = {"-eq": (0,), "-ne": (-1, 1), "-lt": (-1,), "-le": (-1, 0), "-gt": (1,), "-ge": (0, 1)}
 
 
 class _Leave(Exception):
@@ -209,9 +208,8 @@ class _Shell:
             return left in self.values
         if kind in ("-n", "-z"):
             return (left == b"") == (kind == "-z")
-        if kind in _COMPARED:
-            one, other = _number(left), _number(self.flat(test[2]))
-            return ((one > other) - (one < other)) in _COMPARED[kind]
+        if kind in conditions.COMPARED:
+            return conditions.compared(kind, left, self.flat(test[2]))
         return patterns.matches(self._pattern(test[2]), left, self.budget) == (kind != "!=")
 
     def _simple(self, assignments: list[tuple[bytes, Word]], words: list[Word]) -> bool:
@@ -245,7 +243,7 @@ class _Shell:
             return True
         fields = self._arguments(words)
         if name in (b"test", b"["):
-            return self._test(name, fields)
+            return conditions.holds(name, fields)
         if name == b"unset":
             self._unset(fields)
         elif name == b"eval":
@@ -357,25 +355,6 @@ class _Shell:
                 raise Unsupported(f"unset {name.decode('utf-8', 'replace')}")
             self._forget(name)
             self.exported.discard(name)
-
-    def _test(self, name: bytes, args: list[bytes]) -> bool:
-        """Return the result of `test` or `[`, by the number of arguments as in POSIX test(1). Tests of files: none."""
-        if name == b"[":
-            if args[-1:] != [b"]"]:
-                raise Unsupported("[ without ]")
-            args = args[:-1]
-        if len(args) <= 1:
-            return bool(args and args[0])
-        if len(args) == 3 and args[1] in (b"=", b"==", b"!="):
-            return (args[0] == args[2]) == (args[1] != b"!=")
-        if len(args) == 3 and (ways := _COMPARED.get(args[1].decode("latin-1"))):
-            one, other = _number(args[0]), _number(args[2])
-            return ((one > other) - (one < other)) in ways
-        if args[0] == b"!" and len(args) <= 4:
-            return not self._test(b"test", args[1:])
-        if len(args) == 2 and args[0] in (b"-n", b"-z"):
-            return (args[1] == b"") == (args[0] == b"-z")
-        raise Unsupported("a test of " + " ".join(arg.decode("utf-8", "replace") for arg in args))
 
     def _variable(self, name: bytes, operator: str, operand: Word) -> bytes:
         if name.isdigit() and name != b"0":
@@ -498,11 +477,3 @@ class _Shell:
                 raise Unsupported("a pattern of file names")
         text = self.flat(word)
         return [text] if text or quoted else []
-
-
-def _number(text: bytes) -> int:
-    """Return the integer in `text`. Only the plain decimal form is accepted: shells disagree on others."""
-    digits = text.removeprefix(b"-")
-    if not digits.isdigit() or len(digits) > 18 or (digits[0] == 48 and len(digits) > 1):
-        raise Unsupported("a comparison of " + text.decode("utf-8", "replace"))
-    return int(text)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Check that only root can change what root runs: owner and mode of a path, of its parents, and of symlinks in it.
 
-The plugin makes the same check at each step (`owned_by_root` in spank_plugin/privilege.c). This module also says how to
-repair a fault.
+The plugin makes the same check at each step (`owned_by_root` in spank_plugin/root_owned.c). This module
+also says how to repair a fault.
 """
 
 from __future__ import annotations

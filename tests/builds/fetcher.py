@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bollard.runtime.image import image
 
 if TYPE_CHECKING:
-    from conftest import Builder
+    from building import Builder
 
 # Root's machine may keep /dev/fuse to itself; a user's would not.
 _FUSE = """mount -t tmpfs none /mnt && mknod -m 666 /mnt/fuse c 10 229 && mount --bind /mnt/fuse /dev/fuse

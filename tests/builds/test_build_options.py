@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Builder
+from building import Builder
 from test_command import owned, place, shell, write
 
 from bollard.runtime.image import image

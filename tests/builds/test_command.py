@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import USER, Builder
+from building import USER, Builder
 from fetcher import Fetcher, words_of
 from test_definitions import tarball
 

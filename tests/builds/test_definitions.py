@@ -13,7 +13,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import DEFINITIONS, Builder
+from building import Builder
+from conftest import DEFINITIONS
 
 from bollard.runtime.image import image, sif
 

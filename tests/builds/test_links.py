@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import USER, Builder
+from building import USER, Builder
 from disturbance import renames
 from fetcher import Fetcher
 from linked import KINDS, ZONE, base, one_tmp, tmp_below_var

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import servers
-from conftest import Builder
+from building import Builder
 from fetcher import Fetcher
 from servers import PASSWORD, USER, Registry
 
@@ -210,9 +210,7 @@ class TestSecrets:
     def forms(self) -> list[bytes]:
         return [PASSWORD.encode() + b'"', f"{USER}:{PASSWORD}".encode(), AUTH.encode(), b"=" + PASSWORD.encode()]
 
-    def test_no_argument_and_no_variable_of_any_process(
-        self, user: User, closed: Registry, sif_file: bytes
-    ) -> None:
+    def test_no_argument_and_no_variable_of_any_process(self, user: User, closed: Registry, sif_file: bytes) -> None:
         """strace shows each program that is started, with all of its arguments and variables."""
         trace = user.path / "trace"
         tracer = ("strace", "-f", "-v", "-s", "65536", "-e", "trace=execve", "-o", str(trace))

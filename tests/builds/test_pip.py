@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TOP, USER
+from building import USER
+from conftest import TOP
 
 PROBE = "/bin/probe"
 # The machine may keep /dev/fuse from users; $0 is the home directory.

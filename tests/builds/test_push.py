@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import servers
-from conftest import Builder
+from building import Builder
 from fetcher import Fetcher, words_of
 from servers import Registry
 
@@ -119,13 +119,11 @@ class TestDocker:
         assert words_of(fetcher.path / "back.sif") == "one"
         assert "'/bin/echo' 'entry'" in fetcher.done("inspect", "--runscript", "back.sif")
 
-    def test_an_image_of_a_definition(
-        self, fetcher: Fetcher, registry: Registry, img: Path, installed: str
-    ) -> None:
+    def test_an_image_of_a_definition(self, fetcher: Fetcher, registry: Registry, img: Path, installed: str) -> None:
         """Its environment, labels and runscript work in the image that another program pulls."""
         text = "Bootstrap: localimage\nFrom: img.sif\n\n%environment\nexport COLOUR=green\n"
-        text += "export LONG=\"$COLOUR two\"\n"
-        text += "\n%labels\nAuthor me\n\n%runscript\necho \"run $COLOUR $@\"\n"
+        text += 'export LONG="$COLOUR two"\n'
+        text += '\n%labels\nAuthor me\n\n%runscript\necho "run $COLOUR $@"\n'
         (fetcher.path / "own.def").write_text(text)
         fetcher.done("build", "own.sif", "own.def")
         name = f"{registry.host}/b/own:v1"

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Builder
+from building import Builder
 from test_command import PROGRAMS, owned, place, shell, write
 from test_definitions import built
 
@@ -38,8 +38,6 @@ def context(place: Path) -> Path:
     )
     owned(place)
     return place
-
-
 
 
 def test_a_dockerfile(builder: Builder, context: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import servers
-from conftest import USER, Builder
+from building import USER, Builder
 from fetcher import Fetcher, words_of
 from servers import Registry
 

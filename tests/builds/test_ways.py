@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import USER, Builder
+from building import USER, Builder
 from test_definitions import built
 
 from bollard.runtime.image import image

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cffi import FFI
 
-from bollard.spank_plugin import build
+from bollard.spank_plugin import build, toolchain
 
 FOLDER = Path(__file__).resolve().parents[2] / "spank_plugin"
 
@@ -21,7 +21,7 @@ def load(name, folder, declarations, more="", others=()):
     build.write_headers(folder)
     source.write_text(f'#include "{FOLDER}/{name}.c"\n{more}\n')
     command = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-O1", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror"]
-    command += build.sanitizers()
+    command += toolchain.sanitizers()
     command.append("-Wl,-Bsymbolic")  # else `step` is a function of the C library; the plugin keeps its names to itself
     sources = [source, *(FOLDER / f"{other}.c" for other in others)]
     subprocess.run([*command, f"-I{folder}", f"-I{FOLDER}", "-o", output, *sources], check=True)

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from bollard.runtime.build import bootstrap, build_root, builder, scif
+from bollard.runtime.build import bootstrap, build_root, builder, scif, trace
 from bollard.runtime.build.definition import App
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import oci
@@ -67,7 +67,7 @@ def test_braces():
 def test_the_last_traced_command(tmp_path, shell, capfd):
     script = tmp_path / "post"
     script.write_text("A=1\n\n( true )\nfalse $A\necho never\n")
-    argv = [shell, *build_root.traced(["/bin/sh", "-ex", str(script)], str(script))[1:]]
+    argv = [shell, *trace.traced(["/bin/sh", "-ex", str(script)], str(script))[1:]]
     result = build_root.run_on_host(argv, {"PATH": "/bin:/usr/bin"}, "/")
     assert result.status == 1
     assert result.trace.command == "false 1"

@@ -13,7 +13,7 @@ import pytest
 
 from bollard.runtime.container import cdi
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import plan, spec
+from bollard.runtime.request import plan_records, spec
 
 
 def hook(name: str, *words: str) -> dict[str, object]:
@@ -40,7 +40,7 @@ def write(folder: Path, name: str = "gpu.json", **more: object) -> Path:
     return path
 
 
-def targets(found: plan.Gpus) -> dict[str, str]:
+def targets(found: plan_records.Gpus) -> dict[str, str]:
     return {mount.target: mount.source for mount in found.mounts}
 
 
@@ -91,7 +91,7 @@ def test_libraries_links_and_variables(tmp_path):
         ],
         str(library),
     )
-    assert all(mount.read_only and mount.only == plan.CAN_LOAD for mount in found.mounts)
+    assert all(mount.read_only and mount.only == plan_records.CAN_LOAD for mount in found.mounts)
     assert found.variables == ((b"NVIDIA_VISIBLE_DEVICES", b"void"),) and found.warnings == ()
 
 

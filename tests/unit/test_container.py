@@ -13,7 +13,7 @@ from bollard.runtime.container import mounts, renewal
 from bollard.runtime.container.clock import Clock
 from bollard.runtime.container.container import Container
 from bollard.runtime.image.image import Image
-from bollard.runtime.request import plan
+from bollard.runtime.request import plan, plan_records
 from bollard.runtime.request.site import Site
 from bollard.runtime.request.spec import Spec
 
@@ -21,7 +21,7 @@ from bollard.runtime.request.spec import Spec
 @pytest.fixture
 def container(tmp_path: Path) -> Iterator[Container]:
     fd = os.open(tmp_path, os.O_RDONLY)
-    no_driver = plan.Gpus(missing=(plan.Driver("nv", "--nv", required=True),))
+    no_driver = plan_records.Gpus(missing=(plan_records.Driver("nv", "--nv", required=True),))
     spec = Spec("/i.sif", hostname="there", unshare=("uts",))
     report = mounts.Report()
     report.left_out.append("/sys: /sys: No such file or directory")

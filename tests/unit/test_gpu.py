@@ -9,7 +9,7 @@ import pytest
 
 from bollard.runtime.container import gpu
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import plan
+from bollard.runtime.request import plan_records
 from bollard.runtime.request.site import Site
 from bollard.runtime.request.spec import Spec
 
@@ -24,25 +24,25 @@ def test_the_drivers_libraries_and_no_others():
     others = {"libnvidia-container.so.1": "/lib/libnvidia-container.so.1"}
     made = gpu.binds("nv", {**KNOWN, **others}, False)
 
-    targets = {bind.target for bind in made if bind.target.startswith(plan.LIBRARIES)}
-    assert targets == {f"{plan.LIBRARIES}/{name}" for name in ("libcuda.so.1", "libnvidia-ml.so.1")}
+    targets = {bind.target for bind in made if bind.target.startswith(plan_records.LIBRARIES)}
+    assert targets == {f"{plan_records.LIBRARIES}/{name}" for name in ("libcuda.so.1", "libnvidia-ml.so.1")}
 
 
 @pytest.mark.parametrize(
     ("kind", "name", "only"),
     [
-        ("nv", "libcuda.so.1", plan.CAN_LOAD),
-        ("nv", "libGLX_nvidia.so.0", plan.CAN_LOAD),
-        ("nv", "libGLX.so.0", plan.LACKS),
-        ("nv", "libOpenCL.so.1", plan.LACKS),
-        ("rocm", "libdrm_amdgpu.so.1", plan.LACKS),
+        ("nv", "libcuda.so.1", plan_records.CAN_LOAD),
+        ("nv", "libGLX_nvidia.so.0", plan_records.CAN_LOAD),
+        ("nv", "libGLX.so.0", plan_records.LACKS),
+        ("nv", "libOpenCL.so.1", plan_records.LACKS),
+        ("rocm", "libdrm_amdgpu.so.1", plan_records.LACKS),
     ],
 )
 def test_which_libraries_the_image_may_have_itself(kind, name, only):
     marks = {"nv": "libcuda.so.1", "rocm": "libdrm_amdgpu.so.1"}
     made = gpu.binds(kind, {marks[kind]: f"/lib/{marks[kind]}", name: f"/lib/{name}"}, False)
 
-    assert {bind.only for bind in made if bind.target == f"{plan.LIBRARIES}/{name}"} == {only}
+    assert {bind.only for bind in made if bind.target == f"{plan_records.LIBRARIES}/{name}"} == {only}
 
 
 def test_a_damaged_cache_of_the_loader_is_told(monkeypatch, tmp_path):
@@ -50,7 +50,7 @@ def test_a_damaged_cache_of_the_loader_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu.loader_cache, "PATH", str(tmp_path / "ld.so.cache"))
 
     with pytest.raises(BollardError, match="damaged .cut off in its header.; its administrator should run ldconfig"):
-        gpu.find((plan.Driver("nv", "--nv", True),), False)
+        gpu.find((plan_records.Driver("nv", "--nv", True),), False)
 
 
 @pytest.mark.parametrize("kind", ["nv", "rocm"])
@@ -101,7 +101,7 @@ def test_who_gets_a_driver(dev, cards, setting, cards_here, why):
 
 def test_a_card_without_a_driver_is_told_and_not_a_machine_without_both(monkeypatch):
     monkeypatch.setattr(gpu, "of_machine", dict)
-    auto, always = plan.Driver("nv", "gpu: auto, /dev/nvidia0", True), plan.Driver("nv", "gpu: always")
+    auto, always = plan_records.Driver("nv", "gpu: auto, /dev/nvidia0", True), plan_records.Driver("nv", "gpu: always")
 
     assert gpu.find((auto,), False).missing == (auto,)
     assert gpu.find((always,), False).missing == () == gpu.find((), False).missing

@@ -19,9 +19,10 @@ BEFORE = {
     "bollard.runtime.container.cdi": {"_parsed"},
     "bollard.runtime.container.driver_libraries": {"is_newer"},
     "bollard.runtime.container.keeper": {
-        "_enter", "_hold", "_mount", "_open", "_start_saver", "_unshare", "facts", "main"
+        "_enter", "_hold", "_mount", "_open", "_start_saver", "_unshare", "facts"
     },
     "bollard.runtime.container.layers": {"_merge", "_open"},
+    "bollard.runtime.container.step": {"main"},
     "bollard.runtime.container.save": {"_prepare"},
     "bollard.runtime.image.encryption": {"_openssl", "check_config"},
     "bollard.runtime.image.image": {"_open_error", "_user_name"},
@@ -33,7 +34,14 @@ BEFORE = {
     "bollard.runtime.system.linux": {"start_first", "bring_up", "lock_file"},
     # The site's policy of images, which `keeper._open` applies; and what `bollard sign` and `key` use of these modules.
     "bollard.runtime.trust.dsse": {
-        "_check_chain", "_is_valid", "_library", "_parts", "certified_key", "key_id", "sign", "verify"
+        "_check_chain",
+        "_is_valid",
+        "_library",
+        "_parts",
+        "certified_key",
+        "key_id",
+        "sign",
+        "verify",
     },
     "bollard.runtime.trust.evidence": {"_sha256", "log"},
     "bollard.runtime.trust.keyring": {"_change", "_fingerprint", "_home", "armored", "dearmored"},
@@ -81,7 +89,7 @@ def imports_of(module: str) -> list[tuple[str, str]]:
 def node_path() -> set[str]:
     """Our modules that a keeper may load."""
     seen: set[str] = set()
-    left = {"bollard.runtime.container.keeper", "bollard.runtime.container.action", *imports.NEEDED}
+    left = {"bollard.runtime.container.step", "bollard.runtime.container.action", *imports.NEEDED}
     while left:
         module = left.pop()
         if module not in seen and of_file(module) is not None:

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from bollard.runtime.container import fuse, keeper
+from bollard.runtime.container import fuse, image_scripts, keeper
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request.spec import Spec
 
@@ -48,54 +48,54 @@ def test_small_files_of_the_image(root, tmp_path):
     (tmp_path / "away").symlink_to("../../../../../../../../etc/hostname")
     os.mkfifo(tmp_path / "pipe")
 
-    assert keeper._read_in(root, "/etc/passwd") == keeper._read_in(root, "/link") == b"root:x:0:0\n"
+    assert image_scripts.read(root, "/etc/passwd") == image_scripts.read(root, "/link") == b"root:x:0:0\n"
     for path in ("/missing", "/etc", "/pipe", "/away", "/etc/passwd/x"):
-        assert keeper._read_in(root, path) == b""
+        assert image_scripts.read(root, path) == b""
 
 
 def test_a_large_file_is_refused_not_cut(root, tmp_path):
-    (tmp_path / "group").write_bytes(b"x" * keeper.FILE_MAX)
-    assert len(keeper._read_in(root, "/group")) == keeper.FILE_MAX
+    (tmp_path / "group").write_bytes(b"x" * image_scripts.FILE_MAX)
+    assert len(image_scripts.read(root, "/group")) == image_scripts.FILE_MAX
 
-    os.truncate(tmp_path / "group", keeper.FILE_MAX + 1)
+    os.truncate(tmp_path / "group", image_scripts.FILE_MAX + 1)
     before = os.listdir("/proc/self/fd")
-    with pytest.raises(BollardError, match=f"/group in the image has {keeper.FILE_MAX + 1} bytes"):
-        keeper._read_in(root, "/group")
+    with pytest.raises(BollardError, match=f"/group in the image has {image_scripts.FILE_MAX + 1} bytes"):
+        image_scripts.read(root, "/group")
     assert os.listdir("/proc/self/fd") == before
 
 
 def test_scripts_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(keeper, "SCRIPTS", str(tmp_path))
+    monkeypatch.setattr(image_scripts, "SCRIPTS", str(tmp_path))
     for name in ("90-b.sh", "10-a.sh", "README", "x.bak"):
         (tmp_path / name).write_text(name)
     os.mkfifo(tmp_path / "50-pipe.sh")
 
-    assert keeper._scripts() == [("10-a.sh", b"10-a.sh"), ("50-pipe.sh", b""), ("90-b.sh", b"90-b.sh")]
+    assert image_scripts.scripts() == [("10-a.sh", b"10-a.sh"), ("50-pipe.sh", b""), ("90-b.sh", b"90-b.sh")]
 
 
 def test_too_many_scripts(tmp_path, monkeypatch):
-    monkeypatch.setattr(keeper, "SCRIPTS", str(tmp_path))
-    for number in range(keeper.SCRIPTS_MAX):
+    monkeypatch.setattr(image_scripts, "SCRIPTS", str(tmp_path))
+    for number in range(image_scripts.SCRIPTS_MAX):
         (tmp_path / f"{number:03}.sh").write_text("")
-    assert len(keeper._scripts()) == keeper.SCRIPTS_MAX
+    assert len(image_scripts.scripts()) == image_scripts.SCRIPTS_MAX
 
     (tmp_path / "more.sh").write_text("")
-    with pytest.raises(BollardError, match=f"{keeper.SCRIPTS_MAX + 1} environment scripts"):
-        keeper._scripts()
+    with pytest.raises(BollardError, match=f"{image_scripts.SCRIPTS_MAX + 1} environment scripts"):
+        image_scripts.scripts()
 
 
 def test_a_script_that_is_too_long(tmp_path, monkeypatch):
-    monkeypatch.setattr(keeper, "SCRIPTS", str(tmp_path))
-    (tmp_path / "a.sh").write_bytes(b"#" * (keeper.FILE_MAX + 1))
+    monkeypatch.setattr(image_scripts, "SCRIPTS", str(tmp_path))
+    (tmp_path / "a.sh").write_bytes(b"#" * (image_scripts.FILE_MAX + 1))
     with pytest.raises(BollardError, match="a.sh in the image has"):
-        keeper._scripts()
+        image_scripts.scripts()
 
 
 @pytest.mark.parametrize(("text", "found"), [(b"A=1\n", [("environment", b"A=1\n")]), (b"", [])])
 def test_images_from_before_there_were_scripts(tmp_path, monkeypatch, text, found):
-    monkeypatch.setattr(keeper, "SCRIPTS", str(tmp_path / "missing"))
-    monkeypatch.setattr(keeper, "_read_in", lambda root, path: text if path == "/environment" else b"wrong")
-    assert keeper._scripts() == found
+    monkeypatch.setattr(image_scripts, "SCRIPTS", str(tmp_path / "missing"))
+    monkeypatch.setattr(image_scripts, "read", lambda root, path: text if path == "/environment" else b"wrong")
+    assert image_scripts.scripts() == found
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from disturbance import renames
 
-from bollard.runtime.container import keeper, mounts
+from bollard.runtime.container import covers, image_scripts
 from bollard.runtime.fetch import layer as layers
 from bollard.runtime.system import linux
 from bollard.runtime.system.tree import Tree
@@ -62,10 +62,10 @@ def test_a_look_up_that_is_disturbed_is_tried_again(root: int) -> None:
         assert refusal(root) == errno.EAGAIN, "the kernel was not disturbed, so nothing is tested here"
         for _ in range(TRIES):
             os.close(linux.open_in_root(root, PATH))
-            assert mounts._exists(root, "/etc/localtime")
+            assert covers.exists(root, "/etc/localtime")
         for _ in range(TRIES):
-            assert mounts._deepest(root, "/data/new") == ("/data", ["new"])
-            assert keeper._read_in(root, "/etc/localtime") == b"UTC\n"
+            assert covers.deepest(root, "/data/new") == ("/data", ["new"])
+            assert image_scripts.read(root, "/etc/localtime") == b"UTC\n"
 
 
 def test_a_look_up_that_is_disturbed_for_ever_fails_with_the_reason(root: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,9 +80,9 @@ def test_disturbed_is_not_missing(root: int, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(linux, "DISTURBED_SECONDS", -1.0)
     tree = Tree(str(tmp_path))
     looks = (
-        lambda: mounts._exists(root, PATH),
-        lambda: mounts._deepest(root, PATH + "/x"),
-        lambda: keeper._read_in(root, "/etc/localtime"),
+        lambda: covers.exists(root, PATH),
+        lambda: covers.deepest(root, PATH + "/x"),
+        lambda: image_scripts.read(root, "/etc/localtime"),
         lambda: tree.kind(PATH),
         lambda: tree.is_link(PATH),
         lambda: tree.names(PATH),

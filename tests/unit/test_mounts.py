@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bollard.runtime.container import mounts
+from bollard.runtime.container import covers, mounts
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import plan
+from bollard.runtime.request import plan_records
 
 
 @pytest.fixture
@@ -28,7 +28,9 @@ def root(tmp_path: Path) -> Iterator[int]:
 
 
 def place(target: str, only: str = "", directory: bool = True) -> mounts.Place:
-    return mounts.Place(plan.Mount(plan.BIND, "/src", target, only=only), os.open("/dev/null", os.O_RDONLY), directory)
+    return mounts.Place(
+        plan_records.Mount(plan_records.BIND, "/src", target, only=only), os.open("/dev/null", os.O_RDONLY), directory
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,12 +46,12 @@ def place(target: str, only: str = "", directory: bool = True) -> mounts.Place:
     ],
 )
 def test_a_missing_target_begins_at_its_deepest_directory(root: int, path: str, parent: str, rest: list[str]) -> None:
-    assert mounts._deepest(root, path) == (parent, rest)
+    assert covers.deepest(root, path) == (parent, rest)
 
 
 def test_links_of_the_image_stay_inside_it(root: int) -> None:
-    assert mounts._exists(root, "/outside/hosts")  # the image's own /etc
-    assert not mounts._exists(root, "/outside/passwd")
+    assert covers.exists(root, "/outside/hosts")  # the image's own /etc
+    assert not covers.exists(root, "/outside/passwd")
 
 
 def test_a_file_that_cannot_be_copied_leaves_nothing_behind(root: int, tmp_path: Path) -> None:
@@ -58,7 +60,9 @@ def test_a_file_that_cannot_be_copied_leaves_nothing_behind(root: int, tmp_path:
 
     def copied(target: str) -> str:
         tree = os.open(tmp_path / "source", os.O_RDONLY)
-        return mounts._copy(root, mounts.Place(plan.Mount(plan.BIND, "/src", target, copied=True), tree, False))
+        return mounts._copy(
+            root, mounts.Place(plan_records.Mount(plan_records.BIND, "/src", target, copied=True), tree, False)
+        )
 
     assert [copied("/etc/resolv.conf") for _ in range(2)] == ["Is a directory"] * 2
     assert copied("/etc/hosts") == ""
@@ -74,24 +78,38 @@ def test_only_what_is_missing_and_not_inside_another_bind_is_made(root: int) -> 
 
 def test_files_for_slurm_follow_only_an_image_that_has_slurm(root: int, tmp_path: Path) -> None:
     report = mounts.Report()
-    over = [place("/etc/hosts", plan.HAS_TARGET), place("/etc/passwd", plan.HAS_TARGET), place("/x", plan.HAS_SLURM)]
+    over = [
+        place("/etc/hosts", plan_records.HAS_TARGET),
+        place("/etc/passwd", plan_records.HAS_TARGET),
+        place("/x", plan_records.HAS_SLURM),
+    ]
     assert [found.mount.target for found in mounts._wanted(root, over, report)] == ["/etc/hosts"]
     assert report.left_out == ["/etc/passwd: no /etc/passwd in the image", "/x: no /etc/slurm in the image"]
 
     (tmp_path / "etc/slurm").mkdir()
-    assert [found.mount.target for found in mounts._wanted(root, [place("/x", plan.HAS_SLURM)], report)] == ["/x"]
+    assert [found.mount.target for found in mounts._wanted(root, [place("/x", plan_records.HAS_SLURM)], report)] == [
+        "/x"
+    ]
     assert len(report.left_out) == 2
 
 
 @pytest.mark.parametrize(
     ("mount", "left_out", "warnings"),
     [
-        (plan.Mount(plan.BIND, "/nope/a", "/a", if_missing=plan.OMIT), ["/a: /nope/a: No such file or directory"], 0),
-        (plan.Mount(plan.BIND, "/nope/a", "/a", if_missing=plan.WARN), ["/a: /nope/a: No such file or directory"], 1),
+        (
+            plan_records.Mount(plan_records.BIND, "/nope/a", "/a", if_missing=plan_records.OMIT),
+            ["/a: /nope/a: No such file or directory"],
+            0,
+        ),
+        (
+            plan_records.Mount(plan_records.BIND, "/nope/a", "/a", if_missing=plan_records.WARN),
+            ["/a: /nope/a: No such file or directory"],
+            1,
+        ),
     ],
 )
 def test_a_source_that_is_missing_is_told(
-    mount: plan.Mount, left_out: list[str], warnings: int, tmp_path: Path
+    mount: plan_records.Mount, left_out: list[str], warnings: int, tmp_path: Path
 ) -> None:
     report = mounts.Report()
     assert mounts.clone_sources((mount,), {}, str(tmp_path), -1, report) == []
@@ -101,7 +119,9 @@ def test_a_source_that_is_missing_is_told(
 
 def test_a_source_that_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(BollardError, match="bind /nope/a: No such file or directory"):
-        mounts.clone_sources((plan.Mount(plan.BIND, "/nope/a", "/a"),), {}, str(tmp_path), -1, mounts.Report())
+        mounts.clone_sources(
+            (plan_records.Mount(plan_records.BIND, "/nope/a", "/a"),), {}, str(tmp_path), -1, mounts.Report()
+        )
 
 
 def test_a_link_of_the_image_leads_nowhere_on_the_host(tmp_path: Path) -> None:
@@ -112,7 +132,7 @@ def test_a_link_of_the_image_leads_nowhere_on_the_host(tmp_path: Path) -> None:
     (image / "bin").symlink_to("usr/bin")
     (image / "scratch").symlink_to(host)
     (image / "data").symlink_to("/nonexistent/data")
-    shadows = mounts.Shadows(str(session))
+    shadows = covers.Shadows(str(session))
     wanted = [(["scratch", "u", "authorized_keys"], False), (["data"], True), (["new", "er"], True)]
 
     made = Path(shadows.mirror(str(image), wanted))

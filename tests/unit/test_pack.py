@@ -12,7 +12,8 @@ import pytest
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import sif
 from bollard.runtime.image.image import open_image
-from bollard.runtime.image.pack import additions, build, hot_files, inspect_metadata, tree_arch
+from bollard.runtime.image.pack import additions, build, inspect_metadata
+from bollard.runtime.image.source_tree import hot_files, tree_arch
 
 
 def elf(machine, size=2, order=1):

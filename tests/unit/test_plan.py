@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import plan, site
+from bollard.runtime.request import plan, plan_records, site
+from bollard.runtime.request.binds import NOEXEC, READ_ONLY, SHALLOW, UMOUNT
 from bollard.runtime.request.site import Site
-from bollard.runtime.request.spec import NOEXEC, READ_ONLY, SHALLOW, UMOUNT, Spec
+from bollard.runtime.request.spec import Spec
 
 
-def made(facts: plan.Facts | None = None, **wishes) -> tuple[plan.Mount, ...]:
+def made(facts: plan.Facts | None = None, **wishes) -> tuple[plan_records.Mount, ...]:
     return plan.make(Spec("/i.sif", **wishes), facts).mounts
 
 
@@ -24,7 +25,7 @@ def targets(facts: plan.Facts | None = None, **wishes) -> list[str]:
 
 def test_files_that_packages_replace_are_copied():
     def copied(overlays=(), **wishes) -> set[str]:
-        facts = plan.Facts(directory=True, overlays=tuple(plan.DIRECTORY for _ in overlays))
+        facts = plan.Facts(directory=True, overlays=tuple(plan_records.DIRECTORY for _ in overlays))
         made = plan.make(Spec("/i.sif", overlays=overlays, **wishes), facts)
         return {mount.target for mount in made.mounts if mount.copied}
 
@@ -45,15 +46,15 @@ def test_the_standard_plan():
         "/proc", "/sys", "/dev", "/etc/localtime", "/etc/hosts", "/home/u", "/tmp", "/var/tmp", "/var/spool/slurmd",
         "/scratch/job", "/etc/passwd", "/etc/group", "/etc/resolv.conf", "/etc/slurm", "/run/munge", "/usr/lib/bollard",
     ]  # fmt: skip
-    assert all(mount.source == mount.target for mount in found.mounts if mount.kind == plan.BIND)
-    assert found.namespaces == (plan.Namespace("user", "own ids"), plan.Namespace("mnt"))
+    assert all(mount.source == mount.target for mount in found.mounts if mount.kind == plan_records.BIND)
+    assert found.namespaces == (plan_records.Namespace("user", "own ids"), plan_records.Namespace("mnt"))
     assert (found.layers, found.writable, found.owned, found.directories) == ((), False, False, ())
 
 
 @pytest.mark.parametrize("wishes", [{}, {"contain": True}, {"no_mount": ("dev",)}], ids=str)
 def test_a_private_shm(wishes):
     found = [mount for mount in made(shm_size="64m", **wishes) if mount.target == "/dev/shm"]
-    assert [(mount.kind, mount.source) for mount in found] == [(plan.TMPFS, "mode=1777,size=64m")]
+    assert [(mount.kind, mount.source) for mount in found] == [(plan_records.TMPFS, "mode=1777,size=64m")]
     assert targets(shm_size="64m").index("/dev") < targets(shm_size="64m").index("/dev/shm")
     assert "/dev/shm" not in targets() and "/dev/shm" not in targets(shm_size="1g", no_mount=("/dev/shm",))
 
@@ -61,24 +62,24 @@ def test_a_private_shm(wishes):
 def test_what_must_be_there_and_what_may_be_written():
     found = {mount.target: mount for mount in made(home="/home/u", home_source="/home/u")}
 
-    assert found["/proc"].if_missing == found["/dev"].if_missing == plan.REFUSE
+    assert found["/proc"].if_missing == found["/dev"].if_missing == plan_records.REFUSE
     assert found["/dev"].devices
     for target in ("/etc/localtime", "/etc/hosts", "/etc/passwd", "/etc/group", "/etc/resolv.conf"):
-        assert found[target].read_only and found[target].if_missing == plan.OMIT
-    assert found["/etc/localtime"].only == plan.HAS_TARGET and found["/etc/localtime"].over_link
+        assert found[target].read_only and found[target].if_missing == plan_records.OMIT
+    assert found["/etc/localtime"].only == plan_records.HAS_TARGET and found["/etc/localtime"].over_link
     assert not found["/etc/hosts"].only, "an image without one could not find Slurm's controller"
     for target in ("/home/u", "/tmp", "/sys"):
-        assert not found[target].read_only and found[target].if_missing == plan.WARN
-    assert found["/etc/slurm"].only == plan.HAS_SLURM
+        assert not found[target].read_only and found[target].if_missing == plan_records.WARN
+    assert found["/etc/slurm"].only == plan_records.HAS_SLURM
 
 
 def test_binds_come_after_what_they_may_cover():
     found = made(home="/home/u", binds=(("/a", "/tmp/a", 0), ("/b", "/b/", READ_ONLY | NOEXEC | SHALLOW)))
     order = [mount.target for mount in found]
 
-    assert found[order.index("/tmp/a")] == plan.Mount(plan.BIND, "/a", "/tmp/a", asked=True)
-    assert found[order.index("/b")] == plan.Mount(
-        plan.BIND, "/b", "/b", read_only=True, noexec=True, shallow=True, asked=True
+    assert found[order.index("/tmp/a")] == plan_records.Mount(plan_records.BIND, "/a", "/tmp/a", asked=True)
+    assert found[order.index("/b")] == plan_records.Mount(
+        plan_records.BIND, "/b", "/b", read_only=True, noexec=True, shallow=True, asked=True
     )
     assert order.index("/tmp") < order.index("/tmp/a") < order.index("/etc/passwd")
 
@@ -107,9 +108,9 @@ def test_an_outer_mount_of_the_site_comes_before_an_inner_one():
 
 def test_no_home_and_a_home_elsewhere():
     assert "/home/u" not in targets()
-    elsewhere = plan.Mount(plan.BIND, "/scratch/u", "/home/u", if_missing=plan.WARN)
+    elsewhere = plan_records.Mount(plan_records.BIND, "/scratch/u", "/home/u", if_missing=plan_records.WARN)
     assert elsewhere in made(home="/home/u/", home_source="/scratch/u")
-    assert plan.Mount(plan.TMPFS, "mode=0700", "/home/u") in made(home="/home/u")
+    assert plan_records.Mount(plan_records.TMPFS, "mode=0700", "/home/u") in made(home="/home/u")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_the_hosts_slurm_is_all_in_one_directory():
         ("/run/munge", "/run/bollard/run/munge"),
         ("/usr/lib/bollard/inside/bin", "/run/bollard/bin"),
     ]
-    assert all(mount.read_only and mount.shallow and mount.if_missing == plan.OMIT for mount in found[-4:])
+    assert all(mount.read_only and mount.shallow and mount.if_missing == plan_records.OMIT for mount in found[-4:])
     assert made(facts, no_slurm=True) == made()
 
 
@@ -202,7 +203,7 @@ def test_the_hosts_slurm_is_all_in_one_directory():
     [("/a/b", "/a", True), ("/a", "/a", True), ("/ab", "/a", False), ("/a", "/", True), ("/a", "/a/b", False)],
 )
 def test_below(path, parent, result):
-    assert plan.below(path, parent) is result
+    assert plan_records.below(path, parent) is result
 
 
 @pytest.mark.parametrize(
@@ -239,7 +240,7 @@ def test_the_description_has_a_line_for_each():
 
 
 def test_data_for_scripts():
-    made = plan.make(Spec("/i.sif", overlays=(("/o", True),)), plan.Facts(overlays=(plan.EXT3,)))
+    made = plan.make(Spec("/i.sif", overlays=(("/o", True),)), plan.Facts(overlays=(plan_records.EXT3,)))
     found: dict[str, Any] = made.data()
 
     assert found["namespaces"][0] == {"kind": "namespace", "name": "user", "setting": "own ids"}
@@ -266,18 +267,20 @@ def test_a_plan_does_not_change():
 def test_what_the_user_binds_over_a_file_of_the_keeper_stays(path):
     found = made(binds=(("/mine", path + "/", 0),), hostname="other")
 
-    assert [mount for mount in found if mount.target == path] == [plan.Mount(plan.BIND, "/mine", path, asked=True)]
+    assert [mount for mount in found if mount.target == path] == [
+        plan_records.Mount(plan_records.BIND, "/mine", path, asked=True)
+    ]
 
 
 def test_a_host_name_has_its_file():
-    assert plan.Mount(plan.FILE, "hostname", "/etc/hostname", read_only=True, if_missing=plan.OMIT) in made(
-        hostname="other"
-    )
+    assert plan_records.Mount(
+        plan_records.FILE, "hostname", "/etc/hostname", read_only=True, if_missing=plan_records.OMIT
+    ) in made(hostname="other")
     assert "/etc/hostname" not in targets()
 
 
 def test_links_of_an_own_dev_are_apptainers():
-    links = {mount.target: mount.source for mount in made(contain=True) if mount.kind == plan.LINK}
+    links = {mount.target: mount.source for mount in made(contain=True) if mount.kind == plan_records.LINK}
     assert links["/dev/ptmx"] == "/dev/pts/ptmx"
     assert links["/dev/stdin"] == "fd/0"
 
@@ -300,7 +303,7 @@ def test_umount_takes_away_all_that_comes_by_itself():
     found = made(facts, binds=binds)
 
     assert [mount for mount in found if mount.target.startswith("/etc")] == [
-        plan.Mount(plan.BIND, "/mine", "/etc/hosts", asked=True)
+        plan_records.Mount(plan_records.BIND, "/mine", "/etc/hosts", asked=True)
     ]
     assert not [mount for mount in found if mount.target.startswith(("/run", "/tmp"))]
     assert "/var/tmp" in [mount.target for mount in found]
@@ -309,30 +312,42 @@ def test_umount_takes_away_all_that_comes_by_itself():
 def test_directories_below_the_workdir():
     found = plan.make(Spec("/i.sif", workdir="/w", scratch=("/s",), contain=True, home="/home/u"))
     assert found.directories == ("/w/scratch/s", "/w/tmp", "/w/var_tmp", "/w/home")
-    sources = [mount.source for mount in found.mounts if mount.kind == plan.BIND and mount.source[:3] == "/w/"]
+    sources = [mount.source for mount in found.mounts if mount.kind == plan_records.BIND and mount.source[:3] == "/w/"]
     assert sorted(sources) == sorted(found.directories)
 
 
 def test_layers_in_their_order():
-    facts = plan.Facts(image_layers=((plan.EXT3, 4096), (plan.SQUASHFS, 8192)), overlays=(plan.SQUASHFS,))
+    facts = plan.Facts(
+        image_layers=((plan_records.EXT3, 4096), (plan_records.SQUASHFS, 8192)), overlays=(plan_records.SQUASHFS,)
+    )
     found = plan.make(Spec("/i.sif", overlays=(("/o", False),), writable_tmpfs=True), facts)
 
     assert found.layers == (
-        plan.Overlay("/i.sif", plan.EXT3, True, 4096),
-        plan.Overlay("/i.sif", plan.SQUASHFS, True, 8192),
-        plan.Overlay("/o", plan.SQUASHFS, True),
-        plan.Overlay("", plan.MEMORY, False),
+        plan_records.Overlay("/i.sif", plan_records.EXT3, True, 4096),
+        plan_records.Overlay("/i.sif", plan_records.SQUASHFS, True, 8192),
+        plan_records.Overlay("/o", plan_records.SQUASHFS, True),
+        plan_records.Overlay("", plan_records.MEMORY, False),
     )
     assert found.writable and found.owned
-    assert plan.make(Spec("/i.sif", writable=True), facts).layers[0] == plan.Overlay("/i.sif", plan.EXT3, False, 4096)
+    assert plan.make(Spec("/i.sif", writable=True), facts).layers[0] == plan_records.Overlay(
+        "/i.sif", plan_records.EXT3, False, 4096
+    )
 
 
 @pytest.mark.parametrize(
     ("wishes", "facts", "reason"),
     [
         ({"writable": True}, {}, "is a file; --writable needs a directory"),
-        ({"overlays": (("/a", False), ("/b", False))}, {"overlays": (plan.EXT3, plan.DIRECTORY)}, "more than one"),
-        ({"overlays": (("/a", False),), "writable_tmpfs": True}, {"overlays": (plan.EXT3,)}, "more than one layer"),
+        (
+            {"overlays": (("/a", False), ("/b", False))},
+            {"overlays": (plan_records.EXT3, plan_records.DIRECTORY)},
+            "more than one",
+        ),
+        (
+            {"overlays": (("/a", False),), "writable_tmpfs": True},
+            {"overlays": (plan_records.EXT3,)},
+            "more than one layer",
+        ),
     ],
 )
 def test_layers_that_cannot_be(wishes, facts, reason):

@@ -53,7 +53,9 @@ MANY = list(range(2_000_000_000, 2_000_000_400))
 
 @pytest.fixture(scope="module")
 def privilege(tmp_path_factory):
-    return compiled.load("privilege", tmp_path_factory.mktemp("privilege"), DECLARATIONS, MORE, ("job_cgroup",))
+    return compiled.load(
+        "privilege", tmp_path_factory.mktemp("privilege"), DECLARATIONS, MORE, ("job_cgroup", "root_owned")
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from bollard.runtime import constants
 from bollard.runtime.container import environment
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import command_options, plan, site, site_config, spec
+from bollard.runtime.request import binds, command_options, plan, plan_records, site, site_config, spec
 from bollard.runtime.request.spec import Spec
 
 TOP = Path(__file__).resolve().parents[2]
@@ -242,11 +242,13 @@ def test_no_home_by_default():
 
 def test_mounts_of_the_site_come_before_the_users():
     here = compiled("mounts: [/scratch, '/opt/site:/site:ro']\n")
-    asked = Spec("/i.sif", home="/home/u", binds=(spec.parse_bind("/mine:/scratch", "/", ""),))
+    asked = Spec("/i.sif", home="/home/u", binds=(binds.parse_bind("/mine:/scratch", "/", ""),))
     mounts = plan.make(asked, plan.Facts(here)).mounts
     targets = [mount.target for mount in mounts]
     assert targets.index("/scratch") < targets.index("/site") < targets.index("/home/u")
-    site_mount = plan.Mount(plan.BIND, "/opt/site", "/site", read_only=True, if_missing=plan.OMIT)
+    site_mount = plan_records.Mount(
+        plan_records.BIND, "/opt/site", "/site", read_only=True, if_missing=plan_records.OMIT
+    )
     assert [mount for mount in mounts if mount.target == "/site"] == [site_mount]
     assert [mount.source for mount in mounts if mount.target == "/scratch"] == ["/scratch", "/mine"]
 

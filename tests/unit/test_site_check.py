@@ -15,9 +15,19 @@ import pytest
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site_config
-from bollard.spank_plugin import check, cluster_check, finding, gpu_check, install, policy_check, probes
+from bollard.spank_plugin import (
+    check,
+    cluster_check,
+    finding,
+    gpu_check,
+    host_check,
+    install,
+    installation,
+    policy_check,
+    probes,
+)
 from bollard.spank_plugin.finding import FAILURE, OK, WARNING, Finding
-from bollard.spank_plugin.install import Where
+from bollard.spank_plugin.installation import Where
 
 TOP = Path(__file__).resolve().parents[2]
 
@@ -59,13 +69,13 @@ def test_an_attempt_is_made_by_no_root():
 
 def test_settings_of_slurm(tmp_path):
     conf = tmp_path / "slurm.conf"
-    assert install.plugstack_file(str(tmp_path)) == f"{tmp_path}/plugstack.conf"
+    assert installation.plugstack_file(str(tmp_path)) == f"{tmp_path}/plugstack.conf"
     conf.write_text("# SlurmdSpoolDir=/a\nslurmdspooldir = /b/%n # c\nPlugStackConfig=/etc/p.conf\nX\n")
-    assert install.slurm_setting(str(tmp_path), "SlurmdSpoolDir") == "/b/%n"
-    assert install.slurm_setting(str(tmp_path), "X") == ""
-    assert install.plugstack_file(str(tmp_path)) == "/etc/p.conf"
+    assert installation.slurm_setting(str(tmp_path), "SlurmdSpoolDir") == "/b/%n"
+    assert installation.slurm_setting(str(tmp_path), "X") == ""
+    assert installation.plugstack_file(str(tmp_path)) == "/etc/p.conf"
     where = Where("/opt/b", str(tmp_path))
-    assert install.plugstack_line(where) == "required /opt/b/spank_bollard.so spool=/b/%n\n"
+    assert installation.plugstack_line(where) == "required /opt/b/spank_bollard.so spool=/b/%n\n"
 
 
 def test_nothing_is_known_of_what_is_not_there(tmp_path):
@@ -148,13 +158,13 @@ def test_a_configless_slurm(tmp_path, monkeypatch):
     copies = tmp_path / "spool/conf-cache"
     stack(copies, include=False)
     (tmp_path / "conf").symlink_to(copies)
-    monkeypatch.setattr(install, "CONFIGLESS", f"{tmp_path}/conf")
+    monkeypatch.setattr(installation, "CONFIGLESS", f"{tmp_path}/conf")
     empty = tmp_path / "etc"
     empty.mkdir()
     (empty / "plugstack.conf").write_text(f"required {SHIM}\n")
-    assert install.conf_in_use(str(empty)) == f"{tmp_path}/conf"
-    assert install.conf_in_use(str(copies)) == str(copies)
-    where = Where("/p", install.conf_in_use(str(empty)))
+    assert installation.conf_in_use(str(empty)) == f"{tmp_path}/conf"
+    assert installation.conf_in_use(str(copies)) == str(copies)
+    where = Where("/p", installation.conf_in_use(str(empty)))
     (finding,) = check._plugstack(where)
     assert finding.state == FAILURE and finding.text.startswith(f"{tmp_path}/conf/plugstack.conf does not")
     assert "the controller's plugstack.conf itself: required /p/spank_bollard.so spool=" in finding.fix
@@ -236,8 +246,9 @@ def test_the_page_has_every_check():
 
 def test_every_finding_is_in_the_table():
     """The names in the source of the checks are those of the table."""
-    source = "".join((TOP / f"spank_plugin/{name}.py").read_text() for name in ("check", "plugstack_fault"))
-    names = set(re.findall(r"""(?:Finding|_attempt)\(\s*"([^"]+)",""", source))
+    files = ("check", "host_check", "plugstack_fault")
+    source = "".join((TOP / f"spank_plugin/{name}.py").read_text() for name in files)
+    names = set(re.findall(r"""(?:Finding|attempt)\(\s*"([^"]+)",""", source))
     assert names == set(finding.TRIED)
 
 
@@ -253,7 +264,7 @@ def test_ids_for_programs():
     [(False, False, OK), (False, True, OK), (True, True, OK), (True, False, FAILURE)],
 )
 def test_apparmor(restricted, worked, state):
-    found = check.apparmor(restricted, worked)
+    found = host_check.apparmor(restricted, worked)
     assert found.state == state and ("/etc/apparmor.d/bollard" in found.fix) == (state == FAILURE)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.frozen import values_of
-from bollard.runtime.request import spec, spec_text
+from bollard.runtime.request import binds, spec, spec_text
 
 
 def make(*values: tuple[str, str]) -> spec.Spec:
@@ -36,11 +36,11 @@ def refused(*values: tuple[str, str]) -> str:
     ],
 )
 def test_absolute(path, result):
-    assert spec.absolute(path, "/data", "/home/u") == result
+    assert binds.absolute(path, "/data", "/home/u") == result
 
 
 def test_absolute_from_the_root():
-    assert spec.absolute("b.sif", "/", "") == "/b.sif"
+    assert binds.absolute("b.sif", "/", "") == "/b.sif"
 
 
 @pytest.mark.parametrize(
@@ -175,17 +175,17 @@ def test_a_mount_says_nothing_twice(text):
 
 @pytest.mark.parametrize(("text", "size"), [("64m", "64m"), ("2G", "2g"), ("512K", "512k"), ("4096",) * 2])
 def test_sizes(text, size):
-    assert spec.parse_size("--x", text) == size
+    assert binds.parse_size("--x", text) == size
 
 
 @pytest.mark.parametrize("text", ["", "m", "0", "00m", "-1", "1t", "1 m", "1mb", "64M\n", "1.5g", "\u0661", "9" * 16])
 def test_what_is_no_size(text):
     with pytest.raises(BollardError, match="is not a size"):
-        spec.parse_size("--x", text)
+        binds.parse_size("--x", text)
 
 
 def test_the_size_of_a_tmpfs_is_checked():
-    assert make(("mounts", "tmpfs:/t:size=1M+mode=0700")).binds == (("size=1m,mode=0700", "/t", spec.TMPFS),)
+    assert make(("mounts", "tmpfs:/t:size=1M+mode=0700")).binds == (("size=1m,mode=0700", "/t", binds.TMPFS),)
     assert "size 'big' is not a size" in refused(("mounts", "tmpfs:/t:size=big"))
 
 
@@ -219,7 +219,7 @@ def test_options_mean_the_same_in_any_directory():
     other = ("cwd", "asked", "save", "verbose", "user_home")
     same = [name for name in values_of(made) if name not in other]
     assert {name: getattr(again, name) for name in same} == {name: getattr(made, name) for name in same}
-    assert again.binds[0] == ("/data/here", "/there", spec.READ_ONLY)
+    assert again.binds[0] == ("/data/here", "/there", binds.READ_ONLY)
 
 
 def test_a_container_without_options_has_none():

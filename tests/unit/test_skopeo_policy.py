@@ -8,7 +8,7 @@ import json
 import pytest
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.fetch import cache, policy, reference
+from bollard.runtime.fetch import cache, reference, skopeo_policy
 
 DIGEST = "sha256:" + "a" * 64
 INDEX = "sha256:" + "b" * 64
@@ -21,7 +21,7 @@ def of_host(tmp_path, scopes, name, digest=DIGEST, default=ACCEPT):
     place.mkdir(parents=True, exist_ok=True)
     text = scopes if isinstance(scopes, str) else json.dumps({"default": default, "transports": {"docker": scopes}})
     (place / "policy.json").write_text(text)
-    return policy.of_host(reference.parse(name), digest, {"HOME": str(tmp_path)})
+    return skopeo_policy.of_host(reference.parse(name), digest, {"HOME": str(tmp_path)})
 
 
 def rules(found):
@@ -31,15 +31,15 @@ def rules(found):
 def test_the_users_file_comes_before_the_systems(tmp_path):
     system = tmp_path / "system.json"
     environ = {"HOME": str(tmp_path)}
-    assert policy.host_file(environ, str(system)) == ""
+    assert skopeo_policy.host_file(environ, str(system)) == ""
     system.write_text("{}")
-    assert policy.host_file(environ, str(system)) == str(system)
+    assert skopeo_policy.host_file(environ, str(system)) == str(system)
     own = tmp_path / ".config/containers/policy.json"
     own.parent.mkdir(parents=True)
     own.symlink_to("nowhere")  # there, and not to be passed over
-    assert policy.host_file(environ, str(system)) == str(own)
+    assert skopeo_policy.host_file(environ, str(system)) == str(own)
     with pytest.raises(BollardError, match=f"{own}: is not a usable policy: No such file"):
-        policy.of_host(reference.parse("docker://host:1/a"), DIGEST, environ)
+        skopeo_policy.of_host(reference.parse("docker://host:1/a"), DIGEST, environ)
 
 
 @pytest.mark.parametrize(
@@ -64,11 +64,13 @@ def test_another_key_asks_the_policy_again(tmp_path):
         key.unlink(missing_ok=True)
         if content:
             key.write_bytes(content)
-        return policy.is_accepted(of_host(tmp_path, {}, "docker://host:1/ns/a", default=signed), name, DIGEST, store)
+        return skopeo_policy.is_accepted(
+            of_host(tmp_path, {}, "docker://host:1/ns/a", default=signed), name, DIGEST, store
+        )
 
     with cache.opened({"BOLLARD_CACHEDIR": str(tmp_path / "cache")}) as store:
         assert not accepted(b"one")
-        policy.accept(of_host(tmp_path, {}, "docker://host:1/ns/a", default=signed), name, DIGEST, store)
+        skopeo_policy.accept(of_host(tmp_path, {}, "docker://host:1/ns/a", default=signed), name, DIGEST, store)
         assert [accepted(content) for content in (b"one", b"two", b"", b"one")] == [True, False, False, True]
 
 
@@ -116,13 +118,13 @@ def test_an_acceptance_is_of_one_policy_and_one_image(tmp_path):
     name = reference.parse("docker://host:1/a:v1")
     first = of_host(tmp_path, {"x": ACCEPT}, name.uri)
     with cache.opened({"BOLLARD_CACHEDIR": str(tmp_path / "cache"), "HOME": str(tmp_path)}) as store:
-        assert not policy.is_accepted(first, name, DIGEST, store)
-        policy.accept(first, name, DIGEST, store)
-        assert policy.is_accepted(first, name, DIGEST, store)
-        assert not policy.is_accepted(first, name, INDEX, store)
-        assert not policy.is_accepted(first, reference.parse("docker://host:1/b:v1"), DIGEST, store)
-        assert not policy.is_accepted(of_host(tmp_path, {"y": ACCEPT}, name.uri), name, DIGEST, store)
-        assert policy.is_accepted(policy.Policy("", b"{}"), name, DIGEST, store)
+        assert not skopeo_policy.is_accepted(first, name, DIGEST, store)
+        skopeo_policy.accept(first, name, DIGEST, store)
+        assert skopeo_policy.is_accepted(first, name, DIGEST, store)
+        assert not skopeo_policy.is_accepted(first, name, INDEX, store)
+        assert not skopeo_policy.is_accepted(first, reference.parse("docker://host:1/b:v1"), DIGEST, store)
+        assert not skopeo_policy.is_accepted(of_host(tmp_path, {"y": ACCEPT}, name.uri), name, DIGEST, store)
+        assert skopeo_policy.is_accepted(skopeo_policy.Policy("", b"{}"), name, DIGEST, store)
 
 
 @pytest.mark.parametrize(
@@ -143,9 +145,12 @@ def test_an_acceptance_is_of_one_policy_and_one_image(tmp_path):
     ],
 )
 def test_what_skopeo_says_of_a_policy(said, message):
-    found = policy.refused(policy.Policy("/p", b""), reference.parse("docker://h/a"), said)
+    found = skopeo_policy.refused(skopeo_policy.Policy("/p", b""), reference.parse("docker://h/a"), said)
     assert found is not None and found.message == message and found.hint
 
 
 def test_what_is_not_about_the_policy():
-    assert policy.refused(policy.Policy("/p", b""), reference.parse("docker://h/a"), "manifest unknown") is None
+    assert (
+        skopeo_policy.refused(skopeo_policy.Policy("/p", b""), reference.parse("docker://h/a"), "manifest unknown")
+        is None
+    )

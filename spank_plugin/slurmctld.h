@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#ifndef BOLLARD_JOB_RECORD_H
-#define BOLLARD_JOB_RECORD_H
+#ifndef BOLLARD_SLURMCTLD_H
+#define BOLLARD_SLURMCTLD_H
 
 #include <stdint.h>
 

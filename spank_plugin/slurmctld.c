@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #define _GNU_SOURCE
-#include "job_record.h"
+#include "slurmctld.h"
 
 #include <dlfcn.h>
 #include <slurm/slurm.h>
