@@ -21,7 +21,7 @@ from binascii import Error
 
 from bollard.runtime import installed
 from bollard.runtime.errors import BollardError, shown
-from bollard.runtime.system import linux
+from bollard.runtime.system import openssl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ _END: Final = b"-----END MESSAGE-----"
 _OAEP: Final = ("-pkeyopt", "rsa_padding_mode:oaep", "-pkeyopt", "rsa_oaep_md:sha256", "-pkeyopt", "rsa_mgf1_md:sha256")
 _SIZES: Final = (128, 2048)  # bytes of an RSA key that a file may ask for: 1024 to 16384 bits
 _LEAST: Final = 256  # bytes of an RSA key for a new image: 2048 bits
-_TIMEOUT: Final = 60  # seconds for openssl; it takes milliseconds
 
 
 @record(frozen=True)
@@ -159,7 +158,7 @@ def password(name: str, message: bytes, key: Key) -> bytes:
     if not message:
         return key.passphrase
     sealed = _octets(name, message)
-    status, plain = _openssl(["pkeyutl", "-decrypt", *_OAEP, "-inkey"], key.pem, sealed)
+    status, plain = _openssl(["pkeyutl", "-decrypt", *_OAEP, "-inkey", "{key}"], key.pem, sealed)
     if status or not plain or len(plain) > PASSPHRASE_MAX or b"\n" in plain or b"\0" in plain:
         raise BollardError(
             f"{name}: the given RSA key does not open it", "give the private key of the public key that it was made for"
@@ -179,10 +178,10 @@ def wrap(secret: bytes, pem: bytes) -> bytes:
             "make that: `openssl rsa -in FILE -RSAPublicKey_out -out rsa.pub`",
         )
     if b"-----BEGIN RSA PUBLIC KEY-----" in pem:  # PKCS#1, which pkeyutl of OpenSSL 1.1.1 does not read
-        status, pem = _openssl(["rsa", "-RSAPublicKey_in", "-pubout", "-in"], pem, b"")
+        status, pem = _openssl(["rsa", "-RSAPublicKey_in", "-pubout", "-in", "{key}"], pem)
         if status:
             raise BollardError("the given RSA key is damaged", "make it again: `openssl rsa -RSAPublicKey_out`")
-    status, sealed = _openssl(["pkeyutl", "-encrypt", *_OAEP, "-pubin", "-inkey"], pem, secret)
+    status, sealed = _openssl(["pkeyutl", "-encrypt", *_OAEP, "-pubin", "-inkey", "{key}"], pem, secret)
     if status or not sealed:
         raise BollardError("the given key is no RSA key", "make one: `openssl genrsa -out rsa.pem 3072`")
     if len(sealed) < _LEAST:
@@ -233,39 +232,9 @@ def check_config(name: str, text: bytes) -> None:
         )
 
 
-def _openssl(arguments: list[str], key: bytes, data: bytes) -> tuple[int, bytes]:
-    """Run openssl; return its exit status and its standard output.
-
-    arguments: its command and options; the last one takes the file of the key.
-    key: the content of that file.
-    data: its standard input.
-
-    Raises:
-        BollardError: it is missing, or does not end.
-    """
-    import subprocess
-
-    fd = os.memfd_create("key", os.MFD_CLOEXEC)
-    try:
-        os.write(fd, key)
-        done = subprocess.run(
-            [program("openssl"), *arguments, f"/dev/fd/{fd}"],
-            input=data,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "OPENSSL_CONF": "/dev/null"},
-            cwd="/",
-            pass_fds=(fd,),
-            timeout=_TIMEOUT,
-            check=False,
-            # As uid 0 of a user namespace openssl would get this process's capabilities.
-            preexec_fn=linux.be_no_root if os.getuid() == 0 else None,
-        )
-    except subprocess.TimeoutExpired:
-        raise BollardError(f"openssl gave no answer in {_TIMEOUT} s", "try again") from None
-    finally:
-        os.close(fd)
-    return done.returncode, done.stdout
+def _openssl(words: list[str], key: bytes, data: bytes = b"") -> tuple[int, bytes]:
+    """Run openssl with the file of memory {key}; return its exit status and its standard output."""
+    return openssl.run(program("openssl"), words, data, key=key)[:2]
 
 
 def program(name: str) -> str:

@@ -43,14 +43,17 @@ def check(text: bytes, out: int) -> None:
         _check_overlays(here.trust, asked)
     if asked.save:
         _look_at_saved(asked)
-    if asked.image and not any(name == "id" for name, _ in values) and not _on_nodes_only(asked.image):
+    options = {name for name, _ in given}
+    if any(name == "id" for name, _ in values):
+        _refuse_idle_key(asked, options)  # the client's own probe (image_probe.c) accepts no encrypted image
+    elif asked.image and not _on_nodes_only(asked.image):
         opened = image.open_image(asked.image, os.uname().machine, encrypted=True)
         site.refuse_image(here, opened.fd, asked.asked)
         if here.trust:
             from bollard.runtime.trust import evidence
 
             evidence.check_image(here.trust, opened, asked.asked)
-        _check_key(opened, asked, {name for name, _ in given})
+        _check_key(opened, asked, options)
         values.append(("id", ".".join(map(str, opened.identity))))
     values = [(name, asked.image if name == "image" else value) for name, value in values]
     # Options without effect here are removed: they would change the hash of the spec and so make another container.
@@ -69,12 +72,8 @@ def _check_key(opened: image.Image, asked: spec.Spec, given: set[str]) -> None:
 
     A key in a variable is refused: Slurm keeps the environment of a job in the controller's files and on the nodes.
     """
-    files = (("passphrase-file", asked.passphrase_file), ("pem-path", asked.pem_path))
     if not opened.encrypted:
-        for name, _ in files:
-            if name in given:
-                text = f"{asked.asked}: is not encrypted, so --container-{name} has no effect"
-                raise BollardError(text, "leave it out")
+        _refuse_idle_key(asked, given)
         return
     from bollard.runtime.image import encryption
 
@@ -94,6 +93,14 @@ def _check_key(opened: image.Image, asked: spec.Spec, given: set[str]) -> None:
         pem = encryption.read_pem(asked.pem_path)
     if passphrase or pem or not (asked.passphrase_file or asked.pem_path):
         encryption.check_kind(asked.asked, opened.wrapped_key(), encryption.Key(passphrase, pem))
+
+
+def _refuse_idle_key(asked: spec.Spec, given: set[str]) -> None:
+    """Raise if an option gives a key for an image that is not encrypted. A variable is for all images of a script."""
+    for name in ("passphrase-file", "pem-path"):
+        if name in given:
+            text = f"{asked.asked}: is not encrypted, so --container-{name} has no effect"
+            raise BollardError(text, "leave it out")
 
 
 def _check_overlays(rules: Policy, asked: spec.Spec) -> None:

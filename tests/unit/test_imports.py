@@ -24,7 +24,7 @@ BEFORE = {
     "bollard.runtime.container.layers": {"_merge", "_open"},
     "bollard.runtime.container.step": {"main"},
     "bollard.runtime.container.save": {"_prepare"},
-    "bollard.runtime.image.encryption": {"_openssl", "check_config"},
+    "bollard.runtime.image.encryption": {"check_config"},
     "bollard.runtime.image.image": {"_open_error", "_user_name"},
     "bollard.runtime.image.image_sbom": {"text_in", "upstream"},
     "bollard.runtime.image.sif_write": {"sha256", "timestamp"},  # the saver, which has imported these
@@ -33,6 +33,8 @@ BEFORE = {
     "bollard.runtime.system.identity": {"new_namespace"},
     "bollard.runtime.system.linux": {"start_first", "bring_up", "lock_file"},
     # The site's policy of images, which `keeper._open` applies; and what `bollard sign` and `key` use of these modules.
+    "bollard.runtime.system.openssl": {"run"},
+    "bollard.runtime.trust.site_keys": {"key_id"},
     "bollard.runtime.trust.dsse": {
         "_check_chain",
         "_is_valid",

@@ -162,7 +162,7 @@ def test_a_damaged_policy_on_the_node_is_an_error(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("trust: yes\n", '1: trust: "yes" is no set of keys; the keys are mode, keyring, rules'),
+        ("trust: yes\n", '1: trust: "yes" is no set of keys; the keys are mode, keyring, pem-keys, roots, rules'),
         ("trust:\n  rules: []\n", '2: trust.mode: "" is neither observe nor enforce; write `mode: observe`'),
         ("trust: {mode: enforced}\n", '1: trust.mode: "enforced" is neither observe nor enforce'),
         ("trust: {mode: enforce}\n", "1: trust.rules: there is none, so no image could run"),
