@@ -21,6 +21,7 @@ frozen.py: records that cannot be changed, without the imports of dataclasses.
 installed.py: where the installation lies.
 progress.py: progress lines of long commands.
 host_slurm.py: this node's Slurm commands; written at install.
+archive.py: imports the keeper's modules from one file.
 
 This package and its rooms hold no code: the node path would pay for it.
 """

@@ -19,6 +19,7 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. It makes these f
     openssl            a copy for the same, and for the policy
     mksquashfs         a copy for --container-save, which users cannot read
     check.sqfs         an image for `bollard site check`; made when squashfs-tools are installed
+    python/node.archive  the code of the keeper's modules in one file (runtime/archive.py)
     python/bollard/    the Python packages, compiled, and the C sources, so that they can be built again
     inside/bin/        the programs that start the host's Slurm commands in containers
     session/           the mount point of a keeper's session, in the keeper's own mount namespace
@@ -29,6 +30,7 @@ from __future__ import annotations
 import compileall
 import contextlib
 import io
+import marshal
 import py_compile
 import shutil
 import subprocess
@@ -48,7 +50,7 @@ if not __package__:  # a checkout, where a package has the name of its directory
     sys.modules["bollard"] = types.ModuleType("bollard")
     sys.modules["bollard"].__path__ = [str(TOP)]
 
-from bollard.runtime import constants  # noqa: E402
+from bollard.runtime import archive, constants  # noqa: E402
 from bollard.runtime.errors import BollardError  # noqa: E402
 from bollard.runtime.request import options  # noqa: E402
 from bollard.spank_plugin import build_inside, toolchain, version  # noqa: E402
@@ -404,3 +406,17 @@ def complete(out: Path, prefix: str) -> None:
         ddir=f"{prefix}/python",
         invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
     )
+    make_archive(out / "python", f"{prefix}/python")
+
+
+def make_archive(folder: Path, installed: str) -> None:
+    """Write runtime/archive.py's file for the packages in `folder`, which will be at the path `installed`."""
+    modules = {}
+    for room in archive.ROOMS:
+        for source in sorted((folder / "bollard" / room).glob("*.py")):
+            inside = source.relative_to(folder)
+            package = source.stem == "__init__"
+            name = ".".join((inside.parent if package else inside.with_suffix("")).parts)
+            code = compile(source.read_bytes(), f"{installed}/{inside}", "exec", dont_inherit=True, optimize=2)
+            modules[name] = package, marshal.dumps(code)
+    (folder / archive.NAME).write_bytes(archive.pack(modules))

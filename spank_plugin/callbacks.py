@@ -8,9 +8,16 @@ installation always refuses the container.
 
 from __future__ import annotations
 
+import gc
+
 from _bollard import ffi
 
-from bollard.runtime.causes import one_line
+from bollard.runtime import archive
+
+gc.disable()  # until all is imported: nothing of that becomes garbage
+archive.use(__file__.rsplit("/", 3)[0])
+
+from bollard.runtime.causes import one_line  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,6 +65,8 @@ def keep(
     try:
         from bollard.runtime.container import step
 
+        gc.freeze()
+        gc.enable()
         times = forked, dropped
         step.main(ffi.string(spec), ffi.string(site), ffi.string(program), listener, job, times, before)
         verdict[0] = 0

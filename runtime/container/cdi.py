@@ -95,7 +95,7 @@ def find(names: tuple[str, ...], folders: tuple[str, ...], own_dev: bool) -> Gpu
 
 def _those_here(devices: dict[str, Any], folders: tuple[str, ...]) -> str:
     if not devices:
-        return f"{' and '.join(folders)} have no specs: on a node with a card, `nvidia-ctk cdi generate` writes one"
+        return f"{' and '.join(folders)} have no specs: on a node with a GPU, `nvidia-ctk cdi generate` writes one"
     more = len(devices) - _NAMES_SHOWN
     return f"there are {', '.join(list(devices)[:_NAMES_SHOWN])}" + (f" and {more} more" if more > 0 else "")
 

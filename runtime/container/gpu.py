@@ -6,8 +6,8 @@ bound to LIBRARIES, Apptainer's directory for them, which the image's environmen
 
 A container gets a driver when its options ask for it (--nv, --rocm), and by the site's setting `gpu`:
 
-    auto    where the container's user can open a card's device. In a job the keeper is in the job's cgroup, so with
-            Slurm's ConstrainDevices these are the jobs that have GPUs; without it, every job on a node with a card
+    auto    where the container's user can open a GPU's device. In a job the keeper is in the job's cgroup, so with
+            Slurm's ConstrainDevices these are the jobs that have GPUs; without it, every job on a node with a GPU
     always  on every node that has the driver
     never   no
 
@@ -83,8 +83,8 @@ _SOCKETS = {"nv": ("/run/nvidia-persistenced/socket", "/run/nvidia-fabricmanager
 _MPS, _MPS_VARIABLE = "/tmp/nvidia-mps", "CUDA_MPS_PIPE_DIRECTORY"
 
 
-def cards(kind: str) -> list[str]:
-    """Return the device files of this node's cards of one kind. All of AMD's cards are opened by one, /dev/kfd."""
+def device_files(kind: str) -> list[str]:
+    """Return the device files of this node's GPUs of one kind. All of AMD's GPUs are opened by one, /dev/kfd."""
     names = sorted(os.listdir("/dev"))
     if kind == "rocm":
         return ["/dev/kfd"] if "kfd" in names else []
@@ -92,27 +92,27 @@ def cards(kind: str) -> list[str]:
 
 
 def openable(kind: str) -> str:
-    """Return the device of a card of this kind that this process may open; "" for none.
+    """Return the device of a GPU of this kind that this process may open; "" for none.
 
-    access(2) asks the device cgroup too, and does not wake the card up, as open(2) would.
+    access(2) asks the device cgroup too, and does not wake the GPU up, as open(2) would.
     """
-    return next((path for path in cards(kind) if os.access(path, os.R_OK | os.W_OK)), "")
+    return next((path for path in device_files(kind) if os.access(path, os.R_OK | os.W_OK)), "")
 
 
 def chosen(asked: Spec, here: Site) -> tuple[Driver, ...]:
     """Return the drivers that a container gets if this node has them, and why. Looks for devices, not for libraries."""
     found = []
     for kind in KINDS:
-        if kind in asked.cards:
+        if kind in asked.gpus:
             found.append(Driver(kind, f"--{kind}", required=True))
-        elif f"no-{kind}" in asked.cards or here.gpu == "never":
+        elif f"no-{kind}" in asked.gpus or here.gpu == "never":
             continue
         elif here.gpu == "always":
             if kind == "nv" or os.path.exists("/dev/kfd"):  # every machine with Mesa has AMD's libraries
                 found.append(Driver(kind, "gpu: always"))
         else:
             device = openable(kind)
-            if device:  # a node that shows an NVIDIA card and has no driver is not in order; AMD's can be the image's
+            if device:  # a node that shows an NVIDIA GPU and has no driver is not in order; AMD's can be the image's
                 found.append(Driver(kind, f"gpu: auto, {device}", required=kind == "nv"))
     return tuple(found)
 

@@ -263,8 +263,8 @@ def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "", kept: bo
 
         brought = layers.of_image(opened, asked.asked)
         overlays = tuple([layers.filesystem(path) for path, _ in asked.overlays])
-    # A node without a card's device has nothing to decide, unless the site or an option says so.
-    if asked.cards or here.gpu == "always" or (here.gpu == "auto" and _has_card()):
+    # A node without a GPU's device has nothing to decide, unless the site or an option says so.
+    if asked.gpus or here.gpu == "always" or (here.gpu == "auto" and _has_gpu()):
         from bollard.runtime.container import gpu
 
         gpus = gpu.find(gpu.chosen(asked, here), asked.contain)
@@ -278,7 +278,7 @@ def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "", kept: bo
     )  # fmt: skip
 
 
-def _has_card() -> bool:
+def _has_gpu() -> bool:
     """Return whether this node has a device of the kernel's drivers for NVIDIA's or AMD's GPUs."""
     return os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd")
 

@@ -94,7 +94,7 @@ class Spec:
     app: str = ""  # one of the image's apps, /scif/apps/NAME
     dns: tuple[str, ...] = ()
     shm_size: str = ""  # size of the container's own /dev/shm, as tmpfs(5) takes it; "" for the host's /dev/shm
-    cards: tuple[str, ...] = ()  # nv, rocm; no-nv, no-rocm where the user said so
+    gpus: tuple[str, ...] = ()  # nv, rocm; no-nv, no-rocm where the user said so
     devices: tuple[str, ...] = ()  # CDI names: nvidia.com/gpu=0
     cdi_dirs: tuple[str, ...] = ()  # where their specs are; () for the usual directories
     pty: bool = False  # slurmstepd makes a terminal for the task
@@ -278,10 +278,10 @@ TABLE: tuple[Row, ...] = (
         alone=True, help="a private process namespace",
     ),
     Row(
-        "nv", kind="card", field="cards", forms=("BOLLARD_NV",), fixed=True,
+        "nv", kind="gpu", field="gpus", forms=("BOLLARD_NV",), fixed=True,
         help="show the host's NVIDIA driver: its libraries and programs; without it the site decides",
     ),
-    Row("rocm", kind="card", field="cards", forms=("BOLLARD_ROCM",), fixed=True, help="the same of AMD's"),
+    Row("rocm", kind="gpu", field="gpus", forms=("BOLLARD_ROCM",), fixed=True, help="the same of AMD's"),
     Row(
         "device", argument="VENDOR/CLASS=NAME[,NAME]", kind="devices", field="devices", forms=("BOLLARD_DEVICE",),
         slurm="container-device", joined=",", fixed=True,

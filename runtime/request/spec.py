@@ -153,7 +153,7 @@ def _path(row: Row, values: list[str], cwd: str, home: str) -> str:
     return binds.absolute(values[-1], cwd, home) if values[-1] else ""
 
 
-def _card(row: Row, values: list[str], cwd: str, home: str) -> tuple[str, ...]:
+def _gpu(row: Row, values: list[str], cwd: str, home: str) -> tuple[str, ...]:
     return (row.name,) if switch(values) else (f"no-{row.name}",)
 
 
@@ -177,7 +177,7 @@ def _devices(row: Row, values: list[str], cwd: str, home: str) -> tuple[str, ...
 # The reader of each kind of row.
 KINDS: dict[str, Reader] = {
     "switch": lambda row, values, cwd, home: switch(values),
-    "card": _card,
+    "gpu": _gpu,
     "devices": _devices,
     "paths": lambda row, values, cwd, home: tuple(binds.absolute(word, cwd, home) for word in _list(row, values)),
     "namespace": lambda row, values, cwd, home: (row.name,) if switch(values) else (),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""GPUs: who gets the host's driver, what of it an image can load, and CDI devices. No card: see cards.py."""
+"""GPUs: who gets the host's driver, what of it an image can load, and CDI devices. No card: see drivers.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import cards
+import drivers
 import pytest
 from cluster import Cluster, Images, Work, good
 
@@ -21,25 +21,25 @@ NOT_FOUND = "object 'libcuda.so.1' from LD_PRELOAD cannot be preloaded"
 
 @pytest.fixture(scope="module")
 def node_with_card(cluster: Cluster) -> Iterator[str]:
-    cards.install(cluster, NODE)
-    cards.show_card(cluster, NODE)
+    drivers.install(cluster, NODE)
+    drivers.show_card(cluster, NODE)
     yield NODE
-    cards.hide_card(cluster, NODE)
-    cards.remove(cluster, NODE)
+    drivers.hide_card(cluster, NODE)
+    drivers.remove(cluster, NODE)
 
 
 @pytest.mark.every_release
 def test_the_driver_without_a_word(cluster: Cluster, images: Images, node_with_card: str) -> None:
     step = ["-w", NODE, f"--container={images.small}"]
 
-    assert good(cluster.srun(*step, *LOAD)) == f"{cards.LOADED}\n"
+    assert good(cluster.srun(*step, *LOAD)) == f"{drivers.LOADED}\n"
     assert good(cluster.srun(*step, "nvidia-smi")) == "card\n"
     assert NOT_FOUND in cluster.srun(*step, "--container-opts=--no-nv", *LOAD).err
     elsewhere = cluster.srun("-w", "n2", f"--container={images.small}", *LOAD)
     assert (elsewhere.rc, NOT_FOUND in elsewhere.err, "bollard" in elsewhere.err) == (0, True, False)
 
 
-def test_a_card_of_another_job_is_none(cluster: Cluster, images: Images, node_with_card: str) -> None:
+def test_a_gpu_of_another_job_is_none(cluster: Cluster, images: Images, node_with_card: str) -> None:
     """The keeper asks access(2), which the device cgroup answers too; here the file's mode does."""
     good(cluster.exec("chmod 600 /dev/nvidia0", NODE, "root"))
     try:
@@ -49,12 +49,12 @@ def test_a_card_of_another_job_is_none(cluster: Cluster, images: Images, node_wi
     assert NOT_FOUND in done.err
 
 
-def test_a_card_without_a_driver_is_told(cluster: Cluster, images: Images) -> None:
-    cards.show_card(cluster, "n2")
+def test_a_gpu_without_a_driver_is_told(cluster: Cluster, images: Images) -> None:
+    drivers.show_card(cluster, "n2")
     try:
         done = cluster.srun("-w", "n2", f"--container={images.small}", "true")
     finally:
-        cards.hide_card(cluster, "n2")
+        drivers.hide_card(cluster, "n2")
     why = "gpu: auto, /dev/nvidia0: n2 has no driver for it; the container starts without"
     assert (done.rc, done.err) == (0, f"bollard: {why}\n")
 
@@ -82,8 +82,8 @@ def test_what_the_site_decides(cluster: Cluster, images: Images, node_with_card:
         good(cluster.exec("chmod 666 /dev/nvidia0", NODE, "root"))
         for node in (NODE, "n2"):
             cluster.exec(undo, node, "root")
-    assert (here.out == f"{cards.LOADED}\n") == (setting == "always"), here
-    assert good(asked) == f"{cards.LOADED}\n"
+    assert (here.out == f"{drivers.LOADED}\n") == (setting == "always"), here
+    assert good(asked) == f"{drivers.LOADED}\n"
     assert good(elsewhere) == ""
 
 
@@ -103,7 +103,7 @@ def plain(cluster: Cluster, images: Images) -> Iterator[Path]:
 def test_an_image_without_apptainers_scripts(
     cluster: Cluster, node_with_card: str, plain: Path, variable: list[str]
 ) -> None:
-    assert good(cluster.exec(["bollard", "exec", *variable, "/srv/plain", *LOAD], NODE)) == f"{cards.LOADED}\n"
+    assert good(cluster.exec(["bollard", "exec", *variable, "/srv/plain", *LOAD], NODE)) == f"{drivers.LOADED}\n"
 
 
 def test_an_images_own_newer_cuda(cluster: Cluster, node_with_card: str, plain: Path) -> None:
@@ -114,9 +114,9 @@ def test_an_images_own_newer_cuda(cluster: Cluster, node_with_card: str, plain: 
     (plain / "usr/local/cuda").symlink_to("cuda-13.0")
     (folder / "libcuda.so.1").symlink_to("libcuda.so.580.95.05")
     try:
-        for drivers, text in (("550,580", cards.LOADED), ("535,550", "the image's")):
-            cards.compile_library(
-                folder / "libcuda.so.580.95.05", "libcuda.so.1", cards.talking("the image's"), drivers
+        for releases, text in (("550,580", drivers.LOADED), ("535,550", "the image's")):
+            drivers.compile_library(
+                folder / "libcuda.so.580.95.05", "libcuda.so.1", drivers.talking("the image's"), releases
             )
             done = cluster.exec(command, NODE)
             assert done.out == f"{text}\n", done
@@ -129,14 +129,14 @@ def test_an_images_own_newer_cuda(cluster: Cluster, node_with_card: str, plain: 
 def test_libraries_that_the_image_cannot_load(cluster: Cluster, images: Images, node_with_card: str) -> None:
     """An image of Debian 11 on a node of Debian 12."""
     folder, newer = "/.singularity.d/libs", f"--container={images.sif('bookworm', 'small')}"
-    path = cluster.path(NODE, f"{cards.FOLDER}/libnvidia-ml.so.1")
+    path = cluster.path(NODE, f"{drivers.FOLDER}/libnvidia-ml.so.1")
     look = ("sh", "-c", f"ls {folder}/libcuda.so.1 {folder}/libnvidia-ml.so.1 2>/dev/null; true")
-    cards.compile_library(path, path.name, cards.NEW_GLIBC)
+    drivers.compile_library(path, path.name, drivers.NEW_GLIBC)
     try:
         done = cluster.srun("-w", NODE, f"--container={images.small}", *look)
         silent = cluster.srun("-w", NODE, newer, *look)
     finally:
-        cards.compile_library(path, path.name)
+        drivers.compile_library(path, path.name)
     assert done == (
         0,
         f"{folder}/libcuda.so.1\n",
@@ -176,8 +176,8 @@ SPEC = {
         "deviceNodes": [{"path": "/dev/nvidiactl"}],
         "mounts": [
             {
-                "hostPath": f"{cards.FOLDER}/{cards.CUDA}",
-                "containerPath": f"/usr/lib/driver/{cards.CUDA}",
+                "hostPath": f"{drivers.FOLDER}/{drivers.CUDA}",
+                "containerPath": f"/usr/lib/driver/{drivers.CUDA}",
                 "options": ["ro", "nosuid", "nodev", "bind"],
             }
         ],
@@ -190,7 +190,7 @@ SPEC = {
             {
                 "hookName": "createContainer",
                 "path": "/usr/bin/nvidia-cdi-hook",
-                "args": ["nvidia-cdi-hook", "create-symlinks", "--link", f"{cards.CUDA}::/usr/lib/driver/libcuda.so"],
+                "args": ["nvidia-cdi-hook", "create-symlinks", "--link", f"{drivers.CUDA}::/usr/lib/driver/libcuda.so"],
             },
         ],
     },
@@ -224,26 +224,26 @@ def test_devices_by_their_names(cluster: Cluster, images: Images, work: Work, no
     asked = ["--container-device=nvidia.com/gpu=0,example.com/card=a", "--container-opts=--contain --no-nv"]
     done = cluster.srun(*step, *asked, "sh", "-c", look)
     assert good(done).split() == [
-        "/dev/nvidia0", "/dev/nvidiactl", "/usr/lib/driver:", "libcuda.so", cards.CUDA, "void", "a",
+        "/dev/nvidia0", "/dev/nvidiactl", "/usr/lib/driver:", "libcuda.so", drivers.CUDA, "void", "a",
     ]  # fmt: skip
     loaded = cluster.srun(*step, "--container-device=nvidia.com/gpu=0", "--container-opts=--no-nv", *LOAD)
-    assert good(loaded) == f"{cards.LOADED}\n"
+    assert good(loaded) == f"{drivers.LOADED}\n"
     unknown = cluster.srun(*step, "--container-device=nvidia.com/gpu=9", "true")
     assert unknown.rc == 255
     assert "no device nvidia.com/gpu=9 on n1; there are example.com/card=a, nvidia.com/gpu=0" in unknown.err
     by_hand = cluster.exec(
         ["bollard", "exec", "--device", "nvidia.com/gpu=0", "--cdi-dirs", "/etc/cdi", images.small, *LOAD], NODE
     )
-    assert good(by_hand) == f"{cards.LOADED}\n"
+    assert good(by_hand) == f"{drivers.LOADED}\n"
 
 
 @pytest.fixture(scope="module")
 def site_with_cards(cluster: Cluster) -> Iterator[None]:
-    """Start the cluster with two cards in each node, as Slurm's generic resources; devices are constrained."""
+    """Start the cluster with two GPUs in each node, as Slurm's generic resources; devices are constrained."""
     cluster.front("down")
     try:
         cluster.front("up", "--plugin", "--site", "gpus")
-        cards.install(cluster, NODE)
+        drivers.install(cluster, NODE)
         yield
     finally:
         cluster.front("down")
@@ -255,7 +255,7 @@ def test_a_job_with_gpus_gets_the_driver_and_another_does_not(
 ) -> None:
     step = ["-w", NODE, f"--container={images.small}"]
 
-    assert good(cluster.srun("--gres=gpu:1", *step, *LOAD)) == f"{cards.LOADED}\n"
+    assert good(cluster.srun("--gres=gpu:1", *step, *LOAD)) == f"{drivers.LOADED}\n"
     assert NOT_FOUND in cluster.srun(*step, *LOAD).err
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cards
+import drivers
 import pytest
 from cluster import Cluster, Images, Result, Work, good
 
@@ -276,10 +276,10 @@ def about_namespaces(plan: dict[str, Any], seen: Look, base: dict[str, Any]) -> 
 
 @pytest.fixture
 def driver(cluster: Cluster) -> Iterator[None]:
-    """Install a driver without a card (cards.py)."""
-    cards.install(cluster, NODE)
+    """Install a driver without a GPU (drivers.py)."""
+    drivers.install(cluster, NODE)
     yield
-    cards.remove(cluster, NODE)
+    drivers.remove(cluster, NODE)
 
 
 @pytest.fixture

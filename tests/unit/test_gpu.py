@@ -71,7 +71,7 @@ def test_devices_where_dev_is_the_containers_own(monkeypatch):
 
 @pytest.fixture
 def dev(monkeypatch):
-    """Make /dev show cards; `dev` gets the paths of those that can be opened."""
+    """Make /dev show GPUs; `dev` gets the paths of those that can be opened."""
     openable: set[str] = set()
     monkeypatch.setattr(os, "listdir", lambda path: ["null", "nvidiactl", "nvidia1", "nvidia0", "kfd", "nvidia-caps"])
     monkeypatch.setattr(os, "access", lambda path, mode: path in openable)
@@ -79,11 +79,11 @@ def dev(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("cards", "setting", "cards_here", "why"),
+    ("gpus", "setting", "gpus_here", "why"),
     [
         ((), "auto", {"/dev/nvidia1"}, [("nv", "gpu: auto, /dev/nvidia1", True)]),
         ((), "auto", {"/dev/kfd"}, [("rocm", "gpu: auto, /dev/kfd", False)]),
-        ((), "auto", {"/dev/nvidiactl"}, []),  # another job's cards
+        ((), "auto", {"/dev/nvidiactl"}, []),  # another job's GPUs
         ((), "never", {"/dev/nvidia0"}, []),
         (("no-nv",), "auto", {"/dev/nvidia0"}, []),
         (("no-nv",), "always", set(), []),
@@ -91,15 +91,15 @@ def dev(monkeypatch):
         ((), "always", set(), [("nv", "gpu: always", False)]),
     ],
 )
-def test_who_gets_a_driver(dev, cards, setting, cards_here, why):
-    dev |= cards_here
+def test_who_gets_a_driver(dev, gpus, setting, gpus_here, why):
+    dev |= gpus_here
 
-    found = gpu.chosen(Spec("/i.sif", cards=cards), Site(gpu=setting))
+    found = gpu.chosen(Spec("/i.sif", gpus=gpus), Site(gpu=setting))
 
     assert [(driver.name, driver.because, driver.required) for driver in found] == why
 
 
-def test_a_card_without_a_driver_is_told_and_not_a_machine_without_both(monkeypatch):
+def test_a_gpu_without_a_driver_is_told_and_not_a_machine_without_both(monkeypatch):
     monkeypatch.setattr(gpu, "of_machine", dict)
     auto, always = plan_records.Driver("nv", "gpu: auto, /dev/nvidia0", True), plan_records.Driver("nv", "gpu: always")
 

@@ -344,7 +344,7 @@ def test_opposites_win():
     given = parse("--containall", "--no-pid", "--no-nv", "/img.sif")[0]
     values = forms.resolve([*given, ("APPTAINER_NV", "1"), ("APPTAINER_ROCM", "1"), ("image", "/img.sif")])
     asked = spec.make([*values, ("cwd", "/")])
-    assert asked.unshare == ("ipc",) and asked.cards == ("no-nv", "rocm")
+    assert asked.unshare == ("ipc",) and asked.gpus == ("no-nv", "rocm")
 
 
 @pytest.mark.parametrize("words", [["exec"], ["sif", "list"], ["sif"]])

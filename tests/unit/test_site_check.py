@@ -229,7 +229,7 @@ def test_a_node_with_a_card_and_its_driver(monkeypatch, tmp_path, names, known, 
     monkeypatch.setattr(gpu_check.gpu, "of_machine", lambda: {name: f"/lib/{name}" for name in known})
     monkeypatch.setattr(
         gpu_check.gpu,
-        "cards",
+        "device_files",
         lambda kind: [f"/dev/{n}" for n in names if (n == "kfd") == (kind == "rocm") and n != "nvidiactl"],
     )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A graphics driver without a card: libraries and programs of its names, compiled here, for one node.
+"""A graphics driver without a GPU: libraries and programs of its names, compiled here, for one node.
 
 libcuda.so.1 prints a line when it is loaded, so that `LD_PRELOAD=libcuda.so.1` tells whether a loader finds it.
 """
