@@ -30,7 +30,7 @@ PULL: Own = {
     **_LIBRARY,
     **FETCH,
     **_VERBOSE,
-    "allow-unsigned": ("", "do not warn that signatures are not verified [BOLLARD_ALLOW_UNSIGNED]"),
+    "allow-unsigned": ("", "library://: no warning if no key in the keyring has signed it [BOLLARD_ALLOW_UNSIGNED]"),
 }
 _REGISTRY: Own = {key: FETCH[key] for key in ("authfile", "docker-login", "no-https")}
 PUSH: Own = {
