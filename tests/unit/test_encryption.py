@@ -16,9 +16,10 @@ from bollard.runtime.image import encryption, image, seal, sif, sif_write
 from bollard.runtime.image.encryption import Key
 from bollard.runtime.request import spec
 
+SCRYPT = {"Salt": "x", "N": 65536, "R": 8, "P": 1, "KeyLen": 32}
 CONF = {
     "EncryptedKey": "x",
-    "ScryptObject": {"Salt": "x", "N": 65536, "R": 8, "P": 1, "KeyLen": 32},
+    "ScryptObject": SCRYPT,
     "Version": 2,
     "FeatureFlags": ["HKDF", "GCMIV128", "PlaintextNames"],
 }
@@ -111,10 +112,10 @@ def test_messages_that_nobody_made(pem, cut):
     ("changed", "text"),
     [
         ({}, ""),
-        ({"ScryptObject": {**CONF["ScryptObject"], "N": 1 << 30}}, "asks for scrypt with N=1073741824"),
-        ({"ScryptObject": {**CONF["ScryptObject"], "N": 0}}, "asks for scrypt with N=0"),
-        ({"ScryptObject": {**CONF["ScryptObject"], "P": 64}}, "P=64"),
-        ({"ScryptObject": {**CONF["ScryptObject"], "N": "65536"}}, "damaged: its gocryptfs.conf cannot be used"),
+        ({"ScryptObject": {**SCRYPT, "N": 1 << 30}}, "asks for scrypt with N=1073741824"),
+        ({"ScryptObject": {**SCRYPT, "N": 0}}, "asks for scrypt with N=0"),
+        ({"ScryptObject": {**SCRYPT, "P": 64}}, "P=64"),
+        ({"ScryptObject": {**SCRYPT, "N": "65536"}}, "damaged: its gocryptfs.conf cannot be used"),
         ({"FeatureFlags": ["PlaintextNames", "FIDO2"]}, "damaged: its gocryptfs.conf"),  # it would start a program
         ({"FeatureFlags": ["HKDF", "GCMIV128"]}, "damaged: its gocryptfs.conf"),
         ({"FeatureFlags": None}, "damaged: its gocryptfs.conf"),
