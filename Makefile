@@ -23,7 +23,8 @@ PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv py
 	gpg:/usr/bin/gpg gpgv:/usr/bin/gpgv gpg-agent:/usr/bin/gpg-agent gpgconf:/usr/bin/gpgconf
 BUILD_PACKAGES := debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot uidmap:/usr/bin/newuidmap \
 	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci sks:/usr/sbin/sks strace:/usr/bin/strace rpm:/usr/bin/rpmbuild \
-	db-util:/usr/bin/db_load
+	db-util:/usr/bin/db_load \
+	prometheus:/usr/bin/promtool prometheus-node-exporter:/usr/bin/prometheus-node-exporter
 TOOLS := pytest spdx-tools hypothesis pexpect cffi cryptography ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
 .PHONY: $(RELEASES:%=release-%) help machine packages dev demo test unit build-test cluster-test releases-test fuzz fuzz-c sanitize peers stress bench dist deb rpm packages-test lint format clean
@@ -90,6 +91,7 @@ cluster-test: dev
 	$(call ON,$(SUITE)) || $(call ON,$(SUITE),$(AGAIN))
 
 # STRESS='--cancels=20 --crowd=20 --named=10 --seed=1': tests/stress/conftest.py has them all.
+stress: PACKAGES += $(BUILD_PACKAGES) qemu-system-x86:/usr/bin/qemu-system-x86_64 cpio:/usr/bin/cpio
 stress: dev
 	$(PYTHON) -m pytest -q -rP --suite $(SUITE) $(STRESS) tests/stress
 
@@ -141,13 +143,17 @@ fuzz: dev
 fuzz-c: dev
 	$(PYTHON) tests/fuzz/run.py --seconds $(SECONDS) --only c
 
-# The unit tests of C with AddressSanitizer, which static programs and Slurm's own cannot have; then a plugin in which
-# undefined behaviour ends the process, on the cluster. The usual plugin is installed again at the end.
+# The unit tests of C with AddressSanitizer, which static programs cannot have. Then, on a cluster of its own, Slurm's
+# plugin with AddressSanitizer, inside slurmstepd and srun (slurm-test-cluster/daemons.py). Then a plugin in which
+# undefined behaviour ends the process; the usual plugin is installed again at the end.
 WITH_ASAN = LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 BOLLARD_SANITIZE=address
 C_TESTS := $(patsubst %,tests/unit/test_%.py,enter entry inside program multiprog image_probe spec_text privilege job_cgroup \
 	job_end job_folder job_place)
 sanitize: dev
 	$(WITH_ASAN) $(PYTHON) -m pytest -q $(wildcard $(C_TESTS))
+	export BOLLARD_CLUSTER=asan BOLLARD_SANITIZE=slurmstepd; $(CLUSTER) up --suite $(SUITE) --plugin; \
+	status=0; $(PYTHON) -m pytest -q --suite $(SUITE) --installed tests/cluster/test_running.py || status=$$?; \
+	$(CLUSTER) down --suite $(SUITE); exit $$status
 	BOLLARD_SANITIZE=undefined $(CLUSTER) up --suite $(SUITE) --plugin
 	BOLLARD_SANITIZE=undefined $(CLUSTER) plugin --suite $(SUITE)
 	status=0; $(PYTHON) -m pytest -q --suite $(SUITE) --installed tests/cluster/test_running.py \

@@ -14,6 +14,7 @@ import gzip
 import importlib.util
 import io
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -39,6 +40,12 @@ def files() -> list[str]:
     return sorted(name for name in names if not name.startswith(OUT_OF_RELEASE) and os.path.lexists(TOP / name))
 
 
+def has_section(changes: str, number: str) -> bool:
+    """Whether the text of CHANGELOG.md has a section for a release: needed for a tag, not for a commit after it."""
+    plain = re.fullmatch(r"[0-9.]+((a|b|rc)[0-9]+)?", number)
+    return not plain or f"\n## {number}\n" in changes
+
+
 def make(folder: Path, wanted: str | None = None) -> Path:
     """Write the release into `folder`; returns its path. `wanted` is its version; None for that of the checkout."""
     found = importlib.util.spec_from_file_location("bollard_version", str(TOP / "spank_plugin/version.py"))
@@ -46,6 +53,8 @@ def make(folder: Path, wanted: str | None = None) -> Path:
     version = importlib.util.module_from_spec(found)
     found.loader.exec_module(version)
     number = wanted or version.version(TOP)
+    if not wanted and not has_section((TOP / "CHANGELOG.md").read_text(), number):
+        sys.exit(f"dist: CHANGELOG.md has no section `## {number}`: write what is new in it, commit, and move the tag")
     when = int(git("log", "-1", "--format=%ct"))
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"bollard-{number}.tar.gz"

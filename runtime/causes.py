@@ -223,7 +223,7 @@ def _no_room(number: int, place: str) -> tuple[str, str]:
     try:
         room = os.statvfs(where or "/nonexistent")
     except OSError:
-        return "no space left on the filesystem", cure
+        return "no space left on the filesystem", cure  # unmounted meanwhile: the size is left out
     if room.f_files and not room.f_favail:
         return f"no space left for files on {where}, which holds {room.f_files}", cure
     return f"no space left on {where}, which has {_size(room.f_blocks * room.f_frsize)}", cure
@@ -242,7 +242,7 @@ def mount_point(path: str) -> str:
         while path != "/" and os.stat(os.path.dirname(path)).st_dev == device:
             path = os.path.dirname(path)
     except OSError:
-        return ""
+        return ""  # it cannot be looked at: the message does without the place
     return path
 
 
@@ -254,7 +254,7 @@ def _is_full(place: str) -> bool:
     try:
         room = os.statvfs(mount_point(place))
     except OSError:
-        return False
+        return False  # unknown: the program's own words are the cause then
     return room.f_bavail * room.f_frsize < _FULL or (room.f_files > 0 and room.f_favail == 0)
 
 
@@ -290,5 +290,5 @@ def _limit_of(name: str) -> str:
                     word = line[len(name) :].split()[0]
                     return word if word.isdigit() else ""
     except OSError:
-        pass
+        pass  # no /proc, or no descriptor left: the message does without the number
     return ""

@@ -295,8 +295,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--site",
         metavar="WORD,...",
-        help="how the site is set up: constrain, cgroup-v2, no-contain, contain_spank, job_container/tmpfs, "
-        "namespace/tmpfs, namespace/linux",
+        help="how the site is set up: configless, constrain, cgroup-v2, no-contain, contain_spank, "
+        "job_container/tmpfs, namespace/tmpfs, namespace/linux",
     )
     command("tree", "only make the tree that nodes start from, if it is not there")
     command("plugin", "build the checkout anew and install it on the running nodes")

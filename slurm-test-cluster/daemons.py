@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from datetime import datetime
@@ -17,7 +18,21 @@ from state import CONTROLLER, Cluster, ClusterError
 FOLDED_CPUS = "/usr/local/lib/test-cluster/folded_cpus.so"
 # The library with which slurmd sees cgroup v2 alone; one_hierarchy.c explains it. Each node compiles it.
 ONE_HIERARCHY = "/run/one_hierarchy.so"
-COMPILE = f"gcc -shared -fPIC -o {ONE_HIERARCHY} /usr/src/bollard/slurm-test-cluster/one_hierarchy.c"
+COMPILE = f"gcc -shared -fPIC -o {ONE_HIERARCHY} /usr/src/bollard/slurm-test-cluster/one_hierarchy.c\n"
+
+# With BOLLARD_SANITIZE=slurmstepd (spank_plugin/toolchain.py) every program of the node loads AddressSanitizer first,
+# as the plugin needs it in srun and slurmstepd. A finding ends the program. It is in a file in /tmp, where the tests
+# look for leftovers. slurmctld, which loads no plugin, is started before.
+ASAN = r"""
+cat > /run/asan.c << 'end'
+const char *__asan_default_options(void)
+{
+    return "detect_leaks=0:verify_asan_link_order=0:log_path=/tmp/asan:disable_coredump=1:abort_on_error=1";
+}
+end
+gcc -shared -fPIC -o /run/asan.so /run/asan.c
+echo "/run/asan.so $(realpath "$(gcc -print-file-name=libasan.so)")" > /etc/ld.so.preload
+"""
 
 # The daemons join the node's cgroups, as at boot. Each then puts itself into the background.
 BOOT = r"""
@@ -58,9 +73,13 @@ def start(cluster: Cluster, node: str, pid: int) -> None:
     preload = [FOLDED_CPUS]
     if node != CONTROLLER and cluster.is_unified():
         first, preload = COMPILE, [FOLDED_CPUS, ONE_HIERARCHY]
+    sanitized = os.environ.get("BOLLARD_SANITIZE") == "slurmstepd"
+    if sanitized and node != CONTROLLER:
+        first += ASAN
     settings = (
         [] if node == CONTROLLER else [f"HWLOC_SYNTHETIC=Package:1 Core:{CPUS} PU:1", f"LD_PRELOAD={':'.join(preload)}"]
     )
+    server = ["--conf-server", CONTROLLER] if node != CONTROLLER and cluster.is_configless() else []
     done = subprocess.run(
         inside(
             pid,
@@ -76,6 +95,7 @@ def start(cluster: Cluster, node: str, pid: int) -> None:
                 first,
                 *settings,
                 daemon,
+                *server,
             ],
         ),
         stdin=subprocess.DEVNULL,
@@ -86,6 +106,8 @@ def start(cluster: Cluster, node: str, pid: int) -> None:
     )
     if done.returncode:
         raise ClusterError(f"{daemon} did not start on '{node}': {done.stdout.strip()}")
+    if sanitized and node == CONTROLLER:
+        subprocess.run(inside(pid, ["sh", "-euc", ASAN]), stdin=subprocess.DEVNULL, check=True)
 
 
 class Slurmd(NamedTuple):

@@ -19,6 +19,9 @@ mount -t overlay -o "lowerdir=$tree,upperdir=$disk/upper,workdir=$disk/work" "$s
 cd "$disk/root"
 cp -a "$run/etc/." etc/
 echo "$name" > etc/hostname
+if [ "$name" != ctl ] && grep -q enable_configless etc/slurm/slurm.conf; then
+    find etc/slurm -maxdepth 1 -type f -not -name '*.sh' -delete
+fi
 
 mount -t proc -o nosuid,nodev,noexec proc proc
 mount -t sysfs -o nosuid,nodev,noexec sysfs sys

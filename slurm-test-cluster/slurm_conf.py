@@ -28,8 +28,7 @@ SlurmctldLogFile=/var/log/slurm/slurmctld.log
 SlurmdLogFile=/var/log/slurm/slurmd.log
 SlurmctldDebug=verbose
 SlurmdDebug=debug
-PlugStackConfig=/etc/slurm/plugstack.conf
-
+{plugstack}
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1
 SelectType=select/cons_tres
@@ -105,6 +104,8 @@ GRES = "Name=gpu File=/dev/nvidia[0-1]\n"
 
 PRIVATE = "AutoBasePath=true\nBasePath=/var/spool/job-tmp\n"
 CHOICES = {
+    # Nodes have no slurm.conf: slurmd fetches the files from the controller, into its spool directory.
+    "configless": Choice((20, 11), lines="SlurmctldParameters=enable_configless\n"),
     "constrain": Choice((20, 11)),
     "gpus": Choice((20, 11), lines="GresTypes=gpu\n", file="gres.conf", text=GRES),
     "no-contain": Choice((20, 11)),
@@ -176,6 +177,7 @@ def write(cluster: Cluster, nodes: int, site: list[str], more: str = "") -> None
             parameters=",".join(parameters),
             tracking=WITH_CGROUP if tracked else WITHOUT_CGROUP,
             cards=CARDS if "gpus" in site else "",
+            plugstack="" if "configless" in site else "PlugStackConfig=/etc/slurm/plugstack.conf\n",
             select="CR_Core_Memory" if "constrain" in site else "CR_Core",
         )
         + more

@@ -132,6 +132,11 @@ class Cluster:
         settings = self.settings()
         return settings is not None and "cgroup-v2" in settings["site"]
 
+    def is_configless(self) -> bool:
+        """Return whether slurmd fetches its files from the controller."""
+        settings = self.settings()
+        return settings is not None and "configless" in settings["site"]
+
     def has_private_tmp(self) -> bool:
         """Return whether the site gives each job its own /tmp, with a plugin such as job_container/tmpfs."""
         settings = self.settings()

@@ -161,7 +161,8 @@ def compile_c(output: Path, files: list[Path], *flags: str) -> None:
     Raises:
         BollardError: the compiler failed; its own messages are on stderr.
     """
-    command = [toolchain.compiler(), *WARNINGS, *toolchain.sanitizers(), "-o", str(output), *map(str, files), *flags]
+    command = [toolchain.compiler(), *WARNINGS, *toolchain.sanitizers(output.name), "-o", str(output)]
+    command += [*map(str, files), *flags]
     done = subprocess.run(command, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise BollardError(f"{output.name} did not compile", f"the command was: {' '.join(command)}")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from bollard.mpi.errors import WireupError
 from bollard.mpi.library import open_library
+from bollard.runtime.container import journal
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import options, site, site_config
 from bollard.runtime.system import owners
@@ -210,6 +211,16 @@ def _settings(where: Where) -> Found:
         yield Finding("bollard.yaml", OK, f"no {where.config}: the defaults hold")
 
 
+def _system_log(where: Where) -> Found:
+    if not site.load(where.prefix).journal:
+        return
+    if journal.connect("0") is None:
+        fix = "start journald or rsyslog, or take journal out of bollard.yaml"
+        yield Finding("system log", WARNING, f"{journal.SOCKET} does not answer: no line is written", fix)
+    else:
+        yield Finding("system log", OK, f"{journal.SOCKET} answers")
+
+
 def _gpus(where: Where) -> Found:
     for failure, text, fix in gpu_check.findings(where.prefix):
         yield Finding("GPUs", FAILURE if failure else OK, text, fix)
@@ -393,6 +404,7 @@ OF_INSTALLATION: tuple[Callable[[Where], Found], ...] = (
     _modules,
     _programs,
     _settings,
+    _system_log,
     _policy,
     _gpus,
     _slurm,

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 void fail(const char *text)
@@ -131,23 +132,42 @@ static void hand_over(const char *spec, const char *cwd, int multi_prog)
 		show_container(spec, cwd);
 }
 
+/* Returns the directory that the tasks start in, for the caller to free. `asked` is the value of --chdir; Slurm gives it
+ * the current directory by default, without symbolic links. If it is the current directory, $PWD is preferred where it
+ * names that: a command line with $PWD in it then finds its files in the container, also through symbolic links. */
+static char *start_directory(const char *asked)
+{
+	const char *named = getenv("PWD");
+	char *current = getcwd(NULL, 0), *found;
+	struct stat here, there;
+	int is_current = current && (!asked || !strcmp(asked, current));
+
+	if (is_current && named && named[0] == '/' && !strstr(named, "/..") && stat(named, &there) == 0 &&
+	    stat(current, &here) == 0 && here.st_dev == there.st_dev && here.st_ino == there.st_ino)
+		asked = named;
+	else if (!asked)
+		asked = current ? current : "/";
+	found = strdup(asked);
+	free(current);
+	if (!found)
+		fail("out of memory");
+	return found;
+}
+
 /* Slurm calls this once for each component of a heterogeneous job. The components share one environment, and a
  * step's process cannot find out its component. So one srun line has one container. */
 int client_post_opt(spank_t spank)
 {
 	static int component;
-	const char *container = take_over(), *chdir_to = slurm_option("chdir"), *first = getenv(ENV_SPEC);
+	const char *container = take_over(), *first = getenv(ENV_SPEC);
 	int interactive = given.around && is_set(slurm_option("interactive"));
 	int multi_prog = is_set(slurm_option("multi-prog")), asked;
-	char *spec = NULL, *here = NULL, *program = NULL;
+	char *spec = NULL, *chdir_to, *program = NULL;
 
 	(void) spank;
 	if (given.own && !has_slurm_options())
 		fail("this Slurm hides its options from plugins; ask the site's administrator to run bollard's tests");
-	if (!chdir_to)
-		chdir_to = here = getcwd(NULL, 0);
-	if (!chdir_to)
-		chdir_to = "/";
+	chdir_to = start_directory(slurm_option("chdir"));
 	if (container && !container[0])
 		fail("--container has no value; name a SIF file, a squashfs file or a directory");
 	container = image_asked_for(container);
@@ -173,7 +193,7 @@ int client_post_opt(spank_t spank)
 		     "start those that differ with an srun of their own");
 	if (component == 1 && spec)
 		hand_over(spec, chdir_to, multi_prog);
-	free(here);
+	free(chdir_to);
 	free(spec);
 	free(program);
 	free(given.own);

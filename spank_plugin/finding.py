@@ -14,6 +14,7 @@ OK, WARNING, FAILURE = "ok", "warning", "failure"
 # check in --json is its name with hyphens (`identity`); it stays the same in later versions.
 TRIED = {
     "kernel": "its version",
+    "root filesystem": "whether `/` is the initramfs; see [below](#stateless-nodes)",
     "user namespaces": "one is made",
     "AppArmor": "whether it takes the rights of a user's namespace away (Ubuntu 23.10 and later)",
     "SELinux": "whether it is enforcing",
@@ -29,6 +30,7 @@ TRIED = {
     "Python modules": "cffi and PyYAML are imported",
     "programs": "skopeo and mksquashfs are looked up",
     "bollard.yaml": "valid, and what the node follows",
+    "system log": "with `journal: yes`: its socket answers",
     "policy of images": "its keys, gpgv and openssl are there; no rule lets users change what it allows",
     "GPUs": "on a node with a GPU: the libraries of its driver; [gpu.md](gpu.md)",
     "Slurm": "the release that runs is the one built for",

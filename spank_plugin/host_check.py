@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from bollard.runtime.system import linux
 from bollard.spank_plugin import probes
 from bollard.spank_plugin.finding import FAILURE, OK, WARNING, Finding, Found
 from bollard.spank_plugin.installation import Where
@@ -43,6 +44,13 @@ def attempt(what: str, probe: Callable[[], str], fix: str) -> Found:
     """Yield the finding of `probe`, a function that returns text or raises; `fix` for a failure."""
     worked, text = probes.attempt(probe)
     yield Finding(what, OK if worked else FAILURE, text, "" if worked else fix)
+
+
+def root_filesystem(where: Where) -> Found:
+    """Yield a warning if "/" is the initramfs, as on a stateless node that was booted without a switch of the root."""
+    if linux.root_is_initramfs():
+        text = "the initramfs, whose memory is never given back; containers are made on a copy of that mount"
+        yield Finding("root filesystem", WARNING, text, "boot with a tmpfs: wwctl profile set default --root=tmpfs")
 
 
 def user_namespaces(where: Where) -> Found:
@@ -131,6 +139,7 @@ def cgroups(where: Where) -> Found:
 
 CHECKS: tuple[Callable[[Where], Found], ...] = (
     kernel,
+    root_filesystem,
     user_namespaces,
     restricting_apparmor,
     selinux,

@@ -327,27 +327,31 @@ int job_cgroups_follow(const struct job_cgroups *groups)
 	return 0;
 }
 
-static int is_stopped(pid_t pid)
+/* Returns 1 when `pid` is stopped, and with `servers` is not named as bollard's own processes are; else 0. */
+static int is_stopped(pid_t pid, int servers)
 {
 	char path[64], line[128], state = 0;
+	int own = 0;
 	FILE *file;
 
 	snprintf(path, sizeof(path), "/proc/%d/status", (int) pid);
 	file = fopen(path, "re");
-	while (file && !state && fgets(line, sizeof(line), file))
+	while (file && !state && fgets(line, sizeof(line), file)) {
+		own |= strncmp(line, "Name:\tbollard-", 14) == 0;  /* the first line */
 		sscanf(line, "State: %c", &state);
+	}
 	if (file)
 		fclose(file);
-	return state == 'T' || state == 't';
+	return (state == 'T' || state == 't') && !(servers && own);
 }
 
 /* Sends SIGKILL to `found`. When the directory cannot be read, nobody is killed: the caller tries again. */
-static void kill_members(const char *folder, const pid_t *found, int count, int only_stopped)
+static void kill_members(const char *folder, const pid_t *found, int count, enum victims victims)
 {
 	int handle;
 
 	for (int i = 0; i < count; i++) {
-		if (only_stopped && !is_stopped(found[i]))
+		if (victims != ALL && !is_stopped(found[i], victims == STOPPED_SERVERS))
 			continue;
 		handle = open_member(folder, found[i]);
 		if (handle < 0)
@@ -357,12 +361,12 @@ static void kill_members(const char *folder, const pid_t *found, int count, int 
 	}
 }
 
-void job_cgroups_kill(const struct job_cgroups *groups, int only_stopped)
+void job_cgroups_kill(const struct job_cgroups *groups, enum victims victims)
 {
 	static pid_t found[ROUND_MAX];
 
 	for (int i = 0; i < groups->count; i++)
-		kill_members(groups->job[i], found, read_processes(groups->job[i], found, ROUND_MAX), only_stopped);
+		kill_members(groups->job[i], found, read_processes(groups->job[i], found, ROUND_MAX), victims);
 }
 
 int job_cgroups_count(const struct job_cgroups *groups)

@@ -33,9 +33,13 @@ int job_cgroups_join(const struct job_cgroups *groups);
 /* Moves the processes that are in one "step_bollard" to those of all hierarchies. Returns 0, or -1 with errno. */
 int job_cgroups_follow(const struct job_cgroups *groups);
 
-/* Sends SIGKILL to each process in "step_bollard", at most 1024 a call; with `only_stopped` only to stopped ones
- * (SIGSTOP, ptrace). Reports no failure: ask job_cgroups_count() who is left. */
-void job_cgroups_kill(const struct job_cgroups *groups, int only_stopped);
+/* Which processes job_cgroups_kill() kills. STOPPED: by SIGSTOP or a tracer. STOPPED_SERVERS: those of them that are not
+ * bollard's own, that is, file servers. */
+enum victims { ALL, STOPPED, STOPPED_SERVERS };
+
+/* Sends SIGKILL to processes in "step_bollard", at most 1024 a call. Reports no failure: ask job_cgroups_count() who is
+ * left. */
+void job_cgroups_kill(const struct job_cgroups *groups, enum victims victims);
 
 /* Returns the number of processes in "step_bollard", at most 1024: the largest number of any hierarchy. -1 with errno
  * when a hierarchy cannot be read: whether processes are there is then unknown. */

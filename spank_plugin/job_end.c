@@ -89,11 +89,11 @@ static void end_round(const struct job_cgroups *groups, int *waited)
 {
 	for (; *waited < GRACE_MS && left(groups) > 0; ++*waited) {
 		if (*waited % 50 == 0)
-			job_cgroups_kill(groups, 1);
+			job_cgroups_kill(groups, STOPPED);
 		usleep(1000);
 	}
 	for (; *waited < GRACE_MS + KILL_MS && left(groups) > 0; ++*waited) {
-		job_cgroups_kill(groups, 0);
+		job_cgroups_kill(groups, ALL);
 		kill_all(handles, handle_count);
 		usleep(1000);
 	}
@@ -166,7 +166,7 @@ static int is_last(const struct job_cgroups *groups, uint32_t job_id)
 		job_folder_hold_again(step.folder);
 		/* Tasks of other steps may still save their work. A task that waits for a stopped file server cannot be
 		 * killed, and its slurmstepd would drain the node. So stopped processes are killed now. */
-		job_cgroups_kill(groups, 1);
+		job_cgroups_kill(groups, STOPPED);
 		usleep(LOOK_US);
 	}
 	return 1;
@@ -212,6 +212,11 @@ void end_containers(uint32_t job_id, uid_t uid)
 	job_folder_remove(job_id);
 	job_folder_release(step.folder);
 	step.folder = -1;
+}
+
+void end_stopped_servers(void)
+{
+	job_cgroups_kill(&known, STOPPED_SERVERS);
 }
 
 void place_keepers(uint32_t job_id)

@@ -82,6 +82,7 @@ int job_folder_is_last(int holders)
 
 void job_folder_hold_again(int holders)
 {
+	/* Refused only while another slurmstepd has the exclusive lock: that one is the last, and cleans up. */
 	(void) flock(holders, LOCK_SH | LOCK_NB);
 }
 

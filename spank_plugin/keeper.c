@@ -163,6 +163,7 @@ static int start_witness(int fd)
 	if (pid != 0)
 		return pid < 0 ? -1 : 0;
 	prctl(PR_SET_NAME, "bollard-witness");
+	prctl(PR_SET_PDEATHSIG, SIGKILL);  /* the user can stop this process from here on */
 	if (realpath(BOLLARD_PREFIX, tree) && snprintf(path, sizeof(path), "%s/bollard-keeper", tree) > 0 &&
 	    add_word(words, &count, KEEPER_SERVE "=%d", fd) == 0 && leave_only(&fd, 1) == 0 && hand_on(fd) == 0)
 		execve(path, argv, words);

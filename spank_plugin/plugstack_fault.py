@@ -33,6 +33,9 @@ def fault(where: Where) -> tuple[bool, str, str]:
     if own:
         fine = f"{places}: required, {' '.join(own[0].arguments) or 'no arguments'}"
         return _spool_fault(where, own[0]) or (False, fine, "")
+    if installation.is_slurmds_copy(where.slurm_conf):
+        said = f"{file}, which slurmd has copied from the controller, does not name the plugin"
+        return True, said, _name_it(where, AGAIN)
     if not os.path.exists(where.line_file):
         said = f"{file} does not name the plugin, and there is no {where.line_file}"
     elif not plugstack.includes_file(text, file, where.line_file):

@@ -31,7 +31,7 @@ static int tell(int fd, const char *why)
 	}
 	byte = WIRE_ERROR;
 	if (wire_write(fd, &byte, 1) == 0 && wire_write(fd, &size, sizeof(size)) == 0)
-		(void) wire_write(fd, why, size);
+		(void) wire_write(fd, why, size);  /* fails when the task has gone: nobody is left to be told */
 	/* The task's request is unread. close(2) alone would reset the connection, and the task would lose the
 	 * answer. So end it with shutdown(2) and read the request. */
 	shutdown(fd, SHUT_WR);

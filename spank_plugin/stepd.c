@@ -263,10 +263,15 @@ void stepd_task_exit(spank_t spank)
 	int status = 0, rc;
 	char byte = 0;
 
+	if (!step.asked || spank_get_item(spank, S_TASK_EXIT_STATUS, &status) != ESPANK_SUCCESS)
+		return;
+	/* A step may be ended while the job goes on. If other processes of it wait for a file server that their user has
+	 * stopped, Slurm cannot kill them, and would drain the node. */
+	if (status != 0)
+		end_stopped_servers();
 	/* A page of a file that its file server does not send any more ends a task by SIGBUS. Once: the other tasks have
 	 * the same reason, and a program that has a SIGBUS of its own has to wait for nothing. */
-	if (step.lifeline < 0 || step.bus_error || spank_get_item(spank, S_TASK_EXIT_STATUS, &status) != ESPANK_SUCCESS ||
-	    !WIFSIGNALED(status) || WTERMSIG(status) != SIGBUS)
+	if (step.lifeline < 0 || step.bus_error || !WIFSIGNALED(status) || WTERMSIG(status) != SIGBUS)
 		return;
 	step.bus_error = 1;
 	do {  /* the step that made the container has not read the keeper's first answer, WIRE_OK */

@@ -57,6 +57,10 @@ void know_cgroups(uint32_t job_id);
  * until then, at most 24 hours; other steps return at once. Logs with slurm_error() what it cannot read or end. */
 void end_containers(uint32_t job_id, uid_t uid);
 
+/* job_end.c: kills the file servers of the job's containers that their user has stopped. A process that waits for one
+ * survives SIGKILL. */
+void end_stopped_servers(void);
+
 /* job_end.c: moves the keepers to those cgroups of the job that Slurm made after the keeper started. Logs a failure
  * with slurm_error(). */
 void place_keepers(uint32_t job_id);

@@ -19,17 +19,19 @@ HARDENING = [
 ]
 # For $BOLLARD_SANITIZE, in the place of HARDENING (`make sanitize`). "undefined": undefined behaviour ends the process
 # by a signal, which works in a static program too. "address": AddressSanitizer too. Programs are dynamic then, and a
-# process that opens such a library needs libasan in LD_PRELOAD.
+# process that opens such a library needs libasan in LD_PRELOAD. "slurmstepd": AddressSanitizer in Slurm's plugin alone.
 UNDEFINED = ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-fno-omit-frame-pointer"]
-SANITIZERS = {"": HARDENING, "undefined": UNDEFINED, "address": ["-fsanitize=address", *UNDEFINED]}
+ADDRESS = ["-fsanitize=address", *UNDEFINED]
+SANITIZERS = {"": HARDENING, "undefined": UNDEFINED, "address": ADDRESS, "slurmstepd": UNDEFINED}
 
 
-def sanitizers() -> list[str]:
-    """Return HARDENING, or what $BOLLARD_SANITIZE asks for instead."""
+def sanitizers(output: str = "") -> list[str]:
+    """Return HARDENING, or what $BOLLARD_SANITIZE asks for instead, for the program or library `output`."""
     asked = os.environ.get("BOLLARD_SANITIZE", "")
     if asked not in SANITIZERS:
-        raise BollardError(f"BOLLARD_SANITIZE={asked}: no such build", "set it to undefined or address, or unset it")
-    return SANITIZERS[asked]
+        known = " or ".join(filter(None, SANITIZERS))
+        raise BollardError(f"BOLLARD_SANITIZE={asked}: no such build", f"set it to {known}, or unset it")
+    return ADDRESS if (asked, output) == ("slurmstepd", "spank_bollard.so") else SANITIZERS[asked]
 
 
 def slurm_include() -> Path | None:

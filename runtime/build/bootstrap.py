@@ -93,6 +93,11 @@ def fill(source: Source) -> dict[str, bytes]:
     raise BollardError(f"Bootstrap: {agent} is not supported", hint)
 
 
+def is_agent(name: str) -> bool:
+    """Return whether this is the name of a bootstrap agent, of a supported or an unsupported one."""
+    return name in _AGENTS or name in _UNSUPPORTED or name in oci.TRANSPORTS
+
+
 def check(header: Mapping[str, str]) -> None:
     """Refuse a header that cannot work, before the build makes any file.
 
@@ -327,7 +332,7 @@ def _host_mirror(suite: str) -> str:
             check=False,
         )
     except FileNotFoundError:
-        return ""
+        return ""  # no apt on this machine: debootstrap knows a mirror itself
     first = ""
     for line in done.stdout.splitlines():
         words = line.split()

@@ -218,7 +218,7 @@ def _lend(tree: Tree, scratch: str) -> list[_Lent]:
                 names = tuple(os.listdir(fd))
                 _move(fd, private, names)
         except NotADirectoryError:
-            continue
+            continue  # a link or file of the base image: nothing can be lent there
         lent.append(_Lent(path, private, names))
     return lent
 
@@ -414,7 +414,7 @@ def _mount_proc(fd: int) -> None:
     try:
         linux.mount("proc", target, "", flags)
     except PermissionError:
-        tree = linux.clone_tree("/proc")
+        tree = linux.clone_tree("/proc")  # the kernel refuses it in a container that hides parts of /proc
         linux.attach(tree, fd)
         os.close(tree)
 
@@ -447,7 +447,7 @@ def _copy(name: str, scratch: str) -> str:
         with open(f"/etc/{name}", "rb") as file:
             data = file.read(1 << 20)
     except FileNotFoundError:
-        return ""
+        return ""  # this machine has none
     with open(path, "wb") as copy:
         copy.write(data + b"\n")
     os.chmod(path, 0o644)

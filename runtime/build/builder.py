@@ -173,12 +173,12 @@ def _fetch(request: Request, found: Definition, stack: contextlib.ExitStack) -> 
     if request.update and not request.force:
         headers[-1] = {"bootstrap": "localimage"}  # the sandbox
     if not any(header["bootstrap"].lower() in fetch.AGENTS for header in headers):
-        return [fetch.Source()] * len(headers)
+        return [fetch.Source(arch=request.fetch.arch)] * len(headers)
     store = stack.enter_context(cache.opened(os.environ, request.fetch.disable_cache))
     sources = []
     for header in headers:
         if header["bootstrap"].lower() not in fetch.AGENTS:
-            sources.append(fetch.Source())
+            sources.append(fetch.Source(arch=request.fetch.arch))
             continue
         library = request.fetch.library or header.get("library", "")
         sources.append(fetch.source(fetch.from_header(header), request.fetch._replace(library=library), store))
@@ -195,10 +195,12 @@ def load(source: str, arguments: Mapping[str, str]) -> Definition:
     Raises:
         BollardError: the file cannot be read, has a mistake, or is an image or archive from a pipe.
     """
-    scheme, colon, _ = source.partition(":")
-    if colon and "/" not in scheme and not os.path.exists(source):
-        return definition.from_uri(source)
+    scheme, colon, rest = source.partition(":")
     name = image.shown(source)
+    if colon and "/" not in scheme and not os.path.exists(source):
+        if not rest.startswith("//") and not bootstrap.is_agent(scheme.lower()):
+            raise BollardError(f"{name}: no such file", f"an image of a registry is docker://{name}")
+        return definition.from_uri(source)
     if os.path.isdir(source):
         return definition.from_uri(f"localimage:{os.path.abspath(source)}")
     try:
@@ -211,6 +213,8 @@ def load(source: str, arguments: Mapping[str, str]) -> Definition:
             return definition.from_uri(f"localimage:{os.path.abspath(source)}")
     except OSError as error:
         raise causes.of(error, name, source, "name a definition file, an image or a directory") from None
+    if b"\0" in raw and b"ootstrap" not in raw:
+        raise BollardError(f"{name}: neither a definition file nor an image or archive", image.guess(raw))
     return definition.parse(raw, name, arguments)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from collections.abc import Iterable, Mapping
 
 import bollard
@@ -87,7 +88,7 @@ def metadata(tree: Tree, stage: Stage, text: str, sections: frozenset[str], *, f
 
 
 def read_labels(tree: Tree) -> dict[str, str]:
-    """Return the labels in the tree; empty if it has none or they are not JSON.
+    """Return the labels in the tree; empty if it has none or they are not JSON, which one line on stderr says.
 
     Raises:
         BollardError: the file holds JSON that is not an object.
@@ -97,7 +98,8 @@ def read_labels(tree: Tree) -> dict[str, str]:
         return {}
     try:
         found = json.loads(text)
-    except ValueError:
+    except ValueError as error:
+        print(f"bollard: {_LABELS} of the image is not JSON ({error}); its labels are left out", file=sys.stderr)
         found = None
     if found is None:
         return {}

@@ -105,7 +105,7 @@ def _read(tree: Tree, path: str, limit: int) -> bytes | None:
             with open(fd, "rb", closefd=False) as file:
                 return file.read(limit)
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return None  # this image has no such database
 
 
 def debian(data: bytes) -> Iterator[Package]:

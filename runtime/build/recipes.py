@@ -275,5 +275,5 @@ def _toml_reader(source: str) -> Any:
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError:
-            continue
+            continue  # the next one; without both, the error below
     raise BollardError(f"{source}: its metadata is TOML, which Python reads from 3.11 on", "install python3-tomli")

@@ -55,6 +55,7 @@ def from_stage(place: Place, source: Tree, transfer: Transfer) -> None:
             with source.opened(path) as fd:
                 full = os.readlink(f"/proc/self/fd/{fd}")
         except OSError:
+            # a link to nothing, which is copied as a link; any other fault is told by the copy
             full = f"{source.path}/{path.strip('/')}"
         _copy(place, full, transfer.target or path, transfer, os.path.dirname(full), path, follow=False)
 

@@ -149,7 +149,7 @@ def _newest(source: str) -> float:
     try:
         return os.path.getmtime(source)
     except OSError:
-        return time.time()
+        return time.time()  # a URI, or a name that the builder will refuse
 
 
 def _binds(option: str, value: str, home: str) -> tuple[Bind, ...]:

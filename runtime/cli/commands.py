@@ -145,6 +145,12 @@ COMMANDS: dict[str, Command] = {
         command_options.SITE_CHECK,
         False,
     ),
+    "site stats": (
+        "[OPTION...]",
+        "count this node's containers, as Prometheus reads it; for root",
+        command_options.SITE_STATS,
+        False,
+    ),
     "site ecl": (
         "FILE",
         "print what Apptainer's ecl.toml means as the key trust of bollard.yaml",

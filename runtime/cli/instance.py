@@ -20,6 +20,7 @@ from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
 from bollard.runtime.local import instance, instance_init
 from bollard.runtime.request import spec
+from bollard.runtime.system import identity
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -126,7 +127,7 @@ def run(verb: str, given: Given, words: list[str]) -> int:
         raise BollardError(f"{words[1]}: one word too many", f"`bollard instance {verb}` takes one name or pattern")
     on = {name for name, _ in given}
     values = dict(given)
-    uid = _uid(values.get("user", ""), verb)
+    uid = _become(values.get("user", ""), verb)
     pattern = words[0] if words else ""
     if verb == "list":
         return _list(instance.running(uid, pattern or "*"), "json" in on, "logs" in on)
@@ -143,15 +144,25 @@ def run(verb: str, given: Given, words: list[str]) -> int:
     return _stats(found[0], "json" in on, "no-stream" in on)
 
 
-def _uid(user: str, verb: str) -> int:
+def _become(user: str, verb: str) -> int:
+    """Become the user that --user names, if one is named; return the uid.
+
+    The answer of an init is its user's: it could name any process to kill. So root asks and acts with the rights of
+    that user.
+
+    Raises:
+        BollardError: --user was given by another user than root, or there is no such user.
+    """
     if not user:
         return os.getuid()
     if os.getuid() != 0:
         raise BollardError(f"--user is for root; you can {verb} your own instances", "leave it out")
     try:
-        return pwd.getpwnam(user).pw_uid
+        found = pwd.getpwnam(user)
     except KeyError:
         raise BollardError(f"{user}: no such user", "check the name") from None
+    identity.become(found)
+    return found.pw_uid
 
 
 def _found(uid: int, pattern: str) -> list[Record]:

@@ -224,10 +224,7 @@ def _values(given: list[tuple[str, str]], words: list[str], path: str) -> list[t
 
     if not words:
         raise BollardError("no image named", "name a SIF file, a squashfs file or a directory")
-    try:
-        cwd = os.getcwd()
-    except FileNotFoundError:
-        raise BollardError("the current directory does not exist any more", "change to one that does") from None
+    cwd = command_line.current_directory(os.environ)
     values = [("image", path), ("asked", words[0]), ("cwd", cwd), ("userhome", _home())]
     asked = [pair for pair in given if pair[0] in options.ROWS]
     values += forms.resolve([*asked, *command_line.variables(os.environ)])
@@ -256,6 +253,10 @@ def _start(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
 
     if name == "exec" and len(words) == 1:
         raise BollardError("no command given", "name a program of the image, or use `bollard shell`")
+    for option, value in given:
+        if option == "name":
+            hint = "write `bollard instance start IMAGE NAME` for one that others join"
+            raise BollardError(f"--name {value}: only the steps of a job share a container by its name", hint)
     path, opened = _image(given, words)
     values = _values(given, words, path)
     shells = [value for option, value in given if option == "shell"]
@@ -470,6 +471,7 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "site install": _site,
     "site configure": _site,
     "site check": _site,
+    "site stats": _site,
     "site ecl": _site,
     "site rollback": _site,
     "site uninstall": _site,

@@ -9,7 +9,7 @@ import site as python_site
 import sys
 from typing import TYPE_CHECKING
 
-from bollard.runtime import installed
+from bollard.runtime import causes, installed
 from bollard.runtime.cli import terminal
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site, site_config
@@ -26,7 +26,7 @@ _COLOURS = {"ok": "\033[32m", "warning": "\033[33m", "failure": "\033[31m"}
 def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
     """Run `bollard site VERB`; return the exit status.
 
-    verb: "install", "configure", "check", "ecl", "rollback" or "uninstall".
+    verb: "install", "configure", "check", "stats", "ecl", "rollback" or "uninstall".
     given: the parsed options, name and value.
     words: the arguments; "ecl" takes a file, the others none.
 
@@ -38,6 +38,8 @@ def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
     if words:
         raise BollardError(f"site {verb}: unexpected {words[0]!r}", f"see `bollard site {verb} --help`")
     chosen = dict(given)
+    if verb == "stats":
+        return _stats(chosen)
     if "example" in chosen:
         sys.stdout.write(site_config.default_text())
         return 0
@@ -79,6 +81,36 @@ def _ecl(words: list[str]) -> int:
     for warning in warnings:
         print(f"bollard: warning: {warning}", file=sys.stderr)
     sys.stdout.write(text)
+    return 0
+
+
+def _stats(chosen: dict[str, str]) -> int:
+    """Print the numbers of this node, or write them for node_exporter.
+
+    Raises:
+        BollardError: the caller is not root, or the file cannot be written.
+    """
+    from bollard.runtime.fetch import cache
+    from bollard.runtime.local import exposition, stats
+
+    if os.geteuid() != 0:
+        raise BollardError("site stats counts the containers of all users", "run it as root")
+    prefix = os.path.abspath(chosen.get("prefix") or site.load(installed.PREFIX).prefix or installed.PREFIX)
+    shared = site.load(prefix).cache_shared
+    state = stats.load()
+    found = stats.look(prefix, sum(item.size for item in cache.shared_entries()) if shared else None, state)
+    as_json = json.dumps(exposition.plain(found), indent=2 if sys.stdout.isatty() else None) + "\n"
+    text = as_json if "json" in chosen else exposition.text(found)
+    output = chosen.get("output")
+    if not output:
+        sys.stdout.write(text)
+        return 0
+    try:
+        stats.write(os.path.abspath(output), text)
+        os.makedirs(os.path.dirname(stats.STATE), 0o755, exist_ok=True)
+        stats.save(state)
+    except OSError as error:
+        raise causes.of(error, f"{output}: cannot be written", output) from None
     return 0
 
 

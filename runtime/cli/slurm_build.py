@@ -16,6 +16,9 @@ from bollard.runtime.local.submission import NODE_LOCAL
 # Variables by which srun would start the build in a container.
 _CONTAINER_FORMS = ("SRUN_CONTAINER", "BOLLARD_CONTAINER_IMAGE", "PYXIS_CONTAINER_IMAGE")
 
+# srun passes its standard input on to the node.
+_STDIN = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+
 
 def start(wanted: builder.Request, given: list[tuple[str, str]], words: list[str]) -> NoReturn:
     """Become srun, which runs the build on a node. Mistakes are reported before that.
@@ -32,6 +35,8 @@ def start(wanted: builder.Request, given: list[tuple[str, str]], words: list[str
         full = os.path.abspath(path)
         if any(full.startswith(place + "/") for place in NODE_LOCAL) and ("://" not in path):
             raise BollardError(f"{path}: is on this host alone, and the build runs on a node", "use a shared directory")
+    if is_pipe(words[1]) and words[1] not in _STDIN:
+        raise BollardError(f"{words[1]}: is a pipe on this host, and the build runs on a node", "use < and /dev/stdin")
     program = shutil.which("srun")
     if not program:
         raise BollardError("srun is not on this host", "leave --on-slurm out")
@@ -43,6 +48,11 @@ def start(wanted: builder.Request, given: list[tuple[str, str]], words: list[str
         os.environ.pop(form, None)
     sys.stdout.flush()
     os.execv(program, ["srun", "--job-name=bollard-build", *options, "-N1", "-n1", *command(given, words)])
+
+
+def is_pipe(path: str) -> bool:
+    """Return whether there is something at `path` that is neither a file nor a directory; bash makes <(...) a pipe."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def command(given: list[tuple[str, str]], words: list[str]) -> list[str]:

@@ -30,6 +30,7 @@ pytorch.py: variables for images that have PyTorch.
 renewal.py: makes a named container anew with other options.
 save.py: writes a container to an image file.
 record.py: writes which image ran, and how many tasks entered.
+journal.py: lines in the node's system log.
 imports.py: imports everything before the keeper enters the container, and refuses imports after that.
 loader_cache.py: the libraries that the host's loader knows.
 clock.py: measures how long each phase of a start takes.

@@ -111,7 +111,7 @@ def read(folders: tuple[str, ...]) -> list[Spec]:
         try:
             names = sorted(name for name in os.listdir(folder) if name.endswith((".json", ".yaml", ".yml")))
         except FileNotFoundError:
-            continue
+            continue  # most nodes have one of the two directories, or none
         except OSError as error:
             raise BollardError(f"{folder}: {error.strerror}", "its CDI specs should be readable by all") from None
         if len(names) > FILES_MAX:

@@ -95,7 +95,8 @@ class Container:
     def private(self, listener: int) -> tuple[int, ...]:
         """Return the descriptors that a child of the keeper must close."""
         saver = (self.saver.ask, self.saver.answer) if self.saver else ()
-        return (listener, self.image.fd, self.image_root, *self.namespace_fds, self.record.fd, *saver)
+        journal = (self.record.journal.fileno(),) if self.record.journal else ()
+        return (listener, self.image.fd, self.image_root, *self.namespace_fds, self.record.fd, *saver, *journal)
 
     def define_environment(
         self, shell: Callable[[bytes, list[bytes]], bytes | None], cwd: bytes = b"/"

@@ -19,6 +19,7 @@ from bollard.runtime.system import linux
 
 IS_DIRECTORY = 0o040000
 _IS_LINK = 0o120000
+_LINKS_MAX = 40  # as the kernel follows (path_resolution(7))
 
 
 def exists(root: int, path: str, flags: int = os.O_PATH) -> bool:
@@ -46,6 +47,37 @@ def deepest(root: int, path: str) -> tuple[str, list[str]]:
         os.close(fd)
         return parent, parts[count:]
     return "/", parts
+
+
+def behind(root: int, path: str) -> str:
+    """Return the path beneath `root` that the symlinks at `path` lead to, if it does not exist; else `path`."""
+    found = path
+    for _ in range(_LINKS_MAX):
+        try:
+            fd = linux.open_in_root(root, found, os.O_PATH | os.O_NOFOLLOW)
+        except OSError as error:
+            if not linux.is_missing(error):
+                raise
+            parent, parts = deepest(root, found)
+            # ".." behind a directory that is to be made could lead anywhere.
+            return path if ".." in parts else f"{_beneath(root, parent)}/{'/'.join(parts)}"
+        try:
+            link = os.readlink("", dir_fd=fd)
+        except OSError:
+            return path  # no link
+        finally:
+            os.close(fd)
+        found = link if link.startswith("/") else f"{found.rpartition('/')[0]}/{link}"
+    return path
+
+
+def _beneath(root: int, path: str) -> str:
+    """Return the path of a directory beneath `root`, without symlinks and ".."; "" for the root itself."""
+    fd = linux.open_in_root(root, path, os.O_PATH | os.O_DIRECTORY)
+    try:
+        return os.readlink(fd_path(fd))[len(os.readlink(fd_path(root)).rstrip("/")) :].rstrip("/")
+    finally:
+        os.close(fd)
 
 
 def make(base: str, wanted: list[tuple[list[str], bool]]) -> None:

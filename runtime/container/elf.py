@@ -134,7 +134,7 @@ class Library:
         try:
             data = os.pread(self._fd, 256, self._sections[table].offset + at)
         except (OSError, OverflowError):
-            return ""
+            return ""  # a damaged library has no names: it is bound as one that is not known
         return data.split(b"\0")[0].decode("ascii", "replace")
 
 

@@ -226,11 +226,13 @@ class Deadline:
         """Start to watch the file server `pid`. `state` is what `open_state` returned for it."""
         self._end, other = socketpair()
         handle = os.pidfd_open(pid)  # before the fork: the child may be in another process namespace
+        parent = os.getpid()
         if os.fork():
             other.close()
             os.close(handle)
             return
         try:
+            linux.die_with_parent(_SIGKILL, parent)  # also when its user has stopped it
             self._end.close()
             linux.name_process("bollard-watch")
             poll = select.poll()
@@ -268,7 +270,7 @@ def is_stopped(state: int) -> bool:
     try:
         return os.pread(state, 512, 0).rpartition(b") ")[2][:1] in (b"T", b"t")
     except OSError:
-        return False
+        return False  # it has ended, which its pidfd tells
 
 
 def silent(name: str) -> BollardError:

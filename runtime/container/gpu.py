@@ -223,6 +223,17 @@ def sonames(names: list[str]) -> list[str]:
     return found + [name for name in names if ".so." in name and name.partition(".so.")[0] not in short]
 
 
+def _gone(mounts: list[Mount]) -> list[str]:
+    """Return a line for the libraries among `mounts` that the loader's cache names and this node no longer has."""
+    libraries = dict.fromkeys(mount.source for mount in mounts if mount.target.startswith(LIBRARIES))
+    gone = [path for path in libraries if not os.path.exists(path)]
+    if not gone:
+        return []
+    more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+    cure = "its administrator should install the driver again, or run ldconfig"
+    return [f"{gone[0]}{more}: named by {loader_cache.PATH} and not on this node; left out; {cure}"]
+
+
 def find(drivers: tuple[Driver, ...], devices: bool) -> Gpus:
     """Return the binds for `drivers`, those of them that this node has, and the required ones that it has not.
 
@@ -231,6 +242,7 @@ def find(drivers: tuple[Driver, ...], devices: bool) -> Gpus:
     known = of_machine() if drivers else {}
     warnings: list[str] = []
     found = {driver: binds(driver.name, known, devices, warnings) for driver in drivers}
+    warnings += _gone([mount for mounts in found.values() for mount in mounts])
     targets: dict[str, Mount] = {}
     for mounts in found.values():
         for mount in mounts:

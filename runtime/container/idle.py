@@ -41,6 +41,11 @@ def end_oldest(listener: int, most: int) -> None:
             _say(f"{folder}/{name}", wire.END_IDLE)
 
 
+def job_of(listener: int) -> str:
+    """Return the number of the job, from the path of a keeper's listening socket: JOBS/JOB/HASH."""
+    return os.path.basename(os.path.dirname(_path_of(listener)))
+
+
 def _path_of(listener: int) -> str:
     own = socket(fileno=os.dup(listener))
     try:

@@ -390,7 +390,7 @@ def _let_children_go() -> None:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
     except ChildProcessError:
-        pass
+        pass  # no child is left
 
 
 def _first_look(asked: Spec, base: str, words: int, server: int, opened: Image) -> int:
@@ -421,4 +421,5 @@ def serve(container: Container, listener: int, job: int, holder: int = admission
     linux.drop_capabilities()
     watcher = task_reaper.start(job, container.private(listener), container.server, container.server_state)
     container.clock.mark("ready")
+    container.record.ready(container.clock)
     admission.AdmissionLoop(container, listener, job, watcher, holder).run()

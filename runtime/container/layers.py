@@ -95,7 +95,7 @@ def _is_stopped(handle: int) -> bool:
     try:
         return os.waitid(os.P_PIDFD, handle, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
     except OSError:
-        return False
+        return False  # it has ended
 
 
 def of_image(opened: image.Image, name: str) -> tuple[tuple[str, int], ...]:
@@ -337,6 +337,10 @@ def _serve(layer: Layer, target: str, scratch: str, own: bool) -> tuple[str, int
         pid = fuse.start(server, options, [file], target, (layer.fd,), overlay.read_only, old)
     except BollardError as error:
         raise BollardError(f"overlay {overlay.source}: {error}") from None
+    try:
+        os.stat(target)  # as above; without upper/ in the file, its top directory is merged
+    except OSError as error:
+        raise causes.of(error, f"overlay {overlay.source}", overlay.source, "is it damaged?") from None
     return target, pid
 
 

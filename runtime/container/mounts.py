@@ -199,14 +199,22 @@ def _wanted(root: int, places: list[Place], report: Report) -> list[Place]:
     return wanted
 
 
-def _missing(root: int, places: list[Place]) -> dict[str, list[tuple[list[str], bool]]]:
-    """Return {existing parent: [(components to make, last is a directory)]} for all targets that the image lacks."""
+def _missing(root: int, places: list[Place], through: bool = False) -> dict[str, list[tuple[list[str], bool]]]:
+    """Return {existing parent: [(components to make, last is a directory)]} for all targets that the image lacks.
+
+    root     descriptor of the root
+    places   the mounts
+    through  of a target that is a symlink to nothing, what it leads to is made, and the link stays
+    """
     found: dict[str, list[tuple[list[str], bool]]] = {}
     for number, place in enumerate(places):
         # A target inside an earlier bind must exist in that bind's source.
         inside = any(plan_records.below(place.mount.target, other.mount.target) for other in places[:number])
         if not inside and not covers.exists(root, place.mount.target, _flags(place)):
-            parent, parts = covers.deepest(root, place.mount.target)
+            target = place.mount.target
+            if through and not place.mount.over_link:
+                target = covers.behind(root, target)
+            parent, parts = covers.deepest(root, target)
             found.setdefault(parent, []).append((parts, place.directory))
     return found
 
@@ -228,7 +236,7 @@ def make_root(image: str, session: str, places: list[Place], report: Report, wri
     """
     root = os.open(image, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     places = _wanted(root, [place for place in places if place.tree >= 0], report)
-    missing = _missing(root, places)
+    missing = _missing(root, places, through=writable)
     path, refused = image, {}
     if writable:
         refused = covers.make_in(root, missing)
@@ -277,7 +285,7 @@ def _resolved(root: int, path: str) -> str:
 def make_points(image: str, folder: str, places: list[Place]) -> None:
     """Make the mount points of `places` that the root at `image` lacks. Makes them in the empty directory `folder`."""
     root = os.open(image, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    for parent, wanted in _missing(root, [place for place in places if place.tree >= 0]).items():
+    for parent, wanted in _missing(root, [place for place in places if place.tree >= 0], through=True).items():
         above = [part for part in parent.split("/") if part]
         covers.make(folder, [(above + parts, directory) for parts, directory in wanted])
     os.close(root)
@@ -373,6 +381,6 @@ def _read(path: str, flags: int = 0) -> bytes:
     try:
         return os.read(fd, _FILE_MAX)
     except IsADirectoryError:
-        return b""
+        return b""  # a directory differs from any file
     finally:
         os.close(fd)

@@ -54,13 +54,13 @@ def _read(root: int, path: str) -> bool:
     try:
         fd = linux.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
-        return False
+        return False  # who needs the file says why it cannot be read
     size = 0
     try:
         while size < SIZE_MAX and (part := os.read(fd, _PART)):
             size += len(part)
     except OSError:
-        return False
+        return False  # the same
     finally:
         os.close(fd)
     return True

@@ -22,6 +22,8 @@ from bollard.runtime.request import spec_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from bollard.runtime.container.clock import Clock
+    from bollard.runtime.container.journal import Journal
     from bollard.runtime.image.image import Image
 
 # spank_plugin/keeper.c makes it.
@@ -34,6 +36,11 @@ OTHERS = "others"
 FREE = 64 << 10
 RATE = 4096
 SIZE_MAX = 1 << 20
+# The phases of a start, in their order, as the keeper marks them in its Clock.
+PHASES = ("fork", "python", "image", "fuse", "sources", "server", "mounts", "environment", "ready")
+# Why a container was not made: the site's policy; the phase that was not finished; a mistake in the spec, or a defect.
+POLICY, OTHER = "policy", "other"
+CAUSES = (POLICY, *PHASES[2:], OTHER)
 
 
 def descriptor(site: str) -> tuple[int, str]:
@@ -43,31 +50,46 @@ def descriptor(site: str) -> tuple[int, str]:
     return (int(fd) if fd.isdigit() else -1), words.get("record-as", "")
 
 
-def write_refused(site: str, path: str, node: str, trusted: list[tuple[str, str]]) -> None:
-    """Append a line about an image that the site's policy has refused; no container was made.
+def cause(error: Exception, phases: list[tuple[str, int]]) -> str:
+    """Return the word for why no container was made: one of CAUSES.
+
+    error: what stopped it.
+    phases: the phases that had ended (`Clock.phases`).
+    """
+    if hasattr(error, "trusted"):
+        return POLICY
+    last = phases[-1][0] if phases else ""
+    return PHASES[PHASES.index(last) + 1] if last in PHASES[:-1] else OTHER
+
+
+def write_failed(site: str, path: str, node: str, failed: str, trusted: list[tuple[str, str]]) -> None:
+    """Append a line about a container that could not be made.
 
     site: the plugin's arguments.
     path: the path of the image.
     node: the name of this host.
-    trusted: the verdict.
+    failed: one of CAUSES.
+    trusted: the verdict of the site's policy, if it has one.
     """
     fd, container = descriptor(site)
     if fd < 0:
         return
     now = f"{time.time():.3f}"
     known = [("bollard", __version__), ("container", container), ("node", node.split(".")[0]), ("image", path)]
+    more = [("made", now), ("ended", now), ("tasks", "0"), ("failed", failed), *trusted]
     try:
         if os.fstat(fd).st_size <= SIZE_MAX:
-            os.write(fd, spec_text.text([*known, ("made", now), ("ended", now), ("tasks", "0"), *trusted]) + b"\n")
+            os.write(fd, spec_text.text([*known, *more]) + b"\n")
     except OSError:
-        pass  # a full disk: the task gets the refusal all the same
+        pass  # a full disk: the task gets the error all the same
 
 
 class Record:
     """The record of one container."""
 
     __slots__ = (
-        "_cut", "_known", "_size", "_written", "container", "ended", "fd", "first", "last", "made", "pending", "steps"
+        "_cut", "_known", "_phases", "_size", "_written", "container", "ended", "fd", "first", "journal", "last",
+        "made", "pending", "steps",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +105,8 @@ class Record:
         """
         self.fd = fd
         self.container = ""
+        self.journal: Journal | None = None
+        self._phases = ""  # what the start took
         self.pending = False  # something has changed that is not in the file
         self._cut = False  # the last line has no end
         self._size = 0  # bytes of all lines so far
@@ -114,7 +138,22 @@ class Record:
             found.append(("steps", ",".join(f"{step}:{count}" for step, count in self.steps.items())))
         if self.ended:
             found.append(("ended", f"{self.ended:.3f}"))
+        if self._phases:
+            found.append(("phases", self._phases))
         return found
+
+    def ready(self, clock: Clock) -> None:
+        """Note how long each phase of the start took, in ms; the system log gets its line, if the site wants one."""
+        before, words = clock.begin, []
+        for name, at in clock.phases:
+            words.append(f"{name}:{(at - before) / 1e6:.2f}")
+            before = at
+        self._phases = ",".join(words)
+        if self.journal:
+            self.journal.say("start", self._shown("image", "digest"))
+
+    def _shown(self, *names: str) -> list[tuple[str, str]]:
+        return [(name, value) for name, value in self._known if name in names]
 
     def entered(self, step: str) -> None:
         """Count a task of `step` that is about to enter, and write the record.
@@ -136,6 +175,9 @@ class Record:
         self.ended = time.time()
         if self.first:
             self.write(last=True)
+        if self.journal:
+            counts = [("tasks", str(sum(self.steps.values()))), ("seconds", f"{self.ended - self.made:.1f}")]
+            self.journal.say("end", [*counts, *self._shown("image", "digest")])
 
     def write(self, last: bool = False) -> bool:
         """Append a line, unless the container has written too much lately. The `last` line is always written.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from bollard.runtime import constants
-from bollard.runtime.container import admission, idle, keeper, memory_limit, record, renewal
+from bollard.runtime.container import admission, idle, journal, keeper, memory_limit, record, renewal
 from bollard.runtime.container.clock import Clock
 from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import PREFIX
@@ -81,13 +81,18 @@ def _of_step(
     spool = site.spool_directory(words, os.uname().nodename.split(".")[0], here)
     idle.end_oldest(listener, here.idle)
     memory_limit.watch()
+    log = journal.connect(idle.job_of(listener)) if here.journal else None
+    node = os.uname().nodename  # before --hostname changes it
     try:
         container = keeper.enter(asked, clock, here, spool, os.fsdecode(program), connection=_witness(words), kept=kept)
-    except BollardError as error:
-        if here.trust and hasattr(error, "trusted"):
-            record.write_refused(words, asked.image, os.uname().nodename, error.trusted)
+    except Exception as error:
+        cause = record.cause(error, clock.phases)
+        record.write_failed(words, asked.image, node, cause, getattr(error, "trusted", []))
+        if log:
+            log.say("failed", [("cause", cause), ("image", asked.image)])
         raise
     container.values = values
     container.by_slurm = True
     container.record.fd, container.record.container = record.descriptor(words)
+    container.record.journal = log
     return container

@@ -34,7 +34,7 @@ def task_handle(pid: int) -> int:
     try:
         return os.pidfd_open(pid)
     except OSError:
-        return -1
+        return -1  # it has ended: there is nothing to end
 
 
 # A descriptor of /proc. By path it cannot be found in the container once the image's file server has ended: "/" is its.
@@ -92,7 +92,7 @@ def _tell(pid: int, line: bytes) -> bool:
         flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         fd = os.open(f"{pid}/fd/2", flags, dir_fd=_proc) if _proc >= 0 else os.open(f"/proc/{pid}/fd/2", flags)
     except OSError:
-        return False
+        return False  # it has ended, or is another user's by now: the next task is told
     try:
         return os.write(fd, line) > 0
     except OSError:

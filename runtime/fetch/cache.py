@@ -200,7 +200,7 @@ def found(store: Store, kind: str, name: str) -> str:
     """
     if store.shared and kind in BY_DIGEST:
         path = f"{store.shared}/{kind}/{name}"
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # not there, or not readable: the user's own cache fetches it
             info, owner = os.lstat(path), os.lstat(store.shared).st_uid
             if stat.S_ISREG(info.st_mode) and info.st_uid == owner and not info.st_mode & 0o022:
                 return path

@@ -58,7 +58,7 @@ def last_use(path: str) -> float:
     try:
         info = os.lstat(path)
     except OSError:
-        return 0.0
+        return 0.0  # another process has removed it: there is nothing left to remove
     return max(info.st_atime, info.st_mtime)
 
 

@@ -72,11 +72,17 @@ def apply(file: IO[bytes], tree: Tree, what: str, digest: str = "", *, layer: bo
 
 
 class _Member(tarfile.TarInfo):
-    """A member of an archive; a header for long names or attributes has at most _NAMES_MAX bytes."""
+    """A member of an archive; a header for long names or attributes has at most _NAMES_MAX bytes.
+
+    A header that is cut or damaged is an error: tarfile takes it for the end of the archive.
+    """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
-        found = super().frombuf(buf, encoding, errors)
+        try:
+            found = super().frombuf(buf, encoding, errors)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise ValueError(f"it ends within a member, or a header is no header ({error})") from None
         if found.type in _OF_NAMES and found.size > _NAMES_MAX:
             raise ValueError(f"a header of {found.size} bytes, over {_NAMES_MAX}")
         return found

@@ -93,7 +93,7 @@ def knows(path: str, registry: str) -> bool:
     try:
         found = _read(path)
     except BollardError:
-        return False
+        return False  # skopeo's own files are used then, and it says what they lack
     hosts = {_host(name) for name in (*_part(found, "auths"), *_part(found, "credHelpers"))}
     return bool(_text(found, "credsStore")) or (_host(registry) in hosts if registry else bool(hosts))
 
@@ -215,7 +215,7 @@ def _login(entry: dict[str, Any], path: str, name: str) -> Login | None:
     try:
         text = base64.b64decode(auth, validate=True).decode("utf-8", "surrogateescape")
     except (binascii.Error, ValueError):
-        text = ""
+        text = ""  # refused below
     user, colon, password = text.partition(":")
     if not colon:
         raise BollardError(f"{path}: the login for {name} is damaged", f"`bollard registry login {name}` again")
@@ -245,7 +245,7 @@ def _read(path: str) -> dict[str, Any]:
     try:
         found = json.loads(text) if len(text) <= _MAX_BYTES else None
     except (ValueError, RecursionError):
-        found = None
+        found = None  # refused below
     parts = [found.get(name, {}) for name in ("auths", "credHelpers")] if isinstance(found, dict) else [None]
     if not isinstance(found, dict) or not all(isinstance(part, dict) for part in parts):
         raise BollardError(f"{path}: is not in the form of docker's config.json", "repair it, or move it away")

@@ -28,6 +28,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _VARIABLE = re.compile(r"[A-Za-z_][0-9A-Za-z_]*")
 _REF_NAME = "org.opencontainers.image.ref.name"
+_NAMES_SHOWN = 8  # of the images in an archive, in a message
 
 
 class Layers(NamedTuple):
@@ -176,7 +177,12 @@ def _from_layout(layout: str, tag: str, name: str, arch: str) -> Layers:
 
 def _ambiguous(name: str, count: int, known: list[str], form: str) -> BollardError:
     names = [one for one in known if one.isprintable() and one]
-    hint = f"add {form} to name one" + (f" of {', '.join(names[:8])}" if names else "")
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    shown = ", ".join(names[:_NAMES_SHOWN]) + more
+    if not count:
+        has = f"it has {shown}" if names else "its images have no names"
+        return BollardError(f"{name}: no image of that name", has)
+    hint = f"add {form} to name one" + (f" of {shown}" if names else "")
     return BollardError(f"{name}: {count} images of that name", hint)
 
 
@@ -202,7 +208,7 @@ def _check_arch(config: dict[str, Any], arch: str, name: str) -> None:
     found, wanted = config.get("architecture"), arch.partition("/")[0]
     if wanted and isinstance(found, str) and found and found != wanted:
         shown = found if found.isprintable() else ascii(found)
-        raise BollardError(f"{name}: is for {shown}, not for {wanted}", "leave --arch out, or name another image")
+        raise BollardError(f"{name}: is for {shown}, not for {wanted}", f"name another image, or --arch {shown}")
 
 
 def digests(document: dict[str, Any], name: str) -> list[str]:
@@ -246,7 +252,7 @@ def _is_plain(path: str) -> bool:
 
 
 def for_arch(index: dict[str, Any], arch: str, name: str) -> str:
-    """Return the digest of the best image in an index.
+    """Return the digest of the best image in an index; else of the one entry that is an index itself.
 
     index: the index.
     arch: Go's name of the architecture, optionally with a variant; "" for this machine's.
@@ -257,9 +263,13 @@ def for_arch(index: dict[str, Any], arch: str, name: str) -> str:
     """
     arch = arch or sif.arch_name(os.uname().machine)
     wanted, most = arch.partition("/")[0], variants.highest(arch)
-    known, best, digest = set(), -1, ""
+    known, best, digest, inner = set(), -1, "", set()
     for item in map(_dict, _list(index.get("manifests"))):
         platform = _dict(item.get("platform"))
+        if not platform.get("architecture"):
+            if item.get("mediaType") in _INDEXES:
+                inner.add(_digest(item, name))
+            continue
         found, variant = str(platform.get("architecture")), str(platform.get("variant") or "")
         known.add(f"{found}/{variant}" if variant else found)
         if found != wanted or platform.get("os", "linux") != "linux":
@@ -267,10 +277,13 @@ def for_arch(index: dict[str, Any], arch: str, name: str) -> str:
         rank = variants.rank(wanted, variant, most)
         if rank > best:
             best, digest = rank, _digest(item, name)
-    if digest:
-        return digest
+    if digest or len(inner) == 1:
+        return digest or inner.pop()
     others = sorted(one for one in known - {"unknown"} if one.isprintable())
     asked = f"{wanted}/{most}" if most and any(one.partition("/")[0] == wanted for one in others) else wanted
+    if not others:
+        what = f"{name}: no image of it names an architecture, which has to be {asked}"
+        raise BollardError(what, "name another image")
     raise BollardError(f"{name}: no image for {asked}, only for {', '.join(others)}", "name another image, or --arch")
 
 

@@ -46,7 +46,9 @@ def parse(uri: str) -> Reference:
     scheme, _, rest = uri.partition(":")
     scheme = "docker-daemon" if scheme == "dockerd" else scheme.lower()  # enroot's word for it
     if scheme not in SCHEMES:
-        raise BollardError(f"{_shown(uri)}: {scheme} images cannot be fetched", f"known are {', '.join(SCHEMES)}")
+        known = f"known are {', '.join(SCHEMES)}"
+        hint = known if rest.startswith("//") else f"an image of a registry is docker://{_shown(uri)}; {known}"
+        raise BollardError(f"{_shown(uri)}: {scheme} images cannot be fetched", hint)
     if scheme in ARCHIVES:
         name = rest[2:] if rest.startswith("//") else rest
     elif scheme in ("http", "https"):

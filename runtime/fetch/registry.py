@@ -136,7 +136,7 @@ def _config_of(manifest: bytes) -> str:
     try:
         return str(json.loads(manifest)["config"]["digest"])
     except (ValueError, KeyError, TypeError):
-        return ""
+        return ""  # no manifest: it equals no other one, and the push is said to have failed
 
 
 def push_archive(source: Reference, name: Reference, access: Access) -> None:

@@ -292,7 +292,7 @@ def _normal(uri: str) -> tuple[str, str]:
         parts = urlsplit(uri)
         port = parts.port
     except ValueError:
-        return "", ""
+        return "", ""  # no address equals it
     if parts.scheme == "hkp":
         return "http", parts.netloc if port else f"{parts.netloc}:{_HKP_PORT}"
     return "https" if parts.scheme == "hkps" else parts.scheme, parts.netloc

@@ -92,7 +92,7 @@ def date(url: str, what: str) -> str:
         with _open(url, what, "HEAD") as answer:
             return str(answer.headers.get("Last-Modified", ""))
     except BollardError:
-        return ""
+        return ""  # `save` fetches it next, and reports the error
 
 
 def document(url: str, what: str, token: str = "") -> dict[str, Any]:
@@ -247,7 +247,7 @@ def _object(answer: Any) -> dict[str, Any] | None:
         data = answer.read(_MAX_JSON + 1)
         found = json.loads(data) if len(data) <= _MAX_JSON else None
     except (OSError, http.client.HTTPException, ValueError, RecursionError):
-        found = None
+        found = None  # no object: the caller says that this is no answer of a library
     return found if isinstance(found, dict) else None
 
 

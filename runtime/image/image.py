@@ -26,6 +26,7 @@ DIRECTORY: Final = "directory"
 
 SQUASHFS_MAGIC: Final = b"hsqs"
 _LAUNCH_SIZE: Final = 31  # bytes: the line "#!..." that Singularity 2.4 to 2.6 writes before the squashfs
+_LAUNCH_MAX: Final = 128  # bytes of such a line that somebody else has written
 _SUPERBLOCK_SIZE: Final = 96
 _COMPRESSIONS: Final = {1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
 _SNIFF_SIZE: Final = 2048  # reaches ext3's magic number at 1080
@@ -47,7 +48,7 @@ _TRANSPORTS: Final = ("docker-archive", "docker-daemon", "oci", "oci-archive", "
 
 # Hints for a file that is not an image: offset, the bytes at this offset, hint. The first match is used.
 _LOOKS_LIKE: Final = (
-    (31 + 1080, b"\x53\xef", "is it an ext3 image of Singularity 2? build it again as a SIF file"),
+    (31 + 1080, b"\x53\xef", "is it an ext3 image of Singularity 2? convert it with `apptainer build NEW.sif IMAGE`"),
     (0, b"#!/usr/bin/env run-singularity", "it was a SIF file; copy or build it again"),
     (0, b"#!", "is it a script?"),
     (0, b"\x7fELF", "is it a program? name the image first, then the program"),
@@ -58,7 +59,7 @@ _LOOKS_LIKE: Final = (
     (0, b"BZh", "is it a bzip2 archive? convert it to a SIF file first"),
     (257, b"ustar", "is it a docker or OCI archive? convert it to a SIF file first"),
     (0, b"LUKS\xba\xbe", "is it an encrypted disk? only root could open it"),
-    (1080, b"\x53\xef", "is it an ext3 image? build it again as a SIF file"),
+    (1080, b"\x53\xef", "is it an ext3 image? convert it with `apptainer build NEW.sif IMAGE`"),
     (1024, b"\xe2\xe1\xf5\xe0", "is it an EROFS image? build it again as a SIF file"),
     (0, b"version https://git-lfs", "is it a Git LFS pointer? fetch the file with `git lfs pull`"),
     (0, b"<!DOCTYPE", "is it a web page? download the image again"),
@@ -157,7 +158,8 @@ def open_sif(path: str, writable: bool = False) -> tuple[int, sif.Sif]:
             raise BollardError(f"{name}: is {what}", "name a SIF file")
         first = sif.pread(fd, min(info.st_size, _SNIFF_SIZE), 0, name)
         if not sif.is_sif(first):
-            hint = "it is squashfs without SIF" if first.startswith(SQUASHFS_MAGIC) else _guess(first)
+            squashfs = squashfs_offset(first) >= 0
+            hint = f"it is squashfs without SIF; `bollard build NEW.sif {name}` makes one" if squashfs else guess(first)
             raise BollardError(f"{name}: not a SIF image", hint)
         return fd, sif.read(fd, info.st_size, name)
     except BaseException:
@@ -206,7 +208,7 @@ def _identify(path: str, name: str, fd: int, machine: str, encrypted: bool) -> I
         image.offset = squashfs_offset(first)
         image.size = info.st_size - image.offset
     else:
-        raise BollardError(f"{name}: not a SIF or squashfs image (first bytes: {_quoted(first[:4])})", _guess(first))
+        raise BollardError(f"{name}: not a SIF or squashfs image (first bytes: {_quoted(first[:4])})", guess(first))
     image.compression = check_superblock(name, fd, image.offset, image.size)
     return image
 
@@ -214,12 +216,16 @@ def _identify(path: str, name: str, fd: int, machine: str, encrypted: bool) -> I
 def squashfs_offset(first: bytes) -> int:
     """Return the offset of the squashfs in a file that is not a SIF file, in bytes; -1 if it has none.
 
-    `first` are the first bytes of the file, at least 35.
+    `first` are the first bytes of the file, at least 132. Before the squashfs, a line may name the program that starts
+    the image.
     """
     if first.startswith(SQUASHFS_MAGIC):
         return 0
-    old = first.startswith(b"#!") and first[_LAUNCH_SIZE:].startswith(SQUASHFS_MAGIC)
-    return _LAUNCH_SIZE if old else -1
+    if first.startswith(b"#!"):
+        for offset in (_LAUNCH_SIZE, first.find(b"\n", 0, _LAUNCH_MAX) + 1):
+            if first.startswith(SQUASHFS_MAGIC, offset):
+                return offset
+    return -1
 
 
 def is_root(names: Iterable[str]) -> bool:
@@ -311,7 +317,8 @@ def _refuse_other_directories(name: str, fd: int) -> None:
         )
 
 
-def _guess(first: bytes) -> str:
+def guess(first: bytes) -> str:
+    """Return a hint for a file that is no image; `first` are its first bytes."""
     for at, magic, hint in _LOOKS_LIKE:
         if first[at : at + len(magic)] == magic:
             return hint

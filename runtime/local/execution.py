@@ -106,7 +106,7 @@ def terminal() -> str:
         try:
             return os.ttyname(fd)
         except OSError:
-            pass
+            pass  # no terminal, or closed: the next descriptor may have one
     return ""
 
 

@@ -34,6 +34,7 @@ OF_TASKS = ("env", "env-file", "no-env", "keep-env", "cleanenv", "pwd", "verbose
 # An init answers at once, except while it makes its container.
 ANSWER_SECONDS = 20.0
 _QUEUE_SECONDS = 0.5
+_ANSWER_MAX = 1 << 16  # bytes; an init's answer has paths, and no more
 _NAME_MAX = 64
 
 
@@ -107,7 +108,7 @@ def connect(address: str, uid: int) -> tuple[socket, int] | None:
                 time.sleep(0.01)
                 continue
         except OSError:
-            pass
+            pass  # the instance has ended: it is not listed
         peer.close()
         return None
 
@@ -120,10 +121,10 @@ def _ask(address: str, uid: int, request: str) -> Record | None:
     answer = b""
     try:
         peer.sendall(request.encode() + b"\n")
-        while part := peer.recv(65536):
+        while len(answer) <= _ANSWER_MAX and (part := peer.recv(65536)):
             answer += part
         record = Record(**json.loads(answer))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None  # it has ended, or is not an instance's init
     finally:
         peer.close()

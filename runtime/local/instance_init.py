@@ -151,7 +151,7 @@ def _slurmstepd() -> tuple[str, int]:
                 return f"{job}.{step}" if step else job, os.pidfd_open(pid)
             pid = processes.parent(pid)
         except OSError:
-            break
+            break  # a process above has ended, or is hidden: no step that could end this instance
     return "", -1
 
 
@@ -259,7 +259,7 @@ class _Init:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                self.kill = self.kill or self.stopping
+                self.kill = self.kill or self.stopping  # no child is left, which is what was asked
                 return False
             if pid == 0:
                 return True
@@ -285,7 +285,7 @@ class _Init:
                     request += part
                 peer.sendall(json.dumps(self.record._asdict()).encode())
             except OSError:
-                return
+                return  # the one who asks has gone
         word, _, number = request.decode("ascii", "replace").strip().partition(" ")
         if word == "kill":
             self.kill = True
@@ -303,7 +303,7 @@ class _Init:
             try:
                 os.waitpid(-1, 0)
             except ChildProcessError:
-                break
+                break  # all have ended
         self.lifeline.close()
         os.close(self.pipe)
         if keeper >= 0 and processes.wait([keeper], instance.ANSWER_SECONDS):

@@ -2,27 +2,39 @@
 """Read the records of a job: this node's record files, and Slurm's accounting.
 
 here      the file RECORDS/JOB.UID of this node. Root opens it; the keepers write to it.
-slurm     from sacct, or from scontrol if there is no accounting: the requested container, the nodes, the times, the
+slurm     from pyslurm or sacct, or from squeue if there is no accounting: the requested container, the nodes, the times, the
           end; and AdminComment, which root has set (account=yes in plugstack.conf)
+
+Users choose a job's name, comment, container and paths, and can put anything there. So no output is read in which such
+a text stands before, or in the same line as, what Slurm or root says.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import subprocess
 
 from bollard.runtime.container import record
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.request import spec_text
+from bollard.runtime.system import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
-# The last field can hold any characters, also "|", so the line is split at the first ones only.
-_FIELDS = ("JobID", "UID", "State", "ExitCode", "NTasks", "NodeList", "Start", "End", "AdminComment", "Container")
-_RECORD_MAX = 2 * record.SIZE_MAX
+# The last field can hold "|", so the line is split at the first ones only. None of them is a user's text.
+_FIELDS = ("JobID", "UID", "State", "ExitCode", "NTasks", "NodeList", "Start", "End", "AdminComment")
+# Fields of squeue, our names for them, and their widths in characters.
+_COLUMNS = (
+    ("UserID", "uid", 20), ("State", "state", 30), ("exit_code", "exitcode", 20),
+    ("NumTasks", "ntasks", 20), ("StartTime", "start", 30), ("EndTime", "end", 30), ("NodeList", "nodelist", 8192),
+)  # fmt: skip
+_ID_WIDTH = 20  # of the job's number, which begins each line
+# Slurm's limit of a comment is 1024 bytes, and the kernel's of a path 4096.
+_TEXT_WIDTH = 8192
+RECORD_MAX = 2 * record.SIZE_MAX
 
 
 def look(job: int, folder: str = record.RECORDS, collect: bool = False) -> dict[str, Any]:
@@ -35,7 +47,7 @@ def look(job: int, folder: str = record.RECORDS, collect: bool = False) -> dict[
     Raises:
         BollardError: neither this node nor Slurm knows the job, or a node does not answer.
     """
-    steps = _sacct(job) or _scontrol(job)
+    steps = _pyslurm(job) or _sacct(job) or _squeue(job)
     found: dict[str, Any] = {
         "job": job,
         "node": os.uname().nodename.split(".")[0],
@@ -60,21 +72,21 @@ def records(job: int, folder: str = record.RECORDS) -> list[dict[str, Any]]:
     try:
         names = [name for name in os.listdir(folder) if name.split(".")[0] == str(job)]
     except (FileNotFoundError, PermissionError):
-        return []
+        return []  # no record for this user: the caller asks Slurm
     found = []
     for name in sorted(names):
         try:
             with open(f"{folder}/{name}", "rb") as file:
-                text = file.read(_RECORD_MAX)
+                text = file.read(RECORD_MAX)
         except (FileNotFoundError, PermissionError):
             continue  # it was removed, or is another user's
         user = name.split(".")[1] if name.count(".") else ""
-        found += [{**entry, "user": int(user) if user.isdigit() else -1} for entry in _last_lines(text)]
+        found += [{**entry, "user": int(user) if user.isdigit() else -1} for entry in last_lines(text)]
     return sorted(found, key=lambda entry: entry.get("made", 0.0))
 
 
-def _last_lines(text: bytes) -> list[dict[str, Any]]:
-    """Return the last complete line of each container."""
+def last_lines(text: bytes) -> list[dict[str, Any]]:
+    """Return the last complete line of each container, from the text of a record file."""
     found: dict[str, dict[str, Any]] = {}
     for line in text.split(b"\n")[:-1]:
         try:
@@ -92,6 +104,9 @@ def decode(line: bytes) -> dict[str, Any]:
         if name == "steps":
             pairs = (part.rpartition(":") for part in value.split(","))
             found[name] = {step: int(count) for step, _, count in pairs if step}
+        elif name == "phases":
+            times = (part.partition(":") for part in value.split(","))
+            found[name] = {phase: float(length) for phase, _, length in times if phase}
         elif name in ("made", "first", "last", "ended"):
             found[name] = float(value)
         elif name in ("tasks", "keeper"):
@@ -104,7 +119,8 @@ def decode(line: bytes) -> dict[str, Any]:
 def _collected(job: int, row: dict[str, Any]) -> list[dict[str, Any]]:
     """Run `bollard job --here` on each node of the job; return all answers.
 
-    It runs as a step of the job while the job runs, else as a new job.
+    It runs as a step of the user's own job while that runs, else as a new job: root can start no step in it, and should
+    not believe an answer from within it.
     """
     import json
 
@@ -112,7 +128,7 @@ def _collected(job: int, row: dict[str, Any]) -> list[dict[str, Any]]:
     if not nodes:
         raise BollardError(f"{job}: Slurm does not tell its nodes", "run `bollard job` on each of them")
     count = str(len(nodes))
-    running = row.get("state") == "RUNNING"
+    running = row.get("state") == "RUNNING" and row.get("uid") == str(os.geteuid())
     where = [f"--jobid={job}", "--overlap"] if running else ["-t1", "-w", ",".join(nodes)]
     command = ["bollard", "job", "--json", "--here", str(job)]
     text = _run(["srun", "-Q", "-N", count, "-n", count, "--mpi=none", "--chdir=/", *where, *command])
@@ -130,55 +146,64 @@ def _run(argv: list[str]) -> str:
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
         )
     except OSError:
-        return ""
+        return ""  # no such command on this host: the caller says that Slurm does not know
     return done.stdout if done.returncode == 0 else ""
+
+
+def _pyslurm(job: int) -> list[dict[str, Any]]:
+    """Return what `_sacct` does, through pyslurm; empty where the site has none that fits."""
+    from bollard.runtime.local import pyslurm_jobs
+
+    if not pyslurm_jobs.version():
+        return []
+    found = pyslurm_jobs.rows(job, _run(["sacct", "--version"]))
+    return [_row(list(row), list(row.values())) for row in found]
 
 
 def _sacct(job: int) -> list[dict[str, Any]]:
     """Return a dictionary for the job, then one for each step; empty without accounting."""
-    fields = list(_FIELDS)
-    text = _run(["sacct", "-P", "-n", "-j", str(job), "-o", ",".join(fields)])
-    if not text:  # Slurm before 21.08 has no field Container
-        fields.remove("Container")
+
+    def ask(fields: tuple[str, ...]) -> list[list[str]]:
         text = _run(["sacct", "-P", "-n", "-j", str(job), "-o", ",".join(fields)])
-    return [
-        _row(fields, line.split("|", len(fields) - 1))
-        for line in text.splitlines()
-        if line.count("|") >= len(fields) - 1
-    ]
+        rows = [line.split("|", len(fields) - 1) for line in text.split("\n")]
+        return [row for row in rows if len(row) == len(fields)]
+
+    rows = [_row(_FIELDS, values) for values in ask(_FIELDS)]
+    # Slurm before 21.08 has no field Container. A user's text: it is shown, and nothing is decided by it.
+    containers = dict(reversed(ask(("JobID", "Container")))) if rows else {}
+    return [{**row, "container": containers.get(row["jobid"], "")} for row in rows]
 
 
-def _row(fields: list[str], values: list[str]) -> dict[str, Any]:
+def _row(fields: Iterable[str], values: Iterable[str]) -> dict[str, Any]:
     row: dict[str, Any] = {name.lower(): value for name, value in zip(fields, values)}
     comment = row.pop("admincomment", "")
     if comment.startswith("bollard="):
         try:
             row["entered"] = decode(comment.encode("utf-8", "replace"))
         except (ValueError, BollardError):
-            row["entered"] = {}
+            row["entered"] = {}  # not written by bollard: a comment that somebody has set
     return row
 
 
-_COMMENT = "AdminComment="
-_SHOWN = {
-    "JobId": "jobid", "JobState": "state", "ExitCode": "exitcode", "NumTasks": "ntasks", "NodeList": "nodelist",
-    "UserId": "uid", "StartTime": "start", "EndTime": "end", "Container": "container",
-}  # fmt: skip
-
-
-def _scontrol(job: int) -> list[dict[str, Any]]:
+def _squeue(job: int) -> list[dict[str, Any]]:
     """Return a dictionary for the job, without its steps; empty if slurmctld no longer knows the job."""
-    words = _run(["scontrol", "show", "job", "--oneliner", str(job)]).split()
-    pairs = dict(word.split("=", 1) for word in words if "=" in word)
-    row: dict[str, Any] = {ours: pairs[slurms] for slurms, ours in _SHOWN.items() if slurms in pairs}
-    if "uid" in row:  # alice(1000)
-        row["uid"] = row["uid"].rpartition("(")[2].rstrip(")")
-    mark = next((number for number, word in enumerate(words) if word.startswith(_COMMENT + "bollard=")), -1)
-    if row and mark >= 0:
-        # The comment ends at the next name of Slurm: these begin with a capital letter, the names of a record do not.
-        more = itertools.takewhile(lambda word: word[0].islower(), words[mark + 1 :])
-        row.update(_row(["AdminComment"], [" ".join([words[mark][len(_COMMENT) :], *more])]))
-    return [row] if row else []
+    text = _asked(job, [f"{name}:{width}" for name, _, width in _COLUMNS])
+    if not text:
+        return []
+    row: dict[str, Any] = {"jobid": str(job)}
+    for _, ours, width in _COLUMNS:
+        row[ours], text = text[:width].strip(), text[width:]
+    row.update(_row(["AdminComment"], [_asked(job, [f"admin_comment:{_TEXT_WIDTH}"]).strip()]))
+    container = _asked(job, [f"Container:{_TEXT_WIDTH}"]).strip()
+    return [{**row, "container": container if container != "(null)" else ""}]
+
+
+def _asked(job: int, fields: list[str]) -> str:
+    """Return the columns that squeue prints of a job, "" for none. Only the last can be a user's text."""
+    columns = ",".join([f"JobID:{_ID_WIDTH}", *fields])
+    text = _run(["squeue", "-a", "-h", "-t", "all", "-j", str(job), "-O", columns])
+    lines = [line for line in text.split("\n") if line[:_ID_WIDTH].strip() == str(job)]
+    return lines[0][_ID_WIDTH:] if lines else ""
 
 
 def lines(found: dict[str, Any]) -> list[str]:
@@ -214,6 +239,7 @@ def _entered(entry: dict[str, Any]) -> list[str]:
         *([f"  from {entry['source']}"] if entry.get("source") else []),
         f"  sha256 {entry.get('digest') or 'not in the image'}, file {entry.get('id', '?')}",
         *_trusted(entry),
+        *([f"  no container was made: it failed at {entry['failed']}"] if entry.get("failed") else []),
         f"  first {when('first')}, last {when('last')}, ended {when('ended')}, bollard {entry.get('bollard', '?')}",
     ]
     return [shown(line) for line in lines]
@@ -271,9 +297,7 @@ def _become_user_of(found: dict[str, Any]) -> None:
         raise BollardError(
             f"user {uid} of job {found['job']} is not known here", "ask on a node of the job", 1
         ) from None
-    os.setgroups(os.getgrouplist(user.pw_name, user.pw_gid))
-    os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
-    os.setresuid(uid, uid, uid)
+    identity.become(user)
 
 
 def _verdict(path: str, digest: str) -> tuple[bool, str]:

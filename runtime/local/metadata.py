@@ -112,7 +112,7 @@ def parsed(text: bytes) -> Attributes | None:
         apps = given.get("apps") or {}
         return {**_checked(given, TEXTS), "apps": {name: _checked(app, APP_TEXTS) for name, app in apps.items()}}
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        return None
+        return None  # the caller reads the files in the image instead
 
 
 def _checked(given: Attributes, texts: tuple[str, ...]) -> Attributes:

@@ -111,7 +111,7 @@ def _check_overlays(rules: Policy, asked: spec.Spec) -> None:
         try:
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:
-            continue
+            continue  # on the nodes alone: they check it
         try:
             evidence.check_layer(rules, fd, path)
         finally:
@@ -129,7 +129,7 @@ def _look_at_saved(asked: spec.Spec) -> None:
     try:
         is_image = bool(asked.image) and os.path.samestat(os.stat(asked.image), there)
     except OSError:
-        is_image = False
+        is_image = False  # on the nodes alone: they open it, and say so
     if is_image and asked.save != asked.image:
         raise BollardError(
             f"container-save {asked.save}: is the image itself", f"to replace it, name both as {asked.asked}"

@@ -159,6 +159,23 @@ def variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(form, environ[form]) for row in options.TABLE for form in options.variables(row) if environ.get(form)]
 
 
+def current_directory(environ: Mapping[str, str]) -> str:
+    """Return the current directory by the path that the user's shell has for it, as `pwd -L` does.
+
+    Raises:
+        BollardError: it was removed.
+    """
+    try:
+        here, named = os.getcwd(), environ.get("PWD", "")
+    except FileNotFoundError:
+        raise BollardError("the current directory does not exist any more", "change to one that does") from None
+    try:
+        same = named.startswith("/") and ".." not in named.split("/") and os.path.samefile(named, here)
+    except OSError:
+        same = False  # $PWD is of a program that has changed its directory since, or anybody's invention
+    return named if same else here
+
+
 def rows_of(own: Own, container: bool) -> list[tuple[str, str, str, tuple[str, ...]]]:
     """Return the options of a command as (name, argument, help, environment forms)."""
     rows = [(row.name, row.argument, row.help, row.forms) for row in options.TABLE if container]

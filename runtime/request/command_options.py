@@ -301,6 +301,11 @@ SITE_CHECK: Own = {
     "nodes": ("LIST", "check these nodes through srun, and show a table: n[1-9], or all"),
     "json": ("", "for programs"),
 }
+SITE_STATS: Own = {
+    **_PREFIX,
+    "json": ("", "for programs"),
+    "output": ("FILE", "write the text to FILE by a rename, and keep the totals of records that are removed later"),
+}
 SITE_ROLLBACK: Own = {**_PREFIX, **_CONFIG}
 SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
 

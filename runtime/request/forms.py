@@ -68,6 +68,8 @@ def _with_opts(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
         split = shlex.split(" ".join(words))
     except ValueError as error:
         raise BollardError(f"container-opts {' '.join(words)!r}: {error}", "close every quotation mark") from None
+    if not split:
+        raise BollardError("--container-opts has no value", "give one, or leave the option out")
     found, rest = command_line.parse(split, "exec", command_options.FETCH)
     if rest:
         raise BollardError(f"container-opts: {rest[0]!r} is not an option", "an option's value may need an = before it")
@@ -78,6 +80,7 @@ def _with_opts(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
             raise BollardError(
                 f"container-opts: --{name} means nothing there", "see the options of `bollard exec --help`"
             )
+    command_line.refuse_empty(found)
     given = {name for name, _ in values}
     found = [(name, value) for name, value in found if name in options.JOINED or name not in given]
     return [pair for pair in values if pair[0] != "opts"] + found

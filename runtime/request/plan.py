@@ -55,6 +55,10 @@ DEV_LINKS = (
 # image has its own, or it is bound already.
 NO_CWD = ("/", "/etc", "/bin", "/mnt", "/usr", "/var", "/opt", "/sbin", "/lib", "/lib64")
 NO_CWD_BELOW = ("/sys", "/proc", "/dev")
+# What --no-mount can name beside paths. hostfs is Apptainer's, and never mounted.
+_MOUNTS = (
+    "proc", "sys", "dev", "devpts", "tmp", "home", "cwd", "hosts", "localtime", "resolv.conf", "bind-paths", "hostfs",
+)  # fmt: skip
 
 # An image with Slurm's commands has this directory. Such a container gets the host's SLURM_FILES.
 SLURM_MARK = "/etc/slurm"
@@ -108,8 +112,18 @@ def make(spec: Spec, facts: Facts | None = None) -> Plan:
         namespaces=_namespaces(spec), layers=layers, mounts=tuple(_replaceable(spec, mounts) if writable else mounts),
         directories=tuple(_directories(spec)), writable=writable, owned=spec.fakeroot or bool(spec.save) or writable,
         drivers=facts.gpus.drivers, missing=facts.gpus.missing, variables=facts.gpus.variables,
-        warnings=facts.gpus.warnings, libraries=any(below(mount.target, LIBRARIES) for mount in mounts),
+        warnings=facts.gpus.warnings + _unknown(spec),
+        libraries=any(below(mount.target, LIBRARIES) for mount in mounts),
     )  # fmt: skip
+
+
+def _unknown(spec: Spec) -> tuple[str, ...]:
+    """Return a line for the words of --no-mount that name nothing: a mistyped one would leave its mount in place."""
+    words = [word for word in spec.no_mount if word[:1] != "/" and word not in _MOUNTS]
+    if not words:
+        return ()
+    known = ", ".join(_MOUNTS)
+    return (f"--no-mount {','.join(words)}: no such mount; known are {known}, and paths",)
 
 
 def _namespaces(spec: Spec) -> tuple[Namespace, ...]:

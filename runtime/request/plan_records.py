@@ -226,7 +226,7 @@ class Plan(Record):
     libraries: bool  # there are mounts in LIBRARIES
     missing: tuple[Driver, ...]  # required drivers that this node has not: one warning each
     variables: tuple[tuple[bytes, bytes], ...]  # of CDI devices; they win over the image's
-    warnings: tuple[str, ...]  # what a CDI device asks for and does not get
+    warnings: tuple[str, ...]  # what was asked for and does not come: of a CDI device, of --no-mount
     writable: bool  # the container's root can be written to
     owned: bool  # show the files of a squashfs as the user's: overlayfs keeps the owner of a file that it copies up
 

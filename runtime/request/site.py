@@ -36,6 +36,7 @@ class Site:
         "forbidden",
         "gpu",
         "home",
+        "journal",
         "layer_max",
         "idle",
         "mounts",
@@ -71,6 +72,7 @@ class Site:
         cache_max: int = 0,
         cache_shared_max: int = 0,
         gpu: str = "auto",
+        journal: bool = False,
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -86,6 +88,7 @@ class Site:
         self.cache_max = cache_max  # bytes that one user's cache may have; 0 for no limit
         self.cache_shared_max = cache_shared_max  # bytes that the cache of all users may have
         self.gpu = gpu  # auto, never or always: container/gpu.py
+        self.journal = journal  # lines in the system log: container/journal.py
         self.idle = idle  # how many idle containers of a job stay for its next step
         self.registry = registry
         self.python_base = python_base  # the image to which `bollard build` adds Python packages
@@ -98,7 +101,7 @@ def load(prefix: str) -> Site:
     """Return the settings in the installation at `prefix`; the defaults if it has no site.conf.
 
     Raises:
-        BollardError: site.conf cannot be parsed.
+        BollardError: site.conf cannot be parsed, or is too large.
     """
     try:
         fd = os.open(f"{prefix}/{NAME}", os.O_RDONLY | os.O_CLOEXEC)
@@ -108,6 +111,10 @@ def load(prefix: str) -> Site:
         text = os.read(fd, SIZE_MAX)
     finally:
         os.close(fd)
+    if len(text) == SIZE_MAX:  # what is behind it could be a rule that refuses
+        raise BollardError(
+            f"{NAME} of the installation has {SIZE_MAX} bytes or more", "the site's administrator should shorten it"
+        )
     return parse(text)
 
 
@@ -157,6 +164,7 @@ def parse(text: bytes) -> Site:
         conda_base=last("conda-base", ""),
         trust=trust_rule.policy(given),
         gpu=last("gpu", "auto"),
+        journal=last("journal", "0") == "1",
     )
 
 

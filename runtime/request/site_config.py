@@ -148,6 +148,13 @@ TABLE: tuple[Key, ...] = (
     ),
     Key("cache.max", SIZE, "", "how much each user's own cache may hold, likewise", "100G"),
     Key(
+        "journal",
+        SWITCH,
+        False,
+        "whether the node's system log gets a line when a container starts and one when it ends, with the job's number",
+        "yes",
+    ),
+    Key(
         "environment",
         VARIABLES,
         (),

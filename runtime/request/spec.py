@@ -221,8 +221,9 @@ def _fields(given: dict[str, list[str]], cwd: str, home: str) -> dict[str, Any]:
     for row in options.TABLE:
         if row.name not in given:
             continue
-        if row.pyxis and row.argument and "" in given[row.name]:
-            raise BollardError(f"--{row.slurm} has no value", "give one, or leave the option out")
+        if (row.pyxis or row.name == "device") and row.argument and "" in given[row.name]:
+            typed = " (--pwd)" if row.name == "pwd" else ""  # the one that `bollard exec` has under another name
+            raise BollardError(f"--{row.slurm}{typed} has no value", "give one, or leave the option out")
         if row.field:
             found = KINDS[row.kind](row, given[row.name], cwd, home)
             fields[row.field] = fields[row.field] + found if isinstance(found, tuple) and row.field in fields else found

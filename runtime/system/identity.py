@@ -38,6 +38,17 @@ def is_host_root() -> bool:
         return any(line.split()[:2] == [b"%d" % os.getuid(), b"0"] for line in file)
 
 
+def become(user: pwd.struct_passwd) -> None:
+    """Change from root to a user with the user's groups, for good.
+
+    Raises:
+        OSError: this process is not root's.
+    """
+    os.setgroups(os.getgrouplist(user.pw_name, user.pw_gid))
+    os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+    os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+
+
 def _write(path: str, text: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:

@@ -127,6 +127,40 @@ def new_mount_namespace() -> None:
     """
     _check(lib.unshare(lib.CLONE_NEWNS), "unshare(CLONE_NEWNS)")
     _check(lib.mount(ffi.NULL, b"/", ffi.NULL, lib.MS_REC | lib.MS_SLAVE, ffi.NULL), "mount(MS_SLAVE)")
+    if root_is_initramfs():
+        _cover_root()
+
+
+def root_is_initramfs() -> bool:
+    """Return whether "/" is the kernel's first root filesystem: a node that was booted with its image as initramfs.
+
+    That mount alone is its own parent in /proc/self/mountinfo (proc(5)), and the first one there.
+    """
+    fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        words = os.read(fd, 64).split(b" ", 2)
+    finally:
+        os.close(fd)
+    return words[0] == words[1]
+
+
+def _cover_root() -> None:
+    """Mount a copy of the initramfs over it, and make that the root of this process.
+
+    pivot_root(2) fails with EINVAL where the root is not mounted on anything, which is so of the initramfs alone. The
+    copy must be recursive: the kernel does not show a user what mounts cover.
+    """
+    tree = clone_tree("/")
+    try:
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            attach(tree, root)
+        finally:
+            os.close(root)
+        os.fchdir(tree)
+        os.chroot(".")
+    finally:
+        os.close(tree)
 
 
 def new_process_namespaces() -> None:

@@ -65,7 +65,7 @@ def way(path: str, top: str = "/") -> Iterator[str]:
         try:
             target = os.readlink(step)
         except OSError:
-            done = step
+            done = step  # no link; what is missing is told by the caller, who looks at each step
             continue
         links += 1
         if links > _LINKS_MAX:

@@ -13,7 +13,7 @@ def handle(pid: int) -> int:
     try:
         return os.pidfd_open(pid)
     except OSError:
-        return -1
+        return -1  # it has ended
 
 
 def wait(handles: list[int], seconds: float) -> list[int]:
@@ -80,3 +80,13 @@ def kill(pid: int, number: int) -> None:
         os.kill(pid, number)
     except OSError:
         pass  # it has ended
+
+
+def resident(pid: int, proc: str = "/proc") -> int:
+    """Return the resident memory of a process in bytes, from /proc/PID/statm (proc(5)).
+
+    Raises:
+        OSError: the process has ended.
+    """
+    with open(f"{proc}/{pid}/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -108,7 +108,7 @@ def run(way: Way, work: Callable[[], None]) -> None:
             _, status = os.waitpid(child, 0)
             child = 0
     except BrokenPipeError:
-        told, status = _read_all(reader), 1
+        told, status = _read_all(reader), 1  # the child has failed; it tells why by the other pipe
     finally:
         for fd in (reader, ask[0], answer[1]):
             os.close(fd)
@@ -255,7 +255,7 @@ def _subordinate(path: str) -> tuple[int, int]:
     try:
         names.add(pwd.getpwuid(os.getuid()).pw_name)
     except KeyError:
-        pass
+        pass  # a user without a name has a range by number at most
     best = (0, 0)
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -273,7 +273,7 @@ def _mapped_ids() -> int:
         with open("/proc/self/uid_map", encoding="ascii") as file:
             return sum(int(line.split()[2]) for line in file)
     except OSError:
-        return 0
+        return 0  # no /proc: root counts as one without powers, and another way is looked for
 
 
 def _no_namespaces(error: OSError) -> BollardError:

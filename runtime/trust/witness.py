@@ -65,7 +65,7 @@ def owner(connection: int, fd: int) -> tuple[int, int]:
         asking.sendmsg([b"?"], [(SOL_SOCKET, SCM_RIGHTS, fd.to_bytes(_SIZE, _ORDER))])
         data = asking.recv(2 * _SIZE)
     except OSError:
-        data = b""
+        data = b""  # it has ended: no answer is a refusal, below
     finally:
         asking.close()
     if len(data) != 2 * _SIZE:

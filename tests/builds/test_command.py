@@ -434,7 +434,7 @@ class TestArchives:
         self.check(builder, place, place / "packed.tar.gz", "c.sif")
         self.check(builder, place, write(place, f"Bootstrap: localimage\nFrom: {path}\n"), "d.sif")
         line = builder.refused(place / "x.sif", f"{scheme}:{path}:localhost:5000/me/app:9")
-        assert "0 images of that name" in line and name in line
+        assert "no image of that name" in line and name in line
 
     def test_a_layout(self, builder: Builder, place: Path, layouts: dict[str, Path]) -> None:
         self.check(builder, place, layouts["one"], "a.sif")

@@ -107,6 +107,20 @@ def test_the_zone_that_localtime_leads_to_is_the_images(
     assert os.readlink(linked / kind / "etc/localtime").endswith("zoneinfo/Etc/UTC")
 
 
+@pytest.mark.parametrize("more", [["--writable-tmpfs"], ["--writable"], ["--overlay", "LAYER"]])
+def test_what_etc_resolv_conf_leads_to_is_made_in_a_writable_root(
+    fetcher: Fetcher, installed: str, linked: Path, more: list[str]
+) -> None:
+    layer = fetcher.path / "layer"
+    layer.mkdir()
+    layer.chmod(0o777)
+    image = linked / ("systemd" if more == ["--writable"] else "systemd.sif")
+    words = [str(layer) if word == "LAYER" else word for word in more]
+    answer = fetcher.run("exec", *words, image, "cat", "/etc/resolv.conf", PYTHONPATH=installed)
+    assert answer == (0, Path("/etc/resolv.conf").read_text(), "")
+    assert list((layer / "upper").glob("*")) == [] or more != ["--overlay", "LAYER"]  # the user's layer stays clean
+
+
 @pytest.mark.parametrize("links", [one_tmp, tmp_below_var])
 @pytest.mark.parametrize("more", [[], ["--writable-tmpfs"]])
 def test_a_tmp_that_is_a_link_to_the_other(

@@ -115,7 +115,10 @@ def test_an_index_of_images(fetcher: Fetcher, registry: Registry, layouts: dict[
         (("alpine",), "alpine: is not a URI; write docker://alpine"),
         (("--dir", "", "docker://HOST/tiny/one:v1"), "--dir: its value is empty"),
         (("--arch", "amd64/v9", "docker://HOST/tiny/one:v1"), "architecture 'amd64/v9': has no such variant"),
-        (("--arch", "s390x", "--no-https", "docker://HOST/tiny/one:v1"), "not for s390x; leave --arch out"),
+        (
+            ("--arch", "s390x", "--no-https", "docker://HOST/tiny/one:v1"),
+            f"not for s390x; name another image, or --arch {servers.ARCH}",
+        ),
     ],
 )
 def test_what_cannot_be_pulled(fetcher: Fetcher, registry: Registry, words: tuple[str, ...], line: str) -> None:
@@ -404,3 +407,12 @@ def test_builds_for_an_architecture(fetcher: Fetcher, registry: Registry) -> Non
     assert "not for s390x" in fetcher.refused("build", "--no-https", "--arch", "s390x", "b.sif", uri)
     line = fetcher.refused("pull", "--no-https", "--arch=arm", "--arch-variant=v9", "b.sif", uri)
     assert "architecture 'arm/v9': has no such variant" in line
+
+
+def test_the_architecture_of_an_archive(fetcher: Fetcher, layouts: dict[str, Path]) -> None:
+    """An image of another architecture than the one that was asked for is never taken."""
+    source = f"oci:{layouts['one']}"
+    fetcher.done("build", "--arch", servers.ARCH, "--sandbox", "box", source)
+    for words in (["--arch", "s390x"], ["--arch", "arm", "--arch-variant", "v7"]):
+        assert f"is for {servers.ARCH}, not for {words[1]}" in fetcher.refused("build", *words, "a.sif", source)
+        assert f"not for {words[1]}" in fetcher.refused("pull", *words, "b.sif", source)

@@ -392,6 +392,14 @@ def test_a_layer_of_the_user_and_one_of_root(
     assert good(own) == ""
 
 
+def test_a_layer_of_root_to_read(cluster: Cluster, images: Images, work: Work) -> None:
+    """Files that a site gives its users: the top of the file is the layer, and belongs to root."""
+    good(cluster.exec("mkdir -p data/opt/data; echo more > data/opt/data/file", cwd=work.path))
+    good(cluster.exec("/sbin/mkfs.ext3 -q -E root_owner=0:0 -d data layer.img 16m", cwd=work.path))
+    words = ["-N1", "-n1", f"--container={images.small}", f"--container-opts=--overlay {work.path}/layer.img:ro"]
+    assert good(cluster.srun(*words, "cat", "/opt/data/file", "/etc/debian_version")).startswith("more\n")
+
+
 @pytest.mark.parametrize("kind", ["directory", "file", "file:ro", "image"])
 def test_a_layer_does_not_lead_to_the_host(cluster: Cluster, images: Images, work: Work, kind: str) -> None:
     """The user who made the layer may have replaced its directories by links; they must not lead to the host."""

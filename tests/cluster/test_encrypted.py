@@ -27,7 +27,7 @@ openssl rsa -in rsa.pem -RSAPublicKey_out -out rsa.pub 2>/dev/null
 openssl genrsa -traditional -out other.pem 2048 2>/dev/null
 umask 022
 mkdir -p sb/bin sb/etc sb/tmp sb/proc sb/home sb/lib64 sb/.singularity.d/env
-for program in /bin/dash /bin/cat /bin/true /usr/bin/env /usr/bin/id; do
+for program in /bin/dash /bin/cat /bin/sleep /bin/true /usr/bin/env /usr/bin/id; do
     cp $program sb/bin
     for library in $(ldd $program | grep -o '/[^ ]*'); do
         mkdir -p sb$(dirname $library); cp -L $library sb$library

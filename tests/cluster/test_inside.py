@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
-from cluster import WHERE, Cluster, Images, Work, good
+from cluster import WHERE, Cluster, Images, Work, good, quoted
 
 SHARED_PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/home/alice")
 
@@ -106,6 +106,12 @@ def test_a_working_directory_that_is_named_through_a_link(
     script = f"pwd; echo > made; ls {linked}-link/run"
     step = ["-w", "n1", f"--container={images.small}", f"--chdir={linked}-link/run", "sh", "-c", script]
     assert good(cluster.srun(*step)) == f"{linked}/run\nmade\n"
+
+    # The user's shell has gone there, so $PWD in a command line is the path with the link.
+    there = f"cd {linked}-link/run && srun -Q -w n1 --container={images.small} sh -c {quoted(script)}"
+    assert good(cluster.exec(f"{there}")) == f"{linked}/run\nmade\n"
+    there = f"cd {linked}-link/run && bollard exec {images.small} sh -c {quoted(script)}"
+    assert good(cluster.exec(there, node="n1")) == f"{linked}-link/run\nmade\n"
 
     job = f"#!/bin/sh\n#SBATCH -w n1 --container={images.small} -D {linked}-link/run\n{script}\n"
     assert cluster.batch(job, work) == (0, f"{linked}/run\nmade\n", "")

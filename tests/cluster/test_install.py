@@ -74,9 +74,12 @@ def test_an_installation_that_others_can_write(
 def test_an_installation_with_a_hole(cluster: Cluster, images: Images, work: Work, name: str) -> None:
     """A node with a missing file refuses with a reason; the program does not run on the host."""
     path = f"{PREFIX}/{name}"
-    hide = f"mv {path} {path}.hidden; rm -rf {PREFIX}/python/bollard/runtime/__pycache__.hidden"
-    also = f"; mv {PREFIX}/python/bollard/runtime/__pycache__ /tmp/test-pycache" if name.endswith("keeper.py") else ""
-    back = f"; mv /tmp/test-pycache {PREFIX}/python/bollard/runtime/__pycache__" if also else ""
+    hide = f"mv {path} {path}.hidden"
+    also = back = ""
+    if name.endswith("keeper.py"):  # its code is in the archive, and in a .pyc file
+        places = ("node.archive", "bollard/runtime/container/__pycache__")
+        also = "".join(f"; mv {PREFIX}/python/{place} /tmp/test-{os.path.basename(place)}" for place in places)
+        back = "".join(f"; mv /tmp/test-{os.path.basename(place)} {PREFIX}/python/{place}" for place in places)
     with spoilt(cluster, hide + also, f"mv {path}.hidden {path}" + back):
         done = cluster.srun("-w", "n1", f"--container={images.small}", "touch", f"{work.path}/marker")
     assert done.rc != 0 and not work.exists("marker"), done

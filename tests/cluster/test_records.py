@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from cluster import Cluster, Images, Work, good, until
@@ -177,3 +178,67 @@ def test_root_tells_the_accounting(cluster: Cluster, images: Images, work: Work,
     text = until(told, "the comment")
     assert f" image={images.small} " in text and " tasks=1 steps=batch:1" in text
     assert cluster.exec(["scontrol", "update", f"JobId={job}", "AdminComment=x"]).rc != 0
+
+
+def test_the_numbers_of_a_node(cluster: Cluster, images: Images, work: Work) -> None:
+    """Totals count what this test starts; what runs now is counted while it runs."""
+
+    def numbers() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(good(cluster.exec("bollard site stats --json", "n1", "root")))
+        return found
+
+    before = numbers()
+    words = ["srun", "-Q", "-w", "n1", "-n2", f"--container={images.small}"]
+    with cluster.start([*words, "sh", "-c", f"{work.pause('ready')}"]) as step:
+        work.wait_for("ready")
+        now = until(lambda: (found := numbers())["tasks"] == 2 and found, "both tasks")
+        work.go_on("ready")
+        step.result()
+    assert now["containers"] == 1 and now["servers"]["squashfuse"]["running"] == 1
+    assert now["servers"]["squashfuse"]["memory"] > 1 << 20
+    assert cluster.srun("-w", "n1", f"--container={images.small}", "--container-mounts=/nonexistent:/x", "true").rc != 0
+    until(lambda: numbers()["containers"] == 0, "the end of the container")
+    after = numbers()
+    assert (after["starts"] - before["starts"], after["entered"] - before["entered"]) == (1, 2)
+    assert sum(after["failures"].values()) == sum(before["failures"].values()) + 1
+    starts = sum(after["phases"]["all"]["buckets"].values()) - sum(before["phases"]["all"]["buckets"].values())
+    assert starts == 1 and after["phases"]["python"]["seconds"] > before["phases"]["python"]["seconds"]
+    file = "/var/lib/bollard.prom"
+    good(cluster.exec(f"bollard site stats --output {file} && ls -l {file}", "n1", "root"))
+    text = good(cluster.exec(f"cat {file}; rm {file} {RECORDS}/stats.json", "n1", "root"))
+    assert f"\nbollard_starts_total {after['starts']}\n" in text
+    refused = cluster.exec("bollard site stats", "n1")
+    assert refused.rc == 255 and refused.complaints() == [refused.err.strip()], refused
+
+
+def test_lines_in_the_system_log(cluster: Cluster, images: Images, work: Work) -> None:
+    """With `journal: yes`: a line for the start, the end, a failure. The image's name is the user's text."""
+    name = "a b\n<2>root: x.sif"
+    work.write(name, cluster.path("ctl", images.small).read_bytes(), 0o644)
+    log = f"{work.path}/log"
+    listen = (
+        "import os, socket; s = socket.socket(1, 2); s.bind('/dev/log'); os.chmod('/dev/log', 0o666)\n"
+        f"while 1: open({log!r}, 'ab').write(s.recv(4096) + b'\\n')"
+    )
+    good(cluster.exec("mkdir -p /etc/bollard; echo journal: yes > /etc/bollard/bollard.yaml", "n1", "root"))
+    good(cluster.exec("bollard site configure", "n1", "root"))
+    try:
+        with cluster.start(["python3", "-c", listen], "n1", "root") as listener:
+            until(lambda: cluster.exec("test -S /dev/log", "n1").rc == 0, "the log's socket")
+            done = cluster.exec(["srun", "-Q", "-w", "n1", "--export=ALL", f"--container={name}", "env"], cwd=work.path)
+            job = next(line[13:] for line in good(done).splitlines() if line.startswith("SLURM_JOB_ID="))
+            bad = "--container-mounts=/nonexistent:/x"
+            assert cluster.srun("-w", "n1", f"--container={images.small}", bad, "true").rc != 0
+            lines = until(
+                lambda: (found := work.read("log").splitlines() if work.exists("log") else [])[2:] and found,
+                "three lines",
+            )
+            listener.terminate()
+    finally:
+        good(cluster.exec("rm -f /dev/log /etc/bollard/bollard.yaml; bollard site configure", "n1", "root"))
+    path = f"{work.path}/a%20b%0A<2>root:%20x.sif"
+    own = [line.partition("]: ")[2] for line in lines if f" job={job} " in line]
+    assert [line.split()[0] for line in own] == ["start", "end"], lines
+    assert all(" user=1000 " in line and f" image={path} " in line for line in own), lines
+    assert len(lines) == 3 and any("]: failed job=" in line and " cause=" in line for line in lines), lines
+    assert all(line.startswith("<30>bollard[") for line in lines)

@@ -20,12 +20,14 @@ PRIVATE_TMP = {
 }
 KNOWN = {
     **PRIVATE_TMP, "contain_spank": ((24, 5), LAST), "no-contain": ((20, 11), LAST), "constrain": ((20, 11), LAST),
-    "cgroup-v2": ((22, 5), LAST),
+    "cgroup-v2": ((22, 5), LAST), "configless": ((20, 11), LAST),
 }  # fmt: skip
-# Set-ups that differ in the kernel's control groups, with the releases that show it and what the machine must have.
+# Set-ups that are tried with some releases: these, and what the machine must have mounted. Since 23.11 a configless
+# controller sends the files that plugstack.conf includes.
 GROUPS = {
     "constrain": ([(20, 11), (24, 11)], "memory/cgroup.procs"),
     "cgroup-v2": ([(24, 11)], "unified/cgroup.controllers"),
+    "configless": ([(22, 5), (24, 11)], "."),
 }
 
 
@@ -124,7 +126,7 @@ def test_containers_and_mistakes(cluster: Cluster, images: Images, work: Work, s
         cluster.exec(f"rm {bad}", "n1", "root")
 
 
-@pytest.mark.parametrize("site", GROUPS, indirect=True)
+@pytest.mark.parametrize("site", ["constrain", "cgroup-v2"], indirect=True)
 def test_the_containers_processes_are_in_the_jobs_cgroups(
     cluster: Cluster, images: Images, work: Work, site: str
 ) -> None:
@@ -178,3 +180,33 @@ def test_a_container_beyond_the_memory_limit(
     what = "file server" if names == SERVERS else "keeper"
     assert line.startswith(f"bollard: the container's {what} on n1 was ended by the job's memory limit; the task"), line
     assert line.endswith("ask for more memory (--mem, --mem-per-cpu)"), line
+
+
+@pytest.mark.parametrize("site", ["configless"], indirect=True)
+def test_the_line_of_a_configless_slurm(cluster: Cluster, images: Images, site: str) -> None:
+    """A node finds the plugin's line in its own file, which the controller's plugstack.conf includes by its path; and
+    in the controller's file itself. Where neither has it, `site check` says what to write, and no job runs outside."""
+
+    def failures(node: str) -> list[str]:
+        lines = cluster.exec("bollard site check", node, "root").out.splitlines()
+        return [line.partition("failure: ")[2] for line in lines if ": failure: " in line]
+
+    step = ["-w", "n1", f"--container={images.small}", "sh", "-c", WHERE]
+    assert cluster.exec("test -e /etc/slurm/slurm.conf", "n1").rc != 0 and failures("n1") == []
+    assert good(cluster.srun(*step)) == "inside\n"
+    for node in ("ctl", "n1"):
+        good(cluster.exec("mv /etc/slurm/plugstack.conf.d /root", node, "root"))
+    try:
+        good(cluster.exec("cp /etc/slurm/plugstack.conf /root; scontrol reconfigure", "ctl", "root"))
+        found = until(lambda: failures("n1"), "the missing line")
+        assert found[0].startswith("plugstack.conf: /run/slurm/conf/plugstack.conf"), found
+        fix = found[0].partition("plugstack.conf itself: ")[2].partition(";")[0]
+        assert fix == "required /usr/lib/bollard/spank_bollard.so spool=/var/spool/slurmd", found
+        assert "inside" not in cluster.srun(*step).out
+        good(cluster.exec(f"echo '{fix}' > /etc/slurm/plugstack.conf; scontrol reconfigure", "ctl", "root"))
+        until(lambda: failures("n1") == [] == failures("n2"), "the line on the nodes")
+        assert good(cluster.srun(*step)) == "inside\n"
+    finally:
+        for node in ("ctl", "n1"):
+            good(cluster.exec("mv /root/plugstack.conf.d /etc/slurm", node, "root"))
+        good(cluster.exec("mv /root/plugstack.conf /etc/slurm; scontrol reconfigure", "ctl", "root"))

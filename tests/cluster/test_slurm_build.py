@@ -20,3 +20,8 @@ def test_a_build_on_a_node(cluster: Cluster, images: Images, work: Work) -> None
     assert done.complaints() == [
         "bollard: /tmp/img.sif: is on this host alone, and the build runs on a node; use a shared directory"
     ]
+
+    done = cluster.exec("bollard build --on-slurm --force img.sif <(cat img.def)", cwd=work.path)
+    assert "is a pipe on this host, and the build runs on a node; use < and /dev/stdin" in done.err, done
+    line = "bollard build --on-slurm=-Q --force --section pre,setup img.sif /dev/stdin < img.def > log 2>&1"
+    good(cluster.exec(line, cwd=work.path, seconds=300))

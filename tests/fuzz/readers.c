@@ -25,8 +25,26 @@ static FILE *given_file(const char *path, const char *mode);
 #include "multiprog.c"
 #include "image_probe.c"
 #include "program.c"
+#include "header.c"
+#define fail fail_client  /* the client's has another type */
+#define given given_options
+#include "image_program.c"
+#undef given
+#undef fail
 
 #define INPUT_MAX 65536
+
+/* image_program.c calls these of files that need Slurm; is_image(), which is tested here, does not. */
+const char *program_word(void) { return NULL; }
+const char *slurm_option(const char *name) { return name; }
+int is_set(const char *value) { return !value; }
+int has_components(void) { return 1; }
+int site_says(const char *line) { return !line; }
+void fail_client(const char *text)
+{
+	fputs(text, stderr);
+	abort();
+}
 
 /* enter.c has it, beside the launcher's main(). No reader may come here. */
 int fail(const char *text)
@@ -149,6 +167,42 @@ static void read_elf(unsigned char *data, size_t size)
 	close(file);
 }
 
+/* A file that is named as srun's program. */
+static void read_image_program(unsigned char *data, size_t size)
+{
+	int file = memfd_create("program", MFD_CLOEXEC);
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", file);
+	if (file < 0 || write(file, data, size) != (ssize_t) size)
+		abort();
+	(void) is_image(path);
+	close(file);
+}
+
+/* A spec as a user may send it: the header, and the options behind it. */
+static void read_spec(unsigned char *data, size_t size)
+{
+	char *text = strndup((char *) data, size);
+	struct header header;
+	const char *options = text ? read_header(text, &header) : NULL;
+	char *again, cwd[CWD_MAX];
+
+	if (!text)
+		abort();
+	if (options) {  /* what was read is written again as it was */
+		snprintf(cwd, sizeof(cwd), "%.*s", (int) header.cwd_size, header.cwd);
+		header.cwd = cwd + strlen(HEADER_CWD);
+		header.cwd_size -= strlen(HEADER_CWD);
+		again = write_header(&header);
+		if (!again || strlen(again) != (size_t) (options - text) || memcmp(again, text, strlen(again)) != 0)
+			abort();
+		free(again);
+	}
+	(void) parse_name(text, &header);
+	free(text);
+}
+
 /* The first bytes of an image. */
 static void read_head(unsigned char *data, size_t size)
 {
@@ -181,6 +235,27 @@ static void read_cgroups(unsigned char *data, size_t size)
 		abort();
 }
 
+/* Lines of /proc/self/mountinfo, among which is the job's own mount namespace. */
+static void read_place(unsigned char *data, size_t size)
+{
+	int place = -1;
+
+	given = data;
+	given_size = size;
+	(void) find_place(7, &place, "/proc/self/mountinfo");
+	if (place >= 0)
+		close(place);
+}
+
+/* /proc/PID/status of a process that may be the user's. */
+static void read_status(unsigned char *data, size_t size)
+{
+	given = data;
+	given_size = size;
+	(void) is_ours(7, 1000);
+	(void) is_stopped(7, 1);
+}
+
 /* Ids and groups of a user, as many as there are bytes for. */
 static void write_map(unsigned char *data, size_t size)
 {
@@ -206,6 +281,11 @@ static const struct reader {
 	{ "programs", read_programs, GOOD("# ranks program\n0 ./a b \\\n  c\n1-3,7 /bin/b %t\n\n* c\n") },
 	{ "elf", read_elf, "/bin/true", 0 },
 	{ "head", read_head, "/bin/true", 0 },
+	{ "spec", read_spec, GOOD(HEADER_VERSION " root=0 image=1 multi-prog=0 verbose=12 name=a mode=auto cwd=/d : image=/a asked=b") },
+	{ "program", read_image_program, GOOD("#!/usr/bin/env run-singularity\n\0SIF_MAGIC\0" "01\0") },
+	{ "place", read_place, GOOD("34 25 0:4 mnt:[4026532562] /run/7/.ns rw shared:2 - nsfs nsfs rw\n"
+				    "35 25 0:4 / /run\\0407/7/.ns rw - nsfs nsfs rw\n") },
+	{ "status", read_status, GOOD("Name:\tbollard-keeper\nState:\tT (stopped)\nUid:\t1000\t1000\t1000\t1000\n") },
 	{ "mount", read_mount, GOOD("/run/job\\0407/\\134x\\011/7/.ns") },
 	{ "cgroups", read_cgroups, GOOD("4:freezer:/slurm/uid_1/job_7/step_0\n0::/system.slice/job_7/step_1\n"
 					"31 24 0:27 / /sys rw - cgroup cgroup rw\n"

@@ -7,6 +7,7 @@ The fixture `leftovers` looks for processes, sockets, cgroup directories and emp
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 from cluster import SERVERS, WHERE, Cluster, Images, Process, Work, good, until
@@ -77,6 +78,21 @@ def test_a_user_holds_no_container(cluster: Cluster, images: Images, work: Work)
             assert said == ["answer b''\n", "holding 2\n"]
             for process in cluster.named("n1", "bollard-keeper"):
                 process.kill(signal.SIGSTOP)
+            work.go_on("one")
+            good(job.result())
+            until(lambda: not ours(cluster), "the end of all processes")
+
+
+def test_another_user_whom_the_user_lets_in_holds_no_container(cluster: Cluster, images: Images, work: Work) -> None:
+    """For the keeper every other uid looks like root's. Whoever holds its lifeline then, root ends it with the job."""
+    step = f"srun -Q --container={images.small} sh -c '{WHERE}'"
+    with cluster.start(["salloc", "-Q", "-w", "n1", "bash", "-c", f"{step}; {work.pause('one')}"]) as job:
+        work.wait_for("one")
+        opened = f"chmod 666 /run/bollard-jobs/*/{16 * '[0-9a-f]'}"
+        good(cluster.exec(opened, node="n1"))
+        with cluster.start(["python3", "-c", HOLDER], node="n1", user="bob") as holder:
+            assert holder.popen.stdout is not None
+            assert [holder.popen.stdout.readline() for _ in range(2)] == ["answer b'+'\n", "holding 2\n"]
             work.go_on("one")
             good(job.result())
             until(lambda: not ours(cluster), "the end of all processes")
@@ -232,3 +248,23 @@ def test_keepers_memory_is_bounded(cluster: Cluster, images: Images, work: Work)
         work.go_on("in")
         assert step.result().rc == 0
     assert used and max(used) < 100 << 10, f"KiB: {used}"
+
+
+def test_a_step_is_ended_whose_file_server_is_stopped(cluster: Cluster, images: Images, work: Work) -> None:
+    """The job goes on. Processes of the step wait for the file server; the fixture checks that no node is drained."""
+    busy = "while :; do find / -xdev -exec ls -ld {} + > /dev/null 2>&1; done"
+    script = f"srun -Q --container={images.small} sh -c '{work.pause('in')}; ({busy}) & ({busy}) & ({busy}) & wait'"
+    script += f"; {work.pause('over')}; srun -Q --container={images.small} sh -c '{WHERE}'"
+    script = f"echo $SLURM_JOB_ID > {work.path}/id; {script}"
+    with cluster.start(["salloc", "-Q", "-w", "n1", "-n1", "bash", "-c", script]) as job:
+        work.wait_for("in")
+        work.go_on("in")
+        until(lambda: cluster.named("n1", "ls"), "a process that reads the image")
+        for process in cluster.named("n1", *SERVERS):
+            process.kill(signal.SIGSTOP)
+        time.sleep(1)  # until all of them wait
+        good(cluster.exec(["scancel", "--signal=KILL", f"{work.read('id').strip()}.0"]))
+        work.wait_for("over")
+        work.go_on("over")
+        done = job.result()
+    assert done.out == "inside\n", done

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from bollard.runtime.build import bootstrap, build_root, builder, scif, trace
+from bollard.runtime.build import bootstrap, build_root, builder, image_files, scif, trace
 from bollard.runtime.build.definition import App
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import oci
@@ -164,3 +164,32 @@ def test_scripts_of_the_base_image_are_set_before_a_section_runs(tmp_path, bash)
 
     assert "B=1" in done.stdout.splitlines()
     assert ("C=1" in done.stdout.splitlines()) == bash
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (bytes(1080) + b"\x53\xef", "is it an ext3 image? convert it with `apptainer build"),
+        (b"\x7fELF" + bytes(60), "is it a program?"),
+        (bytes(5000), "it begins with zeros"),
+    ],
+)
+def test_a_source_that_is_neither_text_nor_image(tmp_path, content, words):
+    (tmp_path / "source").write_bytes(content)
+    with pytest.raises(BollardError) as raised:
+        builder.load(str(tmp_path / "source"), {})
+    assert f"{tmp_path}/source: neither a definition file nor an image or archive; {words}" in str(raised.value)
+
+
+def test_a_name_of_a_registry_is_no_source():
+    with pytest.raises(BollardError, match="^ubuntu:24.04: no such file; an image of a registry is docker://ubuntu:24.04$"):
+        builder.load("ubuntu:24.04", {})
+
+
+def test_labels_that_are_not_json_are_told(tmp_path, capsys):
+    (tmp_path / ".singularity.d").mkdir()
+    (tmp_path / ".singularity.d/labels.json").write_text('{"a": "b"')
+    place = tree.Tree(str(tmp_path))
+    assert image_files.read_labels(place) == {}
+    place.close()
+    assert "/.singularity.d/labels.json of the image is not JSON" in capsys.readouterr().err

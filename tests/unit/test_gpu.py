@@ -133,3 +133,19 @@ def test_pipes_of_the_multi_process_service(monkeypatch, tmp_path):
     assert str(tmp_path) in [bind.target for bind in gpu._mps(True)]
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "relative/../path")
     assert "relative/../path" not in [bind.target for bind in gpu._mps(True)]
+
+
+def test_libraries_that_are_gone_are_told(monkeypatch, tmp_path):
+    """An update of the driver has removed them, and the loader's cache is the old one."""
+    libraries = {name: str(tmp_path / name) for name in ("libcuda.so.1", "libnvidia-ml.so.1", "libGLX_nvidia.so.0")}
+    monkeypatch.setattr(gpu, "of_machine", lambda: libraries)
+    drivers = (plan_records.Driver("nv", "--nv", True),)
+    (tmp_path / "libcuda.so.1").touch()
+    (tmp_path / "libnvidia-ml.so.1").symlink_to("libnvidia-ml.so.535")
+    (line,) = gpu.find(drivers, False).warnings
+    gone = f"{tmp_path}/libnvidia-ml.so.1 and 1 more: named by /etc/ld.so.cache and not on this node; left out; "
+    assert line == gone + "its administrator should install the driver again, or run ldconfig"
+
+    for name in ("libnvidia-ml.so.535", "libGLX_nvidia.so.0"):
+        (tmp_path / name).touch()
+    assert gpu.find(drivers, False).warnings == ()

@@ -348,11 +348,19 @@ def why(said):
         os.close(words)
 
 
-@pytest.mark.parametrize("line", [b"#!/usr/bin/env run-singularity\n", b"#! /usr/bin/env run-singularity"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"#!/usr/bin/env run-singularity\n",
+        b"#! /usr/bin/env run-singularity",
+        b"#! /usr/bin/env run-singularity\n",
+        b"#!/opt/singularity/2.6/bin/run-singularity\n",
+    ],
+)
 def test_an_image_of_singularity_2(tmp_path, line):
     (tmp_path / "old.simg").write_bytes(line + superblock().ljust(4096, b"\0"))
     opened = open_image(str(tmp_path / "old.simg"), "x86_64")
-    assert (opened.kind, opened.offset, opened.size, opened.arch) == (SQUASHFS, 31, 4096, None)
+    assert (opened.kind, opened.offset, opened.size, opened.arch) == (SQUASHFS, len(line), 4096, None)
     opened.close()
     (tmp_path / "old.simg").write_bytes(line + superblock().ljust(4095, b"\0"))
     assert "truncated" in refused(tmp_path / "old.simg")

@@ -16,8 +16,9 @@ from disturbance import renames
 
 from bollard.runtime.container import covers, image_scripts
 from bollard.runtime.fetch import layer as layers
-from bollard.runtime.system import linux
+from bollard.runtime.system import identity, linux
 from bollard.runtime.system.tree import Tree
+from bollard.spank_plugin import probes
 
 TRIES = 5000
 PATH = "/var/run/munge"
@@ -122,3 +123,23 @@ def test_a_layer_is_unpacked_beside_renames(tmp_path: Path) -> None:
         layers.apply(layer, tree, "layer 2")
     tree.close()
     assert len(os.listdir(tmp_path / "run/d")) == count
+
+
+def test_a_copy_over_the_root_can_be_left() -> None:
+    """What a root on initramfs needs: a copy of the root over it, which pivot_root(2) leaves. A process whose root is
+    not that of its mount namespace may make no user namespace."""
+
+    def leave() -> str:
+        identity.new_namespace(False)
+        linux.new_mount_namespace()
+        linux._cover_root()
+        assert os.path.isdir("/usr") and os.getcwd() == "/"
+        linux.mount("tmpfs", "/tmp", "mode=0755,size=1m", linux.MS_NOSUID | linux.MS_NODEV)
+        os.mkdir("/tmp/new")
+        linux.change_root("/tmp")
+        there = os.listdir("/")
+        linux.new_user_namespace()
+        return ",".join(there)
+
+    assert not linux.root_is_initramfs()
+    assert probes.attempt(leave) == (True, "new")

@@ -196,6 +196,7 @@ def test_a_mistake_is_one_line(argv, text, tmp_path):
 
 def test_exec_needs_a_program(squashfs):
     assert refused("exec", str(squashfs)) == "no command given; name a program of the image, or use `bollard shell`"
+    assert refused("exec", "--name", "x", str(squashfs), "true").startswith("--name x: only the steps of a job share")
 
 
 # bollard plan

@@ -149,3 +149,24 @@ def test_a_place_inside_a_later_bind_needs_a_mount_point_of_its_own(root: int) -
 
     assert mounts._missing(root, inner_first) == {"/": [(["x", "y"], True), (["x"], True)]}
     assert mounts._missing(root, inner_first[::-1]) == {"/": [(["x"], True)]}
+
+
+@pytest.mark.parametrize(
+    ("link", "place"),
+    [
+        ("../run/systemd/resolve/stub.conf", "/run/systemd/resolve/stub.conf"),
+        ("/run/resolv.conf", "/run/resolv.conf"),
+        ("../../../../../../x/y", "/x/y"),
+        ("/../../x", "/x"),
+        ("../scratch/spool/../new", "/var/new"),
+        ("more", "/etc/more"),
+        ("hosts", "/etc/link"),
+        ("nothing/../../../x", "/etc/link"),
+        ("../loop", "/etc/link"),
+    ],
+)
+def test_what_a_link_to_nothing_leads_to(root: int, tmp_path: Path, link: str, place: str) -> None:
+    (tmp_path / "etc/link").symlink_to(link)
+    assert covers.behind(root, "/etc/link") == place
+    (tmp_path / "etc/second").symlink_to("/etc/../etc/link")
+    assert covers.behind(root, "/etc/second") == (place if place != "/etc/link" else "/etc/second")

@@ -101,7 +101,7 @@ def test_a_removal_follows_no_link_and_minds_no_mode(tmp_path):
 @pytest.mark.parametrize("annotations", [["tag"], "tag", 5])
 def test_annotations_that_are_none(tmp_path, annotations):
     (tmp_path / "index.json").write_text(json.dumps({"manifests": [{"annotations": annotations, "digest": "x"}]}))
-    with pytest.raises(BollardError, match="0 images of that name"):
+    with pytest.raises(BollardError, match="no image of that name"):
         oci.fetch("oci", f"{tmp_path}:tag", "")
 
 
@@ -147,9 +147,16 @@ def test_names_that_are_none(tmp_path, given, words):
 def test_the_names_in_an_archive_are_told(tmp_path):
     entries = [{"annotations": {"org.opencontainers.image.ref.name": f"v{n}"}, "digest": f"x{n}"} for n in (1, 2)]
     (tmp_path / "index.json").write_text(json.dumps({"manifests": entries}))
-    for tag, count in (("", 2), (":v9", 0)):
-        with pytest.raises(BollardError, match=f"{count} images of that name; add :TAG to name one of v1, v2"):
+    for tag, words in (
+        ("", "2 images of that name; add :TAG to name one of v1, v2"),
+        (":v9", "no image of that name; it has v1, v2"),
+    ):
+        with pytest.raises(BollardError, match=words):
             oci.fetch("oci", f"{tmp_path}{tag}", "")
+    entries = [{"annotations": {"org.opencontainers.image.ref.name": f"v{n}"}, "digest": f"x{n}"} for n in range(11)]
+    (tmp_path / "index.json").write_text(json.dumps({"manifests": entries}))
+    with pytest.raises(BollardError, match="v6, v7 and 3 more$"):
+        oci.fetch("oci", str(tmp_path), "")
 
 
 def packed(program, data):
@@ -216,3 +223,40 @@ def test_the_sites_limit(tmp_path, monkeypatch, limit, fits):
     else:
         with pytest.raises(BollardError, match="^image: unpacks to more than 1000 bytes, this site's layer-max"):
             unpacked(tmp_path, ("a", tarfile.DIRTYPE, ""), ("b", tarfile.DIRTYPE, ""))
+
+
+def many_files():
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name in ("a", "b", "c"):
+            member = tarfile.TarInfo(name)
+            member.size = 700
+            archive.addfile(member, io.BytesIO(bytes(700)))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("size", [100, 600, 1536 + 88, 1536 + 511, 1536 + 512 + 10])
+def test_a_layer_that_was_cut(tmp_path, size):
+    """In a header or in a file; the image would silently lack what follows."""
+    place = tree.Tree(str(tmp_path))
+    with pytest.raises(BollardError, match="^x: damaged: "):
+        layers.apply(io.BytesIO(many_files()[:size]), place, "x")
+    place.close()
+
+
+@pytest.mark.parametrize("at", [1536, 1536 + 148, 3072 + 257])
+def test_a_layer_with_a_damaged_header(tmp_path, at):
+    data = bytearray(many_files())
+    data[at] ^= 1
+    place = tree.Tree(str(tmp_path))
+    with pytest.raises(BollardError, match="^x: damaged: "):
+        layers.apply(io.BytesIO(bytes(data)), place, "x")
+    place.close()
+
+
+@pytest.mark.parametrize("end", [b"", bytes(512), bytes(1024) + b"anything behind the end"])
+def test_the_ends_of_archives(tmp_path, end):
+    place = tree.Tree(str(tmp_path))
+    layers.apply(io.BytesIO(many_files()[: 3 * 1536] + end), place, "x")
+    place.close()
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]

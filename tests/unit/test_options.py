@@ -109,3 +109,9 @@ def test_the_spec_understands_every_option(row):
         return values_of(spec.make([("image", "/i"), ("userhome", "/home/u"), *values]))
 
     assert state([(row.name, value)]) != state([])
+
+
+def test_no_name_is_one_of_slurms_runtime_plugins():
+    """Slurm has --container-id and --container-type, and from 26.11 on --runtime."""
+    names = {row.slurm for row in options.TABLE} | {row.name for row in options.TABLE}
+    assert not names & {"runtime", "container-id", "container-type"}

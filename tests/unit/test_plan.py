@@ -290,6 +290,15 @@ def test_no_dev_is_no_part_of_it(word):
     assert not [target for target in targets(contain=True, no_mount=(word,)) if target.startswith("/dev")]
 
 
+def test_words_that_name_no_mount_are_told():
+    asked = Spec(image="/i", no_mount=("proc", "hom", "/x", "hostfs", "temp"))
+    assert plan.make(asked).warnings == (
+        "--no-mount hom,temp: no such mount; known are proc, sys, dev, devpts, tmp, home, cwd, hosts, localtime, "
+        "resolv.conf, bind-paths, hostfs, and paths",
+    )
+    assert plan.make(Spec(image="/i", no_mount=("cwd", "resolv.conf"))).warnings == ()
+
+
 def test_no_mount_leaves_what_is_asked_for_by_name():
     """It takes away what comes by itself, also a site's mount, and no bind of the user's."""
     facts = plan.Facts(Site(mounts=(("/site", "/site", 0), ("/x", "/x", 0))))

@@ -38,6 +38,7 @@ layer-max: 3G
 cache.shared: /apps/cache
 cache.shared-max: 2T
 cache.max: 1024
+journal: yes
 python-base: /apps/python.sif
 conda-base: docker://micromamba:1
 environment:
@@ -75,7 +76,7 @@ def test_every_key_arrives_on_the_node():
     assert here.spool == "/var/spool/slurmd.%n"
     assert (here.allowed, here.forbidden) == (("/apps", "/data/images"), ("/tmp",))
     assert here.environment == ((b"OMP_PROC_BIND", b"close"), (b"SITE", b"a b=c\n%"), (b"ONE", b"1"))
-    assert here.layer_max == 3 << 30
+    assert here.layer_max == 3 << 30 and here.journal
     assert (here.python_base, here.conda_base) == ("/apps/python.sif", "docker://micromamba:1")
     assert here.trust and (here.trust.mode, here.trust.rules[0].places) == ("observe", ("/apps",))
     assert f"\n{constants.SITE_NO_IMAGE_PROGRAMS}\n" in compiled_text(ALL).decode()
@@ -189,6 +190,12 @@ def test_without_a_compiled_form_the_defaults_hold(tmp_path):
     assert site.load(str(tmp_path)).home is True
     (tmp_path / site.NAME).write_bytes(b"home=0\n")
     assert site.load(str(tmp_path)).home is False
+
+
+def test_a_compiled_form_that_is_too_large_is_no_shorter_policy(tmp_path):
+    (tmp_path / site.NAME).write_bytes(b"home=0\n" + b"#" * site.SIZE_MAX)
+    with pytest.raises(BollardError, match="bytes or more"):
+        site.load(str(tmp_path))
 
 
 def test_a_compiled_form_that_is_none(tmp_path):

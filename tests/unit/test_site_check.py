@@ -166,7 +166,8 @@ def test_a_configless_slurm(tmp_path, monkeypatch):
     assert installation.conf_in_use(str(copies)) == str(copies)
     where = Where("/p", installation.conf_in_use(str(empty)))
     (finding,) = check._plugstack(where)
-    assert finding.state == FAILURE and finding.text.startswith(f"{tmp_path}/conf/plugstack.conf does not")
+    assert finding.state == FAILURE
+    assert finding.text.startswith(f"{tmp_path}/conf/plugstack.conf, which slurmd has copied")
     assert "the controller's plugstack.conf itself: required /p/spank_bollard.so spool=" in finding.fix
     assert not [row for row in check._owners(where) if str(tmp_path) in row.text + row.fix]
     with pytest.raises(BollardError, match="slurmd copies these files from the controller"):

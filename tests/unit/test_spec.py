@@ -149,7 +149,8 @@ def test_values_that_cannot_be_meant(name, value, words):
     ("name", "value", "words"),
     [
         ("mounts", "", "--container-mounts has no value"),
-        ("pwd", "", "--container-workdir has no value"),
+        ("device", "", "--container-device has no value"),
+        ("pwd", "", "--container-workdir (--pwd) has no value"),
         ("keep-env", "", "--container-env has no value"),
         ("save", "", "--container-save has no value"),
         ("name", "", "--container-name has no value"),

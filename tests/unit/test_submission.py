@@ -164,6 +164,19 @@ def test_names_of_files(name):
     assert not submission._is_registrys(name)
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("", "--container-opts has no value"),
+        ("--bind=", "--bind: its value is empty"),
+        ("--contain --overlay ''", "--overlay: its value is empty"),
+    ],
+)
+def test_container_opts_that_say_nothing(words, reason):
+    with pytest.raises(BollardError, match=reason):
+        forms.resolve([("opts", words)])
+
+
 def test_a_file_that_is_replaced_gets_a_line(image, capfd):
     checked(("image", str(image)), ("asked", str(image)), ("cwd", "/"), ("save", str(image)))
     assert "replaces the image" in capfd.readouterr().err

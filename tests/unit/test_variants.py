@@ -103,3 +103,18 @@ def test_the_variable_is_about_this_architecture(monkeypatch):
     assert sources.settings([], {"APPTAINER_PULL_ARCH": "amd64/v2"}).arch == "amd64/v2"
     assert sources.settings([], {"BOLLARD_PULL_ARCH": "arm64"}).arch == ""
     assert sources.settings([("arch", "arm64")], {"BOLLARD_PULL_ARCH": "amd64/v2"}).arch == "arm64"
+
+
+def test_an_index_in_an_index():
+    kind = "application/vnd.oci.image.index.v1+json"
+    inner = {"digest": f"sha256:{7:064}", "mediaType": kind}
+    entries = [*index("arm64", "unknown")["manifests"], inner]
+    assert oci.for_arch({"manifests": entries}, "amd64", "name") == inner["digest"]
+    assert oci.for_arch({"manifests": [inner, *index("amd64")["manifests"]]}, "amd64", "name") == f"sha256:{0:064}"
+    with pytest.raises(BollardError, match="no image for amd64/v1, only for arm64|no image for amd64, only for arm64"):
+        oci.for_arch({"manifests": [inner, {**inner, "digest": f"sha256:{8:064}"}, *entries[:2]]}, "amd64", "name")
+
+
+def test_images_that_name_no_architecture():
+    with pytest.raises(BollardError, match="names an architecture, which has to be amd64"):
+        oci.for_arch({"manifests": [{"digest": f"sha256:{1:064}"}, *index("unknown")["manifests"]]}, "amd64", "name")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import subprocess
 from pathlib import Path
@@ -76,3 +77,14 @@ def test_setup_reads_the_same_metadata():
     }
     assert tables["project.optional-dependencies"] == project["optional-dependencies"]
     assert setup.metadata()["entry_points"] == {"console_scripts": ["bollard = bollard.runtime.cli.main:main"]}
+
+
+def test_a_release_has_a_section_in_the_changes(monkeypatch):
+    """The sources' number is that of the next tag."""
+    monkeypatch.syspath_prepend(str(TOP / "packaging"))
+    source_release = importlib.import_module("source_release")
+    changes = (TOP / "CHANGELOG.md").read_text()
+    stated = version.version(TOP).partition(".dev")[0]
+    assert source_release.has_section(changes, stated)
+    assert not source_release.has_section(changes, "9.9.9") and source_release.has_section(changes, "9.9.9.dev1+gabc")
+    assert not source_release.has_section(changes, "9.9.9rc1")
