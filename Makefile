@@ -25,7 +25,7 @@ BUILD_PACKAGES := debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot u
 	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci sks:/usr/sbin/sks strace:/usr/bin/strace rpm:/usr/bin/rpmbuild \
 	db-util:/usr/bin/db_load \
 	prometheus:/usr/bin/promtool prometheus-node-exporter:/usr/bin/prometheus-node-exporter
-TOOLS := pytest spdx-tools hypothesis pexpect cffi cryptography ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
+TOOLS := pytest rich spdx-tools hypothesis pexpect cffi cryptography ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
 .PHONY: $(RELEASES:%=release-%) help machine packages dev demo test unit build-test cluster-test releases-test fuzz fuzz-c sanitize peers stress bench dist deb rpm packages-test lint format clean
 
@@ -87,6 +87,7 @@ AGAIN := --last-failed --last-failed-no-failures none
 # A cache for each suite, for clusters run beside each other.
 ON = $(PYTHON) -m pytest -q -o cache_dir=.pytest_cache/$(1) --suite $(1) $(2) tests/cluster tests/hostile
 
+cluster-test: PACKAGES += $(BUILD_PACKAGES)
 cluster-test: dev
 	$(call ON,$(SUITE)) || $(call ON,$(SUITE),$(AGAIN))
 
@@ -182,11 +183,11 @@ lint: dev
 	cd .dev && $(MYPY) -p bollard
 	cd slurm-test-cluster && $(MYPY) *.py && $(MYPY) --scripts-are-modules cluster && $(MYPY) --scripts-are-modules images
 	cd tests && $(MYPY) building.py conftest.py dev_tree.py
-	cd tests/cluster && MYPYPATH=.. $(MYPY) .
+	cd tests/cluster && MYPYPATH=..:../builds $(MYPY) .
 	cd tests/unit && MYPYPATH=.. $(MYPY) $(LOOSE) .
 	cd tests/peers && MYPYPATH=../../spank_plugin:..:../builds $(MYPY) $(LOOSE) .
 	cd tests/gpu && MYPYPATH=../../spank_plugin $(MYPY) $(LOOSE) .
-	cd bench && MYPYPATH=../tests/peers $(MYPY) $(LOOSE) *.py
+	cd bench && MYPYPATH=../tests/peers:../tests/builds $(MYPY) $(LOOSE) *.py
 	cd tests/fuzz && MYPYPATH=.. $(MYPY) .
 	cd tests/builds && MYPYPATH=.. $(MYPY) .
 	cd tests/stress && MYPYPATH=../cluster:.. $(MYPY) .

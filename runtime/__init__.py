@@ -20,6 +20,7 @@ causes.py: a failed system call in a user's words: the full place, the limit, wh
 frozen.py: records that cannot be changed, without the imports of dataclasses.
 installed.py: where the installation lies.
 progress.py: progress lines of long commands.
+live_line.py: the text of the line that shows a running step on a terminal.
 host_slurm.py: this node's Slurm commands; written at install.
 archive.py: imports the keeper's modules from one file.
 

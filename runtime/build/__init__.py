@@ -17,4 +17,5 @@ provenance.py: the statement of how a new image was made.
 recipes.py: definitions made from requirements.txt, environment.yml and Python scripts.
 dockerfile.py: Dockerfiles, by buildah.
 conversion.py: makes an image file from a URI such as docker://NAME.
+summary.py: the last line of a build and of a pull.
 """

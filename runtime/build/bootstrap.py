@@ -13,13 +13,13 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bollard.runtime import causes
 from bollard.runtime.build import build_root, image_files
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import layer, oci, sources
-from bollard.runtime.image import image, sif
+from bollard.runtime.image import image, oci_config, oci_sif, sif
 from bollard.runtime.system.tree import Tree
 from bollard.runtime.trust import pgp, verify
 
@@ -214,6 +214,8 @@ def _image_at(source: Source, path: str, name: str) -> dict[str, bytes]:
         opened = image.open_image(path, os.uname().machine)
         try:
             _check_signers(source, opened, name)
+            if opened.oci:
+                return _oci_sif(source, opened.oci, opened, name)
             if opened.kind == image.DIRECTORY:
                 _copy_directory(opened.fd, source.tree, name)
             else:
@@ -222,6 +224,18 @@ def _image_at(source: Source, path: str, name: str) -> dict[str, bytes]:
             opened.close()
     image_files.base(source.tree, overwrite=False)
     return {}
+
+
+def _oci_sif(source: Source, contents: oci_sif.Contents, opened: image.Image, name: str) -> dict[str, bytes]:
+    """Fill the tree from an OCI-SIF image with one layer."""
+    if len(contents.layers) > 1 or contents.writable:
+        layers = len(contents.layers) + (contents.writable is not None)
+        raise BollardError(
+            f"{name}: is an OCI-SIF image with {layers} layers, and only one layer can be converted",
+            "run it as it is, or build from docker://NAME",
+        )
+    _unsquash(opened, source.tree, name)
+    return _configured(source, contents.config)
 
 
 def _aside(source: Source) -> str:
@@ -262,12 +276,17 @@ def _container_image(source: Source, layers: oci.Layers, name: str) -> dict[str,
     """Unpack the layers into the tree, and turn the configuration into scripts and labels."""
     source.say(f"unpacking {len(layers.paths)} layers")
     oci.unpack(layers, source.tree, name)
+    return _configured(source, layers.config)
+
+
+def _configured(source: Source, config: dict[str, Any]) -> dict[str, bytes]:
+    """Write the scripts and labels of an image's configuration into the tree."""
     image_files.base(source.tree, overwrite=True)
-    for file, text in oci.scripts(layers.config).items():
+    for file, text in oci_config.scripts(config).items():
         source.tree.write(f"/.singularity.d/{file}", text.encode("utf-8", "surrogateescape"), 0o755)
-    labels = json.dumps(oci.labels(layers.config), indent="\t", sort_keys=True)
+    labels = json.dumps(oci_config.labels(config), indent="\t", sort_keys=True)
     source.tree.write("/.singularity.d/labels.json", labels.encode())
-    return {"oci-config.json": json.dumps(layers.config, separators=(",", ":")).encode()}
+    return {"oci-config.json": json.dumps(config, separators=(",", ":")).encode()}
 
 
 def _fetched_image(source: Source) -> dict[str, bytes]:

@@ -20,6 +20,7 @@ from bollard.runtime import causes, progress
 from bollard.runtime.build import bootstrap, build_root, definition, image_files, provenance, sbom, scif, transfers
 from bollard.runtime.build import trace as tracing
 from bollard.runtime.build.definition import Definition, Script, Stage
+from bollard.runtime.build.summary import finished
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import cache, oci, reference
 from bollard.runtime.fetch import sources as fetch
@@ -125,7 +126,9 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
             with contextlib.closing(Tree(request.source)) as tree:
                 records = _records(request, tree, started, "", ())
             target, force, arguments, key = request.target, request.force, request.squash_arguments, request.key
+            progress.say("packing")
             pack.build(target, request.source, records=records, force=force, arguments=arguments, key=key)
+            finished(target, request.shown)
 
         # A sandbox can have files of subordinate ids. Only a user namespace that maps these ids can read them.
         if way.kind == rootless.SUBIDS or request.key:
@@ -154,8 +157,9 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
         if not fetched:
             fetched = _fetch(request, found, stack)
         place = workspace.make(workspace.parent(os.environ, request.target if request.sandbox else ""))
+        cwd = os.getcwd()
         try:
-            rootless.run(way, lambda: _carry_out(request, found, fetched, place, os.getcwd(), way, started))
+            rootless.run(way, progress.ended(lambda: _carry_out(request, found, fetched, place, cwd, way, started)))
         except BollardError as error:
             if request.keep_failed:
                 kept = f"the build's directory is kept: {place}"
@@ -281,7 +285,7 @@ def _carry_out(
         image_files.fix_permissions(root)
     if request.sandbox:
         _keep_sandbox(request.target, root, place)
-        progress.done(f"{request.shown or request.target}: built")
+        finished(request.target, request.shown)
         return
     progress.say("packing")
     text = (step.tree.read("/.singularity.d/Singularity") or b"").decode("utf-8", "surrogateescape")
@@ -295,10 +299,9 @@ def _carry_out(
         _records(request, step.tree, started, text, bases),
         force=request.force,
         arguments=request.squash_arguments,
-        progress=progress.on_terminal() and not request.shown,  # no bar if `exec` or `pull` builds the image
         key=request.key,
     )
-    progress.done(f"{request.shown or request.target}: {os.path.getsize(request.target) / 1e6:.1f} MB")
+    finished(request.target, request.shown)
 
 
 def _bases(
@@ -406,7 +409,7 @@ def _host_script(step: _Step, name: str) -> None:
     script = step.stage.script(name)
     if not step.wants(name) or not script.text:
         return
-    progress.say(f"%{name}")
+    progress.say(f"%{name}", live=False)
     path = f"{step.scratch}/{name}"
     _write_script(path, script.text)
     env = {key: value for key, value in os.environ.items() if key not in _HOST_NAMES}
@@ -422,7 +425,7 @@ def _post(step: _Step) -> None:
     text = script.text + "".join(scif.install(app) for app in step.stage.apps)
     if not step.wants("post") or not text.strip():
         return
-    progress.say("%post")
+    progress.say("%post", live=False)
     step.tree.write(_POST, text.encode("utf-8", "surrogateescape"), 0o755)
     argv = build_root.command(_command(step, "post", _POST), _POST)
     env = build_root.environment(os.environ, _variables())
@@ -435,7 +438,7 @@ def _test(step: _Step) -> None:
     script = step.stage.script("test")
     if not step.request.test or not step.wants("test") or not script.text:
         return
-    progress.say("%test")
+    progress.say("%test", live=False)
     argv = build_root.command(["/.singularity.d/test"], "")
     env = build_root.environment(os.environ, {})
     result = step.run(argv, env, read_only=True, layered=step.request.layered_test)
@@ -501,4 +504,4 @@ def _write_script(path: str, text: str) -> None:
 
 
 def _warn(text: str) -> None:
-    os.write(2, f"bollard: warning: {text}\n".encode("utf-8", "surrogateescape"))
+    progress.note(f"bollard: warning: {text}")

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from bollard.runtime import causes, progress
-from bollard.runtime.build import builder
+from bollard.runtime.build import builder, summary
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import cache, oci, pins, reference, sources, variants
 from bollard.runtime.fetch.cache import Store
@@ -113,7 +113,7 @@ def to_file(uri: str, target: str, asked: Settings, *, force: bool) -> None:
             cache.spoil(store, path)
             path = _path(name, asked, store)[0]
         _copy(path, target, force=force)
-        progress.settle()
+        progress.done(f"{image.shown(target)}: {summary.facts(target)}")
 
 
 def _path(name: Reference, asked: Settings, store: Store) -> tuple[str, str]:

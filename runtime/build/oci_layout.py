@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 from bollard.runtime import causes
 from bollard.runtime.constants import DEFAULT_PATH
 from bollard.runtime.errors import BollardError
-from bollard.runtime.fetch import cache, oci
-from bollard.runtime.image import image, layout, sif
+from bollard.runtime.fetch import cache
+from bollard.runtime.image import image, layout, oci_config, sif
 from bollard.runtime.shell import interpreter
 from bollard.runtime.shell.words import Unsupported
 
@@ -87,6 +87,8 @@ def container(path: str, place: str, attributes: Mapping[str, Any], annotations:
     try:
         if opened.kind == image.DIRECTORY:
             raise BollardError(f"{image.shown(path)}: is a directory", "make it a SIF file first: `bollard build`")
+        if opened.oci:
+            raise BollardError(f"{image.shown(path)}: is an OCI-SIF image", "push it as a file, to oras://")
         base = _base_config(path)
         entry, files = _entry(attributes, base)
         env, warnings = _environment(attributes, base)
@@ -167,7 +169,7 @@ def _entry(attributes: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[dict
     """
     runscript, deffile = str(attributes.get("runscript") or ""), str(attributes.get("deffile") or "")
     own = any(line.split()[:1] == ["%runscript"] for line in deffile.splitlines())
-    unchanged = runscript.rstrip("\n") == oci.scripts(dict(base))["runscript"].rstrip("\n") if base else False
+    unchanged = runscript.rstrip("\n") == oci_config.scripts(dict(base))["runscript"].rstrip("\n") if base else False
     if base and (unchanged or not own):
         return {}, {}
     if runscript.rstrip("\n") in ("", layout.RUNSCRIPT.rstrip("\n")):

@@ -22,6 +22,9 @@ key.py: bollard key.
 passphrase.py: passphrases from files and terminals.
 encryption_key.py: the key of an encrypted image.
 site.py: bollard site.
+doctor.py: bollard doctor.
+machine.py: the checks of bollard doctor.
+findings.py: prints the findings of checks.
 terminal.py: escapes control characters on a terminal.
 completion.py: completion for shells.
 manual.py: manual pages.

@@ -126,6 +126,12 @@ COMMANDS: dict[str, Command] = {
         False,
     ),
     "cache clean": ("[OPTION...]", "remove what was fetched and is kept", command_options.CACHE_CLEAN, False),
+    "doctor": (
+        "[--json]",
+        "tell what this machine lacks for containers, and what mends it; exit status 1 when something does not work",
+        command_options.DOCTOR,
+        False,
+    ),
     "names": (
         "DIR",
         "make links in DIR by which other programs find bollard: apptainer, singularity, run-singularity",
@@ -231,7 +237,7 @@ COMMANDS: dict[str, Command] = {
         command_options.OVERLAY_CREATE,
         False,
     ),
-    "completion": ("bash|zsh|fish", "write what makes a shell complete these commands", {}, False),
+    "completion": ("bash|zsh|fish|powershell", "write what makes a shell complete these commands", {}, False),
     "instance start": (
         "[OPTION...] IMAGE NAME [ARGUMENT...]",
         "start a container that stays in the background, and its startscript",
@@ -315,6 +321,5 @@ REFUSED: dict[str, tuple[str, str]] = {
         ("keyserver login", "keyserver logout"),
         ("a key server takes no login: public keys are public", "leave it out"),
     ),
-    "completion powershell": ("there is no completion for PowerShell", "there is one for bash, zsh and fish"),
     "apps": ("it is a command of Singularity 2", "write `bollard inspect --list-apps IMAGE`"),
 }  # fmt: skip

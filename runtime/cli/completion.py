@@ -10,7 +10,7 @@ from bollard.runtime.cli.commands import COMMANDS
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import command_line
 
-SHELLS = ("bash", "zsh", "fish")
+SHELLS = ("bash", "zsh", "fish", "powershell")
 
 
 def script(shell: str) -> str:
@@ -21,7 +21,7 @@ def script(shell: str) -> str:
     """
     if shell not in SHELLS:
         raise BollardError(f"{shell}: no completion for this shell", f"there is one for {', '.join(SHELLS)}")
-    return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell]()
+    return {"bash": _bash, "zsh": _zsh, "fish": _fish, "powershell": _powershell}[shell]()
 
 
 def _families() -> dict[str, list[str]]:
@@ -138,6 +138,49 @@ def _fish() -> str:
         if command == "completion":
             lines.append(f"complete -c bollard -n '{seen}' -f -a '{' '.join(SHELLS)}'")
     return "\n".join(lines) + "\n"
+
+
+def _powershell() -> str:
+    """Return the script: two tables, and a completer that looks words up in them. PowerShell completes file names."""
+    families = _families()
+
+    def table(rows: list[tuple[str, str]]) -> str:
+        # One string for each row: PowerShell would make a list of one pair a list of two words.
+        return "@(" + ", ".join(_doubled(f"{name}\t{text or name}") for name, text in rows) + ")"
+
+    lines = ["# PowerShell completion for bollard", "$BollardWords = @{", f"    '' = {table(_first_words())}"]
+    for first, seconds in families.items():
+        lines.append(f"    {_doubled(first)} = {table([(s, COMMANDS[f'{first} {s}'][1]) for s in seconds])}")
+    lines += [f"    'completion' = {table([(shell, shell) for shell in SHELLS])}", "}", "$BollardOptions = @{"]
+    for command in COMMANDS:
+        rows = []
+        for letter, name, _, text in _options(command):
+            rows += [(f"--{name}", text), *([(f"-{letter}", text)] if letter else [])]
+        lines.append(f"    {_doubled(command)} = {table(rows)}")
+    lines += [
+        "}",
+        "Register-ArgumentCompleter -Native -CommandName bollard -ScriptBlock {",
+        "    param($word, $ast, $cursor)",
+        "    $before = @($ast.CommandElements | Where-Object { $_.Extent.EndOffset -lt $cursor } |",
+        "        Select-Object -Skip 1 | ForEach-Object { $_.ToString() })",
+        "    $command = if ($before.Count) { $before[0] } else { '' }",
+        "    if ($before.Count -gt 1 -and $BollardOptions.ContainsKey($before[0] + ' ' + $before[1])) {",
+        "        $command = $before[0] + ' ' + $before[1]",
+        "    }",
+        "    $rows = if ($word.StartsWith('-')) { $BollardOptions[$command] }",
+        "        elseif ($before.Count -le 1) { $BollardWords[$command] }",
+        "    $rows | Where-Object { $_ -and $_.StartsWith($word) } | ForEach-Object {",
+        '        $name, $text = $_ -split "`t", 2',
+        "        [System.Management.Automation.CompletionResult]::new($name, $name, 'ParameterValue', $text)",
+        "    }",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _doubled(text: str) -> str:
+    """Return the text between single quotes for PowerShell, where a quotation mark in it is doubled."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _single(text: str) -> str:

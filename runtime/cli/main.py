@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         status = _main(["run", *argv] if _name == IMAGE_LAUNCHER else argv)
         sys.stdout.flush()
     except BollardError as error:
+        if "bollard.runtime.progress" in sys.modules:
+            sys.modules["bollard.runtime.progress"].abandon()  # the live line of a step
         print("bollard:", *map(shown, str(error).split("\n")), file=sys.stderr)
         return error.code
     except BrokenPipeError:
@@ -363,6 +365,12 @@ def _cache(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     return cache.run(name.split()[1], given, words)
 
 
+def _doctor(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import doctor
+
+    return doctor.run(given, words)
+
+
 def _site(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     from bollard.runtime.cli import site as cli_site
 
@@ -468,6 +476,7 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "cache list": _cache,
     "cache pull": _cache,
     "cache clean": _cache,
+    "doctor": _doctor,
     "site install": _site,
     "site configure": _site,
     "site check": _site,

@@ -33,6 +33,8 @@ def run(given: list[tuple[str, str]], words: list[str]) -> int:
     force = asked.get("force", "0") == "1"
     arch = sources.variable(os.environ, "PULL_ARCH")
     given = cli_build.with_variant(given if "arch" in asked or not arch else [*given, ("arch", arch)])
+    if "key" in asked:
+        uri = _signed(uri, asked["key"], given)
     if asked.get("sandbox") == "1":
         settings = sources.settings(given, os.environ)
         place = os.path.join(folder, target)
@@ -60,6 +62,18 @@ def _unverified(path: str) -> str:
             os.close(fd)
     except BollardError as error:  # without gpgv, for example: the image is there all the same
         return error.message
+
+
+def _signed(uri: str, pem: str, given: list[tuple[str, str]]) -> str:
+    """Return the image's name with the digest that a key has signed. This image is fetched, wherever the tag moves."""
+    from bollard.runtime.fetch import cosigned
+    from bollard.runtime.trust import dsse
+
+    name = reference.parse(uri)
+    if name.scheme not in ("docker", "oras"):
+        raise BollardError(f"--key {pem}: cosign signs images of registries", "use it with docker:// or oras://")
+    settings = sources.with_login(name, sources.settings(given, os.environ))
+    return cosigned.verified(name, dsse.public_key(pem), settings.access)[0].uri
 
 
 def _allows_unsigned(asked: dict[str, str]) -> bool:

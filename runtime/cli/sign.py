@@ -41,7 +41,9 @@ def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
         raise BollardError(f"{name} takes one image, not {len(words)}", f"write `bollard {name} IMAGE`")
     groups = _numbers("group-id", given)
     objects = _numbers("sif-id", given)
-    if name == "sign":
+    if name == "verify" and words[0].startswith(("docker://", "oras://")):
+        _verify_in_registry(words[0], given)
+    elif name == "sign":
         _sign(words[0], dict(given), groups, objects)
     else:
         _verify(words[0], dict(given), groups, objects)
@@ -134,6 +136,28 @@ def _verify(path: str, asked: dict[str, str], groups: list[int], objects: list[i
     if left:
         said = ", ".join(f"{item.id} ({type_name(item)})" for item in left[:8]) + (", ..." if left[8:] else "")
         print(f"bollard: {found.name}: not verified: object {said}", file=sys.stderr)
+
+
+def _verify_in_registry(uri: str, given: list[tuple[str, str]]) -> None:
+    """Verify cosign's signature of an image in a registry, and print the image's name with the digest."""
+    from bollard.runtime.fetch import cosigned, reference, sources
+    from bollard.runtime.trust import dsse
+
+    asked = dict(given)
+    other = sorted(asked.keys() - {"key", "json", "authfile", "docker-login", "no-https"})
+    if other:
+        raise BollardError(f"--{other[0]}: is about SIF files, not images of registries", "leave it out")
+    pem = asked.get("key", "") or _form("VERIFY_KEY")
+    if not pem:
+        raise BollardError(f"{shown(uri)}: by which key?", "add --key FILE, which cosign calls cosign.pub")
+    key = dsse.public_key(pem)
+    name = reference.parse(uri)
+    settings = sources.with_login(name, sources.settings(given, os.environ))
+    found, count = cosigned.verified(name, key, settings.access)
+    if asked.get("json", "0") == "1":
+        print(json.dumps({"image": found.uri, "key": dsse.key_id(key), "signatures": count}, indent=2))
+    else:
+        print(f"{found.uri}\nis signed with the key {dsse.key_id(key)}")
 
 
 def _is_signature(item: Descriptor) -> bool:

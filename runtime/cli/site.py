@@ -10,17 +10,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from bollard.runtime import causes, installed
-from bollard.runtime.cli import terminal
+from bollard.runtime.cli import findings
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site, site_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from bollard.spank_plugin.finding import Finding
     from bollard.spank_plugin.installation import Where
-
-_COLOURS = {"ok": "\033[32m", "warning": "\033[33m", "failure": "\033[31m"}
 
 
 def run(verb: str, given: list[tuple[str, str]], words: list[str]) -> int:
@@ -158,27 +153,5 @@ def _check(where: Where, as_json: bool) -> int:
         shown = finding.as_json(found, getattr(bollard, "__version__", ""))
         print(json.dumps(shown, indent=2 if sys.stdout.isatty() else None))
     else:
-        found = _shown(check.findings(where))
+        found = findings.printed(check.findings(where), os.uname().nodename.split(".")[0])
     return 1 if finding.status(found) == finding.FAILURE else 0
-
-
-def _shown(found: Iterable[Finding]) -> list[Finding]:
-    """Print each finding as soon as it is known: as a table on a terminal, else as lines that name the node."""
-    node, seen = os.uname().nodename.split(".")[0], []
-    on_terminal = sys.stdout.isatty()
-    colour = on_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    for finding in found:
-        seen.append(finding)
-        if on_terminal:
-            state = f"{finding.state:<8}"
-            terminal.own(f"{_COLOURS[finding.state]}{state}\033[0m" if colour else state)
-            print(f"{finding.check:<18}{finding.text}")
-            if finding.fix:
-                print(f"{'':<26}-> {finding.fix}")
-        else:
-            print(
-                f"{node}: {finding.state}: {finding.check}: {finding.text}"
-                + (f"; {finding.fix}" if finding.fix else "")
-            )
-        sys.stdout.flush()
-    return seen

@@ -8,6 +8,7 @@ image_scripts.py: reads the image's environment scripts, locales and enroot's fi
 mounts.py: attaches the plan's mounts.
 covers.py: makes the mount points that an image lacks.
 layers.py: layers above the image, read-only or writable.
+oci_layers.py: the layers of an OCI-SIF image, merged.
 environment.py: which variables a task gets, in Apptainer's order.
 locales.py: the locales that an image has.
 image_shell.py: the image's own shell, for environment scripts.

@@ -120,7 +120,7 @@ def _enter(
     clock.mark("image")
     linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
     processes = _unshare(made)
-    base, server, words = _mount(asked, opened, made.owned, password)
+    base, server, words = _mount(asked, opened, made.owned, deadlines, password)
     password = b""
     state = fuse.open_state(server) if server else -1
     deadlines += [fuse.Deadline(server, state)] if server else []
@@ -283,11 +283,13 @@ def _has_gpu() -> bool:
     return os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd")
 
 
-def _mount(asked: Spec, opened: Image, own: bool, password: bytes) -> tuple[str, int, int]:
+def _mount(
+    asked: Spec, opened: Image, own: bool, deadlines: list[fuse.Deadline], password: bytes
+) -> tuple[str, int, int]:
     """Mount the image.
 
     Returns the path of the mount, the process id of the file server, and a descriptor of the file server's
-    messages. A directory has no file server: 0 and -1.
+    messages. A directory has no file server: 0 and -1. `deadlines` gets those of an OCI-SIF's layers.
     """
     base = f"{SESSION}/image"
     os.mkdir(base, 0o755)
@@ -308,6 +310,10 @@ def _mount(asked: Spec, opened: Image, own: bool, password: bytes) -> tuple[str,
         return base, *decrypted.mount(asked.asked, opened, password, base, SESSION, own)
     scratch = f"{SESSION}/scratch"
     os.mkdir(scratch, 0o755)
+    if opened.oci:
+        from bollard.runtime.container import oci_layers
+
+        return *oci_layers.mount(opened, asked.asked, SESSION, scratch, own, deadlines), -1
     return base, *fuse.mount(opened.fd, opened.offset, base, scratch, own)
 
 

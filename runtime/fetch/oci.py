@@ -26,7 +26,6 @@ MAX_JSON = 8 << 20
 _MAX_LAYERS = 1024
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
-_VARIABLE = re.compile(r"[A-Za-z_][0-9A-Za-z_]*")
 _REF_NAME = "org.opencontainers.image.ref.name"
 _NAMES_SHOWN = 8  # of the images in an archive, in a message
 
@@ -91,48 +90,6 @@ def unpack(layers: Layers, tree: Tree, name: str) -> None:
         what = f"{name}: layer {number} of {len(layers.paths)}"
         with open(path, "rb") as file:
             apply(file, tree, what, digest)
-
-
-def scripts(config: dict[str, Any]) -> dict[str, str]:
-    """Return the scripts for an image's configuration: path below `.singularity.d` and text."""
-    lines = ["#!/bin/sh"]
-    for pair in _strings(config.get("Env")):
-        name, equals, value = pair.partition("=")
-        if not _VARIABLE.fullmatch(name):
-            continue
-        quoted = re.sub(r'(["\\`$])', r"\\\1", value)
-        if not equals:
-            lines.append(f'export {name}="${{{name}:-}}"')
-        elif name == "PATH":
-            lines.append(f'export PATH="{quoted}"')
-        else:
-            lines.append(f'export {name}="${{{name}:-"{quoted}"}}"')
-    return {
-        "env/10-docker2singularity.sh": "\n".join(lines) + "\n",
-        "runscript": _runscript(_strings(config.get("Entrypoint")), _strings(config.get("Cmd"))),
-    }
-
-
-def labels(config: dict[str, Any]) -> dict[str, str]:
-    """Return the labels in an image's configuration."""
-    found = config.get("Labels")
-    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
-
-
-def _runscript(entrypoint: list[str], cmd: list[str]) -> str:
-    """Return a script that runs ENTRYPOINT with the arguments, or with CMD if there are no arguments."""
-
-    def words(parts: list[str]) -> str:
-        return " ".join("'" + part.replace("'", "'\\''") + "'" for part in parts)
-
-    lines = ["#!/bin/sh"]
-    if cmd:
-        lines += ["if [ $# -eq 0 ]; then", f"    set -- {words(cmd)}", "fi"]
-    if entrypoint:
-        lines.append(f'set -- {words(entrypoint)} "$@"')
-    elif not cmd:
-        lines += ["if [ $# -eq 0 ]; then", "    set -- /bin/sh", "fi"]
-    return "\n".join([*lines, 'exec "$@"', ""])
 
 
 def _strings(value: object) -> list[str]:

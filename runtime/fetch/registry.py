@@ -10,7 +10,7 @@ first of these logins that exists is used:
     docker's config.json, if a credential helper keeps the login
     skopeo's own files
 
-A password is passed in a file of mode 0600, never as an argument: every user of the machine can read arguments.
+A password is passed in a file in memory, never as an argument: every user of the machine can read arguments.
 """
 
 from __future__ import annotations
@@ -21,22 +21,29 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from errno import EDQUOT, ENOSPC, EROFS
 from typing import NamedTuple
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import logins, oci, reference, web
 from bollard.runtime.fetch import skopeo_policy as policies
 from bollard.runtime.fetch.logins import Login
 from bollard.runtime.fetch.reference import Reference
 from bollard.runtime.fetch.skopeo_policy import Policy
+from bollard.runtime.system import linux
 
 _MAX_MANIFEST = 8 << 20
+_IN_MEMORY = "=/proc/self/fd/"
 _WATCH = 0.5  # seconds between two looks at skopeo
 _SAYS = re.compile(r'msg="((?:[^"\\]|\\.)*)"')  # skopeo's log line
+
+_STATUS = re.compile(r"\b([45]\d\d) \(([a-z ]+)\)")  # "500 (Internal Server Error)"
 
 _MISSING = (
     "manifest unknown", "name unknown", "manifest_unknown", "name_unknown", "not found", "no such image",
@@ -83,7 +90,15 @@ def manifest(name: Reference, access: Access) -> bytes:
     return raw
 
 
-def copy(name: Reference, digest: str, blobs: str, scratch: str, access: Access, policy: Policy) -> None:
+def copy(
+    name: Reference,
+    digest: str,
+    blobs: str,
+    scratch: str,
+    access: Access,
+    policy: Policy,
+    watch: Callable[[], None] | None = None,
+) -> None:
     """Fetch the missing blobs of an image into the directory `blobs`/sha256.
 
     name: the reference of the image.
@@ -92,6 +107,7 @@ def copy(name: Reference, digest: str, blobs: str, scratch: str, access: Access,
     scratch: an empty directory on the same filesystem. skopeo writes and checks each blob there before the rename.
     access: how to access the registry.
     policy: the policy that skopeo enforces.
+    watch: called again and again meanwhile.
 
     Raises:
         BollardError: the policy refuses the image, or skopeo is missing or fails.
@@ -103,7 +119,7 @@ def copy(name: Reference, digest: str, blobs: str, scratch: str, access: Access,
         name = Reference(name.uri, name.scheme, f"{reference.repository(name.name)}@{digest}")
     with policies.as_file(policy) as path:
         argv = [f"--policy={path}", *argv]
-        _run(argv, [_address(name), "oci:layout:image"], name, access, "src-", scratch, policy)
+        _run(argv, [_address(name), "oci:layout:image"], name, access, "src-", scratch, policy, watch=watch)
 
 
 def push(name: Reference, layout: str, access: Access) -> None:
@@ -232,6 +248,7 @@ def _run(
     policy: Policy | None = None,
     *,
     writes: bool = False,
+    watch: Callable[[], None] | None = None,
 ) -> bytes:
     options = []
     with _logins(name, access) as authfile:
@@ -243,15 +260,22 @@ def _run(
             if authfile:
                 options.append(f"--{prefix}authfile={os.path.abspath(authfile)}")
         # The path of a layout is relative: skopeo would split an absolute path at a colon.
-        done = _finished(["skopeo", *verb, *options, *words], cwd, name)
+        done = _finished(["skopeo", *verb, *options, *words], cwd, name, watch=watch)
     if done.returncode:
         said = _last_line(done.stderr)
+        for number in (ENOSPC, EDQUOT, EROFS):
+            if cwd and os.strerror(number).lower() in said.lower():
+                raise causes.of(OSError(number, said), f"{name.uri}: cannot be kept", cwd)
         raise policy and policies.refused(policy, name, said) or explained(name, said, bool(authfile), writes=writes)
     return done.stdout
 
 
 def _finished(
-    argv: list[str], cwd: str | None, name: Reference, given: bytes | None = None
+    argv: list[str],
+    cwd: str | None,
+    name: Reference,
+    given: bytes | None = None,
+    watch: Callable[[], None] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run skopeo; end it when it neither reads nor writes for a time, because it waits for a silent server for ever."""
     if not shutil.which("skopeo"):
@@ -259,14 +283,17 @@ def _finished(
             f"{name.uri}: needs the program skopeo", "install the package skopeo, or fetch the image elsewhere"
         )
     # A pause that a server asks for with 429 is silent too; skopeo waits a minute at most.
+    parent = os.getpid()
     patience = web.timeout() + 30 if not os.environ.get(web.TIMEOUT_FORM) else web.timeout()
     with subprocess.Popen(
         argv,
         cwd=cwd,
+        # The files in memory that its options name.
+        pass_fds=[int(word.rpartition("/")[2]) for word in argv if _IN_MEMORY in word],
         stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=_without_core,
+        preexec_fn=lambda: _prepare(parent),
     ) as process:
         try:
             moved, at = "", time.monotonic()
@@ -276,6 +303,8 @@ def _finished(
                     return subprocess.CompletedProcess(argv, process.returncode, out, err)
                 except subprocess.TimeoutExpired:
                     given = None
+                if watch:
+                    watch()
                 now = _traffic(process.pid)
                 if now != moved:
                     moved, at = now, time.monotonic()
@@ -299,8 +328,12 @@ def _traffic(pid: int) -> str:
         return ""  # a kernel without the accounting, or the process has ended: there is nothing to watch
 
 
-def _without_core() -> None:
-    """Let this process leave no core, as its memory holds a password. 1 keeps it from a program too, core(5)."""
+def _prepare(parent: int) -> None:
+    """Let this process end with its parent: who is killed leaves nothing that goes on writing into the cache.
+
+    It leaves no core, as its memory holds a password. 1 keeps the core from a program too, core(5).
+    """
+    linux.die_with_parent(signal.SIGKILL, parent)
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1) if resource.getrlimit(resource.RLIMIT_CORE)[1] else (0, 0))
 
 
@@ -353,10 +386,31 @@ def _resolved(path: str, registry: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _as_file(registry: str, login: Login) -> Iterator[str]:
-    with tempfile.NamedTemporaryFile("w", prefix="bollard-login-", suffix=".json") as file:  # 0600
-        json.dump({"auths": {logins.key(registry): login.entry()}}, file)
-        file.flush()
-        yield file.name
+    data = json.dumps({"auths": {logins.key(registry): login.entry()}}).encode()
+    with policies.in_memory("bollard-login", data) as path:
+        yield path
+
+
+def _transfer(uri: str, host: str, said: str) -> BollardError | None:
+    """Return the error for a message of skopeo about a transfer that began; None for another message.
+
+    uri: the image, for the message.
+    host: the registry.
+    said: skopeo's message.
+    """
+    text = said.lower()
+    status = _STATUS.search(text)
+    if "digest did not match" in text:
+        return BollardError(f"{uri}: damaged: {host} sent a layer that does not match its digest", "try again")
+    if "unexpected eof" in text or "connection reset" in text:
+        return BollardError(f"{uri}: {host} has ended the connection half-way", "try again")
+    if status and status[1].startswith("5"):
+        return BollardError(f"{uri}: {host} answers {status[1]} {status[2]}", "try again later")
+    if "unsupported protocol scheme" in text:
+        return BollardError(f"{uri}: {host} redirects to what is no web address", "ask who runs the registry")
+    if status and status[1] == "404" and "reading blob" in text:
+        return BollardError(f"{uri}: {host} lacks a layer of it", "push it again, or ask who runs the registry")
+    return None
 
 
 def explained(name: Reference, said: str, tried: bool = False, *, writes: bool = False) -> BollardError:
@@ -391,6 +445,9 @@ def explained(name: Reference, said: str, tried: bool = False, *, writes: bool =
     if has(*_AWAY):
         reason = next(word for word in _AWAY if word in text)
         return BollardError(f"{name.uri}: {host} cannot be reached: {reason}", "check its name and the network")
+    broken = _transfer(name.uri, host, said)
+    if broken:
+        return broken
     if has(*_REFUSED):
         if tried:
             return BollardError(f"{name.uri}: {host} refuses your login", "check name and password, and what you may")

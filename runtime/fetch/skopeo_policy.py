@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -123,11 +122,24 @@ def accept(policy: Policy, name: Reference, digest: str, store: Store) -> None:
 
 @contextlib.contextmanager
 def as_file(policy: Policy) -> Iterator[str]:
-    """Yield the path of a temporary file, mode 0600, with the policy's text."""
-    with tempfile.NamedTemporaryFile("wb", prefix="bollard-policy-", suffix=".json") as file:
-        file.write(policy.text)
-        file.flush()
-        yield file.name
+    """Yield the path of a file in memory with the policy's text, for a program that inherits its descriptor."""
+    with in_memory("bollard-policy", policy.text) as path:
+        yield path
+
+
+@contextlib.contextmanager
+def in_memory(name: str, data: bytes) -> Iterator[str]:
+    """Yield the path of a file in memory: one that is killed leaves nothing on a disk.
+
+    The path is /proc/self/fd/N, so it is valid in programs that inherit the descriptor.
+    """
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
 
 
 def refused(policy: Policy, name: Reference, said: str) -> BollardError | None:

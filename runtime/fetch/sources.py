@@ -6,6 +6,7 @@ This code runs as the user, outside of a build's namespaces: there the user's lo
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import json
@@ -172,10 +173,16 @@ def layers(name: Reference, digest: str, found: dict[str, Any], asked: Settings,
     store: the opened cache.
     """
     wanted = oci.digests(found, name.uri)
-    intact = [cache.is_intact(store, item) for item in wanted]  # a list: all are checked, damaged ones are removed
-    if not all(intact) or not is_accepted(name, digest, store):
-        with cache.scratch(store) as place:
-            _copy(name, digest, store.blobs, place, asked, store)
+
+    def complete() -> bool:
+        intact = [cache.is_intact(store, item) for item in wanted]  # a list: all are checked, damaged ones are removed
+        return all(intact) and is_accepted(name, digest, store)
+
+    if not complete():
+        # One process fetches. With a policy of the host, those who find a finished image in the cache come here too.
+        with cache.making(store, "blob", digest, lambda: say_waiting(name)) as place:
+            if not complete():
+                _copy(name, digest, found, store.blobs, place, asked, store)
     return oci.from_manifest(found, store.blobs, name.uri, asked.arch)
 
 
@@ -191,16 +198,45 @@ def is_accepted(name: Reference, digest: str, store: Store) -> bool:
     return skopeo_policy.is_accepted(asked, name, digest, store)
 
 
-def _copy(name: Reference, digest: str, blobs: str, scratch: str, asked: Settings, store: Store) -> None:
-    """Fetch the blobs of a manifest, if the host's policy accepts it."""
+def _copy(
+    name: Reference, digest: str, document: dict[str, Any], blobs: str, scratch: str, asked: Settings, store: Store
+) -> None:
+    """Fetch the blobs of a manifest, `document`, if the host's policy accepts it."""
     progress.say(f"fetching {name.uri}")
     digest = f"sha256:{digest}"
     found = skopeo_policy.of_host(name, digest, os.environ)
     if asked.verbose:
         how = f"the policy in {found.file} is asked" if found.file else "accepted: this host has no policy.json"
-        sys.stderr.write(f"bollard: {name.uri}: {how}\n")
-    registry.copy(name, digest, blobs, scratch, asked.access, found)
+        progress.note(f"bollard: {name.uri}: {how}")
+    registry.copy(name, digest, blobs, scratch, asked.access, found, _watch(document, blobs, scratch))
     skopeo_policy.accept(found, name, digest, store)
+
+
+def _watch(document: dict[str, Any], blobs: str, scratch: str) -> Callable[[], None]:
+    """Return a function that notes how many bytes of the missing blobs of a manifest have come.
+
+    document: the manifest.
+    blobs, scratch: as in `registry.copy`. A blob is in `scratch` until it is complete.
+    """
+    listed = document.get("layers")
+    entries = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+    sizes = {}
+    for item in entries:
+        digest, size = item.get("digest"), item.get("size")
+        if isinstance(digest, str) and isinstance(size, int):
+            sizes[f"{blobs}/{digest.replace(':', '/')}"] = size
+    missing = {path: size for path, size in sizes.items() if not os.path.exists(path)}
+    outside = [path for path in missing if not path.startswith(f"{scratch}/")]
+
+    def watch() -> None:
+        come = sum(missing[path] for path in outside if os.path.exists(path))
+        for folder, _, names in os.walk(scratch):
+            for name in names:
+                with contextlib.suppress(OSError):  # it has got its name in `blobs`
+                    come += os.lstat(f"{folder}/{name}").st_size
+        progress.moved(come, sum(missing.values()))
+
+    return watch
 
 
 def file(name: Reference, asked: Settings, store: Store) -> str:
@@ -246,7 +282,7 @@ def _artifact(name: Reference, asked: Settings, store: Store) -> tuple[str, str]
 
     def get(place: str) -> str:
         os.mkdir(f"{place}/blobs")
-        _copy(name, digest, f"{place}/blobs", place, asked, store)
+        _copy(name, digest, found, f"{place}/blobs", place, asked, store)
         path = f"{place}/blobs/{wanted.replace(':', '/')}"
         _verify(name, path, size, wanted.partition(":")[2])
         return path

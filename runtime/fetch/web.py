@@ -171,6 +171,7 @@ def save(url: str, path: str, what: str, size: int = 0, token: str = "") -> str:
                 break
             total += len(data)
             digest.update(data)
+            progress.moved(total, size)
             try:
                 file.write(data)
             except OSError as error:

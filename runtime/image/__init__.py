@@ -4,6 +4,8 @@
 image.py: opens and checks an image; one descriptor.
 image_sbom.py: reads the SBOM and the provenance statement of an image.
 sif.py: reads SIF files.
+oci_sif.py: reads OCI-SIF files.
+oci_config.py: scripts and labels of the configuration of an OCI image.
 sif_write.py: writes SIF files.
 sif_edit.py: changes SIF files in place.
 layout.py: /.singularity.d and the directories that every image has.

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final
 
+    from bollard.runtime.image import oci_sif
+
 SQUASHFS: Final = "squashfs"
 DIRECTORY: Final = "directory"
 
@@ -77,13 +79,15 @@ class Image:
     offset, size: the place of the squashfs in the file, in bytes; 0 for a directory.
     compression: name of the squashfs compression ("zstd"); "" for a directory.
     arch: Go's name of the architecture ("amd64"); None if the image does not name one.
-    overlays: the overlay partitions of a SIF file.
+    overlays: the overlay partitions of a SIF file, or the ext3 layer of an OCI-SIF file.
     encrypted: the squashfs holds a directory of gocryptfs, and its one file is the root filesystem, encrypted.
+    oci: the content of an OCI-SIF file, else None. Its lowest layer is at `offset`.
     identity: (st_ino, st_size, st_mtime_ns). It is equal on all nodes that see the same shared file.
     """
 
     __slots__ = (
-        "_sif", "arch", "compression", "encrypted", "fd", "identity", "kind", "offset", "overlays", "path", "size",
+        "_sif", "arch", "compression", "encrypted", "fd", "identity", "kind", "oci", "offset", "overlays", "path",
+        "size",
     )  # fmt: skip
 
     def __init__(self, path: str, fd: int, kind: str, identity: tuple[int, int, int]) -> None:
@@ -95,8 +99,9 @@ class Image:
         self.size = 0
         self.compression = ""
         self.arch: str | None = None
-        self.overlays: list[sif.Descriptor] = []
+        self.overlays: list[sif.Descriptor | oci_sif.Layer] = []
         self.encrypted = False
+        self.oci: oci_sif.Contents | None = None
         self._sif: sif.Sif | None = None
 
     @property
@@ -113,7 +118,12 @@ class Image:
         return sif.wrapped_key(self.fd, self._sif) if self._sif else b""
 
     def digest(self) -> str:
-        """Return the SHA-256 that the image file records for its filesystem; "" if it records none."""
+        """Return the SHA-256 that the image file records for its filesystem; "" if it records none.
+
+        For an OCI-SIF file it is that of the manifest, which names the layers.
+        """
+        if self.oci:
+            return self.oci.digest.partition(":")[2]
         return sif.digest(self.fd, self._sif) if self._sif else ""
 
     def close(self) -> None:
@@ -198,10 +208,12 @@ def _identify(path: str, name: str, fd: int, machine: str, encrypted: bool) -> I
     first = sif.pread(fd, min(info.st_size, _SNIFF_SIZE), 0, name)
     if sif.is_sif(first):
         image._sif = sif.read(fd, info.st_size, name)
+        if sif.is_oci(image._sif):
+            return _identify_oci(image, name, machine)
         part = sif.primary(image._sif, encrypted)
         image.encrypted = part.fstype == sif.FS_GOCRYPTFS
         image.offset, image.size = part.offset, part.size
-        image.overlays = sif.overlays(image._sif)
+        image.overlays += sif.overlays(image._sif)
         image.arch = part.arch or image._sif.header.arch
         _check_arch(name, image.arch, machine)
     elif squashfs_offset(first) >= 0:
@@ -210,6 +222,22 @@ def _identify(path: str, name: str, fd: int, machine: str, encrypted: bool) -> I
     else:
         raise BollardError(f"{name}: not a SIF or squashfs image (first bytes: {_quoted(first[:4])})", guess(first))
     image.compression = check_superblock(name, fd, image.offset, image.size)
+    return image
+
+
+def _identify_oci(image: Image, name: str, machine: str) -> Image:
+    """Fill in the properties of an OCI-SIF file."""
+    from bollard.runtime.image import oci_sif
+
+    assert image._sif
+    image.oci = oci_sif.read(image.fd, image._sif)
+    image.arch = image.oci.arch
+    _check_arch(name, image.arch, machine)
+    for layer in reversed(image.oci.layers):  # the lowest last: its place and compression are the image's
+        image.offset, image.size = layer.offset, layer.size
+        image.compression = check_superblock(name, image.fd, layer.offset, layer.size)
+    if image.oci.writable:
+        image.overlays.append(image.oci.writable)
     return image
 
 

@@ -261,6 +261,33 @@ def read(fd: int, size: int, name: str = "image") -> Sif:
     return Sif(name, header, used)
 
 
+def is_oci(sif: Sif) -> bool:
+    """Return whether the file is an OCI-SIF: it has a root index, and no primary partition."""
+    kinds = [(d.datatype, d.datatype == PARTITION and d.parttype == PART_PRIMARY) for d in sif.descriptors]
+    return (OCI_ROOT_INDEX, False) in kinds and (PARTITION, True) not in kinds
+
+
+def oci_root(sif: Sif) -> Descriptor:
+    """Return the descriptor of the root index of an OCI-SIF file.
+
+    Raises:
+        BollardError: there is none, or more than one.
+    """
+    found = [d for d in sif.descriptors if d.datatype == OCI_ROOT_INDEX]
+    if len(found) != 1:
+        raise _damaged(sif.name, f"it has {len(found)} root indexes")
+    return found[0]
+
+
+def main_group(sif: Sif) -> int:
+    """Return the group that a signature of the container must cover: that of the primary partition or the root index.
+
+    Raises:
+        BollardError: the file holds no container.
+    """
+    return oci_root(sif).group if is_oci(sif) else primary(sif, encrypted=True).group
+
+
 def primary(sif: Sif, encrypted: bool = False) -> Descriptor:
     """Return the descriptor of the partition that holds the container's root filesystem.
 
@@ -271,8 +298,11 @@ def primary(sif: Sif, encrypted: bool = False) -> Descriptor:
     """
     found = [d for d in sif.descriptors if d.datatype == PARTITION and d.parttype == PART_PRIMARY]
     if not found:
-        if any(d.datatype == OCI_ROOT_INDEX for d in sif.descriptors):
-            raise BollardError(f"{sif.name}: OCI-SIF images are not supported", "build it as a SIF without --oci")
+        if is_oci(sif):
+            raise BollardError(
+                f"{sif.name}: is an OCI-SIF image, whose files are in layers, not in a partition",
+                "run it; or make a SIF file of the same image with `bollard pull docker://NAME`",
+            )
         raise BollardError(
             f"{sif.name}: no primary system partition", "this SIF holds no container; check the file name"
         )

@@ -2,8 +2,8 @@
 """Read the records of a job: this node's record files, and Slurm's accounting.
 
 here      the file RECORDS/JOB.UID of this node. Root opens it; the keepers write to it.
-slurm     from pyslurm or sacct, or from squeue if there is no accounting: the requested container, the nodes, the times, the
-          end; and AdminComment, which root has set (account=yes in plugstack.conf)
+slurm     from pyslurm or sacct, or from squeue if there is no accounting: the requested container, the nodes, the
+          times, the end; and AdminComment, which root has set (account=yes in plugstack.conf)
 
 Users choose a job's name, comment, container and paths, and can put anything there. So no output is read in which such
 a text stands before, or in the same line as, what Slurm or root says.
@@ -311,7 +311,14 @@ def _verdict(path: str, digest: str) -> tuple[bool, str]:
     try:
         if opened.kind == image.DIRECTORY:
             return True, "is a directory: nothing to compare"
-        now = sif_write.sha256(opened.fd, opened.offset, opened.offset + opened.size)
+        if opened.oci:
+            from bollard.runtime.image import oci_sif
+
+            now = oci_sif.measured(opened.fd, opened.oci, path)
+        else:
+            now = sif_write.sha256(opened.fd, opened.offset, opened.offset + opened.size)
+    except BollardError as error:
+        return False, error.message.replace(path + ": ", "", 1)
     finally:
         opened.close()
     if not digest:

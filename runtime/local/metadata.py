@@ -20,7 +20,7 @@ import tempfile
 from fnmatch import fnmatchcase
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.image import image, sif
+from bollard.runtime.image import image, layout, oci_config, oci_sif, sif
 from bollard.runtime.system import linux
 
 TYPE_CHECKING = False
@@ -77,6 +77,8 @@ def _of_sif(path: str) -> tuple[Attributes, bool] | None:
         return None
     fd, found = opened
     try:
+        if sif.is_oci(found):
+            return _of_oci(oci_sif.read(fd, found)), True
         whole = parsed(sif.metadata(fd, found) or b"")
         if whole is not None:
             return whole, True
@@ -87,6 +89,18 @@ def _of_sif(path: str) -> tuple[Attributes, bool] | None:
         return {}, False
     finally:
         os.close(fd)
+
+
+def _of_oci(contents: oci_sif.Contents) -> Attributes:
+    """Return the attributes of an OCI-SIF image: those that its container has, from the image's configuration."""
+    files = {f"/.singularity.d/{path}": text for path, text in oci_config.scripts(contents.config).items()}
+    files = {**{f"/{path}": text for path, text in layout.OWN_SCRIPTS.items()}, **files}
+    found: Attributes = {name: files.get(f"/{_OWN}/{_FILES[name]}", "").rstrip("\n") for name in TEXTS}
+    found["labels"] = oci_config.labels(contents.config)
+    found["environment"] = {
+        path: files[path].rstrip("\n") for path in sorted(files) if fnmatchcase(path, f"/{_OWN}/env/10-docker*.sh")
+    }
+    return {**found, "apps": {}}
 
 
 def _opened_sif(path: str) -> tuple[int, sif.Sif] | None:

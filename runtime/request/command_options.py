@@ -30,6 +30,7 @@ PULL: Own = {
     **_LIBRARY,
     **FETCH,
     **_VERBOSE,
+    "key": ("FILE", "fetch only what cosign has signed with the private key to this public key, a PEM file"),
     "allow-unsigned": ("", "library://: no warning if no key in the keyring has signed it [BOLLARD_ALLOW_UNSIGNED]"),
 }
 _REGISTRY: Own = {key: FETCH[key] for key in ("authfile", "docker-login", "no-https")}
@@ -189,6 +190,7 @@ VERIFY: Own = {
     "local": ("", "ask no key server"),
     "url": ("URL", "fetch keys that are not in the keyring from this key server [BOLLARD_KEYSERVER]"),
     "json": ("", "for programs"),
+    **{key: FETCH[key] for key in ("authfile", "docker-login", "no-https")},
 }
 _KEYSDIR: Own = {"keysdir": ("DIR", "the directory of the keyrings; default: ~/.apptainer/keys [BOLLARD_KEYSDIR]")}
 _KEYS: Own = {"global": ("", "this machine's keyring, /etc/apptainer/global-pgp-public"), **_KEYSDIR}
@@ -306,6 +308,7 @@ SITE_STATS: Own = {
     "json": ("", "for programs"),
     "output": ("FILE", "write the text to FILE by a rename, and keep the totals of records that are removed later"),
 }
+DOCTOR: Own = {"json": ("", "for programs")}
 SITE_ROLLBACK: Own = {**_PREFIX, **_CONFIG}
 SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
 
@@ -315,8 +318,8 @@ NOTHING_TO_DO: dict[str, Own] = {
     "build": {"userns": ("", "a build never has more rights than its user")},
     "pull": {"no-cleanup": ("", "layers that were fetched stay in the cache after a failure")},
     **dict.fromkeys(
-        ("completion", "completion bash", "completion zsh", "completion fish"),
-        {"no-descriptions": ("", "bash shows no descriptions; those of zsh and fish are short")},
+        ("completion", "completion bash", "completion zsh", "completion fish", "completion powershell"),
+        {"no-descriptions": ("", "bash shows no descriptions; those of the other shells are short")},
     ),
 }  # fmt: skip
 

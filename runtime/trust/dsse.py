@@ -139,8 +139,9 @@ def key_id(key: Any) -> str:
     return "SHA256:" + base64.b64encode(hashlib.sha256(wire).digest()).decode().rstrip("=")
 
 
-def _to_sign(payload: bytes) -> bytes:
-    kind = PAYLOAD_TYPE.encode()
+def to_sign(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
+    """Return the bytes that a signature of an envelope is about."""
+    kind = payload_type.encode()
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
@@ -150,7 +151,7 @@ def sign(payload: bytes, key: Any) -> bytes:
     import json
 
     library = _library()
-    message = _to_sign(payload)
+    message = to_sign(payload)
     if isinstance(key, library.rsa.RSAPrivateKey):
         made = key.sign(message, library.padding.PKCS1v15(), library.hashes.SHA256())
     elif isinstance(key, library.ec.EllipticCurvePrivateKey):
@@ -197,13 +198,14 @@ def verify(envelope: bytes, keys: Sequence[Any]) -> tuple[str, bytes]:
         for name, made in entries:
             if name != wanted:
                 continue
-            if site.is_signer(made, _to_sign(payload)) if site else _is_valid(key, made, _to_sign(payload)):
+            if site.is_signer(made, to_sign(payload)) if site else is_valid(key, made, to_sign(payload)):
                 return wanted, payload
     said = ", ".join(shown(name[:60]) for name, _ in entries[:3]) or "no key"
     raise ValueError(f"it is not signed by the given key, but by {said}")
 
 
-def _is_valid(key: Any, made: bytes, message: bytes) -> bool:
+def is_valid(key: Any, made: bytes, message: bytes) -> bool:
+    """Return whether `made` is a signature of `message` by the private key to the public key `key`."""
     library = _library()
     from cryptography.exceptions import InvalidSignature
 

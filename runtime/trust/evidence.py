@@ -171,7 +171,7 @@ def _sha256(fd: int, name: str) -> str:
 
 
 def signers_of(fd: int, found: sif.Sif, rules: Policy) -> frozenset[str]:
-    """Return the names of the keys that have signed the whole group of the primary partition.
+    """Return the names of the keys that have signed the whole group of the container (sif.main_group).
 
     fd: the image file.
     found: its header and descriptors.
@@ -189,7 +189,7 @@ def signers_of(fd: int, found: sif.Sif, rules: Policy) -> frozenset[str]:
         raise BollardError(f"{GPGV} is missing on {here}", "the site's administrator installs gpgv, then bollard again")
     if signature.strays(found):
         return frozenset()
-    group = sif.primary(found, encrypted=True).group
+    group = sif.main_group(found)
     keys: tuple[SiteKey, ...] = ()
     # openssl is started only for an image that has such a signature.
     if rules.pem_keys and any(item.kind == "dsse" for item in signature.signatures(fd, found, group)):

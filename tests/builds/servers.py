@@ -206,6 +206,7 @@ class Library(http.server.ThreadingHTTPServer):
         self.elsewhere = ""
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.stalled = threading.Event()
+        self.goes_on = False  # a stalled file's other half is sent at the end
         self.half_sent = threading.Event()
 
     @property
@@ -259,6 +260,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.flush()
             self.server.half_sent.set()
             until(lambda: not self.server.stalled.is_set())
+            if self.server.goes_on:
+                self.wfile.write(data[len(data) // 2 :])
             return
         with contextlib.suppress(ConnectionError):
             self.wfile.write(data)

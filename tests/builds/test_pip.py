@@ -94,6 +94,11 @@ def test_pip_install(release: Path, home: Path) -> None:
     )  # fmt: skip
     done = run(home, bollard, "exec", "image.sqfs", PROBE, "--print-environment")
     assert done.returncode == 0 and "BOLLARD_CONTAINER=" in done.stdout, done
+    # The doctor runs a program in an image too.
+    done = run(home, bollard, "doctor")
+    assert done.returncode == 0 and ": ok: container: a program runs in an image\n" in done.stdout, done
+    done = run(home, bollard, "doctor", path=str(home / "venv/bin"))
+    assert done.returncode == 1 and "squashfuse: it is missing: images cannot be mounted; `" in done.stdout, done
     # Without a file server the error names what root must install.
     done = run(home, bollard, "exec", "image.sqfs", PROBE, path=str(home / "venv/bin"))
     assert done.returncode == 255 and done.stderr.count("\n") == 1, done

@@ -224,6 +224,14 @@ class TestFaults:
         push(site, image)
         assert len(site.files) == 1
 
+    def test_a_pull_waits_where_it_is_asked_to(self, image: Path, site: Endpoint, tmp_path: Path) -> None:
+        push(site, image)
+        site.faults["/v1/imagefile"] = Fault(429, {"Retry-After": "1"}, 1)
+        asked = sources.Settings(library=f"http://{site.host}")
+        with cache.opened({"HOME": str(tmp_path)}) as store:
+            path = sources.file(reference.parse(f"{REF}:v1"), asked, store)
+            assert Path(path).read_bytes() == image.read_bytes()
+
     @pytest.mark.parametrize(
         ("fault", "line"),
         [
@@ -231,8 +239,12 @@ class TestFaults:
             (Fault("cut"), "bytes came,"),
             (Fault("short"), "bytes came,"),
             (Fault("bytes"), "its SHA-256 is"),
+            (Fault("die"), "the server has ended the connection"),
             (Fault(500), "the server answers 500"),
+            (Fault(401), "the server wants a login (401)"),
             (Fault(403), "the server wants a login (403)"),
+            (Fault(404), "no such image"),
+            (Fault(429, {"Retry-After": "3600"}), "takes no more requests (429); try again in 3600 s"),
             (Fault(302, {"Location": "file:///etc/passwd"}), "the server answers 302"),
         ],
     )

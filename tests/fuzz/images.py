@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import struct
 import tempfile
+from typing import Any
 
-from bollard.runtime.image import image, sif, sif_write
+import oci_sif_files
+
+from bollard.runtime.image import image, oci_config, sif, sif_write
 
 _EDGES = (
     0,
@@ -57,7 +61,33 @@ _VALID = _valid()
 _TABLE = sif.TABLE_OFFSET
 
 
+def _oci_sif(chance: random.Random) -> bytes:
+    """An OCI-SIF file with damage in its documents, whose digests are right, so that they are read."""
+    layers = [(oci_sif_files.SQUASHFS, _superblock())] * chance.randrange(1, 4)
+    blobs, index = oci_sif_files.documents(layers, {"Env": ["A=b"], "Labels": {"a": "b"}})
+    manifest = json.loads(blobs[-1])
+    wrong = ("null", "0", "-1", str(1 << 70), '""', '"x"', "[]", "{}", "[[]]", '{"digest": 1}', f'"sha256:{"0" * 64}"')
+    for document in (manifest, index):
+        while chance.randrange(2):
+            place: Any = document
+            while True:
+                keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+                key = chance.choice(keys) if keys else None
+                if key is None or not isinstance(place[key], (dict, list)) or chance.randrange(3) == 0:
+                    break
+                place = place[key]
+            if key is not None:
+                place[key] = json.loads(chance.choice(wrong))
+    blobs[-1] = json.dumps(manifest).encode()
+    listed = index.get("manifests")
+    if isinstance(listed, list) and listed and isinstance(listed[0], dict) and chance.randrange(4):
+        listed[0].update(oci_sif_files.entry(blobs[-1], oci_sif_files.MANIFEST))
+    return oci_sif_files.packed(blobs, index, {chance.randrange(1, 8): chance.randrange(3)})
+
+
 def make(chance: random.Random) -> bytes:
+    if chance.randrange(4) == 0:
+        return _oci_sif(chance)
     raw = bytearray(_VALID)
     for _ in range(chance.randrange(1, 6)):
         what = chance.randrange(6)
@@ -93,6 +123,10 @@ def check(data: bytes) -> None:
             assert 0 <= opened.offset <= len(data)
             assert opened.offset + opened.size <= len(data)
             opened.metadata()
+            if opened.oci:
+                assert all(layer.offset + layer.size <= len(data) for layer in opened.oci.layers)
+                assert set(oci_config.scripts(opened.oci.config)) == {"env/10-docker2singularity.sh", "runscript"}
+                oci_config.labels(opened.oci.config)
         finally:
             opened.close()
     finally:

@@ -11,6 +11,7 @@ from bollard.runtime.build import bootstrap, build_root, builder, image_files, s
 from bollard.runtime.build.definition import App
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import oci
+from bollard.runtime.image import oci_config
 from bollard.runtime.system import tree
 
 
@@ -24,7 +25,7 @@ from bollard.runtime.system import tree
     ],
 )
 def test_the_runscript_of_an_oci_image(entrypoint, cmd, arguments, said):
-    script = oci.scripts({"Entrypoint": entrypoint, "Cmd": cmd})["runscript"]
+    script = oci_config.scripts({"Entrypoint": entrypoint, "Cmd": cmd})["runscript"]
     done = subprocess.run(
         ["/bin/sh", "-c", script, "runscript", *arguments], capture_output=True, text=True, check=True
     )
@@ -33,7 +34,7 @@ def test_the_runscript_of_an_oci_image(entrypoint, cmd, arguments, said):
 
 def test_the_variables_of_an_oci_image():
     env = ["PATH=/x", 'A=1 "$HOME" `id` \\', "B", "C=", "not a name=1", 7]
-    script = oci.scripts({"Env": env})["env/10-docker2singularity.sh"]
+    script = oci_config.scripts({"Env": env})["env/10-docker2singularity.sh"]
     show = script + 'printf "%s|" "$PATH" "$A" "$B" "$C" "$D"'
     for given, said in (({}, '/x|1 "$HOME" `id` \\||||'), ({"A": "host", "PATH": "/bin"}, "/x|host||||")):
         done = subprocess.run(["/bin/sh", "-c", show], capture_output=True, text=True, check=True, env=given)

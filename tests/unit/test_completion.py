@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 
@@ -33,7 +34,7 @@ def test_commands():
     assert offered("bollard", "she") == ["shell"]
     assert set(offered("bollard", "sif", "")) == {"list", "header", "info", "dump", "new", "add", "del", "setprim"}
     assert offered("bollard", "overlay", "c") == ["create"]
-    assert offered("bollard", "completion", "") == ["bash", "zsh", "fish"]
+    assert offered("bollard", "completion", "") == ["bash", "zsh", "fish", "powershell"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -73,7 +74,27 @@ def test_schemes_keep_their_colons(shell):
     assert "docker,//" not in text
 
 
+def test_powershell_is_told_everything():
+    """PowerShell is in no Debian release, so only the form is checked: quotes, brackets, one row for each option."""
+    text = completion.script("powershell")
+    rows = dict(line.strip().split("' = @(", 1) for line in text.splitlines() if "' = @(" in line)
+    for name in COMMANDS:
+        _, _, own, container = COMMANDS[name]
+        for option in command_line.arguments(own, container):
+            assert f"'--{option}\t" in rows["'" + name], (name, option)
+    for line in text.splitlines():
+        bare = re.sub(r"'(?:[^']|'')*'", "", line)
+        assert "'" not in bare, line
+    bare = re.sub(r"'(?:[^']|'')*'", "", text)
+    assert all(bare.count(pair[0]) == bare.count(pair[1]) for pair in ("{}", "()"))
+    if shutil.which("pwsh"):
+        argv = ["pwsh", "-NoProfile", "-Command", "-"]
+        done = subprocess.run(argv, input=text, capture_output=True, encoding="utf-8", check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_command():
     assert command("completion", "fish").stdout == completion.script("fish")
-    assert refused("completion", "tcsh") == "tcsh: no completion for this shell; there is one for bash, zsh, fish"
+    line = "tcsh: no completion for this shell; there is one for bash, zsh, fish, powershell"
+    assert refused("completion", "tcsh") == line
     assert refused("completion") == "completion takes the name of a shell; write `bollard completion bash`"

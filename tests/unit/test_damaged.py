@@ -131,7 +131,7 @@ CASES = {
         "its overlay, object 3, has the filesystem number 99, neither squashfs nor ext3; "
         "take it out with `bollard sif del 3 img.sif`",
     ),
-    "OCI-SIF": (field(2, 0, b"\x0a"), "OCI-SIF images are not supported; build it as a SIF without --oci"),
+    "OCI-SIF": (field(2, 0, b"\x0a"), "damaged: its root index does not match its digest; copy or pull it again"),
     "no squashfs": (
         put(32768, b"nope"),
         'damaged: no squashfs in its system partition (found "nope")' + AGAIN,

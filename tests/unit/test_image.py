@@ -317,7 +317,7 @@ def test_the_overlays_of_a_sif(tmp_path):
         sif_edit.add(path, sif_edit.New(sif.PARTITION, struct.pack("<ii", fstype, 4) + b"02\0"), source)
         if fstype == 2:
             image = open_image(path)
-            assert [item.id for item in image.overlays] == [3]
+            assert [item.fstype for item in image.overlays] == [2]
             image.close()
     os.close(source)
     assert "IMAGE: its overlay, object 4, has the filesystem number 9, neither" in refused(path)

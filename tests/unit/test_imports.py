@@ -18,14 +18,12 @@ TOP = Path(__file__).resolve().parents[2]
 BEFORE = {
     "bollard.runtime.container.cdi": {"_parsed"},
     "bollard.runtime.container.driver_libraries": {"is_newer"},
-    "bollard.runtime.container.keeper": {
-        "_enter", "_hold", "_mount", "_open", "_start_saver", "_unshare", "facts"
-    },
+    "bollard.runtime.container.keeper": {"_enter", "_hold", "_mount", "_open", "_start_saver", "_unshare", "facts"},
     "bollard.runtime.container.layers": {"_merge", "_open"},
     "bollard.runtime.container.step": {"main"},
     "bollard.runtime.container.save": {"_prepare"},
     "bollard.runtime.image.encryption": {"check_config"},
-    "bollard.runtime.image.image": {"_open_error", "_user_name"},
+    "bollard.runtime.image.image": {"_identify_oci", "_open_error", "_user_name"},
     "bollard.runtime.image.image_sbom": {"text_in", "upstream"},
     "bollard.runtime.image.sif_write": {"sha256", "timestamp"},  # the saver, which has imported these
     "bollard.runtime.request.command_line": {"_similar"},
@@ -37,7 +35,7 @@ BEFORE = {
     "bollard.runtime.trust.site_keys": {"key_id"},
     "bollard.runtime.trust.dsse": {
         "_check_chain",
-        "_is_valid",
+        "is_valid",
         "_library",
         "_parts",
         "certified_key",

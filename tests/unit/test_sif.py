@@ -210,7 +210,7 @@ def test_one_missing_byte(image):
         (slot(1, 17), struct.pack("<q", PARTITION_AT), "objects 2 and 3 overlap"),
         (slot(1, 25), struct.pack("<q", 5000), "objects 2 and 3 overlap"),
         (slot(2, 0), struct.pack("<i", 0x4007), "no primary system partition"),
-        (slot(2, 0), struct.pack("<i", 0x400A), "OCI-SIF"),
+        (slot(2, 0), struct.pack("<i", 0x400A), "is an OCI-SIF image"),
         (slot(2, 205), struct.pack("<i", 3), "no primary system partition"),
         (slot(2, 201), struct.pack("<i", 2), "its filesystem is ext3"),
         (slot(2, 201), struct.pack("<i", 5), "encrypted with LUKS"),

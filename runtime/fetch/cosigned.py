@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Images of registries that cosign has signed with a plain key: find the signatures, and verify the digest.
+
+cosign keeps the signatures of the manifest sha256:HEX in the image's own repository:
+
+    sha256-HEX.sig   an image whose layers are documents of simple signing
+    sha256-HEX       an index of what refers to it, where the registry has no list of referrers: cosign 3's bundles
+
+What is verified is the digest that the registry gives now; it is returned, so that the same image is fetched later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from typing import Any
+
+from bollard.runtime.errors import BollardError, shown
+from bollard.runtime.fetch import oci, reference, registry, skopeo_policy
+from bollard.runtime.fetch.reference import Reference
+from bollard.runtime.fetch.registry import Access
+from bollard.runtime.trust import cosign
+
+_SIGNATURES_MAX = 64
+
+
+def verified(name: Reference, key: Any, access: Access) -> tuple[Reference, int]:
+    """Return the image's name with the digest that the key has signed, and how many signatures of the key there are.
+
+    name: the reference, docker:// or oras://.
+    key: the public key (trust.dsse).
+    access: how to access the registry.
+
+    Raises:
+        BollardError: the registry does not have the image, it has no signature, or none by this key.
+    """
+    raw = registry.manifest(name, access)
+    digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+    pinned = reference.digest(name)
+    if pinned and digest != pinned:
+        raise BollardError(f"{name.uri}: the registry sent another manifest, {digest}", "do not use it")
+    faults = [*_simple(name, key, digest, access), *_bundles(name, key, digest, access)]
+    if not faults:
+        raise BollardError(f"{name.uri}: nobody has signed {digest} with cosign", "ask who made it; do not trust it")
+    if "" not in faults:
+        told = ", ".join(sorted(set(faults)))
+        raise BollardError(
+            f"{name.uri}: none of {len(faults)} signatures is good: {told}", "check the key; do not trust the image"
+        )
+    return Reference(reference.with_digest(name, digest.partition(":")[2]), name.scheme,
+                     f"{reference.repository(name.name)}@{digest}"), faults.count("")  # fmt: skip
+
+
+def _simple(name: Reference, key: Any, digest: str, access: Access) -> list[str]:
+    """Return the fault of each document of simple signing, "" for a good one."""
+    found = _tagged(name, f"{digest.replace(':', '-')}.sig", access)
+    if found is None:
+        return []
+    where, document = found
+    faults = []
+    for layer in _layers(document, cosign.SIMPLE_SIGNING):
+        notes = layer.get("annotations")
+        signature = notes.get(cosign.SIGNATURE) if isinstance(notes, dict) else None
+        if isinstance(signature, str):
+            payload = _document(where, document, layer, access)
+            faults.append(cosign.fault_of_simple(payload, signature, key, digest))
+    return faults
+
+
+def _bundles(name: Reference, key: Any, digest: str, access: Access) -> list[str]:
+    """Return the fault of each bundle, "" for a good one."""
+    found = _tagged(name, digest.replace(":", "-"), access)
+    if found is None:
+        return []
+    faults = []
+    listed = found[1].get("manifests")
+    for entry in (listed if isinstance(listed, list) else [])[:_SIGNATURES_MAX]:
+        if not isinstance(entry, dict):
+            continue
+        # Not by the artifactType in the index: cosign 3.1 writes there that the configuration is empty.
+        other = oci.digests({"layers": [entry]}, name.uri)[0]
+        where = _at(name, f"@{other}")
+        document = _object(registry.manifest(where, access), other, name)
+        for layer in _layers(document, cosign.BUNDLE):
+            faults.append(cosign.fault_of_bundle(_document(where, document, layer, access), key, digest))
+    return faults
+
+
+def _tagged(name: Reference, tag: str, access: Access) -> tuple[Reference, dict[str, Any]] | None:
+    """Return a manifest of the image's repository and its name with a digest; None if there is no such tag."""
+    try:
+        raw = registry.manifest(_at(name, f":{tag}"), access)
+    except BollardError as error:
+        if ": no such image" in error.message:
+            return None
+        raise
+    digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+    return _at(name, f"@{digest}"), _object(raw, digest, name)
+
+
+def _at(name: Reference, end: str) -> Reference:
+    return Reference(name.uri, name.scheme, f"{reference.repository(name.name)}{end}")
+
+
+def _layers(document: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    listed = document.get("layers")
+    found = [item for item in (listed if isinstance(listed, list) else []) if isinstance(item, dict)]
+    return [item for item in found if str(item.get("mediaType")).startswith(kind)][:_SIGNATURES_MAX]
+
+
+def _document(where: Reference, document: dict[str, Any], layer: dict[str, Any], access: Access) -> bytes:
+    """Return the content of a layer of a manifest. It is compared with its digest."""
+    wanted, size = oci.digests({"layers": [layer]}, where.uri)[0], layer.get("size")
+    if not isinstance(size, int) or not 0 < size <= cosign.DOCUMENT_MAX:
+        raise BollardError(f"{where.uri}: a signature of {shown(str(size))[:20]} bytes", "do not trust the image")
+    with tempfile.TemporaryDirectory(prefix="bollard-cosign-") as place:
+        # The host's policy is about images. These are documents, and only a good signature of them counts.
+        digest = reference.digest(where)
+        registry.copy(where, digest, f"{place}/blobs", place, access, skopeo_policy.PERMISSIVE)
+        with open(f"{place}/blobs/{wanted.replace(':', '/')}", "rb") as file:
+            data = file.read(cosign.DOCUMENT_MAX + 1)
+    if f"sha256:{hashlib.sha256(data).hexdigest()}" != wanted:
+        raise BollardError(f"{where.uri}: a signature does not match its digest", "do not trust the image")
+    return data
+
+
+def _object(raw: bytes, digest: str, name: Reference) -> dict[str, Any]:
+    if f"sha256:{hashlib.sha256(raw).hexdigest()}" != digest:
+        raise BollardError(f"{name.uri}: the registry sent another manifest than {digest}", "do not trust the image")
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise BollardError(f"{name.uri}: a manifest of its signatures is not a JSON object", "do not trust the image")
+    return found
