@@ -27,7 +27,7 @@ BUILD_PACKAGES := debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot u
 	prometheus:/usr/bin/promtool prometheus-node-exporter:/usr/bin/prometheus-node-exporter
 TOOLS := pytest rich spdx-tools hypothesis pexpect cffi cryptography ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
-.PHONY: $(RELEASES:%=release-%) help machine packages dev demo test unit build-test cluster-test releases-test fuzz fuzz-c sanitize peers stress bench dist deb rpm packages-test lint format clean
+.PHONY: $(RELEASES:%=release-%) help machine packages dev demo test unit build-test cluster-test releases-test engines engines-test fuzz fuzz-c sanitize peers stress bench dist deb rpm packages-test lint format clean
 
 help:
 	@echo 'make demo          bring a Slurm cluster up on this machine and run MPI in a container on it'
@@ -36,6 +36,8 @@ help:
 	@echo 'make build-test    definition files built without root (minutes; Debian mirror, PyPI)'
 	@echo 'make cluster-test  tests on the cluster; SUITE=trixie for another Slurm'
 	@echo 'make releases-test what meets Slurm, on the other releases: $(RELEASES)'
+	@echo 'make engines       workflow engines run three steps each in an image: all; writes docs/engines.md'
+	@echo 'make engines-test  the same, those that install within a minute'
 	@echo 'make fuzz          damaged input for the readers of definitions and images, and for those in C; SECONDS=60'
 	@echo 'make fuzz-c        the C alone, with sanitizers; SECONDS=60'
 	@echo 'make sanitize      tests of the C with sanitizers: unit tests, and some on the cluster'
@@ -102,6 +104,16 @@ $(RELEASES:%=release-%): release-%: dev
 	@status=0; $(call ON,$*,-m every_release) || $(call ON,$*,-m every_release $(AGAIN)) || status=$$?; \
 	$(CLUSTER) down --suite $* || status=$$?; exit $$status
 
+# Workflow engines of PyPI and of Debian 12, on a cluster of their own; kept in /var/cache/bollard-engines.
+ENGINES = $(PYTHON) -m pytest -q -o cache_dir=.pytest_cache/engines --suite bookworm tests/engines
+engines-test: dev
+	@status=0; $(ENGINES) || $(ENGINES) $(AGAIN) || status=$$?; \
+	BOLLARD_CLUSTER=engines $(CLUSTER) down --suite bookworm || status=$$?; exit $$status
+
+engines: dev
+	@status=0; $(ENGINES) --all-engines || status=$$?; $(SYSTEM) docs/engines_page.py; \
+	BOLLARD_CLUSTER=engines $(CLUSTER) down --suite bookworm || status=$$?; exit $$status
+
 # Beside Debian's Apptainer, in a tree of its own (tests/peers/tree.py); terminals under load are asked twice as well.
 # With a cache of its own, for the other tests run beside it.
 PEERS := $(PYTHON) -m pytest -q -o cache_dir=.pytest_cache/peers tests/peers \
@@ -136,7 +148,7 @@ packages-test: dev
 BESIDE := $(MAKE) --no-print-directory -k -j2 --output-sync=target
 test: machine
 	@status=0; $(BESIDE) unit build-test fuzz peers docs || status=$$?; \
-	$(BESIDE) SUITES=$(SUITE) cluster-test $(RELEASES:%=release-%) packages-test || status=$$?; exit $$status
+	$(BESIDE) SUITES=$(SUITE) cluster-test $(RELEASES:%=release-%) packages-test engines-test || status=$$?; exit $$status
 
 fuzz: dev
 	$(PYTHON) tests/fuzz/run.py --seconds $(SECONDS)
@@ -186,6 +198,7 @@ lint: dev
 	cd tests/cluster && MYPYPATH=..:../builds $(MYPY) .
 	cd tests/unit && MYPYPATH=.. $(MYPY) $(LOOSE) .
 	cd tests/peers && MYPYPATH=../../spank_plugin:..:../builds $(MYPY) $(LOOSE) .
+	cd tests/engines && MYPYPATH=../cluster:..:../../slurm-test-cluster $(MYPY) $(LOOSE) .
 	cd tests/gpu && MYPYPATH=../../spank_plugin $(MYPY) $(LOOSE) .
 	cd bench && MYPYPATH=../tests/peers:../tests/builds $(MYPY) $(LOOSE) *.py
 	cd tests/fuzz && MYPYPATH=.. $(MYPY) .

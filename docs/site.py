@@ -30,6 +30,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return re.sub(r"\[([^\]]+)\]\(((?:\.\./|README|LICENSE|slurm-test-cluster|tests/)[^)]*)\)", _plain, markdown)
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Colour the matrix of mpi.md and the ticks of engines.md: a cell works, or says how it fails."""
+    if page.file.src_uri == "engines.md":
+        return html.replace("<td>✓</td>", '<td class="works">✓</td>')
+    if page.file.src_uri == "mpi.md":
+        html = html.replace("<td>ok</td>", '<td class="works">ok</td>')
+        return re.sub(r"<td>(?=(?:exit|hangs|jobs of 1 rank|1 node: |invalid))", '<td class="fails">', html)
+    return html
+
+
 def _plain(link: re.Match[str]) -> str:
     """The text of a link to a file that the site does not have."""
     return link[1] if "`" in link[1] else f"`{link[2].lstrip('./')}`"

@@ -5,6 +5,7 @@ Data flows one way; each room imports only rooms below it in this table (`make l
 
 cli/: The `bollard` command: one module for each group of commands.
 local/: containers without a job step of their own, and what runs on this machine.
+preflight/: what an image's MPI needs of Slurm, told before a job queues.
 container/: the keeper: namespaces, mounts and processes of one container on one node.
 build/: new images: from definition files, and from images that were fetched.
 fetch/: images that lie elsewhere: their names, their servers, the cache.

@@ -62,6 +62,7 @@ SOURCES = {
         *("shim", "client", "client_options", "spec", "image_probe", "image_program", "slurm_options"),
         *("components", "multiprog", "header", "stepd", "keeper", "argv", "refusal", "account", "slurmctld"),
         *("privilege", "root_owned", "wire", "python", "job_cgroup", "job_folder", "job_place", "job_end"),
+        *("preflight", "program"),
     ),
     "bollard-keeper": ("keeper_main", "witness", "python", "refusal", "wire"),
     "bollard-enter": ("enter", "entry", "script", "become", "scratch", "supervise", "ranks", "program", "wire"),
@@ -82,6 +83,7 @@ CALLBACKS = """
 extern "Python" void keep(char *spec, char *site, char *program, int listener, int job, int before, long long forked,
                           long long dropped, char *why, int size, int *verdict);
 extern "Python" void check(char *spec, int out, char *why, int size, int *verdict);
+extern "Python" void look(char *request, int out, char *why, int size, int *verdict);
 """
 
 

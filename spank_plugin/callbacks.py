@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The two Python functions that C calls. Both run as the user.
+"""The three Python functions that C calls. They run as the user.
 
-`keeper.c` or `spec.c` forks; `python.c` opens `_bollard.so`; `start.c` starts an isolated interpreter and calls `keep`
-or `check` below. The verdict is a failure until it is set to 0 here. So an exception, a missing module or a broken
-installation always refuses the container.
+`keeper.c` or `spec.c` forks; `python.c` opens `_bollard.so`; `start.c` starts an isolated interpreter and calls
+`keep`, `check` or `look` below. The verdict is a failure until it is set to 0 here. So an exception, a missing module
+or a broken installation always refuses the container.
 """
 
 from __future__ import annotations
@@ -89,6 +89,26 @@ def check(spec: Any, out: int, why: Any, size: int, verdict: Any) -> None:
         from bollard.runtime.local import submission
 
         submission.check(ffi.string(spec), out)
+        verdict[0] = 0
+    except BaseException as error:
+        _explain(error, why, size)
+
+
+@ffi.def_extern()  # type: ignore[untyped-decorator]
+def look(request: Any, out: int, why: Any, size: int, verdict: Any) -> None:
+    """Look into an image for the pre-flight, and write the verdict to the descriptor `out`.
+
+    Args:
+        request: the image's path, a line feed, a program of the image (C string).
+        out: descriptor for the verdict.
+        why: buffer for the reason of a failure.
+        size: bytes of `why`.
+        verdict: pointer to an int, set to 0 on success.
+    """
+    try:
+        from bollard.runtime.preflight import client
+
+        client.look(ffi.string(request), out)
         verdict[0] = 0
     except BaseException as error:
         _explain(error, why, size)

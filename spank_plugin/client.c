@@ -8,6 +8,7 @@
 #include "shim.h"
 #include "wire.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,6 +116,29 @@ static void warn_of_command(void)
 			"write salloc srun --container=IMAGE PROGRAM\n", command);
 }
 
+/* Does the pre-flight for the image that the spec names. */
+static void look_ahead(const char *spec, const char *container, const char *cwd, int multi_prog)
+{
+	struct header header;
+	const char *at = read_header(spec, &header);
+	char path[PATH_MAX];
+	size_t size = 0;
+	unsigned byte;
+
+	if (!at || !container || strncmp(at, "image=/", strlen("image=/")) != 0)
+		return;  /* another step has made the container */
+	for (at += strlen("image="); *at && *at != ' ' && size < sizeof(path) - 1; at++) {
+		if (*at == '%' && sscanf(at + 1, "%2x", &byte) == 1) {
+			path[size++] = (char) byte;
+			at += 2;
+		} else {
+			path[size++] = *at;
+		}
+	}
+	path[size] = '\0';
+	preflight(path, container, cwd, multi_prog);
+}
+
 /* Passes the first component's spec to the step, in the environment variable ENV_SPEC. */
 static void hand_over(const char *spec, const char *cwd, int multi_prog)
 {
@@ -193,6 +217,9 @@ int client_post_opt(spank_t spank)
 		     "start those that differ with an srun of their own");
 	if (component == 1 && spec)
 		hand_over(spec, chdir_to, multi_prog);
+	if (component == 1 && spec && spank_context() == S_CTX_LOCAL && !interactive && !program &&
+	    !getenv("BOLLARD_CONTAINER"))
+		look_ahead(spec, container, chdir_to, multi_prog);
 	free(chdir_to);
 	free(spec);
 	free(program);

@@ -37,6 +37,17 @@ void refuse_idle_options(void);
  * the runtime checks it, in a child. fail() for a mistake. */
 char *make_spec(const char *container, const char *cwd, int multi_prog);
 
+/* spec.c: calls a function of the embedded runtime, python_check() or python_look(), in a child, with `text`. Returns
+ * what it wrote, for the caller to free, and stores in *status the child's exit status, as from waitpid(2). The child
+ * prints the reason of a failure, unless `call` gives none. fail() when no child can be started. */
+typedef int runtime_fn(const char *tree, const char *text, int out, char *why, size_t size);
+char *runtime_answer(runtime_fn *call, const char *text, int *status);
+
+/* preflight.c: warns when the image's MPI does not connect the ranks of this step. Starts srun again with another
+ * --mpi where the user said nothing and the site lets bollard choose; call it before anything is submitted. `image` is the path of the image, `name` the image as the user named it,
+ * `cwd` the directory of the tasks. */
+void preflight(const char *image, const char *name, const char *cwd, int multi_prog);
+
 /* spec.c: returns 1 when two specs differ at most in --container-verbose, or when both are NULL; else 0. */
 int same_container(const char *a, const char *b);
 
@@ -59,10 +70,20 @@ const char *slurm_option(const char *name);
  * "invalid-context". */
 int is_set(const char *value);
 
+/* slurm_options.c: returns 1 when the user has given Slurm's option `name`, on the command line or by a variable; 0 when
+ * not, or when this Slurm does not tell. slurm_option() also returns values that Slurm has set itself. */
+int is_given(const char *name);
+
 /* slurm_options.c: both return 0, and -1 when this Slurm does not export the call. set_slurm_option() otherwise returns
  * what Slurm returns: negative or another non-zero number for a failure. */
 int set_slurm_option(const char *name, const char *value);
 int reset_slurm_option(const char *name);
+
+/* slurm_options.c: returns MpiDefault of slurm.conf; "none" when it is not set. */
+const char *slurm_default_mpi(void);
+
+/* slurm_options.c: returns 1 when this machine has Slurm's plugin for `--mpi=TYPE`, else 0. */
+int slurm_has_mpi(const char *type);
 
 /* slurm_options.c: returns Slurm's version as a number: 2205 for 22.05. fail() when Slurm does not tell it. */
 int slurm_version(spank_t spank);

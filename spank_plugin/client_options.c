@@ -174,6 +174,7 @@ int client_init(spank_t spank)
 	unsetenv(ENV_SPEC);
 	unsetenv(ENV_ARGV0);
 	unsetenv(ENV_COMMAND);
+	unsetenv(ENV_TOLD);
 	forget_options_around();
 	if (spank_context() == S_CTX_ALLOCATOR)
 		warn_of_image_script();

@@ -106,6 +106,7 @@ int main(int argc, char **argv)
 	const char *scratch = is_directory(getenv("TMPDIR")) ? strdup(getenv("TMPDIR")) : NULL;
 	const char *local = getenv("SLURM_LOCALID"), *verbose = getenv(ENV_VERBOSE);
 	char *address, why[4096];
+	int told = getenv(ENV_TOLD) != NULL;
 	struct entry entry = { 0 };
 	int reason, keeper = -1;
 
@@ -130,6 +131,7 @@ int main(int argc, char **argv)
 		return fail("no command given; name a program of the image");
 	unsetenv(ENV_ENTRY);
 	unsetenv(ENV_ARGV0);
+	unsetenv(ENV_TOLD);
 	/* Only the first task of the node reports. */
 	verbose = verbose && (!local || strcmp(local, "0") == 0) ? strdup(verbose) : "";
 	unsetenv(ENV_VERBOSE);
@@ -141,7 +143,8 @@ int main(int argc, char **argv)
 	if (entry.mode[0])
 		supervise(keeper, strcmp(entry.mode, LAUNCHER_SAVE) == 0);
 	act_as_root(entry.root);
-	warn_of_single_ranks(entry.argv, entry.envp);
+	if (!told)
+		warn_of_single_ranks(entry.argv, entry.envp);
 	reason = become(entry.argv, entry.envp);
 	image = variable(entry.envp, "BOLLARD_IMAGE");
 	if (reason == ENOTCONN || reason == ECONNABORTED) {

@@ -8,7 +8,7 @@
 #include <stdio.h>
 
 typedef int keep_fn(const struct keeper_job *job, char *why, size_t size);
-typedef int check_fn(const char *spec, int out, char *why, size_t size);
+typedef int check_fn(const char *text, int out, char *why, size_t size);
 
 static void *symbol(const char *tree, const char *name, char *why, size_t size)
 {
@@ -41,4 +41,11 @@ int python_check(const char *tree, const char *spec, int out, char *why, size_t 
 	check_fn *check = (check_fn *) symbol(tree, "bollard_check", why, size);
 
 	return check ? check(spec, out, why, size) : -1;
+}
+
+int python_look(const char *tree, const char *request, int out, char *why, size_t size)
+{
+	check_fn *look = (check_fn *) symbol(tree, "bollard_look", why, size);
+
+	return look ? look(request, out, why, size) : -1;
 }

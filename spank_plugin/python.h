@@ -9,8 +9,9 @@
 /* python.c: call the embedded runtime of the installation in the directory `tree`; the first call loads it. Both run
  * as the user. Both return 0 when the runtime has succeeded, else -1 with the reason in `why`, which has `size`
  * bytes. python_keep() is the keeper until its step or job has ended. python_check() writes the full spec to the
- * descriptor `out`. */
+ * descriptor `out`, python_look() the verdict of the pre-flight (client.py). */
 int python_keep(const char *tree, const struct keeper_job *job, char *why, size_t size);
+int python_look(const char *tree, const char *request, int out, char *why, size_t size);
 int python_check(const char *tree, const char *spec, int out, char *why, size_t size);
 
 #endif

@@ -5,13 +5,17 @@
 #include "client.h"
 
 #include <dlfcn.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include <slurm/slurm.h>
+
 typedef char *get_fn(void *opt, const char *name);
+typedef bool isset_fn(void *opt, const char *name);
 typedef int reset_fn(void *opt, const char *name);
 typedef int set_fn(void *opt, const char *name, const char *value, bool early);
 
@@ -47,9 +51,49 @@ int reset_slurm_option(const char *name)
 	return 0;
 }
 
+/* Returns Slurm's configuration as this process has read it; NULL when libslurmfull does not export it. The plugin is
+ * compiled with the headers of this Slurm, and Slurm refuses a plugin of another release. */
+static const slurm_conf_t *configuration(void)
+{
+	return (const slurm_conf_t *) dlsym(RTLD_DEFAULT, "slurm_conf");
+}
+
+const char *slurm_default_mpi(void)
+{
+	const slurm_conf_t *conf = configuration();
+
+	return conf && conf->mpi_default && conf->mpi_default[0] ? conf->mpi_default : "none";
+}
+
+int slurm_has_mpi(const char *type)
+{
+	const slurm_conf_t *conf = configuration();
+	const char *at = conf ? conf->plugindir : NULL, *colon;
+	char path[PATH_MAX];
+	int size;
+
+	if (strcmp(type, "none") == 0)
+		return 1;
+	for (; at && *at; at = *colon ? colon + 1 : colon) {
+		colon = strchrnul(at, ':');
+		size = snprintf(path, sizeof(path), "%.*s/mpi_%s.so", (int) (colon - at), at, type);
+		if (size > 0 && (size_t) size < sizeof(path) && access(path, F_OK) == 0)
+			return 1;
+	}
+	return 0;
+}
+
 int is_set(const char *value)
 {
 	return value && strcmp(value, "unset") != 0 && strcmp(value, "invalid-context") != 0;
+}
+
+int is_given(const char *name)
+{
+	void *opt = dlsym(RTLD_DEFAULT, "opt");
+	isset_fn *isset = (isset_fn *) dlsym(RTLD_DEFAULT, "slurm_option_isset");
+
+	return opt && isset && isset(opt, name);
 }
 
 const char *program_word(void)

@@ -70,12 +70,10 @@ static void add(struct text *spec, const char *name, const char *value)
 	put_quoted(spec, value);
 }
 
-/* Checks `spec` with the runtime's parser, in a child. Returns the full spec, for the caller to free. For a mistake
- * the child prints the reason, and this process ends. */
-static char *checked(const char *spec)
+char *runtime_answer(runtime_fn *call, const char *asked, int *status)
 {
 	struct sigaction children = { .sa_handler = SIG_DFL }, before;
-	int ends[2], status = -1;
+	int ends[2];
 	size_t size = 0, room = 0;
 	char why[1024] = "", *text = NULL;
 	ssize_t n;
@@ -91,7 +89,7 @@ static char *checked(const char *spec)
 
 		/* Resolved once: an upgrade can change the prefix, a link, to another tree at any time. */
 		if (realpath(BOLLARD_PREFIX, tree))
-			verdict = python_check(tree, spec, ends[1], why, sizeof(why));
+			verdict = call(tree, asked, ends[1], why, sizeof(why));
 		else
 			snprintf(why, sizeof(why), BOLLARD_PREFIX ": %s; the site's administrator should install bollard "
 				 "again on this machine", strerror(errno));
@@ -113,11 +111,22 @@ static char *checked(const char *spec)
 	} while (n > 0 || (n < 0 && errno == EINTR));
 	close(ends[0]);
 	text[size] = '\0';
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+	*status = -1;
+	while (waitpid(pid, status, 0) < 0 && errno == EINTR)
 		;
 	if (sigaction(SIGCHLD, &before, NULL) < 0)
 		fail("cannot restore the handling of SIGCHLD; try again");
-	if (status != 0 || size == 0) {
+	return text;
+}
+
+/* Checks `spec` with the runtime's parser. Returns the full spec, for the caller to free. For a mistake the child
+ * prints the reason, and this process ends. */
+static char *checked(const char *spec)
+{
+	int status;
+	char *text = runtime_answer(python_check, spec, &status);
+
+	if (status != 0 || !text[0]) {
 		free(text);
 		exit(EXIT_BOLLARD);  /* the child has printed the reason */
 	}

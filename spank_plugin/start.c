@@ -12,6 +12,7 @@
 /* cffi defines these below; they call the Python functions in callbacks.py. */
 static void keep(char *spec, char *site, char *program, int listener, int job, int before, long long forked, long long dropped, char *why, int size, int *verdict);
 static void check(char *spec, int out, char *why, int size, int *verdict);
+static void look(char *request, int out, char *why, int size, int *verdict);
 
 static wchar_t *const search_path[] = { BOLLARD_SEARCH_PATH };
 
@@ -109,4 +110,13 @@ CFFI_DLLEXPORT int bollard_check(const char *spec, int out, char *why, size_t si
 		snprintf(why, size, "the runtime in " BOLLARD_PREFIX " could not be loaded; "
 			 "the site's administrator should install bollard again on this machine");
 	return verdict;
+}
+
+CFFI_DLLEXPORT int bollard_look(const char *request, int out, char *why, size_t size)
+{
+	int verdict = -1;
+
+	if (started(why, size))
+		look((char *) request, out, why, (int) size, &verdict);
+	return verdict;  /* a verdict is advice: without a runtime there is none */
 }

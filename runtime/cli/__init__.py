@@ -24,6 +24,7 @@ encryption_key.py: the key of an encrypted image.
 site.py: bollard site.
 doctor.py: bollard doctor.
 machine.py: the checks of bollard doctor.
+image_findings.py: the checks of bollard doctor IMAGE.
 findings.py: prints the findings of checks.
 terminal.py: escapes control characters on a terminal.
 completion.py: completion for shells.

@@ -127,8 +127,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "cache clean": ("[OPTION...]", "remove what was fetched and is kept", command_options.CACHE_CLEAN, False),
     "doctor": (
-        "[--json]",
-        "tell what this machine lacks for containers, and what mends it; exit status 1 when something does not work",
+        "[OPTION...] [IMAGE]",
+        "tell what this machine lacks for containers, or what IMAGE needs of it and of Slurm; exit status 1 when "
+        "something does not work",
         command_options.DOCTOR,
         False,
     ),

@@ -24,6 +24,9 @@ def run(given: list[tuple[str, str]], words: list[str]) -> int:
     command_line.refuse_empty(given)
     asked = dict(given)
     uri = words[-1]
+    if os.path.exists(uri):
+        text = f"{uri}: is a file of this machine, there is nothing to fetch"
+        raise BollardError(text, "use it as the image, or copy it")
     if ":" not in uri:
         raise BollardError(f"{uri}: is not a URI", f"write docker://{uri}, oras://{uri} or library://{uri}")
     # The order of Apptainer: --name or its variable, else the argument TARGET, else a name made from the URI.

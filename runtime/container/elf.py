@@ -33,21 +33,24 @@ else:
 _SECTIONS_MAX = 4096
 _PART_MAX = 4 << 20  # bytes of one section
 _ROUNDS_MAX = 10_000  # entries of one list
+_NAME_MAX = 256  # bytes of a name
 _HEADER, _ENTRY = 64, 64  # sizes of Elf64_Ehdr and Elf64_Shdr
 _DYNAMIC, _NOTE, _VERDEF, _VERNEED = 6, 7, 0x6FFFFFFD, 0x6FFFFFFE  # sh_type
-_DT_SONAME = 14
+_DT_NEEDED, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 14, 15, 29
+_X86_ISA_1_NEEDED = 0xC0008002
 
 
 class Library:
     """An open library. Every method returns an empty value for a file that is not ELF, or that is damaged."""
 
-    __slots__ = ("_big", "_fd", "_names", "_sections")
+    __slots__ = ("_big", "_fd", "_names", "_sections", "_tables")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._big = False
         self._names = 0  # the section that holds the sections' names
         self._sections: list[Section] = []
+        self._tables: dict[int, bytes] = {}  # content of string tables, by the section's number
         try:
             self._read_table()
         except (OSError, OverflowError):
@@ -55,11 +58,41 @@ class Library:
 
     def soname(self) -> str:
         """Return the name by which programs ask for the library; "" if it has none."""
-        for section, data in self._parts(_DYNAMIC):
-            for at in range(0, len(data) - 15, 16):
-                if self._number(data, at, 8) == _DT_SONAME:
-                    return self._text(section.link, self._number(data, at + 8, 8))
-        return ""
+        return next(iter(self._dynamic(_DT_SONAME)), "")
+
+    def needed(self) -> list[str]:
+        """Return the names of the libraries that the file asks for, in its order."""
+        return self._dynamic(_DT_NEEDED)
+
+    def run_path(self) -> list[str]:
+        """Return the directories in which the file's loader looks first, as they are written: with $ORIGIN."""
+        found = self._dynamic(_DT_RUNPATH) or self._dynamic(_DT_RPATH)
+        return [place for text in found for place in text.split(":") if place]
+
+    def constants(self) -> bytes:
+        """Return the content of the section .rodata, in which the texts of a program are."""
+        for section in self._sections:
+            if self._text(self._names, section.name) == ".rodata":
+                return self._data(section)
+        return b""
+
+    def cpu_level(self) -> int:
+        """Return the level of x86-64 that the file needs, 1 to 4; 0 if it does not tell.
+
+        The rule is that of the x86-64 psABI, "Program Property": GNU_PROPERTY_X86_ISA_1_NEEDED.
+        """
+        level = 0
+        for section, data in self._parts(_NOTE):
+            if self._text(self._names, section.name) != ".note.gnu.property" or data[12:16] != b"GNU\0":
+                continue
+            at = 16
+            for _ in range(_ROUNDS_MAX):  # pr_type, pr_datasz, then the data, in steps of 8 bytes
+                if at + 12 > len(data):
+                    break
+                if self._number(data, at, 4) == _X86_ISA_1_NEEDED:
+                    level = max(level, min(self._number(data, at + 8, 4).bit_length(), 4))
+                at += 8 + (self._number(data, at + 4, 4) + 7) // 8 * 8
+        return level
 
     def needs(self, prefix: str) -> Version:
         """Return the highest version that the library needs of symbols whose version begins with `prefix` (GLIBC_)."""
@@ -101,6 +134,15 @@ class Library:
                     return data[begin : begin + size].strip(b"\0")
         return b""
 
+    def _dynamic(self, tag: int) -> list[str]:
+        """Return the texts of the entries of the section .dynamic that have this tag."""
+        found = []
+        for section, data in self._parts(_DYNAMIC):
+            for at in range(0, min(len(data) - 15, 16 * _ROUNDS_MAX), 16):
+                if self._number(data, at, 8) == tag:
+                    found.append(self._text(section.link, self._number(data, at + 8, 8)))
+        return found
+
     def _read_table(self) -> None:
         head = os.pread(self._fd, _HEADER, 0)
         if head[:5] != b"\x7fELF\x02" or len(head) < _HEADER:
@@ -131,11 +173,11 @@ class Library:
         """Return the text at `at` in the string table that is section number `table`."""
         if not table < len(self._sections) or at >= self._sections[table].size:
             return ""
-        try:
-            data = os.pread(self._fd, 256, self._sections[table].offset + at)
-        except (OSError, OverflowError):
-            return ""  # a damaged library has no names: it is bound as one that is not known
-        return data.split(b"\0")[0].decode("ascii", "replace")
+        if table not in self._tables:  # read once: through a file server each read has its price
+            self._tables[table] = self._data(self._sections[table])
+        data = self._tables[table]
+        end = data.find(b"\0", at, at + _NAME_MAX)
+        return data[at : end if end >= 0 else at + _NAME_MAX].decode("ascii", "replace")
 
 
 def version(text: str) -> Version:

@@ -308,7 +308,11 @@ SITE_STATS: Own = {
     "json": ("", "for programs"),
     "output": ("FILE", "write the text to FILE by a rename, and keep the totals of records that are removed later"),
 }
-DOCTOR: Own = {"json": ("", "for programs")}
+DOCTOR: Own = {
+    "mpi": ("TYPE", "whether the image's MPI finds its ranks with this value of srun's --mpi; default: MpiDefault"),
+    "nodes": ("LIST", "check the image on these nodes, through srun"),
+    "json": ("", "for programs"),
+}
 SITE_ROLLBACK: Own = {**_PREFIX, **_CONFIG}
 SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
 

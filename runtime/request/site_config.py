@@ -40,9 +40,10 @@ class Key(NamedTuple):
 
 
 IMAGE = "path from / on, or a URI"
-SWITCH, GPU, NUMBER, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES, TRUST = (
+SWITCH, GPU, MPI, NUMBER, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES, TRUST = (
     "yes or no",
     "auto, always or never",
+    "auto or slurm",
     "number from 1 to 1000",
     "bytes, or a number with K, M, G or T",
     "directory",
@@ -70,6 +71,14 @@ TABLE: tuple[Key, ...] = (
         "whether a container gets the host's GPU driver when a user says nothing: where its job can open a GPU; on "
         "every node that has a driver; or not",
         "always",
+    ),
+    Key(
+        "mpi",
+        MPI,
+        "slurm",
+        "what `--mpi` of a step with several tasks is when a user says nothing: `auto` chooses what the image's MPI "
+        "library has, among what this Slurm has; `slurm` leaves it to MpiDefault of slurm.conf",
+        "auto",
     ),
     Key("mpirun", SWITCH, True, "whether mpirun and mpiexec of an image start their ranks by srun", "no"),
     Key(
@@ -302,7 +311,7 @@ def read(data: bytes) -> tuple[dict[str, Value], list[Mistake]]:
         items = tuple(item for item in found if not isinstance(item, Mistake))
         if known[name].kind == TRUST:
             values.update(trust_config.values([item for item in items if isinstance(item, tuple)]))
-        elif known[name].kind in (SWITCH, GPU, NUMBER, SIZE, DIRECTORY, IMAGE):
+        elif known[name].kind in (SWITCH, GPU, MPI, NUMBER, SIZE, DIRECTORY, IMAGE):
             values.update((name, item) for item in items)
         elif items:
             values[name] = tuple(str(item) for item in items)
@@ -325,11 +334,18 @@ def _switch(name: str, node: Any) -> Iterator[bool | Mistake]:
 
 
 def _gpu(name: str, node: Any) -> Iterator[str | Mistake]:
+    yield _one_of(GPU, name, node)
+
+
+def _mpi(name: str, node: Any) -> Iterator[str | Mistake]:
+    yield _one_of(MPI, name, node)
+
+
+def _one_of(words: str, name: str, node: Any) -> str | Mistake:
     text = str(node.value) if node.id == "scalar" else ""
-    if text in GPU.replace(",", "").replace(" or", "").split():
-        yield text
-    else:
-        yield Mistake(_line(node), f"{name}: {_kind(node)} is not {GPU}", f"write `{name}: auto`")
+    if text in words.replace(",", "").replace(" or", "").split():
+        return text
+    return Mistake(_line(node), f"{name}: {_kind(node)} is not {words}", f"write `{name}: auto`")
 
 
 def _size(name: str, node: Any) -> Iterator[str | Mistake]:
@@ -434,6 +450,7 @@ def _is_wiring(name: str) -> bool:
 _READERS: dict[str, Any] = {
     SWITCH: _switch,
     GPU: _gpu,
+    MPI: _mpi,
     NUMBER: _number,
     SIZE: _size,
     DIRECTORY: _directory,

@@ -177,9 +177,7 @@ def split_header(text: bytes) -> tuple[Header, bytes]:
         raise _unreadable("its header is of another form")
     root, image, multi_prog = (
         _one_of(word, key, (b"0", b"1")) == b"1"
-        for word, key in zip(
-            words[1:4], (constants.HEADER_ROOT, constants.HEADER_IMAGE, constants.HEADER_MULTI_PROG)
-        )
+        for word, key in zip(words[1:4], (constants.HEADER_ROOT, constants.HEADER_IMAGE, constants.HEADER_MULTI_PROG))
     )
     verbose = _after(words[4], constants.HEADER_VERBOSE)
     name = _after(words[5], constants.HEADER_NAME)

@@ -113,6 +113,7 @@ def test_an_index_of_images(fetcher: Fetcher, registry: Registry, layouts: dict[
         (("docker://--help",), "is not the name of an image"),
         (("nonsense://x",), "nonsense images cannot be fetched; known are docker"),
         (("alpine",), "alpine: is not a URI; write docker://alpine"),
+        (("/etc/passwd",), "/etc/passwd: is a file of this machine, there is nothing to fetch; use it as the image"),
         (("--dir", "", "docker://HOST/tiny/one:v1"), "--dir: its value is empty"),
         (("--arch", "amd64/v9", "docker://HOST/tiny/one:v1"), "architecture 'amd64/v9': has no such variant"),
         (

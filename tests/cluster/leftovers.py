@@ -16,6 +16,8 @@ OWN = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/var/spool", PREFIX)
 # Users put files here; none may have such a name.
 HOMES = "/home"
 OURS = re.compile("bollard|apptainer|singularity", re.IGNORECASE)
+# What srun keeps of images there, for the next step (runtime/preflight/verdict.py).
+VERDICTS = re.compile(r"/\.cache/bollard-preflight(/[\d.]+)?$")
 # Slurm's of jobs, below each mounted hierarchy.
 CGROUPS = re.compile(r"(uid|job|step)_")
 # What root keeps of jobs: not empty, one for each job and user.
@@ -57,7 +59,7 @@ class Snapshot:
         for place in OWN:
             yield from (name for name in _names(root, place) if not SLURMS.match(name) and name != STAYS)
         if node == CONTROLLER:
-            yield from (name for name in _names(root, HOMES) if OURS.search(name))
+            yield from (name for name in _names(root, HOMES) if OURS.search(name) and not VERDICTS.search(name))
 
     def news(self) -> list[str]:
         """One line for each thing that is new since the snapshot, or is not as it should be."""

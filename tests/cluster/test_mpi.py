@@ -149,17 +149,22 @@ def single_ranks(done: Result) -> list[str]:
 
 @pytest.mark.parametrize("mpi", ["none", "pmix"])
 def test_mpich_without_its_wire_up_is_told(cluster: Cluster, images: Images, mpi: str) -> None:
-    """Each rank is then a job of 1 rank and ends with 0. One line warns of it, for any number of nodes and ranks."""
+    """Each rank is then a job of 1 rank and ends with 0. srun warns of it once, before the step starts."""
     done = cluster.srun("-N2", "-n4", f"--mpi={mpi}", f"--container={images.mpi}", "/opt/mpi/mpich_ring")
     if not lacks(cluster, mpi, done):
         (line,) = single_ranks(done)
-        assert "mpich_ring: 4 jobs of 1 rank" in line and line.endswith("use --mpi=pmi2"), done
+        assert f": --mpi={mpi} would run 4 jobs of 1 rank; use --mpi=pmi2" in line, done
 
 
-def test_open_mpi_without_its_wire_up_is_told(cluster: Cluster, images: Images) -> None:
-    done = cluster.srun("-N1", "-n2", "--mpi=none", f"--container={images.mpi}", "/opt/mpi/ompi_ring", env=SETTINGS)
-    (line,) = single_ranks(done)
-    assert line.endswith("use --mpi=pmix"), done
+@pytest.mark.parametrize(("library", "mpi"), FLAVOURS.items())
+def test_what_srun_in_a_container_cannot_see_is_told_by_the_launcher(
+    cluster: Cluster, images: Images, work: Work, library: str, mpi: str
+) -> None:
+    """An srun in a container does not look into the image of its step. The first rank tells."""
+    script = f"#!/bin/sh\nexec srun -n2 --mpi=none --container={images.mpi} /opt/mpi/{library}_ring 2>&1\n"
+    done = cluster.batch(script, work, "-N1", "-n2", f"--container={images.mpi}", env=SETTINGS)
+    (line,) = [line for line in done.lines() if "jobs of 1 rank" in line]
+    assert line.startswith(f"bollard: /opt/mpi/{library}_ring: 2 jobs") and line.endswith(f"use --mpi={mpi}"), done
 
 
 def test_no_word_about_ranks_where_there_is_nothing_to_say(cluster: Cluster, images: Images) -> None:

@@ -28,6 +28,7 @@ cwd: off
 writable: yes
 mpirun: false
 gpu: always
+mpi: auto
 spool: /var/spool/slurmd.%n
 registry: yes
 image-programs: no
@@ -140,6 +141,7 @@ def _example():
         ("spool: spool\n", '1: spool: "spool" does not begin with /; name the directory in full'),
         ("spool:\n", "1: spool: nothing where a directory is expected; write its path, from / on"),
         ("gpu: sometimes\n", '1: gpu: "sometimes" is not auto, always or never; write `gpu: auto`'),
+        ("mpi: pmix\n", '1: mpi: "pmix" is not auto or slurm; write `mpi: auto`'),
         ("gpu: yes\n", '1: gpu: "yes" is not auto, always or never; write `gpu: auto`'),
         ("images-allowed: {a: b}\n", "1: images-allowed: a set of keys is no list; begin each item with `- `"),
         ("environment: [A]\n", "1: environment: a list is no set of names; write one `NAME: value` a line"),

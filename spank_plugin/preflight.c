@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The pre-flight in srun, before the job queues: warns when the image's MPI does not connect the ranks by the step's
+ * --mpi, and chooses it where the user said nothing and the site lets bollard choose. runtime/preflight/ looks into
+ * the image and makes the verdict, a text whose form verdict.py explains. Here it is read, from the cache if it is
+ * there. Nothing here refuses a step: a failure leaves it as it is. */
+#define _GNU_SOURCE
+#include "client.h"
+#include "program.h"
+#include "python.h"
+#include "shim.h"
+#include "constants.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Returns the type that a value of --mpi means: "pmix" for pmix_v4 too; NULL for one about which nothing is known. */
+static const char *type_of(const char *value)
+{
+	const char *slash = strchr(value, '/');  /* mpi/pmix */
+
+	value = slash ? slash + 1 : value;
+	if (strcmp(value, "pmix") == 0 || strncmp(value, "pmix_v", 6) == 0)
+		return "pmix";
+	return strcmp(value, "pmi2") == 0 ? "pmi2" : strcmp(value, "none") == 0 ? "none" : NULL;
+}
+
+/* Returns the number that Slurm's option `name` begins with; 0 when the option is not given. */
+static long number_of(const char *name)
+{
+	const char *value = slurm_option(name);
+	long number = is_set(value) ? strtol(value, NULL, 10) : 0;
+
+	return number > 0 && number < INT32_MAX ? number : 0;
+}
+
+/* Returns how many tasks the step has, as far as its options tell. */
+static long tasks(void)
+{
+	long all = number_of("ntasks"), nodes = number_of("nodes"), each = number_of("ntasks-per-node");
+	long least = (nodes ? nodes : 1) * (each ? each : 1);
+
+	return all > 1 ? all : least;
+}
+
+/* Stores in `path` the program's path if the task finds it on the host: below the working directory `cwd`, or in the
+ * home directory. Returns 1, or 0 for a program of the image. */
+static int is_on_host(const char *program, const char *cwd, char path[PATH_MAX])
+{
+	const char *home = getenv("HOME");
+	size_t size = home && home[0] == '/' && home[1] ? strlen(home) : 0;
+	int length;
+
+	if (!strchr(program, '/') || (program[0] == '/' && (!size || strncmp(program, home, size) != 0 || program[size] != '/')))
+		return 0;
+	length = snprintf(path, PATH_MAX, "%s%s%s", program[0] == '/' ? "" : cwd, program[0] == '/' ? "" : "/", program);
+	return length > 0 && length < PATH_MAX && access(path, R_OK) == 0;
+}
+
+/* Returns the family of a program on the host; NULL when it names no MPI library. */
+static const char *family_of_file(const char *path)
+{
+	return names_library(path, "libmpi_abi.so") ? "abi" : wireup_of_file(path);
+}
+
+static uint64_t changed(const struct stat *st)
+{
+	return (uint64_t) st->st_mtim.tv_sec * 1000000000u + (uint64_t) st->st_mtim.tv_nsec;
+}
+
+/* Stores in `place` where the verdict on `image` is cached: verdict.place() and client.identity() have the same rule.
+ * Returns 0, or -1 when there is no such place. */
+static int find_place(const char *image, char place[PATH_MAX])
+{
+	static const char *const inside[] = { "etc/ld.so.cache", "usr/local/lib", "opt" };
+	const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+	char path[PATH_MAX];
+	struct stat st, part;
+	uint64_t newest;
+	int own = cache && cache[0] == '/', size;
+
+	if ((!own && (!home || home[0] != '/')) || stat(image, &st) < 0)
+		return -1;
+	newest = changed(&st);
+	for (size_t i = 0; S_ISDIR(st.st_mode) && i < sizeof(inside) / sizeof(*inside); i++) {
+		size = snprintf(path, sizeof(path), "%s/%s", image, inside[i]);
+		if (size > 0 && (size_t) size < sizeof(path) && stat(path, &part) == 0 && changed(&part) > newest)
+			newest = changed(&part);
+	}
+	size = snprintf(place, PATH_MAX, "%s%s/bollard-preflight/%llu.%llu.%llu", own ? cache : home, own ? "" : "/.cache",
+			(unsigned long long) st.st_ino, (unsigned long long) st.st_size, (unsigned long long) newest);
+	return size > 0 && size < PATH_MAX ? 0 : -1;
+}
+
+/* Returns the cached verdict, for the caller to free; NULL when there is none of this release. */
+static char *cached(const char *image)
+{
+	static char text[65536];
+	char place[PATH_MAX];
+	ssize_t size;
+	int fd;
+
+	if (find_place(image, place) < 0 || (fd = open(place, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)) < 0)
+		return NULL;
+	size = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (size < 0)
+		return NULL;
+	text[size] = '\0';
+	return strncmp(text, PREFLIGHT_HEAD "\n", strlen(PREFLIGHT_HEAD "\n")) == 0 ? strdup(text) : NULL;
+}
+
+/* Returns the words behind `begin` in the first line of the verdict that begins so, for the caller to free; NULL for
+ * none. */
+static char *line_of(const char *text, const char *begin)
+{
+	size_t size = strlen(begin);
+
+	for (const char *at = text; at && *at; at = strchr(at, '\n') ? strchr(at, '\n') + 1 : NULL)
+		if (strncmp(at, begin, size) == 0)
+			return strndup(at + size, (size_t) (strchrnul(at, '\n') - at) - size);
+	return NULL;
+}
+
+/* Returns the family of a program of the image that the verdict names, as a constant; "" for a program without MPI,
+ * NULL when the verdict does not name the program. */
+static const char *family_in(const char *text, const char *program)
+{
+	static const char *const families[] = { "pmi2", "pmix", "abi" };
+	char line[PATH_MAX + 64];
+	int size = snprintf(line, sizeof(line), "\nprogram - %s\n", program);
+
+	if (size < 0 || (size_t) size >= sizeof(line) || strstr(text, "\nunread ") || strstr(text, line))
+		return "";
+	for (size_t i = 0; i < sizeof(families) / sizeof(*families); i++) {
+		snprintf(line, sizeof(line), "\nprogram %s %s\n", families[i], program);
+		if (strstr(text, line))
+			return families[i];
+	}
+	return NULL;
+}
+
+/* Returns the verdict on the image, for the caller to free; NULL when there is none. If the cache has none, or none on
+ * this program of the image, the runtime looks into the image, in a child. */
+static char *verdict_on(const char *image, const char *program)
+{
+	char *text = cached(image), *request = NULL;
+	int status;
+
+	if (text && (!program[0] || family_in(text, program)))
+		return text;
+	free(text);
+	if (strchr(image, '\n') || strchr(program, '\n') || asprintf(&request, "%s\n%s", image, program) < 0)
+		return NULL;
+	text = runtime_answer(python_look, request, &status);
+	free(request);
+	if (status == 0 && text && text[0])
+		return text;
+	free(text);
+	return NULL;
+}
+
+/* Returns the first type of the list `use` that this Slurm has, in a static buffer; NULL for none. */
+static const char *first_offered(const char *use)
+{
+	static char type[16];
+
+	for (; use && sscanf(use, "%15s", type) == 1; use = strchr(use, ' '), use += use != NULL)
+		if (slurm_has_mpi(type))
+			return type;
+	return NULL;
+}
+
+/* Prints the warning. `line` is a "bad" line of the verdict behind its type, `use` the types that work or NULL. */
+static void warn(const char *name, const char *how, const char *line, const char *use, long ranks)
+{
+	const char *what = strchr(line, ' '), *offered = first_offered(use);
+	char end[64], cure[128] = "";
+
+	if (!what)
+		return;
+	if (strncmp(line, "apart ", 6) == 0)
+		snprintf(end, sizeof(end), "would run %ld jobs of 1 rank", ranks);
+	else
+		snprintf(end, sizeof(end), "would end with an error");
+	if (offered)
+		snprintf(cure, sizeof(cure), "; use --mpi=%s", offered);
+	else if (use)
+		snprintf(cure, sizeof(cure), "; it needs --mpi=%.*s, which this Slurm does not have", (int) strcspn(use, " "), use);
+	fprintf(stderr, "bollard: warning: %s has %s: %s %s%s\n", name, what + 1, how, end, cure);
+	if (setenv(ENV_TOLD, "1", 1) < 0)
+		unsetenv(ENV_TOLD);  /* the launcher then says it a second time */
+}
+
+/* Starts this srun again with `type` in SLURM_MPI_TYPE: Slurm has loaded the plugin of its default type before plugins
+ * see the options, and never loads another one. Nothing is submitted yet. Returns only on failure. */
+static void start_again(const char *type)
+{
+	const char *conf = getenv("SLURM_CONF");
+	FILE *line = fopen("/proc/self/cmdline", "re");
+	char **argv = NULL, *word = NULL;
+	size_t count = 0, size = 0;
+
+	for (; line && getdelim(&word, &size, '\0', line) > 0; word = NULL, size = 0) {
+		char **grown = realloc(argv, (count + 2) * sizeof(*argv));
+
+		if (!grown)
+			return;
+		argv = grown;
+		argv[count++] = word;
+		argv[count] = NULL;
+	}
+	if (!count || setenv("SLURM_MPI_TYPE", type, 1) < 0)
+		return;
+	unsetenv(ENV_SPEC);
+	unsetenv(ENV_TOLD);
+	if (conf && strncmp(conf, "/proc/", strlen("/proc/")) == 0)  /* a descriptor of this process: without slurmd */
+		unsetenv("SLURM_CONF");
+	execv("/proc/self/exe", argv);
+	unsetenv("SLURM_MPI_TYPE");
+}
+
+/* Chooses --mpi where the user said nothing. Returns when the site's default works, or none of the types that do. */
+static void choose(const char *use, const char *how)
+{
+	char list[64];
+	const char *offered = first_offered(use);
+
+	if (use && snprintf(list, sizeof(list), " %s", use) > 0 && !strstr(list, how) && offered)
+		start_again(offered);
+}
+
+void preflight(const char *image, const char *name, const char *cwd, int multi_prog)
+{
+	const char *said = is_given("mpi") ? slurm_option("mpi") : NULL, *standard = slurm_default_mpi();
+	const char *program = program_word();
+	const char *how, *family = NULL;
+	int chooses = !is_set(said) && site_says("\n" SITE_CHOOSES_MPI), hosts;
+	char path[PATH_MAX], begin[64], shown[64], *text, *use, *bad;
+	long ranks = tasks();
+
+	how = type_of(is_set(said) ? said : standard);
+	if (!how || ranks < 2 || getenv("I_MPI_PMI_LIBRARY"))  /* Intel MPI's own way: that library asks Slurm itself */
+		return;
+	program = program && !multi_prog ? program : "";
+	hosts = is_on_host(program, cwd, path);
+	if (hosts)
+		family = family_of_file(path);
+	else if (program[0] != '/' && strchr(program, '/'))
+		program = "";  /* not found on the host: it is where the plan's mounts put it, or nowhere */
+	if (!is_set(said) && !chooses && !family && (hosts || !program[0]))
+		return;
+	text = verdict_on(image, hosts ? "" : program);
+	if (!text)
+		return;
+	if (!hosts && program[0])
+		family = family_in(text, program);
+	if (family && !family[0])
+		family = NULL;
+	snprintf(begin, sizeof(begin), "use %s ", family ? family : "any");
+	use = line_of(text, begin);
+	snprintf(begin, sizeof(begin), "bad %s %s ", family ? family : "any", how);
+	bad = line_of(text, begin);
+	snprintf(shown, sizeof(shown), is_set(said) ? "--mpi=%.40s" : "MpiDefault=%.40s", is_set(said) ? said : standard);
+	if (chooses)
+		choose(use, how);
+	if (bad && (is_set(said) || family) && slurm_has_mpi(how))
+		warn(name, shown, bad, use, ranks);
+	free(bad);
+	free(use);
+	free(text);
+}
