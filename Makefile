@@ -23,9 +23,9 @@ PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv py
 	gpg:/usr/bin/gpg gpgv:/usr/bin/gpgv gpg-agent:/usr/bin/gpg-agent gpgconf:/usr/bin/gpgconf
 BUILD_PACKAGES := debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot uidmap:/usr/bin/newuidmap \
 	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci sks:/usr/sbin/sks strace:/usr/bin/strace rpm:/usr/bin/rpmbuild \
-	db-util:/usr/bin/db_load \
+	db-util:/usr/bin/db_load rclone:/usr/bin/rclone \
 	prometheus:/usr/bin/promtool prometheus-node-exporter:/usr/bin/prometheus-node-exporter
-TOOLS := pytest rich spdx-tools hypothesis pexpect cffi cryptography ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
+TOOLS := pytest moto[server,s3] rich spdx-tools hypothesis pexpect cffi cryptography ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
 .PHONY: $(RELEASES:%=release-%) help machine packages dev demo test unit build-test cluster-test releases-test engines engines-test fuzz fuzz-c sanitize peers stress bench dist deb rpm packages-test lint format clean
 
@@ -182,7 +182,8 @@ bench: packages
 	$(SYSTEM) bench/run.py
 
 # Shell: what an editor's ShellCheck would say. SC2016 is left out: scripts for another shell stand between single quotes.
-SHELL_SCRIPTS := .ci/run $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm) tests/gpu/check.sh slurm-test-cluster/node-init.sh tests/demo.sh tests/peers/images/seen tests/peers/make-images
+SHELL_SCRIPTS := .ci/run $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm) tests/gpu/check.sh slurm-test-cluster/node-init.sh tests/demo.sh tests/peers/images/seen tests/peers/make-images \
+	contrib/warewulf/image_exit.sh contrib/warewulf/overlays/bollard/rootfs/warewulf/init.d/60-bollard
 # Tests of functions need not say their types, and use what a module imports.
 LOOSE := --allow-untyped-defs --allow-untyped-calls --allow-incomplete-defs --allow-any-generics --implicit-reexport \
 	--no-warn-return-any

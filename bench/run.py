@@ -252,4 +252,5 @@ def main() -> None:
         print(f"  -> {target.relative_to(HERE.parent)}\n")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@
 Data flows one way; each room imports only rooms below it in this table (`make lint` checks it).
 
 cli/: The `bollard` command: one module for each group of commands.
+flow/: workflows of containers: a file, compiled to Slurm's own dependencies.
 local/: containers without a job step of their own, and what runs on this machine.
 preflight/: what an image's MPI needs of Slurm, told before a job queues.
 container/: the keeper: namespaces, mounts and processes of one container on one node.

@@ -25,12 +25,21 @@ class Bollard(containers.ContainerPlatform):
 containers.Bollard = Bollard  # ReFrame looks platforms up there
 
 site_configuration = {
-    "systems": [{
-        "name": "cluster", "hostnames": [".*"], "modules_system": "nomod",
-        "partitions": [{
-            "name": "main", "scheduler": "slurm", "launcher": "srun", "environs": ["builtin"],
-            "container_platforms": [{"type": "Bollard"}],
-        }],
-    }],
+    "systems": [
+        {
+            "name": "cluster",
+            "hostnames": [".*"],
+            "modules_system": "nomod",
+            "partitions": [
+                {
+                    "name": "main",
+                    "scheduler": "slurm",
+                    "launcher": "srun",
+                    "environs": ["builtin"],
+                    "container_platforms": [{"type": "Bollard"}],
+                }
+            ],
+        }
+    ],
     "environments": [{"name": "builtin"}],
 }

@@ -16,6 +16,7 @@ pull.py: bollard pull.
 push.py: bollard push, search, delete, tag.
 registry.py: bollard registry.
 remote.py: bollard remote.
+flow.py: bollard flow.
 sif.py: bollard sif.
 sign.py: bollard sign, verify.
 key.py: bollard key.

@@ -435,6 +435,12 @@ def _overlay(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     return overlay_create.run(given, words)
 
 
+def _flow(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
+    from bollard.runtime.cli import flow
+
+    return flow.run(name.split()[1], given, words)
+
+
 def _completion(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     from bollard.runtime.cli import completion
 
@@ -506,6 +512,7 @@ RUN: dict[str, Callable[[str, list[tuple[str, str]], list[str]], int]] = {
     "key export": _key,
     "key remove": _key,
     "overlay create": _overlay,
+    **{f"flow {verb}": _flow for verb in command_options.FLOW},
     "completion": _completion,
     "instance start": _instance_start,
     "instance run": _instance_start,

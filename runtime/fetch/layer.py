@@ -81,7 +81,9 @@ class _Member(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
         try:
             found = super().frombuf(buf, encoding, errors)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+        except tarfile.HeaderError as error:
+            if not bytes(buf).strip(b"\0") and len(buf) in (0, tarfile.BLOCKSIZE):
+                raise  # the end of the archive: a block of zeros, or nothing
             raise ValueError(f"it ends within a member, or a header is no header ({error})") from None
         if found.type in _OF_NAMES and found.size > _NAMES_MAX:
             raise ValueError(f"a header of {found.size} bytes, over {_NAMES_MAX}")

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
     from bollard.runtime.image.encryption import Key
 
+# For mksquashfs, which else takes up to a quarter of the machine's memory for its queues, and is not faster for it. The
+# size of the file is the same. -mem in --mksquashfs-args wins.
+_MEMORY = "128M"
+
 
 class Entry:
     """A directory, file or link to add to the tree.
@@ -171,6 +175,8 @@ def squash(
         argv = [program, os.path.abspath(source), os.path.abspath(path)]
         argv += [
             "-noappend",
+            "-mem",
+            _MEMORY,
             *(() if progress else ("-no-progress",)),
             "-exit-on-error",
             "-offset",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import marshal
 import os
 
-from bollard.runtime.container import fuse
+from bollard.runtime.container import fuse, oci_layers
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
 from bollard.runtime.installed import SESSION
@@ -73,8 +73,11 @@ def _answer(opened: image.Image, program: str, writer: int) -> None:
         linux.new_mount_namespace()
         linux.mount("tmpfs", SESSION, "mode=0755,size=1m", linux.MS_NOSUID | linux.MS_NODEV)
         base = f"{SESSION}/image"
-        os.mkdir(base, 0o755)
-        fuse.mount(opened.fd, opened.offset, base, f"{SESSION}/fuse")
+        if opened.oci:
+            base = oci_layers.mount(opened, image.shown(opened.path), SESSION, f"{SESSION}/fuse", False, [])[0]
+        else:
+            os.mkdir(base, 0o755)
+            fuse.mount(opened.fd, opened.offset, base, f"{SESSION}/fuse")
         root = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # waits for the file server
         answer = contents.read(root, program)
     except BaseException as error:  # every failure is told by the parent; this process must not run its code

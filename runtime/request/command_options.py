@@ -349,12 +349,32 @@ REFUSED: dict[str, Own] = {
     ),
 }
 
+_SET: Own = {"set": ("NAME=VALUE", "another value for ${NAME} in the file; may be given again")}
+_JSON: Own = {"json": ("", "for programs")}
+_WAIT: Own = {"wait": ("", "until the flow is over; the exit status is that of its worst job")}
+FLOW: dict[str, Own] = {
+    "check": {**_SET, **_JSON},
+    "submit": {
+        "dry-run": ("", "print the scripts and what each job needs; nothing is submitted"),
+        **_WAIT,
+        **_SET,
+        **_JSON,
+    },
+    "status": {**_WAIT, **_JSON},
+    "logs": {},
+    "graph": {"format": ("FORM", "text or svg"), **_SET},
+    "cancel": {"remove": ("", "also remove the flow's directory: logs, state, volumes that do not stay")},
+    "resume": {**_WAIT, **_SET, **_JSON},
+    "list": _JSON,
+    "schema": {},
+    "part": {},
+}
 MIXED = frozenset(
     ("build", "pull", "push", "search", "delete", "tag", "registry login", "registry logout", "registry list",
      *(f"remote {verb}" for verb in REMOTE), "cache list", "cache pull", "cache clean", "inspect", "sbom", "run-help",
      "overlay create", "sif list", "sif header", "sif info", "sif dump", "sif new", "sif add", "sif del", "sif setprim",
      "instance list", "instance stop", "instance stats", "sign", "verify", "key newpair", "key list", "key search",
-     "key pull", "key push", "key import", "key export", "key remove")
+     "key pull", "key push", "key import", "key export", "key remove", *(f"flow {verb}" for verb in FLOW))
 )  # fmt: skip
 SHORT = {
     "build": {"e": "encrypt", "s": "sandbox", "u": "update", "f": "fakeroot", "T": "notest"},

@@ -33,6 +33,8 @@ class Site:
         "cache_shared_max",
         "cwd",
         "environment",
+        "flow_scratch",
+        "flow_volumes",
         "forbidden",
         "gpu",
         "home",
@@ -72,6 +74,8 @@ class Site:
         cache_max: int = 0,
         cache_shared_max: int = 0,
         gpu: str = "auto",
+        flow_scratch: str = "",
+        flow_volumes: str = "",
         journal: bool = False,
     ) -> None:
         self.mounts = mounts
@@ -87,6 +91,8 @@ class Site:
         self.cache_shared = cache_shared  # the cache of all users, "" for none
         self.cache_max = cache_max  # bytes that one user's cache may have; 0 for no limit
         self.cache_shared_max = cache_shared_max  # bytes that the cache of all users may have
+        self.flow_scratch = flow_scratch  # where flows have ephemeral volumes; %u is the user; "" for none
+        self.flow_volumes = flow_volumes  # where they have persistent ones
         self.gpu = gpu  # auto, never or always: container/gpu.py
         self.journal = journal  # lines in the system log: container/journal.py
         self.idle = idle  # how many idle containers of a job stay for its next step
@@ -156,6 +162,8 @@ def parse(text: bytes) -> Site:
         prefix=last("prefix", ""),
         layer_max=int(last("layer-max", "0")),
         cache_shared=last("cache.shared", ""),
+        flow_scratch=last("flow.scratch", ""),
+        flow_volumes=last("flow.volumes", ""),
         cache_max=int(last("cache.max", "0")),
         cache_shared_max=int(last("cache.shared-max", "0")),
         idle=int(last("idle-containers", str(IDLE_CONTAINERS))),

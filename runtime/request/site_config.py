@@ -157,6 +157,21 @@ TABLE: tuple[Key, ...] = (
     ),
     Key("cache.max", SIZE, "", "how much each user's own cache may hold, likewise", "100G"),
     Key(
+        "flow.scratch",
+        DIRECTORY,
+        "",
+        "where `bollard flow` makes volumes that it removes again; `%u` stands for the user's name; all nodes share "
+        "it; without it, the flow's directory in the user's home",
+        "/scratch/%u",
+    ),
+    Key(
+        "flow.volumes",
+        DIRECTORY,
+        "",
+        "where it keeps volumes that stay, likewise; without it, `~/.local/share/bollard/volumes`",
+        "/project/%u",
+    ),
+    Key(
         "journal",
         SWITCH,
         False,

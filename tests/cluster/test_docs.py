@@ -151,7 +151,9 @@ def demo(cluster: Cluster, images: Images) -> Iterator[None]:
     fresh = f"rm -rf {DEMO} ~/.apptainer/keys && mkdir {DEMO} && cd {DEMO}"
     good(cluster.exec(f"{fresh} && cp {images.small} img.sif && chmod 755 img.sif && ln -s {images.mpi} mpi.sif"))
     yield
-    cluster.exec(f"chmod -R u+rwX {DEMO}; rm -rf {DEMO} ~alice/.apptainer/keys; rmdir ~alice/.apptainer", user="root")
+    left = f"{DEMO} ~alice/.apptainer/keys ~alice/.local/state/bollard"
+    empty = "~alice/.local/state ~alice/.local ~alice/.apptainer"
+    cluster.exec(f"chmod -R u+rwX {DEMO}; rm -rf {left}; rmdir {empty}", user="root")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -96,6 +97,11 @@ def test_by_hand(cluster: Cluster, several: str, work: Work) -> None:
     assert refused.rc != 0 and "Read-only" in refused.err, refused
     done = cluster.exec(["bollard", "build", f"{work.path}/new.sif", several])
     assert done.rc == 255 and "is an OCI-SIF image with 3 layers, and only one layer can be converted" in done.err, done
+
+
+def test_the_pre_flight_sees_all_layers(cluster: Cluster, several: str) -> None:
+    told = json.loads(cluster.exec(["bollard", "doctor", "--json", several]).out)
+    assert all("cannot be looked into" not in row["text"] for row in told["checks"]), told
 
 
 def test_one_layer(cluster: Cluster, layers: list[tuple[str, bytes]], work: Work) -> None:

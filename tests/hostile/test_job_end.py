@@ -188,14 +188,15 @@ def test_nobody_takes_a_containers_address(cluster: Cluster, images: Images, wor
     assert done.out.splitlines()[:2] == ["inside", "inside"] and done.rc == 0, done
 
 
-def test_failing_steps_leave_no_records(cluster: Cluster, images: Images, work: Work) -> None:
-    """When no task has entered a container, the job has no record."""
+def test_failing_steps_are_on_record(cluster: Cluster, images: Images, work: Work) -> None:
+    """Each container that could not be made has one line, with the phase that failed, and no task."""
     bad = work.write("bad.sif", b"hsqs" + bytes(4096))
     script = f"for i in 1 2 3 4 5 6; do srun -Q --container={bad} true; done; echo $SLURM_JOB_ID"
     done = cluster.exec(["salloc", "-Q", "-w", "n1", "bash", "-c", script], cwd=work.path)
     number = done.out.split()[-1]
     until(lambda: not ours(cluster), "the end of the job")
-    assert cluster.exec(f"ls /var/log/bollard/{number}.*", "n1", "root").rc != 0
+    lines = good(cluster.exec(f"cat /var/log/bollard/{number}.*", "n1", "root")).splitlines()
+    assert len(lines) == 6 and all(" tasks=0 failed=" in line and f" image={bad} " in line for line in lines), lines
 
 
 def test_steps_from_many_directories_share_a_container(cluster: Cluster, images: Images, work: Work) -> None:

@@ -262,3 +262,13 @@ def test_mksquashfs_without_zstd(tmp_path, tree, monkeypatch):
     image = open_image(str(tmp_path / "img.sif"))
     image.close()
     assert image.compression == "gzip"
+
+
+def test_memory_is_bounded(tmp_path, tree, monkeypatch):
+    """mksquashfs is told so; it takes a quarter of the machine's memory else. The user's own word comes later."""
+    real = subprocess.run(["/bin/sh", "-c", "command -v mksquashfs"], stdout=subprocess.PIPE, text=True, check=True)
+    script = f'echo "$*" > {tmp_path}/words\nexec {real.stdout.strip()} "$@"\n'
+    monkeypatch.setenv("PATH", program(tmp_path / "bin", script))
+    build(str(tmp_path / "img.sif"), str(tree), arguments=["-mem", "64M"])
+    words = (tmp_path / "words").read_text().split()
+    assert [words[at + 1] for at, word in enumerate(words) if word == "-mem"] == ["128M", "64M"]

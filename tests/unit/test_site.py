@@ -37,6 +37,8 @@ images-allowed: [/apps, /data/images]
 images-forbidden: [/tmp]
 layer-max: 3G
 cache.shared: /apps/cache
+flow.scratch: /scratch/%u
+flow.volumes: /project/%u
 cache.shared-max: 2T
 cache.max: 1024
 journal: yes
@@ -74,6 +76,7 @@ def test_every_key_arrives_on_the_node():
     assert (here.home, here.cwd, here.writable, here.mpirun, here.registry) == (False, False, True, False, True)
     assert here.idle == 2
     assert (here.cache_shared, here.cache_shared_max, here.cache_max) == ("/apps/cache", 2 << 40, 1024)
+    assert (here.flow_scratch, here.flow_volumes) == ("/scratch/%u", "/project/%u")
     assert here.spool == "/var/spool/slurmd.%n"
     assert (here.allowed, here.forbidden) == (("/apps", "/data/images"), ("/tmp",))
     assert here.environment == ((b"OMP_PROC_BIND", b"close"), (b"SITE", b"a b=c\n%"), (b"ONE", b"1"))

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Flows: a file of jobs, compiled to batch jobs that Slurm's own dependencies hold together.
+
+FILE ──document──► flow (plain data) ──batch──► scripts and edges ──submission──► Slurm, and a directory
+                                                                     state ◄── the jobs' own files, squeue
+
+fields.py: the table of the keys of a flow file.
+document.py: a flow file as plain data, checked against the table.
+schema.py: the table for people, and as a JSON Schema.
+units.py: durations and sizes.
+flow.py: a flow as records, checked as a whole.
+graph.py: order, circles, levels; the picture.
+secret.py: files of the user alone.
+volume.py: directories that jobs share.
+batch.py: a flow as batch jobs: sbatch's options, scripts, edges.
+script.py: the text of batch scripts.
+content.py: keys by which a finished job is known again.
+slurm.py: sbatch, squeue, scancel, scontrol.
+folder.py: the directory of a flow.
+submission.py: check, submit, resume, cancel.
+state.py: how a flow stands.
+transfer.py: moves data, on a node.
+ending.py: the last job: the verdict.
+"""

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Content keys: a job with the same key as one that has succeeded need not run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+
+from bollard.runtime.flow import batch, graph
+from bollard.runtime.flow.batch import Image
+from bollard.runtime.flow.flow import Flow
+
+# What a job may use of the machine changes nothing in its result.
+_NOT_CONTENT = (
+    "line", "image", "image_secret", "needs", "threads", "sockets", "affinity", "memory", "by_core", "exclusive",
+    "timeout", "attempts", "slurm", "array",
+)  # fmt: skip
+
+
+def keys(flow: Flow, images: Mapping[str, Image]) -> dict[str, str]:
+    """Return the key of each job and each transfer: of image, command, environment, mounts, files and what it needs.
+
+    The numbers of an array are no part of the key: each element has its own state.
+    """
+    found: dict[str, str] = {}
+    parts: dict[str, object] = {}
+    for volume in flow.volumes:
+        texts = [text for name, text in flow.files if any(move.uri == f"file://{name}" for move in volume.ingress)]
+        parts[f"{volume.name}.in"] = [[batch.move_plain(move) for move in volume.ingress], texts]
+        parts[f"{volume.name}.out"] = [batch.move_plain(move) for move in volume.egress]
+    for job in flow.jobs:
+        data = {name: value for name, value in dataclasses.asdict(job).items() if name not in _NOT_CONTENT}
+        parts[job.name] = [images[job.image].digest, data]
+    edges = batch.edges(flow)
+    for name in graph.order(edges):
+        text = json.dumps([parts[name], [found[other] for other in edges[name]]], sort_keys=True)
+        found[name] = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return found

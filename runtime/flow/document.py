@@ -1,0 +1,419 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A flow file as plain data: YAML with the types of YAML 1.2, checked against the table of keys.
+
+PyYAML reads YAML 1.1, in which `on` is a truth value, 0644 is octal and 12:30 is a number of base 60. Here a scalar is
+its text, and the table says what the text must be.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.flow import fields, units
+from bollard.runtime.flow.fields import Field
+from bollard.runtime.request.yaml_node import Mistake, is_null, kind, line
+
+# In bytes and nodes. A short YAML text can expand to a very large one by its aliases.
+SIZE_MAX = 1 << 22
+_NODES_MAX = 400_000
+_DEPTH_MAX = 40
+
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_VALUE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)\}", re.ASCII)
+# Kinds in which ${NAME} may belong to a shell.
+_OF_SHELLS = ("command", "script", "args", "env", "files")
+_BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_OLD_BOOLEANS = ("yes", "no", "on", "off", "y", "n")
+
+
+class Document(NamedTuple):
+    """The content of a flow file: nested plain data, and the number of the line of each key, by its path."""
+
+    data: dict[str, Any]
+    lines: dict[str, int]
+
+
+def read(text: bytes, sets: Mapping[str, str]) -> tuple[Document, list[Mistake]]:
+    """Return the content of a flow file, and all mistakes in it, sorted by line.
+
+    text: the file.
+    sets: the values of --set, which win over those of the key `values`.
+
+    Raises:
+        BollardError: PyYAML is not installed.
+    """
+    empty = Document({}, {})
+    try:
+        import yaml
+    except ImportError:
+        raise BollardError(
+            "PyYAML is not installed, so a flow cannot be read",
+            "install it (Debian: python3-yaml, EL: python3-pyyaml)",
+        ) from None
+    if len(text) > SIZE_MAX:
+        return empty, [
+            Mistake(1, f"the file has {len(text)} bytes, over {SIZE_MAX}", "a flow file is small: is it one?")
+        ]
+    template = "render the template first: `fuzzball application render-template`; or use `values:` and ${NAME}"
+    try:
+        top = yaml.compose(text.decode(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except UnicodeDecodeError as error:
+        number = text.count(b"\n", 0, error.start) + 1
+        return empty, [Mistake(number, f"byte 0x{text[error.start]:02x} is not UTF-8", "save the file as UTF-8")]
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        number = mark.line + 1 if mark else 1
+        hint = template if b"{{" in text else "quote text that has a colon or begins with a special character"
+        return empty, [Mistake(number, f"not YAML: {error.problem or error.context}", hint)]
+    except (yaml.YAMLError, RecursionError) as error:
+        return empty, [Mistake(1, f"not YAML: {' '.join(str(error).split())}", "write one `key: value` a line")]
+    if top is None or not isinstance(top, yaml.MappingNode):
+        found = "empty" if top is None else kind(top)
+        return empty, [Mistake(1, f"the file is {found}", "write `jobs:` and a job below it")]
+    reader = _Reader(sets)
+    data = reader.top(top)
+    go = re.search(rb"\{\{-? *([.$]|if |range |with |end\b|include )", text)
+    if go and ("version" in data or reader.mistakes):  # a script of a shell may have {{ for itself
+        number = text[: go.start()].count(b"\n") + 1
+        reader.mistakes.append(Mistake(number, "{{ begins a template of Go, which is not rendered here", template))
+    return Document(data, reader.lines), sorted(reader.mistakes)
+
+
+class _Reader:
+    """Reads nodes by the table. `mistakes` and `lines` grow."""
+
+    def __init__(self, sets: Mapping[str, str]) -> None:
+        self.sets = dict(sets)
+        self.values: dict[str, str] = {}
+        self.mistakes: list[Mistake] = []
+        self.lines: dict[str, int] = {}
+        self.left = _NODES_MAX
+
+    def wrong(self, node: Any, text: str, hint: str) -> None:
+        """Note a mistake in the line of the node."""
+        self.mistakes.append(Mistake(line(node), text, hint))
+
+    def top(self, node: Any) -> dict[str, Any]:
+        """Return the data of the whole file."""
+        for name, value in self.pairs(node, ""):
+            if name == "values" and value.id == "mapping":
+                self.values = {key: str(item.value) for key, item in self.pairs(value, "values") if item.id == "scalar"}
+        for name in self.sets:
+            if name not in self.values:
+                close = difflib.get_close_matches(name, self.values, 1)
+                hint = f"did you mean {close[0]}?" if close else "add it to `values:` in the file"
+                self.wrong(node, f"--set {name}: the file has no such value", hint)
+        self.values.update(self.sets)
+        return self.keys(node, "", "", 0)
+
+    def pairs(self, node: Any, shown: str, depth: int = 0) -> list[tuple[str, Any]]:
+        """Return the keys of a mapping with their nodes. `<<` adds those of another mapping that are not there."""
+        found: dict[str, Any] = {}
+        merged: list[tuple[str, Any]] = []
+        for key, value in node.value:
+            self.left -= 1
+            if self.left < 0 or depth > _DEPTH_MAX:
+                raise BollardError(f"{shown or 'the file'}: has more than {_NODES_MAX} parts", "use a task-array")
+            if key.id != "scalar":
+                self.wrong(key, f"{shown}: a key is {kind(key)}", "write a word")
+            elif key.value == "<<" and not key.style:
+                for other in value.value if value.id == "sequence" else [value]:
+                    if other.id != "mapping":
+                        self.wrong(other, f"<<: {kind(other)}", "name a set of keys, by its anchor")
+                        continue
+                    merged += self.pairs(other, shown, depth + 1)
+            elif key.value in found:
+                self.wrong(key, f"{_join(shown, key.value)}: stands here twice", "put both into one")
+            else:
+                found[key.value] = value
+                self.lines.setdefault(_join(shown, key.value), line(key))
+        for name, value in merged:
+            found.setdefault(name, value)
+        return list(found.items())
+
+    def keys(self, node: Any, key: str, shown: str, depth: int) -> dict[str, Any]:
+        """Return the data of a mapping with known keys. `key` is its place in the table, `shown` in the file."""
+        known = fields.children(key)
+        found = {}
+        for name, value in self.pairs(node, shown):
+            place = _join(shown, name)
+            field = known.get(name)
+            if field is None or name in ("*", "[]"):
+                number = self.lines.get(place, line(value))
+                where = shown or "the file"
+                self.mistakes.append(Mistake(number, f'{where}: no key is called "{name}"', _suggestion(name, known)))
+                continue
+            if is_null(value) and not value.style and not value.value:
+                continue  # `env:` with nothing behind it is a key that is not there
+            item = self.value(value, field, place, depth + 1)
+            if item is not None:
+                found[name] = item
+        return found
+
+    def value(self, node: Any, field: Field, shown: str, depth: int) -> Any:
+        """Return the data of one value; None after a mistake."""
+        if depth > _DEPTH_MAX:
+            self.wrong(node, f"{shown}: is nested too deeply", "write it flat")
+            return None
+        return getattr(self, f"_{_METHODS[field.kind]}")(node, field, shown, depth)
+
+    def scalar(self, node: Any, field: Field, shown: str) -> str | None:
+        """Return the text of a scalar with ${NAME} replaced; None after a mistake."""
+        if node.id != "scalar":
+            self.wrong(node, f"{shown}: is {kind(node)}", f"write {fields.KINDS[field.kind]}")
+            return None
+        if shown.startswith("values."):
+            return self.values.get(shown.partition(".")[2], str(node.value))
+        strict = not any(word in _OF_SHELLS for word in field.key.split("."))
+
+        def replaced(match: re.Match[str]) -> str:
+            if match[1]:
+                return match[0][1:] if match[2] in self.values or strict else match[0]
+            if match[2] in self.values:
+                return self.values[match[2]]
+            if strict:
+                close = difflib.get_close_matches(match[2], self.values, 1)
+                hint = f"did you mean ${{{close[0]}}}?" if close else "give it below `values:`, or write $${...}"
+                self.wrong(node, f"{shown}: ${{{match[2]}}} has no value", hint)
+            return match[0]
+
+        text = _VALUE.sub(replaced, str(node.value))
+        if "\0" in text:
+            self.wrong(node, f"{shown}: has a NUL character", "leave it out")
+            return None
+        return text
+
+    def _map(self, node: Any, field: Field, shown: str, depth: int) -> dict[str, Any] | None:
+        if node.id != "mapping":
+            self.wrong(node, f"{shown}: is {kind(node)}", f"write {', '.join(fields.children(field.key))} below it")
+            return None
+        return self.keys(node, field.key, shown, depth)
+
+    def _image(self, node: Any, field: Field, shown: str, depth: int) -> dict[str, Any] | None:
+        if node.id == "mapping":
+            return self.keys(node, field.key, shown, depth)
+        text = self.scalar(node, field, shown)
+        return None if text is None else {"uri": text}
+
+    def _names(self, node: Any, field: Field, shown: str, depth: int) -> dict[str, Any] | None:
+        if node.id != "mapping":
+            self.wrong(node, f"{shown}: is {kind(node)}", f"write {fields.KINDS[field.kind]}")
+            return None
+        child = fields.BY_KEY[f"{field.key}.*"]
+        found = {}
+        for name, value in self.pairs(node, shown):
+            if field.key in ("jobs", "volumes") and not _LABEL.fullmatch(name):
+                number = self.lines.get(_join(shown, name), line(value))
+                hint = f"a name has {fields.KINDS[fields.LABEL]}"
+                self.mistakes.append(Mistake(number, f'{field.key}: "{name}" is not a name', hint))
+                continue
+            if field.key == "values" and not _VARIABLE.fullmatch(name):
+                self.wrong(value, f'values: "{name}" is not a name', "use letters, digits and _")
+                continue
+            item = self.value(value, child, _join(shown, name), depth + 1)
+            if item is not None:
+                found[name] = item
+        return found
+
+    def _list(self, node: Any, field: Field, shown: str, depth: int) -> list[Any] | None:
+        if node.id != "sequence":
+            self.wrong(node, f"{shown}: is {kind(node)}", "write a list: each item after a dash")
+            return None
+        found = []
+        for at, item in enumerate(node.value):
+            place = f"{shown}.{at}"
+            self.lines[place] = line(item)
+            if item.id == "scalar" and field.key.endswith("depends-on"):
+                name = self.scalar(item, field, place)
+                found.append({"name": name})
+            elif item.id != "mapping":
+                self.wrong(item, f"{shown}: an item is {kind(item)}", "write a set of keys")
+            else:
+                found.append(self.keys(item, f"{field.key}.[]", place, depth + 1))
+        return found
+
+    def _text(self, node: Any, field: Field, shown: str, depth: int) -> str | None:
+        return self.scalar(node, field, shown)
+
+    def _texts(self, node: Any, field: Field, shown: str, depth: int) -> list[str] | None:
+        if node.id != "sequence":
+            self.wrong(node, f"{shown}: is {kind(node)}", "write a list: [one, two]")
+            return None
+        found = [self.scalar(item, field, shown) for item in node.value]
+        return [item for item in found if item is not None]
+
+    def _command(self, node: Any, field: Field, shown: str, depth: int) -> list[str] | None:
+        if node.id != "scalar":
+            return self._texts(node, field, shown, depth)
+        text = self.scalar(node, field, shown)
+        return None if text is None else ["/bin/sh", "-c", text]
+
+    def _env(self, node: Any, field: Field, shown: str, depth: int) -> list[list[str]] | None:
+        found: list[list[str]] = []
+        if node.id == "mapping":
+            for name, value in self.pairs(node, shown):
+                text = self.scalar(value, field, _join(shown, name))
+                if text is not None:
+                    found.append([name, text])
+        else:
+            for item in self._texts(node, field, shown, depth) or []:
+                name, equals, value = item.partition("=")
+                if not equals:
+                    self.wrong(node, f"{shown}: {item} has no value", "write NAME=VALUE")
+                    continue
+                found.append([name, value])
+        for name, _ in found:
+            if not _VARIABLE.fullmatch(name):
+                self.wrong(node, f'{shown}: "{name}" is not the name of a variable', "use letters, digits and _")
+        return found
+
+    def _path(self, node: Any, field: Field, shown: str, depth: int) -> str | None:
+        text = self.scalar(node, field, shown)
+        if text is not None and (not text.startswith("/") or ".." in text.split("/")):
+            self.wrong(node, f'{shown}: "{text}" is not {fields.KINDS[fields.PATH]}', "write it in full, without ..")
+            return None
+        return text
+
+    def _uri(self, node: Any, field: Field, shown: str, depth: int) -> str | None:
+        text = self.scalar(node, field, shown)
+        if text is not None and not re.match(r"[a-z0-9+.-]+://.", text):
+            self.wrong(node, f'{shown}: "{text}" is not an address', f"write {fields.KINDS[fields.URI]}")
+            return None
+        return text
+
+    def _switch(self, node: Any, field: Field, shown: str, depth: int) -> bool | None:
+        text = self.scalar(node, field, shown)
+        if text is None or text in _BOOLEANS:
+            return None if text is None else _BOOLEANS[text]
+        old = text.lower() in _OLD_BOOLEANS
+        hint = f"{text} is text in YAML 1.2: write true or false" if old else "write true or false"
+        self.wrong(node, f'{shown}: "{text}" is not true or false', hint)
+        return None
+
+    def _number(self, node: Any, field: Field, shown: str, depth: int) -> int | None:
+        text = self.scalar(node, field, shown)
+        if text is None:
+            return None
+        if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or len(text) > 1 and text[0] == "0":
+            octal = re.fullmatch(r"0[0-9]+", text, re.ASCII)
+            hint = (
+                f"a leading 0 means different numbers in YAML 1.1 and 1.2: write {text.lstrip('0') or 0}"
+                if octal
+                else "write 4"
+            )
+            self.wrong(node, f'{shown}: "{text}" is not a whole number', hint)
+            return None
+        return int(text)
+
+    def _measured(self, node: Any, field: Field, shown: str, measure: Callable[[str], int], example: str) -> int | None:
+        text = self.scalar(node, field, shown)
+        if text is None:
+            return None
+        try:
+            return measure(text)
+        except ValueError:
+            self.wrong(node, f'{shown}: "{text}" is not {fields.KINDS[field.kind]}', f"write {example}")
+            return None
+
+    def _size(self, node: Any, field: Field, shown: str, depth: int) -> int | None:
+        return self._measured(node, field, shown, units.size, "4GiB")
+
+    def _duration(self, node: Any, field: Field, shown: str, depth: int) -> int | None:
+        example = "1h30m; 12:30 is a number of base 60 in YAML 1.1 and text in YAML 1.2"
+        plain = node.id != "scalar" or ":" not in node.value
+        return self._measured(node, field, shown, units.seconds, "1h30m" if plain else example)
+
+    def _choice(self, node: Any, field: Field, shown: str, depth: int) -> str | None:
+        text = self.scalar(node, field, shown)
+        found = {choice.lower(): choice for choice in field.choices}.get((text or "").lower())
+        if text is not None and found is None:
+            close = difflib.get_close_matches(text, field.choices, 1)
+            hint = f"did you mean {close[0]}?" if close else f"write one of {', '.join(field.choices)}"
+            self.wrong(node, f'{shown}: "{text}" is not known', hint)
+        return found
+
+    def _label(self, node: Any, field: Field, shown: str, depth: int) -> str | None:
+        text = self.scalar(node, field, shown)
+        if text is not None and not _LABEL.fullmatch(text):
+            self.wrong(node, f'{shown}: "{text}" is not a name', f"use {fields.KINDS[fields.LABEL]}")
+            return None
+        return text
+
+    def _needs(self, node: Any, field: Field, shown: str, depth: int) -> list[dict[str, Any]] | None:
+        items = node.value if node.id == "sequence" else [node]
+        found: list[dict[str, Any]] = []
+        for at, item in enumerate(items):
+            self.lines[f"{shown}.{at}"] = line(item)
+            if item.id == "mapping":
+                found.append(self.keys(item, "jobs.*.depends-on.[]", f"{shown}.{at}", depth))
+            else:
+                name = self.scalar(item, field, shown)
+                if name is not None:
+                    found.append({"name": name})
+        return found
+
+    def _mounts(self, node: Any, field: Field, shown: str, depth: int) -> list[list[str]] | None:
+        """Return [volume, path] for each mount, of either form."""
+        if node.id != "mapping":
+            self.wrong(node, f"{shown}: is {kind(node)}", f"write {fields.KINDS[fields.MOUNTS]}")
+            return None
+        found = []
+        for name, value in self.pairs(node, shown):
+            inner = dict(self.pairs(value, f"{shown}.{name}")) if value.id == "mapping" else {"": value}
+            if len(inner) != 1 or not {"", "volume", "location"} & set(inner):
+                self.wrong(value, f"{shown}: {name}: has other keys", f"write {fields.KINDS[fields.MOUNTS]}")
+                continue
+            ((word, target),) = inner.items()
+            text = self.scalar(target, field, shown)
+            if text is None:
+                continue
+            volume, path = (name, text) if word == "location" else (text, name)
+            if not path.startswith("/") or set(path) & set(":,\n") or ".." in path.split("/"):
+                self.wrong(
+                    value,
+                    f'{shown}: "{path}" cannot be a path in the container',
+                    "write it from / on, without : , and ..",
+                )
+                continue
+            self.lines[f"{shown}.{path}"] = line(value)
+            found.append([volume, path])
+        return found
+
+    def _options(self, node: Any, field: Field, shown: str, depth: int) -> dict[str, str] | None:
+        if node.id != "mapping":
+            self.wrong(node, f"{shown}: is {kind(node)}", f"write {fields.KINDS[fields.OPTIONS]}")
+            return None
+        found = {}
+        for name, value in self.pairs(node, shown):
+            text = "" if is_null(value) else self.scalar(value, field, _join(shown, name))
+            if text is not None:
+                found[name] = text
+        return found
+
+    def _refused(self, node: Any, field: Field, shown: str, depth: int) -> None:
+        why, _, instead = field.help.partition("; ")
+        self.mistakes.append(Mistake(self.lines.get(shown, line(node)), f"{shown} is not supported: {why}", instead))
+
+
+_METHODS = {
+    fields.MAP: "map", fields.NAMES: "names", fields.LIST: "list", fields.TEXT: "text", fields.TEXTS: "texts",
+    fields.COMMAND: "command", fields.ENV: "env", fields.PATH: "path", fields.URI: "uri", fields.SWITCH: "switch",
+    fields.NUMBER: "number", fields.SIZE: "size", fields.DURATION: "duration", fields.CHOICE: "choice",
+    fields.LABEL: "label", fields.NEEDS: "needs", fields.MOUNTS: "mounts", fields.OPTIONS: "options",
+    fields.REFUSED: "refused", fields.IMAGE: "image",
+}  # fmt: skip
+
+
+def _join(shown: str, name: str) -> str:
+    return f"{shown}.{name}" if shown else name
+
+
+def _suggestion(name: str, known: Mapping[str, Field]) -> str:
+    names = [word for word in known if word not in ("*", "[]")]
+    close = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {close[0]}?" if close else f"known are {', '.join(names)}"

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The directory of a flow, on a filesystem that the nodes share. It is all that remembers the flow beside Slurm.
+
+FLOWS/ID/flow.yaml        the file as it was submitted
+plan.json        what was made of it: jobs, needs, digests, keys
+ids              "GENERATION NAME JOB" for each job that sbatch took
+released.N       generation N was released: it runs
+cancelled.N      it was cancelled
+verdict.N.json   written by its last job: how each job ended
+jobs/            the scripts
+state/NAME       written by the job itself; state.py describes it
+logs/NAME.out    what the job prints
+files/ images/ volumes/
+lock             held while the flow is submitted, resumed or cancelled
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bollard.runtime import causes
+from bollard.runtime.errors import BollardError
+
+# The size of a state file in bytes. It is written in full before the flow starts, so that a full disk cannot keep a
+# job from saying how it ended.
+RESERVED = 512
+
+
+def base() -> Path:
+    """Return the directory of this user's flows."""
+    given = os.environ.get("BOLLARD_FLOWS")
+    if given:
+        return Path(os.path.abspath(given))
+    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local/state")
+    return Path(state) / "bollard/flows"
+
+
+def make(name: str) -> Path:
+    """Make the directory of a new flow; return its path.
+
+    Raises:
+        BollardError: it cannot be made, or its path has a character that sbatch would change.
+    """
+    top = base()
+    if "%" in str(top) or not str(top).isprintable():
+        raise BollardError(
+            f"{top}: a % in the path of flows has a meaning for sbatch", "set BOLLARD_FLOWS to another directory"
+        )
+    for _ in range(100):
+        path = top / f"{name}-{secrets.token_hex(3)}"
+        try:
+            path.mkdir(0o700, parents=True)
+            for part in ("jobs", "state", "logs", "files", "images", "volumes"):
+                (path / part).mkdir(0o700)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise causes.of(
+                error, f"{path}: cannot be made", str(top), "set BOLLARD_FLOWS to a shared directory"
+            ) from None
+        return path
+    raise BollardError(f"{top}: has too many flows called {name}", "remove some: bollard flow cancel --remove ID")
+
+
+def find(word: str) -> Path:
+    """Return the directory of the flow with this ID, or with the only ID that begins so.
+
+    Raises:
+        BollardError: there is no such flow, or more than one.
+    """
+    if not re.fullmatch(r"[a-z0-9-]+", word, re.ASCII):
+        raise BollardError(f"{word}: is not the ID of a flow", "see `bollard flow list`")
+    path = base() / word
+    if path.is_dir():
+        return path
+    close = [other for other in every() if other.name.startswith(word)]
+    if len(close) != 1:
+        text = f"{word}: there are {len(close)} such flows" if close else f"{word}: there is no such flow"
+        raise BollardError(text, "see `bollard flow list`")
+    return close[0]
+
+
+def every() -> list[Path]:
+    """Return the directories of all flows of this user, the oldest first."""
+    try:
+        found = [path for path in base().iterdir() if path.is_dir()]
+    except FileNotFoundError:
+        return []
+    return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold the flow's lock; yield whether it is held. Without `wait`, false if another process holds it."""
+    with open(path / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield True
+        except BlockingIOError:
+            yield False
+
+
+def write(path: Path, text: str, mode: int = 0o600, *, settle: bool = True) -> None:
+    """Write a file: it has its name when it is whole.
+
+    path: the file.
+    text: its content.
+    mode: its mode.
+    settle: whether it is on disk when this returns.
+
+    Raises:
+        BollardError: the write fails.
+    """
+    try:
+        fd, made = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+        try:
+            with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(text)
+                os.fchmod(file.fileno(), mode)
+                file.flush()
+                if settle:
+                    os.fsync(file.fileno())
+            os.replace(made, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):  # it has its name already
+                os.unlink(made)
+            raise
+        if settle:
+            _settle(path.parent)
+    except OSError as error:
+        raise causes.of(error, f"{path}: cannot be written", str(path), "make room, or set BOLLARD_FLOWS") from None
+
+
+def _settle(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def note(path: Path, generation: int, name: str, job: int) -> None:
+    """Add a job to `ids`; it is on disk when this returns."""
+    with open(path / "ids", "a", encoding="ascii") as file:
+        file.write(f"{generation} {name} {job}\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def ids(path: Path, generation: int) -> dict[str, int]:
+    """Return {name: job} of one generation."""
+    try:
+        lines = (path / "ids").read_text("ascii").splitlines()
+    except FileNotFoundError:
+        return {}
+    words = [line.split() for line in lines]
+    # A last line may be cut when the machine went down; its job is found by its comment.
+    return {
+        word[1]: int(word[2]) for word in words if len(word) == 3 and word[0] == str(generation) and word[2].isdigit()
+    }
+
+
+def reserve(path: Path, names: list[str]) -> None:
+    """Write the state files of jobs that have not started.
+
+    Raises:
+        BollardError: the disk is full.
+    """
+    text = ("state=waiting".ljust(RESERVED - 2) + ".\n").encode("ascii")
+    for name in names:
+        place = path / "state" / name
+        try:
+            with open(place, "wb") as file:
+                file.write(text)
+        except OSError as error:
+            raise causes.of(
+                error, f"{place}: cannot be written", str(place), "make room, or set BOLLARD_FLOWS"
+            ) from None
+
+
+def plan(path: Path) -> dict[str, Any]:
+    """Return the plan of a flow; {} if its submission was cut off before it was written.
+
+    Raises:
+        BollardError: it cannot be read.
+    """
+    try:
+        found = json.loads((path / "plan.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise BollardError(f"{path / 'plan.json'}: {error}", f"bollard flow cancel --remove {path.name}") from None
+    return found if isinstance(found, dict) else {}
+
+
+def mark(path: Path, word: str, generation: int) -> None:
+    """Note that a generation was released or cancelled."""
+    write(path / f"{word}.{generation}", "")
+
+
+def marked(path: Path, word: str, generation: int) -> bool:
+    """Return whether a generation was released or cancelled."""
+    return (path / f"{word}.{generation}").exists()

@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Submit a flow: check everything, write it down, hand it to Slurm with the roots held, release them at the end.
+
+Whatever ends this process in between leaves only jobs that are held or wait for held jobs. `cancel` finds them by the
+file `ids` and by their comment, which also has those that sbatch made and nobody noted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bollard.runtime import installed
+from bollard.runtime.errors import BollardError
+from bollard.runtime.flow import batch, content, ending, folder, secret, slurm, state, volume
+from bollard.runtime.flow import flow as flows
+from bollard.runtime.flow.batch import BatchJob, Image, Place
+from bollard.runtime.flow.flow import Flow
+from bollard.runtime.local.submission import NODE_LOCAL
+from bollard.runtime.request import site
+
+_DEPENDENCY_MAX = 120_000  # bytes of one argument, which the kernel limits to 128 KiB
+
+
+def command() -> tuple[str, ...]:
+    """Return how a node starts this program."""
+    found = shutil.which(sys.argv[0])
+    return (os.path.abspath(found),) if found else (sys.executable, os.path.abspath(sys.argv[0]))
+
+
+def submit(source: str, sets: Mapping[str, str]) -> Path:
+    """Check a flow file and submit it; return the flow's directory.
+
+    source: the path of the flow file.
+    sets: the values of --set.
+
+    Raises:
+        BollardError: the flow cannot run as it is, or Slurm refuses it. Nothing of it is left then.
+    """
+    found = flows.load(source, sets)
+    place = folder.make(found.name)
+    try:
+        with folder.locked(place, wait=True):
+            shutil.copyfile(source, place / "flow.yaml")
+            _run(found, place, 1, sets, os.getcwd(), {}, {})
+    except BaseException:
+        with contextlib.suppress(BollardError):  # Slurm does not answer; `flow list` shows what may be left
+            if not (place / "ids").exists() or not _active(place):
+                discard(place)
+        raise
+    return place
+
+
+def _active(place: Path) -> bool:
+    return any(row.state in slurm.ACTIVE for row in slurm.queue(f"bollard:{place.name}."))
+
+
+def resume(place: Path, source: str, sets: Mapping[str, str]) -> list[str]:
+    """Submit again what has not succeeded or has changed; return the names of these jobs.
+
+    place: the flow's directory.
+    source: a changed flow file; "" for the same.
+    sets: the values of --set, in addition to those before.
+
+    Raises:
+        BollardError: the flow still runs, or cannot be submitted.
+    """
+    with folder.locked(place, wait=False) as held:
+        if not held:
+            raise BollardError(f"{place.name}: is being submitted or cancelled", "wait for that")
+        before = state.of(place)
+        if before.complaint:
+            raise BollardError(f"{place.name}: {before.complaint}", "resume it when Slurm answers")
+        if any(part.state not in state.FINAL for part in before.parts) or not before.parts:
+            raise BollardError(f"{place.name}: is not over", f"bollard flow cancel {place.name}")
+        plan = folder.plan(place)
+        done = {part.name for part in before.parts if part.state == "ok"}
+        keys = {job["name"]: job["key"] for job in plan["jobs"]}
+        sets = {**plan["sets"], **sets}
+        found = flows.load(source or str(place / "flow.yaml"), sets)
+        if source:
+            shutil.copyfile(source, place / "flow.yaml")
+        gone = [name for name, path in plan["volumes"].items() if not os.path.isdir(path)]
+        lost = {job.name for job in found.jobs if set(gone) & {name for name, _ in job.mounts}}
+        lost |= {f"{name}.{way}" for name in gone for way in ("in", "out")}
+        old = {name: key for name, key in keys.items() if name not in lost}
+        return _run(found, place, plan["generation"] + 1, sets, plan["workdir"], old, dict.fromkeys(done, ""))
+
+
+def prepare(
+    found: Flow, place: Path, generation: int, workdir: str, *, dry: bool = False
+) -> tuple[list[BatchJob], Place]:
+    """Return the batch jobs of a flow, after all checks that need no sbatch.
+
+    found: the flow.
+    place: its directory.
+    generation: the number of the submission.
+    workdir: where its jobs start.
+    dry: fetch no image, make no link.
+
+    Raises:
+        BollardError: an image, a secret, an array or a kind of MPI is not as it should be.
+    """
+    here = site.load(installed.PREFIX)
+    for path in (str(place), workdir):
+        if any(f"{path}/".startswith(f"{local}/") for local in NODE_LOCAL):
+            raise BollardError(f"{path}: is on this host alone, and the nodes need it", "use a shared directory")
+    limit = slurm.array_limit() if any(job.is_array for job in found.jobs) else 0
+    for job in found.jobs:
+        if job.is_array and job.array[1] >= limit:
+            raise BollardError(
+                f"jobs.{job.name}.task-array: {job.array[1]} is over this cluster's limit, {limit - 1} (MaxArraySize)",
+                "make several jobs of it",
+            )
+    logins = {job.image: job.image_secret for job in found.jobs}
+    images = {name: _image(name, login, place, workdir, dry=dry) for name, login in logins.items()}
+    names = {value.rpartition("/")[2] for job in found.jobs for _, value in job.env if value.startswith("secret://")}
+    secrets = {name: secret.path(name, os.environ) for name in sorted(names)}
+    for moves in ((*item.ingress, *item.egress) for item in found.volumes):
+        for move in moves:
+            if move.secret:
+                secret.login(move.secret, os.environ)
+            if move.uri.partition("://")[0] not in ("http", "https", "file") and not shutil.which("rclone"):
+                raise BollardError(
+                    f"{move.uri}: needs the program rclone, which is not here", "install it on all nodes"
+                )
+    volumes = {item.name: volume.path(item, place, here.flow_scratch, here.flow_volumes) for item in found.volumes}
+    mpi = slurm.mpi_types() if any(job.nodes for job in found.jobs) else ()
+    target = Place(str(place), generation, workdir, images, volumes, secrets, mpi, command())
+    return batch.jobs(found, target), target
+
+
+def _image(name: str, login: str, place: Path, workdir: str, *, dry: bool) -> Image:
+    """Return the image of a job. An address is fetched; a file is linked into the flow's directory if it can be."""
+    from bollard.runtime.image import image
+
+    digest = ""
+    if image.is_uri(name):
+        if dry:
+            return Image(name, name, "")
+        path, digest = _fetched(name, login, place)
+    else:
+        path = os.path.join(workdir, os.path.expanduser(name))
+    opened = image.open_image(path, os.uname().machine)
+    digest = digest or opened.digest()
+    opened.close()
+    info = os.stat(path)
+    stamp = f"{info.st_size} {int(info.st_mtime)}"
+    digest = digest or f"{os.path.realpath(path)} {stamp}"
+    if dry or os.path.isdir(path):
+        return Image(path, digest, "")
+    # A link holds the content that was checked, also after the cache or the user has removed the file.
+    link = place / "images" / f"{info.st_ino}.{info.st_size}.{info.st_mtime_ns}.sif"
+    try:
+        if not link.exists():
+            os.link(path, link)
+        return Image(str(link), digest, stamp if not image.is_uri(name) else "")
+    except OSError:
+        if not image.is_uri(name):
+            return Image(path, digest, stamp)  # another filesystem, or another user's: the job compares the stamp
+        shutil.copyfile(path, link)
+        return Image(str(link), digest, "")
+
+
+def _fetched(name: str, login: str, place: Path) -> tuple[str, str]:
+    from bollard.runtime.build import conversion
+    from bollard.runtime.fetch import sources
+
+    given: list[tuple[str, str]] = []
+    settings = sources.settings(given, os.environ)
+    if login:
+        keys = secret.login(login, os.environ)
+        access = settings.access._replace(user=keys.get("username", ""), password=keys.get("password", ""))
+        settings = settings._replace(access=access)
+    pulled = conversion.image_of(name, settings)
+    pulled.close()
+    return pulled.path, pulled.source
+
+
+def _run(
+    found: Flow, place: Path, generation: int, sets: Mapping[str, str], workdir: str, keys: Mapping[str, str],
+    done: Mapping[str, str],
+) -> list[str]:  # fmt: skip
+    """Submit one generation of a flow; return the names of its jobs.
+
+    found: the flow.
+    place: its directory.
+    generation: the number of the submission.
+    sets: the values of --set.
+    workdir: where the jobs start.
+    keys: the content keys before, by name.
+    done: the parts that have succeeded before.
+    """
+    jobs, target = prepare(found, place, generation, workdir)
+    fresh = content.keys(found, target.images)
+    plan: list[dict[str, Any]] = []
+    todo: list[BatchJob] = []
+    for job in jobs:
+        same = not job.name.startswith(".") and keys.get(job.name) == fresh[job.name]
+        left = tuple(index for index in job.indexes if not same or f"{job.name}.{index}" not in done)
+        skipped = same and (not left if job.indexes else job.name in done)
+        plan.append(
+            {
+                "name": job.name, "kind": job.kind, "key": fresh.get(job.name, ""), "skipped": skipped,
+                "all": list(job.indexes), "indexes": list(left), "needs": [need.name for need in job.needs],
+            }
+        )  # fmt: skip
+        if not skipped:
+            todo.append(dataclasses.replace(job, indexes=left))
+    real = [job for job in todo if not job.name.startswith(".")]
+    if not real:
+        raise BollardError(f"{place.name}: every job is done and unchanged", "there is nothing to resume")
+    for path in target.volumes.values():
+        volume.make(path)
+    for job in todo:
+        folder.write(place / "jobs" / f"{job.name}.sh", job.script, 0o700, settle=False)
+        for name, text in job.files:
+            folder.write(place / name, text, 0o700, settle=False)
+    _test(todo, place)
+    for job in real:
+        folder.reserve(place, job.parts)
+    ephemeral = [target.volumes[item.name] for item in found.volumes if not item.shelf]
+    moves = {
+        f"{item.name}.{way}": {"volume": target.volumes[item.name], "moves": [batch.move_plain(move) for move in some]}
+        for item in found.volumes for way, some in (("in", item.ingress), ("out", item.egress))
+    }  # fmt: skip
+    written = {
+        "generation": generation, "sets": dict(sets), "workdir": workdir, "jobs": plan, "volumes": dict(target.volumes),
+        "ephemeral": ephemeral, "moves": moves, "texts": dict(found.files), "edges": batch.edges(found),
+    }  # fmt: skip
+    folder.write(place / "plan.json", json.dumps(written))
+    with _interruptible():
+        try:
+            _hand_over(
+                todo, target, place, partial={item["name"] for item in plan if len(item["indexes"]) < len(item["all"])}
+            )
+        except BaseException:
+            cancel_jobs(place, generation)
+            raise
+    return [job.name for job in real]
+
+
+def _test(todo: list[BatchJob], place: Path) -> None:
+    """Ask Slurm for one job of each shape whether it can ever run."""
+    seen = set()
+    for job in todo:
+        varying = ("--job-name=", "--output=", "--comment=")
+        shape = tuple(word for word in job.options if not word.startswith(varying))
+        if shape not in seen:
+            seen.add(shape)
+            what = f"jobs.{job.name}" if job.kind == "job" else job.name
+            slurm.test(job.options, str(place / "jobs" / f"{job.name}.sh"), what)
+
+
+def _hand_over(todo: list[BatchJob], target: Place, place: Path, partial: set[str]) -> None:
+    """Submit the jobs, roots held, then release the roots."""
+    ids: dict[str, int] = {}
+    roots: list[int] = []
+    for job in todo:
+        if folder.marked(place, "cancelled", target.generation):
+            raise BollardError(f"{place.name}: was cancelled while it was submitted")
+        options = [*job.options]
+        needs = [need for need in job.needs if need.name in ids]
+        if job.kind == "end":
+            edge = "afterany:" + ":".join(str(ids[name]) for name in ids if not name.startswith("."))
+            options += [f"--dependency={edge}", f"--output={place}/logs/end.out"]
+        elif job.kind == "cancel":
+            edge = "?".join(f"afternotok:{number}" for number in ids.values())
+            options += [f"--dependency={edge}", "--kill-on-invalid-dep=yes", "--output=/dev/null"]
+        elif needs:
+            edge = ",".join(f"{_word(need.each, need.name, job.name, partial)}:{ids[need.name]}" for need in needs)
+            options += [f"--dependency={edge}", "--kill-on-invalid-dep=yes"]
+        else:
+            options.append("--hold")
+        if any(len(word) > _DEPENDENCY_MAX for word in options):
+            raise BollardError(
+                f"{place.name}: has too many jobs for one dependency", "make arrays of equal jobs: task-array"
+            )
+        if job.indexes:
+            options.append(f"--array={batch.array_option(job.indexes, job.concurrency)}")
+        number = slurm.submit(options, str(place / "jobs" / f"{job.name}.sh"), job.name)
+        folder.note(place, target.generation, job.name, number)
+        ids[job.name] = number
+        if "--hold" in options:
+            roots.append(number)
+    if folder.marked(place, "cancelled", target.generation):
+        raise BollardError(f"{place.name}: was cancelled while it was submitted")
+    folder.mark(place, "released", target.generation)
+    slurm.release(roots)
+
+
+def _word(each: bool, other: str, own: str, partial: set[str]) -> str:
+    # Of an array that is submitted again in parts, element I may have no element I before it.
+    return "aftercorr" if each and other not in partial and own not in partial else "afterok"
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turn SIGINT, SIGTERM and SIGHUP into an exception, so that what was submitted is cancelled."""
+
+    def stop(number: int, frame: object) -> None:
+        for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(other, signal.SIG_IGN)  # while the jobs are cancelled
+        raise BollardError("interrupted: what was submitted is cancelled", "", 128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def cancel_jobs(place: Path, generation: int) -> None:
+    """Cancel all jobs of a generation, those that nobody noted too.
+
+    Raises:
+        BollardError: Slurm does not answer.
+    """
+    folder.mark(place, "cancelled", generation)
+    rows = slurm.queue(f"bollard:{place.name}.")
+    slurm.cancel(sorted({row.job for row in rows if row.state in slurm.ACTIVE}))
+
+
+def cancel(place: Path) -> bool:
+    """Cancel a flow, and remove its ephemeral volumes; return whether it was still there for Slurm.
+
+    Raises:
+        BollardError: Slurm does not answer.
+    """
+    plan = folder.plan(place)
+    generation = plan.get("generation", 1)
+    if plan and state.of(place).word in ("ok", "failed", "timeout", "lost", "cancelled"):
+        ending.remove_volumes(place)
+        return False
+    cancel_jobs(place, generation)
+    with folder.locked(place, wait=True):  # a submission that still runs sees the mark, and ends
+        cancel_jobs(place, generation)
+    ending.remove_volumes(place)
+    return True
+
+
+def discard(place: Path) -> None:
+    """Remove the directory of a flow whose jobs are gone."""
+    ending.remove_volumes(place)
+    shutil.rmtree(place, ignore_errors=True)  # what is left is shown by `flow list`

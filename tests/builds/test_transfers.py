@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Transfers of flows: servers that stall, cut off and lie; s3, by rclone, from a server on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.flow import transfer
+
+DATA = os.urandom(300_000)
+DIGEST = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """/good; /cut sends half; /stall sends half and then nothing; /once fails at first; /login wants a password."""
+
+    asked: dict[str, int] = {}
+
+    def do_GET(self) -> None:
+        count = self.asked[self.path] = self.asked.get(self.path, 0) + 1
+        if self.path == "/once" and count == 1:
+            self.send_error(503)
+            return
+        if self.path == "/login" and self.headers["Authorization"] != "Basic dTpw":
+            self.send_error(401)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(DATA)))
+        self.end_headers()
+        if self.path in ("/cut", "/stall"):
+            self.wfile.write(DATA[: len(DATA) // 2])
+            self.wfile.flush()
+            if self.path == "/stall":
+                time.sleep(8)
+            return
+        self.wfile.write(DATA)
+
+    def log_message(self, *words: object) -> None:
+        return
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    made.daemon_threads = True
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{made.server_address[1]}"
+    made.shutdown()
+
+
+class Place:
+    """A flow's directory with one volume, and alice's secrets."""
+
+    def __init__(self, top: Path) -> None:
+        self.top, self.volume, self.secrets = top, top / "volume", top / "config/bollard/secrets"
+        self.volume.mkdir()
+        self.secrets.mkdir(parents=True)
+
+    def secret(self, name: str, **keys: str) -> None:
+        path = self.secrets / name
+        path.write_text("".join(f"{key.replace('_', '-')}: {value}\n" for key, value in keys.items()))
+        path.chmod(0o600)
+
+    def run(self, way: str, uri: str, path: str, **more: Any) -> None:
+        move = {"uri": uri, "path": path, "secret": "", "digest": "", "timeout": 20, "attempts": 1, **more}
+        plan = {"moves": {f"v.{way}": {"volume": str(self.volume), "moves": [move]}}, "texts": {}}
+        (self.top / "plan.json").write_text(json.dumps(plan))
+        transfer.run(self.top, f"v.{way}")
+
+    def files(self) -> list[str]:
+        return sorted(str(path.relative_to(self.volume)) for path in self.volume.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return Place(tmp_path)
+
+
+def test_a_file_of_a_web_server(place: Place, server: str) -> None:
+    place.run("in", f"{server}/good", "in/a", digest=DIGEST)
+    place.run("in", f"{server}/good?x=1", "web/")
+    place.run("in", f"{server}/once", "b", attempts=2)
+    place.secret("web", username="u", password="p")
+    place.run("in", f"{server}/login", "c", secret="web")
+
+    assert place.files() == ["b", "c", "in/a", "web/good"]
+    assert (place.volume / "in/a").read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "message"),
+    [
+        ("cut", {}, "300000 expected|more expected|IncompleteRead"),
+        ("stall", {"timeout": 2}, "it took longer than 2 s"),
+        ("good", {"digest": f"sha256:{'0' * 64}"}, "its digest is sha256:"),
+        ("login", {}, "answers 401"),
+    ],
+)
+def test_a_server_that_is_not_as_it_should_be(
+    place: Place, server: str, path: str, more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BollardError, match=message):
+        place.run("in", f"{server}/{path}", "a", **more)
+
+    assert not place.files()
+
+
+def test_nobody_listens(place: Place) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(BollardError, match="refused"):
+        place.run("in", f"http://127.0.0.1:{port}/a", "a")
+
+
+def test_a_link_does_not_lead_out_of_the_volume(place: Place, tmp_path: Path) -> None:
+    (place.volume / "out").symlink_to(tmp_path)
+    for way in ("in", "out"):
+        with pytest.raises(BollardError, match="leads out of the volume"):
+            place.run(way, f"file://{tmp_path}/plan.json", "out/plan.json")
+
+
+def test_files_and_directories(place: Place, tmp_path: Path) -> None:
+    (place.volume / "d/e").mkdir(parents=True)
+    (place.volume / "d/e/f").write_text("x")
+    place.run("out", f"file://{tmp_path}/copy", "d")
+    assert (tmp_path / "copy/e/f").read_text() == "x"
+    with pytest.raises(BollardError, match="is not in the volume"):
+        place.run("out", f"file://{tmp_path}/copy", "none")
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A server that speaks s3, with a bucket."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        address = f"http://127.0.0.1:{port}"
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        end = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError):
+                opener.open(urllib.request.Request(f"{address}/bucket", method="PUT"), timeout=10).close()
+                break
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.2)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_s3(place: Place, s3: str, capsys: pytest.CaptureFixture[str]) -> None:
+    place.secret("s3", access_key="key", secret_key="very-secret-key", region="us-east-1", endpoint=s3)
+    (place.volume / "tree/inner").mkdir(parents=True)
+    (place.volume / "tree/inner/a").write_bytes(DATA)
+    (place.volume / "one").write_bytes(DATA)
+    place.run("out", "s3://bucket/x/one", "one", secret="s3", digest=DIGEST)
+    place.run("out", "s3://bucket/tree", "tree", secret="s3")
+    place.run("in", "s3://bucket/x/one", "back/one", secret="s3", digest=DIGEST)
+    place.run("in", "s3://bucket/tree", "again/", secret="s3")
+
+    assert place.files() == ["again/inner/a", "back/one", "one", "tree/inner/a"]
+    assert (place.volume / "again/inner/a").read_bytes() == DATA
+    for uri, more, message in (
+        ("s3://bucket/x/one", {"digest": f"sha256:{'0' * 64}"}, "its digest is"),
+        ("s3://bucket/none", {}, "s3://bucket/none: "),
+        ("s3://none/none", {}, "s3://none/none: "),
+    ):
+        with pytest.raises(BollardError, match=message) as caught:
+            place.run("in", uri, "new", secret="s3", **more)
+        assert "very-secret-key" not in str(caught.value)
+    assert "new" not in place.files()
+    assert "very-secret-key" not in "".join(capsys.readouterr())

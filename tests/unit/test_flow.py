@@ -1,0 +1,418 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Flow files: what is read, what is refused and how, and what they become."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bollard.runtime.errors import BollardError
+from bollard.runtime.flow import batch, content, document, fields, folder, graph, schema, secret, state, transfer, units
+from bollard.runtime.flow import flow as flows
+from bollard.runtime.flow.batch import Image, Place
+from bollard.runtime.flow.slurm import Row
+
+SHORT = "jobs:\n  a: {image: i.sif, command: [echo, a]}\n"
+
+
+def parse(text, sets=None):
+    return flows.parse(text.encode(), sets or {}, "f")
+
+
+def mistakes(text, sets=None):
+    return [f"{line}: {what}; {hint}" for line, what, hint in parse(text, sets)[1]]
+
+
+def good(text, sets=None):
+    found, wrong = parse(text, sets)
+    assert not wrong
+    return found
+
+
+def compiled(text, **changes):
+    found = good(text)
+    images = {job.image: Image(f"/i/{job.image}", "d", "") for job in found.jobs}
+    values = {
+        "folder": "/flows/f-1", "generation": 1, "workdir": "/w", "images": images,
+        "volumes": {volume.name: f"/v/{volume.name}" for volume in found.volumes}, "secrets": {"s": "/secrets/s"},
+        "mpi": ("pmix", "pmi2"), "command": ("bollard",), **changes,
+    }  # fmt: skip
+    return {job.name: job for job in batch.jobs(found, Place(**values))}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (b"", ["1: the file is empty; write `jobs:` and a job below it"]),
+        (b"- 1\n", ["1: the file is a list; write `jobs:` and a job below it"]),
+        (b"\xff", ["1: byte 0xff is not UTF-8; save the file as UTF-8"]),
+        (b"a: {{ .Values.x }}\n", ["render the template first"]),
+        (b"a: [\n", ["not YAML"]),
+    ],
+)
+def test_what_is_no_flow(text, wanted):
+    found = [f"{line}: {what}; {hint}" for line, what, hint in document.read(text, {})[1]]
+
+    assert any(wanted[0] in item for item in found)
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("commands: [x]", '3: jobs.b: no key is called "commands"; did you mean command?'),
+        ("command: [x]\n    resource: {cpu: {cores: 0644}}", "write 644"),
+        ("command: [x]\n    resource: {exclusive: on}", "on is text in YAML 1.2: write true or false"),
+        ("command: [x]\n    policy: {timeout: {execute: 12:30}}", "12:30 is a number of base 60 in YAML 1.1"),
+        ("command: [x]\n    resource: {memory: {size: 4 gigs}}", '"4 gigs" is not a number of bytes'),
+        ("command: [x]\n    needs: [aa]", 'no job is called "aa"; did you mean a?'),
+        ("command: [x]\n    needs: b", "jobs.b: needs itself: b → b; take one of these needs out"),
+        ("command: [x]\n    depends-on: [{name: a, status: RUNNING}]", "there are no services"),
+        ("command: [x]\n    mounts: {/data: v}", 'no volume is called "v"'),
+        ("command: [x]\n    multinode: {nodes: 2, implementation: gasnet}", "gasnet is not supported"),
+        ("command: [x]\n    multinode: {implementation: openmpi}", "needs the number of nodes"),
+        ("command: [x]\n    env: [A=secret://group/x]", "secret://group is not supported"),
+        ("command: [x]\n    env: [A]", "A has no value"),
+        ("command: [x]\n    slurm: {dependency: 'afterok:1'}", "the flow sets this option itself"),
+        ("command: [x]\n    slurm: {time: 5}", "give policy.timeout.execute"),
+        ("command: [x]\n    network: {ports: [{name: x}]}", "jobs.b.network.ports is not supported"),
+        ("command: [x]\n    image: {uri: i.sif, decryptionSecret: secret://user/x}", "stands here twice"),
+        ("command: [x]\n    command: [y]", "jobs.b.command: stands here twice; put both into one"),
+        ("command: [x]\n    task-array: {start: 5, end: 4}", "needs an end that is not below 5"),
+        ("command: [x]\n    needs: [{name: a, each: true}]", "a is not an array of the same numbers"),
+        ("command: [x]\n    cwd: ${NO}", "${NO} has no value"),
+        ("command: [x]\n    resource: {devices: {nvidia.com/gpus: 1}}", "did you mean nvidia.com/gpu?"),
+        ("command: [x]\n    policy: {retry: {attempts: 0}}", "0: from 1 to 1000"),
+    ],
+)
+def test_a_mistake_has_its_line_and_a_remedy(line, wanted):
+    found = mistakes(f"{SHORT}  b:\n    image: i.sif\n    {line}\n".replace("jobs:\n", "jobs:\n", 1))
+
+    assert any(wanted.removeprefix("3: ") in item for item in found), found
+    assert all(item.split(":")[0].isdigit() for item in found)
+
+
+@pytest.mark.parametrize("key", [field.key for field in fields.TABLE if field.kind == fields.REFUSED])
+def test_what_is_refused_says_why_and_what_instead(key):
+    field = fields.BY_KEY[key]
+    why, _, instead = field.help.partition("; ")
+
+    assert why and instead
+    text = {
+        "services": "services: {x: {}}\n", "annotations": "annotations: {x: y}\n",
+        "volumes.*.annotations": "volumes: {v: {use: ephemeral, annotations: {x: y}}}\n",
+    }.get(key)  # fmt: skip
+    text = text + SHORT if text else f"jobs: {{a: {{{_nested(key.removeprefix('jobs.*.'))}}}}}"
+    assert any(
+        f"{key.replace('*', 'v' if 'volumes' in key else 'a')} is not supported" in item for item in mistakes(text)
+    )
+
+
+def _nested(key):
+    return f"{key.replace('.', ': {')}: x{'}' * key.count('.')}"
+
+
+def test_a_circle_is_shown():
+    pairs = (("a", "c"), ("b", "a"), ("c", "b"))
+    text = "jobs:" + "".join(f"\n  {job}: {{image: i, command: [x], needs: {need}}}" for job, need in pairs)
+
+    assert "→" in mistakes(text)[0]
+
+
+def test_values_are_set_and_shell_variables_are_left():
+    text = (
+        "values: {IMG: i.sif, N: '3'}\njobs:\n  a:\n    image: ${IMG}\n    script: echo ${N} ${HOME} $${N}\n"
+        "    resource: {cpu: {cores: '${N}'}}\n"
+    )
+    job = good(text, {"IMG": "j.sif"}).jobs[0]
+
+    assert (job.image, job.script, job.cores) == ("j.sif", "echo 3 ${HOME} ${N}", 3)
+    assert mistakes(text, {"IMGS": "x"}) == ["1: --set IMGS: the file has no such value; did you mean IMG?"]
+
+
+def test_texts_keep_what_yaml_1_1_would_change():
+    job = good("jobs:\n  a: {image: i, command: [on, 0644, '12:30', 1e3, ~, 0x10], env: {A: no, B: 12:30}}\n").jobs[0]
+
+    assert job.command == ("on", "0644", "12:30", "1e3", "~", "0x10")
+    assert job.env == (("A", "no"), ("B", "12:30"))
+
+
+FUZZBALL = """
+version: {version}
+defaults: {{job: {{env: [A=1, B=2], policy: {{timeout: {{execute: 1h}}, retry: {{attempts: 2}}}}}}}}
+files: {{t: text}}
+volumes:
+  v:
+    {volume}
+    ingress: [{{source: {{uri: "s3://b/k", secret: secret://user/s}}, destination: {{uri: file://k}}}}]
+    egress: [{{source: {{uri: file://o}}, destination: {{uri: "file:///x/o"}}, policy: {{timeout: {{execute: 5m}}}}}}]
+jobs:
+  a:
+    image: {{uri: docker://alpine, secret: secret://user/s}}
+    script: |
+      #!/bin/sh
+      true
+    args: [x]
+    env: [B=3, C=secret://user/s]
+    cwd: /data
+    mounts: {mounts}
+    files: {{/etc/t: file://t}}
+    resource:
+      cpu: {{cores: 4, threads: true, sockets: 1, affinity: NUMA}}
+      memory: {{size: 1GB, by-core: true}}
+      devices: {{nvidia.com/gpu: 2}}
+      annotations: {{nvidia.com/gpu.model: a100}}
+      exclusive: true
+    task-array: {{start: 1, end: 3, concurrency: 2}}
+    network: {{{network}}}
+  b:
+    image: {{uri: i.sif}}
+    command: [x]
+    multinode: {{nodes: 2, implementation: openmpi, procsPerNode: 2}}
+    resource: {{cpu: {{cores: 4, affinity: core}}, memory: {{size: 1GiB}}}}
+    depends-on: [{{name: a, status: finished}}]
+    requires: [c]
+"""
+V1 = {
+    "version": "v1",
+    "volume": "reference: volume://user/ephemeral",
+    "mounts": "{v: {location: /data}}",
+    "network": "",
+}
+V4 = {
+    "version": "v4",
+    "volume": "use: persistent\n    name: p\n    size: 1GiB",
+    "mounts": "{/data: {volume: v}}",
+    "network": "host: true",
+}
+
+
+@pytest.mark.parametrize("form", [V1, V4], ids=["v1", "v4"])
+def test_every_field_of_fuzzball(form):
+    found = good(FUZZBALL.format(**form))
+    a, b = found.jobs
+
+    assert a.env == (("A", "1"), ("B", "3"), ("C", "secret://user/s")) and a.mounts == (("v", "/data"),)
+    assert (a.timeout, a.attempts, a.memory, a.gpus, a.gpu_model) == (3600, 2, 10**9, 2, "a100")
+    assert [need.name for need in b.needs] == ["a"]
+    assert (found.volumes[0].shelf, found.volumes[0].persistent) == (("", "") if form is V1 else ("persistent", "p"))
+
+    jobs = compiled(FUZZBALL.format(**form))
+    assert list(jobs) == ["v.in", "a", "b", "v.out", ".end"]
+    options = set(jobs["a"].options)
+    assert options >= {
+        "--cpus-per-task=4", "--hint=multithread", "--sockets-per-node=1", "--mem-per-cpu=954M", "--gres=gpu:a100:2",
+        "--exclusive", "--time=121", "--requeue",
+    }  # fmt: skip
+    assert jobs["a"].indexes == (1, 2, 3) and jobs["a"].concurrency == 2
+    assert batch.array_option((1, 2, 3, 7, 9, 10), 2) == "1-3,7,9-10%2"
+    assert set(jobs["b"].options) >= {"--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=2", "--mem=1024M"}
+    assert "--mpi=pmix" in jobs["b"].script and "--cpu-bind=cores" in jobs["b"].script
+    assert [need.name for need in jobs["a"].needs] == ["v.in"] and [need.name for need in jobs["v.out"].needs] == ["a"]
+    assert "s3://" not in jobs["v.in"].script
+
+
+def test_users_text_is_quoted_in_scripts():
+    nasty = "'; touch /tmp/x; echo \"$(id)`id`\n"
+    text = json.dumps({"jobs": {"a": {"image": "i", "command": ["echo", nasty], "env": {"A": nasty}, "args": ["b c"]}}})
+    job = compiled(text)["a"]
+    line = job.script[job.script.index("go srun") :]
+    words = shlex.split(line[: line.index("\n    status=$?")])
+
+    assert words[-3:] == ["echo", nasty, "b c"]
+    assert shlex.split(next(word for word in words if word.startswith("--container-opts="))[17:]) == [
+        "--env",
+        f"A={nasty}",
+    ]
+
+
+def test_slurms_own_options_win():
+    job = compiled(
+        "slurm: {partition: p, account: x}\njobs:\n  a: {image: i, command: [x], slurm: {partition: q, ntasks: 4}}\n"
+    )
+    options = job["a"].options
+
+    assert "--partition=q" in options and "--partition=p" not in options and "--account=x" in options
+    assert "--ntasks=4" in options and "--ntasks=1" not in options
+    assert "--partition=p" in job[".end"].options
+
+
+def test_mpi_that_the_cluster_does_not_have():
+    with pytest.raises(BollardError, match="needs srun --mpi=pmix"):
+        compiled(
+            "jobs:\n  a: {image: i, command: [x], multinode: {nodes: 2, implementation: openmpi}}\n", mpi=("pmi2",)
+        )
+
+
+def test_keys_follow_content_and_what_is_needed():
+    images = {"i": Image("/i", "d", "")}
+
+    def keys(first, cores="1", digest="d"):
+        text = (
+            f"jobs:\n  a: {{image: i, command: [{first}], resource: {{cpu: {{cores: {cores}}}}}}}\n"
+            "  b: {image: i, command: [x], needs: a}\n  c: {image: i, command: [x]}\n"
+        )
+        return content.keys(good(text), {"i": images["i"]._replace(digest=digest)})
+
+    before, after = keys("x"), keys("y")
+    assert [before[name] == after[name] for name in "abc"] == [False, False, True]
+    assert keys("x", cores="2") == {**before, "a": keys("x", cores="2")["a"], "b": keys("x", cores="2")["b"]}
+    assert not set(before.values()) & set(keys("x", digest="e").values())
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("30s", 30), ("1h30m", 5400), ("8h0m0s", 28800), ("1.5h", 5400), ("500ms", 1)]
+)
+def test_durations(text, wanted):
+    assert units.seconds(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "0s", "12:30", "5", "-1s", "1d", "99999999h", "1e3s"])
+def test_no_durations(text):
+    with pytest.raises(ValueError):
+        units.seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("1GB", 10**9), ("1GiB", 2**30), ("1G", 2**30), ("1024", 1024), ("1.5 KiB", 1536), ("3B", 3)]
+)
+def test_sizes(text, wanted):
+    assert units.size(text) == wanted
+
+
+def row(word, reason="None"):
+    return Row(5, -1, word, reason, "n1", "")
+
+
+RUNS = state.Record("running", 5, 10)
+DONE = state.Record("ok", 5, 10, 20)
+
+
+@pytest.mark.parametrize(
+    ("wrote", "seen", "wanted"),
+    [
+        (state.Record(), row("PENDING", "Dependency"), "waiting"),
+        (state.Record(), row("PENDING", "JobHeldUser"), "held"),
+        (state.Record(), row("RUNNING"), "running"),
+        (RUNS, row("RUNNING"), "running"),
+        (DONE, row("COMPLETING"), "ok"),
+        (DONE, None, "ok"),
+        (DONE, row("PENDING", "BeginTime"), "waiting"),  # it was requeued
+        (RUNS, row("NODE_FAIL"), "lost"),
+        (RUNS, row("OUT_OF_MEMORY"), "failed"),
+        (RUNS, None, "lost"),
+        (state.Record(), None, "cancelled"),
+        (state.Record(), row("CANCELLED"), "cancelled"),
+        (DONE._replace(job=4), row("RUNNING"), "running"),  # a record of an earlier submission
+    ],
+)
+def test_states(wrote, seen, wanted):
+    assert state.resolved(wrote, seen, 5, released=True, answered=True)[0] == wanted
+
+
+def test_states_without_an_answer_of_slurm():
+    assert state.resolved(RUNS, None, 5, released=True, answered=False)[0] == "running"
+    assert state.resolved(DONE, None, 5, released=True, answered=False)[0] == "ok"
+    assert state.resolved(state.Record(), None, 5, released=False, answered=True)[0] == "held"
+
+
+def test_a_record_that_is_not_whole():
+    text = b"state=ok job=5 start=1 end=2 status=0 attempt=1 restart=0 node=n1".ljust(folder.RESERVED - 2) + b".\n"
+
+    assert state.record(text) == state.Record("ok", 5, 1, 2, 0, 1, 0, "n1")
+    assert state.record(text[:-1]) is None and state.record(text[:100]) is None
+
+
+def test_pictures():
+    edges = {"b": ["a"], "a": [], "c": ["a", "b"]}
+
+    assert graph.order(edges) == ["a", "b", "c"] and graph.levels(edges) == [["a"], ["b"], ["c"]]
+    assert graph.text(edges, {"a": "ok"})[0] == "  1  a  [ok]"
+    assert graph.svg({"a<b": []}, {}).count("<rect") == 1 and "a<b" not in graph.svg({"a<b": []}, {})
+
+
+def test_secrets(tmp_path):
+    place = tmp_path / "bollard/secrets/x"
+    place.parent.mkdir(parents=True)
+    environ = {"XDG_CONFIG_HOME": str(tmp_path)}
+    with pytest.raises(BollardError, match="does not exist"):
+        secret.path("x", environ)
+    place.write_text("password: pass-word\nusername: u\n")
+    place.chmod(0o640)
+    with pytest.raises(BollardError, match="others can use"):
+        secret.path("x", environ)
+    place.chmod(0o600)
+    assert secret.login("x", environ) == {"password": "pass-word", "username": "u"}
+    place.write_text("pass-word")
+    with pytest.raises(BollardError) as caught:
+        secret.login("x", environ)
+    assert "pass-word" not in str(caught.value)
+    place.unlink()
+    place.symlink_to("/etc/passwd")
+    with pytest.raises(BollardError, match="not a file of yours"):
+        secret.path("x", environ)
+
+
+def test_names_of_rclone():
+    login = {"access-key": "a", "secret-key": "b", "endpoint": "http://h:1"}
+    far, environ = transfer.remote("s3://bucket/a/b", login)
+
+    assert far == ":s3:bucket/a/b" and environ["RCLONE_S3_ENDPOINT"] == "http://h:1"
+    assert "b" not in far.split(":")[1] and environ["RCLONE_S3_SECRET_ACCESS_KEY"] == "b"
+    far, environ = transfer.remote("sftp://h:22/d/f", {"username": "u", "password": "p"})
+    assert (far, environ["RCLONE_SFTP_HOST"], environ["RCLONE_SFTP_PORT"]) == (":sftp:d/f", "h", "22")
+
+
+def test_the_page_has_the_table():
+    page = Path(__file__).resolve().parent.parent.parent / "docs/flows.md"
+
+    assert schema.reference() in page.read_text(), "put what schema.reference() returns there"
+
+
+def test_the_schema_has_every_key():
+    text = json.dumps(schema.json_schema())
+
+    assert json.loads(text)["required"] == ["jobs"]
+    for field in fields.TABLE:
+        assert f'"{field.key.rpartition(".")[2]}"' in text or field.key.endswith("*")
+        assert field.kind in fields.KINDS and field.kind in document._METHODS
+
+
+_plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+_keys = st.sampled_from([field.key.rpartition(".")[2] for field in fields.TABLE])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(_keys, _plain | st.dictionaries(_keys, _plain, max_size=4), max_size=5))
+def test_no_document_breaks_the_reader(data):
+    found, wrong = flows.parse(json.dumps(data).encode(), {}, "f")
+
+    assert (found is None) == bool(wrong)
+    assert all(item.line >= 1 and item.text and item.hint for item in wrong)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60) | st.text(alphabet="ab:-[]{}&*<!\n '\"#|>?,%@`", max_size=60).map(str.encode))
+def test_no_bytes_break_the_reader(data):
+    flows.parse(data, {}, "f")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.integers(0, 12), st.sets(st.integers(0, 12), max_size=4), min_size=1, max_size=12))
+def test_any_graph_is_sorted_or_has_a_circle(data):
+    edges = {str(name): [str(other) for other in needs if other in data] for name, needs in data.items()}
+    circle = graph.circle(edges)
+
+    if circle:
+        assert circle[0] == circle[-1] and all(a in edges[b] or b in edges[a] for a, b in zip(circle, circle[1:]))
+    else:
+        places = {name: at for at, name in enumerate(graph.order(edges))}
+        assert all(places[other] < places[name] for name, needs in edges.items() for other in needs)
