@@ -31,6 +31,9 @@ MKSQUASHFS = f"{PREFIX}/mksquashfs"
 # For a site's policy of images: a copy of gpgv, if the machine has it.
 GPGV = f"{PREFIX}/gpgv"
 CAT = f"{PREFIX}/bollard-cat"
+# For encrypted images: copies of gocryptfs and openssl, if the machine has them.
+GOCRYPTFS = f"{PREFIX}/gocryptfs"
+OPENSSL = f"{PREFIX}/openssl"
 
 # Names by which callers of Apptainer start the command `bollard` (cli/names.py). The last one is the program in the
 # first line of every SIF file: it makes an image a program.

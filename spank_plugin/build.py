@@ -15,6 +15,8 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. It makes these f
     fuse2fs, fuse-overlayfs    copies of the servers of layers; fuse2fs2 when it is built with libfuse 2
     fuse2fs-offset-in-name     empty; made when fuse2fs has no option offset= (before 1.47)
     gpgv               a copy for a site's policy of images, which users cannot read
+    gocryptfs          a copy for encrypted images, which users cannot read
+    openssl            a copy for the same, and for the policy
     mksquashfs         a copy for --container-save, which users cannot read
     check.sqfs         an image for `bollard site check`; made when squashfs-tools are installed
     python/node.archive  the code of the keeper's modules in one file (runtime/archive.py)
@@ -308,7 +310,7 @@ def _no_source(folder: str, names: list[str]) -> list[str]:
 
 
 def copy_server(out: Path) -> None:
-    """Copy the FUSE servers, mksquashfs and gpgv to `out`.
+    """Copy the FUSE servers, mksquashfs, gpgv, openssl and gocryptfs to `out`.
 
     Only root can read the installed copies. The kernel lets users trace only programs that they can read, so no user
     can put code into such a process (ptrace(2), PR_SET_DUMPABLE in prctl(2)).
@@ -332,9 +334,13 @@ def copy_server(out: Path) -> None:
     packer = shutil.which("mksquashfs")
     if packer:
         shutil.copy(packer, out / "mksquashfs")
-    verifier = shutil.which("gpgv")
-    if verifier:
-        shutil.copy(verifier, out / "gpgv")
+    for name in ("gpgv", "openssl"):
+        found = shutil.which(name)
+        if found:
+            shutil.copy(found, out / name)
+    cipher = shutil.which("gocryptfs")
+    if cipher and b"/dev/fd/" in Path(cipher).read_bytes():  # before 2.0 it takes no descriptor of a mount
+        shutil.copy(cipher, out / "gocryptfs")
 
 
 def make_check_image(out: Path, work: Path) -> None:

@@ -31,7 +31,7 @@ TRIED = {
     "programs": "skopeo and mksquashfs are looked up",
     "bollard.yaml": "valid, and what the node follows",
     "system log": "with `journal: yes`: its socket answers",
-    "policy of images": "its keyring, its keys and gpgv are there; no rule lets users change what it allows",
+    "policy of images": "its keys, gpgv and openssl are there; no rule lets users change what it allows",
     "GPUs": "on a node with a GPU: the libraries of its driver; [gpu.md](gpu.md)",
     "Slurm": "the release that runs is the one built for",
     "plugstack.conf": "one `required` line names this installation, and SlurmdSpoolDir",

@@ -38,6 +38,7 @@ MODES = {
     # Users cannot read these programs, so the kernel does not let them trace these processes (ptrace(2)).
     "bollard-keeper": 0o711, "squashfuse": 0o711, "squashfuse2": 0o711, "squashfuse-owner": 0o711, "fuse2fs": 0o711,
     "fuse2fs2": 0o711, "fuse-overlayfs": 0o711, "mksquashfs": 0o711, "gpgv": 0o711, "bollard-cat": 0o711,
+    "gocryptfs": 0o711, "openssl": 0o711,
     **dict.fromkeys(installed.OTHER_NAMES, 0o755),
 }  # fmt: skip
 

@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterator
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import site
+from bollard.runtime.request import site, trust_rule
 from bollard.runtime.request.trust_rule import Policy, Rule
 from bollard.runtime.system import owners
-from bollard.runtime.trust import keyring
+from bollard.runtime.trust import keyring, site_keys
 
 
 def faults(prefix: str) -> Iterator[tuple[bool, str, str]]:
@@ -19,8 +19,11 @@ def faults(prefix: str) -> Iterator[tuple[bool, str, str]]:
     if rules is None:
         return
     keys = {key for rule in rules.rules for key in (*rule.any_of, *rule.all_of)}
-    if keys:
-        yield from _keys(rules, keys)
+    pem = {key for key in keys if trust_rule.is_pem(key)}
+    if pem:
+        yield from _pem_keys(rules, pem)
+    if keys - pem:
+        yield from _keys(rules, keys - pem)
         if not os.access(f"{prefix}/gpgv", os.X_OK):
             yield True, f"{prefix}/gpgv is missing, so no signature counts", "install gpgv, then `bollard site install`"
     for rule in rules.rules:
@@ -31,6 +34,20 @@ def faults(prefix: str) -> Iterator[tuple[bool, str, str]]:
         if rule.without and not (rule.any_of or rule.all_of or rule.owners or rule.digests):
             text = f"{rules.file}:{rule.line}: without relies on the SBOM, which the maker of an image can write"
             yield False, text, "add signed-by or owner to that rule"
+
+
+def _pem_keys(rules: Policy, wanted: set[str]) -> Iterator[tuple[bool, str, str]]:
+    for fault in owners.faults([path for path in (rules.pem_keys, rules.roots) if path and os.path.exists(path)]):
+        yield True, f"{fault.path}: {fault.text}", fault.fix
+    try:
+        found, faults = site_keys.read(rules.pem_keys, rules.roots)
+    except BollardError as error:
+        yield True, error.message, error.hint
+        return
+    for text in faults:
+        yield True, text, "replace it, or add its issuers to `roots`"
+    for key in sorted(wanted - {key.id for key in found}):
+        yield True, f"{rules.pem_keys} has no key {key} that counts", "add its public key, or its certificate"
 
 
 def _is_bound(rule: Rule) -> bool:

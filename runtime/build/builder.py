@@ -24,7 +24,7 @@ from bollard.runtime.build.summary import finished
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import cache, oci, reference
 from bollard.runtime.fetch import sources as fetch
-from bollard.runtime.image import image, pack, sif_write, source_tree
+from bollard.runtime.image import encryption, image, pack, sif_write, source_tree
 from bollard.runtime.system import rootless, workspace
 from bollard.runtime.system.tree import Tree
 
@@ -63,6 +63,7 @@ class Request(NamedTuple):
     squash_arguments: further arguments for mksquashfs.
     keep_failed: keep the workspace of a build that fails.
     text: the text of the definition; "" to read it from `source`.
+    key: encrypt the filesystem of the image for this key.
     """
 
     target: str
@@ -86,6 +87,7 @@ class Request(NamedTuple):
     squash_arguments: tuple[str, ...] = ()
     keep_failed: bool = False
     text: str = ""
+    key: encryption.Key | None = None
 
 
 def run(request: Request) -> None:
@@ -123,13 +125,13 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
         def plain() -> None:
             with contextlib.closing(Tree(request.source)) as tree:
                 records = _records(request, tree, started, "", ())
-            arguments = request.squash_arguments
+            target, force, arguments, key = request.target, request.force, request.squash_arguments, request.key
             progress.say("packing")
-            pack.build(request.target, request.source, records=records, force=request.force, arguments=arguments)
-            finished(request.target, request.shown)
+            pack.build(target, request.source, records=records, force=force, arguments=arguments, key=key)
+            finished(target, request.shown)
 
         # A sandbox can have files of subordinate ids. Only a user namespace that maps these ids can read them.
-        if way.kind == rootless.SUBIDS:
+        if way.kind == rootless.SUBIDS or request.key:
             rootless.run(way, plain)
         else:
             plain()
@@ -297,6 +299,7 @@ def _carry_out(
         _records(request, step.tree, started, text, bases),
         force=request.force,
         arguments=request.squash_arguments,
+        key=request.key,
     )
     finished(request.target, request.shown)
 

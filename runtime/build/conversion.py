@@ -159,7 +159,7 @@ def _is_whole(path: str) -> bool:
     kind, name = path.split("/")[-2:]
     if kind in ("oras", "library"):
         return cache.sha256(path) == name.rpartition(".")[2]
-    opened = image.open_image(path)
+    opened = image.open_image(path, encrypted=True)
     try:
         said = opened.digest()
         return not said or said == sif_write.sha256(opened.fd, opened.offset, opened.offset + opened.size)

@@ -21,6 +21,7 @@ sif.py: bollard sif.
 sign.py: bollard sign, verify.
 key.py: bollard key.
 passphrase.py: passphrases from files and terminals.
+encryption_key.py: the key of an encrypted image.
 site.py: bollard site.
 doctor.py: bollard doctor.
 machine.py: the checks of bollard doctor.

@@ -11,7 +11,7 @@ import time
 
 from bollard.runtime import causes, installed
 from bollard.runtime.build import builder, definition, dockerfile, recipes
-from bollard.runtime.cli import slurm_build
+from bollard.runtime.cli import encryption_key, slurm_build
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import sources
 from bollard.runtime.request import command_line, site
@@ -41,7 +41,11 @@ def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
         raise BollardError(f"build takes two names, not {len(words)}", "write `bollard build TARGET SOURCE`")
     wanted = request(given, words)
     if "on-slurm" in asked:
+        encryption_key.refuse_on_slurm(given)
         slurm_build.start(wanted, given, words)
+    wanted = wanted._replace(key=encryption_key.for_build(given))
+    if wanted.key and wanted.sandbox:
+        raise BollardError("--sandbox: a directory cannot be encrypted", "leave --sandbox or the key out")
     if dockerfile.is_one(words[1]):
         _from_dockerfile(wanted)
         return 0

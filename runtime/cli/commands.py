@@ -14,13 +14,13 @@ COMMANDS: dict[str, Command] = {
     "exec": (
         "[OPTION...] IMAGE PROGRAM [ARGUMENT...]",
         "run a program in a container",
-        command_options.FETCH,
+        command_options.RUN,
         True,
     ),
     "run": (
         "[OPTION...] IMAGE [ARGUMENT...]",
         "run what the image was made for, its runscript",
-        command_options.FETCH,
+        command_options.RUN,
         True,
     ),
     "shell": (
@@ -29,7 +29,7 @@ COMMANDS: dict[str, Command] = {
         command_options.SHELL,
         True,
     ),
-    "test": ("[OPTION...] IMAGE [ARGUMENT...]", "run the image's own test", command_options.FETCH, True),
+    "test": ("[OPTION...] IMAGE [ARGUMENT...]", "run the image's own test", command_options.RUN, True),
     "plan": (
         "[OPTION...] IMAGE [PROGRAM [ARGUMENT...]]",
         "show what would be done: options, image, mounts, environment; nothing is started",

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from bollard.runtime.cli import terminal
+from bollard.runtime.cli import encryption_key, terminal
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
 from bollard.runtime.local import instance, instance_init
@@ -72,8 +72,9 @@ def start(action: str, given: Given, words: list[str], values: Given, path: str)
     path: the path of the image.
     """
     asked = spec.make(values)
-    image.open_image(path if "~" not in path else asked.image, os.uname().machine).close()
-    pid = instance_init.start(asked, words[1], action, words[2:], config_directory())
+    looked = image.open_image(path if "~" not in path else asked.image, os.uname().machine, encrypted=True)
+    key = encryption_key.of_image(looked, asked, given)
+    pid = instance_init.start(asked, words[1], action, words[2:], config_directory(), key)
     files = [value for name, value in given if name == "pid-file"]
     files = files[-1:] or [os.environ[form] for form in _PID_FILE_FORMS if os.environ.get(form)][:1]
     for path in files:

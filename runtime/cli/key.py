@@ -298,7 +298,8 @@ def _pull(asked: dict[str, str], fingerprint: str) -> None:
     from bollard.runtime.fetch import keyserver
 
     path, wanted = _ring(asked), _full(fingerprint)
-    key = keyserver.fetch(keyserver.base(asked.get("url", ""), os.environ), wanted)
+    keyserver.base(asked.get("url", ""), os.environ)  # raises if none is named
+    key = keyserver.fetch_from(keyserver.bases(asked.get("url", ""), os.environ), wanted)
     old = keyring.find(keyring.read(path), wanted)
     keyring.put(path, [key if old is None else _joined(old, key)])
     print(f"1 key(s) added to keyring of trust {shown(path)}")

@@ -20,6 +20,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bollard.runtime.image.encryption import Key
+    from bollard.runtime.image.image import Image
+    from bollard.runtime.request.spec import Spec
 
 _SHELL_FORMS = ("BOLLARD_SHELL", "APPTAINER_SHELL", "SINGULARITY_SHELL")
 
@@ -266,12 +269,23 @@ def _start(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
         return instance.join(name, given, words, values, shells[0] if shells else "")
     asked = spec.make(values)
     # Check the image here, so that an error names it as the user typed it. The keeper opens it by its full path.
-    image.open_image(path if "~" not in path else asked.image, os.uname().machine).close()
+    looked = image.open_image(path if "~" not in path else asked.image, os.uname().machine, encrypted=True)
     try:
-        execution.start(asked, name, words[1:], shells[0] if shells else "", opened)
+        key = _image_key(looked, asked, given)
+        execution.start(asked, name, words[1:], shells[0] if shells else "", opened, key)
     finally:
         opened()
     return 0
+
+
+def _image_key(looked: Image, asked: Spec, given: list[tuple[str, str]]) -> Key | None:
+    """Return the key of an encrypted image, None for any other image. Closes the image."""
+    if not looked.encrypted and not any(name in ("passphrase", "passphrase-file", "pem-path") for name, _ in given):
+        looked.close()
+        return None
+    from bollard.runtime.cli import encryption_key
+
+    return encryption_key.of_image(looked, asked, given)
 
 
 def _names(name: str, given: list[tuple[str, str]], words: list[str]) -> int:

@@ -33,7 +33,7 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
     image.scripts: false if the image's own variables are known only after it is mounted.
     """
     here = site.load(installed.PREFIX)
-    opened = image.open_image(asked.image, os.uname().machine)
+    opened = image.open_image(asked.image, os.uname().machine, encrypted=True)
     try:
         site.refuse_image(here, opened.fd, asked.asked)
         if here.trust:

@@ -43,11 +43,28 @@ def run(given: list[tuple[str, str]], words: list[str]) -> int:
         place = os.path.join(folder, target)
         builder.run(builder.Request(place, uri, sandbox=True, force=force, test=False, fetch=settings))
         return 0
-    conversion.to_file(uri, os.path.join(folder, target), sources.settings(given, os.environ), force=force)
+    path = os.path.join(folder, target)
+    conversion.to_file(uri, path, sources.settings(given, os.environ), force=force)
     if reference.parse(uri).scheme == "library" and not _allows_unsigned(asked):
-        text = f"{image.shown(uri)}: no signature is verified; --allow-unsigned leaves this line out"
-        os.write(2, f"bollard: warning: {text}\n".encode("utf-8", "surrogateescape"))
+        why = _unverified(path)
+        if why:
+            text = f"{image.shown(uri)}: nobody vouches for this image: {why}; --allow-unsigned leaves this line out"
+            os.write(2, f"bollard: warning: {text}\n".encode("utf-8", "surrogateescape"))
     return 0
+
+
+def _unverified(path: str) -> str:
+    """Return why the image does not count as signed by keys in the keyrings, for a warning; "" if it does."""
+    from bollard.runtime.trust import verify
+
+    try:
+        fd, found = image.open_sif(path)
+        try:
+            return verify.verify(fd, found, verify.default_trust(os.environ)).reason
+        finally:
+            os.close(fd)
+    except BollardError as error:  # without gpgv, for example: the image is there all the same
+        return error.message
 
 
 def _signed(uri: str, pem: str, given: list[tuple[str, str]]) -> str:

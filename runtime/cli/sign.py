@@ -189,8 +189,8 @@ def _trust(asked: dict[str, str]) -> Trust:
 
 
 def _may_ask(asked: dict[str, str]) -> bool:
-    """Return whether a key server may be asked: one is named, and --local is not set."""
-    return asked.get("local", "0") != "1" and bool(asked.get("url") or os.environ.get("BOLLARD_KEYSERVER"))
+    """Return whether key servers may be asked: --local is not set."""
+    return asked.get("local", "0") != "1"
 
 
 def _with_server(
@@ -201,12 +201,20 @@ def _with_server(
 
     from bollard.runtime.fetch import keyserver
 
-    server = keyserver.base(asked.get("url", ""), os.environ)
+    try:
+        servers = keyserver.bases(asked.get("url", ""), os.environ)
+    except BollardError as error:
+        if asked.get("url"):
+            raise
+        print(f"bollard: {error}", file=sys.stderr)  # the report then says that the key is unknown
+        servers = []
+    if not servers:
+        return report, frozenset()
     names = {verdict.claimed for verdict in report.verdicts if verdict.unknown and verdict.claimed}
     fetched: list[Key] = []
     for name in sorted(names):
         try:
-            fetched.append(keyserver.fetch(server, name))
+            fetched.append(keyserver.fetch_from(servers, name))
         except BollardError as error:
             print(f"bollard: {error}", file=sys.stderr)  # the report then says that the key is unknown
     with tempfile.NamedTemporaryFile(prefix="bollard-keys-") as file:

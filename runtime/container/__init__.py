@@ -13,6 +13,7 @@ environment.py: which variables a task gets, in Apptainer's order.
 locales.py: the locales that an image has.
 image_shell.py: the image's own shell, for environment scripts.
 fuse.py: file servers.
+decrypted.py: mounts an encrypted image.
 idle.py: ends idle containers of a job when there are too many.
 memory_limit.py: whether the kernel has ended a process for want of memory in its control group.
 gpu.py: the host's GPU drivers, as binds.

@@ -13,13 +13,12 @@ import select
 import time
 from _signal import pidfd_send_signal
 from _socket import socketpair
-from errno import EACCES, EPERM
 
 from bollard.runtime import causes, constants
 from bollard.runtime.container import memory_limit
 from bollard.runtime.errors import BollardError
 from bollard.runtime.installed import LAUNCHER, NO_SERVER, SERVER, SERVER_2, SERVER_OWNER, SHOWS_OWNER
-from bollard.runtime.system import linux
+from bollard.runtime.system import fuse_device, linux
 
 # How long a server whose mount has failed may take to end, in seconds.
 STATUS_SECONDS = 0.5
@@ -27,13 +26,6 @@ STATUS_SECONDS = 0.5
 _FILES_ENOUGH = 32
 _UNKNOWN = 256  # stands for an exit status that another process has read
 _NOT_LOADED = 127  # exit status of ld.so when a library is missing
-_DEVICE = (10, 229)  # Documentation/admin-guide/devices.txt of the kernel
-_LOAD = "the site's administrator should load the kernel module fuse"
-_MAKE = "the site's administrator should make it again: `rm /dev/fuse; mknod -m 666 /dev/fuse c 10 229`"
-_DEVICE_CURES = {
-    EACCES: "the site's administrator should give it the mode 0666",
-    EPERM: "the job's device control group does not allow it; the site's administrator should see cgroup.conf",
-}
 _REPAIR = "the site's administrator should install bollard again on this node"
 _AGAIN = "try again; if it comes back, the site's administrator should install bollard again and see the kernel's log"
 # Parts of squashfuse's messages for a file that it cannot read as squashfs.
@@ -57,7 +49,7 @@ def mount(fd: int, offset: int, target: str, scratch: str, own: bool = False) ->
     Raises:
         BollardError: the server is not installed, or /dev/fuse cannot be used.
     """
-    device = _mount("squashfuse", target, linux.MS_RDONLY)
+    device = fuse_device.mount("squashfuse", target, linux.MS_RDONLY)
     old = os.path.exists(SERVER_2)
     if old:
         _answer_libfuse_2(scratch)
@@ -77,7 +69,7 @@ def mount(fd: int, offset: int, target: str, scratch: str, own: bool = False) ->
             command = [SERVER_2, "-f", "-o", options, f"/proc/self/fd/{fd}", f"{scratch}/unused"]
         else:
             command = [server, "-f", "-o", options, f"/proc/self/fd/{fd}", f"/dev/fd/{device}"]
-        _serve(parent, command, (device, fd), words, {"PATH": scratch, constants.ENV_FUSE_FD: str(device)})
+        serve(parent, command, (device, fd), words, {"PATH": scratch, constants.ENV_FUSE_FD: str(device)})
     os.close(device)
     return pid, words
 
@@ -107,13 +99,13 @@ def start(
         raise BollardError(f"{name} is missing on this machine", "install it, then bollard again; or use a directory")
     if scratch:
         _answer_libfuse_2(scratch)
-    device = _mount(name, target, linux.MS_RDONLY if read_only else 0)
+    device = fuse_device.mount(name, target, linux.MS_RDONLY if read_only else 0)
     log = os.memfd_create(name, os.MFD_CLOEXEC)
     parent, pid = os.getpid(), os.fork()
     if pid == 0:
         command = [server, "-f", "-o", options, *words, f"{scratch}/unused" if scratch else f"/dev/fd/{device}"]
         env = {"PATH": scratch, constants.ENV_FUSE_FD: str(device)} if scratch else {"PATH": "/usr/bin:/bin"}
-        _serve(parent, command, (device, *inherited), log, env, _SIGKILL if read_only else _SIGTERM)
+        serve(parent, command, (device, *inherited), log, env, _SIGKILL if read_only else _SIGTERM)
     os.close(device)
     try:
         os.close(os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))  # waits for its first answer
@@ -121,20 +113,6 @@ def start(
         raise _ended(server, log, pid, hint="is that file what it should be?") from None
     os.close(log)
     return pid
-
-
-def _mount(kind: str, target: str, flags: int) -> int:
-    """Mount the kernel's side of FUSE on `target`. Returns the descriptor of /dev/fuse for the server."""
-    try:
-        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise causes.of(error, "/dev/fuse", "", _DEVICE_CURES.get(error.errno or 0, _LOAD)) from None
-    number = os.fstat(device).st_rdev
-    if (os.major(number), os.minor(number)) != _DEVICE:
-        raise BollardError("/dev/fuse is not the FUSE device, 10:229", _MAKE)
-    options = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
-    linux.mount(f"fuse.{kind}", target, options, linux.MS_NOSUID | linux.MS_NODEV | flags)
-    return device
 
 
 def _answer_libfuse_2(scratch: str) -> None:
@@ -173,7 +151,7 @@ def failed(name: str, words: int, pid: int, fd: int, offset: int) -> BollardErro
         os.pread(fd, 1, offset)
     except OSError as error:
         return causes.of(error, f"{name}: cannot be read", hint="check the filesystem it is on")
-    status = _status(pid)
+    status = exit_status(pid)
     if status is None:  # it still runs, but cannot read the image
         return BollardError(f"{name}: damaged: its filesystem cannot be read", "copy or build it again")
     if any(text in reason for text in _OF_IMAGE) and not causes.told(reason):
@@ -197,10 +175,10 @@ def _ended(
     words   descriptor of its messages
     pid     its process id
     before  text before the message
-    status  result of `_status`, if it is known already
+    status  result of `exit_status`, if it is known already
     hint    the hint to show when the message is the server's own
     """
-    status = _status(pid) if status is None else status
+    status = exit_status(pid) if status is None else status
     reason = last_words(words)
     doing = f"{before}the file server {server} does not start"
     if causes.told(reason):
@@ -219,7 +197,7 @@ def _ended(
     return BollardError(f"{doing}: {how}" + (f": {reason}" if reason else ""), hint or _REPAIR)
 
 
-def _status(pid: int) -> int | None:
+def exit_status(pid: int) -> int | None:
     """Return the child's exit status, negative for a signal; None if it still runs after STATUS_SECONDS."""
     end = time.monotonic() + STATUS_SECONDS
     while time.monotonic() < end:
@@ -309,7 +287,7 @@ def last_words(words: int) -> str:
     return lines[-1] if lines else ""
 
 
-def _serve(
+def serve(
     parent: int, command: list[str], inherited: tuple[int, ...], words: int, env: dict[str, str], end: int = _SIGKILL
 ) -> None:
     """In the child: execute the server. Does not return."""

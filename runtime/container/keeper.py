@@ -41,6 +41,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from bollard.runtime.container import layers
     from bollard.runtime.container.save import Saver
+    from bollard.runtime.image.encryption import Key
     from bollard.runtime.image.image import Image
     from bollard.runtime.request.spec import Spec
 
@@ -57,7 +58,7 @@ def _write(path: str, data: bytes) -> str:
 
 def enter(
     asked: Spec, clock: Clock, here: site.Site, spool: str = "", program: str = "", command: bytes = b"exec",
-    instance: str = "", connection: int = -1, kept: renewal.Layer | None = None,
+    instance: str = "", connection: int = -1, kept: renewal.Layer | None = None, key: Key | None = None,
 ) -> Container:  # fmt: skip
     """Make the container and move this process into it. The process must already be in its user namespace.
 
@@ -70,6 +71,7 @@ def enter(
     instance  name of the instance, "" for a container that is not an instance
     connection  to the witness of owners (trust.witness), or -1
     kept      the layer in memory of the container that this one follows; gets this container's own
+    key       of an encrypted image; None to read the files that the spec names
 
     Raises:
         BollardError: the container cannot be made, or its file server did not answer within fuse.ANSWER_SECONDS.
@@ -77,7 +79,7 @@ def enter(
     deadlines: list[fuse.Deadline] = []
     try:
         container = _enter(
-            asked, clock, here, spool, program, command, instance, connection, deadlines, kept or renewal.Layer()
+            asked, clock, here, spool, program, command, instance, connection, deadlines, kept or renewal.Layer(), key
         )
     except (OSError, BollardError) as error:
         if not all(deadline.met() for deadline in deadlines):
@@ -108,17 +110,18 @@ def _explained(asked: Spec, error: OSError) -> BollardError:
 
 def _enter(
     asked: Spec, clock: Clock, here: site.Site, spool: str, program: str, command: bytes, instance: str,
-    connection: int, deadlines: list[fuse.Deadline], kept: renewal.Layer,
+    connection: int, deadlines: list[fuse.Deadline], kept: renewal.Layer, key: Key | None,
 ) -> Container:  # fmt: skip
     """Make the plan, then carry it out. Work that does not need the file server runs while the file server starts."""
     signal(SIGCHLD, SIG_DFL)  # fuse.py reads the exit status of a file server that ends before it answers
     node = os.uname().nodename  # before --hostname changes it
     linux.new_mount_namespace()  # first: only the mount namespace in which a directory was opened can bind it
-    opened, made, own_layers, trusted = _open(asked, here, spool, connection, kept)
+    opened, made, own_layers, trusted, password = _open(asked, here, spool, connection, kept, key)
     clock.mark("image")
     linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
     processes = _unshare(made)
-    base, server, words = _mount(asked, opened, made.owned, deadlines)
+    base, server, words = _mount(asked, opened, made.owned, deadlines, password)
+    password = b""
     state = fuse.open_state(server) if server else -1
     deadlines += [fuse.Deadline(server, state)] if server else []
     clock.mark("fuse")
@@ -150,7 +153,7 @@ def _enter(
 
         base, servers = layers.mount(made, base, SESSION, own_layers, places, kept)
     _let_children_go()
-    saver = _start_saver(asked, base, made.owned)
+    saver = _start_saver(asked, base, made.owned and not opened.encrypted)
     new_root = mounts.make_root(base, SESSION, places, report, made.writable)
     namespace_fds = _namespace_fds(made, processes)
     imports.end()
@@ -190,14 +193,15 @@ def _hold(fd: int) -> None:
 
 
 def _open(
-    asked: Spec, here: site.Site, spool: str, connection: int, kept: renewal.Layer
-) -> tuple[Image, plan_records.Plan, list[layers.Layer], list[tuple[str, str]]]:
+    asked: Spec, here: site.Site, spool: str, connection: int, kept: renewal.Layer, key: Key | None
+) -> tuple[Image, plan_records.Plan, list[layers.Layer], list[tuple[str, str]], bytes]:
     """Open the image and the layers without any capability, apply the site's policy to them, and make the plan.
 
-    The last value returned is the policy's verdict, as pairs for the record.
+    The last two values returned are the policy's verdict, as pairs for the record, and the password of an encrypted
+    image.
     """
     linux.use_capabilities(False)
-    opened = image.open_image(asked.image, os.uname().machine)
+    opened = image.open_image(asked.image, os.uname().machine, encrypted=True)
     if asked.source:
         _hold(opened.fd)
     site.refuse_image(here, opened.fd, asked.asked)
@@ -222,6 +226,12 @@ def _open(
         witness.end(connection)
     elif connection >= 0:
         os.close(connection)  # nobody is at its other end
+    password = b""
+    if opened.encrypted:
+        from bollard.runtime.container import decrypted
+        from bollard.runtime.image.encryption import Key
+
+        password = decrypted.password(asked, opened, key or Key())
     if asked.workdir and not os.path.isdir(asked.workdir):
         raise BollardError(f"workdir {asked.workdir}: no such directory", "make it, or name another one")
     for path in made.directories:
@@ -231,7 +241,7 @@ def _open(
 
         save.refuse(asked.save)
     linux.use_capabilities(True)
-    return opened, made, own_layers, trusted
+    return opened, made, own_layers, trusted, password
 
 
 def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "", kept: bool = False) -> plan.Facts:
@@ -273,7 +283,9 @@ def _has_gpu() -> bool:
     return os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd")
 
 
-def _mount(asked: Spec, opened: Image, own: bool, deadlines: list[fuse.Deadline]) -> tuple[str, int, int]:
+def _mount(
+    asked: Spec, opened: Image, own: bool, deadlines: list[fuse.Deadline], password: bytes
+) -> tuple[str, int, int]:
     """Mount the image.
 
     Returns the path of the mount, the process id of the file server, and a descriptor of the file server's
@@ -292,6 +304,10 @@ def _mount(asked: Spec, opened: Image, own: bool, deadlines: list[fuse.Deadline]
                 "name a directory that holds all of the image, or leave the container out for the host's own /",
             ) from None
         return base, 0, -1
+    if opened.encrypted:
+        from bollard.runtime.container import decrypted
+
+        return base, *decrypted.mount(asked.asked, opened, password, base, SESSION, own)
     scratch = f"{SESSION}/scratch"
     os.mkdir(scratch, 0o755)
     if opened.oci:

@@ -36,7 +36,9 @@ _END_SECONDS = 65.0
 _PEER_SECONDS = 10.0
 # Options that stay those of the container where a step does not give them; besides the rows with `fixed`. Root is not
 # among them: each step says itself whether it is root, as under pyxis.
-_STAY = ("home", "no-home", "workdir", "writable-tmpfs", "containall", "compat", "no-slurm")
+_STAY = (
+    "home", "no-home", "workdir", "writable-tmpfs", "containall", "compat", "no-slurm", "pem-path", "passphrase-file",
+)  # fmt: skip
 _STEPS_OWN = "fakeroot"
 # Options that one group of rows sets.
 _GROUPS = {"no-home": "home"}

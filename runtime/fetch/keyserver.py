@@ -16,12 +16,12 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlencode
 
 from bollard.runtime.errors import BollardError, shown
-from bollard.runtime.fetch import web
+from bollard.runtime.fetch import remote, web
 from bollard.runtime.trust import keyring
 from bollard.runtime.trust.keyring import Key
 
@@ -53,15 +53,39 @@ class Found(NamedTuple):
     users: tuple[str, ...]
 
 
-def base(url: str, environ: Mapping[str, str]) -> str:
-    """Return the address of the key server: `url`, or BOLLARD_KEYSERVER.
+def bases(url: str, environ: Mapping[str, str]) -> list[str]:
+    """Return the addresses of the key servers to ask, in this order; [] if none is named.
+
+    `url`, else BOLLARD_KEYSERVER, else those of the endpoint that is in use in remote.yaml. Without that file no server
+    is asked.
 
     Raises:
-        BollardError: neither is given, or it is no address of a key server.
+        BollardError: one is no address of a key server, or remote.yaml cannot be used.
     """
     url = url or environ.get("BOLLARD_KEYSERVER", "")
-    if not url:
-        raise BollardError("no key server is named", "add --url URL, or set BOLLARD_KEYSERVER")
+    if url:
+        return [_address(url)]
+    config = remote.of_user(remote.file(environ))
+    if not config.active:
+        return []
+    return [_address(server.uri) for server in remote.keyservers(remote.get(config)) if not server.skip]
+
+
+def base(url: str, environ: Mapping[str, str]) -> str:
+    """Return the address of the first key server, to search and to publish, as in Apptainer.
+
+    Raises:
+        BollardError: none is named, or the first is no address of a key server.
+    """
+    found = bases(url, environ)
+    if not found:
+        raise BollardError(
+            "no key server is named", "add --url URL, set BOLLARD_KEYSERVER, or use an endpoint: `bollard remote add`"
+        )
+    return found[0]
+
+
+def _address(url: str) -> str:
     scheme, colon, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     if not colon or scheme.lower() not in _SCHEMES or not host or not url.isprintable() or " " in url:
@@ -88,6 +112,20 @@ def fetch(server: str, fingerprint: str) -> Key:
     if found is None or found.secret:
         raise BollardError(f"{server}: sent another key than {wanted}", "do not use it")
     return found
+
+
+def fetch_from(servers: Sequence[str], fingerprint: str) -> Key:
+    """Return the key from the first of the servers that has it.
+
+    Raises:
+        BollardError: none has it; the message is that of the last one.
+    """
+    for server in servers[:-1]:
+        try:
+            return fetch(server, fingerprint)
+        except BollardError:
+            pass  # the next one may have it
+    return fetch(servers[-1], fingerprint)
 
 
 def search(server: str, text: str) -> list[Found]:

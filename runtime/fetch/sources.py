@@ -331,7 +331,7 @@ def _kept(store: Store, kind: str, key: str, name: Reference, get: Callable[[str
         progress.say(f"fetching {name.uri}")
         made = get(place)
         try:
-            image.open_image(made).close()
+            image.open_image(made, encrypted=True).close()
         except BollardError as error:
             raise BollardError(error.message.replace(image.shown(made), name.uri), "is it an image?") from None
         os.chmod(made, store.mode)
@@ -346,7 +346,7 @@ def say_waiting(name: Reference) -> None:
 def is_image(path: str) -> bool:
     """Return whether `path` is a complete image, judged by its headers and its size."""
     try:
-        image.open_image(path).close()
+        image.open_image(path, encrypted=True).close()
     except BollardError:
         return False
     return True

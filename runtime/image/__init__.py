@@ -11,5 +11,7 @@ sif_edit.py: changes SIF files in place.
 layout.py: /.singularity.d and the directories that every image has.
 pack.py: makes an image of a directory tree.
 source_tree.py: what that tree holds: files that are read first, architecture, labels.
+encryption.py: keys of encrypted images.
+seal.py: writes the encrypted partition of an image.
 overlay_create.py: makes a writable ext3 overlay.
 """

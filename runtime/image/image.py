@@ -60,7 +60,7 @@ _LOOKS_LIKE: Final = (
     (0, b"\xfd7zXZ\0", "is it an xz archive? convert it to a SIF file first"),
     (0, b"BZh", "is it a bzip2 archive? convert it to a SIF file first"),
     (257, b"ustar", "is it a docker or OCI archive? convert it to a SIF file first"),
-    (0, b"LUKS\xba\xbe", "is it an encrypted disk? encrypted images are not supported yet"),
+    (0, b"LUKS\xba\xbe", "is it an encrypted disk? only root could open it"),
     (1080, b"\x53\xef", "is it an ext3 image? convert it with `apptainer build NEW.sif IMAGE`"),
     (1024, b"\xe2\xe1\xf5\xe0", "is it an EROFS image? build it again as a SIF file"),
     (0, b"version https://git-lfs", "is it a Git LFS pointer? fetch the file with `git lfs pull`"),
@@ -80,11 +80,15 @@ class Image:
     compression: name of the squashfs compression ("zstd"); "" for a directory.
     arch: Go's name of the architecture ("amd64"); None if the image does not name one.
     overlays: the overlay partitions of a SIF file, or the ext3 layer of an OCI-SIF file.
+    encrypted: the squashfs holds a directory of gocryptfs, and its one file is the root filesystem, encrypted.
     oci: the content of an OCI-SIF file, else None. Its lowest layer is at `offset`.
     identity: (st_ino, st_size, st_mtime_ns). It is equal on all nodes that see the same shared file.
     """
 
-    __slots__ = ("_sif", "arch", "compression", "fd", "identity", "kind", "oci", "offset", "overlays", "path", "size")
+    __slots__ = (
+        "_sif", "arch", "compression", "encrypted", "fd", "identity", "kind", "oci", "offset", "overlays", "path",
+        "size",
+    )  # fmt: skip
 
     def __init__(self, path: str, fd: int, kind: str, identity: tuple[int, int, int]) -> None:
         self.path = path
@@ -96,6 +100,7 @@ class Image:
         self.compression = ""
         self.arch: str | None = None
         self.overlays: list[sif.Descriptor | oci_sif.Layer] = []
+        self.encrypted = False
         self.oci: oci_sif.Contents | None = None
         self._sif: sif.Sif | None = None
 
@@ -107,6 +112,10 @@ class Image:
     def metadata(self) -> bytes | None:
         """Return the JSON text for `inspect` (labels, environment, runscript); None if the file has no such object."""
         return sif.metadata(self.fd, self._sif) if self._sif else None
+
+    def wrapped_key(self) -> bytes:
+        """Return the message that holds the key of an encrypted image; b"" for an image with a passphrase."""
+        return sif.wrapped_key(self.fd, self._sif) if self._sif else b""
 
     def digest(self) -> str:
         """Return the SHA-256 that the image file records for its filesystem; "" if it records none.
@@ -122,8 +131,11 @@ class Image:
         os.close(self.fd)
 
 
-def open_image(path: str, machine: str = "") -> Image:
-    """Open and check the image at `path`; `machine` is the node's `uname -m`, "" accepts every architecture.
+def open_image(path: str, machine: str = "", encrypted: bool = False) -> Image:
+    """Open and check the image at `path`.
+
+    machine: the node's `uname -m`; "" accepts every architecture.
+    encrypted: accept an encrypted image too. The caller does not read its filesystem, or has the key.
 
     Raises:
         BollardError: `path` cannot be opened, is not an image, is damaged, or has another architecture.
@@ -131,7 +143,7 @@ def open_image(path: str, machine: str = "") -> Image:
     name = shown(path)
     fd = _open(path, name, os.O_RDONLY)
     try:
-        return _identify(path, name, fd, machine)
+        return _identify(path, name, fd, machine, encrypted)
     except BaseException:
         os.close(fd)
         raise
@@ -179,7 +191,7 @@ def shown(path: str) -> str:
     return path if path.isprintable() else ascii(path)[1:-1]
 
 
-def _identify(path: str, name: str, fd: int, machine: str) -> Image:
+def _identify(path: str, name: str, fd: int, machine: str, encrypted: bool) -> Image:
     info = os.fstat(fd)
     kind = stat.S_IFMT(info.st_mode)
     identity = (info.st_ino, info.st_size, info.st_mtime_ns)
@@ -198,7 +210,8 @@ def _identify(path: str, name: str, fd: int, machine: str) -> Image:
         image._sif = sif.read(fd, info.st_size, name)
         if sif.is_oci(image._sif):
             return _identify_oci(image, name, machine)
-        part = sif.primary(image._sif)
+        part = sif.primary(image._sif, encrypted)
+        image.encrypted = part.fstype == sif.FS_GOCRYPTFS
         image.offset, image.size = part.offset, part.size
         image.overlays += sif.overlays(image._sif)
         image.arch = part.arch or image._sif.header.arch

@@ -69,7 +69,7 @@ def text_of(fd: int, opened: sif.Sif, provenance: bool = False) -> bytes | None:
     """
     if sif.is_oci(opened):
         return None  # its layers come from elsewhere: no SBOM of ours is about them
-    group = sif.primary(opened).group
+    group = sif.primary(opened, encrypted=True).group
     kind, name = (sif.GENERIC_JSON, PROVENANCE) if provenance else (sif.SBOM, NAME)
     found = [d for d in opened.descriptors if (d.datatype, d.name, d.group) == (kind, name, group)]
     if not found:

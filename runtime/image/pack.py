@@ -20,12 +20,15 @@ import tempfile
 
 from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
-from bollard.runtime.image import sif, sif_write, source_tree
+from bollard.runtime.image import seal, sif, sif_write, source_tree
 from bollard.runtime.image.layout import DIRECTORIES, EMPTY_FILES, OWN_DIRECTORIES, OWN_LINKS, OWN_SCRIPTS
+from bollard.runtime.system import workspace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from bollard.runtime.image.encryption import Key
 
 # For mksquashfs, which else takes up to a quarter of the machine's memory for its queues, and is not faster for it. The
 # size of the file is the same. -mem in --mksquashfs-args wins.
@@ -59,6 +62,7 @@ def build(
     arguments: Sequence[str] = (),
     program: str = "mksquashfs",
     processors: int = 0,
+    key: Key | None = None,
 ) -> None:
     """Make the SIF image `target` from the tree at `source`.
 
@@ -67,6 +71,7 @@ def build(
     records: as in `pack`.
     force: replace an existing target.
     arguments, program, processors: as in `squash`.
+    key: as in `pack`.
 
     If SOURCE_DATE_EPOCH is set, equal trees give equal images. If root builds, the owners of the files are kept;
     otherwise every file in the image belongs to root.
@@ -84,7 +89,7 @@ def build(
     labels.setdefault("org.label-schema.usage.singularity.deffile.bootstrap", "localimage")
     labels.setdefault("org.label-schema.usage.singularity.deffile.from", source)
     pack(target, source, arch, labels, deffile, {}, records, force=force, arguments=arguments, program=program,
-         processors=processors)  # fmt: skip
+         processors=processors, key=key)  # fmt: skip
 
 
 def pack(
@@ -101,6 +106,7 @@ def pack(
     progress: bool = False,
     program: str = "mksquashfs",
     processors: int = 0,
+    key: Key | None = None,
 ) -> None:
     """Write the tree at `source` as the SIF image `target`.
 
@@ -111,18 +117,31 @@ def pack(
     records: the SBOM and the provenance statement; they come after all other objects but the partition.
     force: replace an existing target.
     arguments, progress, program, processors: as in `squash`.
+    key: encrypt the filesystem for this key, as root of a mount namespace; None for a plain one.
     """
+    secret, message = seal.secret_of(key) if key else (b"", b"")
     texts = {sif.METADATA_NAME: inspect_metadata(source, labels, deffile), **documents}
     objects = [sif_write.Object(sif.DEFFILE, "", deffile.encode("utf-8", "surrogateescape"))]
     objects += [sif_write.Object(sif.GENERIC_JSON, name, texts[name]) for name in sorted(texts)]
     objects.append(sif_write.Object(sif.GENERIC, sif.DIGEST_NAME, bytes(sif.DIGEST_SIZE), finish=str.encode))
     objects += records
-    with sif_write.Writer(target, arch, objects, force=force) as writer:
+    if message:
+        extra = sif.CRYPTO_PEM.to_bytes(4, "little") + sif.CRYPTO_RSA_OAEP.to_bytes(4, "little")
+        objects.append(sif_write.Object(sif.CRYPTO_MESSAGE, "", message, extra))
+    fstype = sif.FS_GOCRYPTFS if key else sif.FS_SQUASHFS
+    with sif_write.Writer(target, arch, objects, force=force, fstype=fstype) as writer:
         entries = additions(source, labels, deffile)
-        squash(
-            source, writer.path, writer.offset, entries, arguments=arguments, progress=progress, program=program,
-            processors=processors, shown=target,
-        )  # fmt: skip
+
+        def write(path: str, offset: int = 0) -> None:
+            squash(
+                source, path, offset, entries, arguments=arguments, progress=progress, program=program,
+                processors=processors, shown=target,
+            )  # fmt: skip
+
+        if key:
+            seal.squash(secret, workspace.parent(os.environ), writer.path, writer.offset, write, target)
+        else:
+            write(writer.path, writer.offset)
         writer.finish()
 
 

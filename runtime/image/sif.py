@@ -29,6 +29,7 @@ DEFAULT_DESCRIPTORS: Final = 48
 # Usual images have 48 slots; OCI-SIF images have one per layer and eight more.
 MAX_DESCRIPTORS: Final = 4096
 MAX_METADATA: Final = 16 << 20
+MAX_WRAPPED: Final = 1 << 16  # bytes of an encrypted key; one for RSA with 4096 bits has 740
 
 DEFFILE: Final = 0x4001
 PARTITION: Final = 0x4004
@@ -42,12 +43,16 @@ OCI_BLOB: Final = 0x400B
 
 FS_SQUASHFS: Final = 1
 FS_EXT3: Final = 2
-FS_ENCRYPTED: Final = (5, 6)  # LUKS2 and gocryptfs
-_FS_NAMES: Final = {FS_EXT3: "ext3", 3: "archive", 4: "raw", 5: "encrypted", 6: "encrypted"}
+FS_LUKS: Final = 5  # by root, through the kernel's device mapper
+FS_GOCRYPTFS: Final = 6  # by any user, since Apptainer 1.2
+_FS_NAMES: Final = {FS_EXT3: "ext3", 3: "archive", 4: "raw", FS_LUKS: "LUKS", FS_GOCRYPTFS: "gocryptfs"}
 
 PART_SYSTEM: Final = 1
 PART_PRIMARY: Final = 2
 PART_OVERLAY: Final = 4
+
+CRYPTO_PEM: Final = 2
+CRYPTO_RSA_OAEP: Final = 0x200
 
 GROUP_BIT: Final = 0xF0000000  # set in every group number; without a number it means "in no group"
 METADATA_NAME: Final = "inspect-metadata.json"
@@ -280,14 +285,16 @@ def main_group(sif: Sif) -> int:
     Raises:
         BollardError: the file holds no container.
     """
-    return oci_root(sif).group if is_oci(sif) else primary(sif).group
+    return oci_root(sif).group if is_oci(sif) else primary(sif, encrypted=True).group
 
 
-def primary(sif: Sif) -> Descriptor:
-    """Return the descriptor of the squashfs partition that holds the container's root filesystem.
+def primary(sif: Sif, encrypted: bool = False) -> Descriptor:
+    """Return the descriptor of the partition that holds the container's root filesystem.
+
+    encrypted: accept a partition that is encrypted by gocryptfs, and not only a plain squashfs.
 
     Raises:
-        BollardError: there is no such partition, or more than one, or its filesystem is not squashfs.
+        BollardError: there is no such partition, or more than one, or its filesystem is not accepted.
     """
     found = [d for d in sif.descriptors if d.datatype == PARTITION and d.parttype == PART_PRIMARY]
     if not found:
@@ -302,8 +309,18 @@ def primary(sif: Sif) -> Descriptor:
     if len(found) > 1:
         raise _damaged(sif.name, f"it has {len(found)} primary system partitions")
     part = found[0]
-    if part.fstype in FS_ENCRYPTED:
-        raise BollardError(f"{sif.name}: encrypted images are not supported yet", "build it without --encrypt")
+    if part.fstype == FS_GOCRYPTFS and encrypted:
+        return part
+    if part.fstype == FS_GOCRYPTFS:
+        raise BollardError(
+            f"{sif.name}: is encrypted; its files can be read in a container alone",
+            "use `bollard exec`, `run`, `shell`, `instance start` or srun --container, with its key",
+        )
+    if part.fstype == FS_LUKS:
+        raise BollardError(
+            f"{sif.name}: is encrypted with LUKS, which only root can open",
+            "let its author build it as a user, with `bollard build --encrypt` or Apptainer 1.2 and later",
+        )
     if part.fstype != FS_SQUASHFS:
         what = _FS_NAMES.get(part.fstype, f"number {part.fstype}")
         raise BollardError(
@@ -320,7 +337,7 @@ def overlays(sif: Sif) -> list[Descriptor]:
     Raises:
         BollardError: an overlay is neither squashfs nor ext3, or the image has no usable primary partition.
     """
-    group = primary(sif).group
+    group = primary(sif, encrypted=True).group
     found = [d for d in sif.descriptors if d.datatype == PARTITION and d.parttype == PART_OVERLAY]
     if group:
         found = [d for d in found if d.group == group]
@@ -332,6 +349,24 @@ def overlays(sif: Sif) -> list[Descriptor]:
                 f"take it out with `bollard sif del {item.id} {sif.name}`",
             )
     return sorted(found, key=lambda item: item.id)
+
+
+def wrapped_key(fd: int, sif: Sif) -> bytes:
+    """Return the message that holds the key of the encrypted primary partition, for the owner of an RSA key.
+
+    b"" if there is none: the partition is encrypted with a passphrase.
+
+    Raises:
+        BollardError: the message is too large or of an unknown form, or the file cannot be read.
+    """
+    part = primary(sif, encrypted=True)
+    for item in sif.descriptors:
+        if item.datatype != CRYPTO_MESSAGE or item.link != (part.id, False) or item.group != part.group:
+            continue
+        if (_u32(item.extra, 0), _u32(item.extra, 4)) != (CRYPTO_PEM, CRYPTO_RSA_OAEP) or item.size > MAX_WRAPPED:
+            raise _damaged(sif.name, f"object {item.id} is no key in PEM form")
+        return pread(fd, item.size, item.offset, sif.name)
+    return b""
 
 
 def metadata(fd: int, sif: Sif) -> bytes | None:

@@ -89,6 +89,7 @@ class Writer:
     arch: Go's name of the architecture, or that of `uname -m`.
     objects: written before the partition, in this order.
     force: replace an existing target.
+    fstype: the filesystem of the partition, a number of `sif`.
 
     Attributes: `path` is the temporary file beside `target`; `offset` is where in it the squashfs must begin, in
     bytes, a multiple of 4096.
@@ -105,6 +106,7 @@ class Writer:
         objects: Sequence[Object] = (),
         *,
         force: bool = False,
+        fstype: int = sif.FS_SQUASHFS,
     ) -> None:
         if len(objects) >= sif.DEFAULT_DESCRIPTORS:
             raise ValueError(f"at most {sif.DEFAULT_DESCRIPTORS - 1} objects fit beside the partition")
@@ -115,6 +117,7 @@ class Writer:
         self._arch = sif.arch_code(arch)
         self._objects = tuple(objects)
         self._force = force
+        self._fstype = fstype
         try:
             fd, self.path = tempfile.mkstemp(prefix=".bollard-", suffix=".tmp", dir=os.path.dirname(target) or ".")
         except OSError as error:
@@ -188,13 +191,14 @@ class Writer:
         at = _DATA_OFFSET
         for item in self._objects:
             size = len(item.data)
-            link = len(self._objects) + 1 if item.name == sif.DIGEST_NAME else 0  # to the partition
+            linked = item.name == sif.DIGEST_NAME or item.datatype == sif.CRYPTO_MESSAGE
+            link = len(self._objects) + 1 if linked else 0  # to the partition
             table.append(
                 descriptor(item.datatype, len(table) + 1, at, size, size, now, item.name, item.extra, link=link)
             )
             at += size
         size = end - self.offset
-        extra = _le(sif.FS_SQUASHFS, 4) + _le(sif.PART_PRIMARY, 4) + self._arch
+        extra = _le(self._fstype, 4) + _le(sif.PART_PRIMARY, 4) + self._arch
         number = len(table) + 1
         padded = end - at
         table.append(descriptor(sif.PARTITION, number, self.offset, size, padded, now, "", extra))

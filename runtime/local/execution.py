@@ -30,11 +30,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from bollard.runtime.image.encryption import Key
     from bollard.runtime.request.site import Site
     from bollard.runtime.request.spec import Spec
 
 
-def start(asked: Spec, action: str, argv: list[str], shell: str = "", opened: Callable[[], None] | None = None) -> None:
+def start(
+    asked: Spec, action: str, argv: list[str], shell: str = "", opened: Callable[[], None] | None = None,
+    key: Key | None = None,
+) -> None:  # fmt: skip
     """Make the container and become the program in it. Returns only if there is nothing to start.
 
     asked: the spec of the container.
@@ -42,11 +46,12 @@ def start(asked: Spec, action: str, argv: list[str], shell: str = "", opened: Ca
     argv: the program or the arguments that the user gave.
     shell: the shell that the user asked for, "" for none.
     opened: called after the keeper has opened the image: the file may then be removed.
+    key: of an encrypted image.
 
     Raises:
         BollardError: the container cannot be made, also if the keeper fails (from `launch`).
     """
-    address, _, command = launch(asked, action, argv, shell, os.pidfd_open(os.getpid()))
+    address, _, command = launch(asked, action, argv, shell, os.pidfd_open(os.getpid()), key=key)
     if opened:
         opened()
     if command:
@@ -58,7 +63,7 @@ def start(asked: Spec, action: str, argv: list[str], shell: str = "", opened: Ca
 
 
 def launch(
-    asked: Spec, action: str, argv: list[str], shell: str, handle: int, instance: str = ""
+    asked: Spec, action: str, argv: list[str], shell: str, handle: int, instance: str = "", key: Key | None = None
 ) -> tuple[str, int, list[str]]:
     """Start a keeper; return its address, its process id, and the command to start.
 
@@ -68,6 +73,7 @@ def launch(
     shell: the shell that the user asked for, "" for none.
     handle: a file descriptor; the keeper ends when it hangs up.
     instance: the name of the instance, "" for none. Its keeper runs even if there is nothing to start.
+    key: of an encrypted image. The keeper has it in its memory, as it is a fork of this process.
 
     Raises:
         BollardError: the launcher is missing, or the keeper fails.
@@ -86,7 +92,7 @@ def launch(
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        _fork_keeper(asked, action, argv, shell, listener.fileno(), writer, handle, instance)
+        _fork_keeper(asked, action, argv, shell, listener.fileno(), writer, handle, instance, key)
     os.close(writer)
     os.waitpid(child, 0)
     keeper, *command = answer(reader)
@@ -169,8 +175,9 @@ def answer(reader: int) -> list[str]:
 
 
 def _fork_keeper(
-    asked: Spec, action: str, argv: list[str], shell: str, listener: int, writer: int, handle: int, instance: str
-) -> NoReturn:
+    asked: Spec, action: str, argv: list[str], shell: str, listener: int, writer: int, handle: int, instance: str,
+    key: Key | None,
+) -> NoReturn:  # fmt: skip
     """Fork the keeper and end; runs in the first child. The keeper gets its own session, without a terminal.
 
     So the keeper is not a child of the process that becomes the program.
@@ -184,7 +191,7 @@ def _fork_keeper(
             linux.close_others((listener, writer, handle))
             os.umask(0o022)
             os.chdir("/")
-            _keep(asked, action, argv, shell, listener, writer, handle, instance)
+            _keep(asked, action, argv, shell, listener, writer, handle, instance, key)
         code = 0
     except BaseException as error:  # noqa: BLE001 - it becomes the user's error message
         tell_failure(writer, error)
@@ -193,8 +200,9 @@ def _fork_keeper(
 
 
 def _keep(
-    asked: Spec, action: str, argv: list[str], shell: str, listener: int, writer: int, handle: int, instance: str
-) -> None:
+    asked: Spec, action: str, argv: list[str], shell: str, listener: int, writer: int, handle: int, instance: str,
+    key: Key | None,
+) -> None:  # fmt: skip
     """Run the keeper. It writes "status NUL text" to `writer` when it is ready or has failed."""
     try:
         from bollard.runtime.container import action as actions
@@ -207,7 +215,9 @@ def _keep(
         connection = _witness(here)
         new_user_namespace(asked.fakeroot)
         program = argv[0] if argv else "sh"
-        container = keeper.enter(asked, times, here, spool(here), program, action.encode(), instance, connection)
+        container = keeper.enter(
+            asked, times, here, spool(here), program, action.encode(), instance, connection, key=key
+        )
         command = actions.inside(action, argv, _is_program, shell, asked.app)
     except BaseException as error:  # noqa: BLE001 - it becomes the user's error message
         tell_failure(writer, error)

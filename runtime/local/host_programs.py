@@ -29,6 +29,8 @@ def use() -> None:
     installed.EXT, installed.EXT_2 = ("fuse2fs", ext) if _has(ext, _LIBFUSE_2) else (ext or "/fuse2fs", "")
     installed.EXT_OFFSET_IN_NAME = "" if _has(ext, b"offset=") else ext
     installed.NO_SERVER = ("squashfuse is missing on this machine", _INSTALL)
+    installed.GOCRYPTFS = shutil.which("gocryptfs") or "/gocryptfs"
+    installed.OPENSSL = shutil.which("openssl") or "/openssl"
     installed.OVERLAY = shutil.which("fuse-overlayfs") or "/fuse-overlayfs"
 
 

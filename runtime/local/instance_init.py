@@ -29,6 +29,7 @@ from bollard.runtime.local import execution, instance
 from bollard.runtime.system import linux, processes
 
 if TYPE_CHECKING:
+    from bollard.runtime.image.encryption import Key
     from bollard.runtime.request.spec import Spec
 
 _REQUEST_MAX = 64
@@ -37,7 +38,9 @@ _PASSED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
-def start(asked: Spec, name: str, action: str, argv: list[str], config: str) -> int:
+def start(
+    asked: Spec, name: str, action: str, argv: list[str], config: str, key: Key | None = None
+) -> int:
     """Make an instance and start its script in the background; return the process id of its init.
 
     asked: the spec of the container.
@@ -45,6 +48,7 @@ def start(asked: Spec, name: str, action: str, argv: list[str], config: str) -> 
     action: "start" or "run", which chooses the script.
     argv: the arguments for the script.
     config: the directory for the log files.
+    key: of an encrypted image.
     """
     instance.check_name(name)
     step = _slurmstepd()  # found here: after the second fork the init has lost its ancestors
@@ -56,7 +60,7 @@ def start(asked: Spec, name: str, action: str, argv: list[str], config: str) -> 
             os.setsid()
             if os.fork() == 0:
                 os.close(reader)
-                _begin(asked, name, action, argv, config, step, writer)
+                _begin(asked, name, action, argv, config, step, writer, key)
             code = 0
         finally:
             os._exit(code)
@@ -66,8 +70,9 @@ def start(asked: Spec, name: str, action: str, argv: list[str], config: str) -> 
 
 
 def _begin(
-    asked: Spec, name: str, action: str, argv: list[str], config: str, slurm: tuple[str, int], writer: int
-) -> None:
+    asked: Spec, name: str, action: str, argv: list[str], config: str, slurm: tuple[str, int], writer: int,
+    key: Key | None,
+) -> None:  # fmt: skip
     """Run the init until its end. It writes to `writer` when it is ready or has failed."""
     try:
         linux.name_process("bollard-init")
@@ -77,7 +82,7 @@ def _begin(
         paths = instance.log_paths(name, config)
         logs = tuple(_open_log(path) for path in paths)
         ours, pipe = os.pipe()
-        address, keeper, command = execution.launch(asked, action, argv, "", ours, name)
+        address, keeper, command = execution.launch(asked, action, argv, "", ours, name, key)
         os.close(ours)
         lifeline = _lifeline(address)
         linux.adopt_orphans()

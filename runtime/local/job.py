@@ -305,7 +305,7 @@ def _verdict(path: str, digest: str) -> tuple[bool, str]:
     from bollard.runtime.image import image, sif_write
 
     try:
-        opened = image.open_image(path)
+        opened = image.open_image(path, encrypted=True)
     except BollardError as error:
         return False, f"cannot be read: {error.message.replace(path + ': ', '', 1)}"
     try:

@@ -15,6 +15,7 @@ from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
 from bollard.runtime.installed import PREFIX
 from bollard.runtime.request import forms, site, spec, spec_text
+from bollard.runtime.request.options import PREFIXES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,20 +35,25 @@ def check(text: bytes, out: int) -> None:
         BollardError: the spec or the image cannot be used.
     """
     here = site.load(PREFIX)
-    values = _fetched(forms.resolve(spec_text.pairs(text)), here)
+    given = spec_text.pairs(text)
+    values = _fetched(forms.resolve(given), here)
     asked = spec.make(values)
     site.refuse_overlays(here, asked.overlays)
     if here.trust:
         _check_overlays(here.trust, asked)
     if asked.save:
         _look_at_saved(asked)
-    if asked.image and not any(name == "id" for name, _ in values) and not _on_nodes_only(asked.image):
-        opened = image.open_image(asked.image, os.uname().machine)
+    options = {name for name, _ in given}
+    if any(name == "id" for name, _ in values):
+        _refuse_idle_key(asked, options)  # the client's own probe (image_probe.c) accepts no encrypted image
+    elif asked.image and not _on_nodes_only(asked.image):
+        opened = image.open_image(asked.image, os.uname().machine, encrypted=True)
         site.refuse_image(here, opened.fd, asked.asked)
         if here.trust:
             from bollard.runtime.trust import evidence
 
             evidence.check_image(here.trust, opened, asked.asked)
+        _check_key(opened, asked, options)
         values.append(("id", ".".join(map(str, opened.identity))))
     values = [(name, asked.image if name == "image" else value) for name, value in values]
     # Options without effect here are removed: they would change the hash of the spec and so make another container.
@@ -59,6 +65,42 @@ def check(text: bytes, out: int) -> None:
     settled = spec_text.canonical(values, header)
     while settled:
         settled = settled[os.write(out, settled) :]
+
+
+def _check_key(opened: image.Image, asked: spec.Spec, given: set[str]) -> None:
+    """Raise unless the node can get the key of an encrypted image from a file of the user's.
+
+    A key in a variable is refused: Slurm keeps the environment of a job in the controller's files and on the nodes.
+    """
+    if not opened.encrypted:
+        _refuse_idle_key(asked, given)
+        return
+    from bollard.runtime.image import encryption
+
+    secret = [prefix + name for name in encryption.VARIABLES for prefix in PREFIXES if os.environ.get(prefix + name)]
+    if secret:
+        option = "passphrase-file" if secret[0].endswith("PASSPHRASE") else "pem-path"
+        raise BollardError(
+            f"{asked.asked}: is encrypted, and {secret[0]} would be in the job's environment, which Slurm stores",
+            f"unset it, write the key to a file that only you can read, and give --container-{option} FILE",
+        )
+    if asked.save:
+        raise BollardError(f"container-save: {asked.asked} is encrypted, and its copy would not be", "leave it out")
+    passphrase = pem = b""
+    if asked.passphrase_file and not _on_nodes_only(asked.passphrase_file):
+        passphrase = encryption.read_passphrase(asked.passphrase_file)
+    if asked.pem_path and not _on_nodes_only(asked.pem_path):
+        pem = encryption.read_pem(asked.pem_path)
+    if passphrase or pem or not (asked.passphrase_file or asked.pem_path):
+        encryption.check_kind(asked.asked, opened.wrapped_key(), encryption.Key(passphrase, pem))
+
+
+def _refuse_idle_key(asked: spec.Spec, given: set[str]) -> None:
+    """Raise if an option gives a key for an image that is not encrypted. A variable is for all images of a script."""
+    for name in ("passphrase-file", "pem-path"):
+        if name in given:
+            text = f"{asked.asked}: is not encrypted, so --container-{name} has no effect"
+            raise BollardError(text, "leave it out")
 
 
 def _check_overlays(rules: Policy, asked: spec.Spec) -> None:

@@ -37,7 +37,7 @@ def made(path: str, program: str, environ: os._Environ[str] | dict[str, str]) ->
     program  a program of the image to look at too; "" for none
     environ  environment variables, which name the place of the cache
     """
-    opened = image.open_image(path)
+    opened = image.open_image(path, encrypted=True)
     place = verdict.place(identity(opened.identity, path), environ)
     opened.close()
     known = verdict.programs(verdict.cached(place))
@@ -60,7 +60,7 @@ def read_again(path: str, environ: os._Environ[str] | dict[str, str]) -> Content
         BollardError: the image cannot be opened, or this machine cannot show what is in it.
     """
     found = image_root.read(path)
-    opened = image.open_image(path)
+    opened = image.open_image(path, encrypted=True)
     place = verdict.place(identity(opened.identity, path), environ)
     opened.close()
     verdict.keep(place, verdict.text(found, verdict.programs(verdict.cached(place))))

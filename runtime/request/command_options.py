@@ -31,7 +31,7 @@ PULL: Own = {
     **FETCH,
     **_VERBOSE,
     "key": ("FILE", "fetch only what cosign has signed with the private key to this public key, a PEM file"),
-    "allow-unsigned": ("", "do not warn that signatures are not verified [BOLLARD_ALLOW_UNSIGNED]"),
+    "allow-unsigned": ("", "library://: no warning if no key in the keyring has signed it [BOLLARD_ALLOW_UNSIGNED]"),
 }
 _REGISTRY: Own = {key: FETCH[key] for key in ("authfile", "docker-login", "no-https")}
 PUSH: Own = {
@@ -116,7 +116,9 @@ CACHE_CLEAN: Own = {
     "dry-run": ("", "show what would be removed"),
     "force": ("", "do not ask"),
 }
-SHELL: Own = {"shell": ("PATH", "instead of the image's bash or sh [BOLLARD_SHELL]"), **FETCH}
+_TYPED: Own = {"passphrase": ("", "ask for the passphrase of an encrypted image [BOLLARD_ENCRYPTION_PASSPHRASE]")}
+RUN: Own = {**_TYPED, **FETCH}
+SHELL: Own = {"shell": ("PATH", "instead of the image's bash or sh [BOLLARD_SHELL]"), **RUN}
 PLAN: Own = {"json": ("", "for programs"), **FETCH}
 
 INSPECT: Own = {
@@ -250,6 +252,13 @@ BUILD: Own = {
     "fakeroot": ("", "accepted: a build without root is always one"),
     "ignore-subuid": ("", "do without the ids of /etc/subuid"),
     "ignore-seccomp": ("", "do without a seccomp filter: with the host's fakeroot"),
+    "encrypt": ("", "encrypt its filesystem, with one of the next three or their variables"),
+    "passphrase": ("", "encrypt it; ask for the passphrase [BOLLARD_ENCRYPTION_PASSPHRASE]"),
+    "passphrase-file": (
+        "FILE",
+        "encrypt it with the passphrase in the first line of FILE [BOLLARD_ENCRYPTION_PASSPHRASE_FILE]",
+    ),
+    "pem-path": ("FILE", "encrypt it for this public RSA key in PEM form [BOLLARD_ENCRYPTION_PEM_PATH]"),
     **_VERBOSE,
     **_LIBRARY,
     **FETCH,
@@ -257,7 +266,7 @@ BUILD: Own = {
 _USER: Own = {"user": ("NAME", "another user's; for root alone")}
 INSTANCE_START: Own = {
     "pid-file": ("FILE", "write the process id of the instance to FILE [BOLLARD_PID_FILE]"),
-    **FETCH,
+    **RUN,
 }
 INSTANCE_LIST: Own = {
     "json": ("", "for programs"),
@@ -319,15 +328,11 @@ NOTHING_TO_DO: dict[str, Own] = {
 }  # fmt: skip
 
 _NOT_AT_BUILD = "the driver is not shown to %post and %test; build without it, and use it with `bollard exec` and srun"
-_NO_ENCRYPTION = "encrypted images cannot be made; keep the image where only its readers may read"
 
 # Apptainer's options of single commands that are refused: command -> option -> (the word for its value; the reason and
 # the way to the goal).
 REFUSED: dict[str, Own] = {
     "build": {
-        "encrypt": ("", _NO_ENCRYPTION),
-        "passphrase": ("", _NO_ENCRYPTION),
-        "pem-path": ("FILE", _NO_ENCRYPTION),
         "json": ("", "definitions in JSON are not read; write it as a definition file"),
         "nv": ("", _NOT_AT_BUILD),
         "rocm": ("", _NOT_AT_BUILD),
@@ -372,7 +377,7 @@ MIXED = frozenset(
      "key pull", "key push", "key import", "key export", "key remove", *(f"flow {verb}" for verb in FLOW))
 )  # fmt: skip
 SHORT = {
-    "build": {"s": "sandbox", "u": "update", "f": "fakeroot", "T": "notest"},
+    "build": {"e": "encrypt", "s": "sandbox", "u": "update", "f": "fakeroot", "T": "notest"},
     "pull": {"U": "allow-unsigned", "s": "sandbox"},
     "push": {"U": "allow-unsigned", "D": "description"},
     "delete": {"A": "arch"},

@@ -84,6 +84,8 @@ class Spec:
     fakeroot: bool = False
     entrypoint: bool = False
     entrypoint_log: bool = False
+    pem_path: str = ""  # a file with the RSA key of an encrypted image
+    passphrase_file: str = ""  # a file whose first line is the passphrase of an encrypted image
     name: str = ""
     name_mode: str = constants.MODE_AUTO
     save: str = ""
@@ -228,6 +230,15 @@ TABLE: tuple[Row, ...] = (
         slurm="container-entrypoint-log", pyxis=True, help="show what the entrypoint prints",
     ),
     Row(
+        "pem-path", argument="FILE", kind="path", field="pem_path", forms=("BOLLARD_ENCRYPTION_PEM_PATH",),
+        slurm="container-pem-path", help="the RSA key of an encrypted image, in PEM form",
+    ),
+    Row(
+        "passphrase-file", argument="FILE", kind="path", field="passphrase_file",
+        forms=("BOLLARD_ENCRYPTION_PASSPHRASE_FILE",), slurm="container-passphrase-file",
+        help="a file of yours whose first line is the passphrase of an encrypted image",
+    ),
+    Row(
         "name", argument="NAME[:auto|create|exec|no_exec]", kind="",
         forms=("BOLLARD_CONTAINER_NAME", "PYXIS_CONTAINER_NAME"), slurm="container-name", pyxis=True,
         help="a container that later steps of the job can name, without its image",
@@ -323,8 +334,6 @@ OPPOSITES = {"no-nv": "nv", "no-rocm": "rocm", "no-pid": "pid"}
 _LIMITS = "limits of a job are Slurm's: ask for them with srun --mem, --cpus-per-task and the like"
 _RIGHTS = "a container has the rights of its user, and no others"
 
-_ENCRYPTED = "encrypted images cannot be opened yet, and of any other image no key is asked"
-
 # Apptainer's options that are refused: name -> (the word for its value, the reason).
 REFUSED = {
     "oci": ("", "OCI bundles are Slurm's and runc's; a container of bollard is the same for each kind of image"),
@@ -336,8 +345,6 @@ REFUSED = {
     "nvccli": ("", "nvidia-container-cli needs root; --nv binds what the host has"),
     "network-args": ("ARGS", "networks other than none need root"),
     "netns-path": ("PATH", "joining another network namespace needs root"),
-    "passphrase": ("", _ENCRYPTED),
-    "pem-path": ("FILE", _ENCRYPTED),
     "fusemount": ("SPEC", "mount it on the host, and bind it"),
     "dmtcp-launch": ("NAME", "checkpoints are not made"),
     "dmtcp-restart": ("NAME", "checkpoints are not made"),

@@ -295,8 +295,9 @@ def _options(given: dict[str, list[str]], fields: dict[str, Any]) -> bytes:
         found.append(("mounts", ",".join(binds.bind_words(bind) for bind in fields["binds"])))
     if "home" in given and fields["home"]:
         found.append(("home", f"{binds.escaped(fields['home_source'])}:{binds.escaped(fields['home'])}"))
-    if fields.get("workdir"):
-        found.append(("workdir", fields["workdir"]))
+    for name in ("workdir", "pem_path", "passphrase_file"):
+        if fields.get(name):
+            found.append((name.replace("_", "-"), fields[name]))
     found += [("cdi-dirs", path) for path in fields.get("cdi_dirs", ())]
     found += [("overlay", path + (":ro" if read_only else "")) for path, read_only in fields.get("overlays", ())]
     return spec_text.text(found)

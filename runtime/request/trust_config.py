@@ -17,10 +17,11 @@ from bollard.runtime.request.yaml_node import Mistake
 Pair = tuple[str, str]
 Found = Iterator[Union[Pair, Mistake]]
 
-_TOP = ("mode", "keyring", "rules")
+_TOP = ("mode", "keyring", "pem-keys", "roots", "rules")
 _RULE = ("name", "from", "refuse", "owner", "digests", "signed-by", "all-signed-by", "without")
 _SCHEMES = ("docker", "docker-daemon", "oras", "library", "http", "https")
 _FINGERPRINT = re.compile("[0-9A-F]{40}|[0-9A-F]{64}")
+_PEM_KEY = re.compile("SHA256:[A-Za-z0-9+/]{43}")
 _DIGEST = re.compile("(?:sha256:)?([0-9a-f]{64})")
 
 
@@ -39,10 +40,13 @@ def read(name: str, node: Any) -> Found:
         return
     yield "trust", mode
     yield "trust-line", str(yaml_node.line(keys.found["mode"]))
-    keyring = keys.word("keyring")
-    if keyring:
-        path = yaml_node.checked_path(f"{name}.keyring", keyring, yaml_node.line(keys.found["keyring"]))
-        yield path if isinstance(path, Mistake) else ("trust-keyring", path)
+    for key in ("keyring", "pem-keys", "roots"):
+        if keys.word(key):
+            path = yaml_node.checked_path(f"{name}.{key}", keys.word(key), yaml_node.line(keys.found[key]))
+            yield path if isinstance(path, Mistake) else (f"trust-{key}", path)
+    if keys.word("roots") and not keys.word("pem-keys"):
+        text = f"{name}.roots: they are the issuers of certificates in pem-keys"
+        yield Mistake(yaml_node.line(keys.found["roots"]), text, f"write `pem-keys: FILE` in {name}")
     rules = keys.found.get("rules")
     if rules is None or rules.id != "sequence" or not rules.value:
         text = f"{name}.rules: there is none, so no image could run"
@@ -54,9 +58,11 @@ def read(name: str, node: Any) -> Found:
         for rule in made:
             if isinstance(rule, Rule):
                 yield "trust-rule", trust_rule.text(rule)
-                if (rule.any_of or rule.all_of) and not keyring:
-                    text = f"{name}.rules[{number}]: signed-by needs the public keys"
-                    yield Mistake(rule.line, text, f"write `keyring: FILE` in {name}")
+                for key, kind in (("keyring", False), ("pem-keys", True)):
+                    named = any(trust_rule.is_pem(one) is kind for one in (*rule.any_of, *rule.all_of))
+                    if named and not keys.word(key):
+                        text = f"{name}.rules[{number}]: signed-by needs the public keys"
+                        yield Mistake(rule.line, text, f"write `{key}: FILE` in {name}")
 
 
 def values(pairs: Sequence[Pair]) -> dict[str, str | tuple[str, ...]]:
@@ -127,7 +133,7 @@ def _rule(name: str, node: Any) -> Iterator[Rule | Mistake]:
                 mistakes.append(Mistake(item[1], f'{name}.{key}: "{item[0]}" is no {what}', hint))
         return tuple(good)
 
-    whole = "a key has 40 hexadecimal digits, see `gpg --fingerprint`; short ids are not safe"
+    whole = "a key has 40 hexadecimal digits, see `gpg --fingerprint`; a PEM key has SHA256: and 43 letters"
     rule = Rule(
         line=yaml_node.line(node),
         name=keys.word("name"),
@@ -186,6 +192,8 @@ def _digest(text: str) -> str:
 
 
 def _fingerprint(text: str) -> str:
+    if trust_rule.is_pem(text) and _PEM_KEY.fullmatch(text):
+        return text
     found = re.sub(r"\s+", "", text).upper()
     found = found[2:] if found.startswith("0X") else found
     if not _FINGERPRINT.fullmatch(found):

@@ -49,8 +49,8 @@ class Rule:
     refuse: allow no image.
     owners: uids of which one must own the file, with nobody else able to write to it; () for no requirement.
     digests: SHA-256 digests of files, of which one must match; () for no requirement.
-    any_of: fingerprints of keys of which one must have signed.
-    all_of: fingerprints of keys that must all have signed.
+    any_of: names of keys (fingerprints, or "SHA256:..." of a PEM key) of which one must have signed.
+    all_of: names of keys that must all have signed.
     without: packages that the image must not have.
     """
 
@@ -72,7 +72,9 @@ class Policy:
     mode: OBSERVE or ENFORCE.
     file: the path of bollard.yaml, for messages.
     line: where `trust` begins in it.
-    keyring: the path of the file with the public keys, "" for none.
+    keyring: the path of the file with the public PGP keys, "" for none.
+    pem_keys: the path of the file with public keys and certificates in PEM form, "" for none.
+    roots: the path of the file with the roots of these certificates, "" for none.
     rules: the first rule that names the place of an image decides.
     """
 
@@ -81,6 +83,13 @@ class Policy:
     line: int
     keyring: str
     rules: tuple[Rule, ...]
+    pem_keys: str = ""
+    roots: str = ""
+
+
+def is_pem(key: str) -> bool:
+    """Return whether the name of a key is that of a key in PEM form, and not a PGP fingerprint."""
+    return key.startswith("SHA256:")
 
 
 def text(rule: Rule) -> str:
@@ -143,6 +152,8 @@ def policy(given: dict[str, list[str]]) -> Policy | None:
             int(given["trust-line"][-1]),
             given.get("trust-keyring", [""])[-1],
             tuple([parse(lines) for lines in given.get("trust-rule", [])]),
+            given.get("trust-pem-keys", [""])[-1],
+            given.get("trust-roots", [""])[-1],
         )
     except (KeyError, IndexError, ValueError) as error:
         raise BollardError(

@@ -6,6 +6,8 @@ linux_build.py: their declarations for cffi.
 identity.py: user namespaces, /etc/passwd and /etc/group.
 processes.py: finds processes in /proc and waits for their end.
 tree.py: reads and changes the file tree of an image; no symlink leads out of it.
+fuse_device.py: mounts a FUSE filesystem for a server that gets the descriptor.
+openssl.py: runs openssl, with keys in memory.
 owners.py: checks that only root can change a path.
 rootless.py: makes a user without root uid 0 for a build.
 workspace.py: the private directory of a build.

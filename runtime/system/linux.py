@@ -296,6 +296,11 @@ def change_root(new_root: str) -> None:
     os.chdir("/")
 
 
+def unmount(path: str) -> None:
+    """Take the mount at `path` out of this mount namespace. It ends when nobody uses it any more (MNT_DETACH)."""
+    _check(lib.umount2(os.fsencode(path), lib.MNT_DETACH), f"umount of {path}")
+
+
 def name_process(name: str) -> None:
     """Set the name of this process that ps(1) shows; the kernel keeps 15 bytes."""
     _check(lib.b_prctl_text(lib.PR_SET_NAME, name.encode()), "prctl(PR_SET_NAME)")

@@ -10,6 +10,7 @@ key. Apptainer accepts no signature with another K.
 from __future__ import annotations
 
 from bollard.runtime.errors import BollardError, shown
+from bollard.runtime.trust import site_keys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def verify(envelope: bytes, keys: Sequence[Any]) -> tuple[str, bytes]:
     """Return the id of the key that signed an envelope, and the signed bytes.
 
     envelope: the bytes of the signature object.
-    keys: the trusted public keys.
+    keys: the trusted public keys; those of a site (`site_keys`) need no `cryptography`.
 
     Raises:
         ValueError: it is no envelope, or none of the keys has signed it; the message says which.
@@ -192,9 +193,12 @@ def verify(envelope: bytes, keys: Sequence[Any]) -> tuple[str, bytes]:
     if len(entries) > 16:
         raise ValueError(f"its envelope has {len(entries)} signatures, 16 are allowed")
     for key in keys:
-        wanted = key_id(key)
+        site = key if isinstance(key, site_keys.SiteKey) else None
+        wanted = site.id if site else key_id(key)
         for name, made in entries:
-            if name == wanted and is_valid(key, made, to_sign(payload)):
+            if name != wanted:
+                continue
+            if site.is_signer(made, to_sign(payload)) if site else is_valid(key, made, to_sign(payload)):
                 return wanted, payload
     said = ", ".join(shown(name[:60]) for name, _ in entries[:3]) or "no key"
     raise ValueError(f"it is not signed by the given key, but by {said}")

@@ -13,7 +13,7 @@ from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image, image_sbom, sif
 from bollard.runtime.installed import GPGV
 from bollard.runtime.request import trust_rule
-from bollard.runtime.trust import policy, signature, verify, witness
+from bollard.runtime.trust import policy, signature, site_keys, verify, witness
 from bollard.runtime.trust.policy import Evidence, Verdict
 
 TYPE_CHECKING = False
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bollard.runtime.image.image import Image
     from bollard.runtime.image.image_sbom import Sbom
     from bollard.runtime.request.trust_rule import Policy
+    from bollard.runtime.trust.site_keys import SiteKey
 
 _BLOCK = 1 << 20
 
@@ -37,7 +38,7 @@ def check_image(rules: Policy, opened: Image, name: str, connection: int = -1) -
         BollardError: the policy is enforced and refuses the image.
     """
     found = _read_sif(opened, name)
-    return _applied(rules, _evidence(opened.fd, name, found, rules.keyring, connection), name)
+    return _applied(rules, _evidence(opened.fd, name, found, rules, connection), name)
 
 
 def check_layer(rules: Policy, fd: int, path: str, connection: int = -1) -> Verdict:
@@ -51,7 +52,7 @@ def check_layer(rules: Policy, fd: int, path: str, connection: int = -1) -> Verd
     Raises:
         BollardError: the policy is enforced and refuses the overlay.
     """
-    return _applied(rules, _evidence(fd, path, None, rules.keyring, connection), f"overlay {path}")
+    return _applied(rules, _evidence(fd, path, None, rules, connection), f"overlay {path}")
 
 
 def summary(rules: Policy, verdicts: list[Verdict]) -> list[tuple[str, str]]:
@@ -98,7 +99,7 @@ def _read_sif(opened: Image, name: str) -> sif.Sif | None:
     return sif.read(opened.fd, size, name) if sif.is_sif(first) else None
 
 
-def _evidence(fd: int, name: str, found: sif.Sif | None, keyring: str, connection: int) -> Evidence:
+def _evidence(fd: int, name: str, found: sif.Sif | None, rules: Policy, connection: int) -> Evidence:
     info = os.fstat(fd)
 
     def owner() -> tuple[int, int]:
@@ -114,7 +115,7 @@ def _evidence(fd: int, name: str, found: sif.Sif | None, keyring: str, connectio
         return _sha256(fd, name) if info.st_mode & 0o170000 == 0o100000 else ""
 
     def signers() -> frozenset[str]:
-        return signers_of(fd, found, keyring) if found else frozenset()
+        return signers_of(fd, found, rules) if found else frozenset()
 
     def sbom() -> Sbom | None:
         text = image_sbom.text_of(fd, found) if found else None
@@ -169,27 +170,29 @@ def _sha256(fd: int, name: str) -> str:
     return total.hexdigest()
 
 
-def signers_of(fd: int, found: sif.Sif, keyring: str) -> frozenset[str]:
-    """Return the fingerprints of the PGP keys that have signed the whole group of the container (sif.main_group).
+def signers_of(fd: int, found: sif.Sif, rules: Policy) -> frozenset[str]:
+    """Return the names of the keys that have signed the whole group of the container (sif.main_group).
 
     fd: the image file.
     found: its header and descriptors.
-    keyring: the path of the file with the site's public keys.
+    rules: the site's policy, which names the files with its public keys.
 
     A signature that is not valid, or covers only a part, does not count. Objects in no group count as unsigned.
 
     Raises:
-        BollardError: the keyring or gpgv is missing, or the file cannot be read.
+        BollardError: the site's keys, gpgv or openssl are missing, or the file cannot be read.
     """
-    if not os.path.isfile(keyring):
-        raise BollardError(
-            f"the site's keys in {keyring} are missing on {os.uname().nodename}", "tell the site's administrator"
-        )
-    if not os.access(GPGV, os.X_OK):
-        raise BollardError(
-            f"{GPGV} is missing on {os.uname().nodename}", "the site's administrator installs gpgv, then bollard again"
-        )
+    here = os.uname().nodename
+    if rules.keyring and not os.path.isfile(rules.keyring):
+        raise BollardError(f"the site's keys in {rules.keyring} are missing on {here}", "tell the site's administrator")
+    if rules.keyring and not os.access(GPGV, os.X_OK):
+        raise BollardError(f"{GPGV} is missing on {here}", "the site's administrator installs gpgv, then bollard again")
     if signature.strays(found):
         return frozenset()
-    report = verify.verify(fd, found, verify.Trust((keyring,), gpgv=GPGV), groups=[sif.main_group(found)])
-    return verify.signers(report)
+    group = sif.main_group(found)
+    keys: tuple[SiteKey, ...] = ()
+    # openssl is started only for an image that has such a signature.
+    if rules.pem_keys and any(item.kind == "dsse" for item in signature.signatures(fd, found, group)):
+        keys = tuple(site_keys.read(rules.pem_keys, rules.roots)[0])
+    trust = verify.Trust((rules.keyring,) if rules.keyring else (), keys, GPGV)
+    return verify.signers(verify.verify(fd, found, trust, groups=[group]))

@@ -82,7 +82,10 @@ def test_what_a_failed_build_leaves(builder: Builder, place: Path, shell: str) -
         (["--arch-variant", "v7"], "--arch-variant v7: of which architecture?"),
         (["--nv"], "--nv is not supported: the driver is not shown to %post"),
         (["--json"], "--json is not supported: definitions in JSON are not read"),
-        (["--encrypt"], "--encrypt is not supported"),
+        (["--encrypt"], "--encrypt: no key was given; give --passphrase, --passphrase-file FILE, or --pem-path FILE"),
+        (["--pem-path", "/no-such"], "pem-path /no-such: cannot be read: No such file or directory"),
+        (["--passphrase-file", "/dev/null"], "passphrase-file /dev/null: the passphrase is empty"),
+        (["--passphrase-file", "/etc/hostname", "--sandbox"], "--sandbox: a directory cannot be encrypted"),
     ],
 )
 def test_what_is_refused(builder: Builder, place: Path, shell: str, words: list[str], text: str) -> None:

@@ -35,12 +35,21 @@ def test_pull(fetcher: Fetcher, library: Library, sif_file: bytes) -> None:
     assert [path.name for path in fetcher.kept("library")] == [f"sha256.{hashlib.sha256(sif_file).hexdigest()}"]
 
 
-def test_a_pull_says_that_no_signature_is_verified(fetcher: Fetcher, library: Library) -> None:
+def test_a_pull_says_who_does_not_vouch(fetcher: Fetcher, library: Library) -> None:
     words = ("pull", "-F", "--library", library.url, f"library://{NAME}:v1")
-    line = f"bollard: warning: library://{NAME}:v1: no signature is verified; --allow-unsigned leaves this line out\n"
-    assert fetcher.run(*words)[::2] == (0, line)
+    line = f"bollard: warning: library://{NAME}:v1: nobody vouches for this image: "
+    end = "; --allow-unsigned leaves this line out\n"
+    assert fetcher.run(*words)[::2] == (0, f"{line}object group 1 is not signed{end}")
     assert fetcher.run(*words, "-U")[::2] == (0, "")
     assert fetcher.run(*words, APPTAINER_ALLOW_UNSIGNED="1")[::2] == (0, "")
+    keys = {"BOLLARD_KEYSDIR": str(fetcher.path / "keys")}
+    user = ("--name", "A", "--email", "a@example.org", "--comment", "", "--bit-length", "2048", "--password=")
+    fetcher.done("key", "newpair", *user, **keys)
+    fetcher.done("sign", "one_v1.sif", **keys)
+    library.images[f"{NAME}:v1"] = (fetcher.path / "one_v1.sif").read_bytes()
+    assert fetcher.run(*words, **keys)[::2] == (0, "")
+    status, _, warning = fetcher.run(*words, BOLLARD_KEYSDIR=str(fetcher.path / "others"))
+    assert status == 0 and warning.startswith(line) and "the key is in no keyring" in warning
 
 
 def test_exec(fetcher: Fetcher, library: Library, sif_file: bytes, installed: str) -> None:

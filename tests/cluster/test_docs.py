@@ -164,6 +164,7 @@ def test_console_blocks(cluster: Cluster, demo: None, request: pytest.FixtureReq
         shutil.copy(request.getfixturevalue("laptop") / "python.sif", cluster.path("ctl", DEMO))
     if page.name in NEEDS:
         cluster.front("add", *NEEDS[page.name])
+        cluster.add_gocryptfs("ctl")
     wrong = []
     for label, lines in blocks(page):
         if label != "console":

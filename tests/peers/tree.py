@@ -23,8 +23,8 @@ ROOT = Path(os.environ.get("BOLLARD_PEERS", "/var/cache/bollard-peers"))
 SUITE = "sid"
 PACKAGES = (
     "apptainer", "bash", "busybox-static", "ca-certificates", "e2fsprogs", "fuse-overlayfs", "fuse2fs", "fuse3", "gcc",
-    "gpg", "gpg-agent", "gpgconf", "gpgv", "libc6-dev", "libslurm-dev", "mawk", "openssl", "procps", "python3-cffi",
-    "python3-cryptography", "python3-dev", "python3-yaml", "skopeo", "squashfs-tools", "squashfuse",
+    "gocryptfs", "gpg", "gpg-agent", "gpgconf", "gpgv", "libc6-dev", "libslurm-dev", "mawk", "openssl", "procps",
+    "python3-cffi", "python3-cryptography", "python3-dev", "python3-yaml", "skopeo", "squashfs-tools", "squashfuse",
 )  # fmt: skip
 USER, UID, GID, CHEM = "peer", 4242, 4242, 4343
 HOME = f"/home/{USER}"

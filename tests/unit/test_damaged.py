@@ -111,8 +111,16 @@ CASES = {
         field(2, 209, sif.arch_code(OTHER)),
         f"built for {OTHER}, this node is {HERE}; build or pull it for {HERE}",
     ),
-    "LUKS": (field(2, 201, b"\5"), "encrypted images are not supported yet; build it without --encrypt"),
-    "gocryptfs": (field(2, 201, b"\6"), "encrypted images are not supported yet; build it without --encrypt"),
+    "LUKS": (
+        field(2, 201, b"\5"),
+        "is encrypted with LUKS, which only root can open; let its author build it as a user, with `bollard build "
+        "--encrypt` or Apptainer 1.2 and later",
+    ),
+    "gocryptfs": (
+        field(2, 201, b"\6"),
+        "is encrypted, and no key was given; give its passphrase: --passphrase-file FILE, with srun "
+        "--container-passphrase-file FILE",
+    ),
     "ext3": (field(2, 201, b"\2"), "its filesystem is ext3; only squashfs is supported; build it again as a SIF"),
     "a filesystem of the future": (
         field(2, 201, b"\x63"),

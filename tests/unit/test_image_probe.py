@@ -76,6 +76,20 @@ def test_whole_images_pass(plain, tmp_path):
     assert plain(tmp_path / "link") is KNOWN
 
 
+@pytest.mark.parametrize("fstype", [sif.FS_LUKS, sif.FS_GOCRYPTFS])
+def test_an_encrypted_image_is_for_the_full_check(plain, tmp_path, fstype):
+    """It needs a key: without the full check the job would be queued, and fail."""
+    made = bytearray(sif_bytes(tmp_path))
+    path = tmp_path / "img"
+    at = made.index(sif.PARTITION.to_bytes(4, "little"), sif.TABLE_OFFSET)
+    made[at + 201] = fstype
+    path.write_bytes(made)
+    assert not plain(path)
+    made[at + 4] = 0  # an unused slot
+    path.write_bytes(made)
+    assert plain(path) is KNOWN
+
+
 @pytest.mark.parametrize("size", [0, 1, 4, 95, 96, 127, 128, 4095])
 def test_short_squashfs_files(plain, tmp_path, size):
     path = tmp_path / "img"

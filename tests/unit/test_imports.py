@@ -22,6 +22,7 @@ BEFORE = {
     "bollard.runtime.container.layers": {"_merge", "_open"},
     "bollard.runtime.container.step": {"main"},
     "bollard.runtime.container.save": {"_prepare"},
+    "bollard.runtime.image.encryption": {"check_config"},
     "bollard.runtime.image.image": {"_identify_oci", "_open_error", "_user_name"},
     "bollard.runtime.image.image_sbom": {"text_in", "upstream"},
     "bollard.runtime.image.sif_write": {"sha256", "timestamp"},  # the saver, which has imported these
@@ -30,6 +31,8 @@ BEFORE = {
     "bollard.runtime.system.identity": {"new_namespace"},
     "bollard.runtime.system.linux": {"start_first", "bring_up", "lock_file"},
     # The site's policy of images, which `keeper._open` applies; and what `bollard sign` and `key` use of these modules.
+    "bollard.runtime.system.openssl": {"run"},
+    "bollard.runtime.trust.site_keys": {"key_id"},
     "bollard.runtime.trust.dsse": {
         "_check_chain",
         "is_valid",

@@ -119,7 +119,7 @@ def test_a_file_server_that_cannot_be_started_has_last_words():
     words = os.memfd_create("words")
     parent, pid = os.getpid(), os.fork()
     if pid == 0:
-        fuse._serve(parent, ["/nonexistent/squashfuse"], (), words, {})
+        fuse.serve(parent, ["/nonexistent/squashfuse"], (), words, {})
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 127
     assert fuse.last_words(words) == "/nonexistent/squashfuse: No such file or directory"
     os.close(words)

@@ -245,3 +245,35 @@ def test_verify_asks_by_the_full_fingerprint(server, keys, tmp_path):
     assert done.returncode == 255 and len(server.asked) == before
     done = command("verify", "--json", "--url", server.url, str(path), **env)
     assert done.returncode == 0 and '"KeyLocal": false' in done.stdout
+
+
+def test_the_key_servers_of_the_endpoint_in_use(tmp_path):
+    """A named one, else those of remote.yaml but the skipped ones; without that file none."""
+    own = {"APPTAINER_CONFIGDIR": str(tmp_path)}
+    assert keyserver.bases("hkp://a", own) == ["http://a:11371"]
+    assert keyserver.bases("", {**own, "BOLLARD_KEYSERVER": "https://b"}) == ["https://b"]
+    assert keyserver.bases("", own) == []
+    with pytest.raises(BollardError, match="no key server is named"):
+        keyserver.base("", own)
+    (tmp_path / "remote.yaml").write_text(
+        "Active: lab\nRemotes:\n  lab:\n    URI: lab.example\n    Keyservers:\n"
+        "    - URI: https://skipped\n      Skip: true\n"
+        "    - URI: https://one\n    - URI: https://two\n"
+    )
+    assert keyserver.bases("", own) == ["https://one", "https://two"]
+    assert keyserver.base("", own) == "https://one"
+
+
+def test_a_key_comes_from_the_first_server_that_has_it(monkeypatch):
+    asked = []
+
+    def fetch(server, fingerprint):
+        asked.append(server)
+        if server != "b":
+            raise BollardError(f"{server}: no such key", "")
+        return fingerprint
+
+    monkeypatch.setattr(keyserver, "fetch", fetch)
+    assert str(keyserver.fetch_from(["a", "b", "c"], "F")) == "F" and asked == ["a", "b"]
+    with pytest.raises(BollardError, match="c: no such key"):
+        keyserver.fetch_from(["a", "c"], "F")

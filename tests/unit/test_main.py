@@ -325,8 +325,6 @@ def test_apptainers_ways_to_write_options(argv, found):
         (["--nvccli"], "needs root"),
         (["--oom-kill-disable"], "limits of a job are Slurm's"),
         (["--runscript-timeout", "5"], "a limit on time is Slurm's"),
-        (["--passphrase"], "encrypted images cannot be opened yet"),
-        (["--pem-path", "key.pem"], "encrypted images cannot be opened yet"),
     ],
 )
 def test_options_that_cannot_be_had_say_why(argv, reason):

@@ -137,7 +137,8 @@ def add(path, datatype, extra=b""):
         ),
         (["odd.sif"], "odd.sif: its overlay, object 2, has the filesystem raw, neither squashfs nor ext3; "),
         (["empty.sif"], "empty.sif: no primary system partition; this SIF holds no container; check the file name"),
-        (["secret.sif"], "secret.sif: encrypted images are not supported yet; build it without --encrypt"),
+        (["secret.sif"], "secret.sif: is encrypted with LUKS, which only root can open; let its "
+            "author build it as a user, with `bollard build --encrypt` or Apptainer 1.2 and later"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(path, argv, text):

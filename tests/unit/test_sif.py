@@ -213,8 +213,8 @@ def test_one_missing_byte(image):
         (slot(2, 0), struct.pack("<i", 0x400A), "is an OCI-SIF image"),
         (slot(2, 205), struct.pack("<i", 3), "no primary system partition"),
         (slot(2, 201), struct.pack("<i", 2), "its filesystem is ext3"),
-        (slot(2, 201), struct.pack("<i", 5), "encrypted images are not supported yet"),
-        (slot(2, 201), struct.pack("<i", 6), "encrypted images are not supported yet"),
+        (slot(2, 201), struct.pack("<i", 5), "encrypted with LUKS"),
+        (slot(2, 201), struct.pack("<i", 6), "in a container alone"),
         (slot(2, 201), struct.pack("<i", 99), "its filesystem is number 99"),
         (slot(0, 0), struct.pack("<i", 0x4004) + b"\1", None),
     ],
@@ -254,7 +254,9 @@ def test_overlays_of_an_image_without_groups(image):
     assert [d.id for d in sif.overlays(read(image)[0])] == [4]
 
 
-@pytest.mark.parametrize(("fstype", "name"), [(3, "archive"), (4, "raw"), (6, "encrypted"), (77, "number 77")])
+@pytest.mark.parametrize(
+    ("fstype", "name"), [(3, "archive"), (4, "raw"), (5, "LUKS"), (6, "gocryptfs"), (77, "number 77")]
+)
 def test_an_overlay_that_nobody_can_mount(image, fstype, name):
     add_partition(image, 4, fstype, 4, 1)
     with pytest.raises(BollardError) as caught:

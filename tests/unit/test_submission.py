@@ -104,7 +104,6 @@ def test_what_opts_cannot_say(image, words):
         ("--docker-host=tcp://127.0.0.1:1", "BOLLARD_DOCKER_HOST"),
         ("--no-https", "BOLLARD_NOHTTPS"),
         ("--disable-cache", "bollard pull"),
-        ("--pem-path=key.pem", "leave it out"),
     ],
 )
 def test_container_opts_that_would_be_ignored_are_refused(words, hint):

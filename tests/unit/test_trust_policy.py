@@ -14,6 +14,7 @@ from bollard.runtime.request import site, site_config, trust_ecl, trust_rule
 from bollard.runtime.trust import evidence, policy, versions
 
 A, B, C = "A" * 40, "B" * 40, "C" * 40
+PEM = "SHA256:" + "aB3+/" * 8 + "xyz"
 ONE, TWO = "1" * 64, "2" * 64
 PACKAGES = (
     ("deb", "openssl", "3.0.11-1~deb12u2"),
@@ -151,6 +152,14 @@ def test_a_policy_survives_its_way_to_the_node() -> None:
     assert (rules.mode, rules.keyring, rules.line) == ("enforce", "/etc/keys", 2)
 
 
+def test_pem_keys_survive_their_way_to_the_node() -> None:
+    text = f"trust: {{mode: enforce, pem-keys: /k, roots: /r, rules: [{{from: /a, signed-by: '{PEM}'}}]}}\n"
+    values, mistakes = site_config.read(text.encode())
+    assert mistakes == []
+    rules = site.parse(site_config.compiled(site_config.Settings(values, "0" * 64), "/usr/lib/bollard")).trust
+    assert rules is not None and (rules.pem_keys, rules.roots, rules.rules[0].any_of) == ("/k", "/r", (PEM,))
+
+
 @pytest.mark.parametrize("text", ["nonsense=1", "line=x", "line=1\nfrom=/a\nfuture=1", ""])
 def test_a_damaged_policy_on_the_node_is_an_error(text: str) -> None:
     with pytest.raises(BollardError, match="policy of images cannot be read"):
@@ -162,7 +171,7 @@ def test_a_damaged_policy_on_the_node_is_an_error(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("trust: yes\n", '1: trust: "yes" is no set of keys; the keys are mode, keyring, rules'),
+        ("trust: yes\n", '1: trust: "yes" is no set of keys; the keys are mode, keyring, pem-keys, roots, rules'),
         ("trust:\n  rules: []\n", '2: trust.mode: "" is neither observe nor enforce; write `mode: observe`'),
         ("trust: {mode: enforced}\n", '1: trust.mode: "enforced" is neither observe nor enforce'),
         ("trust: {mode: enforce}\n", "1: trust.rules: there is none, so no image could run"),
@@ -184,6 +193,22 @@ def test_a_damaged_policy_on_the_node_is_an_error(text: str) -> None:
         (
             f"trust: {{mode: observe, rules: [{{from: /a, signed-by: {A}}}]}}\n",
             "1: trust.rules[0]: signed-by needs the public keys; write `keyring: FILE` in trust",
+        ),
+        (
+            f"trust: {{mode: observe, keyring: /k, rules: [{{from: /a, signed-by: '{PEM}'}}]}}\n",
+            "1: trust.rules[0]: signed-by needs the public keys; write `pem-keys: FILE` in trust",
+        ),
+        (
+            f"trust: {{mode: observe, pem-keys: /k, rules: [{{from: /a, all-signed-by: ['{PEM}', {A}]}}]}}\n",
+            "1: trust.rules[0]: signed-by needs the public keys; write `keyring: FILE` in trust",
+        ),
+        (
+            f"trust: {{mode: observe, pem-keys: /k, rules: [{{from: /a, signed-by: '{PEM}x'}}]}}\n",
+            'x" is no fingerprint; a key has 40 hexadecimal digits',
+        ),
+        (
+            "trust: {mode: observe, roots: /r, rules: [{from: /a}]}\n",
+            "1: trust.roots: they are the issuers of certificates in pem-keys; write `pem-keys: FILE` in trust",
         ),
         ("trust: {mode: observe, rules: [{from: /a, without: 'x <'}]}\n", '"x <" is no package'),
         ("trust: {mode: observe, rules: [{from: /a, refuse: maybe}]}\n", '"maybe" is neither yes nor no'),
