@@ -461,7 +461,7 @@ def _check(step: _Step, name: str, script: Script, result: build_root.Result) ->
     if result.status == 0:
         return
     at = step.definition.name
-    line = result.trace.line or _line_of(result.trace.command, script.text)
+    line = result.trace.line or tracing.line_of(result.trace.command, script.text)
     if 0 < line <= len(script.lines):
         at += f":{script.lines[line - 1]}"
     code = result.status
@@ -474,17 +474,6 @@ def _check(step: _Step, name: str, script: Script, result: build_root.Result) ->
         raise BollardError(f"{text}, and there is {full[0]}", full[1])
     hint = "nothing was built" if name != "test" else "nothing was built; --notest builds without it"
     raise BollardError(text, hint)
-
-
-def _line_of(command: str, text: str) -> int:
-    """Return the number of the line that matches a traced command; 0 if no line or several lines match."""
-    words = command.replace("'", "").replace('"', "").split()
-    lines = [line.replace("'", "").replace('"', "").split() for line in text.split("\n")]
-    for length in (len(words), 2, 1):
-        found = [number for number, line in enumerate(lines, 1) if words and line[:length] == words[:length]]
-        if len(found) == 1:
-            return found[0]
-    return 0
 
 
 def _keep_sandbox(target: str, root: str, place: str) -> None:

@@ -185,6 +185,4 @@ def _copy(path: str, target: str, *, force: bool) -> None:
         finally:
             cache.discard(made)
     except OSError as error:
-        raise causes.of(
-            error, f"{target}: cannot be written", target, "choose a directory you can write to"
-        ) from None
+        raise causes.of(error, f"{target}: cannot be written", target, "choose a directory you can write to") from None

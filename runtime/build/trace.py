@@ -68,3 +68,14 @@ def _unmarked(line: bytes) -> tuple[bytes, Trace | None]:
 def _write_all(fd: int, data: bytes) -> None:
     while data:
         data = data[os.write(fd, data) :]
+
+
+def line_of(command: str, text: str) -> int:
+    """Return the number of the line that matches a traced command; 0 if no line or several lines match."""
+    words = command.replace("'", "").replace('"', "").split()
+    lines = [line.replace("'", "").replace('"', "").split() for line in text.split("\n")]
+    for length in (len(words), 2, 1):
+        found = [number for number, line in enumerate(lines, 1) if words and line[:length] == words[:length]]
+        if len(found) == 1:
+            return found[0]
+    return 0

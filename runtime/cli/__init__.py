@@ -3,6 +3,7 @@
 
 main.py: runs one command.
 commands.py: the table of commands.
+start.py: bollard exec, run, shell, test.
 build.py: bollard build.
 slurm_build.py: bollard build --on-slurm.
 cache.py: bollard cache.

@@ -128,8 +128,7 @@ COMMANDS: dict[str, Command] = {
     "cache clean": ("[OPTION...]", "remove what was fetched and is kept", command_options.CACHE_CLEAN, False),
     "doctor": (
         "[OPTION...] [IMAGE]",
-        "tell what this machine lacks for containers, or what IMAGE needs of it and of Slurm; exit status 1 when "
-        "something does not work",
+        "tell what this machine lacks for containers, or what IMAGE needs of Slurm; exit status 1 for a failure",
         command_options.DOCTOR,
         False,
     ),

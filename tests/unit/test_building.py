@@ -74,7 +74,7 @@ def test_the_last_traced_command(tmp_path, shell, capfd):
     assert result.trace.command == "false 1"
     if "bash" in shell:
         assert result.trace.line == 4
-    assert builder._line_of(result.trace.command, script.read_text()) == 4
+    assert trace.line_of(result.trace.command, script.read_text()) == 4
     shown = capfd.readouterr().err
     assert "+ A=1\n" in shown
     assert "\x1e" not in shown
@@ -82,8 +82,8 @@ def test_the_last_traced_command(tmp_path, shell, capfd):
 
 
 def test_the_line_of_a_command_that_stands_twice():
-    assert builder._line_of("false", "false\nfalse\n") == 0
-    assert builder._line_of("cat /x/y", "echo\ncat /x/$NAME\ncd\n") == 2
+    assert trace.line_of("false", "false\nfalse\n") == 0
+    assert trace.line_of("cat /x/y", "echo\ncat /x/$NAME\ncd\n") == 2
 
 
 def test_variables_of_post():
