@@ -101,7 +101,7 @@ def test_where_the_fields_of_a_sif_header_are():
 
     assert magic == r'"SIF_MAGIC\0" "01\0" SIF_ARCH'
     assert sif.is_sif(bytes(raw)) and raw[42:45] == sif.VERSION and header.arch == "amd64"
-    assert int(found("image_probe.c", r"offset = little_endian\(head \+ (\d+)\)")) == 112
+    assert int(found("image_probe.c", r"offset = little_endian\(head \+ (\d+)\), length")) == 112
     assert header.data_offset == 3
 
 

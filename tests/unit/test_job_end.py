@@ -60,7 +60,8 @@ def library(tmp_path_factory):
     folder = tmp_path_factory.mktemp("job_end")
     (folder / "slurm").mkdir()
     (folder / "slurm/spank.h").write_text(SPANK)
-    return compiled.load("job_end", folder, DECLARATIONS, MORE, ("job_cgroup", "job_folder", "privilege", "wire"))
+    others = ("job_cgroup", "job_folder", "privilege", "root_owned", "wire")
+    return compiled.load("job_end", folder, DECLARATIONS, MORE, others)
 
 
 def test_whether_another_holds_the_folder(library, tmp_path):

@@ -23,7 +23,7 @@ MORE = "int held(int folder) { return flock(folder, LOCK_SH | LOCK_NB); }"
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    others = ("privilege", "job_cgroup", "wire")
+    others = ("privilege", "root_owned", "job_cgroup", "wire")
     return compiled.load("job_folder", tmp_path_factory.mktemp("job_folder"), DECLARATIONS, MORE, others)[1]
 
 

@@ -15,6 +15,7 @@ from test_main import command, refused
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image, image_sbom, oci_sif
 from bollard.runtime.local import metadata
+from bollard.runtime.request import trust_rule
 from bollard.runtime.trust import evidence
 
 CONFIG = {
@@ -222,7 +223,7 @@ class TestTrust:
         monkeypatch.setattr(evidence, "GPGV", shutil.which("gpgv"))
         fd, found = image.open_sif(str(path))
         try:
-            return evidence.signers_of(fd, found, keys.ring)
+            return evidence.signers_of(fd, found, trust_rule.Policy("enforce", "bollard.yaml", 1, keys.ring, ()))
         finally:
             os.close(fd)
 
