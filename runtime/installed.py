@@ -7,6 +7,8 @@ _PACKAGE = os.path.abspath(__file__).rsplit("/", 2)[0]
 # pip installs the programs into the package. Else this file is PREFIX/python/bollard/runtime/installed.py.
 BY_PIP = os.path.exists(f"{_PACKAGE}/programs")
 PREFIX = f"{_PACKAGE}/programs" if BY_PIP else _PACKAGE.rsplit("/", 2)[0]
+# In PREFIX of an installation for Slurm: its files and versions. spank_plugin/install.py writes it.
+MANIFEST = "manifest.json"
 LAUNCHER = f"{PREFIX}/bollard-enter"
 # The mount point of the session tmpfs. Each keeper mounts its own there, in its own mount namespace.
 SESSION = f"{PREFIX}/session"

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from bollard.mpi.errors import WireupError
 from bollard.mpi.library import open_library
+from bollard.runtime import installed
 from bollard.runtime.container import journal
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import options, site, site_config
@@ -46,7 +47,7 @@ _AGAIN = plugstack_fault.AGAIN
 def findings(where: Where) -> Found:
     """Yield every finding on this node, for the installation `where`; causes come before their effects."""
     where = where._replace(slurm_conf=installation.conf_in_use(where.slurm_conf))
-    there = os.path.exists(f"{where.prefix}/{install.MANIFEST}")
+    there = os.path.exists(f"{where.prefix}/{installed.MANIFEST}")
     package = install.package_of(where.prefix)
     for check in CHECKS:
         if not there and check in OF_INSTALLATION[1:]:

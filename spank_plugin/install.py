@@ -32,7 +32,6 @@ from bollard.runtime.system import owners
 from bollard.spank_plugin import build, build_inside, installation, plugstack, toolchain, version
 from bollard.spank_plugin.installation import Where
 
-MANIFEST = "manifest.json"
 MODES = {
     "bollard-enter": 0o755, build_inside.PROGRAM: 0o755,
     # Users cannot read these programs, so the kernel does not let them trace these processes (ptrace(2)).
@@ -138,7 +137,7 @@ def package_of(prefix: str) -> str:
         kind = str(read_manifest(prefix).get("package") or "")
     except BollardError:
         return ""
-    return owners.package(f"{prefix}/{MANIFEST}") if kind == installation.ARCHIVE else kind
+    return owners.package(f"{prefix}/{installed.MANIFEST}") if kind == installation.ARCHIVE else kind
 
 
 def refuse_package(prefix: str, hint: str) -> None:
@@ -231,16 +230,17 @@ def read_manifest(prefix: str) -> dict[str, Any]:
         BollardError: nothing is installed there, or the manifest cannot be read.
     """
     try:
-        found: dict[str, Any] = json.loads(Path(prefix, MANIFEST).read_text())
+        found: dict[str, Any] = json.loads(Path(prefix, installed.MANIFEST).read_text())
     except FileNotFoundError:
         raise BollardError(f"{prefix}: nothing was installed here", "is --prefix the right one?") from None
     except (OSError, ValueError) as error:
-        raise BollardError(f"{prefix}/{MANIFEST} cannot be read ({error})", "run `bollard site install`") from None
+        text = f"{prefix}/{installed.MANIFEST} cannot be read ({error})"
+        raise BollardError(text, "run `bollard site install`") from None
     return found
 
 
 def _copy_tree(out: Path, target: Path, manifest: dict[str, Any]) -> None:
-    (out / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (out / installed.MANIFEST).write_text(json.dumps(manifest, indent=1))
     shutil.copytree(out, target, symlinks=True)
     for path in [target, *target.rglob("*")]:
         if not path.is_symlink():

@@ -10,10 +10,11 @@ import secrets
 import shutil
 from pathlib import Path
 
+from bollard.runtime import installed
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site, site_config
 from bollard.spank_plugin import install, installation, plugstack
-from bollard.spank_plugin.install import MANIFEST, Say, digest, read_manifest, text_of, write
+from bollard.spank_plugin.install import Say, digest, read_manifest, text_of, write
 from bollard.spank_plugin.installation import Where
 
 
@@ -27,13 +28,14 @@ def rollback(where: Where, say: Say) -> None:
     manifest = read_manifest(where.prefix)
     install.refuse_package(where.prefix, "install the version before with the package manager")
     now = os.path.realpath(where.prefix)
-    old = next((tree for tree in manifest["trees"] if tree != now and os.path.exists(f"{tree}/{MANIFEST}")), "")
+    there = (tree for tree in manifest["trees"] if os.path.exists(f"{tree}/{installed.MANIFEST}"))
+    old = next((tree for tree in there if tree != now), "")
     if not old:
         raise BollardError(f"{where.prefix}: there is no tree before this one", "`bollard site install` keeps one")
     # What lies outside the trees is the same for both, and is in the manifest of the tree in use.
     kept = {name: manifest[name] for name in ("files", "directories", "include", "where")}
     before = read_manifest(old)
-    write(Path(old, MANIFEST), json.dumps({**before, **kept, "trees": [old, now]}, indent=1), 0o644)
+    write(Path(old, installed.MANIFEST), json.dumps({**before, **kept, "trees": [old, now]}, indent=1), 0o644)
     write(Path(old, site.NAME), site_config.compiled(site_config.load(where.config), where.prefix), 0o644)
     link = Path(f"{where.prefix}.{secrets.token_hex(4)}")
     link.symlink_to(os.path.basename(old))

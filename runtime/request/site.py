@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from bollard.runtime import installed
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import binds, spec_text, trust_rule
 
@@ -104,14 +105,19 @@ class Site:
 
 
 def load(prefix: str) -> Site:
-    """Return the settings in the installation at `prefix`; the defaults if it has no site.conf.
+    """Return the settings in the installation at `prefix`; the defaults where nothing is installed.
 
     Raises:
-        BollardError: site.conf cannot be parsed, or is too large.
+        BollardError: site.conf cannot be parsed, or is too large, or an installation lacks it.
     """
     try:
         fd = os.open(f"{prefix}/{NAME}", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
+        if os.path.exists(f"{prefix}/{installed.MANIFEST}"):  # its rules would no longer hold
+            raise BollardError(
+                f"the installation in {prefix} has no {NAME}",
+                "the site's administrator should run `bollard site configure` again",
+            ) from None
         return Site()
     try:
         text = os.read(fd, SIZE_MAX)

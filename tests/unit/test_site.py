@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bollard.runtime import constants
+from bollard.runtime import constants, installed
 from bollard.runtime.container import environment
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import binds, command_options, plan, plan_records, site, site_config, spec
@@ -195,6 +195,13 @@ def test_without_a_compiled_form_the_defaults_hold(tmp_path):
     assert site.load(str(tmp_path)).home is True
     (tmp_path / site.NAME).write_bytes(b"home=0\n")
     assert site.load(str(tmp_path)).home is False
+
+
+def test_an_installation_without_its_settings_starts_nothing(tmp_path):
+    """A site's policy does not end with a lost file."""
+    (tmp_path / installed.MANIFEST).write_text("{}")
+    with pytest.raises(BollardError, match=r"has no site\.conf; .*bollard site configure"):
+        site.load(str(tmp_path))
 
 
 def test_a_compiled_form_that_is_too_large_is_no_shorter_policy(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bollard.runtime import installed
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site_config
 from bollard.spank_plugin import (
@@ -81,7 +82,7 @@ def test_settings_of_slurm(tmp_path):
 def test_nothing_is_known_of_what_is_not_there(tmp_path):
     for text in (None, "{", "[]{}"):
         if text is not None:
-            (tmp_path / install.MANIFEST).write_text(text)
+            (tmp_path / installed.MANIFEST).write_text(text)
         try:
             install.read_manifest(str(tmp_path))
         except BollardError as error:
