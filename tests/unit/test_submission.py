@@ -149,7 +149,7 @@ def test_a_terminal_matters_where_dev_is_the_containers_own(image, contain):
         "ubuntu",
         "ubuntu:24.04",
         "docker.io/library/ubuntu:24.04",
-        "nvcr.io/nvidia/pytorch:24.01-py3",
+        "registry.example/nvidia/pytorch:24.01-py3",
         "a@sha256:" + "0" * 64,
     ],
 )
