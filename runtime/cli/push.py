@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -75,7 +76,8 @@ def _push(options: dict[str, str], given: list[tuple[str, str]], words: list[str
         with tempfile.TemporaryDirectory(prefix="push-", dir=place) as folder:
             _push_layout(path, target, folder, notes, asked)
     except OSError as error:
-        raise causes.of(error, f"{image.shown(path)}: cannot be pushed", place) from None
+        read = error.errno in (errno.EIO, errno.ESTALE)  # of the image, and not of the workspace that it is copied to
+        raise causes.of(error, f"{image.shown(path)}: cannot be pushed", path if read else place) from None
     finally:
         os.rmdir(place)
     return 0

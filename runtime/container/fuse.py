@@ -35,6 +35,10 @@ ANSWER_SECONDS = 60
 STOPPED_SECONDS = 5
 _SIGKILL = 9
 _SIGTERM = 15
+_SUPER_BLOCK = 96  # bytes
+_BLOCK = 1 << 20
+# So much of the tables is looked at for a disk that cannot be read, in bytes; those of large images have more.
+_TABLES_MAX = 256 << 20
 
 
 def mount(fd: int, offset: int, target: str, scratch: str, own: bool = False) -> tuple[int, int]:
@@ -148,9 +152,10 @@ def failed(name: str, words: int, pid: int, fd: int, offset: int) -> BollardErro
     if " compression" in reason:  # squashfuse was built without that library; lzma needs squashfuse 0.5
         return BollardError(f"{name}: cannot be read on this machine ({reason})", "build it again with zstd or gzip")
     try:
-        os.pread(fd, 1, offset)
+        _read_tables(fd, offset)
     except OSError as error:
-        return causes.of(error, f"{name}: cannot be read", hint="check the filesystem it is on")
+        place = os.readlink(f"/proc/self/fd/{fd}")
+        return causes.of(error, f"{name}: cannot be read", place, hint="check the filesystem it is on")
     status = exit_status(pid)
     if status is None:  # it still runs, but cannot read the image
         return BollardError(f"{name}: damaged: its filesystem cannot be read", "copy or build it again")
@@ -158,6 +163,19 @@ def failed(name: str, words: int, pid: int, fd: int, offset: int) -> BollardErro
         return BollardError(f"{name}: damaged: its filesystem cannot be read ({reason})", "copy or build it again")
     server = SERVER_2 if os.path.exists(SERVER_2) else SERVER
     return _ended(server, words, pid, f"{name}: ", status)
+
+
+def _read_tables(fd: int, offset: int) -> None:
+    """Read what a server of a squashfs reads first: the super block, and the tables from the inodes to the end.
+
+    Raises:
+        OSError: the filesystem that holds the file cannot be read there.
+    """
+    head = os.pread(fd, _SUPER_BLOCK, offset)
+    end, at = (int.from_bytes(head[first : first + 8], "little") for first in (40, 64))  # bytes_used, inode_table_start
+    end = min(end, at + _TABLES_MAX)
+    while at < end and os.pread(fd, min(_BLOCK, end - at), offset + at):
+        at += _BLOCK
 
 
 def lost(name: str) -> BollardError:

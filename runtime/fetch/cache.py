@@ -392,11 +392,19 @@ def keep_blob(store: Store, data: bytes) -> str:
 
 
 def sha256(path: str) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read; with its path.
+    """
     total = hashlib.sha256()
     with open(path, "rb") as file:
         while True:
-            data = file.read(_READ_SIZE)
+            try:
+                data = file.read(_READ_SIZE)
+            except OSError as error:
+                error.filename = path  # for the message: a read(2) does not know it
+                raise
             if not data:
                 return total.hexdigest()
             total.update(data)
