@@ -62,7 +62,7 @@ SOURCES = {
         *("shim", "client", "client_options", "spec", "image_probe", "image_program", "slurm_options"),
         *("components", "multiprog", "header", "stepd", "keeper", "argv", "refusal", "account", "slurmctld"),
         *("privilege", "root_owned", "wire", "python", "job_cgroup", "job_folder", "job_place", "job_end"),
-        *("preflight", "program"),
+        *("preflight", "verdict", "program"),
     ),
     "bollard-keeper": ("keeper_main", "witness", "python", "refusal", "wire"),
     "bollard-enter": ("enter", "entry", "script", "become", "scratch", "supervise", "ranks", "program", "wire"),

@@ -8,15 +8,14 @@
 #include "program.h"
 #include "python.h"
 #include "shim.h"
+#include "verdict.h"
 #include "constants.h"
 
-#include <fcntl.h>
 #include <limits.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* Returns the type that a value of --mpi means: "pmix" for pmix_v4 too; NULL for one about which nothing is known. */
@@ -68,91 +67,14 @@ static const char *family_of_file(const char *path)
 	return names_library(path, "libmpi_abi.so") ? "abi" : wireup_of_file(path);
 }
 
-static uint64_t changed(const struct stat *st)
-{
-	return (uint64_t) st->st_mtim.tv_sec * 1000000000u + (uint64_t) st->st_mtim.tv_nsec;
-}
-
-/* Stores in `place` where the verdict on `image` is cached: verdict.place() and client.identity() have the same rule.
- * Returns 0, or -1 when there is no such place. */
-static int find_place(const char *image, char place[PATH_MAX])
-{
-	static const char *const inside[] = { "etc/ld.so.cache", "usr/local/lib", "opt" };
-	const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-	char path[PATH_MAX];
-	struct stat st, part;
-	uint64_t newest;
-	int own = cache && cache[0] == '/', size;
-
-	if ((!own && (!home || home[0] != '/')) || stat(image, &st) < 0)
-		return -1;
-	newest = changed(&st);
-	for (size_t i = 0; S_ISDIR(st.st_mode) && i < sizeof(inside) / sizeof(*inside); i++) {
-		size = snprintf(path, sizeof(path), "%s/%s", image, inside[i]);
-		if (size > 0 && (size_t) size < sizeof(path) && stat(path, &part) == 0 && changed(&part) > newest)
-			newest = changed(&part);
-	}
-	size = snprintf(place, PATH_MAX, "%s%s/bollard-preflight/%llu.%llu.%llu", own ? cache : home, own ? "" : "/.cache",
-			(unsigned long long) st.st_ino, (unsigned long long) st.st_size, (unsigned long long) newest);
-	return size > 0 && size < PATH_MAX ? 0 : -1;
-}
-
-/* Returns the cached verdict, for the caller to free; NULL when there is none of this release. */
-static char *cached(const char *image)
-{
-	static char text[65536];
-	char place[PATH_MAX];
-	ssize_t size;
-	int fd;
-
-	if (find_place(image, place) < 0 || (fd = open(place, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)) < 0)
-		return NULL;
-	size = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	if (size < 0)
-		return NULL;
-	text[size] = '\0';
-	return strncmp(text, PREFLIGHT_HEAD "\n", strlen(PREFLIGHT_HEAD "\n")) == 0 ? strdup(text) : NULL;
-}
-
-/* Returns the words behind `begin` in the first line of the verdict that begins so, for the caller to free; NULL for
- * none. */
-static char *line_of(const char *text, const char *begin)
-{
-	size_t size = strlen(begin);
-
-	for (const char *at = text; at && *at; at = strchr(at, '\n') ? strchr(at, '\n') + 1 : NULL)
-		if (strncmp(at, begin, size) == 0)
-			return strndup(at + size, (size_t) (strchrnul(at, '\n') - at) - size);
-	return NULL;
-}
-
-/* Returns the family of a program of the image that the verdict names, as a constant; "" for a program without MPI,
- * NULL when the verdict does not name the program. */
-static const char *family_in(const char *text, const char *program)
-{
-	static const char *const families[] = { "pmi2", "pmix", "abi" };
-	char line[PATH_MAX + 64];
-	int size = snprintf(line, sizeof(line), "\nprogram - %s\n", program);
-
-	if (size < 0 || (size_t) size >= sizeof(line) || strstr(text, "\nunread ") || strstr(text, line))
-		return "";
-	for (size_t i = 0; i < sizeof(families) / sizeof(*families); i++) {
-		snprintf(line, sizeof(line), "\nprogram %s %s\n", families[i], program);
-		if (strstr(text, line))
-			return families[i];
-	}
-	return NULL;
-}
-
 /* Returns the verdict on the image, for the caller to free; NULL when there is none. If the cache has none, or none on
  * this program of the image, the runtime looks into the image, in a child. */
 static char *verdict_on(const char *image, const char *program)
 {
-	char *text = cached(image), *request = NULL;
+	char *text = cached_verdict(image), *request = NULL;
 	int status;
 
-	if (text && (!program[0] || family_in(text, program)))
+	if (text && (!program[0] || program_family(text, program)))
 		return text;
 	free(text);
 	if (strchr(image, '\n') || strchr(program, '\n') || asprintf(&request, "%s\n%s", image, program) < 0)
@@ -259,13 +181,13 @@ void preflight(const char *image, const char *name, const char *cwd, int multi_p
 	if (!text)
 		return;
 	if (!hosts && program[0])
-		family = family_in(text, program);
+		family = program_family(text, program);
 	if (family && !family[0])
 		family = NULL;
 	snprintf(begin, sizeof(begin), "use %s ", family ? family : "any");
-	use = line_of(text, begin);
+	use = verdict_line(text, begin);
 	snprintf(begin, sizeof(begin), "bad %s %s ", family ? family : "any", how);
-	bad = line_of(text, begin);
+	bad = verdict_line(text, begin);
 	snprintf(shown, sizeof(shown), is_set(said) ? "--mpi=%.40s" : "MpiDefault=%.40s", is_set(said) ? said : standard);
 	if (chooses)
 		choose(use, how);

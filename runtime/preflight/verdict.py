@@ -8,13 +8,14 @@
     unread REASON                         the image could not be looked into
 
 SUBJECT is a program's family (pmi2, pmix or abi), or `any` for a program that names no MPI library: a script, Python.
-`spank_plugin/preflight.c` reads the text in srun without an interpreter. The file's name is the image's identity, so a
+`spank_plugin/verdict.c` reads the text in srun without an interpreter. The file's name is the image's identity, so a
 rebuilt image has another one.
 """
 
 from __future__ import annotations
 
 import os
+from errno import EPERM
 
 from bollard.runtime import constants
 from bollard.runtime.preflight import wireup
@@ -30,6 +31,7 @@ FOLDER = "bollard-preflight"  # beside the cache of images: `bollard cache clean
 _SIZE_MAX = 64 << 10  # bytes
 _PROGRAMS_MAX = 100
 _FILES_MAX = 500
+_S_IFMT, _S_IFREG = 0o170000, 0o100000  # sys/stat.h
 
 
 def text(found: Contents, programs: dict[str, str]) -> str:
@@ -65,7 +67,7 @@ def programs(verdict: str) -> dict[str, str]:
 
 
 def place(identity: tuple[int, int, int], environ: Mapping[str, str]) -> str:
-    """Return the path of an image's verdict; "" without a home. spank_plugin/preflight.c has the same rule.
+    """Return the path of an image's verdict; "" without a home. spank_plugin/verdict.c has the same rule.
 
     identity  inode, size and time of change (ns), as in image.Image
     environ   environment variables
@@ -77,41 +79,80 @@ def place(identity: tuple[int, int, int], environ: Mapping[str, str]) -> str:
 
 
 def cached(path: str) -> str:
-    """Return the verdict at `path`; "" without one of this release."""
+    """Return the verdict at `path`; "" without one of this release, or if others may have written it."""
+    above, name = os.path.split(path)
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            found = file.read(_SIZE_MAX)
+        folder = _opened(above)
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=folder)
+        finally:
+            os.close(folder)
+        with open(fd, encoding="utf-8", errors="surrogateescape") as file:
+            info = os.fstat(fd)
+            found = file.read(_SIZE_MAX) if _is_ours(info) and info.st_mode & _S_IFMT == _S_IFREG else ""
     except OSError:
         return ""  # there is none yet, or this user has no home to keep it in
     return found if found.startswith(HEAD + "\n") else ""
 
 
 def keep(path: str, verdict: str) -> None:
-    """Write a verdict into the cache; remove the oldest ones if there are many. Without a writable home, do nothing."""
-    if not path:
-        return
-    folder = os.path.dirname(path)
+    """Write a verdict into the cache; remove the oldest ones if there are many.
+
+    Without a writable home, do nothing. The same if others may write to the directory: they could steer `--mpi`.
+    """
+    above, name = os.path.split(path)
+    new = f"{name}.{int.from_bytes(os.urandom(6), 'little')}"
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        with open(f"{path}.{os.getpid()}", "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(verdict)
-        os.replace(f"{path}.{os.getpid()}", path)
-        names = os.listdir(folder)
+        os.makedirs(above, mode=0o700, exist_ok=True)
+        folder = _opened(above)
     except OSError:
-        return  # a full or read-only home: the image is then looked into at every srun
-    if len(names) > _FILES_MAX:
-        _remove_oldest(folder, names)
+        return  # a read-only home, or a directory that is not ours alone: the image is looked into at every srun
+    try:
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+        try:
+            with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(verdict)
+            os.replace(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:
+            os.unlink(new, dir_fd=folder)
+            raise
+        _remove_oldest(folder)
+    except OSError:
+        return  # a full disk: the same
+    finally:
+        os.close(folder)
 
 
-def _remove_oldest(folder: str, names: list[str]) -> None:
+def _opened(folder: str) -> int:
+    """Return a descriptor of the cache's directory.
+
+    Raises:
+        OSError: there is none, or it is a link, or another user owns it or may write to it.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    if _is_ours(os.fstat(fd)):
+        return fd
+    os.close(fd)
+    raise PermissionError(EPERM, os.strerror(EPERM), folder)
+
+
+def _is_ours(info: os.stat_result) -> bool:
+    """Return whether this user owns a file and nobody else may write to it. verdict.c has the same rule."""
+    return info.st_uid == os.geteuid() and not info.st_mode & 0o022
+
+
+def _remove_oldest(folder: int) -> None:
+    names = [name for name in os.listdir(folder) if name.replace(".", "").isdigit()]  # verdicts, and nothing else
+    if len(names) <= _FILES_MAX:
+        return
     ages = []
     for name in names:
         try:
-            ages.append((os.stat(f"{folder}/{name}").st_mtime, name))
+            ages.append((os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime, name))
         except OSError:
             continue  # another process has removed it
     for _, name in sorted(ages)[: -_FILES_MAX // 2]:
         try:
-            os.unlink(f"{folder}/{name}")
+            os.unlink(name, dir_fd=folder)
         except OSError:
             continue  # the same
