@@ -21,6 +21,7 @@ from stat import S_IFCHR
 
 from bollard.runtime import causes
 from bollard.runtime.container import fuse
+from bollard.runtime.errors import BollardError
 from bollard.runtime.image import layout, oci_config
 from bollard.runtime.system import linux
 
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
     from bollard.runtime.image.oci_sif import Contents, Layer
 
 _OPAQUE = "trusted.overlay.opaque"
+_HINT = "is it damaged? convert it to a SIF file of one layer"
 _NO_TABLE = b"\xff" * 8
+# A hostile squashfs can list one directory at any number of paths, and so hold the keeper, or fill its memory.
+_DIRECTORIES_MAX = 1_000_000
+_OPAQUE_MAX = 10_000
 _XATTR_TABLE = 56  # offset in bytes of xattr_id_table_start in the superblock of squashfs 4.0
 
 
@@ -65,7 +70,7 @@ def mount(
         target = f"{place}/{number}"
         try:
             os.stat(target)  # waits for the first answer
-            opaque = _opaque(opened.fd, layer, target) if number else []
+            opaque = _opaque(opened.fd, layer, target, name) if number else []
         except OSError:
             raise fuse.failed(name, words, pid, opened.fd, layer.offset) from None
         os.close(words)
@@ -79,26 +84,36 @@ def mount(
     return f"{place}/merged", started[0][1]
 
 
-def _opaque(fd: int, layer: Layer, top: str) -> list[str]:
+def _opaque(fd: int, layer: Layer, top: str, name: str) -> list[str]:
     """Return the opaque directories of a layer, outermost first, as paths without a leading slash; "" is its root.
 
     fd     the image file
     layer  the layer
     top    where it is mounted
+    name   the image, for messages
+
+    Raises:
+        BollardError: the layer has more directories, or more opaque ones, than an image can need.
     """
     if os.pread(fd, 8, layer.offset + _XATTR_TABLE) == _NO_TABLE:
         return []  # the squashfs has no extended attributes
     found: list[str] = []
     left = [""]
+    listed = 1
     while left:
         path = left.pop()
         here = f"{top}/{path}"
         if _OPAQUE in os.listxattr(here, follow_symlinks=False):
             found.append(path)
+            if len(found) > _OPAQUE_MAX:
+                raise BollardError(f"{name}: a layer has over {_OPAQUE_MAX} opaque directories", _HINT)
             continue  # what is below it is hidden by the same whiteout
         with os.scandir(here) as entries:
             names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-        left += [f"{path}/{name}" if path else name for name in names]
+        listed += len(names)
+        if listed > _DIRECTORIES_MAX:
+            raise BollardError(f"{name}: a layer has over {_DIRECTORIES_MAX} directories", _HINT)
+        left += [f"{path}/{part}" if path else part for part in names]
     return found
 
 

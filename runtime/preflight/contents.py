@@ -40,6 +40,8 @@ _PLACES = (
 _FILE_MAX = 1 << 20  # bytes of a script in .singularity.d/env
 _VERSION_MAX = 16  # bytes
 _NAMES_MAX = 1000  # names of a directory
+_SCRIPTS_MAX = 64  # of .singularity.d/env, as image_scripts.SCRIPTS_MAX
+_PLACES_MAX = 100  # directories of one variable, and of a program's DT_RUNPATH
 _MUSL = {"x86_64": "x86_64", "aarch64": "aarch64", "ppc64le": "powerpc64le"}
 # Open MPI's series by the number in the name of the library's file, where its text has no version.
 _OPEN_MPI_SERIES = {"10": "3.0", "20": "4.0", "30": "4.1", "40": "5.0", "50": "6.0"}
@@ -111,18 +113,22 @@ class Root:
             os.close(fd)
 
     def _variables(self) -> dict[str, list[str]]:
-        """Return the directories that the image's scripts of .singularity.d/env put into variables."""
-        found: dict[str, list[str]] = {"PATH": [], "LD_LIBRARY_PATH": [], "I_MPI_PMI_LIBRARY": []}
-        for name in self.names("/.singularity.d/env"):
+        """Return the directories that the image's scripts of .singularity.d/env put into variables, each once."""
+        found: dict[str, dict[str, None]] = {"PATH": {}, "LD_LIBRARY_PATH": {}, "I_MPI_PMI_LIBRARY": {}}
+        names = [name for name in self.names("/.singularity.d/env") if name.endswith(".sh")]
+        for name in names[:_SCRIPTS_MAX]:  # an image with more scripts does not start
             fd = self.open(f"/.singularity.d/env/{name}")
             if fd < 0:
                 continue
             for line in os.pread(fd, _FILE_MAX, 0).decode("utf-8", "surrogateescape").splitlines():
                 variable, _, value = line.strip().removeprefix("export ").partition("=")
                 words = value.split(";")[0].strip(" \"'").split(":") if variable in found else []
-                found.get(variable, []).extend(word for word in words if word.startswith("/") and "$" not in word)
+                places = found.get(variable, {})
+                for word in words:
+                    if word.startswith("/") and "$" not in word and len(places) < _PLACES_MAX:
+                        places[word] = None
             os.close(fd)
-        return found
+        return {variable: list(places) for variable, places in found.items()}
 
 
 def read(fd: int, program: str = "") -> Contents:
@@ -316,8 +322,8 @@ def _program(root: Root, word: str) -> tuple[dict[str, Any], list[str]]:
             continue
         library = elf.Library(fd)
         found = {"path": path, "family": family(library.needed()), "cpu": library.cpu_level()}
-        places = [place.replace("${ORIGIN}", "$ORIGIN") for place in library.run_path()]
+        places = list(dict.fromkeys(place.replace("${ORIGIN}", "$ORIGIN") for place in library.run_path()))
         folder = os.path.dirname(path)
         os.close(fd)
-        return found, [os.path.normpath(place.replace("$ORIGIN", folder)) for place in places]
+        return found, [os.path.normpath(place.replace("$ORIGIN", folder)) for place in places[:_PLACES_MAX]]
     return {"path": "", "family": "", "cpu": 0}, []

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Read an image file's contents through its file server, in a child; a directory is read directly.
+"""Read an image's contents in a child that ends after a time: a file through its file server, a directory directly.
 
-The child has namespaces of its own. They end with it, and the file server too.
+For a file the child has namespaces of its own. They end with it, and the file server too.
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ def read(path: str, program: str = "") -> Contents:
     """
     opened = image.open_image(path, os.uname().machine)
     try:
-        if opened.kind == image.DIRECTORY:
-            return contents.read(opened.fd, program)
         return _in_child(opened, program)
     finally:
         opened.close()
@@ -54,7 +52,8 @@ def _in_child(opened: image.Image, program: str) -> Contents:
     os.waitpid(child, 0)
     name = image.shown(opened.path)
     if not text:
-        raise BollardError(f"{name}: its file server gave no answer in {_SECONDS} s", "see `bollard doctor`")
+        what = "its files" if opened.kind == image.DIRECTORY else "its file server"
+        raise BollardError(f"{name}: {what} gave no answer in {_SECONDS} s", "see `bollard doctor`")
     answer: Contents = marshal.loads(text)
     if "error" in answer:
         raise BollardError(f"{name}: cannot be looked into: {answer['error']}", "see `bollard doctor`")
@@ -69,16 +68,7 @@ def _answer(opened: image.Image, program: str, writer: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.alarm(_SECONDS)  # ends this process, and so the file server, if that does not answer
     try:
-        identity.new_namespace(False)
-        linux.new_mount_namespace()
-        linux.mount("tmpfs", SESSION, "mode=0755,size=1m", linux.MS_NOSUID | linux.MS_NODEV)
-        base = f"{SESSION}/image"
-        if opened.oci:
-            base = oci_layers.mount(opened, image.shown(opened.path), SESSION, f"{SESSION}/fuse", False, [])[0]
-        else:
-            os.mkdir(base, 0o755)
-            fuse.mount(opened.fd, opened.offset, base, f"{SESSION}/fuse")
-        root = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # waits for the file server
+        root = opened.fd if opened.kind == image.DIRECTORY else _mounted(opened)
         answer = contents.read(root, program)
     except BaseException as error:  # every failure is told by the parent; this process must not run its code
         from bollard.runtime.causes import one_line
@@ -88,3 +78,17 @@ def _answer(opened: image.Image, program: str, writer: int) -> None:
     while data:
         data = data[os.write(writer, data) :]
     os._exit(0)
+
+
+def _mounted(opened: image.Image) -> int:
+    """Mount an image file in namespaces of this process; return a descriptor of its root."""
+    identity.new_namespace(False)
+    linux.new_mount_namespace()
+    linux.mount("tmpfs", SESSION, "mode=0755,size=1m", linux.MS_NOSUID | linux.MS_NODEV)
+    base = f"{SESSION}/image"
+    if opened.oci:
+        base = oci_layers.mount(opened, image.shown(opened.path), SESSION, f"{SESSION}/fuse", False, [])[0]
+    else:
+        os.mkdir(base, 0o755)
+        fuse.mount(opened.fd, opened.offset, base, f"{SESSION}/fuse")
+    return os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # waits for the file server

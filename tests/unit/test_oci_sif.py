@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import types
 
 import oci_sif_files as files
 import pytest
 import signed_images
 from test_main import command, refused
 
+from bollard.runtime.container import oci_layers
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image, image_sbom, oci_sif
 from bollard.runtime.local import metadata
@@ -247,3 +249,27 @@ class TestTrust:
         fd, found = image.open_sif(str(written(path, layers)))
         assert image_sbom.text_of(fd, found) is None
         os.close(fd)
+
+
+def test_the_search_for_opaque_directories_is_bounded(tmp_path, monkeypatch):
+    """A hostile squashfs shows one directory at any number of paths."""
+    for name in ("a/b", "a/c", "d"):
+        (tmp_path / name).mkdir(parents=True)
+    layer = types.SimpleNamespace(offset=0)
+    with open(__file__, "rb") as file:  # any file whose superblock does not say that there are no attributes
+
+        def searched():
+            return oci_layers._opaque(file.fileno(), layer, str(tmp_path), "x.sif")
+
+        assert searched() == []
+        monkeypatch.setattr(oci_layers, "_DIRECTORIES_MAX", 4)
+        with pytest.raises(BollardError, match="^x.sif: a layer has over 4 directories"):
+            searched()
+        monkeypatch.setattr(oci_layers, "_DIRECTORIES_MAX", 5)
+        assert searched() == []
+        marked = lambda path, follow_symlinks: [oci_layers._OPAQUE] if path.endswith(("b", "c", "d")) else []  # noqa: E731
+        monkeypatch.setattr(os, "listxattr", marked)
+        assert sorted(searched()) == ["a/b", "a/c", "d"]
+        monkeypatch.setattr(oci_layers, "_OPAQUE_MAX", 2)
+        with pytest.raises(BollardError, match="over 2 opaque directories"):
+            searched()

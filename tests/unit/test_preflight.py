@@ -8,12 +8,13 @@ import os
 import runpy
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from bollard.runtime.cli import image_findings
-from bollard.runtime.preflight import client, contents, verdict, wireup
+from bollard.runtime.preflight import client, contents, image_root, verdict, wireup
 from bollard.spank_plugin.finding import FAILURE, OK, WARNING
 
 TOP = Path(__file__).resolve().parents[2]
@@ -150,6 +151,37 @@ def test_the_image_s_path_finds_a_program(tmp_path):
     (scripts / "90-environment.sh").write_text('export PATH="/tools:$PATH"\n')
     assert read(tmp_path, "app")["programs"]["app"]["path"] == "/tools/app"
     assert read(tmp_path, "bin/app")["programs"]["bin/app"]["path"] == ""  # below the working directory: not here
+
+
+def test_what_an_image_puts_into_variables_is_bounded(tmp_path):
+    scripts = tmp_path / ".singularity.d/env"
+    scripts.mkdir(parents=True)
+    for number in range(70):
+        (scripts / f"{number:02}.sh").write_text(f"LD_LIBRARY_PATH=/same:/{number}:/same\n")
+    (scripts / "00-notes.txt").write_text("LD_LIBRARY_PATH=/no/script\n")
+    (scripts / "00.sh").write_text(f"PATH={':'.join(f'/{number}' for number in range(100_000))}\n" * 2)
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    root = contents.Root(fd)
+    os.close(fd)
+    assert root.variables["PATH"] == [f"/{number}" for number in range(100)]
+    assert root.variables["LD_LIBRARY_PATH"] == ["/same", *(f"/{number}" for number in range(1, 64))]
+
+
+def test_a_program_s_own_directories_are_bounded(tmp_path, monkeypatch):
+    compiled(tmp_path / "bin", "app", "int main(void) { return 0; }", "-static")
+    monkeypatch.setattr(contents.elf.Library, "run_path", lambda self: ["/same"] * 9 + [f"/{n}" for n in range(999)])
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    places = contents._program(contents.Root(fd), "/bin/app")[1]
+    os.close(fd)
+    assert places == ["/same", *(f"/{number}" for number in range(99))]
+
+
+def test_a_directory_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_root, "_SECONDS", 1)
+    monkeypatch.setattr(contents, "read", lambda fd, program: time.sleep(60))
+    (tmp_path / "tree/etc").mkdir(parents=True)
+    made = client.made(str(tmp_path / "tree"), "", {"HOME": str(tmp_path)})
+    assert "tree: its files gave no answer in 1 s" in made
 
 
 @pytest.mark.parametrize("name", ["libmpi.so.40", "libc.so.6", "libfabric.so.1"])
