@@ -227,9 +227,13 @@ def servers(prefix: str, proc: str = "/proc") -> dict[str, Servers]:
         if os.path.basename(path) in _SERVERS:
             info = os.stat(path)
             programs[info.st_dev, info.st_ino] = os.path.basename(path)
+    names = {f"{name}{end}" for name in programs.values() for end in ("", " (deleted)")}
     found: dict[str, Servers] = {}
     for pid in filter(str.isdigit, os.listdir(proc)):
         try:
+            # The link's text first: to follow it can ask the file server of a user, which need not answer.
+            if os.path.basename(os.readlink(f"{proc}/{pid}/exe")) not in names:
+                continue
             info = os.stat(f"{proc}/{pid}/exe")
             name = programs.get((info.st_dev, info.st_ino), "")
             memory = processes.resident(int(pid), proc) if name else 0

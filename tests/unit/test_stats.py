@@ -141,6 +141,22 @@ def test_memory_of_file_servers(tmp_path):
     assert found["squashfuse"].memory > 2 * 4096
 
 
+def test_programs_of_other_names_are_not_looked_at(tmp_path, monkeypatch):
+    """A program may lie on a user's own FUSE filesystem: a stat of it waits for that user's server."""
+    (tmp_path / "bollard").mkdir()
+    (tmp_path / "bollard/squashfuse").write_bytes(b"")
+    for pid, program in (("11", "/home/alice/mnt/app"), ("12", f"{tmp_path}/bollard/squashfuse")):
+        (tmp_path / "proc" / pid).mkdir(parents=True)
+        (tmp_path / "proc" / pid / "exe").symlink_to(program)
+        (tmp_path / "proc" / pid / "statm").write_text("9 7 1 1 0 1 0\n")
+    looked, stat = [], os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **more: looked.append(str(path)) or stat(path, **more))
+    found = stats.servers(str(tmp_path / "bollard"), str(tmp_path / "proc"))
+    monkeypatch.undo()
+    assert found["squashfuse"].running == 1 and f"{tmp_path}/proc/12/exe" in looked
+    assert f"{tmp_path}/proc/11/exe" not in looked
+
+
 def test_the_record_has_phases_and_the_log_has_lines(tmp_path):
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listener.bind(str(tmp_path / "log"))
