@@ -26,7 +26,7 @@ def test_slurmd_starts_only_with_the_site_s_settings(tmp_path, succeeds):
     environ = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
     done = subprocess.run(["sh", "-c", text], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert (mark.exists(), settings.exists()) == (succeeds, succeeds)
-    assert (done.returncode == 0, "slurmd does not start" in done.stdout) == (succeeds, not succeeds)
+    assert done.returncode == 0 and ("slurmd does not start" in done.stdout) != succeeds
 
 
 def test_the_unit_asks_for_the_mark():
