@@ -28,8 +28,10 @@ _PASSED: Final = "BOLLARD_ENCRYPTION_FD"
 _VALUE_MAX: Final = 1 << 17  # bytes of one environment variable; execve(2)
 
 
-def of_image(opened: Image, asked: Spec, given: list[tuple[str, str]]) -> Key | None:
-    """Return the key for an image, None if it is not encrypted. Closes the image.
+def of_image(opened: Image, asked: Spec, given: list[tuple[str, str]]) -> list[Key]:
+    """Return the key for an image, [] if it is not encrypted. Closes the image.
+
+    The list is the only reference to the key: who has opened the image takes it out, and no frame keeps it.
 
     opened: the image.
     asked: the spec of the container.
@@ -43,7 +45,7 @@ def of_image(opened: Image, asked: Spec, given: list[tuple[str, str]]) -> Key | 
         if names:
             raise BollardError(f"{asked.asked}: is not encrypted, so --{names[0]} has no effect", "leave it out")
         opened.close()
-        return None
+        return []
     from_variables = _from_variables()
     passphrase = _typed() if "passphrase" in names else b""
     if not passphrase and asked.passphrase_file:
@@ -52,7 +54,7 @@ def of_image(opened: Image, asked: Spec, given: list[tuple[str, str]]) -> Key | 
     key = encryption.Key(passphrase or from_variables.passphrase, pem)
     encryption.check_kind(asked.asked, opened.wrapped_key(), key)
     opened.close()
-    return key
+    return [key]
 
 
 def for_build(given: list[tuple[str, str]]) -> Key | None:

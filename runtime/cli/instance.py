@@ -73,8 +73,8 @@ def start(action: str, given: Given, words: list[str], values: Given, path: str)
     """
     asked = spec.make(values)
     looked = image.open_image(path if "~" not in path else asked.image, os.uname().machine, encrypted=True)
-    key = encryption_key.of_image(looked, asked, given)
-    pid = instance_init.start(asked, words[1], action, words[2:], config_directory(), key)
+    keys = encryption_key.of_image(looked, asked, given)
+    pid = instance_init.start(asked, words[1], action, words[2:], config_directory(), keys)
     files = [value for name, value in given if name == "pid-file"]
     files = files[-1:] or [os.environ[form] for form in _PID_FILE_FORMS if os.environ.get(form)][:1]
     for path in files:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import resource
 import sys
 
 from bollard.runtime.errors import BollardError, shown
@@ -15,7 +14,7 @@ from bollard.runtime.fetch.logins import Login
 from bollard.runtime.fetch.registry import Access
 from bollard.runtime.fetch.remote import Credential
 from bollard.runtime.request import command_line, spec
-from bollard.runtime.system import rootless
+from bollard.runtime.system import processes, rootless
 
 _MAX_SECRET = 1 << 16
 
@@ -129,7 +128,7 @@ def secret(asked: dict[str, str], prompt: str) -> str:
         raise BollardError(
             "--password: everybody on this machine can read the words of a command", "use --password-stdin"
         )
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    processes.leave_no_core()
     if asked.get("password-stdin", "0") == "1":
         data = sys.stdin.buffer.read(_MAX_SECRET + 1)
         text = data.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")

@@ -86,18 +86,18 @@ def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     # Check the image here, so that an error names it as the user typed it. The keeper opens it by its full path.
     looked = image.open_image(path if "~" not in path else asked.image, os.uname().machine, encrypted=True)
     try:
-        key = _image_key(looked, asked, given)
-        execution.start(asked, name, words[1:], shells[0] if shells else "", opened, key)
+        keys = _image_key(looked, asked, given)
+        execution.start(asked, name, words[1:], shells[0] if shells else "", opened, keys)
     finally:
         opened()
     return 0
 
 
-def _image_key(looked: Image, asked: Spec, given: list[tuple[str, str]]) -> Key | None:
-    """Return the key of an encrypted image, None for any other image. Closes the image."""
+def _image_key(looked: Image, asked: Spec, given: list[tuple[str, str]]) -> list[Key]:
+    """Return the key of an encrypted image, [] for any other image. Closes the image."""
     if not looked.encrypted and not any(name in ("passphrase", "passphrase-file", "pem-path") for name, _ in given):
         looked.close()
-        return None
+        return []
     from bollard.runtime.cli import encryption_key
 
     return encryption_key.of_image(looked, asked, given)

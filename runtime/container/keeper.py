@@ -58,7 +58,7 @@ def _write(path: str, data: bytes) -> str:
 
 def enter(
     asked: Spec, clock: Clock, here: site.Site, spool: str = "", program: str = "", command: bytes = b"exec",
-    instance: str = "", connection: int = -1, kept: renewal.Layer | None = None, key: Key | None = None,
+    instance: str = "", connection: int = -1, kept: renewal.Layer | None = None, keys: list[Key] | None = None,
 ) -> Container:  # fmt: skip
     """Make the container and move this process into it. The process must already be in its user namespace.
 
@@ -71,7 +71,7 @@ def enter(
     instance  name of the instance, "" for a container that is not an instance
     connection  to the witness of owners (trust.witness), or -1
     kept      the layer in memory of the container that this one follows; gets this container's own
-    key       of an encrypted image; None to read the files that the spec names
+    keys      of an encrypted image, at most one: it is taken out; without one the files that the spec names are read
 
     Raises:
         BollardError: the container cannot be made, or its file server did not answer within fuse.ANSWER_SECONDS.
@@ -79,8 +79,9 @@ def enter(
     deadlines: list[fuse.Deadline] = []
     try:
         container = _enter(
-            asked, clock, here, spool, program, command, instance, connection, deadlines, kept or renewal.Layer(), key
-        )
+            asked, clock, here, spool, program, command, instance, connection, deadlines,
+            kept or renewal.Layer(), [] if keys is None else keys,
+        )  # fmt: skip
     except (OSError, BollardError) as error:
         if not all(deadline.met() for deadline in deadlines):
             raise fuse.silent(asked.asked) from error
@@ -110,13 +111,13 @@ def _explained(asked: Spec, error: OSError) -> BollardError:
 
 def _enter(
     asked: Spec, clock: Clock, here: site.Site, spool: str, program: str, command: bytes, instance: str,
-    connection: int, deadlines: list[fuse.Deadline], kept: renewal.Layer, key: Key | None,
+    connection: int, deadlines: list[fuse.Deadline], kept: renewal.Layer, keys: list[Key],
 ) -> Container:  # fmt: skip
     """Make the plan, then carry it out. Work that does not need the file server runs while the file server starts."""
     signal(SIGCHLD, SIG_DFL)  # fuse.py reads the exit status of a file server that ends before it answers
     node = os.uname().nodename  # before --hostname changes it
     linux.new_mount_namespace()  # first: only the mount namespace in which a directory was opened can bind it
-    opened, made, own_layers, trusted, password = _open(asked, here, spool, connection, kept, key)
+    opened, made, own_layers, trusted, password = _open(asked, here, spool, connection, kept, keys)
     clock.mark("image")
     linux.mount("tmpfs", SESSION, _SESSION_OPTIONS, linux.MS_NOSUID | linux.MS_NODEV)
     processes = _unshare(made)
@@ -193,7 +194,7 @@ def _hold(fd: int) -> None:
 
 
 def _open(
-    asked: Spec, here: site.Site, spool: str, connection: int, kept: renewal.Layer, key: Key | None
+    asked: Spec, here: site.Site, spool: str, connection: int, kept: renewal.Layer, keys: list[Key]
 ) -> tuple[Image, plan_records.Plan, list[layers.Layer], list[tuple[str, str]], bytes]:
     """Open the image and the layers without any capability, apply the site's policy to them, and make the plan.
 
@@ -227,11 +228,13 @@ def _open(
     elif connection >= 0:
         os.close(connection)  # nobody is at its other end
     password = b""
-    if opened.encrypted:
+    if not opened.encrypted:
+        keys.clear()
+    else:
         from bollard.runtime.container import decrypted
         from bollard.runtime.image.encryption import Key
 
-        password = decrypted.password(asked, opened, key or Key())
+        password = decrypted.password(asked, opened, keys.pop() if keys else Key())
     if asked.workdir and not os.path.isdir(asked.workdir):
         raise BollardError(f"workdir {asked.workdir}: no such directory", "make it, or name another one")
     for path in made.directories:

@@ -17,12 +17,14 @@ import tempfile
 from typing import Any
 
 from bollard.runtime.errors import BollardError, shown
-from bollard.runtime.fetch import oci, reference, registry, skopeo_policy
+from bollard.runtime.fetch import logins, oci, reference, registry, skopeo_policy
 from bollard.runtime.fetch.reference import Reference
 from bollard.runtime.fetch.registry import Access
 from bollard.runtime.trust import cosign
 
 _SIGNATURES_MAX = 64
+# The largest sum of the sizes in one manifest of signatures: skopeo fetches all of its layers, whatever they are.
+_FETCHED_MAX = 8 << 20  # bytes
 
 
 def verified(name: Reference, key: Any, access: Access) -> tuple[Reference, int]:
@@ -58,14 +60,39 @@ def _simple(name: Reference, key: Any, digest: str, access: Access) -> list[str]
     if found is None:
         return []
     where, document = found
-    faults = []
+    signed = []
     for layer in _layers(document, cosign.SIMPLE_SIGNING):
         notes = layer.get("annotations")
         signature = notes.get(cosign.SIGNATURE) if isinstance(notes, dict) else None
         if isinstance(signature, str):
-            payload = _document(where, document, layer, access)
-            faults.append(cosign.fault_of_simple(payload, signature, key, digest))
-    return faults
+            signed.append((layer, signature))
+    texts = _documents(where, document, [layer for layer, _ in signed], access)
+    return [
+        cosign.fault_of_simple(text, signature, key, digest) or _fault_of_place(text, name)
+        for text, (_, signature) in zip(texts, signed)
+    ]
+
+
+def _fault_of_place(text: bytes, name: Reference) -> str:
+    """Return what is wrong with the repository that a good document names; "" if it is the one that was asked for.
+
+    Who can write to a repository can copy an image and its signature there from another one.
+    """
+    said = cosign.repository_of(text)
+    about, wanted = full_repository(said), full_repository(name.name)
+    if said and about == wanted:
+        return ""
+    return f"it is about {shown(about) if said else 'no repository'}, not {wanted}"
+
+
+def full_repository(name: str) -> str:
+    """Return an image's name without tag and digest, and always with its registry: one form for each repository."""
+    path = reference.repository(name)
+    host = reference.registry(path)
+    path = path[len(host) + 1 :] if host else path
+    if host and logins.key(host) != logins.key(logins.HUB):
+        return f"{host}/{path}"
+    return f"{logins.HUB}/{path if '/' in path else f'library/{path}'}"
 
 
 def _bundles(name: Reference, key: Any, digest: str, access: Access) -> list[str]:
@@ -82,8 +109,8 @@ def _bundles(name: Reference, key: Any, digest: str, access: Access) -> list[str
         other = oci.digests({"layers": [entry]}, name.uri)[0]
         where = _at(name, f"@{other}")
         document = _object(registry.manifest(where, access), other, name)
-        for layer in _layers(document, cosign.BUNDLE):
-            faults.append(cosign.fault_of_bundle(_document(where, document, layer, access), key, digest))
+        texts = _documents(where, document, _layers(document, cosign.BUNDLE), access)
+        faults += [cosign.fault_of_bundle(text, key, digest) for text in texts]
     return faults
 
 
@@ -109,20 +136,51 @@ def _layers(document: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [item for item in found if str(item.get("mediaType")).startswith(kind)][:_SIGNATURES_MAX]
 
 
-def _document(where: Reference, document: dict[str, Any], layer: dict[str, Any], access: Access) -> bytes:
-    """Return the content of a layer of a manifest. It is compared with its digest."""
-    wanted, size = oci.digests({"layers": [layer]}, where.uri)[0], layer.get("size")
-    if not isinstance(size, int) or not 0 < size <= cosign.DOCUMENT_MAX:
-        raise BollardError(f"{where.uri}: a signature of {shown(str(size))[:20]} bytes", "do not trust the image")
+def _documents(
+    where: Reference, document: dict[str, Any], layers: list[dict[str, Any]], access: Access
+) -> list[bytes]:
+    """Return the contents of some layers of a manifest, which is copied once. Each is compared with its digest.
+
+    where: the name of the manifest with its digest.
+    document: the manifest.
+    layers: those of its layers that are documents.
+    access: how to access the registry.
+
+    Raises:
+        BollardError: a document or all that the manifest names is too large, or is not what its digest says.
+    """
+    if not layers:
+        return []
+    for layer in layers:
+        size = layer.get("size")
+        if not isinstance(size, int) or not 0 < size <= cosign.DOCUMENT_MAX:
+            raise BollardError(f"{where.uri}: a signature of {shown(str(size))[:20]} bytes", "do not trust the image")
+    _refuse_large(where, document)
+    data = []
     with tempfile.TemporaryDirectory(prefix="bollard-cosign-") as place:
         # The host's policy is about images. These are documents, and only a good signature of them counts.
         digest = reference.digest(where)
         registry.copy(where, digest, f"{place}/blobs", place, access, skopeo_policy.PERMISSIVE)
-        with open(f"{place}/blobs/{wanted.replace(':', '/')}", "rb") as file:
-            data = file.read(cosign.DOCUMENT_MAX + 1)
-    if f"sha256:{hashlib.sha256(data).hexdigest()}" != wanted:
-        raise BollardError(f"{where.uri}: a signature does not match its digest", "do not trust the image")
+        for layer in layers:
+            wanted = oci.digests({"layers": [layer]}, where.uri)[0]
+            with open(f"{place}/blobs/{wanted.replace(':', '/')}", "rb") as file:
+                data.append(file.read(cosign.DOCUMENT_MAX + 1))
+            if f"sha256:{hashlib.sha256(data[-1]).hexdigest()}" != wanted:
+                raise BollardError(f"{where.uri}: a signature does not match its digest", "do not trust the image")
     return data
+
+
+def _refuse_large(where: Reference, document: dict[str, Any]) -> None:
+    """Refuse a manifest of signatures whose blobs have no size, or more bytes in all than signatures need."""
+    listed = document.get("layers")
+    blobs = [*(listed if isinstance(listed, list) else []), document.get("config")]
+    sizes = [blob.get("size") if isinstance(blob, dict) else None for blob in blobs]
+    known = [size for size in sizes if isinstance(size, int) and size >= 0]
+    if len(known) != len(sizes) or sum(known) > _FETCHED_MAX:
+        raise BollardError(
+            f"{where.uri}: the manifest of its signatures names more than {_FETCHED_MAX} bytes, or no size",
+            "do not trust the image",
+        )
 
 
 def _object(raw: bytes, digest: str, name: Reference) -> dict[str, Any]:

@@ -19,7 +19,6 @@ import contextlib
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -36,7 +35,7 @@ from bollard.runtime.fetch import skopeo_policy as policies
 from bollard.runtime.fetch.logins import Login
 from bollard.runtime.fetch.reference import Reference
 from bollard.runtime.fetch.skopeo_policy import Policy
-from bollard.runtime.system import linux
+from bollard.runtime.system import linux, processes
 
 _MAX_MANIFEST = 8 << 20
 _IN_MEMORY = "=/proc/self/fd/"
@@ -331,10 +330,10 @@ def _traffic(pid: int) -> str:
 def _prepare(parent: int) -> None:
     """Let this process end with its parent: who is killed leaves nothing that goes on writing into the cache.
 
-    It leaves no core, as its memory holds a password. 1 keeps the core from a program too, core(5).
+    It leaves no core, as its memory holds a password.
     """
     linux.die_with_parent(signal.SIGKILL, parent)
-    resource.setrlimit(resource.RLIMIT_CORE, (1, 1) if resource.getrlimit(resource.RLIMIT_CORE)[1] else (0, 0))
+    processes.leave_no_core()
 
 
 def _last_line(text: bytes) -> str:

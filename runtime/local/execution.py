@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 def start(
     asked: Spec, action: str, argv: list[str], shell: str = "", opened: Callable[[], None] | None = None,
-    key: Key | None = None,
+    keys: list[Key] | None = None,
 ) -> None:  # fmt: skip
     """Make the container and become the program in it. Returns only if there is nothing to start.
 
@@ -46,12 +46,12 @@ def start(
     argv: the program or the arguments that the user gave.
     shell: the shell that the user asked for, "" for none.
     opened: called after the keeper has opened the image: the file may then be removed.
-    key: of an encrypted image.
+    keys: of an encrypted image, at most one; `launch` takes it out.
 
     Raises:
         BollardError: the container cannot be made, also if the keeper fails (from `launch`).
     """
-    address, _, command = launch(asked, action, argv, shell, os.pidfd_open(os.getpid()), key=key)
+    address, _, command = launch(asked, action, argv, shell, os.pidfd_open(os.getpid()), keys=keys)
     if opened:
         opened()
     if command:
@@ -63,8 +63,9 @@ def start(
 
 
 def launch(
-    asked: Spec, action: str, argv: list[str], shell: str, handle: int, instance: str = "", key: Key | None = None
-) -> tuple[str, int, list[str]]:
+    asked: Spec, action: str, argv: list[str], shell: str, handle: int, instance: str = "",
+    keys: list[Key] | None = None,
+) -> tuple[str, int, list[str]]:  # fmt: skip
     """Start a keeper; return its address, its process id, and the command to start.
 
     asked: the spec of the container.
@@ -73,7 +74,8 @@ def launch(
     shell: the shell that the user asked for, "" for none.
     handle: a file descriptor; the keeper ends when it hangs up.
     instance: the name of the instance, "" for none. Its keeper runs even if there is nothing to start.
-    key: of an encrypted image. The keeper has it in its memory, as it is a fork of this process.
+    keys: of an encrypted image, at most one. The keeper, a fork of this process, has it until it has opened the image.
+        Each of the two empties its list.
 
     Raises:
         BollardError: the launcher is missing, or the keeper fails.
@@ -90,9 +92,11 @@ def launch(
     listener.listen(8)
     asked = replace(asked, console=terminal())
     reader, writer = os.pipe()
+    keys = [] if keys is None else keys
     child = os.fork()
     if child == 0:
-        _fork_keeper(asked, action, argv, shell, listener.fileno(), writer, handle, instance, key)
+        _fork_keeper(asked, action, argv, shell, listener.fileno(), writer, handle, instance, keys)
+    keys.clear()
     os.close(writer)
     os.waitpid(child, 0)
     keeper, *command = answer(reader)
@@ -176,7 +180,7 @@ def answer(reader: int) -> list[str]:
 
 def _fork_keeper(
     asked: Spec, action: str, argv: list[str], shell: str, listener: int, writer: int, handle: int, instance: str,
-    key: Key | None,
+    keys: list[Key],
 ) -> NoReturn:  # fmt: skip
     """Fork the keeper and end; runs in the first child. The keeper gets its own session, without a terminal.
 
@@ -186,12 +190,14 @@ def _fork_keeper(
     try:
         os.setsid()
         if os.fork() == 0:
-            from bollard.runtime.system import linux
+            from bollard.runtime.system import linux, processes
 
             linux.close_others((listener, writer, handle))
             os.umask(0o022)
             os.chdir("/")
-            _keep(asked, action, argv, shell, listener, writer, handle, instance, key)
+            if keys:
+                processes.leave_no_core()
+            _keep(asked, action, argv, shell, listener, writer, handle, instance, keys)
         code = 0
     except BaseException as error:  # noqa: BLE001 - it becomes the user's error message
         tell_failure(writer, error)
@@ -201,7 +207,7 @@ def _fork_keeper(
 
 def _keep(
     asked: Spec, action: str, argv: list[str], shell: str, listener: int, writer: int, handle: int, instance: str,
-    key: Key | None,
+    keys: list[Key],
 ) -> None:  # fmt: skip
     """Run the keeper. It writes "status NUL text" to `writer` when it is ready or has failed."""
     try:
@@ -216,7 +222,7 @@ def _keep(
         new_user_namespace(asked.fakeroot)
         program = argv[0] if argv else "sh"
         container = keeper.enter(
-            asked, times, here, spool(here), program, action.encode(), instance, connection, key=key
+            asked, times, here, spool(here), program, action.encode(), instance, connection, keys=keys
         )
         command = actions.inside(action, argv, _is_program, shell, asked.app)
     except BaseException as error:  # noqa: BLE001 - it becomes the user's error message

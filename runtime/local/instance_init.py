@@ -39,7 +39,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 def start(
-    asked: Spec, name: str, action: str, argv: list[str], config: str, key: Key | None = None
+    asked: Spec, name: str, action: str, argv: list[str], config: str, keys: list[Key] | None = None
 ) -> int:
     """Make an instance and start its script in the background; return the process id of its init.
 
@@ -48,7 +48,7 @@ def start(
     action: "start" or "run", which chooses the script.
     argv: the arguments for the script.
     config: the directory for the log files.
-    key: of an encrypted image.
+    keys: of an encrypted image, at most one; it is taken out.
     """
     instance.check_name(name)
     step = _slurmstepd()  # found here: after the second fork the init has lost its ancestors
@@ -60,10 +60,12 @@ def start(
             os.setsid()
             if os.fork() == 0:
                 os.close(reader)
-                _begin(asked, name, action, argv, config, step, writer, key)
+                _begin(asked, name, action, argv, config, step, writer, [] if keys is None else keys)
             code = 0
         finally:
             os._exit(code)
+    if keys:
+        keys.clear()
     os.close(writer)
     os.waitpid(child, 0)
     return int(execution.answer(reader)[0])
@@ -71,25 +73,26 @@ def start(
 
 def _begin(
     asked: Spec, name: str, action: str, argv: list[str], config: str, slurm: tuple[str, int], writer: int,
-    key: Key | None,
+    keys: list[Key],
 ) -> None:  # fmt: skip
     """Run the init until its end. It writes to `writer` when it is ready or has failed."""
     try:
         linux.name_process("bollard-init")
+        cores = processes.leave_no_core(soft=True) if keys else None
         step, handle = slurm
         linux.close_others((writer, handle))
         listener, place = _claim(name)
         paths = instance.log_paths(name, config)
         logs = tuple(_open_log(path) for path in paths)
         ours, pipe = os.pipe()
-        address, keeper, command = execution.launch(asked, action, argv, "", ours, name, key)
+        address, keeper, command = execution.launch(asked, action, argv, "", ours, name, keys)
         os.close(ours)
         lifeline = _lifeline(address)
         linux.adopt_orphans()
         record = instance.Record(
             name, os.getpid(), keeper, address, place, os.getuid(), asked.image, *paths, step, int(time.time()), ""
         )
-        init = _Init(record, listener, lifeline, pipe, handle)
+        init = _Init(record, listener, lifeline, pipe, handle, cores)
         if command:
             init.run_script(address, command, execution.variables(asked.verbose, instance.variables(name)), logs)
         else:
@@ -172,12 +175,14 @@ def _open_log(path: str) -> int:
 class _Init:
     """The main loop of the init."""
 
-    def __init__(self, record: instance.Record, listener: socket, lifeline: socket, pipe: int, slurmstepd: int) -> None:
+    def __init__(self, record: instance.Record, listener: socket, lifeline: socket, pipe: int, slurmstepd: int,
+                 cores: tuple[int, int] | None = None) -> None:  # fmt: skip
         self.record = record
         self.listener = listener
         self.lifeline = lifeline
         self.pipe = pipe  # when it is closed, the keeper knows that the init has ended
         self.slurmstepd = slurmstepd
+        self.cores = cores  # the user's limit of core files, if this process has another one
         self.mounts = os.open(f"/proc/{record.keeper}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.script = 0
         self.stopping = False
@@ -204,6 +209,8 @@ class _Init:
                 signal.set_wakeup_fd(-1)
                 for number in _PASSED:  # the parent of `bollard` can have ignored some of them
                     signal.signal(number, signal.SIG_DFL)
+                if self.cores:
+                    processes.limit_cores(self.cores)
                 os.dup2(logs[0], 1)
                 os.dup2(logs[1], 2)
                 execution.become(address, command, environ)

@@ -1,11 +1,31 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Find processes of this machine in /proc, and wait for their end by pidfd."""
+"""Find processes of this machine in /proc, wait for their end by pidfd, and keep secrets out of core files."""
 
 from __future__ import annotations
 
 import os
 import select
 import time
+
+
+def leave_no_core(soft: bool = False) -> tuple[int, int]:
+    """Let this process and its children leave no core, as its memory holds a secret. Returns the limits before.
+
+    soft: change the soft limit alone, so that `limit_cores` can give a child the limits before.
+    """
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    least = 1 if before[1] else 0  # 1 keeps the core from a program too, core(5)
+    resource.setrlimit(resource.RLIMIT_CORE, (least, before[1] if soft else least))
+    return before
+
+
+def limit_cores(limits: tuple[int, int]) -> None:
+    """Set the soft and the hard limit of core files of this process, in bytes."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, limits)
 
 
 def handle(pid: int) -> int:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What cosign signs with a plain key: the digest of an image's manifest, in one of two documents.
 
-    simple signing    {"critical": {"image": {"docker-manifest-digest": D}, "type": ...}}; the signature is beside it
+    simple signing    {"critical": {"image": {"docker-manifest-digest": D}, "identity":
+                      {"docker-reference": REPOSITORY}, "type": ...}}; the signature is beside it
     bundle (cosign 3) a DSSE envelope with an in-toto statement about D
 
 Nobody else's word counts here: no certificate, no transparency log.
@@ -50,6 +51,15 @@ def fault_of_simple(payload: bytes, signature: str, key: Any, digest: str) -> st
     if kind != _TYPE:
         return "it is not a signature of an image"
     return "" if signed == digest else "it is about another image"
+
+
+def repository_of(payload: bytes) -> str:
+    """Return the repository that a good document of simple signing is about, as its signer wrote it; "" for none."""
+    try:
+        found = json.loads(payload)["critical"]["identity"]["docker-reference"]
+    except (KeyError, TypeError):
+        return ""
+    return found if isinstance(found, str) else ""
 
 
 def fault_of_bundle(text: bytes, key: Any, digest: str) -> str:

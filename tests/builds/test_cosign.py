@@ -39,8 +39,10 @@ class Signer:
         return base64.b64encode(subprocess.run(argv, input=data, capture_output=True, check=True).stdout).decode()
 
 
-def simple(digest: str, kind: str = "cosign container image signature") -> bytes:
-    critical = {"identity": {"docker-reference": "x"}, "image": {"docker-manifest-digest": digest}, "type": kind}
+def simple(
+    digest: str, kind: str = "cosign container image signature", repository: str = "127.0.0.1:1/tiny/one"
+) -> bytes:
+    critical = {"identity": {"docker-reference": repository}, "image": {"docker-manifest-digest": digest}, "type": kind}
     return json.dumps({"critical": critical, "optional": None}).encode()
 
 
@@ -100,7 +102,7 @@ def test_signed(
     if new:
         attach_bundle(registry, digest, bundle(signer, digest))
     else:
-        text = simple(digest)
+        text = simple(digest, repository=f"{registry.host}/tiny/one")
         attach(registry, digest, [(text, signer.sign(text))])
     pinned = f"docker://{registry.host}/tiny/one@{digest}"
     said = fetcher.done("verify", "--no-https", "--key", signer.public, uri)
@@ -129,11 +131,25 @@ def _attestation(registry: Registry, digest: str, signer: Signer, stranger: Sign
     attach_bundle(registry, digest, bundle(signer, digest, "https://slsa.dev/provenance/v1"))
 
 
+def _of_another_repository(registry: Registry, digest: str, signer: Signer, stranger: Signer) -> None:
+    text = simple(digest, repository="registry.example/other/one")
+    attach(registry, digest, [(text, signer.sign(text))])
+
+
+def _too_large(registry: Registry, digest: str, signer: Signer, stranger: Signer) -> None:
+    text, filler = simple(digest, repository=f"{registry.host}/tiny/one"), bytes(9 << 20)
+    notes = {"dev.cosignproject.cosign/signature": signer.sign(text)}
+    layers = [{**servers.entry(text, SIMPLE), "annotations": notes}, servers.entry(filler, "application/x")]
+    registry.put("tiny/one", f"{digest.replace(':', '-')}.sig", layers, [text, filler])
+
+
 @pytest.mark.parametrize(
     ("put", "line"),
     [
         (lambda *_: None, "nobody has signed sha256:"),
         (_by_stranger, "none of 1 signatures is good: another key has signed it"),
+        (_of_another_repository, "it is about registry.example/other/one, not "),
+        (_too_large, "names more than 8388608 bytes"),
         (_attestation, "it is an attestation, not a signature of the image"),
     ],
 )

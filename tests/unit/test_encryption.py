@@ -209,7 +209,7 @@ def test_a_key_for_an_image_that_needs_none(tmp_path):
     with pytest.raises(BollardError, match="is not encrypted, so --pem-path has no effect; leave it out"):
         encryption_key.of_image(opened, asked, [("pem-path", "/k")])
     # A variable is for all images of a script, so it counts where an image needs it.
-    assert encryption_key.of_image(image.open_image(str(path)), asked, []) is None
+    assert encryption_key.of_image(image.open_image(str(path)), asked, []) == []
 
 
 def test_a_build_needs_more_than_a_variable(monkeypatch, capfd, tmp_path):

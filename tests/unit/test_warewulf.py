@@ -19,7 +19,8 @@ def test_slurmd_starts_only_with_the_site_s_settings(tmp_path, succeeds):
     mark, settings = tmp_path / "etc/bollard/configured", tmp_path / "usr/lib/bollard/site.conf"
     mark.write_text("of the image, or of the boot before")
     settings.write_text("of the image")
-    (tmp_path / "bin/bollard").write_text(f"#!/bin/sh\n[ \"$*\" = 'site configure' ] || exit 2\nexit {int(not succeeds)}\n")
+    program = f"#!/bin/sh\n[ \"$*\" = 'site configure' ] || exit 2\nexit {int(not succeeds)}\n"
+    (tmp_path / "bin/bollard").write_text(program)
     (tmp_path / "bin/bollard").chmod(0o755)
     text = (OVERLAY / "warewulf/init.d/60-bollard").read_text()
     text = text.replace("/etc/bollard", str(mark.parent)).replace("/usr/lib/bollard", str(settings.parent))
