@@ -149,6 +149,19 @@ def test_files_and_directories(place: Place, tmp_path: Path) -> None:
         place.run("out", f"file://{tmp_path}/copy", "none")
 
 
+def test_a_volume_that_others_could_exchange(place: Place, tmp_path: Path) -> None:
+    place.volume.chmod(0o777)
+    with pytest.raises(BollardError, match="volume: others may write into it"):
+        place.run("in", f"file://{tmp_path}/plan.json", "a")
+    place.volume.chmod(0o755)
+    place.run("in", f"file://{tmp_path}/plan.json", "a")
+    place.volume.rename(tmp_path / "kept")
+    place.volume.symlink_to("kept")
+    with pytest.raises(BollardError, match="volume: is a link or a file"):
+        place.run("in", f"file://{tmp_path}/plan.json", "b")
+    assert os.listdir(tmp_path / "kept") == ["a"]
+
+
 def test_a_planted_link_is_not_written_through(place: Place, tmp_path: Path) -> None:
     shared, victim = tmp_path / "shared", tmp_path / "victim"
     (place.volume / "d/e").mkdir(parents=True)

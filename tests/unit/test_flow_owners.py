@@ -58,6 +58,11 @@ def shared(tmp_path, monkeypatch):
     os.umask(before)
 
 
+def open_to_all(path):
+    path.mkdir()
+    path.chmod(0o777)
+
+
 def modes(top, path):
     found = []
     while path != top:
@@ -104,13 +109,13 @@ def test_a_place_where_others_could_exchange_a_volume(shared):
 @needs_root
 def test_what_another_user_made_first_is_no_volume(shared):
     place = shared / "bollard-f-123456/data"
-    as_user(MALLORY, lambda: os.makedirs(place.parent, 0o777))
+    as_user(MALLORY, lambda: open_to_all(place.parent))
     told = as_user(ALICE, lambda: volume.make(str(place), volume.Path(FLOW)))
     assert told.startswith(f"{place.parent}: belongs to another user") and not place.exists()
 
     # The place of a user, as /scratch/%u, which somebody else made before him.
     place = shared / "alice/persistent/data"
-    as_user(MALLORY, lambda: os.makedirs(shared / "alice", 0o777))
+    as_user(MALLORY, lambda: open_to_all(shared / "alice"))
     told = as_user(ALICE, lambda: volume.make(str(place), volume.Path(FLOW)))
     assert f"{shared}/alice belongs to another user" in told and not place.parent.exists()
 
