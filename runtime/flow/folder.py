@@ -87,7 +87,8 @@ def refuse_shared(top: Path) -> None:
     wrong = private_directory.place_fault(str(top), strict=False)
     if wrong:
         raise BollardError(
-            f"{top}: another user could exchange your flows: {wrong}", "set BOLLARD_FLOWS to a directory of yours alone"
+            f"{top}: another user could exchange your flows: {wrong}",
+            "use chmod go-w on your own directory, or set BOLLARD_FLOWS to another one",
         )
 
 

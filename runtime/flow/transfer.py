@@ -151,22 +151,22 @@ def _sha256_of(file: BinaryIO) -> str:
 
 
 def _copy(source: str, target: str, uri: str, digest: str) -> None:
-    try:
-        if os.path.isdir(source):
-            if digest:
-                raise BollardError(f"{uri}: is a directory, which has no digest", "leave `digest` out")
+    if os.path.isdir(source):
+        if digest:
+            raise BollardError(f"{uri}: is a directory, which has no digest", "leave `digest` out")
+        try:
             copying.directory(source, target)
-            return
+        except OSError as error:
+            raise BollardError(f"{uri}: cannot be copied: {error.filename or source}: {error.strerror}", "") from None
+        return
+    try:
         with open(source, "rb") as file, _new(target, os.fstat(file.fileno()).st_mode & 0o777) as made:
             shutil.copyfileobj(file, made, _READ)
             if digest:
                 made.seek(0)
                 _compare(uri, _sha256_of(made), digest)
     except OSError as error:
-        raise BollardError(
-            f"{error.filename or source}: {error.strerror}",
-            "the directory is not copied whole" if os.path.isdir(source) else "name a file that the node sees",
-        ) from None
+        raise BollardError(f"{source}: {error.strerror}", "name a file that the node sees") from None
 
 
 def _download(uri: str, target: str, login: Mapping[str, str], digest: str) -> None:

@@ -55,7 +55,8 @@ def make(place: str, folder: Path) -> None:
         private_directory.make(top)
         wrong = private_directory.place_fault(top, strict=not any(f"{top}/".startswith(f"{one}/") for one in homes))
         if wrong:
-            raise BollardError(f"{place}: another user could exchange it: {wrong}", _PLACES)
+            cure = f"chmod go-w it if it is yours; {_PLACES}"
+            raise BollardError(f"{place}: another user could exchange it: {wrong}", cure)
         with _parent(place, create=True) as above:
             os.close(private_directory.enter(above, os.path.basename(place), place, create=True))
     except OSError as error:

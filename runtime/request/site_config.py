@@ -222,9 +222,8 @@ def reference() -> str:
     """Return the table of the keys for docs/admins.md."""
     rows = ["| key | value | default | |", "|---|---|---|---|"]
     for key in TABLE:
-        default = {True: "yes", False: "no", "auto": "auto", str(site.IDLE_CONTAINERS): str(site.IDLE_CONTAINERS)}.get(
-            key.default if isinstance(key.default, (bool, str)) else "", "none"
-        )
+        words = {True: "yes", False: "no"}
+        default = words[key.default] if isinstance(key.default, bool) else key.default or "none"
         rows.append(f"| `{key.name}` | {key.kind.replace('|', chr(92) + '|')} | {default} | {key.help} |")
     return "\n".join(rows)
 
@@ -402,12 +401,12 @@ def _directory(name: str, node: Any) -> Iterator[str | Mistake]:
         found = "nothing" if node.id == "scalar" else _kind(node)
         yield Mistake(_line(node), f"{name}: {found} where a directory is expected", "write its path, from / on")
         return
-    found = _checked_path(name, node.value, _line(node))
-    if name in OF_USERS and "%u" not in node.value and isinstance(found, str):
-        text = f'{name}: "{found}" would be one directory for all users'
-        yield Mistake(_line(node), text, f"write {found.rstrip('/')}/%u: %u stands for the user's name")
+    path = _checked_path(name, node.value, _line(node))
+    if name in OF_USERS and "%u" not in node.value and isinstance(path, str):
+        text = f'{name}: "{path}" would be one directory for all users'
+        yield Mistake(_line(node), text, f"write {path.rstrip('/')}/%u: %u stands for the user's name")
         return
-    yield found
+    yield path
 
 
 def _items(name: str, node: Any) -> Iterator[tuple[str, Any, Mistake | None]]:

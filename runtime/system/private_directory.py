@@ -8,6 +8,7 @@ import os
 import stat
 
 from bollard.runtime.errors import BollardError
+from bollard.runtime.system import owners
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -22,28 +23,31 @@ def fault(info: os.stat_result) -> str:
 
 
 def place_fault(path: str, *, strict: bool) -> str:
-    """Return why another user could exchange the entries of a directory; "" if nobody can.
+    """Return why another user could exchange the entries of a directory, or the directory itself; "" if nobody can.
 
     The directory must belong to this user or to root, and others may write into it only if it is sticky.
 
-    path: the directory; symlinks in it are followed.
-    strict: whether its parents must be so too. Otherwise they are refused only if all users may write into them.
+    path: the directory; symlinks that this user or root has made are followed.
+    strict: whether all directories and symlinks on the way must be so too. Otherwise only those are refused that any
+        user could have made.
     """
     real = os.path.realpath(path)
     trusted = (os.geteuid(), 0, os.stat("/").st_uid)  # in a user namespace, the owner of / is root
-    above = real
-    while True:
-        info = os.stat(above)
+    for part in owners.way(os.path.abspath(path)):
+        info = os.lstat(part)
+        theirs = info.st_uid not in trusted
+        if stat.S_ISLNK(info.st_mode):
+            if theirs and (strict or os.stat(os.path.dirname(part)).st_mode & stat.S_IWOTH):
+                return f"{part} is a link of another user"
+            continue
         if not stat.S_ISDIR(info.st_mode):
-            return f"{above} is not a directory"
-        close = strict or above == real
-        if close and info.st_uid not in trusted:
-            return f"{above} belongs to another user"
+            return f"{part} is not a directory"
+        close = strict or part == real
+        if close and theirs:
+            return f"{part} belongs to another user"
         if info.st_mode & (_OTHERS if close else stat.S_IWOTH) and not info.st_mode & stat.S_ISVTX:
-            return f"others may write into {above}, which is not sticky"
-        if above == "/":
-            return ""
-        above = os.path.dirname(above)
+            return f"others may write into {part}, which is not sticky"
+    return ""
 
 
 def pattern_fault(pattern: str) -> str:

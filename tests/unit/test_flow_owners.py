@@ -120,6 +120,23 @@ def test_what_another_user_made_first_is_no_volume(shared):
     assert f"{shared}/alice belongs to another user" in told and not place.parent.exists()
 
 
+@needs_root
+def test_another_users_link_on_the_way_to_a_volume(shared, monkeypatch):
+    own = shared / "own"
+    as_user(ALICE, lambda: own.mkdir(0o700))
+    as_user(MALLORY, lambda: (shared / "alice").symlink_to(own))
+    told = as_user(ALICE, lambda: volume.make(f"{shared}/alice/bollard-f/data", volume.Path(FLOW)))
+    assert f"{shared}/alice is a link of another user" in told
+    monkeypatch.setenv("BOLLARD_FLOWS", f"{shared}/alice")
+    assert f"{shared}/alice is a link of another user" in as_user(ALICE, lambda: folder.make("f"))
+    assert not os.listdir(own)
+
+    (shared / "alice").unlink()
+    (shared / "alice").symlink_to(own)  # as the site makes it
+    assert not as_user(ALICE, lambda: volume.make(f"{shared}/alice/bollard-f/data", volume.Path(FLOW)))
+    assert os.listdir(own) == ["bollard-f"]
+
+
 def test_a_link_is_no_volume_and_is_not_followed_by_the_removal(shared, tmp_path, capfd, monkeypatch):
     victim = tmp_path / "victim"
     (victim / "data").mkdir(parents=True)
