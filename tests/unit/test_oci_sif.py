@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import types
 
 import oci_sif_files as files
 import pytest
@@ -15,7 +14,7 @@ from test_main import command, refused
 
 from bollard.runtime.container import oci_layers
 from bollard.runtime.errors import BollardError
-from bollard.runtime.image import image, image_sbom, oci_sif
+from bollard.runtime.image import image, image_sbom, oci_sif, sif
 from bollard.runtime.local import metadata
 from bollard.runtime.request import trust_rule
 from bollard.runtime.trust import evidence
@@ -255,7 +254,7 @@ def test_the_search_for_opaque_directories_is_bounded(tmp_path, monkeypatch):
     """A hostile squashfs shows one directory at any number of paths."""
     for name in ("a/b", "a/c", "d"):
         (tmp_path / name).mkdir(parents=True)
-    layer = types.SimpleNamespace(offset=0)
+    layer = oci_sif.Layer(sif.FS_SQUASHFS, sif.Descriptor(bytes(sif.DESCRIPTOR_SIZE)))
     with open(__file__, "rb") as file:  # any file whose superblock does not say that there are no attributes
 
         def searched():
