@@ -112,7 +112,7 @@ def test_signed(
     fetcher.done("pull", "--no-https", "--key", signer.public, "a.sif", uri)
     assert words_of(fetcher.path / "a.sif") == "one"
     registry.push(layouts["two"], "tiny/one:v1")  # the tag moves to an image that nobody has signed
-    assert "nobody has signed sha256:" in fetcher.refused(
+    assert "has no signature of cosign for sha256:" in fetcher.refused(
         "pull", "--no-https", "--key", signer.public, "b.sif", uri
     )
     assert not (fetcher.path / "b.sif").exists()
@@ -146,7 +146,7 @@ def _too_large(registry: Registry, digest: str, signer: Signer, stranger: Signer
 @pytest.mark.parametrize(
     ("put", "line"),
     [
-        (lambda *_: None, "nobody has signed sha256:"),
+        (lambda *_: None, "has no signature of cosign for sha256:"),
         (_by_stranger, "none of 1 signatures is good: another key has signed it"),
         (_of_another_repository, "it is about registry.example/other/one, not "),
         (_too_large, "names more than 8388608 bytes"),
