@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.flow import folder, slurm
+from bollard.runtime.flow import batch, folder, slurm
 from bollard.runtime.flow.slurm import Row
 
 FINAL = ("ok", "failed", "timeout", "cancelled", "lost")
@@ -123,6 +123,9 @@ def resolved(wrote: Record, row: Row | None, job: int, *, released: bool, answer
     if row is not None and row.state in _WAITING:
         again = "starts again: " if wrote.job == job and wrote.start else ""
         return ("held" if row.reason == "JobHeldUser" else "waiting"), f"{again}{row.reason}"
+    # The batch script takes every SIGTERM but that of its own limit for a cancellation.
+    if own == "cancelled" and row is not None and row.state in ("TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "NODE_FAIL"):
+        return _OF_SLURM[row.state], row.state
     if own in FINAL:
         return own, row.state if row is not None and row.state in ("OUT_OF_MEMORY", "NODE_FAIL") else ""
     if row is not None and row.state in slurm.ACTIVE:
@@ -157,11 +160,21 @@ def of(path: Path) -> Status:
     complaint, answered = "", True
     # First Slurm, then the files: a job that ends in between has written its end by then.
     try:
-        rows = {(row.job, row.element): row for row in slurm.queue(f"bollard:{path.name}.{generation}")}
+        rows = {(row.job, row.element): row for row in queue(path)}
     except BollardError as error:
         complaint, answered = error.message, False
     parts = _parts(path, plan, rows, answered)
     return Status(path.name, _word(parts, path, generation), parts, complaint)
+
+
+def queue(path: Path) -> list[Row]:
+    """Return the jobs of the flow in this directory, of all its generations, that Slurm knows.
+
+    Raises:
+        BollardError: slurmctld does not answer.
+    """
+    known = {(number, batch.slurm_name(path.name, name)) for name, number in folder.submitted(path)}
+    return slurm.queue(f"bollard:{path.name}.", known)
 
 
 def _parts(path: Path, plan: Mapping[str, Any], rows: Mapping[tuple[int, int], Row], answered: bool) -> list[Part]:
