@@ -28,9 +28,9 @@ def ask(where: Where, nodes: str) -> list[Report]:
     Raises:
         BollardError: Slurm knows no such nodes, or srun started nothing.
     """
-    names = _names(nodes)
+    asked = names(nodes)
     command = [
-        *("srun", "--quiet", f"--nodelist={','.join(names)}", f"--nodes={len(names)}", "--ntasks-per-node=1"),
+        *("srun", "--quiet", f"--nodelist={','.join(asked)}", f"--nodes={len(asked)}", "--ntasks-per-node=1"),
         *("--kill-on-bad-exit=0", "--mpi=none", "--oversubscribe", f"--time={_MINUTES}"),
         *(where.command, "site", "check", "--json", f"--prefix={where.prefix}"),
     ]
@@ -38,14 +38,14 @@ def ask(where: Where, nodes: str) -> list[Report]:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise BollardError("srun is not installed", "run this on a login node") from None
-    found = reports(done.stdout.splitlines(), names)
+    found = reports(done.stdout.splitlines(), asked)
     if all(report["status"] == NO_ANSWER for report in found):
         said = done.stderr.strip().splitlines() or [f"srun ended with status {done.returncode}"]
         raise BollardError(f"no node answered: {said[0]}", "see `sinfo -N`, and `srun -w NODE true`")
     return found
 
 
-def _names(nodes: str) -> list[str]:
+def names(nodes: str) -> list[str]:
     """The names of the nodes; "all" are those that Slurm starts steps on.
 
     Raises:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.preflight import wireup
+from bollard.spank_plugin import cluster_check
 from bollard.spank_plugin.finding import FAILURE, OK, WARNING, Finding
 
 if TYPE_CHECKING:
@@ -130,10 +131,12 @@ def _fabrics(found: Contents) -> str:
 def _wireup(mpis: list[dict[str, Any]], here: Slurm, asked: str) -> Iterator[Finding]:
     """Yield the verdict on each MPI library with the `--mpi` that was asked, or else with MpiDefault."""
     value = asked or here.default or "none"
-    if asked and asked not in here.types:
+    if asked and asked.partition("/")[2] not in here.types and asked not in here.types:
         yield Finding("wire-up", WARNING, f"this Slurm has no --mpi={asked}", f"it has {', '.join(here.types)}")
         return
     how, shown = wireup.kind(value), f"--mpi={value}" if asked else f"MpiDefault={value}"
+    if not how:
+        yield Finding("wire-up", OK, f"{shown}: nothing is known of how it connects the ranks of an image's MPI")
     for mpi in mpis if how else ():
         outcome = wireup.outcome(mpi, how)
         if outcome == wireup.OK:
@@ -154,9 +157,13 @@ def on_nodes(nodes: str, words: list[str]) -> int:
     Raises:
         BollardError: this machine has no srun.
     """
+    names = cluster_check.names(nodes)
     try:
         return subprocess.run(
-            ["srun", "--quiet", f"--nodelist={nodes}", "--ntasks-per-node=1", "--mpi=none", "bollard", *words],
+            [
+                *("srun", "--quiet", f"--nodelist={','.join(names)}", f"--nodes={len(names)}", "--ntasks-per-node=1"),
+                *("--kill-on-bad-exit=0", "--mpi=none", "--oversubscribe", "bollard", *words),
+            ],
             stdin=subprocess.DEVNULL, check=False,
         ).returncode  # fmt: skip
     except FileNotFoundError:

@@ -275,6 +275,8 @@ def _container() -> Iterator[Finding]:
         return  # one line has told that it is missing
     with tempfile.TemporaryDirectory(prefix="bollard-doctor-") as scratch:
         os.chmod(scratch, 0o755)
+        if os.geteuid() == 0:  # `_command` runs as nobody then
+            os.chown(scratch, probes.NOBODY, probes.NOBODY)
         for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
             os.makedirs(f"{scratch}/tree/{name}")
         if not os.path.exists(installed.LAUNCHER):
@@ -307,10 +309,13 @@ def _command(command: list[str]) -> subprocess.CompletedProcess[bytes]:
         probes.become_user()
 
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/"}
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_SECONDS, env=environment,
-        preexec_fn=as_user if os.geteuid() == 0 else None,
-    )  # fmt: skip
+    try:
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_SECONDS, env=environment,
+            preexec_fn=as_user if os.geteuid() == 0 else None,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 1, b"", f"no end after {_SECONDS} s".encode())
 
 
 def _last(output: bytes) -> str:

@@ -42,7 +42,8 @@ def verified(name: Reference, key: Any, access: Access) -> tuple[Reference, int]
         raise BollardError(f"{name.uri}: the registry sent another manifest, {digest}", "do not use it")
     faults = [*_simple(name, key, digest, access), *_bundles(name, key, digest, access)]
     if not faults:
-        raise BollardError(f"{name.uri}: nobody has signed {digest} with cosign", "ask who made it; do not trust it")
+        text = f"{name.uri}: has no signature of cosign for {digest} at its tag"
+        raise BollardError(text, "the registry's list of referrers is not asked; without a signature, do not trust it")
     if "" not in faults:
         told = ", ".join(sorted(set(faults)))
         raise BollardError(

@@ -35,6 +35,8 @@ _ID_WIDTH = 20  # of the job's number, which begins each line
 # Slurm's limit of a comment is 1024 bytes, and the kernel's of a path 4096.
 _TEXT_WIDTH = 8192
 RECORD_MAX = 2 * record.SIZE_MAX
+# The longest AdminComment that the plugin writes, in bytes (account.c, COMMENT_MAX without the final zero).
+_COMMENT_MAX = 1023
 
 
 def look(job: int, folder: str = record.RECORDS, collect: bool = False) -> dict[str, Any]:
@@ -178,8 +180,11 @@ def _row(fields: Iterable[str], values: Iterable[str]) -> dict[str, Any]:
     row: dict[str, Any] = {name.lower(): value for name, value in zip(fields, values)}
     comment = row.pop("admincomment", "")
     if comment.startswith("bollard="):
+        data = comment.encode("utf-8", "replace")
+        if len(data) >= _COMMENT_MAX:  # it is cut there, within its last word
+            data = data.rpartition(b" ")[0]
         try:
-            row["entered"] = decode(comment.encode("utf-8", "replace"))
+            row["entered"] = decode(data)
         except (ValueError, BollardError):
             row["entered"] = {}  # not written by bollard: a comment that somebody has set
     return row

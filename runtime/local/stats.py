@@ -132,25 +132,25 @@ def count(state: dict[str, Any], folder: str = record.RECORDS, jobs: str = wire.
     """
     now = now or time.time()
     past: Totals = state["past"]
-    counted: dict[str, int] = state["counted"]
+    counted: dict[str, list[int]] = state["counted"]  # {file: its inode, how much of it is counted for good}
     totals: Totals = {}
-    there: dict[str, int] = {}
+    there: dict[str, list[int]] = {}
     for name in sorted(filter(_is_record, _names(folder))):
         number = name.partition(".")[0]
         ended = not os.path.isdir(f"{jobs}/{number}")  # before the file is read: no line follows then
         try:
             with open(f"{folder}/{name}", "rb") as file:
                 info = os.fstat(file.fileno())
-                if counted.get(name) == info.st_ino:
-                    there[name] = info.st_ino
-                    continue
+                inode, done = counted.get(name, [0, 0])
+                done = done if inode == info.st_ino else 0
+                file.seek(done)  # a job that was requeued to this node writes more containers behind
                 text = file.read(job.RECORD_MAX)
         except OSError:
             continue  # root has removed it: it was old, or empty
         final = ended and now - info.st_mtime > _QUIET_SECONDS
         tally(job.last_lines(text), ended, past if final else totals, past)
-        if final:
-            there[name] = info.st_ino
+        if final or done:
+            there[name] = [info.st_ino, done + len(text) if final else done]
     state["counted"] = there
     add(totals, past)
     return totals

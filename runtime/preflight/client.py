@@ -21,7 +21,7 @@ def look(request: bytes, out: int) -> None:
     out      the descriptor to write to
 
     A failure is a verdict too: `unread` and the reason. So an image that this machine cannot show is not tried again at
-    each srun; `bollard doctor` tries it again.
+    each srun; `bollard doctor` tries it again. Only a look that took too long is not kept.
     """
     path, _, program = os.fsdecode(request).partition("\n")
     text = made(path, program, os.environ)
@@ -47,6 +47,8 @@ def made(path: str, program: str, environ: os._Environ[str] | dict[str, str]) ->
         text = verdict.text(found, {**known, **families})
     except Exception as error:  # a verdict is advice: no failure of it may keep a job from being submitted
         text = f"{verdict.HEAD}\nunread {one_line(error)}\n"
+        if isinstance(error, image_root.NoAnswer):
+            return text  # not kept
     verdict.keep(place, text)
     return text
 

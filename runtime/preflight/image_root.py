@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from bollard.runtime.preflight.contents import Contents
 
 _SECONDS = 10
+
+
+class NoAnswer(BollardError):
+    """The image's file server gave no answer in time. The next look can succeed: this machine may have been busy."""
+
+
 _ANSWER_MAX = 1 << 20  # bytes
 
 
@@ -54,7 +60,7 @@ def _in_child(opened: image.Image, program: str) -> Contents:
     os.waitpid(child, 0)
     name = image.shown(opened.path)
     if not text:
-        raise BollardError(f"{name}: its file server gave no answer in {_SECONDS} s", "see `bollard doctor`")
+        raise NoAnswer(f"{name}: its file server gave no answer in {_SECONDS} s", "see `bollard doctor`")
     answer: Contents = marshal.loads(text)
     if "error" in answer:
         raise BollardError(f"{name}: cannot be looked into: {answer['error']}", "see `bollard doctor`")

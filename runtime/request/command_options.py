@@ -30,7 +30,7 @@ PULL: Own = {
     **_LIBRARY,
     **FETCH,
     **_VERBOSE,
-    "key": ("FILE", "fetch only what cosign has signed with the private key to this public key, a PEM file"),
+    "key": ("FILE", "fetch only an image that cosign has signed; FILE is the public key in PEM form"),
     "allow-unsigned": ("", "library://: no warning if no key in the keyring has signed it [BOLLARD_ALLOW_UNSIGNED]"),
 }
 _REGISTRY: Own = {key: FETCH[key] for key in ("authfile", "docker-login", "no-https")}

@@ -76,6 +76,15 @@ def test_a_file_that_may_grow_is_not_added_to_the_state(node):
     assert node.count()["starts"] == {"": 3}
 
 
+def test_what_a_requeued_job_adds_is_counted_and_nothing_twice(node):
+    node.job(1, container())
+    assert node.count()["starts"] == {"": 1}
+    with (node.records / "1.1000").open("ab") as file:
+        file.write(spec_text.text(list(container("b.2").items())) + b"\n")
+    assert node.count(later=1)["starts"] == {"": 2} and node.state["past"]["starts"] == {"": 1}
+    assert node.count()["starts"] == node.count()["starts"] == {"": 2}
+
+
 def test_failures_have_a_cause(node):
     killed = {key: value for key, value in container("c.3").items() if key != "ended"}
     failed = {"container": "d.4", "image": "/x", "made": "1", "ended": "1", "tasks": "0"}
