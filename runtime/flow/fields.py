@@ -130,7 +130,7 @@ TABLE: tuple[Field, ...] = (
         "on-failure", CHOICE, "bollard", "a job with afternotok", "after a job has failed: go on with jobs that do not "
         "need it, or cancel all others", ("continue", "cancel"),
     ),
-    Field("slurm", OPTIONS, "bollard", "sbatch's options, verbatim", "for every job, names without dashes; own ones win"),
+    Field("slurm", OPTIONS, "bollard", "sbatch's options, verbatim", "for every job; names have no dashes"),
     Field("files", NAMES, _BOTH, "", "texts that ingress and jobs name as file://NAME"),
     Field("files.*", TEXT, _BOTH, "", "the text"),
     Field("defaults", MAP, _BOTH, "", ""),
