@@ -184,7 +184,11 @@ class _Reader:
             self.wrong(node, f"{shown}: is {kind(node)}", f"write {fields.KINDS[field.kind]}")
             return None
         if shown.startswith("values."):
-            return self.values.get(shown.partition(".")[2], str(node.value))
+            text = self.values.get(shown.partition(".")[2], str(node.value))
+            for escaped, name in _VALUE.findall(text):
+                if name in self.values and not escaped:
+                    self.wrong(node, f"{shown}: ${{{name}}} is not replaced in a value", "write the text itself")
+            return text
         words = field.key.split(".")
         strict = not (set(words) & set(_OF_SHELLS) or words[-1] in self.for_shell)
         text = self.expanded(str(node.value), node, shown, strict=strict)

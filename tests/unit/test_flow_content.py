@@ -170,6 +170,11 @@ def test_a_name_that_no_shell_reads_has_a_value(job):
     assert not mistakes(text.replace("NO", "YES"))
 
 
+def test_a_value_that_names_another():
+    assert "values.A: ${B} is not replaced in a value" in mistakes("values: {A: '${B}/x', B: b}\n" + JOB % "")
+    assert not mistakes("values: {A: '${HOME}', B: '$${A}'}\n" + JOB % "")
+
+
 def test_a_name_in_a_path_is_replaced():
     job = good(
         "values: {D: data}\nvolumes: {v: {use: ephemeral}}\njobs: {a: {image: i, command: [x, '$${D}'], "

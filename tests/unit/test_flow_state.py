@@ -104,6 +104,12 @@ def test_slurm_knows_why_a_job_was_stopped(flows, word, wanted, code):
     found = state.of(path)
 
     assert (found.parts[0].state, found.code) == (wanted, code)
+    # The script took the end of an earlier time limit for its own.
+    line = "state=timeout job=5 start=1 end=2 status=143 attempt=1"
+    (path / "state/a").write_text(line.ljust(folder.RESERVED - 2) + ".\n")
+    assert state.of(path).parts[0].state == wanted
+    flows.slurm()
+    assert state.of(path).parts[0].state == "timeout"
     assert (
         state.resolved(state.Record("ok", 5, 1, 2), Row(5, -1, word, "", "", ""), 5, released=True, answered=True)[0]
         == "ok"
