@@ -97,17 +97,6 @@ def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
     return b"/"
 
 
-def _as_named(named: str, cwd: bytes) -> bytes:
-    """Return `named`, the user's name of the task's directory, if the container shows that directory by it; else `cwd`.
-
-    The kernel knows the directory only by its path without symbolic links. Under Slurm a task has that path.
-    """
-    try:
-        return os.fsencode(named) if cwd and os.path.samefile(named, cwd) else cwd
-    except OSError:
-        return cwd  # one of the two is not in the container; `working_directory` tells of the task's
-
-
 def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[str], None]) -> str:
     """Answer the request of one task: send it the namespaces, command and environment.
 
@@ -137,8 +126,6 @@ def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[
         reason = "root in a container does not go with PMIx, which compares user ids"
         raise BollardError(reason, "use --mpi=pmi2 or --mpi=none")
     own = enroot.workdir(container.rc) if container.by_slurm else b""
-    if not container.by_slurm:
-        cwd = _as_named(asked.cwd, cwd)
     asked_cwd, cwd = cwd, working_directory(asked, cwd, own)
     if cwd not in (asked_cwd, own) and not asked.pwd and not asked.contain:
         name = os.fsdecode(asked_cwd) or "a directory that was removed"

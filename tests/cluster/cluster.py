@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shlex
+import signal
 import subprocess
 import tempfile
 import time
@@ -141,6 +142,12 @@ class Running:
                 pipe.close()
 
 
+def _usual_signals() -> None:
+    """Let the keys of a terminal act: a shell that starts the tests in the background has them ignored."""
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Cluster:
     """The cluster of one Debian suite."""
 
@@ -246,7 +253,9 @@ class Cluster:
             # srun --pty leaves the terminal's own output processing on there: lines would end in \r\r\n.
             command = f"stty -onlcr; {command}"
         program, *words = self.command(command, node, user, cwd)
-        child = pexpect.spawn(program, words, timeout=PATIENCE, encoding="utf-8", dimensions=size)
+        child = pexpect.spawn(
+            program, words, timeout=PATIENCE, encoding="utf-8", dimensions=size, preexec_fn=_usual_signals
+        )
         child.delaybeforesend = None
         self.terminals.append(child)
         return child

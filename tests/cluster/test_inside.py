@@ -111,7 +111,7 @@ def test_a_working_directory_that_is_named_through_a_link(
     there = f"cd {linked}-link/run && srun -Q -w n1 --container={images.small} sh -c {quoted(script)}"
     assert good(cluster.exec(f"{there}")) == f"{linked}/run\nmade\n"
     there = f"cd {linked}-link/run && bollard exec {images.small} sh -c {quoted(script)}"
-    assert good(cluster.exec(there, node="n1")) == f"{linked}-link/run\nmade\n"
+    assert good(cluster.exec(there, node="n1")) == f"{linked}/run\nmade\n"
 
     job = f"#!/bin/sh\n#SBATCH -w n1 --container={images.small} -D {linked}-link/run\n{script}\n"
     assert cluster.batch(job, work) == (0, f"{linked}/run\nmade\n", "")

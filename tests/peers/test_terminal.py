@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import signal
 
 import pexpect
 import pytest
@@ -13,13 +14,21 @@ INTERRUPT, STOP, END = "\x03", "\x1a", "\x04"
 PROGRAMS = ("apptainer", "bollard")
 
 
+def usual_signals() -> None:
+    """Let the keys of a terminal act: a shell that starts the tests in the background has them ignored."""
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Terminal:
     """An interactive bash on the machine; `BOX` in what is typed is the program."""
 
     def __init__(self, machine: Machine, program: str) -> None:
         words = ["env", "-i", *(f"{k}={v}" for k, v in ENVIRONMENT.items()), "bash", "--norc", "--noprofile", "-i"]
         command = machine.command(words)
-        self.child = pexpect.spawn(command[0], command[1:], encoding="utf-8", timeout=20, dimensions=(31, 101))
+        self.child = pexpect.spawn(
+            command[0], command[1:], encoding="utf-8", timeout=20, dimensions=(31, 101), preexec_fn=usual_signals
+        )
         self.program = program
         self.type("PS1=outer@; cd; bind 'set enable-bracketed-paste off'")
         self.child.expect("outer@")
