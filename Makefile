@@ -23,7 +23,7 @@ PACKAGES := python3:/usr/bin/python3 python3-venv:/usr/share/doc/python3-venv py
 	gpg:/usr/bin/gpg gpgv:/usr/bin/gpgv gpg-agent:/usr/bin/gpg-agent gpgconf:/usr/bin/gpgconf
 BUILD_PACKAGES := debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot uidmap:/usr/bin/newuidmap \
 	skopeo:/usr/bin/skopeo umoci:/usr/bin/umoci sks:/usr/sbin/sks strace:/usr/bin/strace rpm:/usr/bin/rpmbuild \
-	db-util:/usr/bin/db_load rclone:/usr/bin/rclone \
+	db-util:/usr/bin/db_load rclone:/usr/bin/rclone openssh-client:/usr/bin/ssh-keygen \
 	prometheus:/usr/bin/promtool prometheus-node-exporter:/usr/bin/prometheus-node-exporter
 TOOLS := pytest moto[server,s3] rich spdx-tools hypothesis pexpect cffi cryptography ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 

@@ -261,7 +261,7 @@ def _schema(asked: Mapping[str, str], words: list[str], sets: Mapping[str, str])
 
 def _part(asked: Mapping[str, str], words: list[str], sets: Mapping[str, str]) -> int:
     """Run what a batch job of a flow runs on its node."""
-    path = Path(words[0])
+    path = folder.checked(Path(words[0]))
     if words[1] == batch.END:
         ending.end(path)
     else:

@@ -75,11 +75,15 @@ _HANDLERS = (
 )  # fmt: skip
 
 
-def opener() -> urllib.request.OpenerDirector:
-    """Return what opens addresses of web servers alone, and follows no redirect to one that is not encrypted."""
+def opener(*, direct: bool = False) -> urllib.request.OpenerDirector:
+    """Return what opens addresses of web servers alone, and follows no redirect to one that is not encrypted.
+
+    direct: use no proxy.
+    """
     made = urllib.request.OpenerDirector()
     for handler in _HANDLERS:
-        made.add_handler(handler())
+        if not (direct and handler is urllib.request.ProxyHandler):
+            made.add_handler(handler())
     return made
 
 

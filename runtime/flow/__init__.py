@@ -20,6 +20,8 @@ slurm.py: sbatch, squeue, scancel, scontrol.
 folder.py: the directory of a flow.
 submission.py: check, submit, resume, cancel.
 state.py: how a flow stands.
+copying.py: copies files without following links that others made.
+known_hosts.py: the host keys of sftp servers.
 transfer.py: moves data, on a node.
 ending.py: the last job: the verdict.
 """

@@ -45,9 +45,10 @@ def end(path: Path) -> None:
 def remove_volumes(path: Path) -> None:
     """Remove the ephemeral volumes of a flow. What cannot be removed is told on standard error."""
     for place in folder.plan(path).get("ephemeral", []):
-        if not os.path.isdir(place):
-            continue
         try:
             volume.remove(place)
-        except OSError as error:
-            os.write(2, f"bollard: {place}: is left: {error.strerror}\n".encode("utf-8", "surrogateescape"))
+        except FileNotFoundError:
+            continue  # it was removed before, or never made
+        except (BollardError, OSError) as error:
+            why = error.message if isinstance(error, BollardError) else f"{place}: {error.strerror}"
+            os.write(2, f"bollard: a volume is left: {why}\n".encode("utf-8", "surrogateescape"))

@@ -290,6 +290,9 @@ class _Maker:
             digest = item.get("digest") or ""
             if digest and not _is_digest(digest):
                 self.wrong(here, f"{digest}: is not a digest", "write sha256: and 64 hexadecimal digits")
+            why = secret.unencrypted(uri) if sides[far].get("secret") else ""
+            if why:
+                self.wrong(here, f"{uri}: {why}", secret.ENCRYPTED)
             policy = item.get("policy") or {}
             found.append(
                 Transfer(

@@ -22,6 +22,8 @@ import json
 import os
 import re
 import secrets
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,10 +31,12 @@ from typing import Any
 
 from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
+from bollard.runtime.system import private_directory
 
 # The size of a state file in bytes. It is written in full before the flow starts, so that a full disk cannot keep a
 # job from saying how it ended.
 RESERVED = 512
+_ELSEWHERE = "set BOLLARD_FLOWS to a shared directory"
 
 
 class Damaged(BollardError):
@@ -52,40 +56,73 @@ def make(name: str) -> Path:
     """Make the directory of a new flow; return its path.
 
     Raises:
-        BollardError: it cannot be made, or its path has a character that sbatch would change.
+        BollardError: it cannot be made, others could exchange it, or its path has a character that sbatch would change.
     """
     top = base()
     if "%" in str(top) or not str(top).isprintable():
         raise BollardError(
             f"{top}: a % in the path of flows has a meaning for sbatch", "set BOLLARD_FLOWS to another directory"
         )
+    try:
+        private_directory.make(str(top))
+    except OSError as error:
+        raise causes.of(error, f"{top}: cannot be made", str(top), _ELSEWHERE) from None
+    refuse_shared(top)
     for _ in range(100):
         path = top / f"{name}-{secrets.token_hex(3)}"
         try:
-            path.mkdir(0o700, parents=True)
+            path.mkdir(0o700)
             for part in ("jobs", "state", "logs", "files", "images", "volumes"):
                 (path / part).mkdir(0o700)
         except FileExistsError:
             continue
         except OSError as error:
-            raise causes.of(
-                error, f"{path}: cannot be made", str(top), "set BOLLARD_FLOWS to a shared directory"
-            ) from None
+            raise causes.of(error, f"{path}: cannot be made", str(top), _ELSEWHERE) from None
         return path
     raise BollardError(f"{top}: has too many flows called {name}", "remove some: bollard flow cancel --remove ID")
+
+
+def refuse_shared(top: Path) -> None:
+    """Raise if another user could exchange the directories of flows in `top`.
+
+    Raises:
+        BollardError: `top` is another user's, or others may write into it and it is not sticky.
+    """
+    wrong = private_directory.place_fault(str(top), strict=False)
+    if wrong:
+        raise BollardError(
+            f"{top}: another user could exchange your flows: {wrong}",
+            "use chmod go-w on your own directory, or set BOLLARD_FLOWS to another one",
+        )
+
+
+def checked(path: Path) -> Path:
+    """Return the directory of a flow, after a check that it is this user's alone.
+
+    Raises:
+        BollardError: it is missing, is a link, belongs to another user, or others may write into it.
+    """
+    try:
+        wrong = private_directory.fault(os.lstat(path))
+    except OSError as error:
+        raise BollardError(f"{path}: {error.strerror}", "see `bollard flow list`") from None
+    if wrong:
+        cure = f"chmod go-w {path}" if "write" in wrong else "see `bollard flow list`"
+        raise BollardError(f"{path}: is not a flow of yours: {wrong}", cure)
+    return path
 
 
 def find(word: str) -> Path:
     """Return the directory of the flow with this ID, or with the only ID that begins so.
 
     Raises:
-        BollardError: there is no such flow, or more than one.
+        BollardError: there is no such flow, or more than one, or it is not this user's alone.
     """
     if not re.fullmatch(r"[a-z0-9-]+", word, re.ASCII):
         raise BollardError(f"{word}: is not the ID of a flow", "see `bollard flow list`")
     path = base() / word
-    if path.is_dir():
-        return path
+    if os.path.lexists(path):
+        return checked(path)
     close = [other for other in every() if other.name.startswith(word)]
     if len(close) != 1:
         text = f"{word}: there are {len(close)} such flows" if close else f"{word}: there is no such flow"
@@ -94,18 +131,26 @@ def find(word: str) -> Path:
 
 
 def every() -> list[Path]:
-    """Return the directories of all flows of this user, the oldest first."""
+    """Return the directories of all flows of this user, the oldest first. One that others may change is told."""
     try:
-        found = [path for path in base().iterdir() if path.is_dir()]
+        found = [(os.lstat(path), path) for path in base().iterdir()]
     except FileNotFoundError:
         return []
-    return sorted(found, key=lambda path: path.stat().st_mtime)
+    mine = []
+    for info, path in found:
+        wrong = private_directory.fault(info)
+        if not wrong:
+            mine.append((info.st_mtime, path))
+        elif stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid():
+            sys.stderr.write(f"bollard: warning: {path} is left out: {wrong}; chmod go-w {path}\n")
+    return [path for _, path in sorted(mine)]
 
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[bool]:
     """Hold the flow's lock; yield whether it is held. Without `wait`, false if another process holds it."""
-    with open(path / "lock", "w") as file:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path / "lock", flags, 0o600), "rb+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield True

@@ -7,9 +7,11 @@ shell of the container sets the variable. A secret with the login of a server is
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import stat
+import urllib.parse
 from collections.abc import Mapping
 
 from bollard.runtime.errors import BollardError
@@ -17,6 +19,7 @@ from bollard.runtime.errors import BollardError
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _MAX_BYTES = 1 << 16
 KEYS = ("username", "password", "token", "access-key", "secret-key", "session-token", "region", "endpoint")
+ENCRYPTED = "use https://, sftp:// or webdav://, or leave the secret out"
 
 
 def name_of(text: str) -> str:
@@ -78,3 +81,32 @@ def login(name: str, environ: Mapping[str, str]) -> dict[str, str]:
     if unknown:
         raise BollardError(f"secret {name}: {len(unknown)} of its keys are not known", f"known are {', '.join(KEYS)}")
     return {str(key): value for key, value in data.items()}
+
+
+def unencrypted(address: str) -> str:
+    """Return why a login sent to this address could be read on the way; "" if it could not.
+
+    An address of the node itself is allowed: nothing leaves the node. So a server behind an SSH tunnel can be used.
+    """
+    scheme = address.partition("://")[0].lower()
+    if scheme not in ("http", "ftp"):
+        return ""
+    try:
+        host = urllib.parse.urlsplit(address).hostname or ""
+        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
+            return ""
+    except ValueError:
+        pass  # a name, or no address at all: it is not this node's
+    return f"{scheme} would send the secret unencrypted"
+
+
+def refuse_unencrypted(uri: str, login: Mapping[str, str]) -> None:
+    """Raise if a login would be sent unencrypted to another machine.
+
+    Raises:
+        BollardError: the address, or the secret's endpoint, begins with http:// or ftp://.
+    """
+    for address in (uri, login.get("endpoint", "")) if login else ():
+        why = unencrypted(address)
+        if why:
+            raise BollardError(f"{address}: {why}", ENCRYPTED)

@@ -76,6 +76,7 @@ def resume(place: Path, source: str, sets: Mapping[str, str]) -> list[str]:
     Raises:
         BollardError: the flow still runs, or cannot be submitted.
     """
+    folder.refuse_shared(place.parent)
     with folder.locked(place, wait=False) as held:
         if not held:
             raise BollardError(f"{place.name}: is being submitted or cancelled", "wait for that")
@@ -133,7 +134,7 @@ def prepare(
     for moves in ((*item.ingress, *item.egress) for item in found.volumes):
         for move in moves:
             if move.secret:
-                secret.login(move.secret, os.environ)
+                secret.refuse_unencrypted(move.uri, secret.login(move.secret, os.environ))
             if move.uri.partition("://")[0] not in ("http", "https", "file") and not shutil.which("rclone"):
                 raise BollardError(
                     f"{move.uri}: needs the program rclone, which is not here", "install it on all nodes"
@@ -248,7 +249,7 @@ def _run(
     if not real:
         raise BollardError(f"{place.name}: every job is done and unchanged", "there is nothing to resume")
     for path in target.volumes.values():
-        volume.make(path)
+        volume.make(path, place)
     for job in todo:
         folder.write(place / "jobs" / f"{job.name}.sh", job.script, 0o700, settle=False)
         for name, text in job.files:

@@ -22,11 +22,11 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.fetch import web
-from bollard.runtime.flow import folder, secret
+from bollard.runtime.flow import copying, folder, known_hosts, secret, volume
 
 _READ = 1 << 20
 _PAUSE_MAX = 30  # seconds between attempts
@@ -45,7 +45,7 @@ def run(path: Path, name: str) -> None:
     todo = plan.get("moves", {}).get(name)
     if todo is None:
         raise BollardError(f"{name}: is no transfer of {path.name}")
-    os.makedirs(todo["volume"], 0o700, exist_ok=True)
+    volume.make(todo["volume"], path)
     for move in todo["moves"]:
         for attempt in range(1, move["attempts"] + 1):
             begun = time.monotonic()
@@ -77,10 +77,11 @@ def _limited(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _once(move: Mapping[str, Any], volume: str, inwards: bool, texts: Mapping[str, str]) -> None:
+def _once(move: Mapping[str, Any], top: str, inwards: bool, texts: Mapping[str, str]) -> None:
     uri, scheme = move["uri"], move["uri"].partition("://")[0]
     login = secret.login(move["secret"], os.environ) if move["secret"] else {}
-    inner = _inside(volume, move["path"])
+    secret.refuse_unencrypted(uri, login)
+    inner = _inside(top, move["path"])
     if not inwards and not os.path.exists(inner):
         raise BollardError(f"{move['path']}: is not in the volume", "the jobs before have not made it")
     if not inwards and move["digest"] and os.path.isfile(inner):
@@ -89,10 +90,11 @@ def _once(move: Mapping[str, Any], volume: str, inwards: bool, texts: Mapping[st
         _rclone(move, inner, inwards, login)
         return
     if not inwards:
-        _copy(inner, urllib.parse.unquote(uri.removeprefix("file://")), uri, "")
+        target = urllib.parse.unquote(uri.removeprefix("file://"))
+        into = target.endswith("/") and not os.path.isdir(inner)
+        _copy(inner, target + os.path.basename(inner) if into else target, uri, "")
         return
     target = f"{inner}/{os.path.basename(urllib.parse.urlsplit(uri).path)}" if move["path"].endswith("/") else inner
-    os.makedirs(os.path.dirname(target), exist_ok=True)
     if scheme != "file":
         _download(uri, target, login, move["digest"])
     elif uri.startswith("file:///"):
@@ -100,35 +102,33 @@ def _once(move: Mapping[str, Any], volume: str, inwards: bool, texts: Mapping[st
     else:
         data = texts[uri.removeprefix("file://")].encode("utf-8", "surrogateescape")
         _compare(uri, hashlib.sha256(data).hexdigest(), move["digest"])
-        with _new(target) as made:
-            Path(made).write_bytes(data)
+        with _new(target) as file:
+            file.write(data)
 
 
-def _inside(volume: str, path: str) -> str:
+def _inside(top: str, path: str) -> str:
     """Return the path in the volume; a link that a job made must not lead out of it.
 
     Raises:
         BollardError: it leads out.
     """
-    found = os.path.realpath(f"{volume}/{path}")
-    top = os.path.realpath(volume)
+    found = os.path.realpath(f"{top}/{path}")
+    top = os.path.realpath(top)
     if found != top and not found.startswith(top + "/"):
         raise BollardError(f"{path}: a link leads out of the volume", "take the link away")
     return found
 
 
 @contextlib.contextmanager
-def _new(target: str) -> Iterator[str]:
-    """Yield the path of a new file, which gets the name `target` afterwards."""
-    made = f"{target}.part-{os.getpid()}"
+def _new(target: str, mode: int = -1) -> Iterator[BinaryIO]:
+    """Yield a new file, which gets the name `target` and its mode afterwards; -1: the mode of the umask."""
     try:
-        yield made
-        os.replace(made, target)
+        with copying.folder(os.path.dirname(target)) as above:
+            mode = copying.usual_mode() if mode < 0 else mode
+            with copying.new_file(above, os.path.basename(target), mode) as file:
+                yield file
     except OSError as error:
         raise BollardError(f"{target}: {error.strerror}", "make room, or choose another volume") from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):  # it has its name
-            os.unlink(made)
 
 
 def _compare(uri: str, found: str, wanted: str) -> None:
@@ -139,10 +139,14 @@ def _compare(uri: str, found: str, wanted: str) -> None:
 
 
 def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while data := file.read(_READ):
-            digest.update(data)
+        return _sha256_of(file)
+
+
+def _sha256_of(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while data := file.read(_READ):
+        digest.update(data)
     return digest.hexdigest()
 
 
@@ -151,16 +155,16 @@ def _copy(source: str, target: str, uri: str, digest: str) -> None:
         if digest:
             raise BollardError(f"{uri}: is a directory, which has no digest", "leave `digest` out")
         try:
-            shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
-        except (shutil.Error, OSError) as error:
-            raise BollardError(f"{uri}: cannot be copied: {error}", "") from None
+            copying.directory(source, target)
+        except OSError as error:
+            raise BollardError(f"{uri}: cannot be copied: {error.filename or source}: {error.strerror}", "") from None
         return
     try:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        with _new(target) as made:
-            shutil.copyfile(source, made)
-            shutil.copymode(source, made)
-            _compare(uri, _sha256(made), digest)
+        with open(source, "rb") as file, _new(target, os.fstat(file.fileno()).st_mode & 0o777) as made:
+            shutil.copyfileobj(file, made, _READ)
+            if digest:
+                made.seek(0)
+                _compare(uri, _sha256_of(made), digest)
     except OSError as error:
         raise BollardError(f"{source}: {error.strerror}", "name a file that the node sees") from None
 
@@ -173,9 +177,11 @@ def _download(uri: str, target: str, login: Mapping[str, str], digest: str) -> N
         pair = f"{login['username']}:{login.get('password', '')}".encode()
         request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(pair).decode()}")
     hasher, total = hashlib.sha256(), 0
-    with _new(target) as made:
+    with _new(target) as file:
         try:
-            with web.opener().open(request, timeout=web.timeout()) as answer, open(made, "xb") as file:
+            # A login without encryption goes to this node alone (secret.py), so not to a proxy.
+            direct = bool(login) and uri.startswith("http:")
+            with web.opener(direct=direct).open(request, timeout=web.timeout()) as answer:
                 expected = answer.length
                 while data := answer.read(_READ):
                     total += len(data)
@@ -203,21 +209,21 @@ def _rclone(move: Mapping[str, Any], inner: str, inwards: bool, login: Mapping[s
     if inwards:
         os.makedirs(inner if whole else os.path.dirname(inner), exist_ok=True)
     near = f"{inner}.part-{os.getpid()}" if inwards and not whole else inner
-    words += ["--", far, near] if inwards else ["--", near, far]
     try:
         for name in ("password",):
             if name in environ:
                 environ[f"RCLONE_{environ.pop('scheme')}_PASS"] = _obscured(environ.pop(name))
         environ.pop("scheme", None)
-        done = subprocess.run(
-            words, env={**_base(), **environ}, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8",
-            errors="replace", check=False,
-        )  # fmt: skip
+        with known_hosts.listed() if far.startswith(":sftp:") else contextlib.nullcontext("") as hosts:
+            # Not as a variable, which rclone before 1.54 would ignore, and trust every server.
+            words += [f"--sftp-known-hosts-file={hosts}"] if hosts else []
+            words += ["--", far, near] if inwards else ["--", near, far]
+            done = subprocess.run(
+                words, env={**_base(), **environ}, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8",
+                errors="replace", check=False,
+            )  # fmt: skip
         if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["rclone failed"]
-            raise BollardError(
-                f"{move['uri']}: {lines[-1].partition(': ')[2] or lines[-1]}", "check the address and the secret"
-            )
+            raise _refused(move["uri"], done.stderr)
         if inwards and not whole:
             if not os.path.isfile(near):
                 raise BollardError(f"{move['uri']}: is not there", "check the address")
@@ -230,6 +236,22 @@ def _rclone(move: Mapping[str, Any], inner: str, inwards: bool, login: Mapping[s
             shutil.rmtree(near, ignore_errors=True)
             with contextlib.suppress(OSError):  # it has its name, or never came
                 os.unlink(near)
+
+
+def _refused(uri: str, said: str) -> BollardError:
+    """Return the error for what rclone wrote."""
+    if "unknown flag: --sftp-known-hosts-file" in said:
+        return BollardError(
+            f"{uri}: rclone on this node does not verify sftp servers", "install rclone 1.54 or newer on all nodes"
+        )
+    if "knownhosts:" in said:
+        why = said[said.index("knownhosts:") :].splitlines()[0].removeprefix("knownhosts: ")
+        return BollardError(
+            f"{uri}: the server's host key is not trusted: {why}",
+            f"compare its key, and add it to {known_hosts.FILES[0]}: ssh-keyscan prints all its keys",
+        )
+    lines = said.strip().splitlines() or ["rclone failed"]
+    return BollardError(f"{uri}: {lines[-1].partition(': ')[2] or lines[-1]}", "check the address and the secret")
 
 
 def _base() -> dict[str, str]:

@@ -21,6 +21,7 @@ from bollard.runtime.request.yaml_node import Mistake
 from bollard.runtime.request.yaml_node import checked_path as _checked_path
 from bollard.runtime.request.yaml_node import kind as _kind
 from bollard.runtime.request.yaml_node import line as _line
+from bollard.runtime.system import private_directory
 
 PATH = "/etc/bollard/bollard.yaml"
 # In bytes, far more than a person writes. The limit is needed, as a short YAML text can expand to a very large one.
@@ -160,8 +161,8 @@ TABLE: tuple[Key, ...] = (
         "flow.scratch",
         DIRECTORY,
         "",
-        "where `bollard flow` makes volumes that it removes again; `%u` stands for the user's name; all nodes share "
-        "it; without it, the flow's directory in the user's home",
+        "where `bollard flow` makes volumes that it removes again; `%u` must be in it, for the user's name; all nodes "
+        "share it; without it, the flow's directory in the user's home",
         "/scratch/%u",
     ),
     Key(
@@ -194,6 +195,10 @@ TABLE: tuple[Key, ...] = (
     ),
 )
 
+# Directories that each user has for himself.
+OF_USERS = ("flow.scratch", "flow.volumes")
+_STICKY = "its directories should be root's; one that others may write into needs `chmod +t`"
+
 # Variables that a site cannot set: environment.py drops or changes them.
 _NOT_A_DEFAULT = ("HOME", "PATH", "LD_LIBRARY_PATH", "PWD", "UID", "GID")
 
@@ -217,9 +222,8 @@ def reference() -> str:
     """Return the table of the keys for docs/admins.md."""
     rows = ["| key | value | default | |", "|---|---|---|---|"]
     for key in TABLE:
-        default = {True: "yes", False: "no", "auto": "auto", str(site.IDLE_CONTAINERS): str(site.IDLE_CONTAINERS)}.get(
-            key.default if isinstance(key.default, (bool, str)) else "", "none"
-        )
+        words = {True: "yes", False: "no"}
+        default = words[key.default] if isinstance(key.default, bool) else key.default or "none"
         rows.append(f"| `{key.name}` | {key.kind.replace('|', chr(92) + '|')} | {default} | {key.help} |")
     return "\n".join(rows)
 
@@ -244,6 +248,10 @@ def load(path: str = PATH) -> Settings:
         first, more = mistakes[0], len(mistakes) - 1
         rest = f" (and {more} more below it)" if more else ""
         raise BollardError(f"{path}:{first.line}: {first.text}", first.hint + rest)
+    for name in OF_USERS:
+        wrong = private_directory.pattern_fault(str(values.get(name, "")))
+        if wrong:
+            raise BollardError(f"{path}: {name}: users could exchange each other's directories: {wrong}", _STICKY)
     if "trust" in values:
         values["trust-file"] = path  # for messages
     return Settings(values, hashlib.sha256(data).hexdigest())
@@ -393,7 +401,12 @@ def _directory(name: str, node: Any) -> Iterator[str | Mistake]:
         found = "nothing" if node.id == "scalar" else _kind(node)
         yield Mistake(_line(node), f"{name}: {found} where a directory is expected", "write its path, from / on")
         return
-    yield _checked_path(name, node.value, _line(node))
+    path = _checked_path(name, node.value, _line(node))
+    if name in OF_USERS and "%u" not in node.value and isinstance(path, str):
+        text = f'{name}: "{path}" would be one directory for all users'
+        yield Mistake(_line(node), text, f"write {path.rstrip('/')}/%u: %u stands for the user's name")
+        return
+    yield path
 
 
 def _items(name: str, node: Any) -> Iterator[tuple[str, Any, Mistake | None]]:

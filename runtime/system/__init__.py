@@ -9,6 +9,7 @@ tree.py: reads and changes the file tree of an image; no symlink leads out of it
 fuse_device.py: mounts a FUSE filesystem for a server that gets the descriptor.
 openssl.py: runs openssl, with keys in memory.
 owners.py: checks that only root can change a path.
+private_directory.py: makes and checks directories that only their user may change.
 rootless.py: makes a user without root uid 0 for a build.
 workspace.py: the private directory of a build.
 """

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.flow import transfer
+from bollard.runtime.flow import known_hosts, transfer
 
 DATA = os.urandom(300_000)
 DIGEST = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
@@ -147,6 +147,138 @@ def test_files_and_directories(place: Place, tmp_path: Path) -> None:
     assert (tmp_path / "copy/e/f").read_text() == "x"
     with pytest.raises(BollardError, match="is not in the volume"):
         place.run("out", f"file://{tmp_path}/copy", "none")
+
+
+def test_a_volume_that_others_could_exchange(place: Place, tmp_path: Path) -> None:
+    place.volume.chmod(0o777)
+    with pytest.raises(BollardError, match="volume: others may write into it"):
+        place.run("in", f"file://{tmp_path}/plan.json", "a")
+    place.volume.chmod(0o755)
+    place.run("in", f"file://{tmp_path}/plan.json", "a")
+    place.volume.rename(tmp_path / "kept")
+    place.volume.symlink_to("kept")
+    with pytest.raises(BollardError, match="volume: is a link or a file"):
+        place.run("in", f"file://{tmp_path}/plan.json", "b")
+    assert os.listdir(tmp_path / "kept") == ["a"]
+
+
+def test_a_planted_link_is_not_written_through(place: Place, tmp_path: Path) -> None:
+    shared, victim = tmp_path / "shared", tmp_path / "victim"
+    (place.volume / "d/e").mkdir(parents=True)
+    (place.volume / "d/e/f").write_text("result")
+    (place.volume / "d/link").symlink_to("e/f")
+    (shared / "tree/e").mkdir(parents=True)
+    victim.mkdir()
+    (victim / "file").write_text("x")
+    uri = f"file://{shared}"
+
+    # A file: its name, and the name that it has while it is copied.
+    for name in ("result", f"result.part-{os.getpid()}", "tree/e/f"):
+        (shared / name).symlink_to(victim / "file")
+    place.run("out", f"{uri}/result", "d/e/f")
+    place.run("out", f"{uri}/tree", "d")
+    place.run("out", f"{uri}/tree", "d")
+    assert (victim / "file").read_text() == "x" and not (shared / "result").is_symlink()
+    assert [(shared / name).read_text() for name in ("result", "tree/e/f", "tree/link")] == ["result"] * 3
+    assert os.readlink(shared / "tree/link") == "e/f"
+
+    # A directory, and one in it.
+    (shared / "outer").symlink_to(victim)
+    (shared / "inner").mkdir()
+    (shared / "inner/e").symlink_to(victim)
+    for name, place_of_link in (("outer", "outer"), ("inner", "inner/e")):
+        with pytest.raises(BollardError, match=f"{shared}/{place_of_link}: is a link or a file, where a directory"):
+            place.run("out", f"{uri}/{name}", "d")
+    assert os.listdir(victim) == ["file"]
+    assert not [name for name in os.listdir(shared) if name.startswith(".")]
+
+
+def test_a_copy_keeps_modes_and_times(place: Place, tmp_path: Path) -> None:
+    (place.volume / "d/e").mkdir(parents=True)
+    (place.volume / "d/e/run").write_text("x")
+    (place.volume / "d/e/run").chmod(0o750)
+    os.utime(place.volume / "d/e/run", (1_000_000_000, 1_000_000_000))
+    (place.volume / "d/e").chmod(0o710)
+    place.run("out", f"file://{tmp_path}/copy", "d")
+    place.run("out", f"file://{tmp_path}/into/", "d/e/run")
+    assert (tmp_path / "copy/e").stat().st_mode & 0o777 == 0o710
+    info = (tmp_path / "copy/e/run").stat()
+    assert (info.st_mode & 0o777, info.st_mtime) == (0o750, 1_000_000_000)
+    assert (tmp_path / "into/run").read_text() == "x"
+    os.mkfifo(place.volume / "d/e/fifo")
+    with pytest.raises(BollardError, match="e/fifo: is neither a file"):
+        place.run("out", f"file://{tmp_path}/copy", "d")
+
+
+def test_a_secret_goes_to_no_other_machine_unencrypted(
+    place: Place, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.secret("web", username="u", password="p")
+    place.secret("s3", access_key="key", secret_key="very-secret-key", endpoint="http://192.0.2.1")
+    for uri, name in (("http://192.0.2.1/a", "web"), ("ftp://192.0.2.1/a", "web"), ("s3://bucket/a", "s3")):
+        with pytest.raises(BollardError, match="would send the secret unencrypted"):
+            place.run("in", uri, "a", secret=name)
+
+    # Nor to a proxy, which an address of this node would reach without no_proxy.
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    place.run("in", f"{server}/login", "a", secret="web")
+    with pytest.raises(BollardError, match="refused"):
+        place.run("in", f"{server}/good", "b")
+
+
+@pytest.fixture
+def sftp(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """An sftp server with a file: its address, and its line for known_hosts."""
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served/a").write_bytes(DATA)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "host"], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            "rclone", "serve", "sftp", "--config=", f"--addr=127.0.0.1:{port}", "--user=u", "--pass=p",
+            f"--key={tmp_path}/host", f"{tmp_path}/served",
+        ],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        end = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5):
+                break
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.1)
+        kind, key = (tmp_path / "host.pub").read_text().split()[:2]
+        yield f"sftp://127.0.0.1:{port}", f"[127.0.0.1]:{port} {kind} {key}\n"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_an_sftp_server_has_to_have_its_key(
+    place: Place, sftp: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, line = sftp
+    own, sites = tmp_path / "own", tmp_path / "sites"
+    monkeypatch.setattr(known_hosts, "FILES", (str(own), str(sites)))
+    monkeypatch.setenv("RCLONE_SFTP_KNOWN_HOSTS_FILE", "")
+    place.secret("sftp", username="u", password="p")
+    with pytest.raises(BollardError, match=f"neither {own} nor {sites} exists"):
+        place.run("in", f"{uri}/a", "a", secret="sftp")
+
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True)
+    other = (tmp_path / "other.pub").read_text().split()[1]
+    sites.write_text(line.replace(line.split()[2], other))
+    with pytest.raises(BollardError, match="host key is not trusted: key mismatch"):  # 10 s: rclone tries 10 times
+        place.run("in", f"{uri}/a", "a", secret="sftp")
+    assert not place.files()
+
+    own.write_text("# the user's\n")
+    sites.write_text(line)
+    place.run("in", f"{uri}/a", "a", secret="sftp", digest=DIGEST)
+    assert place.files() == ["a"]
 
 
 @pytest.fixture(scope="module")

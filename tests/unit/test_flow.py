@@ -370,11 +370,54 @@ def test_secrets(tmp_path):
         secret.path("x", environ)
 
 
+TRANSFER = """
+volumes:
+  v:
+    {way}:
+      - source: {{uri: "{source}"{first}}}
+        destination: {{uri: "{destination}"{second}}}
+jobs:
+  a: {{image: i.sif, command: [x], mounts: {{/v: v}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("uri", "wrong"),
+    [
+        ("http://host/a", "http would send the secret unencrypted"),
+        ("http://127.0.0.1.example.org/a", "http would send the secret unencrypted"),
+        ("ftp://host/a", "ftp would send the secret unencrypted"),
+        ("https://host/a", ""),
+        ("http://127.0.0.1:80/a", ""),
+        ("http://[::1]:80/a", ""),
+        ("http://localhost/a", ""),
+        ("sftp://host/a", ""),
+    ],
+)
+def test_a_secret_is_not_sent_unencrypted(uri, wrong):
+    key = ", secret: secret://user/s"
+    text = TRANSFER.format(way="ingress", source=uri, first=key, destination="file://a", second="")
+    hint = "use https://, sftp:// or webdav://, or leave the secret out"
+    assert mistakes(text) == ([f"5: volumes.v.ingress.0: {uri}: {wrong}; {hint}"] if wrong else [])
+    assert not mistakes(text.replace(key, "")), "without a secret nothing is wrong"
+    if uri.startswith("ftp"):
+        text = TRANSFER.format(way="egress", source="file://a", first="", destination=uri, second=key)
+        assert mistakes(text) == [f"5: volumes.v.egress.0: {uri}: {wrong}; {hint}"]
+
+    for address, login in ((uri, {"token": "t"}), ("s3://b/k", {"endpoint": uri})):
+        if wrong:
+            with pytest.raises(BollardError, match="would send the secret unencrypted"):
+                secret.refuse_unencrypted(address, login)
+        else:
+            secret.refuse_unencrypted(address, login)
+    secret.refuse_unencrypted(uri, {})
+
+
 def test_names_of_rclone():
-    login = {"access-key": "a", "secret-key": "b", "endpoint": "http://h:1"}
+    login = {"access-key": "a", "secret-key": "b", "endpoint": "https://h:1"}
     far, environ = transfer.remote("s3://bucket/a/b", login)
 
-    assert far == ":s3:bucket/a/b" and environ["RCLONE_S3_ENDPOINT"] == "http://h:1"
+    assert far == ":s3:bucket/a/b" and environ["RCLONE_S3_ENDPOINT"] == "https://h:1"
     assert "b" not in far.split(":")[1] and environ["RCLONE_S3_SECRET_ACCESS_KEY"] == "b"
     far, environ = transfer.remote("sftp://h:22/d/f", {"username": "u", "password": "p"})
     assert (far, environ["RCLONE_SFTP_HOST"], environ["RCLONE_SFTP_PORT"]) == (":sftp:d/f", "h", "22")
