@@ -113,7 +113,8 @@ def _wait(place: Path, asked: Mapping[str, str]) -> int:
     shown = 0
     while True:
         found = state.of(place)
-        over = found.word in ("ok", "cancelled", "failed", "timeout", "lost", "held", "unfinished")
+        cut_off = found.word in ("held", "unfinished") and submission.is_cut_off(place)
+        over = cut_off or found.word in ("ok", "cancelled", "failed", "timeout", "lost")
         if live:
             lines = _lines(found, _ROWS)
             terminal.own(f"\033[{shown}A\033[J" if shown else "")
@@ -122,7 +123,10 @@ def _wait(place: Path, asked: Mapping[str, str]) -> int:
         if over:
             if not live:
                 _show(found, asked)
-            return found.code if found.parts else 255
+            if cut_off:
+                text = f"{place.name}: its submission was cut off, so it does not start"
+                raise BollardError(text, f"bollard flow cancel {place.name}")
+            return found.code
         time.sleep(_PAUSE)
 
 
@@ -204,8 +208,14 @@ def _graph(asked: Mapping[str, str], words: list[str], sets: Mapping[str, str]) 
 
 def _cancel(asked: Mapping[str, str], words: list[str], sets: Mapping[str, str]) -> int:
     place = folder.find(words[0])
-    cut_off = state.of(place).word in ("held", "unfinished") and folder.plan(place).get("generation", 1) == 1
-    submission.cancel(place)
+    try:
+        cut_off = state.of(place).word in ("held", "unfinished") and folder.plan(place).get("generation", 1) == 1
+    except folder.Damaged:
+        if not _on(asked, "remove"):
+            raise
+        submission.cancel_damaged(place)
+    else:
+        submission.cancel(place)
     if _on(asked, "remove") or cut_off:  # a submission that was cut off has nothing to resume
         submission.discard(place)
     return 0
@@ -219,7 +229,7 @@ def _resume(asked: Mapping[str, str], words: list[str], sets: Mapping[str, str])
 
 
 def _list(asked: Mapping[str, str], words: list[str], sets: Mapping[str, str]) -> int:
-    found = [(path, state.of(path)) for path in folder.every()]
+    found = [(path, _state_or_word(path)) for path in folder.every()]
     if _on(asked, "json"):
         print(
             json.dumps([{"id": path.name, "state": status.word, "path": str(path)} for path, status in found], indent=2)
@@ -230,6 +240,16 @@ def _list(asked: Mapping[str, str], words: list[str], sets: Mapping[str, str]) -
         done = sum(part.state == "ok" for part in status.parts)
         print(f"{path.name:<{width}}  {status.word:<10}  {done}/{len(status.parts)} done")
     return 0
+
+
+def _state_or_word(path: Path) -> Status:
+    """Return how a flow stands; if its plan cannot be read, the word is "damaged" or "unreadable"."""
+    try:
+        return state.of(path)
+    except folder.Damaged:
+        return Status(path.name, "damaged", [], "")
+    except BollardError:
+        return Status(path.name, "unreadable", [], "")
 
 
 def _schema(asked: Mapping[str, str], words: list[str], sets: Mapping[str, str]) -> int:

@@ -39,14 +39,7 @@ def slurm() -> Slurm:
     """Return what this machine's Slurm offers; ask it by its commands."""
     listed, default = _said("srun", "--mpi=list"), _said("scontrol", "show", "config")
     found = re.search(r"^MpiDefault\s*=\s*(\S+)", default, re.MULTILINE)
-    return Slurm(types_of(listed), found[1] if found else "")
-
-
-def types_of(listed: str) -> tuple[str, ...]:
-    """Return the types in the text of `srun --mpi=list`, which differs between releases."""
-    words = re.findall(r"^(?:srun: )?\s*(?:MPI types are:?)?\s*([\w, ]+)$|(pmix_v\d+)", listed, re.MULTILINE)
-    names = [name for pair in words for text in pair for name in text.replace(",", " ").split()]
-    return tuple(dict.fromkeys(name for name in names if wireup.kind(name) or name == "cray_shasta"))
+    return Slurm(wireup.types_of(listed), found[1] if found else "")
 
 
 def level_of(flags: Iterable[str]) -> int:

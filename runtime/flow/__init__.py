@@ -9,6 +9,7 @@ document.py: a flow file as plain data, checked against the table.
 schema.py: the table for people, and as a JSON Schema.
 units.py: durations and sizes.
 flow.py: a flow as records, checked as a whole.
+sbatch_options.py: which of sbatch's options a flow file may give.
 graph.py: order, circles, levels; the picture.
 secret.py: files of the user alone.
 volume.py: directories that jobs share.

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.flow import graph, script, units
+from bollard.runtime.flow import graph, sbatch_options, script, units
 from bollard.runtime.flow.flow import Flow, Job, Need, Transfer, Volume
+from bollard.runtime.preflight import wireup
+from bollard.runtime.request import spec
 
 END, CANCEL = ".end", ".cancel"
 # The places of a flow's files in a container.
@@ -41,7 +43,7 @@ class Place:
     images: Mapping[str, Image]  # by the address in the file
     volumes: Mapping[str, str]  # directory by name
     secrets: Mapping[str, str]  # file by name
-    mpi: tuple[str, ...]  # the words of srun --mpi
+    mpi: tuple[str, ...]  # the words of srun --mpi, such as pmix_v4
     command: tuple[str, ...]  # how a node starts bollard
 
     @property
@@ -118,23 +120,27 @@ def _users(flow: Flow, volume: Volume) -> list[str]:
     return users or ([f"{volume.name}.in"] if volume.ingress else [])
 
 
-def _common(flow: Flow, place: Place, name: str, slurm: tuple[tuple[str, str], ...] = ()) -> tuple[str, ...]:
+def _common(flow: Flow, place: Place, name: str, slurm: tuple[tuple[str, str | None], ...] = ()) -> tuple[str, ...]:
     """Return the options that every batch job has; those below `slurm:` are verbatim, and a job's own come later."""
-    chosen = {**dict(flow.slurm), **dict(slurm)}
     return (
-        f"--job-name={name if not name.startswith('.') else place.id + name}",
+        f"--job-name={slurm_name(place.id, name)}",
         f"--comment=bollard:{place.id}.{place.generation}",
         f"--chdir={place.workdir}",
         "--open-mode=append",
         "--requeue",
-        *(_option(key, value) for key, value in chosen.items()),
+        *(sbatch_options.argument(key, value) for key, value in _chosen(flow, slurm).items()),
     )
 
 
-def _option(name: str, value: str) -> str:
-    if len(name) == 1:
-        return f"-{name}{value}"
-    return f"--{name}={value}" if value else f"--{name}"
+def slurm_name(id: str, name: str) -> str:
+    """Return the name that Slurm has for a batch job of the flow with this ID."""
+    return id + name if name.startswith(".") else name
+
+
+def _chosen(flow: Flow, slurm: tuple[tuple[str, str | None], ...]) -> dict[str, str | None]:
+    """Return the options below `slurm:`. A job's own are last: sbatch takes the last of -c and --cpus-per-task."""
+    own = dict(slurm)
+    return {**{name: value for name, value in flow.slurm if name not in own}, **own}
 
 
 def _moves(flow: Flow, volume: Volume, place: Place) -> list[BatchJob]:
@@ -178,7 +184,7 @@ def _job(flow: Flow, job: Job, place: Place) -> BatchJob:
     options = [*_common(flow, place, job.name, job.slurm), f"--output={log}", *_resources(flow, job)]
     if limit:
         options.append(f"--time={limit}")
-    step, before, files = _step(job, place)
+    step, before, files = _step(flow, job, place)
     image = place.images[job.image]
     if image.stamp:
         before = script.unchanged(image.path, image.stamp) + before
@@ -192,7 +198,7 @@ def _job(flow: Flow, job: Job, place: Place) -> BatchJob:
 def _resources(flow: Flow, job: Job) -> list[str]:
     """Return sbatch's options for what a job needs of a node. What `slurm:` says as well is left out."""
     said = {key for key, _ in (*flow.slurm, *job.slurm)}
-    found: list[tuple[tuple[str, ...], str]] = []
+    found: list[tuple[tuple[str, ...], str | None]] = []
     if job.nodes:
         found += [
             (("nodes", "N"), str(job.nodes)),
@@ -211,8 +217,8 @@ def _resources(flow: Flow, job: Job) -> list[str]:
     if job.gpus:
         found.append((("gres",), f"gpu:{job.gpu_model + ':' if job.gpu_model else ''}{job.gpus}"))
     if job.exclusive:
-        found.append((("exclusive",), ""))
-    return [_option(names[0], value) for names, value in found if not said & set(names)]
+        found.append((("exclusive",), None))
+    return [sbatch_options.argument(names[0], value) for names, value in found if not said & set(names)]
 
 
 def _per_task(job: Job) -> int:
@@ -222,11 +228,29 @@ def _per_task(job: Job) -> int:
     return job.cores
 
 
-def _step(job: Job, place: Place) -> tuple[list[str], str, tuple[tuple[str, str], ...]]:
+def _step_cores(flow: Flow, job: Job) -> str:
+    """Return the cores of one process for srun, as sbatch gets them; "" for Slurm's default."""
+    said = [value for name, value in _chosen(flow, job.slurm).items() if name in ("cpus-per-task", "c")]
+    return (said[-1] or "") if said else str(_per_task(job) or "")
+
+
+def _bind(source: str, path: str, mode: str = "") -> list[str]:
+    """Return the option that mounts `source` at `path`.
+
+    Raises:
+        BollardError: the path of the source has a character that separates parts of the option's value.
+    """
+    if set(source) & set(":,"):
+        raise BollardError(f"{source}: cannot be mounted: its path has a : or a ,", "use a directory without them")
+    return ["--bind", f"{source}:{path}{mode}"]
+
+
+def _step(flow: Flow, job: Job, place: Place) -> tuple[list[str], str, tuple[tuple[str, str], ...]]:
     """Return the srun line of a job, shell code before it, and files that it needs."""
     step, before = ["srun"], ""
-    if _per_task(job):
-        step.append(f"--cpus-per-task={_per_task(job)}")  # from 22.05 on, a step does not take it from its job
+    cores = _step_cores(flow, job)
+    if cores:
+        step.append(f"--cpus-per-task={cores}")  # from 22.05 on, a step does not take it from its job
     if job.affinity:
         step.append(f"--cpu-bind={_BINDINGS[job.affinity]}")
     if job.nodes:
@@ -239,24 +263,24 @@ def _step(job: Job, place: Place) -> tuple[list[str], str, tuple[tuple[str, str]
     files: list[tuple[str, str]] = []
     options: list[str] = []
     for volume, path in job.mounts:
-        options += ["--bind", f"{place.volumes[volume]}:{path}"]
+        options += _bind(place.volumes[volume], path)
     for at, (path, text) in enumerate(job.files):
         files.append((f"files/{job.name}.{at}", text))
-        options += ["--bind", f"{place.folder}/files/{job.name}.{at}:{path}:ro"]
+        options += _bind(f"{place.folder}/files/{job.name}.{at}", path, ":ro")
     command = list(job.command)
     if job.script:
         text = job.script if job.script.startswith("#!") else f"#!/bin/sh\n{job.script}"
         files.append((f"jobs/{job.name}.script", text))
-        options += ["--bind", f"{place.folder}/jobs/{job.name}.script:{_INSIDE}/script:ro"]
+        options += _bind(f"{place.folder}/jobs/{job.name}.script", f"{_INSIDE}/script", ":ro")
         command = [f"{_INSIDE}/script", *command]
     sets = []
     for name, value in job.env:
         if value.startswith("secret://"):
             secret = value.rpartition("/")[2]
-            options += ["--bind", f"{place.secrets[secret]}:{_INSIDE}/secrets/{secret}:ro"]
+            options += _bind(place.secrets[secret], f"{_INSIDE}/secrets/{secret}", ":ro")
             sets.append(f'{name}="$(cat {_INSIDE}/secrets/{shlex.quote(secret)})" || exit 255; export {name}; ')
         else:
-            options += ["--env", f"{name}={value}"]
+            options += ["--env", spec.one_assignment(f"{name}={value}")]
     if sets:
         command = ["/bin/sh", "-c", f'{"".join(sets)}exec "$@"', "sh", *command]
     if job.gpu_kind:
@@ -273,12 +297,13 @@ def _step(job: Job, place: Place) -> tuple[list[str], str, tuple[tuple[str, str]
 
 def _mpi(job: Job, place: Place) -> str:
     wanted = "pmi2" if job.implementation == "mpich" else "pmix"
-    if wanted not in place.mpi:
+    words = [word for word in place.mpi if wireup.kind(word) == wanted]
+    if not words:
         raise BollardError(
             f"jobs.{job.name}.multinode: {job.implementation} needs srun --mpi={wanted}, which is not here",
             f"it has {', '.join(place.mpi) or 'none'}; use an image with {'MPICH' if wanted == 'pmix' else 'Open MPI'}",
         )
-    return wanted
+    return wanted if wanted in words else words[-1]  # a cluster may have pmix_v4 alone
 
 
 def array_option(indexes: tuple[int, ...], concurrency: int) -> str:

@@ -22,19 +22,26 @@ _NOT_CONTENT = (
 def keys(flow: Flow, images: Mapping[str, Image]) -> dict[str, str]:
     """Return the key of each job and each transfer: of image, command, environment, mounts, files and what it needs.
 
-    The numbers of an array are no part of the key: each element has its own state.
+    The numbers of an array are no part of its own key: each element has its own state. They are part of the key of
+    a job that needs the whole array.
     """
     found: dict[str, str] = {}
     parts: dict[str, object] = {}
+    places = {volume.name: [volume.shelf, volume.persistent] for volume in flow.volumes}
+    arrays = {job.name: job.array[:2] for job in flow.jobs if job.is_array}
     for volume in flow.volumes:
+        place = places[volume.name]
         texts = [text for name, text in flow.files if any(move.uri == f"file://{name}" for move in volume.ingress)]
-        parts[f"{volume.name}.in"] = [[batch.move_plain(move) for move in volume.ingress], texts]
-        parts[f"{volume.name}.out"] = [batch.move_plain(move) for move in volume.egress]
+        parts[f"{volume.name}.in"] = [place, [batch.move_plain(move) for move in volume.ingress], texts]
+        parts[f"{volume.name}.out"] = [place, [batch.move_plain(move) for move in volume.egress]]
     for job in flow.jobs:
         data = {name: value for name, value in dataclasses.asdict(job).items() if name not in _NOT_CONTENT}
-        parts[job.name] = [images[job.image].digest, data]
+        mounted = [places[name] for name, _ in job.mounts]
+        parts[job.name] = [images[job.image].digest, data, mounted]
+    by_element = {(job.name, need.name) for job in flow.jobs for need in job.needs if need.each}
     edges = batch.edges(flow)
     for name in graph.order(edges):
-        text = json.dumps([parts[name], [found[other] for other in edges[name]]], sort_keys=True)
+        whole = [arrays.get(other) if (name, other) not in by_element else None for other in edges[name]]
+        text = json.dumps([parts[name], [found[other] for other in edges[name]], whole], sort_keys=True)
         found[name] = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return found

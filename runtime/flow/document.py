@@ -25,8 +25,11 @@ _DEPTH_MAX = 40
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _VALUE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)\}", re.ASCII)
-# Kinds in which ${NAME} may belong to a shell.
-_OF_SHELLS = ("command", "script", "args", "env", "files")
+# Keys in which ${NAME} may belong to a shell: a line for /bin/sh, scripts, texts of files. In lists of words, it may if
+# one of the words is a shell.
+_OF_SHELLS = ("script", "files")
+_LINE = ("/bin/sh", "-c")
+_SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "csh", "tcsh", "fish")
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _OLD_BOOLEANS = ("yes", "no", "on", "off", "y", "n")
 
@@ -92,6 +95,7 @@ class _Reader:
         self.values: dict[str, str] = {}
         self.mistakes: list[Mistake] = []
         self.lines: dict[str, int] = {}
+        self.for_shell: tuple[str, ...] = ()  # the keys of the job that a shell reads
         self.left = _NODES_MAX
 
     def wrong(self, node: Any, text: str, hint: str) -> None:
@@ -140,7 +144,10 @@ class _Reader:
         """Return the data of a mapping with known keys. `key` is its place in the table, `shown` in the file."""
         known = fields.children(key)
         found = {}
-        for name, value in self.pairs(node, shown):
+        pairs = self.pairs(node, shown)
+        if key == "jobs.*":
+            self.for_shell = _for_shell(dict(pairs).get("command"))
+        for name, value in pairs:
             place = _join(shown, name)
             field = known.get(name)
             if field is None or name in ("*", "[]"):
@@ -160,7 +167,16 @@ class _Reader:
         if depth > _DEPTH_MAX:
             self.wrong(node, f"{shown}: is nested too deeply", "write it flat")
             return None
+        if self.null(node, shown):
+            return None
         return getattr(self, f"_{_METHODS[field.kind]}")(node, field, shown, depth)
+
+    def null(self, node: Any, shown: str) -> bool:
+        """Return whether the node is `null` or `~` without quotes; note it as a mistake then."""
+        if not is_null(node) or node.style or not node.value:
+            return False
+        self.wrong(node, f"{shown}: {node.value} is no value", "leave the key out, or put the text into quotes")
+        return True
 
     def scalar(self, node: Any, field: Field, shown: str) -> str | None:
         """Return the text of a scalar with ${NAME} replaced; None after a mistake."""
@@ -168,8 +184,27 @@ class _Reader:
             self.wrong(node, f"{shown}: is {kind(node)}", f"write {fields.KINDS[field.kind]}")
             return None
         if shown.startswith("values."):
-            return self.values.get(shown.partition(".")[2], str(node.value))
-        strict = not any(word in _OF_SHELLS for word in field.key.split("."))
+            text = self.values.get(shown.partition(".")[2], str(node.value))
+            for escaped, name in _VALUE.findall(text):
+                if name in self.values and not escaped:
+                    self.wrong(node, f"{shown}: ${{{name}}} is not replaced in a value", "write the text itself")
+            return text
+        words = field.key.split(".")
+        strict = not (set(words) & set(_OF_SHELLS) or words[-1] in self.for_shell)
+        text = self.expanded(str(node.value), node, shown, strict=strict)
+        if "\0" in text:
+            self.wrong(node, f"{shown}: has a NUL character", "leave it out")
+            return None
+        return text
+
+    def expanded(self, text: str, node: Any, shown: str, *, strict: bool) -> str:
+        """Return a text with ${NAME} replaced.
+
+        text: the text.
+        node: its node, for the line of a mistake.
+        shown: its place in the file.
+        strict: whether a name without a value is a mistake. If not, it is left to a shell.
+        """
 
         def replaced(match: re.Match[str]) -> str:
             if match[1]:
@@ -182,11 +217,7 @@ class _Reader:
                 self.wrong(node, f"{shown}: ${{{match[2]}}} has no value", hint)
             return match[0]
 
-        text = _VALUE.sub(replaced, str(node.value))
-        if "\0" in text:
-            self.wrong(node, f"{shown}: has a NUL character", "leave it out")
-            return None
-        return text
+        return _VALUE.sub(replaced, text)
 
     def _map(self, node: Any, field: Field, shown: str, depth: int) -> dict[str, Any] | None:
         if node.id != "mapping":
@@ -216,6 +247,10 @@ class _Reader:
                 self.wrong(value, f'values: "{name}" is not a name', "use letters, digits and _")
                 continue
             item = self.value(value, child, _join(shown, name), depth + 1)
+            if field.key.endswith("files"):
+                name = self.expanded(name, value, f"{shown}.{name}", strict=True)
+                if name in found:
+                    self.wrong(value, f"{_join(shown, name)}: stands here twice", "put both into one")
             if item is not None:
                 found[name] = item
         return found
@@ -251,13 +286,14 @@ class _Reader:
         if node.id != "scalar":
             return self._texts(node, field, shown, depth)
         text = self.scalar(node, field, shown)
-        return None if text is None else ["/bin/sh", "-c", text]
+        return None if text is None else [*_LINE, text, "sh"]  # the words of `args` are $1 and so on
 
     def _env(self, node: Any, field: Field, shown: str, depth: int) -> list[list[str]] | None:
         found: list[list[str]] = []
         if node.id == "mapping":
             for name, value in self.pairs(node, shown):
-                text = self.scalar(value, field, _join(shown, name))
+                place = _join(shown, name)
+                text = None if self.null(value, place) else self.scalar(value, field, place)
                 if text is not None:
                     found.append([name, text])
         else:
@@ -372,6 +408,7 @@ class _Reader:
             text = self.scalar(target, field, shown)
             if text is None:
                 continue
+            name = self.expanded(name, value, f"{shown}.{name}", strict=True)
             volume, path = (name, text) if word == "location" else (text, name)
             if not path.startswith("/") or set(path) & set(":,\n") or ".." in path.split("/"):
                 self.wrong(
@@ -384,14 +421,15 @@ class _Reader:
             found.append([volume, path])
         return found
 
-    def _options(self, node: Any, field: Field, shown: str, depth: int) -> dict[str, str] | None:
+    def _options(self, node: Any, field: Field, shown: str, depth: int) -> dict[str, str | None] | None:
+        """Return the values by name; None for a name without a value."""
         if node.id != "mapping":
             self.wrong(node, f"{shown}: is {kind(node)}", f"write {fields.KINDS[fields.OPTIONS]}")
             return None
-        found = {}
+        found: dict[str, str | None] = {}
         for name, value in self.pairs(node, shown):
-            text = "" if is_null(value) else self.scalar(value, field, _join(shown, name))
-            if text is not None:
+            text = None if is_null(value) else self.scalar(value, field, _join(shown, name))
+            if text is not None or is_null(value):
                 found[name] = text
         return found
 
@@ -407,6 +445,21 @@ _METHODS = {
     fields.LABEL: "label", fields.NEEDS: "needs", fields.MOUNTS: "mounts", fields.OPTIONS: "options",
     fields.REFUSED: "refused", fields.IMAGE: "image",
 }  # fmt: skip
+
+
+def is_line(command: tuple[str, ...]) -> bool:
+    """Return whether a command is one line for /bin/sh."""
+    return command[:2] == _LINE
+
+
+def _for_shell(node: Any) -> tuple[str, ...]:
+    """Return the keys of a job that a shell reads: `command` if it is a line, `args` too if a word of it is a shell."""
+    if node is None or node.id == "mapping":
+        return ()
+    if node.id == "scalar":
+        return ("command",)
+    names = {word.value.rpartition("/")[2] for word in node.value if word.id == "scalar"}
+    return ("command", "args") if names & set(_SHELLS) else ()
 
 
 def _join(shown: str, name: str) -> str:

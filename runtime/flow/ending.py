@@ -32,6 +32,11 @@ def end(path: Path) -> None:
         raise BollardError(
             f"{path.name}: no verdict: {found.complaint}", "bollard flow status shows the state without it"
         )
+    open_parts = [f"{part.name} is still {part.state}" for part in found.parts if part.state not in state.FINAL]
+    if open_parts:
+        raise BollardError(
+            f"{path.name}: no verdict: {open_parts[0]}", f"bollard flow status {path.name} shows the state without it"
+        )
     if found.word == "ok":
         remove_volumes(path)
     folder.write(path / f"verdict.{plan['generation']}.json", json.dumps(state.plain(found)))

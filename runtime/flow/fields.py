@@ -53,7 +53,7 @@ KINDS = {
     LABEL: "letters a-z, digits and -, at most 63",
     NEEDS: "a name, or a list of names or of {name: NAME, each: true}",
     MOUNTS: "a set of PATH: VOLUME, PATH: {volume: VOLUME} or VOLUME: {location: PATH}",
-    OPTIONS: "a set of sbatch's options without their dashes",
+    OPTIONS: "a set of names and values",
     IMAGE: "a path, an address, or a set of keys with `uri`",
     REFUSED: "refused",
 }
@@ -130,11 +130,11 @@ TABLE: tuple[Field, ...] = (
         "on-failure", CHOICE, "bollard", "a job with afternotok", "after a job has failed: go on with jobs that do not "
         "need it, or cancel all others", ("continue", "cancel"),
     ),
-    Field("slurm", OPTIONS, "bollard", "sbatch's options, verbatim", "for every job; a job's own win"),
+    Field("slurm", OPTIONS, "bollard", "sbatch's options, verbatim", "for every job; names have no dashes"),
     Field("files", NAMES, _BOTH, "", "texts that ingress and jobs name as file://NAME"),
     Field("files.*", TEXT, _BOTH, "", "the text"),
     Field("defaults", MAP, _BOTH, "", ""),
-    Field("defaults.job", MAP, _BOTH, "", "what every job has that does not say otherwise"),
+    Field("defaults.job", MAP, _BOTH, "", "values of every job; a key of the job itself wins"),
     *_shared("defaults.job"),
     Field("annotations", REFUSED, _BOTH, "", _ANNOTATIONS),
     Field("volumes", NAMES, _BOTH, "", "directories that jobs share"),
@@ -147,7 +147,7 @@ TABLE: tuple[Field, ...] = (
         "volumes.*.use", CHOICE, "v4", "flow.scratch, flow.volumes in bollard.yaml",
         "whether the volume is removed after the flow has succeeded", ("ephemeral", "persistent"),
     ),
-    Field("volumes.*.name", LABEL, "v4", "", "the name of a persistent volume"),
+    Field("volumes.*.name", LABEL, "v4", "", "the name of a volume with use: persistent"),
     Field("volumes.*.size", SIZE, "v4", "", "read and not enforced: the filesystem's quota holds"),
     Field("volumes.*.annotations", REFUSED, "v4", "", _ANNOTATIONS),
     *_transfers("volumes.*.ingress", "what is fetched into the volume before its first use"),
@@ -184,7 +184,7 @@ TABLE: tuple[Field, ...] = (
     Field("jobs.*.task-array.end", NUMBER, _BOTH, "--array", "the last number"),
     Field("jobs.*.task-array.concurrency", NUMBER, _BOTH, "--array=...%N", "how many run at a time"),
     Field("jobs.*.network", MAP, _BOTH, "", "the host's network is used"),
-    Field("jobs.*.network.host", SWITCH, "v4", "", "true; the host's network is used"),
+    Field("jobs.*.network.host", SWITCH, "v4", "", "true, as without the key"),
     Field("jobs.*.network.isolated", SWITCH, "v4", "--container-unshare=net", "a network of its own, no way out"),
     Field(
         "jobs.*.network.ports", REFUSED, _BOTH, "", "ports are not forwarded; the host's network is used, so the "

@@ -11,19 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.flow import document, graph, secret
+from bollard.runtime.flow import document, graph, sbatch_options, secret
 from bollard.runtime.flow.document import Document
 from bollard.runtime.request.yaml_node import Mistake
 
 SCHEMES_IN = ("http", "https", "file", "s3", "ftp", "sftp", "webdav")
 SCHEMES_OUT = ("file", "s3", "ftp", "sftp", "webdav")
 _GPUS = {"nvidia.com/gpu": "nv", "amd.com/gpu": "rocm"}
-# Options of sbatch that a flow sets itself: the graph, the files and the names would not hold with others.
-_OWN = (
-    "array", "dependency", "hold", "parsable", "output", "error", "wrap", "wait", "test-only", "kill-on-invalid-dep",
-    "job-name", "comment", "input", "export", "chdir", "open-mode", "container", "time", "help", "usage", "version",
-)  # fmt: skip
-_LETTERS = {"a": "array", "d": "dependency", "H": "hold", "o": "output", "e": "error", "J": "job-name", "D": "chdir"}
 
 
 class Need(NamedTuple):
@@ -92,7 +86,7 @@ class Job:
     timeout: int
     attempts: int
     isolated: bool
-    slurm: tuple[tuple[str, str], ...]
+    slurm: tuple[tuple[str, str | None], ...]
 
     @property
     def is_array(self) -> bool:
@@ -106,7 +100,7 @@ class Flow:
 
     name: str
     on_failure: str
-    slurm: tuple[tuple[str, str], ...]
+    slurm: tuple[tuple[str, str | None], ...]
     files: tuple[tuple[str, str], ...]
     volumes: tuple[Volume, ...]
     jobs: tuple[Job, ...]
@@ -128,12 +122,25 @@ def load(path: str, sets: Mapping[str, str]) -> Flow:
 
 def check(path: str, sets: Mapping[str, str]) -> tuple[Flow | None, list[Mistake]]:
     """Return the flow in a file, None if it has a mistake, and all its mistakes."""
-    try:
-        text = Path(path).read_bytes()
-    except OSError as error:
-        raise BollardError(f"{path}: {error.strerror}", "name a flow file") from None
+    text = _content(path)
     stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in Path(path).stem.lower()).strip("-")
     return parse(text, sets, stem[:40].strip("-") or "flow")
+
+
+def value_names(path: str) -> set[str]:
+    """Return the names below `values:` in a flow file.
+
+    Raises:
+        BollardError: the file cannot be read.
+    """
+    return set(document.read(_content(path), {})[0].data.get("values") or {})
+
+
+def _content(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise BollardError(f"{path}: {error.strerror}", "name a flow file") from None
 
 
 def parse(text: bytes, sets: Mapping[str, str], name: str) -> tuple[Flow | None, list[Mistake]]:
@@ -220,6 +227,14 @@ class _Maker:
         place = f"volumes.{name}"
         shelf = persistent = ""
         reference = data.get("reference")
+        for word in ("use", "name"):
+            if reference and word in data:
+                self.wrong(f"{place}.{word}", "stands beside reference", "leave one of them out")
+        if "name" in data and not reference and data.get("use") != "persistent":
+            self.wrong(
+                f"{place}.name", "an ephemeral volume is removed, and has no name",
+                "write use: persistent, or leave the name out",
+            )  # fmt: skip
         if reference:
             words = reference.removeprefix("volume://").split("/")
             if not reference.startswith("volume://") or not all(words):
@@ -307,29 +322,41 @@ class _Maker:
             self.wrong(place, error.message, error.hint)
             return ""
 
-    def options(self, place: str, data: dict[str, str]) -> tuple[tuple[str, str], ...]:
-        for name in data:
-            if name in _OWN or name in _LETTERS:
-                hint = "give policy.timeout.execute" if name == "time" else "leave it out"
-                self.wrong(f"{place}.{name}", "the flow sets this option itself", hint)
-            elif not name.replace("-", "").isalnum() or name.startswith("-"):
-                self.wrong(f"{place}.{name}", "is not an option", "write sbatch's name without the dashes")
-        return tuple((name, value) for name, value in data.items() if name not in _OWN)
+    def options(self, place: str, data: dict[str, str | None]) -> tuple[tuple[str, str | None], ...]:
+        for name, value in data.items():
+            text, hint = sbatch_options.mistake(name, value)
+            if text:
+                self.wrong(f"{place}.{name}", text, hint)
+        return tuple(data.items())
 
     def job(self, name: str, data: dict[str, Any], defaults: dict[str, Any]) -> Job:
         place = f"jobs.{name}"
         line = self.lines.get(place, 1)
         given = _merged(defaults, data)
+        own_paths = {path for _, path in data.get("mounts") or []}
+        given["mounts"] = [
+            *(pair for pair in defaults.get("mounts") or [] if pair[1] not in own_paths), *(data.get("mounts") or [])
+        ]  # fmt: skip
         image = given.get("image") or {}
         if not image.get("uri"):
             self.wrong(place, "has no image", "write `image: img.sif`, or an address")
+        secret_name = self.secret(f"{place}.image", image.get("secret") or "")
+        if secret_name and image.get("uri", "").partition(":")[0] not in ("docker", "oras"):
+            self.wrong(f"{place}.image", f"{image.get('uri')}: takes no login", "leave the secret out")
         command, script = tuple(given.get("command") or ()), given.get("script") or ""
+        line_or_program = command[2:3] or command[:1] if document.is_line(command) else command[:1]
+        for word, text in (("command", "".join(line_or_program)), ("script", script)):
+            if word in given and not text.strip():
+                self.wrong(f"{place}.{word}", "is empty", "write what the job runs")
         if bool(command) == bool(script):
             text = "has command and script" if command else "has neither command nor script"
             self.wrong(place, text, "give one of both")
         resource, multinode = given.get("resource") or {}, given.get("multinode") or {}
         cpu, memory = resource.get("cpu") or {}, resource.get("memory") or {}
-        gpus = self.gpus(place, resource)
+        own = data.get("resource") or {}
+        gpus = self.gpus(place, {**resource, "devices": own.get("devices") or resource.get("devices")}, own)
+        if (own.get("memory") or {}).get("by-core") and not memory.get("size"):
+            self.wrong(f"{place}.resource.memory.by-core", "has no size beside it", "write size: 2GiB")
         implementation = multinode.get("implementation") or ("openmpi" if multinode else "")
         if implementation == "gasnet":
             self.wrong(f"{place}.multinode", "gasnet is not supported", "use openmpi, mpich or generic")
@@ -342,11 +369,15 @@ class _Maker:
             self.wrong(f"{place}.multinode", f"{procs} processes do not fit {cores} cores", "raise resource.cpu.cores")
         policy = given.get("policy") or {}
         network = given.get("network") or {}
+        if network.get("host") is False and not network.get("isolated"):
+            self.wrong(f"{place}.network.host", "false: which network then?", "write isolated: true")
+        if network.get("host") and network.get("isolated"):
+            self.wrong(f"{place}.network", "has host and isolated", "give one of both")
         for pair in given.get("env") or []:
             if pair[1].startswith("secret://"):
                 self.secret(f"{place}.env", pair[1])
         return Job(
-            name, line, image.get("uri", ""), self.secret(f"{place}.image", image.get("secret") or ""),
+            name, line, image.get("uri", ""), secret_name,
             (*command, *(given.get("args") or ())) if command else tuple(given.get("args") or ()), script,
             tuple((key, value) for key, value in dict(given.get("env") or []).items()),
             given.get("cwd") or "", tuple((volume, path) for volume, path in given.get("mounts") or []),
@@ -358,19 +389,32 @@ class _Maker:
             bool(network.get("isolated")), self.options(f"{place}.slurm", given.get("slurm") or {}),
         )  # fmt: skip
 
-    def gpus(self, place: str, resource: dict[str, Any]) -> tuple[int, str, str]:
+    def gpus(self, place: str, resource: dict[str, Any], own: dict[str, Any]) -> tuple[int, str, str]:
+        """Return number, kind and model of GPUs. `own` is what the job itself says, without the defaults."""
         number, kind, model = 0, "", ""
-        for name, value in (resource.get("devices") or {}).items():
+        devices = resource.get("devices") or {}
+        if len(set(devices) & set(_GPUS)) > 1:
+            self.wrong(f"{place}.resource.devices", f"has {' and '.join(devices)}", "give one of both")
+        for name, value in devices.items():
             if name not in _GPUS:
                 hint = _close(name, _GPUS) if "gpu" in name else "write gres below `slurm:`"
                 self.wrong(f"{place}.resource.devices", f"{name}: is not known", hint)
-            elif not value.isascii() or not value.isdigit() or not int(value):
-                self.wrong(f"{place}.resource.devices", f"{name}: {value} is not a number", "write 1")
+            elif not value or not value.isascii() or not value.isdigit() or not int(value):
+                self.wrong(f"{place}.resource.devices", f"{name}: {value or 'nothing'} is not a number", "write 1")
             else:
                 number, kind = int(value), _GPUS[name]
         for name, value in (resource.get("annotations") or {}).items():
-            if name in ("nvidia.com/gpu.model", "amd.com/gpu.model"):
-                model = value
+            device = name.removesuffix(".model")
+            if device in _GPUS and name != device:
+                if not value:
+                    self.wrong(f"{place}.resource.annotations", f"{name}: needs a value", "write a model such as a100")
+                elif device in devices:
+                    model = value
+                elif name in (own.get("annotations") or {}):
+                    self.wrong(
+                        f"{place}.resource.annotations", f"{name}: the job has no {device}",
+                        f"write {device}: 1 below devices",
+                    )  # fmt: skip
             else:
                 self.wrong(
                     f"{place}.resource.annotations", f"{name}: is not known", "write a constraint below `slurm:`"

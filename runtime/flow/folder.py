@@ -39,6 +39,10 @@ RESERVED = 512
 _ELSEWHERE = "set BOLLARD_FLOWS to a shared directory"
 
 
+class Damaged(BollardError):
+    """The plan of a flow can be read, and is no plan."""
+
+
 def base() -> Path:
     """Return the directory of this user's flows."""
     given = os.environ.get("BOLLARD_FLOWS")
@@ -203,15 +207,22 @@ def note(path: Path, generation: int, name: str, job: int) -> None:
 
 def ids(path: Path, generation: int) -> dict[str, int]:
     """Return {name: job} of one generation."""
+    return {name: job for of, name, job in _noted(path) if of == str(generation)}
+
+
+def submitted(path: Path) -> list[tuple[str, int]]:
+    """Return name and job of all generations."""
+    return [(name, job) for _, name, job in _noted(path)]
+
+
+def _noted(path: Path) -> list[tuple[str, str, int]]:
     try:
         lines = (path / "ids").read_text("ascii").splitlines()
     except FileNotFoundError:
-        return {}
+        return []
     words = [line.split() for line in lines]
     # A last line may be cut when the machine went down; its job is found by its comment.
-    return {
-        word[1]: int(word[2]) for word in words if len(word) == 3 and word[0] == str(generation) and word[2].isdigit()
-    }
+    return [(word[0], word[1], int(word[2])) for word in words if len(word) == 3 and word[2].isdigit()]
 
 
 def reserve(path: Path, names: list[str]) -> None:
@@ -242,9 +253,14 @@ def plan(path: Path) -> dict[str, Any]:
         found = json.loads((path / "plan.json").read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        raise BollardError(f"{path / 'plan.json'}: {error}", f"bollard flow cancel --remove {path.name}") from None
-    return found if isinstance(found, dict) else {}
+    except OSError as error:
+        text = f"{path / 'plan.json'}: cannot be read: {error.strerror}"
+        raise BollardError(text, "see whether its filesystem is there") from None
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and isinstance(found.get("generation"), int) and isinstance(found.get("jobs"), list):
+        return found
+    raise Damaged(f"{path / 'plan.json'}: is damaged", f"bollard flow cancel --remove {path.name}")
 
 
 def mark(path: Path, word: str, generation: int) -> None:

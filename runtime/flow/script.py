@@ -24,7 +24,9 @@ ended() {
     trap - EXIT
     if test -n "$stopped"; then
         word=cancelled status=143
+        # The limit of the flow file, or the job's own end, which a partition may set (from Slurm 22.05 on).
         test "$limit" -gt 0 && test $(($(date +%s) - begun)) -ge "$limit" && word=timeout
+        test "${SLURM_JOB_END_TIME:-0}" -gt 0 && test "$(date +%s)" -ge "$SLURM_JOB_END_TIME" && word=timeout
     elif test $status = 0; then
         word=ok
     elif test -n "$late"; then
@@ -116,10 +118,14 @@ def text(
 
 
 def unchanged(path: str, stamp: str) -> str:
-    """Return shell code that ends the job if the file at `path` has another size, time or inode than `stamp`."""
+    """Return shell code that ends the job if the file at `path` is missing, or its size and time are not `stamp`."""
     quoted = shlex.quote(path)
     return (
-        f"if test \"$(stat -Lc '%s %Y' {quoted} 2>&1)\" != {shlex.quote(stamp)}; then\n"
+        f"seen=$(LC_ALL=C stat -Lc '%s %Y' {quoted} 2>&1) || {{\n"
+        f"    printf 'bollard: %s: is not on %s: %s; use a file on a shared filesystem\\n' {quoted} "
+        '"${SLURMD_NODENAME:-this node}" "${seen##*: }" >&2\n'
+        "    exit 255\n}\n"
+        f'if test "$seen" != {shlex.quote(stamp)}; then\n'
         f"    printf 'bollard: %s: has changed since the flow was submitted; bollard flow resume\\n' {quoted} >&2\n"
         "    exit 255\nfi\n"
     )

@@ -13,10 +13,11 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from bollard.runtime.errors import BollardError
+from bollard.runtime.preflight import wireup
 
 _PASSED = (
     "HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "XDG_CONFIG_HOME", "XDG_STATE_HOME",
@@ -41,6 +42,7 @@ class Row(NamedTuple):
     reason: str
     node: str
     comment: str
+    name: str = ""
 
 
 def environment() -> dict[str, str]:
@@ -114,22 +116,26 @@ def test(options: Sequence[str], script: str, what: str) -> None:
         raise BollardError(f"{what}: sbatch: {_complaint(done.stderr)}", "change the job's resources or `slurm:`")
 
 
-def queue(comment: str = "") -> list[Row]:
-    """Return the jobs of this user that Slurm knows, also those that ended within MinJobAge.
+def queue(comment: str = "", known: Collection[tuple[int, str]] = ()) -> list[Row]:
+    """Return jobs of this user that Slurm knows, also those that ended within MinJobAge.
 
-    comment: only jobs whose comment begins with this.
+    comment: jobs whose comment begins with this are returned.
+    known: so are jobs with one of these numbers and names. A site's job_submit plugin may replace comments. The number
+        alone is not enough: Slurm begins again with the first one some day.
 
     Raises:
         BollardError: slurmctld does not answer.
     """
     user = pwd.getpwuid(os.getuid()).pw_name
-    text = run(["squeue", "-h", "-a", "-r", "-t", "all", "-u", user, "-o", "%F|%K|%T|%r|%N|%k"], "squeue")
+    text = run(["squeue", "-h", "-a", "-r", "-t", "all", "-u", user, "-o", "%F|%K|%T|%r|%N|%j|%k"], "squeue")
     found = []
     for line in text.splitlines():
-        words = line.split("|", 5)
-        if len(words) == 6 and words[0].isdigit() and words[5].startswith(comment):
+        words = line.split("|", 6)
+        if len(words) != 7 or not words[0].isdigit():
+            continue
+        if words[6].startswith(comment) or (int(words[0]), words[5]) in known:
             index = int(words[1]) if words[1].isdigit() else -1
-            found.append(Row(int(words[0]), index, words[2], words[3].strip("()"), words[4], words[5]))
+            found.append(Row(int(words[0]), index, words[2], words[3].strip("()"), words[4], words[6], words[5]))
     return found
 
 
@@ -178,6 +184,6 @@ def array_limit() -> int:
 
 
 def mpi_types() -> tuple[str, ...]:
-    """Return the words that srun --mpi knows here."""
+    """Return the words that srun --mpi knows here, such as pmi2 and pmix_v4."""
     done = _run(["srun", "--mpi=list"])
-    return tuple(re.findall(r"\b(pmix|pmi2|cray_shasta)\b", done.stdout + done.stderr))
+    return wireup.types_of(done.stdout + done.stderr)

@@ -6,7 +6,7 @@ that ends with a dot. So nothing here needs an accounting database, and a job is
 
 | the job wrote | Slurm says | state |
 |---|---|---|
-| how it ended | anything but pending | that |
+| how it ended | anything but pending | that; if it was stopped, Slurm's reason |
 | nothing, or that it runs | it waits, runs | waiting, held, running |
 | nothing, or that it runs | how it ended | that; a node failure is "lost" |
 | that it runs | nothing | lost: the node died |
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.flow import folder, slurm
+from bollard.runtime.flow import batch, folder, slurm
 from bollard.runtime.flow.slurm import Row
 
 FINAL = ("ok", "failed", "timeout", "cancelled", "lost")
@@ -31,6 +31,8 @@ _OF_SLURM = {
     "BOOT_FAIL": "lost", "OUT_OF_MEMORY": "failed", "DEADLINE": "timeout", "PREEMPTED": "cancelled",
     "REVOKED": "cancelled",
 }  # fmt: skip
+_STOPPED = 143  # the status of a batch script that got SIGTERM
+_STOPS = ("TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "NODE_FAIL", "CANCELLED", "PREEMPTED")
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 
 
@@ -123,6 +125,10 @@ def resolved(wrote: Record, row: Row | None, job: int, *, released: bool, answer
     if row is not None and row.state in _WAITING:
         again = "starts again: " if wrote.job == job and wrote.start else ""
         return ("held" if row.reason == "JobHeldUser" else "waiting"), f"{again}{row.reason}"
+    # A script that got SIGTERM compares clocks; Slurm knows why it sent the signal.
+    if own in FINAL and wrote.status == _STOPPED and row is not None and row.state in _STOPS:
+        word = _OF_SLURM[row.state]
+        return word, row.state if word != own else ""
     if own in FINAL:
         return own, row.state if row is not None and row.state in ("OUT_OF_MEMORY", "NODE_FAIL") else ""
     if row is not None and row.state in slurm.ACTIVE:
@@ -149,19 +155,29 @@ def of(path: Path) -> Status:
     verdict = _verdict(path, generation)
     if verdict is not None:
         return Status(path.name, _word(verdict, path, generation), verdict, "")
-    # Jobs that told their own end need no answer of Slurm. A cancelled one may have been requeued.
+    # Jobs that told their own end need no answer of Slurm. One that was stopped may have been requeued.
     parts = _parts(path, plan, {}, answered=False)
-    if all(part.state in ("ok", "failed", "timeout") for part in parts):
+    if all(part.state in ("ok", "failed", "timeout") and part.status != _STOPPED for part in parts):
         return Status(path.name, _word(parts, path, generation), parts, "")
     rows: dict[tuple[int, int], Row] = {}
     complaint, answered = "", True
     # First Slurm, then the files: a job that ends in between has written its end by then.
     try:
-        rows = {(row.job, row.element): row for row in slurm.queue(f"bollard:{path.name}.{generation}")}
+        rows = {(row.job, row.element): row for row in queue(path)}
     except BollardError as error:
         complaint, answered = error.message, False
     parts = _parts(path, plan, rows, answered)
     return Status(path.name, _word(parts, path, generation), parts, complaint)
+
+
+def queue(path: Path) -> list[Row]:
+    """Return the jobs of the flow in this directory, of all its generations, that Slurm knows.
+
+    Raises:
+        BollardError: slurmctld does not answer.
+    """
+    known = {(number, batch.slurm_name(path.name, name)) for name, number in folder.submitted(path)}
+    return slurm.queue(f"bollard:{path.name}.", known)
 
 
 def _parts(path: Path, plan: Mapping[str, Any], rows: Mapping[tuple[int, int], Row], answered: bool) -> list[Part]:

@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bollard.runtime import installed
 from bollard.runtime.errors import BollardError
@@ -26,6 +26,9 @@ from bollard.runtime.flow.batch import BatchJob, Image, Place
 from bollard.runtime.flow.flow import Flow
 from bollard.runtime.local.submission import NODE_LOCAL
 from bollard.runtime.request import site
+
+if TYPE_CHECKING:
+    from bollard.runtime.build.conversion import Pulled
 
 _DEPENDENCY_MAX = 120_000  # bytes of one argument, which the kernel limits to 128 KiB
 
@@ -60,7 +63,7 @@ def submit(source: str, sets: Mapping[str, str]) -> Path:
 
 
 def _active(place: Path) -> bool:
-    return any(row.state in slurm.ACTIVE for row in slurm.queue(f"bollard:{place.name}."))
+    return any(row.state in slurm.ACTIVE for row in state.queue(place))
 
 
 def resume(place: Path, source: str, sets: Mapping[str, str]) -> list[str]:
@@ -85,7 +88,9 @@ def resume(place: Path, source: str, sets: Mapping[str, str]) -> list[str]:
         plan = folder.plan(place)
         done = {part.name for part in before.parts if part.state == "ok"}
         keys = {job["name"]: job["key"] for job in plan["jobs"]}
-        sets = {**plan["sets"], **sets}
+        # A changed file may have dropped a value that was set before.
+        names = flows.value_names(source or str(place / "flow.yaml"))
+        sets = {**{name: value for name, value in plan["sets"].items() if name in names}, **sets}
         found = flows.load(source or str(place / "flow.yaml"), sets)
         if source:
             shutil.copyfile(source, place / "flow.yaml")
@@ -121,7 +126,8 @@ def prepare(
                 f"jobs.{job.name}.task-array: {job.array[1]} is over this cluster's limit, {limit - 1} (MaxArraySize)",
                 "make several jobs of it",
             )
-    logins = {job.image: job.image_secret for job in found.jobs}
+    logins = {job.image: "" for job in found.jobs}
+    logins.update((job.image, job.image_secret) for job in found.jobs if job.image_secret)
     images = {name: _image(name, login, place, workdir, dry=dry) for name, login in logins.items()}
     names = {value.rpartition("/")[2] for job in found.jobs for _, value in job.env if value.startswith("secret://")}
     secrets = {name: secret.path(name, os.environ) for name in sorted(names)}
@@ -143,13 +149,28 @@ def _image(name: str, login: str, place: Path, workdir: str, *, dry: bool) -> Im
     """Return the image of a job. An address is fetched; a file is linked into the flow's directory if it can be."""
     from bollard.runtime.image import image
 
-    digest = ""
-    if image.is_uri(name):
-        if dry:
-            return Image(name, name, "")
-        path, digest = _fetched(name, login, place)
-    else:
-        path = os.path.join(workdir, os.path.expanduser(name))
+    if not image.is_uri(name):
+        return _linked(os.path.join(workdir, os.path.expanduser(name)), "", place, dry=dry, fetched=False)
+    if dry:
+        return Image(name, name, "")
+    pulled = _fetched(name, login)
+    try:
+        return _linked(pulled.path, pulled.source, place, dry=False, fetched=True)
+    finally:
+        pulled.close()  # without a cache, this removes the file
+
+
+def _linked(path: str, digest: str, place: Path, *, dry: bool, fetched: bool) -> Image:
+    """Return the image in a file, with a link to it in the flow's directory if there can be one.
+
+    path: the file.
+    digest: the digest that its server gave; "" for none.
+    place: the flow's directory.
+    dry: make no link.
+    fetched: whether the file is one of the cache.
+    """
+    from bollard.runtime.image import image
+
     opened = image.open_image(path, os.uname().machine)
     digest = digest or opened.digest()
     opened.close()
@@ -163,15 +184,20 @@ def _image(name: str, login: str, place: Path, workdir: str, *, dry: bool) -> Im
     try:
         if not link.exists():
             os.link(path, link)
-        return Image(str(link), digest, stamp if not image.is_uri(name) else "")
+        return Image(str(link), digest, "" if fetched else stamp)
     except OSError:
-        if not image.is_uri(name):
+        if not fetched:
             return Image(path, digest, stamp)  # another filesystem, or another user's: the job compares the stamp
         shutil.copyfile(path, link)
         return Image(str(link), digest, "")
 
 
-def _fetched(name: str, login: str, place: Path) -> tuple[str, str]:
+def _fetched(name: str, login: str) -> Pulled:
+    """Fetch an image.
+
+    Raises:
+        BollardError: it cannot be fetched, or the secret has no user name and password.
+    """
     from bollard.runtime.build import conversion
     from bollard.runtime.fetch import sources
 
@@ -179,11 +205,14 @@ def _fetched(name: str, login: str, place: Path) -> tuple[str, str]:
     settings = sources.settings(given, os.environ)
     if login:
         keys = secret.login(login, os.environ)
+        if not keys.get("username") or not keys.get("password"):
+            raise BollardError(
+                f"secret {login}: the login of a registry needs username and password",
+                "a token is the password; the registry tells its username",
+            )
         access = settings.access._replace(user=keys.get("username", ""), password=keys.get("password", ""))
         settings = settings._replace(access=access)
-    pulled = conversion.image_of(name, settings)
-    pulled.close()
-    return pulled.path, pulled.source
+    return conversion.image_of(name, settings)
 
 
 def _run(
@@ -327,8 +356,7 @@ def cancel_jobs(place: Path, generation: int) -> None:
         BollardError: Slurm does not answer.
     """
     folder.mark(place, "cancelled", generation)
-    rows = slurm.queue(f"bollard:{place.name}.")
-    slurm.cancel(sorted({row.job for row in rows if row.state in slurm.ACTIVE}))
+    slurm.cancel(sorted({row.job for row in state.queue(place) if row.state in slurm.ACTIVE}))
 
 
 def cancel(place: Path) -> bool:
@@ -349,7 +377,35 @@ def cancel(place: Path) -> bool:
     return True
 
 
+def is_cut_off(place: Path) -> bool:
+    """Return whether the flow's last submission ended before its jobs were released, so that they stay held."""
+    generation = folder.plan(place).get("generation", 1)
+    if any(folder.marked(place, word, generation) for word in ("released", "cancelled")):
+        return False
+    with folder.locked(place, wait=False) as free:  # a process that still submits it has the lock
+        if not free:
+            return False
+        # It may have ended just before the lock was free.
+        generation = folder.plan(place).get("generation", 1)
+        return not any(folder.marked(place, word, generation) for word in ("released", "cancelled"))
+
+
+def cancel_damaged(place: Path) -> None:
+    """Cancel the jobs of a flow whose plan cannot be read. Ephemeral volumes on the site's place are left, and told.
+
+    Raises:
+        BollardError: Slurm does not answer.
+    """
+    with folder.locked(place, wait=True):
+        slurm.cancel(sorted({row.job for row in state.queue(place) if row.state in slurm.ACTIVE}))
+    scratch = site.load(installed.PREFIX).flow_scratch
+    left = os.path.join(volume.expanded(scratch), f"bollard-{place.name}") if scratch else ""
+    if left and os.path.isdir(left):
+        os.write(2, f"bollard: {left}: is left: the flow's plan is damaged; remove it\n".encode())
+
+
 def discard(place: Path) -> None:
     """Remove the directory of a flow whose jobs are gone."""
-    ending.remove_volumes(place)
+    with contextlib.suppress(folder.Damaged):  # cancel_damaged has told what is left
+        ending.remove_volumes(place)
     shutil.rmtree(place, ignore_errors=True)  # what is left is shown by `flow list`

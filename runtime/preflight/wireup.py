@@ -29,6 +29,15 @@ def kind(word: str) -> str:
     return word if word in TYPES else ""
 
 
+def types_of(listed: str) -> tuple[str, ...]:
+    """Return the types in the text of `srun --mpi=list`, which differs between releases."""
+    import re  # srun imports this module, and does not need it
+
+    words = re.findall(r"^(?:srun: )?\s*(?:MPI types are:?)?\s*([\w, ]+)$|(pmix_v\d+)", listed, re.MULTILINE)
+    names = [name for pair in words for text in pair for name in text.replace(",", " ").split()]
+    return tuple(dict.fromkeys(name for name in names if kind(name) or name == "cray_shasta"))
+
+
 def outcome(mpi: Mpi, how: str) -> str:
     """Return OK, APART or FAILS for an MPI library in a step of several ranks.
 

@@ -12,7 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.flow import batch, content, document, fields, folder, graph, schema, secret, state, transfer, units
+from bollard.runtime.flow import (
+    batch,
+    content,
+    document,
+    fields,
+    folder,
+    graph,
+    sbatch_options,
+    schema,
+    secret,
+    state,
+    transfer,
+    units,
+)
 from bollard.runtime.flow import flow as flows
 from bollard.runtime.flow.batch import Image, Place
 from bollard.runtime.flow.slurm import Row
@@ -414,6 +427,7 @@ def test_the_page_has_the_table():
     page = Path(__file__).resolve().parent.parent.parent / "docs/flows.md"
 
     assert schema.reference() in page.read_text(), "put what schema.reference() returns there"
+    assert all(f"`{name}`" in page.read_text() for name in sbatch_options.OWN)
 
 
 def test_the_schema_has_every_key():

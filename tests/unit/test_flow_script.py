@@ -28,6 +28,7 @@ class Script:
         path = self.top / "a.sh"
         path.write_text(text)
         environ = {"PATH": f"{self.top}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "12", "SLURMD_NODENAME": "n1"}
+        environ |= {name: value for name, value in os.environ.items() if name == "SLURM_JOB_END_TIME"}
         if element:
             environ |= {"SLURM_ARRAY_JOB_ID": "11", "SLURM_ARRAY_TASK_ID": element}
         return subprocess.Popen(
@@ -112,6 +113,23 @@ def test_an_image_that_has_changed(job, tmp_path):
     image.write_text("xy")
     code, said = job.run(["true"], before=check)
     assert code == 255 and "has changed since the flow was submitted" in said and job.record().state == "failed"
+
+
+def test_an_image_that_its_node_does_not_have(job, tmp_path):
+    for image, wanted in (("no such.sif", "No such file or directory"), ("ids/x.sif", "Not a directory")):
+        (tmp_path / "ids").touch()
+        code, said = job.run(["true"], before=script.unchanged(str(tmp_path / image), "1 1"))
+        assert code == 255 and f"{image}: is not on n1: {wanted}; " in said and "changed" not in said
+
+
+def test_a_limit_of_the_partition(job, monkeypatch):
+    """Slurm ends the job at SLURM_JOB_END_TIME, for whatever reason that time is so."""
+    for end, wanted in ((int(time.time()), "timeout"), (int(time.time()) + 1000, "cancelled"), (0, "cancelled")):
+        monkeypatch.setenv("SLURM_JOB_END_TIME", str(end))
+        process = job.start(["sh", "-c", "echo ready; exec sleep 60"])
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143 and job.record().state == wanted
 
 
 def test_a_record_needs_no_room(job):

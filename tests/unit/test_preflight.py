@@ -248,9 +248,9 @@ LISTS = {
 
 @pytest.mark.parametrize("release", LISTS)
 def test_what_srun_offers(release):
-    types = image_findings.types_of(LISTS[release])
+    types = wireup.types_of(LISTS[release])
     assert {"pmix", "none", "pmi2", "pmix_v4", "cray_shasta"} == set(types)
-    assert image_findings.types_of("") == ()
+    assert wireup.types_of("") == ()
 
 
 def found(image: str, asked: str = "", level: int = 3, here: image_findings.Slurm = SITE) -> list[tuple[str, str, str]]:
