@@ -24,7 +24,7 @@ from pathlib import Path
 import dev_tree
 import pytest
 from building import USER, Builder, machine_binds, write_command
-from cluster import TOP, Cluster, Images, good
+from cluster import PREFIX, TOP, Cluster, Images, good
 
 PAGES = [TOP / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted((TOP / "docs").rglob("*.md"))
 # The page whose commands on the laptop make the image `python.sif` of the others.
@@ -176,6 +176,8 @@ def test_console_blocks(cluster: Cluster, demo: None, request: pytest.FixtureReq
             differs = difference([shown(line, cluster.suite) for line in expected], done.out.splitlines())
             if differs:
                 wrong.append("\n".join([f"{user}@{node}: {command}", *differs]))
+    if page.name in NEEDS:
+        good(cluster.exec(f"rm {PREFIX}/gocryptfs", user="root"))
     assert not wrong, f"{page.name}:\n" + "\n\n".join(wrong)
 
 
