@@ -79,7 +79,8 @@ class Place:
 
     def run(self, way: str, uri: str, path: str, **more: Any) -> None:
         move = {"uri": uri, "path": path, "secret": "", "digest": "", "timeout": 20, "attempts": 1, **more}
-        plan = {"moves": {f"v.{way}": {"volume": str(self.volume), "moves": [move]}}, "texts": {}}
+        moves = {f"v.{way}": {"volume": str(self.volume), "moves": [move]}}
+        plan = {"generation": 1, "jobs": [], "moves": moves, "texts": {}}
         (self.top / "plan.json").write_text(json.dumps(plan))
         transfer.run(self.top, f"v.{way}")
 
