@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.flow import batch, folder, slurm
 from bollard.runtime.flow.slurm import Row
@@ -99,13 +100,19 @@ def record(text: bytes) -> Record | None:
 
 
 def read(path: Path) -> Record:
-    """Return what a job wrote; a record of a job that waits if it wrote nothing."""
+    """Return what a job wrote; a record of a job that waits if it wrote nothing.
+
+    Raises:
+        BollardError: the file cannot be read. Such a job is not one that waits: its volumes may be in use.
+    """
     for _ in range(3):
         try:
             with open(path, "rb", buffering=0) as file:
                 found = record(file.read(2 * folder.RESERVED))
-        except OSError:
+        except FileNotFoundError:
             return Record()
+        except OSError as error:
+            raise causes.of(error, f"{path}: cannot be read", str(path), "see `ls -l` of it") from None
         if found is not None:
             return found
         time.sleep(0.01)  # it is just being written

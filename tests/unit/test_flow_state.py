@@ -249,3 +249,10 @@ def test_types_of_mpi(flows, text):
     flows.tool("srun", f"cat {flows.top}/list >&2")
 
     assert slurm.mpi_types() == LISTS[text]
+
+
+def test_a_record_that_cannot_be_read_is_not_one_of_a_waiting_job(tmp_path):
+    assert state.read(tmp_path / "none").state == "waiting"
+    (tmp_path / "job").mkdir()  # reading it gives EISDIR
+    with pytest.raises(BollardError, match=r"/job: cannot be read: Is a directory"):
+        state.read(tmp_path / "job")
