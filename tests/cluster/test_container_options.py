@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from cluster import CONTROLLER, WHERE, Cluster, Images, Result, Work, good, until
 
@@ -726,14 +728,14 @@ def test_an_image_in_enroots_layout(cluster: Cluster, images: Images, work: Work
     path = f"{work.path}/enroot.sqsh"
     script = work.write("make.sh", ENROOT)
     good(cluster.srun(f"--container={images.small}", "--container-writable", f"--container-save={path}", "sh", script))
-    show = ["sh", "-c", "pwd; echo ${PATH#*bollard/bin:}; echo $GREETING $MADE"]
+    show = ["sh", "-c", "echo $(pwd) ${PATH#*bollard/bin:} $GREETING $MADE"]  # one line: those of two tasks can mix
     words = ["-N1", "-n2", f"--container-image={path}"]
     first = cluster.srun(*words, *show)
     (line,) = first.complaints()
     assert f"{path}: mounts of its /etc/fstab are not made: /mnt/home; " in line, first
     plain = first.out.splitlines()
-    assert plain[0] == plain[3] == "/workspace" and plain[1].startswith("/opt/own:/usr/bin:/bin"), plain
-    assert plain[2] == plain[5] == "it's me"
+    assert len(plain) == 2 and plain[0] == plain[1], plain
+    assert plain[0].startswith("/workspace /opt/own:/usr/bin:/bin") and plain[0].endswith("bin it's me"), plain
     started = cluster.srun(*words, "--container-entrypoint", *show).out.splitlines()
-    assert started[0] == "/workspace" and started[2] == started[5] == "it's me here"
+    assert len(started) == 2 and all(re.fullmatch("/workspace [^ ]+ it's me here", line) for line in started), started
     assert cluster.srun(*words, "--container-workdir=/usr", "pwd").out == "/usr\n/usr\n"
