@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 
 from bollard.runtime.causes import one_line
+from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
 from bollard.runtime.preflight import image_root, verdict
 
@@ -21,7 +22,8 @@ def look(request: bytes, out: int) -> None:
     out      the descriptor to write to
 
     A failure is a verdict too: `unread` and the reason. So an image that this machine cannot show is not tried again at
-    each srun; `bollard doctor` tries it again. Only a look that took too long is not kept.
+    each srun; `bollard doctor` tries it again. What is not kept: a look that took too long, and the answer on an image
+    that this machine cannot open. Each node opens the image too, and says what is wrong with it.
     """
     path, _, program = os.fsdecode(request).partition("\n")
     text = made(path, program, os.environ)
@@ -37,7 +39,10 @@ def made(path: str, program: str, environ: os._Environ[str] | dict[str, str]) ->
     program  a program of the image to look at too; "" for none
     environ  environment variables, which name the place of the cache
     """
-    opened = image.open_image(path, encrypted=True)
+    try:
+        opened = image.open_image(path, encrypted=True)
+    except BollardError as error:
+        return f"{verdict.HEAD}\nunread {one_line(error)}\n"
     place = verdict.place(identity(opened.identity, path), environ)
     opened.close()
     known = verdict.programs(verdict.cached(place))

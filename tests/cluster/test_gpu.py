@@ -70,7 +70,7 @@ def test_it_is_in_the_plan(cluster: Cluster, images: Images, node_with_card: str
 def test_what_the_site_decides(cluster: Cluster, images: Images, node_with_card: str, setting: str) -> None:
     """`always` shows it where no card can be opened, and on a node without a driver says nothing."""
     write = f"mkdir -p /etc/bollard; echo 'gpu: {setting}' > /etc/bollard/bollard.yaml; bollard site configure"
-    undo = "rm /etc/bollard/bollard.yaml; bollard site configure"
+    undo = "rm -r /etc/bollard; bollard site configure"
     good(cluster.exec("chmod 600 /dev/nvidia0", NODE, "root"))
     for node in (NODE, "n2"):
         assert cluster.exec(write, node, "root").rc == 0

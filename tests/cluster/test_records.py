@@ -235,7 +235,7 @@ def test_lines_in_the_system_log(cluster: Cluster, images: Images, work: Work) -
             )
             listener.terminate()
     finally:
-        good(cluster.exec("rm -f /dev/log /etc/bollard/bollard.yaml; bollard site configure", "n1", "root"))
+        good(cluster.exec("rm -rf /dev/log /etc/bollard; bollard site configure", "n1", "root"))
     path = f"{work.path}/a%20b%0A<2>root:%20x.sif"
     own = [line.partition("]: ")[2] for line in lines if f" job={job} " in line]
     assert [line.split()[0] for line in own] == ["start", "end"], lines

@@ -235,8 +235,14 @@ def test_an_image_that_cannot_be_read_is_kept_as_such(tmp_path):
     made = client.made(str(tree), "", {"HOME": str(tmp_path)})
     assert made == verdict.HEAD + "\n"
     (tmp_path / "bad.sqsh").write_bytes(b"hsqs" + bytes(8) + (4096).to_bytes(4, "little") + bytes(4000))
-    with pytest.raises(Exception, match="damaged|not supported"):  # srun refuses such a file before
-        client.made(str(tmp_path / "bad.sqsh"), "", {"HOME": str(tmp_path)})
+    damaged = client.made(str(tmp_path / "bad.sqsh"), "", {"HOME": str(tmp_path)})
+    assert damaged.startswith(f"{verdict.HEAD}\nunread ") and str(tmp_path) in damaged
+
+
+def test_of_an_image_that_this_machine_lacks_nothing_is_kept(tmp_path):
+    made = client.made(str(tmp_path / "missing.sif"), "", {"HOME": str(tmp_path)})
+    assert made.startswith(f"{verdict.HEAD}\nunread ") and "no such file" in made
+    assert not os.listdir(tmp_path)
 
 
 LISTS = {
