@@ -353,7 +353,8 @@ def _override(
             except words.Unsupported as error:
                 if warnings is not None:
                     shown = name.decode("utf-8", "replace")
-                    warnings.append(f"{shown} is passed as it is: a value is not evaluated if it has {error} (--no-eval)")
+                    why = f"a value is not evaluated if it has {error}"
+                    warnings.append(f"{shown} is passed as it is: {why} (--no-eval)")
             size += len(value)
             if size > VALUES_MAX:
                 raise BollardError(
