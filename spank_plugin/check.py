@@ -99,12 +99,12 @@ def _installation(where: Where) -> Found:
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         yield Finding("installation", FAILURE, f"{where.prefix}: {', '.join(wrong[:3])}{more}", _AGAIN)
-    spoilt = [path for path in map(where.prefix.__add__, map("/".__add__, install.MODES)) if _wrong_mode(path)]
-    for path in spoilt:
-        right = install.MODES[os.path.basename(path)]
+    spoilt = [f"{where.prefix}/{name}" for name in install.MODES if _wrong_mode(f"{where.prefix}/{name}")]
+    for program in spoilt:
+        right = install.MODES[os.path.basename(program)]
         why = "users cannot start it" if right & 0o044 else "users must be able to start it, and not to read it"
-        text = f"{path} has the mode {os.stat(path).st_mode & 0o7777:04o}: {why}"
-        yield Finding("installation", FAILURE, text, f"chmod {right:04o} {path}")
+        text = f"{program} has the mode {os.stat(program).st_mode & 0o7777:04o}: {why}"
+        yield Finding("installation", FAILURE, text, f"chmod {right:04o} {program}")
     if not wrong and not spoilt:
         yield Finding("installation", OK, f"{len(manifest['digests'])} files in {os.path.realpath(where.prefix)}")
 
