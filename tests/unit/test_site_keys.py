@@ -51,6 +51,22 @@ def folder(tmp_path_factory):
         (place / "ext").write_text(text)
         words = ("x509", "-req", "-in", place / "req", "-days", days, "-extfile", place / "ext", "-set_serial", "7")
         openssl(*words, "-CA", place / "root.crt", "-CAkey", place / "root.pem", "-out", place / f"{name}.crt")
+    ca, code = (place / "ca").read_text(), "extendedKeyUsage=codeSigning\n"
+    openssl("genpkey", *KINDS["p256"], "-out", place / "between.pem")
+    for name, key, text, issuer in (
+        ("web", "between", f"{ca}extendedKeyUsage=serverAuth\n", "root"),
+        ("small", "short", ca, "root"),
+        ("of-web", "ed25519", code, "web"),
+        ("of-small", "ed25519", code, "small"),
+        ("sha1", "ed25519", code, "root"),
+        ("lock", "ed25519", f"{code}keyUsage=keyEncipherment\n", "root"),
+    ):
+        request(place, name, key)
+        (place / "ext").write_text(text)
+        words = ("x509", "-req", "-in", place / "req", "-days", "30", "-extfile", place / "ext", "-set_serial", "8")
+        own = {"web": "between", "small": "short"}.get(issuer, issuer)
+        words += ("-CA", place / f"{issuer}.crt", "-CAkey", place / f"{own}.pem", "-out", place / f"{name}.crt")
+        openssl(*words, "-sha1" if name == "sha1" else "-sha256")
     return place
 
 
@@ -135,6 +151,10 @@ def test_a_certificate_counts_as_its_key(folder, img, name):
         (["old.crt"], "root.crt", "a certificate: certificate has expired"),
         (["code.crt"], "code.crt", "a certificate: unable to get "),
         (["code.crt", "root.crt"], "any.crt", "a certificate: "),  # a root in the file of keys is no root
+        (["of-web.crt", "web.crt"], "root.crt", "a certificate: one of its issuers is not for signing code"),
+        (["of-small.crt", "small.crt"], "root.crt", "a certificate: CA certificate key too weak"),
+        (["sha1.crt"], "root.crt", "a certificate: CA signature digest algorithm too weak"),
+        (["lock.crt"], "root.crt", "a certificate is not for signatures"),
         (["code.crt"], "", "a certificate, and the policy names no roots"),
         (["short.pub"], "", "an RSA key with less than 2048 bits"),
         (["rsa.pem"], "", "a PRIVATE KEY is neither a public key nor a certificate"),
