@@ -77,6 +77,8 @@ def make(scheme: str, name: str, uri: str = "") -> Reference:
     web = scheme in ("http", "https")
     if scheme not in ARCHIVES and not (name.isascii() and name.isprintable() if web else _NAME.fullmatch(name)):
         raise BollardError(f"{_shown(uri)}: is not the name of an image", "check its spelling")
+    if scheme in ("docker", "oras") and not {".", ".."}.isdisjoint(name.split("/")):
+        raise BollardError(f"{_shown(uri)}: is not the name of an image", "leave . and .. out")
     return Reference(uri, scheme, name)
 
 

@@ -8,12 +8,13 @@ import shutil
 import subprocess
 
 import pytest
+import test_image
 from sif_files import write
 from signed_images import OBJECTS, PARTITION
 
 from bollard.runtime import installed
 from bollard.runtime.errors import BollardError
-from bollard.runtime.image import image
+from bollard.runtime.image import image, sif
 from bollard.runtime.request import trust_rule
 from bollard.runtime.trust import dsse, evidence, sign, site_keys
 
@@ -137,6 +138,34 @@ def test_a_key_id_without_the_key_is_nothing(folder, img):
     theirs, ours = (ids(folder, name).pop().encode() for name in ("rsa", "p256"))
     path.write_bytes(path.read_bytes().replace(theirs, ours))
     assert signers(path, together(folder, "rsa.pub", "p256.pub")) == frozenset()
+
+
+def test_a_table_that_changes_after_the_image_was_opened(folder):
+    """The partition that is mounted is the one that was opened, so the signature has to be about that one."""
+    path = folder / "twice.sif"
+    squashfs = test_image.superblock() + bytes(4000)
+    write(path, OBJECTS, squashfs, "x86_64", force=True)
+    sign.with_pem(str(path), dsse.private_key(str(folder / "rsa.pem")), (), ())
+    good = path.read_bytes() + bytes(-path.stat().st_size % 4096) + squashfs[:-1] + b"x"
+    fd, found = image.open_sif(str(path))
+    os.close(fd)
+    item = sif.primary(found)
+    evil, at = bytearray(good), found.header.table_offset + item.slot * sif.DESCRIPTOR_SIZE
+    evil[at + 17 : at + 25] = (len(good) - item.size).to_bytes(8, "little")
+    rule = trust_rule.Rule(1, any_of=tuple(ids(folder, "rsa")))
+    rules = trust_rule.Policy("enforce", "bollard.yaml", 1, "", (rule,), str(together(folder, "rsa.pub")))
+    for first, allowed in ((good, True), (evil, False)):
+        path.write_bytes(first)
+        opened = image.open_image(str(path))
+        try:
+            path.write_bytes(good)
+            if allowed:
+                assert evidence.check_image(rules, opened, "twice.sif").signers == tuple(ids(folder, "rsa"))
+                continue
+            with pytest.raises(BollardError, match="it is not signed by"):
+                evidence.check_image(rules, opened, "twice.sif")
+        finally:
+            opened.close()
 
 
 @pytest.mark.parametrize("name", ["code", "any"])
