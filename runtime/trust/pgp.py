@@ -77,7 +77,8 @@ def program(name: str, package: str) -> str:
 def verify(message: bytes, keyrings: Sequence[str], gpgv: str = "") -> Checked:
     """Verify a clear-signed message with the keys in `keyrings`, absolute paths of files.
 
-    Files that do not exist are left out.
+    Files that do not exist are left out. Each is asked by itself: gpgv takes a key from the first keyring that has it,
+    and a revocation counts in whichever keyring it is.
 
     message: the message.
     keyrings: absolute paths.
@@ -86,14 +87,31 @@ def verify(message: bytes, keyrings: Sequence[str], gpgv: str = "") -> Checked:
     Raises:
         BollardError: gpgv is missing, or it does not end.
     """
-    import subprocess
-
     rings = [path for path in keyrings if os.path.isfile(path) and os.path.getsize(path)]
     if not rings:
         return Checked("", "", b"", "the key is in no keyring", True)
-    argv = [gpgv or program("gpgv", "gpgv"), "--homedir", "/nonexistent", "--status-fd", "2", "--log-file", "/dev/null"]
-    for path in rings:
-        argv += ["--keyring", os.path.abspath(path)]
+    found = [_verify(message, path, gpgv or program("gpgv", "gpgv"), bool(gpgv)) for path in rings]
+    revoked = [one for one in found if one.reason == _FAILURES["REVKEYSIG"]]
+    good = [one for one in found if not one.reason]
+    known = [one for one in found if not one.unknown]
+    return [*revoked, *good, *known, *found][0]
+
+
+def _verify(message: bytes, keyring: str, gpgv: str, own: bool) -> Checked:
+    """Return what gpgv says with one keyring.
+
+    message: the message.
+    keyring: the path of the keyring.
+    gpgv: the path of the program.
+    own: it is the installation's copy, which must not get this process's capabilities.
+
+    Raises:
+        BollardError: gpgv does not end.
+    """
+    import subprocess
+
+    argv = [gpgv, "--homedir", "/nonexistent", "--status-fd", "2", "--log-file", "/dev/null"]
+    argv += ["--keyring", os.path.abspath(keyring)]
     try:
         done = subprocess.run(
             [*argv, "--output", "-"],
@@ -104,7 +122,7 @@ def verify(message: bytes, keyrings: Sequence[str], gpgv: str = "") -> Checked:
             timeout=_TIMEOUT,
             check=False,
             # As uid 0 of a user namespace gpgv would get this process's capabilities.
-            preexec_fn=linux.be_no_root if gpgv and os.getuid() == 0 else None,
+            preexec_fn=linux.be_no_root if own and os.getuid() == 0 else None,
         )
     except subprocess.TimeoutExpired:
         raise BollardError(f"gpgv gave no answer in {_TIMEOUT} s", "try again") from None
@@ -118,7 +136,8 @@ def _judge(status: str, text: bytes, code: int) -> Checked:
     text: the signed text as gpgv wrote it.
     code: its exit status.
     """
-    lines = [line[len(_PREFIX) :].split() for line in status.splitlines() if line.startswith(_PREFIX)]
+    # Not splitlines(): a user id can hold other separators of lines, which gpgv prints as they are.
+    lines = [line[len(_PREFIX) :].split(" ") for line in status.split("\n") if line.startswith(_PREFIX)]
     lines = [words for words in lines if words]
     by = {words[0]: words for words in lines}
     names = [words[0] for words in lines]
