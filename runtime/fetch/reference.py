@@ -17,7 +17,7 @@ ARCHIVES = ("oci", "oci-archive", "docker-archive")
 SCHEMES = ("docker", "oras", "library", "docker-daemon", *ARCHIVES, "http", "https")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # Characters allowed in an argument of skopeo and in a URL: no space, no control character, no "-" at the start.
-_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:/@+,\[\]%~-]*")
+_NAME = re.compile(r"[0-9A-Za-z[][0-9A-Za-z._:/@+,\[\]%~-]*")
 _LIBRARY_TAG = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,127}")
 
 
@@ -90,7 +90,9 @@ def digest(reference: Reference) -> str:
     """
     _, at, found = reference.name.partition("@")
     if at and not _DIGEST.fullmatch(found):
-        raise BollardError(f"{_shown(reference.uri)}: {found!r} is not a SHA-256 digest", "write NAME@sha256:HEX")
+        small = _DIGEST.fullmatch(found.lower())
+        hint = f"write @{found.lower()}, in lower case" if small else "write NAME@sha256:HEX"
+        raise BollardError(f"{_shown(reference.uri)}: {found!r} is not a SHA-256 digest", hint)
     return found
 
 

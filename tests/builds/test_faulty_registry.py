@@ -43,6 +43,8 @@ class Stub(http.server.ThreadingHTTPServer):
         self.fault: Fault | None = None
         self.over = threading.Event()
         self.asked: list[str] = []
+        self.login = False  # ask for one
+        self.logins: set[str] = set()  # those that were sent
 
     @property
     def host(self) -> str:
@@ -55,6 +57,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
+        login = self.headers.get("Authorization", "")
+        self.server.logins.add(login)
+        if self.server.login and not login:
+            return self._send(401, b"{}", {"WWW-Authenticate": 'Basic realm="stub"'})
         if self.path == "/v2/":
             return self._send(200, b"{}")
         kind, name = self.path.split("/")[-2:]
@@ -244,16 +250,20 @@ def test_too_many_requests(fetcher: Fetcher, stub: Stub) -> None:
 
 
 def test_a_redirect_is_followed(fetcher: Fetcher, stub: Stub, layouts: dict[str, Path]) -> None:
-    """Layers often lie on another server than the registry."""
+    """Layers often lie on another server than the registry. It does not get the login."""
     other = Stub(layouts["one"])
     threading.Thread(target=other.serve_forever, daemon=True).start()
     try:
         digest = json.loads((layouts["one"] / "index.json").read_bytes())["manifests"][0]["digest"]
         manifest = json.loads((layouts["one"] / "blobs" / digest.replace(":", "/")).read_bytes())
         layer = manifest["layers"][0]["digest"]
-        stub.fault = Fault(307, {"Location": f"http://{other.host}/v2/x/blobs/{layer}"}, 1)
-        fetcher.done("pull", "--no-https", "a.sif", f"docker://{stub.host}/tiny/one:v1")
+        where = other.host.replace("127.0.0.1", "localhost")
+        stub.fault = Fault(307, {"Location": f"http://{where}/v2/x/blobs/{layer}"}, 1)
+        stub.login = True
+        login = {"BOLLARD_DOCKER_USERNAME": "alice", "BOLLARD_DOCKER_PASSWORD": "secret"}
+        fetcher.done("pull", "--no-https", "a.sif", f"docker://{stub.host}/tiny/one:v1", **login)
         assert words_of(fetcher.path / "a.sif") == "one"
+        assert any(one.startswith("Basic ") for one in stub.logins) and other.logins == {""}
     finally:
         other.shutdown()
         other.server_close()
