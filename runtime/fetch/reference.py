@@ -17,7 +17,7 @@ ARCHIVES = ("oci", "oci-archive", "docker-archive")
 SCHEMES = ("docker", "oras", "library", "docker-daemon", *ARCHIVES, "http", "https")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # Characters allowed in an argument of skopeo and in a URL: no space, no control character, no "-" at the start.
-_NAME = re.compile(r"[0-9A-Za-z[][0-9A-Za-z._:/@+,\[\]%~-]*")
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:/@+,\[\]%~-]*")
 _LIBRARY_TAG = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,127}")
 
 
@@ -74,6 +74,8 @@ def make(scheme: str, name: str, uri: str = "") -> Reference:
         name = f"{host.rpartition('@')[2]}/{name}"
     if not name:
         raise BollardError(f"{_shown(uri)}: names no image", f"write {scheme}:{'' if scheme in ARCHIVES else '//'}NAME")
+    if scheme in ("docker", "oras") and name.startswith("["):  # skopeo 1.22 takes none either
+        raise BollardError(f"{_shown(uri)}: an IPv6 address cannot name a registry", "use the name of its host")
     web = scheme in ("http", "https")
     if scheme not in ARCHIVES and not (name.isascii() and name.isprintable() if web else _NAME.fullmatch(name)):
         raise BollardError(f"{_shown(uri)}: is not the name of an image", "check its spelling")
