@@ -55,6 +55,12 @@ def fault(openssl: Openssl, leaf: bytes, others: bytes, roots: bytes | None) -> 
     return ""
 
 
+def is_issuer(openssl: Openssl, certificate: bytes) -> bool:
+    """Return whether a certificate in PEM form may issue others. Parameters as for `fault`."""
+    words = ["x509", "-noout", "-ext", "basicConstraints", "-in", "{certificate}"]
+    return b"CA:TRUE" in openssl(words, certificate=certificate)[1]
+
+
 def _unlinked(openssl: Openssl, leaf: bytes, others: bytes, roots: bytes | None) -> str:
     """Return why no good chain leads from the certificate to a root; "" if one does."""
     # openssl fails for a file without any certificate; the leaf is no issuer of its own unless it is a root.

@@ -87,7 +87,8 @@ def read(path: str, roots: str) -> tuple[list[SiteKey], list[str]]:
             if kind == _KEY:
                 keys.append(SiteKey(block))
             elif kind == chain.CERTIFICATE:
-                keys.append(SiteKey(_certified(block, text, roots)))
+                key = _certified(block, text, roots)
+                keys += [SiteKey(key)] if key else []
             else:
                 raise ValueError(f"a {kind.decode('ascii', 'replace')} is neither a public key nor a certificate")
         except ValueError as error:
@@ -108,10 +109,16 @@ def can_ed25519() -> bool:
 
 
 def _certified(block: bytes, others: bytes, roots: str) -> bytes:
-    """Return the key of a certificate in PEM form. Raises ValueError unless its chain is good."""
+    """Return the key of a certificate in PEM form; b"" for one that only issues others.
+
+    Raises:
+        ValueError: its chain is not good, or it is for something else.
+    """
     if not roots:
         raise ValueError("a certificate, and the policy names no roots")
     why = chain.fault(_openssl, block, others, _content(roots))
+    if why and not why.startswith(":") and chain.is_issuer(_openssl, block):
+        return b""
     if why:
         raise ValueError(f"a certificate{why}")
     status, key = _openssl(["x509", "-noout", "-pubkey", "-in", "{leaf}"], leaf=block)

@@ -55,8 +55,10 @@ def folder(tmp_path_factory):
     ca, code = (place / "ca").read_text(), "extendedKeyUsage=codeSigning\n"
     openssl("genpkey", *KINDS["p256"], "-out", place / "between.pem")
     for name, key, text, issuer in (
+        ("issuer", "between", ca, "root"),
         ("web", "between", f"{ca}extendedKeyUsage=serverAuth\n", "root"),
         ("small", "short", ca, "root"),
+        ("of-issuer", "ed25519", code, "issuer"),
         ("of-web", "ed25519", code, "web"),
         ("of-small", "ed25519", code, "small"),
         ("sha1", "ed25519", code, "root"),
@@ -65,7 +67,7 @@ def folder(tmp_path_factory):
         request(place, name, key)
         (place / "ext").write_text(text)
         words = ("x509", "-req", "-in", place / "req", "-days", "30", "-extfile", place / "ext", "-set_serial", "8")
-        own = {"web": "between", "small": "short"}.get(issuer, issuer)
+        own = {"web": "between", "issuer": "between", "small": "short"}.get(issuer, issuer)
         words += ("-CA", place / f"{issuer}.crt", "-CAkey", place / f"{own}.pem", "-out", place / f"{name}.crt")
         openssl(*words, "-sha1" if name == "sha1" else "-sha256")
     return place
@@ -171,6 +173,13 @@ def test_a_table_that_changes_after_the_image_was_opened(folder):
 @pytest.mark.parametrize("name", ["code", "any"])
 def test_a_certificate_counts_as_its_key(folder, img, name):
     assert signers(img("ed25519"), together(folder, f"{name}.crt"), folder / "root.crt") == ids(folder, "ed25519")
+
+
+def test_an_issuer_between_is_no_signer_and_no_fault(folder, img):
+    keys = together(folder, "of-issuer.crt", "issuer.crt")
+    found, faults = site_keys.read(str(keys), str(folder / "root.crt"))
+    assert {key.id for key in found} == ids(folder, "ed25519") and faults == []
+    assert signers(img("ed25519"), keys, folder / "root.crt") == ids(folder, "ed25519")
 
 
 @pytest.mark.parametrize(
