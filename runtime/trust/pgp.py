@@ -77,8 +77,8 @@ def program(name: str, package: str) -> str:
 def verify(message: bytes, keyrings: Sequence[str], gpgv: str = "") -> Checked:
     """Verify a clear-signed message with the keys in `keyrings`, absolute paths of files.
 
-    Files that do not exist are left out. Each is asked by itself: gpgv takes a key from the first keyring that has it,
-    and a revocation counts in whichever keyring it is.
+    Files that do not exist are left out. Each keyring, and each copy of the signer's key in it, is asked by itself:
+    gpgv takes the first copy of a key, and a revocation counts in whichever copy it is.
 
     message: the message.
     keyrings: absolute paths.
@@ -90,20 +90,36 @@ def verify(message: bytes, keyrings: Sequence[str], gpgv: str = "") -> Checked:
     rings = [path for path in keyrings if os.path.isfile(path) and os.path.getsize(path)]
     if not rings:
         return Checked("", "", b"", "the key is in no keyring", True)
-    found = [_verify(message, path, gpgv or program("gpgv", "gpgv"), bool(gpgv)) for path in rings]
+    own, gpgv = bool(gpgv), gpgv or program("gpgv", "gpgv")
+    found = []
+    for path in rings:
+        found.append(_verify(message, path, gpgv, own))
+        copies = _copies(path, found[-1].fingerprint) if found[-1].fingerprint else []
+        found += [_verify(message, "", gpgv, own, raw) for raw in copies[1:]]  # the first is what gpgv has used
     revoked = [one for one in found if one.reason == _FAILURES["REVKEYSIG"]]
     good = [one for one in found if not one.reason]
     known = [one for one in found if not one.unknown]
     return [*revoked, *good, *known, *found][0]
 
 
-def _verify(message: bytes, keyring: str, gpgv: str, own: bool) -> Checked:
+def _copies(path: str, fingerprint: str) -> list[bytes]:
+    """Return the packets of each copy of a key in a keyring, in order."""
+    from bollard.runtime.trust import keyring
+
+    try:
+        return [key.raw for key in keyring.read(path) if key.fingerprint == fingerprint]
+    except BollardError:
+        return []  # a keybox of GnuPG, which has a key once
+
+
+def _verify(message: bytes, keyring: str, gpgv: str, own: bool, raw: bytes = b"") -> Checked:
     """Return what gpgv says with one keyring.
 
     message: the message.
-    keyring: the path of the keyring.
+    keyring: the path of the keyring; "" for a keyring that is `raw`.
     gpgv: the path of the program.
     own: it is the installation's copy, which must not get this process's capabilities.
+    raw: the packets of one key.
 
     Raises:
         BollardError: gpgv does not end.
@@ -111,14 +127,18 @@ def _verify(message: bytes, keyring: str, gpgv: str, own: bool) -> Checked:
     import subprocess
 
     argv = [gpgv, "--homedir", "/nonexistent", "--status-fd", "2", "--log-file", "/dev/null"]
-    argv += ["--keyring", os.path.abspath(keyring)]
+    fd = os.memfd_create("keyring", os.MFD_CLOEXEC) if raw else -1
+    argv += ["--keyring", f"/dev/fd/{fd}" if raw else os.path.abspath(keyring)]
     try:
+        if raw:
+            os.write(fd, raw)
         done = subprocess.run(
             [*argv, "--output", "-"],
             input=message,
             capture_output=True,
             env=_ENVIRONMENT,
             cwd="/",
+            pass_fds=(fd,) if raw else (),
             timeout=_TIMEOUT,
             check=False,
             # As uid 0 of a user namespace gpgv would get this process's capabilities.
@@ -126,6 +146,9 @@ def _verify(message: bytes, keyring: str, gpgv: str, own: bool) -> Checked:
         )
     except subprocess.TimeoutExpired:
         raise BollardError(f"gpgv gave no answer in {_TIMEOUT} s", "try again") from None
+    finally:
+        if raw:
+            os.close(fd)
     return _judge(done.stderr.decode("utf-8", "replace"), done.stdout, done.returncode)
 
 

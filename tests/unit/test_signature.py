@@ -485,3 +485,15 @@ def test_require(keys, img):
             verify.require(fd, found, keys.trust("other"), [good])
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("first", ["old", "new"])
+def test_a_revocation_that_was_appended(keys, img, tmp_path, first):
+    """`gpg --export KEY >> FILE` puts a second copy of the key behind the one without the revocation."""
+    keys.sign(img, "revoked")
+    copies = [keys.unrevoked.raw, keys.public["revoked"].raw]
+    ring = tmp_path / "ring"
+    ring.write_bytes(b"".join(copies if first == "old" else copies[::-1]) + keys.public["good"].raw)
+    found = report(img, verify.Trust((str(ring),)))
+    assert "has been revoked" in found.reason
+    assert verify.signers(found) == {keys.public["good"].fingerprint}
