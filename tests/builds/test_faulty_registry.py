@@ -180,7 +180,8 @@ def altered(source: Path, target: Path, change: Change) -> Path:
 
 
 def _blob(layout: Path, entry: dict[str, Any]) -> bytes:
-    return (layout / "blobs" / entry["digest"].replace(":", "/")).read_bytes()
+    name: str = entry["digest"]
+    return (layout / "blobs" / name.replace(":", "/")).read_bytes()
 
 
 def _schema_1(manifest: dict[str, Any], keep: Any) -> dict[str, Any]:
