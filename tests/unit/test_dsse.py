@@ -162,7 +162,7 @@ def test_certificates(pem, tmp_path):
 
 
 def test_chains_that_do_not_vouch_for_code(pem, tmp_path):
-    """What Apptainer, whose library looks at the usages of each issuer, refuses too."""
+    """Apptainer refuses narrow issuers too; it takes a key whose usage allows no signatures."""
     made = Authority(tmp_path, pem[1]["ed25519"][0])
     root, ca = str(tmp_path / "root.crt"), "basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign\nextendedKeyUsage="
     for usage, why in (("serverAuth", "one of its issuers is not for signing code"), ("codeSigning", "")):
