@@ -12,6 +12,7 @@ import os
 from bollard.runtime import installed
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import binds, spec_text, trust_rule
+from bollard.runtime.system import mount_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -206,11 +207,13 @@ def refuse_image(here: Site, fd: int, name: str, what: str = "runs no image") ->
     what  verb of the message
 
     Raises:
-        BollardError: the image is in a forbidden directory, or in none of the allowed ones.
+        BollardError: the image is in a forbidden directory, in none of the allowed ones, or its directory is not known.
     """
     if not here.allowed and not here.forbidden:
         return
-    path = os.readlink(f"/proc/self/fd/{fd}")  # the path with all symlinks resolved
+    path = mount_table.path_of(fd)
+    if not path:
+        raise BollardError(f"{name}: lies in another mount namespace, so its directory is not known", _elsewhere(here))
     for folder in here.forbidden:
         if lies_in(path, folder):
             raise BollardError(f"{name}: this site {what} from {folder}", _elsewhere(here))
