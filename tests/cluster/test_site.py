@@ -87,6 +87,20 @@ def test_on_a_terminal(cluster: Cluster) -> None:
     [
         ("owners", f"chmod o+w {PREFIX}/python", "", "can be written by everybody", f"chmod go-w {PREFIX}/python"),
         ("owners", "chown alice /etc/slurm", "", "/etc/slurm belongs to alice", "chown -h root /etc/slurm"),
+        (
+            "access",
+            "chmod 700 /etc/slurm/plugstack.conf.d",
+            "",
+            "closed to users: /etc/slurm/plugstack.conf.d",
+            "chmod a+rX /etc/slurm/plugstack.conf.d",
+        ),
+        (
+            "job folders",
+            "mkdir -p /run/bollard-jobs && chown alice /run/bollard-jobs",
+            "",
+            "/run/bollard-jobs belongs to alice: no container can be made here",
+            "chown -h root /run/bollard-jobs",
+        ),
         ("FUSE", "mv /dev/fuse /dev/fuse.off", "mv /dev/fuse.off /dev/fuse", "/dev/fuse", "modprobe fuse"),
         (
             "installation",
