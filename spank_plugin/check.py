@@ -255,12 +255,15 @@ def _slurm(where: Where) -> Found:
     status, said = _said("srun", "--version", where=where)
     if status == 127:
         yield Finding("Slurm", FAILURE, said.strip(), "install Slurm's commands on this node")
-    elif status != 0 and "spank_bollard.so" in said:
-        return  # srun cannot load the plugin: _plugin() reports that
-    elif status != 0:
+        return
+    if status != 0 and "spank_bollard.so" in said:  # srun loads plugins first, and cannot load this one
+        status, said = _said("sinfo", "--version", where=where)
+    if status != 0:
         yield Finding("Slurm", FAILURE, said.strip().partition("\n")[0], "mend slurm.conf first")
     elif host_check.numbers(said)[:2] != host_check.numbers(built)[:2]:
-        yield Finding("Slurm", FAILURE, f"{said.strip()}, but the plugin is built for {built}", _AGAIN)
+        package, release = install.package_of(where.prefix), ".".join(map(str, host_check.numbers(said)))
+        fix = f"install the {package} that is built for Slurm {release}" if package else _AGAIN
+        yield Finding("Slurm", FAILURE, f"{said.strip()}, but the plugin is built for {built}", fix)
     else:
         yield Finding("Slurm", OK, f"{said.strip()}, the plugin is built for {built}")
 
@@ -283,6 +286,10 @@ def _plugin(where: Where) -> Found:
         return
     if plugstack_fault.fault(where)[0]:
         yield Finding("plugin", FAILURE, "srun has not loaded it", "mend plugstack.conf, see above")
+        return
+    if "Incompatible plugin version" in said:
+        text = "this Slurm does not load it: the plugin is built for another release"
+        yield Finding("plugin", FAILURE, text, "see Slurm above")
         return
     # Match the beginning of a line only: Slurm's help text has the word error too.
     found = re.search(r"^srun: (?:error|fatal): .*|^bollard: .*", said, re.M)

@@ -95,6 +95,16 @@ def test_on_a_terminal(cluster: Cluster) -> None:
             "chmod a+rX /etc/slurm/plugstack.conf.d",
         ),
         (
+            "Slurm",
+            f"cd {PREFIX} && cp -p spank_bollard.so so.off && cp -p manifest.json json.off && "
+            """sed -i 's/"slurm": "[^"]*"/"slurm": "19.5.1"/' manifest.json && """
+            """echo 'const char plugin_name[] = "b", plugin_type[] = "spank"; const unsigned plugin_version = 1;' |"""
+            " gcc -shared -fPIC -o spank_bollard.so -x c -",
+            f"cd {PREFIX} && mv so.off spank_bollard.so && mv json.off manifest.json",
+            ", but the plugin is built for 19.5.1",
+            "bollard site install",
+        ),
+        (
             "job folders",
             "mkdir -p /run/bollard-jobs && chown alice /run/bollard-jobs",
             "",
