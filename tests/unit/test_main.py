@@ -376,17 +376,6 @@ def test_root_cannot_give_its_rights_up(monkeypatch):
         parse("--no-privs", "img.sif")
 
 
-def test_several_tasks_do_not_share_what_each_makes(monkeypatch):
-    monkeypatch.delenv("SLURM_STEP_NUM_TASKS", raising=False)
-    assert parse("--sharens", "img.sif") == ([], ["img.sif"])
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert parse("--sharens", "img.sif") == ([], ["img.sif"])
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
-    assert parse("--sharens=false", "img.sif") == ([], ["img.sif"])
-    with pytest.raises(BollardError, match="--sharens: each task .* srun --container=IMAGE"):
-        parse("--sharens", "img.sif")
-
-
 def test_no_option_is_known_in_two_ways():
     table = set(options.ROWS)
     assert not table & set(options.REFUSED) and not table & set(options.WITHOUT_EFFECT)
