@@ -158,6 +158,7 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
             fetched = _fetch(request, found, stack)
         place = workspace.make(workspace.parent(os.environ, request.target if request.sandbox else ""))
         cwd = os.getcwd()
+        progress.settle()  # else this process and the one that builds both show the step
         try:
             rootless.run(way, progress.ended(lambda: _carry_out(request, found, fetched, place, cwd, way, started)))
         except BollardError as error:
