@@ -81,6 +81,14 @@ TABLE: tuple[Key, ...] = (
         "library has, among what this Slurm has; `slurm` leaves it to MpiDefault of slurm.conf",
         "auto",
     ),
+    Key(
+        "host-mpi",
+        DIRECTORIES,
+        (),
+        "where the nodes have the MPI libraries for `--container-mpi=host` and `auto`; without it, where the node's "
+        "loader finds them, and in /usr/local, /usr/lib64 and /opt",
+        "[/opt/mpich/lib]",
+    ),
     Key("mpirun", SWITCH, True, "whether mpirun and mpiexec of an image start their ranks by srun", "no"),
     Key(
         "idle-containers",

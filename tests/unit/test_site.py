@@ -29,6 +29,7 @@ writable: yes
 mpirun: false
 gpu: always
 mpi: auto
+host-mpi: [/opt/mpich/lib]
 spool: /var/spool/slurmd.%n
 registry: yes
 image-programs: no
