@@ -1,33 +1,38 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The host's MPI in the container (--container-mpi=host and auto): what this node has, and what the image gets of it.
+"""The host's MPI and fabrics in the container: what this node has, and what the image gets of it.
 
 The plan has every MPI library of the node and all that these need, as binds to PLACE. When the image can be read, and
 before anything is attached, `fitting` keeps those that suit it (mpi_choice.py) and binds the MPI libraries also over
 the image's own: a program with DT_RPATH does not look into LD_LIBRARY_PATH, which has PLACE first.
 
-This module is imported only for a container that asks for the host's MPI.
+This module is imported only for a container that asks for the host's MPI, and where the site has fabrics.
 """
 
 from __future__ import annotations
 
 import os
 
-from bollard.runtime.container import elf, image_libraries, loader_cache, mounts, mpi_choice
-from bollard.runtime.container.mpi_choice import ROWS, Part
+from bollard.runtime.container import elf, fabrics, image_libraries, loader_cache, mounts, mpi_choice
+from bollard.runtime.container.mpi_choice import OPEN_MPI, ROWS, Part
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request.plan_records import BIND, HOST_MPI, MPI_LIBRARIES, OMIT, Mount
 from bollard.runtime.system import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from bollard.runtime.container.fabrics import Fabric
     from bollard.runtime.container.image_libraries import Root
     from bollard.runtime.container.mounts import Place, Report
     from bollard.runtime.request.site import Site
 
-AUTO, HOST = "auto", "host"
+IMAGE, AUTO, HOST = "image", "auto", "host"
+LIBFABRIC = "libfabric.so.1"
+# Where the tree of Open MPI is, below MPI_LIBRARIES.
+OPEN_MPI_TREE, LIBPMIX = "openmpi", "libpmix.so.2"
 # Directories of components beside the library that loads them: UCX looks beside libucs, libfabric in FI_PROVIDER_PATH.
 _COMPONENTS = {"libucs.so.0": "ucx", "libfabric.so.1": "libfabric"}
 _COMPONENTS_MAX, _LIBRARIES_MAX = 100, 300
+_OPEN_MPI_NAMES = [name for row in mpi_choice.FAMILIES["Open MPI's ABI"] for name in row]
 _OWN = "--container-mpi=image uses the image's own"
 
 
@@ -101,17 +106,46 @@ def part(fd: int) -> Part:
     )  # fmt: skip
 
 
-def find(here: Site, mode: str) -> tuple[tuple[Mount, ...], tuple[str, ...]]:
-    """Return the binds of the node's MPI and all that it needs, and warnings.
+def find(here: Site, mode: str, contain: bool = False) -> tuple[tuple[Mount, ...], tuple[str, ...]]:
+    """Return the binds of the node's MPI, of the site's fabrics and of all that these need, and warnings.
 
-    here  the site's configuration
-    mode  AUTO or HOST
+    here     the site's configuration
+    mode     IMAGE, AUTO or HOST
+    contain  the container has its own /dev
 
     Raises:
         BollardError: mode is HOST, and this node has no MPI library, or one that it cannot load itself.
     """
-    node, only = Node(here.host_mpi), here.host_mpi
+    node = Node(here.host_mpi)
     found: dict[str, str] = {}
+    warnings: tuple[str, ...] = ()
+    if mode != IMAGE:
+        wrong = _find_mpi(node, here.host_mpi, found)
+        if wrong and mode == HOST:
+            raise BollardError(f"--container-mpi=host: {wrong}", f"{_OWN}; see docs/mpi.md")
+        warnings += (f"--container-mpi=auto: {wrong}; the image's own is used",) if wrong else ()
+    devices: list[Mount] = []
+    if here.fabrics:
+        known = fabrics.of_site(here.fabrics)
+        devices = fabrics.device_binds(known) if contain else []
+        for fabric in known:
+            for path in fabric.libraries:
+                node.known[_soname(path) or os.path.basename(path)] = path
+            for path, name in zip(fabric.provider, fabric.components()):
+                if not os.access(path, os.R_OK):
+                    warnings += (f"fabric {fabric.name}: {path} of bollard.yaml is not on this node; left out",)
+                elif name not in found:
+                    _collect(node, path, found, name, "" if LIBFABRIC in found else LIBFABRIC)
+                    found[name] = path
+    binds = [
+        Mount(BIND, path, f"{MPI_LIBRARIES}/{name}", read_only=True, if_missing=OMIT, only=HOST_MPI)
+        for name, path in found.items()
+    ]
+    return (*binds, *devices), warnings
+
+
+def _find_mpi(node: Node, only: tuple[str, ...], found: dict[str, str]) -> str:
+    """Add the node's MPI libraries, and what they need, to `found`. Returns why there are none, "" if there are."""
     lacking = ""
     for rows in mpi_choice.FAMILIES.values():
         for row in rows:
@@ -121,25 +155,31 @@ def find(here: Site, mode: str) -> tuple[tuple[Mount, ...], tuple[str, ...]]:
                 lacking = lacking or wrong
                 if not wrong:
                     found.update(dict.fromkeys(row, path))
-    if not any(name in ROWS for name in found):
-        where = f"; the site names {', '.join(only)}" if only else ""
-        what = lacking or f"this node has no MPI library that bollard knows{where}"
-        if mode == HOST:
-            raise BollardError(f"--container-mpi=host: {what}", f"{_OWN}; see docs/mpi.md")
-        return (), (f"--container-mpi=auto: {what}; the image's own is used",)
-    binds = [
-        Mount(BIND, path, f"{MPI_LIBRARIES}/{name}", read_only=True, if_missing=OMIT, only=HOST_MPI)
-        for name, path in found.items()
-    ]
-    return tuple(binds), ()
+    if OPEN_MPI in found:  # its components and texts are found from its prefix, so it is a tree
+        prefix = os.path.dirname(os.path.dirname(os.path.realpath(found[OPEN_MPI])))
+        if os.path.isdir(f"{prefix}/share/openmpi"):
+            found[OPEN_MPI_TREE] = prefix
+        else:
+            lacking = lacking or f"{found[OPEN_MPI]} is not below the prefix of an Open MPI (PREFIX/share/openmpi)"
+            for name in [name for name in found if name in _OPEN_MPI_NAMES]:
+                del found[name]
+    if any(name in ROWS for name in found):
+        return ""
+    where = f"; the site names {', '.join(only)}" if only else ""
+    return lacking or f"this node has no MPI library that bollard knows{where}"
 
 
-def _collect(node: Node, path: str, found: dict[str, str]) -> str:
-    """Add to `found` what the library at `path` needs. Returns what this node lacks of it; then nothing is added."""
+def _collect(node: Node, path: str, found: dict[str, str], component: str = "", without: str = "") -> str:
+    """Add to `found` what a library needs. Returns what this node lacks of it; then nothing is added.
+
+    path       its path
+    component  its name if it is a component: what it needs and this node lacks is the image's, or left out later
+    without    a library that is not looked for, as the image's is meant
+    """
     more: dict[str, str] = {}
-    todo = [(path, os.path.basename(path), False)]
+    todo = [(path, component or os.path.basename(path), bool(component))]
     while todo and len(more) < _LIBRARIES_MAX:
-        path, name, component = todo.pop()
+        path, name, loaded = todo.pop()
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             library = elf.Library(fd)
@@ -153,17 +193,17 @@ def _collect(node: Node, path: str, found: dict[str, str]) -> str:
             for origin in origins
         ]
         for need in said.needed:
-            if mpi_choice.of_glibc(need) or need in more:
+            if mpi_choice.of_glibc(need) or need in more or need == without:
                 continue
             place = node.library(need, folders)
-            if need in found and not component:
-                if os.path.realpath(place) != os.path.realpath(found[need]):
+            if need in found:
+                if not loaded and os.path.realpath(place) != os.path.realpath(found[need]):
                     return f"{path} needs another {need} than the other MPI libraries of this node"
                 continue
             if place:
                 more[need] = place
-                todo.append((place, need, component))
-            elif not component:  # a component that cannot be loaded is one without its network, as on the host
+                todo.append((place, need, loaded))
+            elif not loaded:  # a component that cannot be loaded is one without its network, as on the host
                 return f"{path} needs {need}, which this node does not have"
         folder = _COMPONENTS.get(name, "")
         for at, file in _components(path, folder) if folder else ():
@@ -187,16 +227,25 @@ def _components(path: str, folder: str) -> list[tuple[str, str]]:
     return []
 
 
-def fitting(
-    root: int, places: list[Place], mode: str, report: Report
-) -> tuple[list[Place], bytes, tuple[tuple[bytes, bytes], ...]]:
-    """Return `places` with those of the host's MPI that suit the image, and what tasks need to find them.
+class Fit:
+    """What an image gets: mounts, and what its tasks need to find them."""
 
-    That is a directory that comes first in LD_LIBRARY_PATH, b"" for none, and variables.
+    __slots__ = ("defaults", "libraries", "places", "variables")
+
+    def __init__(self, places: list[Place]) -> None:
+        self.places = places
+        self.libraries = b""  # directory that comes first in LD_LIBRARY_PATH
+        self.defaults: tuple[tuple[bytes, bytes], ...] = ()  # variables, used if no other source sets them
+        self.variables: tuple[tuple[bytes, bytes], ...] = ()  # variables that win over the image's
+
+
+def fitting(root: int, places: list[Place], mode: str, here: Site, report: Report) -> Fit:
+    """Return `places` with those of the host's MPI and fabrics that suit the image, and what tasks need for them.
 
     root    descriptor of the image's root directory
     places  what mounts.clone_sources returned
-    mode    AUTO or HOST
+    mode    IMAGE, AUTO or HOST
+    here    the site's configuration
     report  gets what is left out
 
     Raises:
@@ -204,6 +253,7 @@ def fitting(
     """
     ours = {_name(place): place for place in places if place.mount.only == HOST_MPI}
     image = image_libraries.Root(root)
+    site_fabrics = fabrics.of_site(here.fabrics)
     opened: list[int] = []
     try:
         host = {}
@@ -217,8 +267,9 @@ def fitting(
                 known[name] = _of_image(image, name, opened)
             return known[name][1]
 
-        choice = mpi_choice.choose(host, of_image)
-        why = mpi_choice.refused(host, of_image, choice)
+        providers = frozenset(name for fabric in site_fabrics for name in fabric.components())
+        choice = mpi_choice.choose(host, of_image, providers)
+        why = mpi_choice.refused(host, of_image, choice) if any(name in ROWS for name in host) else ""
         over = [(name, known[name][0]) for name in ROWS if name in choice.taken and of_image(name)]
     finally:
         for fd in opened:
@@ -235,20 +286,59 @@ def fitting(
             if name in ROWS
         ]
     report.left_out += [f"{MPI_LIBRARIES}/{name}: {reason}" for name, reason in choice.left_out.items()]
+    for fabric in site_fabrics:
+        for name in fabric.components():
+            if name in choice.left_out:
+                report.warnings.append(
+                    f"fabric {fabric.name}: {name.partition('/')[2]} {choice.left_out[name]}; left out"
+                )
+    if OPEN_MPI in choice.taken:
+        choice.taken.add(OPEN_MPI_TREE)
     kept = []
     for place in places:
-        if place.mount.only != HOST_MPI or (not why and _name(place) in choice.taken):
+        if place.mount.only != HOST_MPI or _name(place) in choice.taken:
             kept.append(place)
         else:
             os.close(place.tree)
     for name, path in over if not why else ():
         kept.append(_over(ours[name].mount.source, path))
         report.chosen.append(f"{ours[name].mount.source} of the host for {path} of the image")
-    if why:
-        return kept, b"", ()
-    first = MPI_LIBRARIES.encode()
-    providers = any(name.startswith("libfabric/") for name in choice.taken)
-    return kept, first, ((b"FI_PROVIDER_PATH", first + b"/libfabric"),) if providers else ()
+    fit = Fit(kept)
+    if choice.taken:
+        fit.libraries = MPI_LIBRARIES.encode()
+        of_image_too = "" if LIBFABRIC in choice.taken else known.get(LIBFABRIC, ("", None))[0]
+        fit.defaults = tuple(_defaults(choice.taken, site_fabrics, of_image_too))
+    if OPEN_MPI in choice.taken:
+        fit.variables = _prefixes({name: place.mount.source for name, place in ours.items()})
+    return fit
+
+
+def _prefixes(sources: dict[str, str]) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the variables by which Open MPI, and its PMIx if that is in the tree, find their files in the container.
+
+    sources  {name: path on the host} of the libraries and of the tree
+    """
+    tree, place = sources[OPEN_MPI_TREE], f"{MPI_LIBRARIES}/{OPEN_MPI_TREE}".encode()
+    own = os.path.realpath(sources.get(LIBPMIX, "")).startswith(f"{tree}/")
+    return ((b"OPAL_PREFIX", place), *(((b"PMIX_PREFIX", place),) if own else ()))
+
+
+def _defaults(taken: set[str], site_fabrics: list[Fabric], libfabric: str) -> list[tuple[bytes, bytes]]:
+    """Return the variables of providers and fabrics.
+
+    taken         names of the host's libraries that the image gets
+    site_fabrics  the fabrics of this node
+    libfabric     path of the image's own libfabric if that is used: its own providers stay known to it
+    """
+    found = []
+    if any(name.startswith(f"{fabrics.PROVIDERS}/") for name in taken):
+        folders = [f"{MPI_LIBRARIES}/{fabrics.PROVIDERS}"]
+        folders += [f"{os.path.dirname(libfabric)}/{fabrics.PROVIDERS}"] if libfabric else []
+        found.append((b"FI_PROVIDER_PATH", os.fsencode(":".join(folders))))
+    for fabric in site_fabrics:
+        if taken.intersection(fabric.components()):
+            found += fabric.variables()
+    return found
 
 
 def _name(place: Place) -> str:

@@ -147,12 +147,12 @@ def _enter(
         from bollard.runtime.container import driver_libraries
 
         places = driver_libraries.fitting(root, places, report)
-    first_libraries = b""
-    defaults: tuple[tuple[bytes, bytes], ...] = ()
+    hosts_mpi = None
     if any(place.mount.only == plan_records.HOST_MPI for place in places):
         from bollard.runtime.container import host_mpi
 
-        places, first_libraries, defaults = host_mpi.fitting(root, places, asked.mpi, report)
+        hosts_mpi = host_mpi.fitting(root, places, asked.mpi, here, report)
+        places = hosts_mpi.places
     clock.mark("server")
     servers = None
     if made.layers:
@@ -178,7 +178,7 @@ def _enter(
         locales=image_scripts.available_locales(), command=command,
         instance=instance, namespace_fds=namespace_fds, layer=kept,
         tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
-        first_libraries=first_libraries, defaults=defaults,
+        hosts_mpi=hosts_mpi,
     )  # fmt: skip
     container.warnings += [layer.warning for layer in own_layers if layer.warning]
     container.warnings += image_scripts.unmade_mounts(container)
@@ -284,10 +284,10 @@ def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "", kept: bo
         gpus += cdi.find(asked.devices, asked.cdi_dirs, asked.contain)
     mpi: tuple[plan_records.Mount, ...] = ()
     warnings: tuple[str, ...] = ()
-    if asked.mpi != "image":
+    if asked.mpi != "image" or here.fabrics:
         from bollard.runtime.container import host_mpi
 
-        mpi, warnings = host_mpi.find(here, asked.mpi)
+        mpi, warnings = host_mpi.find(here, asked.mpi, asked.contain)
     return plan.Facts(
         here, spool, PREFIX, host_slurm.TOOLS, host_slurm.PLACES, opened.kind == image.DIRECTORY, brought, overlays,
         gpus, os.path.realpath(asked.cwd), kept, mpi, warnings,

@@ -34,6 +34,8 @@ else:
 
     Part = namedtuple("Part", "needed requires provides defined undefined")
 
+OPEN_MPI = "libmpi.so.40"  # of Open MPI 4 and 5
+
 # The MPI libraries of each family. Libraries in one row have one ABI under several names, the standard's first (MPICH
 # ABI Compatibility Initiative; Debian has the second name, Cray the others). The first row is the one for C.
 FAMILIES: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -43,9 +45,21 @@ FAMILIES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("libmpicxx.so.12", "libmpichcxx.so.12"),
     ),
     "the ABI of the MPI standard": (("libmpi_abi.so.1",), ("libmpifort_abi.so.1",)),
+    "Open MPI's ABI": (
+        (OPEN_MPI,),
+        ("libmpi_mpifh.so.40",),
+        ("libmpi_usempif08.so.40",),
+        ("libmpi_usempi_ignore_tkr.so.40",),
+        ("libmpi_cxx.so.40",),
+        ("liboshmem.so.40",),
+    ),
 }
 # name -> (family, row)
 ROWS = {name: (family, row) for family, rows in FAMILIES.items() for row in rows for name in row}
+# Parts of Open MPI, and what it speaks to Slurm: they come with it.
+_OF_OPEN_MPI = ("libopen-pal.so.", "libopen-rte.so.", "libprrte.so.", "libpmix.so.", "libmca_common_")
+# The libraries that load components, by the components' directory.
+_LOADERS = {"ucx": "libucs.so.0", "libfabric": "libfabric.so.1"}
 # The host's come first: they are the way to its network.
 _FABRIC = ("libfabric.so.", "libucp.so.", "libuct.so.", "libucs.so.", "libucm.so.")
 _GLIBC = (
@@ -71,12 +85,15 @@ class Choice:
         self.warnings: list[str] = []
 
 
-def choose(host: dict[str, Part], image: Callable[[str], Part | None]) -> Choice:
+def choose(
+    host: dict[str, Part], image: Callable[[str], Part | None], providers: frozenset[str] = frozenset()
+) -> Choice:
     """Return the choice among the host's libraries.
 
     host   {name: library}: the MPI libraries and all that they need. A name with "/" is a component that a library
-           loads: fabric/NAME
+           loads: libfabric/NAME
     image  returns a library of the image by its soname; None if the image has none
+    providers  components of `host` for the image's own libfabric too, if it has one
     """
     choice = Choice()
     judged: dict[str, str] = {}
@@ -103,7 +120,7 @@ def choose(host: dict[str, Part], image: Callable[[str], Part | None]) -> Choice
             else:
                 choice.taken.add(name)
         choice.warnings += _misfits(host[core[0]], core[0], rows[1:], choice.taken, image)
-    _add_needed(choice, host, image, judged)
+    _add_needed(choice, host, image, judged, providers)
     return choice
 
 
@@ -124,65 +141,65 @@ def refused(host: Iterable[str], image: Callable[[str], Part | None], choice: Ch
     return f"this node has MPI libraries of another ABI ({ours[0]}) than the image ({theirs[0]})"
 
 
-def sources(name: str, host: dict[str, Part], image: Callable[[str], Part | None]) -> tuple[bool, str]:
-    """Return whether a library comes from the host, and why neither side can give it ("" if one can).
-
-    name   a soname that some of `host` needs
-    """
+def is_from_host(name: str, host: dict[str, Part], image: Callable[[str], Part | None]) -> bool:
+    """Return whether the library `name`, which some of `host` need, comes from the host."""
     own, ours = image(name), host.get(name)
-    if name in ROWS and ours:
-        return True, ""
-    if not own:
-        return (True, "") if ours else (False, f"needs {name}, which is neither on this node nor in the image")
-    wrong = _falls_short(name, own, host.values())
-    if not ours:
-        return False, wrong
-    if not name.startswith(_FABRIC) and not wrong:
-        return False, ""
-    if own.provides:
-        newer = own.provides - ours.provides
-    else:
-        newer = frozenset() if name.startswith(_FABRIC) else frozenset(own.defined() - ours.defined())
-    if not newer:
-        return True, ""
-    return False, wrong and f"{wrong}; the image's programs need {_last(newer)} of it"
+    if not ours or not own or name in ROWS or name.startswith(_OF_OPEN_MPI):
+        return ours is not None
+    if not name.startswith(_FABRIC) and not _falls_short(name, own, ours, host.values()):
+        return False
+    return not _newer(name, own, ours)
 
 
-def _unusable(
-    name: str, host: dict[str, Part], image: Callable[[str], Part | None], judged: dict[str, str]
-) -> str:  # fmt: skip
+def _newer(name: str, own: Part, ours: Part) -> frozenset[str]:
+    """Return what the image's library has and the host's lacks: versions, or symbols if it has none."""
+    if own.provides or name.startswith(_FABRIC):  # UCX has no versions, and its libraries belong together
+        return own.provides - ours.provides
+    return frozenset(own.defined() - ours.defined())
+
+
+def _falls_short(name: str, own: Part, ours: Part, host: Iterable[Part]) -> bool:
+    """Return whether the image's library lacks something that the host's libraries need of it."""
+    users = [part for part in host if name in part.needed]
+    if own.provides or ours.provides:
+        return any(not own.provides.issuperset(part.requires.get(name, [])) for part in users)
+    return any(part.undefined() & ours.defined() - own.defined() for part in users)
+
+
+def _unusable(name: str, host: dict[str, Part], image: Callable[[str], Part | None], judged: dict[str, str]) -> str:
     """Return why an image cannot load a library of the host; "" if it can. `judged` has the answers so far."""
     if name in judged:
         return judged[name]
     judged[name] = ""  # libraries may need each other
     for need in host[name].needed:
-        reason = ""
-        if of_glibc(need):
-            own = image(need)
-            versions = host[name].requires.get(need, [])
-            if not own:
-                reason = f"needs {need}, which the image does not have"
-            elif not own.provides.issuperset(versions):
-                lacking = _last([version for version in versions if version not in own.provides])
-                reason = f"needs {lacking} of {need}, and the image has it up to {_last(own.provides)}"
+        if is_from_host(need, host, image):
+            reason = _unusable(need, host, image, judged)
+            if reason and ", which " not in reason:  # the library at fault, not the whole way to it
+                reason = f"needs {need}, which {reason}"
         else:
-            from_host, reason = sources(need, host, image)
-            if from_host:
-                reason = _unusable(need, host, image, judged)
-                if reason and ", which " not in reason:  # the library at fault, not the whole way to it
-                    reason = f"needs {need}, which {reason}"
+            reason = _missing(host[name], need, host.get(need), image(need))
         if reason:
             judged[name] = reason
             break
     return judged[name]
 
 
-def _falls_short(name: str, own: Part, users: Iterable[Part]) -> str:
-    """Return what `users` need of a library and the image's has not; "" for nothing."""
-    users = [part for part in users if name in part.needed]
-    versions = [version for part in users for version in part.requires.get(name, [])]
-    lacking = [version for version in versions if version not in own.provides]
-    return f"needs {_last(lacking)} of {name}, which the image's does not have" if lacking else ""
+def _missing(part: Part, need: str, ours: Part | None, own: Part | None) -> str:
+    """Return what `part` needs of the image's library and that lacks; "" for nothing.
+
+    need       its name
+    ours, own  the host's and the image's, None for none
+    """
+    if not own:
+        return f"needs {need}, which the image does not have"
+    lacking = [version for version in part.requires.get(need, []) if version not in own.provides]
+    if not lacking:
+        return ""
+    series = _last(lacking).rpartition("_")[0]
+    has = _last([version for version in own.provides if version.rpartition("_")[0] == series])
+    reason = f"needs {_last(lacking)} of {need}, and the image has {f'it up to {has}' if has else 'none'}"
+    more = f"; this node's has no {_last(_newer(need, own, ours))}, which the image's has" if ours else ""
+    return reason + more
 
 
 def _lacks_functions(ours: Part, names: tuple[str, ...], image: Callable[[str], Part | None]) -> str:
@@ -215,29 +232,31 @@ def _misfits(
 
 
 def _add_needed(
-    choice: Choice, host: dict[str, Part], image: Callable[[str], Part | None], judged: dict[str, str]
-) -> None:
+    choice: Choice, host: dict[str, Part], image: Callable[[str], Part | None], judged: dict[str, str],
+    providers: frozenset[str],
+) -> None:  # fmt: skip
     """Add what the libraries taken need, then the components that they load."""
     todo = list(choice.taken)
-    while todo:
+    components = [name for name in host if "/" in name]
+    while todo or components:
+        if not todo:
+            name = components.pop(0)
+            loader = _LOADERS.get(name.partition("/")[0], "")
+            if loader not in choice.taken and not (name in providers and image(loader)):
+                continue
+            wrong = _unusable(name, host, image, judged)
+            if wrong:
+                choice.left_out[name] = wrong
+                continue
+            choice.taken.add(name)
+            todo.append(name)
         for need in host[todo.pop()].needed:
-            if need in host and need not in choice.taken and sources(need, host, image)[0]:
+            if need not in choice.taken and is_from_host(need, host, image):
                 choice.taken.add(need)
                 todo.append(need)
-        if not todo:
-            for name in host:
-                folder, slash, _ = name.partition("/")
-                loader = {"ucx": "libucs.so.0", "libfabric": "libfabric.so.1"}.get(folder, "")
-                if slash and loader in choice.taken and name not in choice.taken and name not in choice.left_out:
-                    wrong = _unusable(name, host, image, judged)
-                    if wrong:
-                        choice.left_out[name] = wrong
-                    else:
-                        choice.taken.add(name)
-                        todo.append(name)
 
 
 def _last(versions: Iterable[str]) -> str:
-    """Return the highest of several versions: GLIBC_2.34."""
+    """Return the highest of several versions, GLIBC_2.34; "" for none."""
     known = sorted(versions, key=lambda name: (elf.version(name.rpartition("_")[2]), name))
-    return known[-1] if known else "no version"
+    return known[-1] if known else ""

@@ -38,6 +38,7 @@ class Site:
         "flow_volumes",
         "forbidden",
         "gpu",
+        "fabrics",
         "home",
         "host_mpi",
         "journal",
@@ -80,6 +81,7 @@ class Site:
         flow_volumes: str = "",
         journal: bool = False,
         host_mpi: tuple[str, ...] = (),
+        fabrics: tuple[str, ...] = (),
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -97,6 +99,7 @@ class Site:
         self.flow_scratch = flow_scratch  # where flows have ephemeral volumes; %u is the user; "" for none
         self.flow_volumes = flow_volumes  # where they have persistent ones
         self.gpu = gpu  # auto, never or always: container/gpu.py
+        self.fabrics = fabrics  # FABRIC:KIND:VALUE each: container/fabrics.py
         self.host_mpi = host_mpi  # directories of the host's MPI libraries; () to look where MPI usually is
         self.journal = journal  # lines in the system log: container/journal.py
         self.idle = idle  # how many idle containers of a job stay for its next step
@@ -182,6 +185,7 @@ def parse(text: bytes) -> Site:
         trust=trust_rule.policy(given),
         gpu=last("gpu", "auto"),
         journal=last("journal", "0") == "1",
+        fabrics=tuple(given.get("fabrics", [])),
         host_mpi=tuple(given.get("host-mpi", [])),
     )
 

@@ -49,9 +49,9 @@ def test_another_abi_is_none():
     assert chosen(both, image(**{"libmpi_abi.so.1": mpi()})) == (set(both), "")
 
 
-@pytest.mark.parametrize("version", ["GLIBC_2.34", "GLIBC_ABI_DT_RELR"])
-def test_a_newer_glibc_is_told_with_its_library(version):
-    end = f"needs {version} of libc.so.6, and the image has it up to GLIBC_2.31"
+@pytest.mark.parametrize(("version", "has"), [("GLIBC_2.34", "it up to GLIBC_2.31"), ("GLIBC_ABI_DT_RELR", "none")])
+def test_a_newer_glibc_is_told_with_its_library(version, has):
+    end = f"needs {version} of libc.so.6, and the image has {has}"
     why = f"libmpi.so.12 of this node {end}"
     assert chosen({"libmpi.so.12": mpi(glibc=version)}, image()) == (set(), why)
     host = {"libmpi.so.12": mpi("libfabric.so.1"), "libfabric.so.1": mpi(glibc=version)}
@@ -79,8 +79,8 @@ def test_the_images_library_is_kept_where_it_has_all_that_is_needed():
     assert chosen(host, older) == (set(host), "")
     assert chosen(host, other) == (
         set(),
-        "libmpi.so.12 of this node needs GLIBCXX_3.4.29 of libstdc++.so.6, which the image's does not have; "
-        "the image's programs need MINE_1 of it",
+        "libmpi.so.12 of this node needs GLIBCXX_3.4.29 of libstdc++.so.6, and the image has it up to GLIBCXX_3.4.28; "
+        "this node's has no MINE_1, which the image's has",
     )
 
 
@@ -102,8 +102,34 @@ def test_components_that_the_image_cannot_load_are_left_out():
     choice = mpi_choice.choose(host, image().get)
     assert choice.taken == set(host) - {"ucx/libuct_ib.so.0"}
     assert choice.left_out == {
-        "ucx/libuct_ib.so.0": "needs libibverbs.so.1, which is neither on this node nor in the image"
+        "ucx/libuct_ib.so.0": "needs libibverbs.so.1, which the image does not have"
     }
+
+
+def test_libraries_without_versions_are_compared_by_their_symbols():
+    needs = mpi("libhwloc.so.15", undefined=("topology", "newer", "memcpy"))
+    host = {"libmpi.so.12": needs, "libhwloc.so.15": mpi(defined=("topology", "newer"))}
+    more = image(**{"libhwloc.so.15": mpi(defined=("topology", "newer", "mine"))})
+    assert chosen(host, more) == ({"libmpi.so.12"}, "")
+    assert chosen(host, image(**{"libhwloc.so.15": mpi(defined=("topology",))})) == (set(host), "")
+
+
+def test_a_provider_for_the_images_own_libfabric():
+    name = "libfabric/libx-fi.so"
+    provider = mpi("libfabric.so.1", "libx.so.1", requires={"libfabric.so.1": ["FABRIC_1.5"]})
+    host = {name: provider, "libx.so.1": mpi()}
+
+    def choice(libfabric):
+        own = {} if libfabric is None else {"libfabric.so.1": mpi(provides=libfabric)}
+        return mpi_choice.choose(host, image(**own).get, frozenset((name,)))
+
+    assert choice(("FABRIC_1.5",)).taken == set(host)
+    too_old = choice(("FABRIC_1.3",))
+    why = "needs FABRIC_1.5 of libfabric.so.1, and the image has it up to FABRIC_1.3"
+    assert (too_old.taken, too_old.left_out) == (set(), {name: why})
+    assert (choice(None).taken, choice(None).left_out) == (set(), {})
+    of_mpi = mpi_choice.choose(host, image(**{"libfabric.so.1": mpi()}).get)  # components of an MPI that is not taken
+    assert of_mpi.taken == set()
 
 
 def test_a_fortran_library_that_stays_the_images():
