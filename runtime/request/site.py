@@ -39,7 +39,9 @@ class Site:
         "flow_volumes",
         "forbidden",
         "gpu",
+        "fabrics",
         "home",
+        "host_mpi",
         "journal",
         "layer_max",
         "idle",
@@ -79,6 +81,8 @@ class Site:
         flow_scratch: str = "",
         flow_volumes: str = "",
         journal: bool = False,
+        host_mpi: tuple[str, ...] = (),
+        fabrics: tuple[str, ...] = (),
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -96,6 +100,8 @@ class Site:
         self.flow_scratch = flow_scratch  # where flows have ephemeral volumes; %u is the user; "" for none
         self.flow_volumes = flow_volumes  # where they have persistent ones
         self.gpu = gpu  # auto, never or always: container/gpu.py
+        self.fabrics = fabrics  # FABRIC:KIND:VALUE each: container/fabrics.py
+        self.host_mpi = host_mpi  # directories of the host's MPI libraries; () to look where MPI usually is
         self.journal = journal  # lines in the system log: container/journal.py
         self.idle = idle  # how many idle containers of a job stay for its next step
         self.registry = registry
@@ -180,6 +186,8 @@ def parse(text: bytes) -> Site:
         trust=trust_rule.policy(given),
         gpu=last("gpu", "auto"),
         journal=last("journal", "0") == "1",
+        fabrics=tuple(given.get("fabrics", [])),
+        host_mpi=tuple(given.get("host-mpi", [])),
     )
 
 
