@@ -15,7 +15,7 @@ from bollard.runtime.flow.flow import Flow
 # What a job may use of the machine changes nothing in its result.
 _NOT_CONTENT = (
     "line", "image", "image_secret", "needs", "threads", "sockets", "affinity", "memory", "by_core", "exclusive",
-    "timeout", "attempts", "slurm", "array",
+    "timeout", "attempts", "requeue", "slurm", "array",
 )  # fmt: skip
 
 

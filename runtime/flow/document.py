@@ -83,7 +83,8 @@ def read(text: bytes, sets: Mapping[str, str]) -> tuple[Document, list[Mistake]]
     go = re.search(rb"\{\{-? *([.$]|if |range |with |end\b|include )", text)
     if go and ("version" in data or reader.mistakes):  # a script of a shell may have {{ for itself
         number = text[: go.start()].count(b"\n") + 1
-        reader.mistakes.append(Mistake(number, "{{ begins a template of Go, which is not rendered here", template))
+        # The other mistakes are about what the template has in place of values.
+        return empty, [Mistake(number, "{{ begins a template of Go, which is not rendered here", template)]
     return Document(data, reader.lines), sorted(reader.mistakes)
 
 

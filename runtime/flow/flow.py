@@ -85,6 +85,7 @@ class Job:
     array: tuple[int, int, int]  # first, last, concurrency; (0, -1, 0) for no array
     timeout: int
     attempts: int
+    requeue: bool  # whether each further attempt has another allocation
     isolated: bool
     slurm: tuple[tuple[str, str | None], ...]
 
@@ -195,13 +196,7 @@ class _Maker:
         known = {job.name: job for job in jobs}
         for job in jobs:
             place = f"jobs.{job.name}"
-            word = (
-                "needs"
-                if f"{place}.needs" in self.lines
-                else "depends-on"
-                if f"{place}.depends-on" in self.lines
-                else "requires"
-            )
+            word = next((word for word in ("needs", "depends-on") if f"{place}.{word}" in self.lines), "requires")
             for need in job.needs:
                 other = known.get(need.name)
                 if other is None:
@@ -227,8 +222,9 @@ class _Maker:
         place = f"volumes.{name}"
         shelf = persistent = ""
         reference = data.get("reference")
+        # Files of Fuzzball, v1, repeat the key as `name`.
         for word in ("use", "name"):
-            if reference and word in data:
+            if reference and word in data and data[word] != name:
                 self.wrong(f"{place}.{word}", "stands beside reference", "leave one of them out")
         if "name" in data and not reference and data.get("use") != "persistent":
             self.wrong(
@@ -312,6 +308,17 @@ class _Maker:
             self.wrong(f"{place}.policy.retry.attempts", f"{number}: from 1 to 1000", "write 3")
         return default if number is None else max(1, number)
 
+    def requeue(self, place: str, policy: dict[str, Any], slurm: dict[str, str | None]) -> bool:
+        """Return whether a job is requeued after a failed attempt."""
+        retry = policy.get("retry") or {}
+        if not retry.get("requeue"):
+            return False
+        if (retry.get("attempts") or 1) < 2:
+            self.wrong(f"{place}.policy.retry.requeue", "there is one attempt alone", "write attempts: 3 beside it")
+        if any(sbatch_options.is_no_requeue(name) for name in (*slurm, *(self.data.get("slurm") or {}))):
+            self.wrong(f"{place}.policy.retry.requeue", "no-requeue below `slurm:` forbids it", "leave one of them out")
+        return True
+
     def secret(self, place: str, text: str) -> str:
         """Return the name of the secret; "" for none and after a mistake."""
         if not text:
@@ -332,6 +339,8 @@ class _Maker:
     def job(self, name: str, data: dict[str, Any], defaults: dict[str, Any]) -> Job:
         place = f"jobs.{name}"
         line = self.lines.get(place, 1)
+        if data.get("name", name) != name:
+            self.wrong(f"{place}.name", f"{data['name']}: is not the job's key, {name}", "leave it out")
         given = _merged(defaults, data)
         own_paths = {path for _, path in data.get("mounts") or []}
         given["mounts"] = [
@@ -386,7 +395,8 @@ class _Maker:
             memory.get("size") or 0, bool(memory.get("by-core")), *gpus, bool(resource.get("exclusive")),
             nodes, implementation, procs, self.array(place, given.get("task-array")),
             (policy.get("timeout") or {}).get("execute") or 0, self.attempts(place, policy, 1),
-            bool(network.get("isolated")), self.options(f"{place}.slurm", given.get("slurm") or {}),
+            self.requeue(place, policy, given.get("slurm") or {}), bool(network.get("isolated")),
+            self.options(f"{place}.slurm", given.get("slurm") or {}),
         )  # fmt: skip
 
     def gpus(self, place: str, resource: dict[str, Any], own: dict[str, Any]) -> tuple[int, str, str]:

@@ -10,6 +10,7 @@ that ends with a dot. So nothing here needs an accounting database, and a job is
 | nothing, or that it runs | it waits, runs | waiting, held, running |
 | nothing, or that it runs | how it ended | that; a node failure is "lost" |
 | that it runs | nothing | lost: the node died |
+| that it starts again | nothing | cancelled: it did not start again |
 | nothing | nothing | cancelled: it never started |
 """
 
@@ -143,7 +144,9 @@ def resolved(wrote: Record, row: Row | None, job: int, *, released: bool, answer
     if row is not None:
         return _OF_SLURM.get(row.state, "failed"), row.state
     if not answered:
-        return own, "Slurm does not answer"
+        return ("waiting" if own == "again" else own), "Slurm does not answer"
+    if own == "again":
+        return "cancelled", "it did not start again"
     if own == "running":
         return "lost", "Slurm does not know it any more; its node died"
     return ("cancelled", "it did not start") if released else ("held", "the submission was cut off")

@@ -100,6 +100,12 @@ def test_what_is_no_flow(text, wanted):
         ("command: [x]\n    cwd: ${NO}", "${NO} has no value"),
         ("command: [x]\n    resource: {devices: {nvidia.com/gpus: 1}}", "did you mean nvidia.com/gpu?"),
         ("command: [x]\n    policy: {retry: {attempts: 0}}", "0: from 1 to 1000"),
+        ("command: [x]\n    name: c", "jobs.b.name: c: is not the job's key, b; leave it out"),
+        ("command: [x]\n    policy: {retry: {requeue: true}}", "there is one attempt alone"),
+        (
+            "command: [x]\n    policy: {retry: {requeue: true, attempts: 2}}\n    slurm: {no-req: }",
+            "no-requeue below `slurm:` forbids it",
+        ),
     ],
 )
 def test_a_mistake_has_its_line_and_a_remedy(line, wanted):
@@ -421,6 +427,18 @@ def test_names_of_rclone():
     assert "b" not in far.split(":")[1] and environ["RCLONE_S3_SECRET_ACCESS_KEY"] == "b"
     far, environ = transfer.remote("sftp://h:22/d/f", {"username": "u", "password": "p"})
     assert (far, environ["RCLONE_SFTP_HOST"], environ["RCLONE_SFTP_PORT"]) == (":sftp:d/f", "h", "22")
+
+
+def test_files_of_fuzzball_that_repeat_a_key_as_a_name():
+    volumes = "volumes: {v: {name: v, reference: 'volume://user/ephemeral'}}"
+    assert not mistakes(f"version: v1\n{volumes}\njobs: {{a: {{name: a, image: {{uri: i.sif}}, script: x}}}}")
+
+
+def test_a_template_is_one_mistake():
+    text = "version: v4\njobs: {a: {image: {uri: 'i:{{.Tag}}'}, command: x, resource: {cpu: {cores: {{.Cores}}}}}}\n"
+    assert [item.partition(";")[0] for item in mistakes(text)] == [
+        "2: {{ begins a template of Go, which is not rendered here"
+    ]
 
 
 def test_the_page_has_the_table():
