@@ -279,6 +279,8 @@ def _step(flow: Flow, job: Job, place: Place) -> tuple[list[str], str, tuple[tup
             secret = value.rpartition("/")[2]
             options += _bind(place.secrets[secret], f"{_INSIDE}/secrets/{secret}", ":ro")
             sets.append(f'{name}="$(cat {_INSIDE}/secrets/{shlex.quote(secret)})" || exit 255; export {name}; ')
+        elif name == "HOME":
+            sets.append(f"HOME={shlex.quote(value)}; export HOME; ")  # --env cannot change it
         else:
             options += ["--env", spec.one_assignment(f"{name}={value}")]
     if sets:

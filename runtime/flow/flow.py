@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,7 @@ def load(path: str, sets: Mapping[str, str]) -> Flow:
 
 def check(path: str, sets: Mapping[str, str]) -> tuple[Flow | None, list[Mistake]]:
     """Return the flow in a file, None if it has a mistake, and all its mistakes."""
-    text = _content(path)
+    text = content(path)
     stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in Path(path).stem.lower()).strip("-")
     return parse(text, sets, stem[:40].strip("-") or "flow")
 
@@ -134,10 +135,15 @@ def value_names(path: str) -> set[str]:
     Raises:
         BollardError: the file cannot be read.
     """
-    return set(document.read(_content(path), {})[0].data.get("values") or {})
+    return set(document.read(content(path), {})[0].data.get("values") or {})
 
 
-def _content(path: str) -> bytes:
+def content(path: str) -> bytes:
+    """Return the content of a flow file.
+
+    Raises:
+        BollardError: it cannot be read.
+    """
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -182,14 +188,8 @@ class _Maker:
         jobs = tuple(self.job(key, value, defaults) for key, value in (data.get("jobs") or {}).items())
         self.references(jobs, {volume.name for volume in volumes})
         slurm = self.options("slurm", data.get("slurm") or {})
-        return Flow(
-            data.get("name") or name,
-            data.get("on-failure") or "continue",
-            slurm,
-            tuple(self.files.items()),
-            volumes,
-            jobs,
-        )
+        on_failure = data.get("on-failure") or "continue"
+        return Flow(data.get("name") or name, on_failure, slurm, tuple(self.files.items()), volumes, jobs)
 
     def references(self, jobs: tuple[Job, ...], volumes: set[str]) -> None:
         """Check the names of jobs and volumes in jobs, and that no job needs itself."""
@@ -210,9 +210,9 @@ class _Maker:
             for volume, path in job.mounts:
                 if volume not in volumes:
                     self.wrong(f"{place}.mounts", f'no volume is called "{volume}"', _close(volume, volumes))
-                if path in seen:
+                if posixpath.normpath(path) in seen:
                     self.wrong(f"{place}.mounts", f"{path} is there twice", "mount each at a path of its own")
-                seen.add(path)
+                seen.add(posixpath.normpath(path))
         edges = {job.name: [need.name for need in job.needs if need.name in known] for job in jobs}
         circle = graph.circle(edges)
         if circle:
@@ -263,11 +263,8 @@ class _Maker:
             far, near = ("source", "destination") if way == "ingress" else ("destination", "source")
             sides = {side: item.get(side) or {} for side in (far, near)}
             if not all(side.get("uri") for side in sides.values()):
-                self.wrong(
-                    here,
-                    "source and destination each need a uri",
-                    "write {source: {uri: ...}, destination: {uri: ...}}",
-                )
+                hint = "write {source: {uri: ...}, destination: {uri: ...}}"
+                self.wrong(here, "source and destination each need a uri", hint)
                 continue
             uri, inner = sides[far]["uri"], sides[near]["uri"]
             scheme = uri.partition("://")[0]
@@ -486,6 +483,8 @@ def _is_digest(text: str) -> bool:
 
 
 def _close(name: str, known: Any) -> str:
+    if "," in name:
+        return "write a list: [one, two]"
     close = difflib.get_close_matches(name, list(known), 1)
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known) or 'none'}"
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +52,7 @@ def submit(source: str, sets: Mapping[str, str]) -> Path:
     place = folder.make(found.name)
     try:
         with folder.locked(place, wait=True):
-            shutil.copyfile(source, place / "flow.yaml")
-            _run(found, place, 1, sets, os.getcwd(), {}, {})
+            _run(found, source, place, 1, sets, os.getcwd(), {}, {})
     except BaseException:
         with contextlib.suppress(BollardError):  # Slurm does not answer; `flow list` shows what may be left
             if not (place / "ids").exists() or not _active(place):
@@ -92,13 +91,11 @@ def resume(place: Path, source: str, sets: Mapping[str, str]) -> list[str]:
         names = flows.value_names(source or str(place / "flow.yaml"))
         sets = {**{name: value for name, value in plan["sets"].items() if name in names}, **sets}
         found = flows.load(source or str(place / "flow.yaml"), sets)
-        if source:
-            shutil.copyfile(source, place / "flow.yaml")
         gone = [name for name, path in plan["volumes"].items() if not os.path.isdir(path)]
         lost = {job.name for job in found.jobs if set(gone) & {name for name, _ in job.mounts}}
         lost |= {f"{name}.{way}" for name in gone for way in ("in", "out")}
         old = {name: key for name, key in keys.items() if name not in lost}
-        return _run(found, place, plan["generation"] + 1, sets, plan["workdir"], old, dict.fromkeys(done, ""))
+        return _run(found, source, place, plan["generation"] + 1, sets, plan["workdir"], old, done)
 
 
 def prepare(
@@ -216,12 +213,13 @@ def _fetched(name: str, login: str) -> Pulled:
 
 
 def _run(
-    found: Flow, place: Path, generation: int, sets: Mapping[str, str], workdir: str, keys: Mapping[str, str],
-    done: Mapping[str, str],
+    found: Flow, source: str, place: Path, generation: int, sets: Mapping[str, str], workdir: str,
+    keys: Mapping[str, str], done: Collection[str],
 ) -> list[str]:  # fmt: skip
     """Submit one generation of a flow; return the names of its jobs.
 
     found: the flow.
+    source: its file; "" for the one in its directory.
     place: its directory.
     generation: the number of the submission.
     sets: the values of --set.
@@ -266,6 +264,8 @@ def _run(
         "generation": generation, "sets": dict(sets), "workdir": workdir, "jobs": plan, "volumes": dict(target.volumes),
         "ephemeral": ephemeral, "moves": moves, "texts": dict(found.files), "edges": batch.edges(found),
     }  # fmt: skip
+    if source:
+        folder.write(place / "flow.yaml", flows.content(source).decode("utf-8", "surrogateescape"))
     folder.write(place / "plan.json", json.dumps(written))
     with _interruptible():
         try:

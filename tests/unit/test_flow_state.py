@@ -195,7 +195,9 @@ def test_a_value_that_a_changed_file_has_dropped(flows, monkeypatch):
     folder.write(path / "plan.json", json.dumps({**plan, "sets": {"WORD": "x", "KEPT": "y"}}))
     source = flows.top / "new.yaml"
     source.write_text(FLOW % "KEPT: a")
-    monkeypatch.setattr(submission, "_run", lambda found, place, number, sets, *more: [f"{number}", *sets.values()])
+    monkeypatch.setattr(
+        submission, "_run", lambda found, source, place, number, sets, *more: [f"{number}", *sets.values()]
+    )
 
     assert submission.resume(path, str(source), {}) == ["2", "y"]
     with pytest.raises(BollardError, match="--set WORD: the file has no such value"):
