@@ -344,7 +344,7 @@ class _Maker:
             *(pair for pair in defaults.get("mounts") or [] if pair[1] not in own_paths), *(data.get("mounts") or [])
         ]  # fmt: skip
         image = given.get("image") or {}
-        if not image.get("uri"):
+        if not image.get("uri", "").strip():
             self.wrong(place, "has no image", "write `image: img.sif`, or an address")
         secret_name = self.secret(f"{place}.image", image.get("secret") or "")
         if secret_name and image.get("uri", "").partition(":")[0] not in ("docker", "oras"):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bollard.runtime.build.conversion import Pulled
 
 _DEPENDENCY_MAX = 120_000  # bytes of one argument, which the kernel limits to 128 KiB
+_NUMBER = 11  # bytes of the number of a job and a separator, at most
 
 
 def command() -> tuple[str, ...]:
@@ -246,6 +247,7 @@ def _run(
     real = [job for job in todo if not job.name.startswith(".")]
     if not real:
         raise BollardError(f"{place.name}: every job is done and unchanged", "there is nothing to resume")
+    _refuse_long_edges(todo)
     for path in target.volumes.values():
         volume.make(path, place)
     for job in todo:
@@ -278,6 +280,25 @@ def _run(
     return [job.name for job in real]
 
 
+def _refuse_long_edges(todo: list[BatchJob]) -> None:
+    """Raise if a dependency of sbatch would be longer than an argument can be.
+
+    Raises:
+        BollardError: a job needs too many others, or the flow has too many jobs.
+    """
+    real = sum(not job.name.startswith(".") for job in todo)
+    for job in todo:
+        each = len("?afternotok:") + _NUMBER if job.kind == "cancel" else _NUMBER
+        count = len(job.needs) if job.kind not in ("cancel", "end") else real
+        if count * each > _DEPENDENCY_MAX:
+            what = {"cancel": f"on-failure: cancel: the flow has {count} jobs", "end": f"the flow has {count} jobs"}
+            text = what.get(job.kind, f"jobs.{job.name}: needs {count} jobs")
+            raise BollardError(
+                f"{text}, over {_DEPENDENCY_MAX // each}, which sbatch can take",
+                "make arrays of equal jobs: task-array",
+            )
+
+
 def _test(todo: list[BatchJob], place: Path) -> None:
     """Ask Slurm for one job of each shape whether it can ever run."""
     seen = set()
@@ -306,14 +327,13 @@ def _hand_over(todo: list[BatchJob], target: Place, place: Path, partial: set[st
             edge = "?".join(f"afternotok:{number}" for number in ids.values())
             options += [f"--dependency={edge}", "--kill-on-invalid-dep=yes", "--output=/dev/null"]
         elif needs:
-            edge = ",".join(f"{_word(need.each, need.name, job.name, partial)}:{ids[need.name]}" for need in needs)
+            words: dict[str, list[int]] = {}
+            for need in needs:
+                words.setdefault(_word(need.each, need.name, job.name, partial), []).append(ids[need.name])
+            edge = ",".join(":".join([word, *map(str, numbers)]) for word, numbers in words.items())
             options += [f"--dependency={edge}", "--kill-on-invalid-dep=yes"]
         else:
             options.append("--hold")
-        if any(len(word) > _DEPENDENCY_MAX for word in options):
-            raise BollardError(
-                f"{place.name}: has too many jobs for one dependency", "make arrays of equal jobs: task-array"
-            )
         if job.indexes:
             options.append(f"--array={batch.array_option(job.indexes, job.concurrency)}")
         number = slurm.submit(options, str(place / "jobs" / f"{job.name}.sh"), job.name)
