@@ -263,7 +263,7 @@ def _step(flow: Flow, job: Job, place: Place) -> tuple[list[str], str, tuple[tup
     files: list[tuple[str, str]] = []
     options: list[str] = []
     for volume, path in job.mounts:
-        options += _bind(place.volumes[volume], path)
+        options += _bind(place.volumes.get(volume, volume), path)
     for at, (path, text) in enumerate(job.files):
         files.append((f"files/{job.name}.{at}", text))
         options += _bind(f"{place.folder}/files/{job.name}.{at}", path, ":ro")

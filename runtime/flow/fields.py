@@ -52,7 +52,7 @@ KINDS = {
     CHOICE: "one of the given words",
     LABEL: "letters a-z, digits and -, at most 63",
     NEEDS: "a name, or a list of names or of {name: NAME, each: true}",
-    MOUNTS: "a set of PATH: VOLUME, PATH: {volume: VOLUME} or VOLUME: {location: PATH}",
+    MOUNTS: "a set of PATH: VOLUME, PATH: {volume: VOLUME}, VOLUME: {location: PATH} or PATH: /HOST/PATH",
     OPTIONS: "a set of names and values",
     IMAGE: "a path, an address, or a set of keys with `uri`",
     REFUSED: "refused",
@@ -69,7 +69,7 @@ def _shared(job: str) -> tuple[Field, ...]:
     """Return the fields that a job and `defaults.job` have in common."""
     return (
         Field(f"{job}.env", ENV, _BOTH, "the container's environment", "variables; a value may be secret://user/NAME"),
-        Field(f"{job}.mounts", MOUNTS, _BOTH, "--container-mounts", "volumes, and where they are in the container"),
+        Field(f"{job}.mounts", MOUNTS, _BOTH, "--container-mounts", "volumes or paths of the host, and where they are"),
         Field(f"{job}.policy", MAP, _BOTH, "", "limits of one job"),
         Field(f"{job}.policy.timeout", MAP, _BOTH, "", "how long a job may take"),
         Field(

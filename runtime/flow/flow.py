@@ -67,7 +67,7 @@ class Job:
     script: str
     env: tuple[tuple[str, str], ...]
     cwd: str
-    mounts: tuple[tuple[str, str], ...]  # volume, path in the container
+    mounts: tuple[tuple[str, str], ...]  # volume or path of the host, path in the container
     files: tuple[tuple[str, str], ...]  # path in the container, text
     needs: tuple[Need, ...]
     cores: int
@@ -208,7 +208,10 @@ class _Maker:
                     )  # fmt: skip
             seen: set[str] = set()
             for volume, path in job.mounts:
-                if volume not in volumes:
+                if volume.startswith("/"):
+                    if set(volume) & set(":,\n") or ".." in volume.split("/"):
+                        self.wrong(f"{place}.mounts", f"{volume}: has a : or , or .. in it", "use another path")
+                elif volume not in volumes:
                     self.wrong(f"{place}.mounts", f'no volume is called "{volume}"', _close(volume, volumes))
                 if posixpath.normpath(path) in seen:
                     self.wrong(f"{place}.mounts", f"{path} is there twice", "mount each at a path of its own")

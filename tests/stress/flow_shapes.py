@@ -141,7 +141,7 @@ jobs:
   notebook:
     image: {uri: "IMG"}
     mounts: {notebooks: {location: /data}}
-    env: [HOME=/tmp/home]
+    env: [HOME=/data/home]
     command:
       - /bin/sh
       - '-c'
@@ -298,7 +298,7 @@ SHAPES = {
     "v1: hello": Shape(HELLO, 1, "greet", "from tmp\n"),
     "v1: countdown": Shape(COUNTDOWN, 1, "count", "1\n2\n3\n"),
     "v1: search": Shape(SEARCH, 5, "search", "1\n"),
-    "v1: notebook": Shape(NOTEBOOK, 1, "notebook", "/tmp/home\n"),
+    "v1: notebook": Shape(NOTEBOOK, 1, "notebook", "/data/home\n"),
     "v1: download": Shape(DOWNLOAD, 2, "simulate", "from the network\n"),
     "v1: mesh": mesh(),
     "v4: ranks": Shape(RANKS, 1, "ranks", "rank\nrank\n"),

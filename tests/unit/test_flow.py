@@ -470,6 +470,14 @@ def test_home_can_be_another_directory():
     assert "--env" not in script and "HOME=/tmp/h; export HOME; exec" in script
 
 
+def test_a_directory_of_the_host():
+    script = compiled("jobs: {a: {image: i.sif, command: x, mounts: {/d: /scratch/a b}}}")["a"].script
+    assert "--bind" in script and "/scratch/a b:/d" in script
+    for path in ("/s/../etc", "/a:/b", "/a,b"):
+        text = f"jobs: {{a: {{image: i.sif, command: x, mounts: {{/d: '{path}'}}}}}}"
+        assert any("has a : or , or .. in it" in item for item in mistakes(text))
+
+
 def test_a_place_for_anchors():
     text = "x-small: &small {image: i.sif, resource: {cpu: {cores: 1}}}\njobs: {a: {<<: *small, command: x}}\n"
     assert good(text).jobs[0].image == "i.sif"
