@@ -34,6 +34,7 @@ def nodes(text: bytes) -> Any | Mistake:
         ) from None
     if len(text) > SIZE_MAX:
         return Mistake(1, f"the file has {len(text)} bytes, over {SIZE_MAX}", "a flow file is small: is it one?")
+    top: Any
     try:
         top = yaml.compose(text.decode(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except UnicodeDecodeError as error:

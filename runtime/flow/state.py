@@ -97,8 +97,10 @@ def record(text: bytes) -> Record | None:
         return None
     # "replace" makes no digit of a byte that is not ASCII.
     words = dict(word.split("=", 1) for word in text[:-2].decode("ascii", "replace").split() if "=" in word)
-    numbers = [int(words[name]) if words.get(name, "").isdigit() else 0 for name in _NUMBERS]
-    return Record(words.get("state", "waiting"), *numbers, words.get("node", ""))
+    job, start, end, status, attempt, restart = (
+        int(words[name]) if words.get(name, "").isdigit() else 0 for name in _NUMBERS
+    )
+    return Record(words.get("state", "waiting"), job, start, end, status, attempt, restart, words.get("node", ""))
 
 
 def read(path: Path | str) -> Record:

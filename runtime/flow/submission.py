@@ -373,10 +373,16 @@ def cancel_jobs(place: Path, generation: int) -> None:
     """Cancel all jobs of a generation, those that nobody noted too.
 
     Raises:
-        BollardError: Slurm does not answer.
+        BollardError: Slurm does not answer, or the flow's directory cannot be written. The jobs are cancelled then too.
     """
-    folder.mark(place, "cancelled", generation)
+    complaint = None
+    try:
+        folder.mark(place, "cancelled", generation)
+    except BollardError as error:
+        complaint = error
     slurm.cancel(sorted({row.job for row in state.queue(place) if row.state in slurm.ACTIVE}))
+    if complaint:
+        raise BollardError(f"the jobs are cancelled, but {complaint.message}", complaint.hint)
 
 
 def cancel(place: Path) -> bool:

@@ -172,7 +172,7 @@ def agrees(flows: Flows, flow: str) -> None:
         assert not found
 
 
-def test_status_agrees_with_slurm(flows: Flows) -> None:
+def test_status_agrees_with_slurm(flows: Flows, pytestconfig: pytest.Config) -> None:
     """A failure, a timeout, scancel, a requeue, a full disk, and slurmctld that ends in the middle.
 
     MinJobAge is two seconds, so Slurm forgets the jobs. Ten minutes later the status is still the same.
@@ -202,6 +202,8 @@ jobs:
         until(lambda: flows.states(flow)["killed"] == "cancelled", "the job ends", 300)
         agrees(flows, flow)
         fill()
+        done = flows.run("submit", "f.yaml")
+        assert done.rc == 255 and ("No space left" in done.err or "full" in done.err), done
         restart(cluster)
         agrees(flows, flow)
         flows.work.write("go", "")
@@ -212,7 +214,7 @@ jobs:
         }  # fmt: skip
         assert flows.states(flow) == wanted, done
         until(lambda: not good(cluster.exec("squeue -h -t all -u alice")), "Slurm has forgotten the jobs", 300)
-        time.sleep(600)
+        time.sleep(pytestconfig.getoption("--forgotten"))
         found = flows.status(flow)
         assert {part["name"]: part["state"] for part in found["parts"]} == wanted and found["state"] == "failed"
         assert next(part for part in found["parts"] if part["name"] == "full")["status"] == 4

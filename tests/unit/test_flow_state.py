@@ -289,6 +289,30 @@ def test_too_many_edges_are_refused_before_anything_is_submitted(kind, count, wa
         submission._refuse_long_edges([*jobs, last])
 
 
+def test_a_directory_that_cannot_be_written_keeps_no_job_alive(flows, monkeypatch):
+    path = flows.make(a=(5, "running"))
+    flows.slurm("5|N/A|RUNNING|None|n1|a|bollard:f-1.1")
+
+    def full(place, *more):
+        raise BollardError(f"{place}: cannot be written: No space left on device", "make room")
+
+    monkeypatch.setattr(folder, "write", full)
+    with pytest.raises(BollardError, match=r"the jobs are cancelled, but .*cancelled.1: cannot be written"):
+        flows.run("cancel", "f-1")
+    assert flows.cancelled() == ["5"]
+
+    (path / "lock").touch()  # with it, a mark needs no room
+    flows.run("cancel", "f-1")
+    assert folder.marked(path, "cancelled", 1)
+
+
+def test_a_number_that_cannot_be_noted_names_the_file(flows):
+    path = flows.make()
+    (path / "ids").symlink_to("/dev/full")
+    with pytest.raises(BollardError, match=r"ids: cannot be written: .*"):
+        folder.note(path, 1, "a", 5)
+
+
 def test_logs_of_a_job_that_never_ran(flows):
     flows.make(a=(5, "failed"), b=(6, ""))
     with pytest.raises(BollardError, match="b: has no log: it has not started"):
