@@ -207,7 +207,7 @@ def stack(conf, include=True, line=f"required {SHIM} spool=/var/spool/slurmd\n",
         ({"line": f"required {SHIM} spool=/nosuch\n"}, "says spool=/nosuch, but", "write spool=/var/spool/slurmd"),
         ({"line": f"required {SHIM}\n"}, "has no spool=, but SlurmdSpoolDir is /var/spool/slurmd", "write spool="),
         ({"settings": "SlurmdSpoolDir=/s/%n\n"}, "but SlurmdSpoolDir is /s/%n", "write spool=/s/%n there"),
-        ({"line": f"requird {SHIM}\n"}, "bollard.conf:1: 'requird' is none of required", "mend that line"),
+        ({"line": f"requires {SHIM}\n"}, "bollard.conf:1: 'requires' is none of required", "mend that line"),
         ({"line": "# ours\nrequired\n"}, "bollard.conf:2: 'required' is none of", "mend that line"),
     ],
 )
