@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bollard.mpi.errors import WireupError
 from bollard.mpi.library import open_library
-from bollard.runtime import installed
+from bollard.runtime import constants, installed
 from bollard.runtime.container import journal
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import options, site, site_config
@@ -127,6 +127,8 @@ def _owners(where: Where) -> Found:
         sys.executable,
         where.command,
         where.config,
+        constants.JOB_FOLDERS,
+        constants.RECORDS,
     ]
     if not installation.is_slurmds_copy(where.slurm_conf):  # slurmd makes its copies itself, with their owners
         paths += [installation.plugstack_file(where.slurm_conf), *(line.file for line in _lines(where))]
@@ -144,13 +146,12 @@ def _squashfuse(where: Where) -> Found:
         return
     status, said = _said(servers[0])
     found = re.search(r"squashfuse\S* (\d\S*)", said)
+    first = said.strip().partition("\n")[0]
     if "error while loading" in said:
-        fix = folder_check.missing_library(said.strip().partition("\n")[0], "") or _AGAIN
-        yield Finding("squashfuse", FAILURE, said.strip().partition("\n")[0], fix)
+        yield Finding("squashfuse", FAILURE, first, folder_check.missing_library(first, "") or _AGAIN)
         return
     if not found:
         ended = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
-        first = said.strip().partition("\n")[0]
         yield Finding("squashfuse", FAILURE, f"{servers[0]} {ended}{': ' if first else ''}{first}", _AGAIN)
         return
     origin, wanted = install.read_manifest(where.prefix)["squashfuse"]
@@ -281,11 +282,11 @@ def _slurm(where: Where) -> Found:
         return
     if status != 0 and "spank_bollard.so" in said:  # srun loads plugins first, and cannot load this one
         status, said = _said("sinfo", "--version", where=where)
-    first = said.strip().partition("\n")[0]
     if status != 0 and not os.path.exists(f"{where.slurm_conf}/slurm.conf"):
         fix = "name its directory with --slurm-conf; where slurmd copies it from the controller, start slurmd first"
         yield Finding("Slurm", FAILURE, f"there is no {where.slurm_conf}/slurm.conf", fix)
     elif status != 0:
+        first = said.strip().partition("\n")[0]
         about = "plugstack.conf" if "spank" in first or "plugstack" in first else "slurm.conf"
         yield Finding("Slurm", FAILURE, first, f"mend {about} first")
     elif host_check.numbers(said)[:2] != host_check.numbers(built)[:2]:
@@ -299,6 +300,11 @@ def _slurm(where: Where) -> Found:
 def _plugstack(where: Where) -> Found:
     wrong, text, fix = plugstack_fault.fault(where)
     yield Finding("plugstack.conf", FAILURE if wrong else OK, text, fix)
+    own = [line.file for line in _lines(where)]
+    for file in [f"{where.slurm_conf}/slurm.conf", installation.plugstack_file(where.slurm_conf), *own]:
+        if os.path.exists(file) and not os.stat(file).st_mode & 0o004:
+            text = f"users cannot read {file} (mode {os.stat(file).st_mode & 0o7777:04o}): their srun does not start"
+            yield Finding("plugstack.conf", FAILURE, text, f"chmod a+r {file}")
     if any(os.path.basename(line.plugin).startswith("spank_pyxis") for line in _lines(where)):
         text = "pyxis is loaded too, and has options of the same names"
         yield Finding("plugstack.conf", WARNING, text, "remove one of the two")
