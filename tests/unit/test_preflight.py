@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from bollard.runtime.cli import image_findings
+from bollard.runtime.container import image_libraries
 from bollard.runtime.preflight import client, contents, image_root, verdict, wireup
 from bollard.spank_plugin.finding import FAILURE, OK, WARNING
 
@@ -163,7 +164,7 @@ def test_what_an_image_puts_into_variables_is_bounded(tmp_path):
     (scripts / "00-notes.txt").write_text("LD_LIBRARY_PATH=/no/script\n")
     (scripts / "00.sh").write_text(f"PATH={':'.join(f'/{number}' for number in range(100_000))}\n" * 2)
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    root = contents.Root(fd)
+    root = image_libraries.Root(fd)
     os.close(fd)
     assert root.variables["PATH"] == [f"/{number}" for number in range(100)]
     assert root.variables["LD_LIBRARY_PATH"] == ["/same", *(f"/{number}" for number in range(1, 64))]
@@ -173,7 +174,7 @@ def test_a_program_s_own_directories_are_bounded(tmp_path, monkeypatch):
     compiled(tmp_path / "bin", "app", "int main(void) { return 0; }", "-static")
     monkeypatch.setattr(contents.elf.Library, "run_path", lambda self: ["/same"] * 9 + [f"/{n}" for n in range(999)])
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    places = contents._program(contents.Root(fd), "/bin/app")[1]
+    places = contents._program(image_libraries.Root(fd), "/bin/app")[1]
     os.close(fd)
     assert places == ["/same", *(f"/{number}" for number in range(99))]
 
