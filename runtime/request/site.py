@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bollard.runtime.request.trust_rule import Policy
 
 NAME = "site.conf"
+END = b"# end\n"  # its last line
 # In bytes, far more than a site writes.
 SIZE_MAX = 1 << 20
 IDLE_CONTAINERS = 8
@@ -115,7 +116,7 @@ def load(prefix: str) -> Site:
     """Return the settings in the installation at `prefix`; the defaults where nothing is installed.
 
     Raises:
-        BollardError: site.conf cannot be parsed, or is too large, or an installation lacks it.
+        BollardError: site.conf cannot be parsed, or is too large, or an installation lacks it or its end.
     """
     try:
         fd = os.open(f"{prefix}/{NAME}", os.O_RDONLY | os.O_CLOEXEC)
@@ -133,6 +134,11 @@ def load(prefix: str) -> Site:
     if len(text) == SIZE_MAX:  # what is behind it could be a rule that refuses
         raise BollardError(
             f"{NAME} of the installation has {SIZE_MAX} bytes or more", "the site's administrator should shorten it"
+        )
+    if not text.endswith(END) and os.path.exists(f"{prefix}/{installed.MANIFEST}"):  # what it lacks could be a rule
+        raise BollardError(
+            f"{NAME} of the installation in {prefix} is not whole",
+            "the site's administrator should run `bollard site configure` again",
         )
     return parse(text)
 

@@ -93,18 +93,24 @@ def test_nothing_is_known_of_what_is_not_there(tmp_path):
             raise AssertionError(text)
 
 
+@pytest.mark.parametrize("file", ["spank_plugin/__main__.py", "spank_plugin/build.py", "setup.py"])
 @pytest.mark.parametrize("version", ["3.6", "3.7", "3.8"])
-def test_an_older_python_reads_why(version):
-    """The file that it starts has no newer syntax, and says which Python is needed."""
-    text = (TOP / "spank_plugin/__main__.py").read_text()
+def test_an_older_python_reads_why(version, file):
+    """The files that it starts have no newer syntax, and say which Python is needed."""
+    text = (TOP / file).read_text()
     major, minor = map(int, version.split("."))
     ast.parse(text, feature_version=(major, minor))
-    assert "annotations" not in text  # from __future__: 3.7
+    assert "import annotations" not in text  # from __future__: 3.7
     program = f"import sys; sys.version_info = ({version.replace('.', ', ')}, 1); "
-    program += f"exec(compile({text!r}, {str(TOP / 'spank_plugin/__main__.py')!r}, 'exec'))"
+    program += f"exec(compile({text!r}, {str(TOP / file)!r}, 'exec'))"
     done = subprocess.run([sys.executable, "-Bc", program], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1 and done.stderr.startswith("bollard: needs Python 3.9 or later"), done
     assert done.stderr.count("\n") == 1 and f" is {version};" in done.stderr
+
+
+def test_what_is_no_program_says_so():
+    done = subprocess.run([sys.executable, "-B", TOP / "spank_plugin/build.py"], capture_output=True, check=False)
+    assert done.returncode == 1 and b"run `python3 spank_plugin`" in done.stderr, done
 
 
 SHIM = "/p/spank_bollard.so"
@@ -201,6 +207,8 @@ def stack(conf, include=True, line=f"required {SHIM} spool=/var/spool/slurmd\n",
         ({"line": f"required {SHIM} spool=/nosuch\n"}, "says spool=/nosuch, but", "write spool=/var/spool/slurmd"),
         ({"line": f"required {SHIM}\n"}, "has no spool=, but SlurmdSpoolDir is /var/spool/slurmd", "write spool="),
         ({"settings": "SlurmdSpoolDir=/s/%n\n"}, "but SlurmdSpoolDir is /s/%n", "write spool=/s/%n there"),
+        ({"line": f"requird {SHIM}\n"}, "bollard.conf:1: 'requird' is none of required", "mend that line"),
+        ({"line": "# ours\nrequired\n"}, "bollard.conf:2: 'required' is none of", "mend that line"),
     ],
 )
 def test_the_cause_in_plugstack(tmp_path, spoil, text, fix):
@@ -208,6 +216,80 @@ def test_the_cause_in_plugstack(tmp_path, spoil, text, fix):
     (finding,) = check._plugstack(stack(conf, **spoil))
     assert finding.state == FAILURE
     assert text.format(conf=conf) in finding.text and finding.fix.startswith(fix.format(conf=conf)), finding
+
+
+def test_slurms_files_in_another_place(tmp_path):
+    for place in (tmp_path / "none", tmp_path):
+        (finding,) = check._plugstack(Where("/p", str(place)))
+        assert finding.text == f"{place} has neither slurm.conf nor plugstack.conf"
+        assert finding.fix.endswith("with --slurm-conf")
+
+
+@pytest.mark.parametrize("name", ["slurm.conf", "plugstack.conf", "plugstack.conf.d/bollard.conf"])
+def test_files_of_slurm_that_users_cannot_read(tmp_path, name):
+    where = stack(tmp_path / "etc")
+    (tmp_path / "etc" / name).chmod(0o640)
+    _, finding = check._plugstack(where)
+    assert finding.state == FAILURE and f"users cannot read {tmp_path}/etc/{name} (mode 0640)" in finding.text
+    assert finding.fix == f"chmod a+r {tmp_path}/etc/{name}"
+
+
+def test_no_slurm_conf(tmp_path, monkeypatch):
+    """Slurm then asks the name service for a controller, and complains of that."""
+    monkeypatch.setattr(check.install, "read_manifest", lambda prefix: {"slurm": "22.05"})
+    said = "srun: error: resolve_ctls_from_dns_srv: res_nsearch error: Host name lookup failure\n"
+    monkeypatch.setattr(check, "_said", lambda *command, where: (1, said))
+    (finding,) = check._slurm(Where("/p", str(tmp_path)))
+    assert finding.text == f"there is no {tmp_path}/slurm.conf"
+    said = "srun: error: spank: Failed to open /etc/slurm/plugstack.conf: Permission denied\n"
+    (finding,) = check._slurm(stack(tmp_path / "etc"))
+    assert finding.fix == "mend plugstack.conf first"
+
+
+def test_the_device_of_fuse(tmp_path):
+    path = tmp_path / "fuse"
+    assert host_check.fuse_fix(str(path)) == "modprobe fuse"
+    path.write_text("")
+    assert host_check.fuse_fix(str(path)) == f"rm {path}; mknod -m 666 {path} c 10 229"
+    assert host_check.fuse_fix("/dev/null").startswith("rm /dev/null; mknod")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "told"),
+    [
+        ("bollard-enter", 0o644, "0644: users cannot start it"),
+        ("bollard-keeper", 0o755, "0755: users must be able to start it, and not to read it"),
+        ("squashfuse", 0o700, "0700: users must be able to start it, and not to read it"),
+        ("bollard-enter", 0o755, ""),
+        ("bollard-keeper", 0o711, ""),
+    ],
+)
+def test_modes_of_programs(tmp_path, name, mode, told):
+    (tmp_path / name).write_text("")
+    (tmp_path / name).chmod(mode)
+    (tmp_path / installed.MANIFEST).write_text('{"digests": {}}')
+    (finding,) = check._installation(Where(str(tmp_path), "/c"))
+    assert (finding.state == FAILURE) == bool(told) and told in finding.text
+    assert not told or finding.fix == f"chmod {install.MODES[name]:04o} {tmp_path / name}"
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [("kill -SEGV $$", "was ended by signal 11"), ("echo no such; exit 3", "ended with exit status 3: no such")],
+)
+def test_a_file_server_that_does_not_start(tmp_path, program, told):
+    (tmp_path / "squashfuse").write_text(f"#!/bin/sh\n{program}\n")
+    (tmp_path / "squashfuse").chmod(0o755)
+    (finding,) = check._squashfuse(Where(str(tmp_path), "/c"))
+    assert (finding.state, finding.text) == (FAILURE, f"{tmp_path}/squashfuse {told}")
+
+
+def test_settings_that_nobody_wrote(tmp_path):
+    where = Where(str(tmp_path), "/c", config=str(tmp_path / "none.yaml"))
+    fine = site_config.compiled(site_config.Settings({}, ""), str(tmp_path))
+    for text, state in ((fine, OK), (b"home=0\n" + fine, WARNING)):
+        (tmp_path / "site.conf").write_bytes(text)
+        assert [row.state for row in check._settings(where)] == [state]
 
 
 def test_plugstack_as_it_should_be(tmp_path):
