@@ -152,8 +152,8 @@ def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[
     )  # fmt: skip
     container.warn_once(unexpanded)
     if container.by_slurm:
-        torch = pytorch.variables(dict(entry.split(b"=", 1) for entry in env))
-        env += [name + b"=" + value for name, value in torch.items()]
+        named = dict(entry.split(b"=", 1) for entry in env)
+        env = [name + b"=" + value for name, value in {**named, **pytorch.variables(named)}.items()]
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if asked.save or container.servers else WAIT if "pid" in container.spec.unshare else b""

@@ -335,7 +335,8 @@ def _override(
     """Set the user's own variables in `env`.
 
     Values are expanded as between double quotes in the container, so PATH='$PATH:/opt/bin' means the image's PATH.
-    A value that would run a command is not expanded.
+    A value can name other variables of the user: those that name none themselves are set first, then the rest in
+    their order. A value that would run a command is not expanded.
 
     env      the environment so far
     asked    the user's variables
@@ -347,16 +348,17 @@ def _override(
         BollardError: the values together are too large.
     """
     seen, size = {**env, **more}, 0
-    for name, value in asked.items():
+    for name, value in sorted(asked.items(), key=lambda item: b"$" in item[1]):
         if not literal and (b"$" in value or b"\\" in value or b"`" in value):
             from bollard.runtime.shell import interpreter, words
 
             try:
                 value = interpreter.expand(value, seen)
-            except words.Unsupported:
+            except words.Unsupported as error:
                 if warnings is not None:
                     shown = name.decode("utf-8", "replace")
-                    warnings.append(f"{shown} is passed as it is: no command in a value is run (--no-eval)")
+                    why = f"a value is not evaluated if it has {error}"
+                    warnings.append(f"{shown} is passed as it is: {why} (--no-eval)")
             size += len(value)
             if size > VALUES_MAX:
                 raise BollardError(
@@ -370,6 +372,8 @@ def _override(
             asked = {**asked, name: value}
         elif name not in _NOT_BY_OPTION:
             env[name] = value
+            if name not in more and name != b"PATH":
+                seen[name] = value  # in other values PATH is the image's
     path = env.get(b"PATH", DEFAULT_PATH)
     if asked.get(b"PREPEND_PATH"):
         path = asked[b"PREPEND_PATH"] + b":" + path

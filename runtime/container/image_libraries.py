@@ -29,10 +29,12 @@ _SCRIPTS_MAX = 64  # of .singularity.d/env, as image_scripts.SCRIPTS_MAX
 class Root:
     """The root of an image, open as a directory. Paths are resolved beneath it."""
 
-    __slots__ = ("_fd", "_known", "search", "variables")
+    __slots__ = ("_fd", "_folders", "_known", "_others", "search", "variables")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._folders: list[str] | None = None
+        self._others: list[str] | None = None
         self._known = self._loader_cache()
         self.variables = self._variables()
         self.search = self.variables["PATH"] or DEFAULT_PATH.split(":")
@@ -72,12 +74,35 @@ class Root:
         places = [*more, *self.variables["LD_LIBRARY_PATH"]]
         paths = [f"{place}/{soname}" for place in places]
         paths += [self._known[soname]] if soname in self._known else []
-        paths += [f"{place}/{soname}" for place in folders()]
+        if self._folders is None:
+            self._folders = self._existing(folders())
+        paths += [f"{place}/{soname}" for place in self._folders]
         for path in paths:
             fd = self.open(path)
             if fd >= 0:
                 return path, fd
         return "", -1
+
+    def others(self) -> list[str]:
+        """Return the directories of MPI_PLACES that the image has."""
+        if self._others is None:
+            places = []
+            for place in MPI_PLACES:
+                before, star, after = place.partition("*")
+                places += [before + name + after for name in self.names(before)] if star else [place]
+            self._others = self._existing(places)
+        return self._others
+
+    def _existing(self, places: list[str]) -> list[str]:
+        """Return those of the directories that the image has: each library of MPI is looked for in them."""
+        found = []
+        for place in places:
+            try:
+                os.close(linux.open_in_root(self._fd, place, os.O_PATH | os.O_DIRECTORY))
+            except OSError:
+                continue  # most images lack most of them
+            found.append(place)
+        return found
 
     def _loader_cache(self) -> dict[str, str]:
         fd = self.open(loader_cache.PATH)
@@ -118,10 +143,8 @@ def folders() -> list[str]:
 
 def elsewhere(root: Root, soname: str) -> tuple[str, int]:
     """Return path and descriptor of an MPI library that the image's loader does not know; ("", -1) for none."""
-    for place in MPI_PLACES:
-        before, star, after = place.partition("*")
-        for folder in [before + name + after for name in root.names(before)] if star else [place]:
-            fd = root.open(f"{folder}/{soname}")
-            if fd >= 0:
-                return f"{folder}/{soname}", fd
+    for folder in root.others():
+        fd = root.open(f"{folder}/{soname}")
+        if fd >= 0:
+            return f"{folder}/{soname}", fd
     return "", -1

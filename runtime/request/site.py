@@ -12,6 +12,7 @@ import os
 from bollard.runtime import installed
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import binds, spec_text, trust_rule
+from bollard.runtime.system import mount_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from bollard.runtime.request.trust_rule import Policy
 
 NAME = "site.conf"
+END = b"# end\n"  # its last line
 # In bytes, far more than a site writes.
 SIZE_MAX = 1 << 20
 IDLE_CONTAINERS = 8
@@ -114,7 +116,7 @@ def load(prefix: str) -> Site:
     """Return the settings in the installation at `prefix`; the defaults where nothing is installed.
 
     Raises:
-        BollardError: site.conf cannot be parsed, or is too large, or an installation lacks it.
+        BollardError: site.conf cannot be parsed, or is too large, or an installation lacks it or its end.
     """
     try:
         fd = os.open(f"{prefix}/{NAME}", os.O_RDONLY | os.O_CLOEXEC)
@@ -132,6 +134,11 @@ def load(prefix: str) -> Site:
     if len(text) == SIZE_MAX:  # what is behind it could be a rule that refuses
         raise BollardError(
             f"{NAME} of the installation has {SIZE_MAX} bytes or more", "the site's administrator should shorten it"
+        )
+    if not text.endswith(END) and os.path.exists(f"{prefix}/{installed.MANIFEST}"):  # what it lacks could be a rule
+        raise BollardError(
+            f"{NAME} of the installation in {prefix} is not whole",
+            "the site's administrator should run `bollard site configure` again",
         )
     return parse(text)
 
@@ -214,11 +221,13 @@ def refuse_image(here: Site, fd: int, name: str, what: str = "runs no image") ->
     what  verb of the message
 
     Raises:
-        BollardError: the image is in a forbidden directory, or in none of the allowed ones.
+        BollardError: the image is in a forbidden directory, in none of the allowed ones, or its directory is not known.
     """
     if not here.allowed and not here.forbidden:
         return
-    path = os.readlink(f"/proc/self/fd/{fd}")  # the path with all symlinks resolved
+    path = mount_table.path_of(fd)
+    if not path:
+        raise BollardError(f"{name}: lies in another mount namespace, so its directory is not known", _elsewhere(here))
     for folder in here.forbidden:
         if lies_in(path, folder):
             raise BollardError(f"{name}: this site {what} from {folder}", _elsewhere(here))

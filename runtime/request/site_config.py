@@ -294,7 +294,7 @@ def compiled(settings: Settings, prefix: str) -> bytes:
             lines.append(f"{name}={int(value)}")
         else:
             lines += [f"{name}={spec_text.quote(item)}" for item in ((value,) if isinstance(value, str) else value)]
-    data = ("\n".join(lines) + "\n").encode("ascii")
+    data = ("\n".join(lines) + "\n").encode("ascii") + site.END
     site.parse(data)
     return data
 

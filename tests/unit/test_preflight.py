@@ -55,7 +55,7 @@ def test_images_without_mpi_are_passed_over(image):
 
 def test_a_verdict_as_text():
     assert lines("bookworm-mpi.sif", true="", ring="pmi2") == [
-        "bollard-preflight 1",
+        "bollard-preflight 2",
         "use pmi2 pmi2",
         "bad pmi2 pmix apart MPICH 4.0.2 without PMIx",
         "bad pmi2 none apart MPICH 4.0.2",
@@ -151,6 +151,7 @@ def test_the_image_s_path_finds_a_program(tmp_path):
     scripts.mkdir(parents=True)
     (scripts / "90-environment.sh").write_text('export PATH="/tools:$PATH"\n')
     assert read(tmp_path, "app")["programs"]["app"]["path"] == "/tools/app"
+    assert read(tmp_path, "/scratch/app")["programs"]["/scratch/app"]["path"] == ""
     assert read(tmp_path, "bin/app")["programs"]["bin/app"]["path"] == ""  # below the working directory: not here
 
 

@@ -221,6 +221,19 @@ def test_an_installation_without_its_settings_starts_nothing(tmp_path):
         site.load(str(tmp_path))
 
 
+@pytest.mark.parametrize("left", [0, 1, 60, -1, -len(site.END), None])
+def test_an_installation_with_a_part_of_its_settings_starts_nothing(tmp_path, left):
+    """A disk that was full, or a power cut, does not take rules away."""
+    whole = site_config.compiled(site_config.Settings({"home": False}, "1"), "/p")
+    (tmp_path / site.NAME).write_bytes(whole[:left])
+    (tmp_path / installed.MANIFEST).write_text("{}")
+    if left is None:
+        assert site.load(str(tmp_path)).home is False
+        return
+    with pytest.raises(BollardError, match=r"is not whole; .*bollard site configure"):
+        site.load(str(tmp_path))
+
+
 def test_a_compiled_form_that_is_too_large_is_no_shorter_policy(tmp_path):
     (tmp_path / site.NAME).write_bytes(b"home=0\n" + b"#" * site.SIZE_MAX)
     with pytest.raises(BollardError, match="bytes or more"):
