@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+
 from bollard.runtime.local import rank_namespace
 
 HERE = rank_namespace._inode("/proc/self/ns/user")
