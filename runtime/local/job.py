@@ -239,8 +239,9 @@ def _entered(entry: dict[str, Any]) -> list[str]:
 
     steps = ", ".join(f"{some} of step {step}" for step, some in entry.get("steps", {}).items())
     count = entry.get("tasks", 0)
+    tasks = "1 task" if count == 1 else f"{count} tasks"
     lines = [
-        f"{entry.get('node', '?')}: {count} {'task' if count == 1 else 'tasks'} entered{f' ({steps})' if steps else ''}",
+        f"{entry.get('node', '?')}: {tasks} entered{f' ({steps})' if steps else ''}",
         f"  {entry.get('image', '?')}",  # the user chose this text; `shown` escapes it
         *([f"  from {entry['source']}"] if entry.get("source") else []),
         f"  sha256 {entry.get('digest') or 'not in the image'}, file {entry.get('id', '?')}",
