@@ -27,6 +27,7 @@ from bollard.runtime.request import options, site, site_config
 from bollard.runtime.system import owners
 from bollard.spank_plugin import (
     build,
+    folder_check,
     gpu_check,
     host_check,
     install,
@@ -128,7 +129,8 @@ def _squashfuse(where: Where) -> Found:
     said = _said(servers[0])[1]
     found = re.search(r"squashfuse\S* (\d\S*)", said)
     if "error while loading" in said or not found:
-        yield Finding("squashfuse", FAILURE, said.strip().partition("\n")[0], "install its libraries: " + _AGAIN)
+        fix = folder_check.missing_library(said.strip().partition("\n")[0], "") or _AGAIN
+        yield Finding("squashfuse", FAILURE, said.strip().partition("\n")[0], fix)
         return
     origin, wanted = install.read_manifest(where.prefix)["squashfuse"]
     text = f"{found[1]}, {servers[0]}, a copy of {origin}"
@@ -145,7 +147,8 @@ def _python(where: Where) -> Found:
     status, said = _said(sys.executable, "-ISc", program, f"{where.prefix}/_bollard.so")
     if status != 0:
         reason = said.strip().splitlines()[-1] if said.strip() else f"exit status {status}"
-        yield Finding("Python", FAILURE, f"the runtime cannot be loaded: {reason}", _AGAIN)
+        fix = folder_check.missing_library(reason, str(manifest["library"])) or _AGAIN
+        yield Finding("Python", FAILURE, f"the runtime cannot be loaded: {reason}", fix)
         return
     text = f"lib{manifest['library']}, built with {manifest['python']}"
     if host_check.numbers(manifest["python"])[:2] != sys.version_info[:2]:
@@ -252,10 +255,15 @@ def _slurm(where: Where) -> Found:
     status, said = _said("srun", "--version", where=where)
     if status == 127:
         yield Finding("Slurm", FAILURE, said.strip(), "install Slurm's commands on this node")
-    elif status != 0:
+        return
+    if status != 0 and "spank_bollard.so" in said:  # srun loads plugins first, and cannot load this one
+        status, said = _said("sinfo", "--version", where=where)
+    if status != 0:
         yield Finding("Slurm", FAILURE, said.strip().partition("\n")[0], "mend slurm.conf first")
     elif host_check.numbers(said)[:2] != host_check.numbers(built)[:2]:
-        yield Finding("Slurm", FAILURE, f"{said.strip()}, but the plugin is built for {built}", _AGAIN)
+        package, release = install.package_of(where.prefix), ".".join(map(str, host_check.numbers(said)))
+        fix = f"install the {package} that is built for Slurm {release}" if package else _AGAIN
+        yield Finding("Slurm", FAILURE, f"{said.strip()}, but the plugin is built for {built}", fix)
     else:
         yield Finding("Slurm", OK, f"{said.strip()}, the plugin is built for {built}")
 
@@ -279,6 +287,10 @@ def _plugin(where: Where) -> Found:
     if plugstack_fault.fault(where)[0]:
         yield Finding("plugin", FAILURE, "srun has not loaded it", "mend plugstack.conf, see above")
         return
+    if "Incompatible plugin version" in said:
+        text = "this Slurm does not load it: the plugin is built for another release"
+        yield Finding("plugin", FAILURE, text, "see Slurm above")
+        return
     # Match the beginning of a line only: Slurm's help text has the word error too.
     found = re.search(r"^srun: (?:error|fatal): .*|^bollard: .*", said, re.M)
     why = found[0] if found else f"srun, with exit status {status}, does not show --{option}"
@@ -287,6 +299,8 @@ def _plugin(where: Where) -> Found:
 
 def _slurm_settings(where: Where) -> Found:
     status, said = _said("scontrol", "show", "config", where=where)
+    if status != 0 and "munge" in said.lower():
+        return  # _munge() reports that
     if status != 0:
         reason = said.strip().partition("\n")[0]
         yield Finding("Slurm's settings", WARNING, f"not known: {reason}", "is slurmctld up?")
@@ -301,14 +315,18 @@ def _slurm_settings(where: Where) -> Found:
     if not interactive and host_check.numbers(_said("srun", "--version", where=where)[1])[:2] >= (21, 8):
         text = "LaunchParameters lacks use_interactive_step: salloc refuses --container"
         yield Finding("Slurm's settings", WARNING, text, "LaunchParameters=use_interactive_step in slurm.conf")
-    if contain and interactive:
+    tracked = config.get("ProctrackType", "").endswith("cgroup")
+    if not tracked:
+        text = f"ProctrackType={config.get('ProctrackType', '')}: containers are in no cgroup of their job"
+        yield Finding("Slurm's settings", WARNING, text, "ProctrackType=proctrack/cgroup in slurm.conf")
+    if contain and interactive and tracked:
         yield Finding("Slurm's settings", OK, "PrologFlags=Contain, LaunchParameters=use_interactive_step")
 
 
 def _pmi(where: Where) -> Found:
     status, said = _said("srun", "--mpi=list", where=where)
-    if status == 127:
-        return
+    if status == 127 or "spank_bollard.so" in said:
+        return  # _slurm() or _plugin() reports that
     found = sorted(set(re.findall(r"\b(pmix(?:_v\d+)?|pmi2|cray_shasta)\b", said)))
     if found:
         yield Finding("MPI plugins", OK, ", ".join(found))
@@ -400,6 +418,7 @@ def _run(where: Where, image: str) -> Found:
 OF_INSTALLATION: tuple[Callable[[Where], Found], ...] = (
     _installation,
     _owners,
+    folder_check.access,
     _squashfuse,
     _python,
     _modules,
@@ -411,6 +430,8 @@ OF_INSTALLATION: tuple[Callable[[Where], Found], ...] = (
     _slurm,
     _plugstack,
     _plugin,
+    folder_check.records,
+    folder_check.job_folders,
     _container,
 )
 CHECKS: tuple[Callable[[Where], Found], ...] = (

@@ -36,6 +36,9 @@ def fault(where: Where) -> tuple[bool, str, str]:
     if installation.is_slurmds_copy(where.slurm_conf):
         said = f"{file}, which slurmd has copied from the controller, does not name the plugin"
         return True, said, _name_it(where, AGAIN)
+    folder = os.path.dirname(where.line_file)
+    if os.path.exists(folder) and not os.access(folder, os.R_OK | os.X_OK):
+        return True, f"{folder}: Permission denied", f"chmod a+rx {folder}"
     if not os.path.exists(where.line_file):
         said = f"{file} does not name the plugin, and there is no {where.line_file}"
     elif not plugstack.includes_file(text, file, where.line_file):

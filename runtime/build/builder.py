@@ -158,6 +158,7 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
             fetched = _fetch(request, found, stack)
         place = workspace.make(workspace.parent(os.environ, request.target if request.sandbox else ""))
         cwd = os.getcwd()
+        progress.settle()  # else this process and the one that builds both show the step
         try:
             rootless.run(way, progress.ended(lambda: _carry_out(request, found, fetched, place, cwd, way, started)))
         except BollardError as error:
@@ -216,7 +217,8 @@ def load(source: str, arguments: Mapping[str, str]) -> Definition:
                 raise BollardError(f"{name}: an image or archive comes from a pipe", "write it to a file first")
             return definition.from_uri(f"localimage:{os.path.abspath(source)}")
     except OSError as error:
-        raise causes.of(error, name, source, "name a definition file, an image or a directory") from None
+        hint = "name a definition file, an image or a directory after the image that you want: `bollard build IMAGE SOURCE`"
+        raise causes.of(error, name, source, hint) from None
     if b"\0" in raw and b"ootstrap" not in raw:
         raise BollardError(f"{name}: neither a definition file nor an image or archive", image.guess(raw))
     return definition.parse(raw, name, arguments)

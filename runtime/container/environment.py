@@ -222,6 +222,7 @@ def of_task(
     devices: tuple[tuple[bytes, bytes], ...] = (),
     libraries: bool = False,
     warnings: list[str] | None = None,
+    first_libraries: bytes = b"",
 ) -> list[bytes]:
     """Return the environment of one task, as a list of NAME=VALUE.
 
@@ -238,6 +239,7 @@ def of_task(
     devices    variables of CDI devices
     libraries  the container has libraries of the host's drivers in LIBRARIES: let its loader find them
     warnings   gets a line for each value that would run a command: it is passed as it is
+    first_libraries  directory that comes first in LD_LIBRARY_PATH: the host's MPI, which was asked for
     """
     clean = spec.cleanenv
     home, host_home = os.fsencode(spec.home), os.fsencode(spec.user_home)
@@ -296,6 +298,8 @@ def of_task(
     if libraries and LIBRARIES not in env.get(b"LD_LIBRARY_PATH", b"").split(b":"):
         # Images of Apptainer's add the directory themselves. It comes last: the image's libraries win (Apptainer 1.5).
         env[b"LD_LIBRARY_PATH"] = b":".join([part for part in (env.get(b"LD_LIBRARY_PATH"), LIBRARIES) if part])
+    if first_libraries:
+        env[b"LD_LIBRARY_PATH"] = b":".join([part for part in (first_libraries, env.get(b"LD_LIBRARY_PATH")) if part])
     env.update(kept)
     for mark, name, default in wireup.DEFAULTS:
         if mark in kept:

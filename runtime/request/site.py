@@ -12,6 +12,7 @@ import os
 from bollard.runtime import installed
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import binds, spec_text, trust_rule
+from bollard.runtime.system import mount_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ class Site:
         "flow_volumes",
         "forbidden",
         "gpu",
+        "fabrics",
         "home",
+        "host_mpi",
         "journal",
         "layer_max",
         "idle",
@@ -78,6 +81,8 @@ class Site:
         flow_scratch: str = "",
         flow_volumes: str = "",
         journal: bool = False,
+        host_mpi: tuple[str, ...] = (),
+        fabrics: tuple[str, ...] = (),
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -95,6 +100,8 @@ class Site:
         self.flow_scratch = flow_scratch  # where flows have ephemeral volumes; %u is the user; "" for none
         self.flow_volumes = flow_volumes  # where they have persistent ones
         self.gpu = gpu  # auto, never or always: container/gpu.py
+        self.fabrics = fabrics  # FABRIC:KIND:VALUE each: container/fabrics.py
+        self.host_mpi = host_mpi  # directories of the host's MPI libraries; () to look where MPI usually is
         self.journal = journal  # lines in the system log: container/journal.py
         self.idle = idle  # how many idle containers of a job stay for its next step
         self.registry = registry
@@ -179,6 +186,8 @@ def parse(text: bytes) -> Site:
         trust=trust_rule.policy(given),
         gpu=last("gpu", "auto"),
         journal=last("journal", "0") == "1",
+        fabrics=tuple(given.get("fabrics", [])),
+        host_mpi=tuple(given.get("host-mpi", [])),
     )
 
 
@@ -206,11 +215,13 @@ def refuse_image(here: Site, fd: int, name: str, what: str = "runs no image") ->
     what  verb of the message
 
     Raises:
-        BollardError: the image is in a forbidden directory, or in none of the allowed ones.
+        BollardError: the image is in a forbidden directory, in none of the allowed ones, or its directory is not known.
     """
     if not here.allowed and not here.forbidden:
         return
-    path = os.readlink(f"/proc/self/fd/{fd}")  # the path with all symlinks resolved
+    path = mount_table.path_of(fd)
+    if not path:
+        raise BollardError(f"{name}: lies in another mount namespace, so its directory is not known", _elsewhere(here))
     for folder in here.forbidden:
         if lies_in(path, folder):
             raise BollardError(f"{name}: this site {what} from {folder}", _elsewhere(here))

@@ -174,11 +174,18 @@ def _devices(row: Row, values: list[str], cwd: str, home: str) -> tuple[str, ...
     return tuple(dict.fromkeys(found))
 
 
+def _mpi(row: Row, values: list[str], cwd: str, home: str) -> str:
+    if values[-1] not in ("image", "host", "auto"):
+        raise BollardError(f"container-mpi {values[-1]!r} is not known", "use image, host or auto")
+    return values[-1]
+
+
 # The reader of each kind of row.
 KINDS: dict[str, Reader] = {
     "switch": lambda row, values, cwd, home: switch(values),
     "gpu": _gpu,
     "devices": _devices,
+    "mpi": _mpi,
     "paths": lambda row, values, cwd, home: tuple(binds.absolute(word, cwd, home) for word in _list(row, values)),
     "namespace": lambda row, values, cwd, home: (row.name,) if switch(values) else (),
     "unshare": _unshare,

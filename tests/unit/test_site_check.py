@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from bollard.spank_plugin import (
     check,
     cluster_check,
     finding,
+    folder_check,
     gpu_check,
     host_check,
     install,
@@ -106,6 +108,78 @@ def test_an_older_python_reads_why(version):
 
 
 SHIM = "/p/spank_bollard.so"
+MISSING = "cannot open shared object file: No such file or directory"
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="root asks for users")
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("spoil", "closed", "fix"),
+    [
+        ("true", "", ""),
+        ("chmod 700 {0}/etc/plugstack.conf.d", "{0}/etc/plugstack.conf.d", "chmod a+rX {0}/etc/plugstack.conf.d"),
+        ("chmod 600 {0}/etc/plugstack.conf", "{0}/etc/plugstack.conf", "chmod a+rX {0}/etc/plugstack.conf"),
+        ("chmod 700 {0}/p", "{0}/p", "bollard site install"),
+        ("chmod 600 {0}/p/spank_bollard.so", "{0}/p/spank_bollard.so", "bollard site install"),
+        ("chmod 644 {0}/p/bollard-enter", "{0}/p/bollard-enter", "bollard site install"),
+        ("chmod 711 {0}/p/bollard-enter", "", ""),
+        ("chmod 700 {0}", "{0}", "chmod a+rX {0}"),
+    ],
+)
+def test_what_users_cannot_read(spoil, closed, fix):
+    """Root finds it too, who can read everything."""
+    with tempfile.TemporaryDirectory(dir="/var/lib") as name:
+        top = Path(name)
+        for folder in (top, top / "p", top / "p/python"):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o755)
+        for file in ("spank_bollard.so", "bollard-enter", "python/a.py"):
+            (top / "p" / file).touch(0o755)
+        where = stack(top / "etc")._replace(prefix=f"{top}/p")
+        assert os.system(spoil.format(top)) == 0
+        (found,) = folder_check.access(where)
+        assert found.state == (FAILURE if closed else OK), found
+        if closed:
+            assert (found.text, found.fix) == (f"closed to users: {closed.format(top)}", fix.format(top))
+
+
+@needs_root
+def test_directories_of_root(monkeypatch):
+    """Of records only the directory counts: the group of a daemon may have its parent, as on Ubuntu."""
+    with tempfile.TemporaryDirectory(dir="/var/lib") as name:
+        top, path = Path(name), f"{name}/bollard"
+        monkeypatch.setattr(folder_check.constants, "RECORDS", path)
+        monkeypatch.setattr(folder_check.constants, "JOB_FOLDERS", path)
+        checks = folder_check.records, folder_check.job_folders
+
+        def found():
+            return [next(one(Where(f"{name}/p", name))) for one in checks]
+
+        top.chmod(0o755)
+        assert [row.text for row in found()] == [f"the first container makes {path}"] * 2
+        os.mkdir(path)
+        assert [row.text for row in found()] == [f"{path} is root's alone"] * 2
+        top.chmod(0o775)
+        assert [row.state for row in found()] == [OK, FAILURE]
+        os.chown(path, 1000, 0)
+        assert [(row.state, row.fix) for row in found()][0] == (WARNING, f"chown -h root {path}")
+        os.rmdir(path)
+        Path(path).touch()
+        assert [(row.state, row.fix) for row in found()] == [(state, f"remove {path}") for state in (WARNING, FAILURE)]
+
+
+@pytest.mark.parametrize(
+    ("said", "fix"),
+    [
+        (f"libpython3.9.so.1.0: {MISSING}", "install the library libpython3.9.so.1.0: libpython3.9 (Debian)"),
+        (f"a: error while loading: libfuse.so.2: {MISSING}", "install the library libfuse.so.2: libfuse2"),
+        (f"libzstd.so.1: {MISSING}", "install the library libzstd.so.1"),
+        ("_bollard.so: cannot read file data", ""),
+    ],
+)
+def test_the_library_that_is_missing(said, fix):
+    assert folder_check.missing_library(said, "python3.9").startswith(fix)
+    assert bool(folder_check.missing_library(said, "python3.9")) == bool(fix)
 
 
 def stack(conf, include=True, line=f"required {SHIM} spool=/var/spool/slurmd\n", settings=""):
@@ -248,9 +322,9 @@ def test_the_page_has_every_check():
 
 def test_every_finding_is_in_the_table():
     """The names in the source of the checks are those of the table."""
-    files = ("check", "host_check", "plugstack_fault")
+    files = ("check", "host_check", "plugstack_fault", "folder_check")
     source = "".join((TOP / f"spank_plugin/{name}.py").read_text() for name in files)
-    names = set(re.findall(r"""(?:Finding|attempt)\(\s*"([^"]+)",""", source))
+    names = set(re.findall(r"""(?:Finding|attempt|_folder)\(\s*"([^"]+)",""", source))
     assert names == set(finding.TRIED)
 
 
@@ -291,10 +365,10 @@ def test_a_table_of_nodes():
         "check   n1 and 7 more  n9 and 1 more  n11",
         "answer  ok             ok             no answer",
         "munge   ok             failure        -",
-        "8 of 11 nodes: all ok; bollard 1.0",
+        "8 of 11 nodes: no failure; bollard 1.0",
         "n9 and 1 more: failure: munge: munge is bad; mend",
         "n11: no answer; srun -w n11 bollard site check",
     ]
     assert cluster_check.status(found) == 1 and cluster_check.status(found[:8]) == 0
-    assert cluster_check.table(found[:8]) == ["8 of 8 nodes: all ok; bollard 1.0"]
+    assert cluster_check.table(found[:8]) == ["8 of 8 nodes: no failure; bollard 1.0"]
     assert sorted(names, key=cluster_check._order) == names
