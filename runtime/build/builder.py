@@ -113,7 +113,7 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
         BollardError: the target or a bind cannot be used, a build argument is unused, or a step fails.
     """
     started = provenance.clock()
-    targets.check(request)
+    targets.check(request.target, request.source, request.sandbox, request.force, request.update)
     if request.squash_arguments and request.sandbox:
         raise BollardError("--mksquashfs-args with --sandbox: no squashfs is made", "leave one of them out")
     for source, _, _ in request.binds:
