@@ -197,7 +197,8 @@ def test_a_mistake_is_one_line(argv, text, tmp_path):
 def test_exec_needs_a_program(squashfs):
     missing = f"no command given after the image {squashfs}; name a program of the image, or use `bollard shell`"
     assert refused("exec", str(squashfs)) == missing
-    before = "--bind: not an option of all commands; options come after the command: `bollard exec --bind ... IMAGE PROGRAM`"
+    before = "--bind: not an option of all commands; options come after the command: "
+    before += "`bollard exec --bind ... IMAGE PROGRAM`"
     assert refused("--bind", "/a", "exec", str(squashfs), "true") == before
     assert refused("exec", "--name", "x", str(squashfs), "true").startswith("--name x: only the steps of a job share")
 
