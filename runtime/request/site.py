@@ -210,7 +210,12 @@ def refuse_image(here: Site, fd: int, name: str, what: str = "runs no image") ->
     """
     if not here.allowed and not here.forbidden:
         return
-    path = os.readlink(f"/proc/self/fd/{fd}")  # the path with all symlinks resolved
+    from bollard.runtime.system import opened_file
+
+    path = opened_file.path_of(fd)
+    if not path:
+        where = "a filesystem that was unmounted while it was opened"
+        raise BollardError(f"{name}: this site {what} from {where}", _elsewhere(here))
     for folder in here.forbidden:
         if lies_in(path, folder):
             raise BollardError(f"{name}: this site {what} from {folder}", _elsewhere(here))

@@ -13,6 +13,7 @@ from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image, image_sbom, sif
 from bollard.runtime.installed import GPGV
 from bollard.runtime.request import trust_rule
+from bollard.runtime.system import opened_file
 from bollard.runtime.trust import policy, signature, site_keys, verify, witness
 from bollard.runtime.trust.policy import Evidence, Verdict
 
@@ -103,12 +104,11 @@ def _evidence(fd: int, name: str, found: sif.Sif | None, rules: Policy, connecti
     info = os.fstat(fd)
 
     def owner() -> tuple[int, int]:
-        with open("/proc/self/mountinfo", "rb") as file:
-            if is_served_by_user(file.read(), _mount_of(fd)):
-                raise BollardError(
-                    "it lies on a filesystem that a user serves (FUSE), where owners mean nothing",
-                    "use a file on another filesystem",
-                )
+        if opened_file.is_served_by_user(fd):
+            raise BollardError(
+                "it lies on a filesystem that a user serves (FUSE), where owners mean nothing",
+                "use a file on another filesystem",
+            )
         return witness.owner(connection, fd)
 
     def digest() -> str:
@@ -126,34 +126,7 @@ def _evidence(fd: int, name: str, found: sif.Sif | None, rules: Policy, connecti
             whole.gaps = whole.gaps or "those of its overlay partitions"
         return whole
 
-    path = os.readlink(f"/proc/self/fd/{fd}")
-    return Evidence(name, path, owner, digest, signers, sbom)
-
-
-def _mount_of(fd: int) -> bytes:
-    """Return the number of the mount that an opened file is on (proc(5), fdinfo); b"" if the kernel does not tell."""
-    with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
-        for line in file:
-            if line.startswith(b"mnt_id:"):
-                return line[7:].strip()
-    return b""
-
-
-def is_served_by_user(mountinfo: bytes, number: bytes) -> bool:
-    """Return whether a mount is a FUSE filesystem that another user than root has mounted; True for an unknown mount.
-
-    Such a user can show any owner and mode, and change the content at any time.
-
-    mountinfo: the text of /proc/self/mountinfo.
-    number: the number of the mount.
-    """
-    for line in mountinfo.split(b"\n"):
-        words = line.split(b" ")
-        if words[0] == number and b"-" in words:
-            kind, _, options = words[words.index(b"-", 6) + 1 :][:3]
-            users = [option for option in options.split(b",") if option.startswith(b"user_id=")]
-            return kind.startswith(b"fuse") and kind != b"fusectl" and users != [b"user_id=0"]
-    return True
+    return Evidence(name, opened_file.path_of(fd), owner, digest, signers, sbom)
 
 
 def _sha256(fd: int, name: str) -> str:

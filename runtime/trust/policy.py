@@ -31,7 +31,7 @@ class Evidence:
     """What is known about an opened image, layer or directory.
 
     name: what the user typed, for messages and for rules about URIs.
-    path: the path of the opened file, without links.
+    path: the path of the opened file, without links; "" if it has none any more (`opened_file.path_of`).
     owner: returns the uid of its owner, and its mode, of which the bits of group and others count.
     digest: returns the SHA-256 of the file; "" for a directory.
     signers: returns the fingerprints of the keys whose valid signatures cover the whole image.
@@ -74,6 +74,8 @@ class Verdict:
 
 def decide(policy: Policy, found: Evidence) -> Verdict:
     """Return the decision of the policy about an image."""
+    if not found.path:  # it could be in a place from which a rule refuses all images
+        return Verdict(False, None, "its filesystem was unmounted while it was opened", "use a file on another one")
     for rule in policy.rules:
         if any(names_place(place, found) for place in rule.places):
             return _by_rule(rule, policy, found)

@@ -28,6 +28,7 @@ BEFORE = {
     "bollard.runtime.image.sif_write": {"sha256", "timestamp"},  # the saver, which has imported these
     "bollard.runtime.request.command_line": {"_similar"},
     "bollard.runtime.request.forms": {"_with_opts", "_with_files"},
+    "bollard.runtime.request.site": {"refuse_image"},
     "bollard.runtime.system.identity": {"new_namespace"},
     "bollard.runtime.system.linux": {"start_first", "bring_up", "lock_file"},
     # The site's policy of images, which `keeper._open` applies; and what `bollard sign` and `key` use of these modules.

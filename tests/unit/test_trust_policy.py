@@ -11,7 +11,8 @@ import pytest
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image.image_sbom import Listed, Sbom
 from bollard.runtime.request import site, site_config, trust_ecl, trust_rule
-from bollard.runtime.trust import evidence, policy, versions
+from bollard.runtime.system import opened_file
+from bollard.runtime.trust import policy, versions
 
 A, B, C = "A" * 40, "B" * 40, "C" * 40
 PEM = "SHA256:" + "aB3+/" * 8 + "xyz"
@@ -341,4 +342,12 @@ MOUNTS = b"""\
 )
 def test_filesystems_that_users_serve(number: bytes, users: bool) -> None:
     """Their owners mean nothing. A filesystem that root has mounted, such as CVMFS, counts."""
-    assert evidence.is_served_by_user(MOUNTS, number) == users
+    assert opened_file.is_fuse_of_user(opened_file.mount_line(MOUNTS, number)) == users
+
+
+def test_an_image_that_has_no_place_any_more_is_refused() -> None:
+    """Else it would pass a rule that refuses what lies in its directory."""
+    rules = compiled("    - {from: /tmp, refuse: yes}\n    - from: anywhere\n")
+    verdict = policy.decide(rules, image(path=""))
+    assert not verdict.allowed
+    assert "its filesystem was unmounted" in policy.refusal(rules, verdict, "img").message
