@@ -161,8 +161,8 @@ def _squashfs(root: str, target: str) -> None:
     except OSError as error:
         raise causes.of(error, f"container-save {target}: cannot be written", folder, "name another place") from None
     # Not by name: who may write to the directory could put a link to another file of the user's there.
-    command = [MKSQUASHFS, root, f"/proc/self/fd/{fd}", "-comp", "zstd", "-Xcompression-level", "3", "-all-root", "-noappend",
-               "-no-progress", "-quiet", "-exit-on-error", "-processors", str(_processors())]  # fmt: skip
+    command = [MKSQUASHFS, root, f"/proc/self/fd/{fd}", "-comp", "zstd", "-Xcompression-level", "3", "-all-root",
+               "-noappend", "-no-progress", "-quiet", "-exit-on-error", "-processors", str(_processors())]  # fmt: skip
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env={}, pass_fds=(fd,))
         if done.returncode:

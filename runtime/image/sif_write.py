@@ -5,8 +5,8 @@ The byte layout is described in `sif`. mksquashfs writes the filesystem at its f
 header. So an image of many gigabytes is written once and never copied:
 
     with sif_write.Writer("img.sif", arch="x86_64", objects=[...]) as writer:
-        ...                                     # a program gets writer.fd, and writes to writer.path from writer.offset on
-        writer.finish()                         # header and descriptors, then rename
+        ...                         # a program gets writer.fd, and writes to writer.path from writer.offset on
+        writer.finish()             # header and descriptors, then rename
 
 If SOURCE_DATE_EPOCH is set, the image is reproducible: times are Go's zero time and the UUID is nil, as in
 Apptainer 1.5.
@@ -91,8 +91,8 @@ class Writer:
     force: replace an existing target.
     fstype: the filesystem of the partition, a number of `sif`.
 
-    Attributes: `fd` is a temporary file beside `target`, and `path` its name by that descriptor; `offset` is where in it
-    the squashfs must begin, in bytes, a multiple of 4096.
+    Attributes: `fd` is a temporary file beside `target`, and `path` names it by that descriptor; `offset` is where in
+    it the squashfs must begin, in bytes, a multiple of 4096.
 
     Raises:
         BollardError: `target` exists and `force` is not set, or no file can be made beside it.

@@ -10,11 +10,11 @@ import os
 
 
 def path_of(fd: int) -> str:
-    """Return the path of an opened file, with all symlinks resolved; "" if the file has no place in this mount namespace.
+    """Return the path of an opened file, without symlinks; "" if the file has no place in this mount namespace.
 
     The kernel shows a file of an unmounted filesystem with a path that begins at the root of that filesystem. So a user
-    who unmounts a FUSE filesystem of his, with `fusermount -uz`, could choose the path. A mount that is listed after the
-    path was read was there before, too: an open file keeps the number of its mount from being used again.
+    who unmounts a FUSE filesystem of his, with `fusermount -uz`, could choose the path. A mount that is listed after
+    the path was read was there before, too: an open file keeps the number of its mount from being used again.
     """
     path = os.readlink(f"/proc/self/fd/{fd}")
     return path if _mount_line(fd) else ""
