@@ -22,6 +22,7 @@ bollard-enter     static launcher before every task
 | install.py, installation.py, plugstack.py | install it, name it in plugstack.conf |
 | removal.py | go back to the tree before, and uninstall |
 | packaged.py, version.py | what a package's scripts call; the version |
-| check.py, host_check.py, finding.py, plugstack_fault.py, probes.py | check whether containers work on a node |
+| check.py, finding.py, probes.py | check whether containers work on a node |
+| host_check.py, folder_check.py, plugstack_fault.py | parts of it |
 | cluster_check.py | the same on many nodes |
 """

@@ -15,6 +15,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from bollard.runtime import causes
 from bollard.runtime.cli import encryption_key, terminal
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
@@ -78,8 +79,13 @@ def start(action: str, given: Given, words: list[str], values: Given, path: str)
     files = [value for name, value in given if name == "pid-file"]
     files = files[-1:] or [os.environ[form] for form in _PID_FILE_FORMS if os.environ.get(form)][:1]
     for path in files:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644), "w") as file:
-            file.write(f"{pid}\n")
+        try:
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644), "w") as file:
+                file.write(f"{pid}\n")
+        except OSError as error:
+            doing = f"--pid-file {path}: cannot be written, and the instance {words[1]} runs"
+            where = path if os.path.exists(path) else os.path.dirname(os.path.abspath(path))
+            raise causes.of(error, doing, where, f"end it with `bollard instance stop {words[1]}`") from None
     _info("instance started successfully")
     return 0
 

@@ -56,9 +56,7 @@ def letters(command: str) -> dict[str, str]:
     return {**SHORT, **command_options.SHORT.get(command, {})}
 
 
-def parse(
-    argv: list[str], command: str, own: Own, container: bool = True, shared: bool = False
-) -> tuple[list[tuple[str, str]], list[str]]:
+def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the options of a command line as (name, value), and its other words. A switch has the value "1" or "0".
 
     Options end at the first other word, because the words after it can belong to a program. The commands in MIXED run
@@ -68,7 +66,6 @@ def parse(
     command    name of the command
     own        its own options
     container  it also has the options of options.TABLE
-    shared     all tasks of a node share the container: these are the options of srun
 
     Raises:
         BollardError: an option is unknown, not supported, has no value, or is a switch with another value.
@@ -128,9 +125,6 @@ def parse(
             os.environ["BOLLARD_TMPDIR"] = given  # where an image that has to be fetched is converted
         elif name == "no-privs" and given != "0" and os.geteuid() == 0:
             raise BollardError("--no-privs: root keeps root's rights in a container", "start it as another user")
-        elif name == "sharens" and given != "0" and not shared and os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
-            text = "--sharens: each task of this step starts a container of its own"
-            raise BollardError(text, "tasks of a node share one with srun --container=IMAGE PROGRAM")
     return found, words + rest
 
 

@@ -34,7 +34,7 @@ def mounted(place: str) -> int:
         check=True,
     )
     _, attached, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(4))
-    return struct.unpack("=i", attached[0][2][:4])[0]
+    return int.from_bytes(attached[0][2][:4], sys.byteorder)
 
 
 class Server:

@@ -28,7 +28,6 @@ BEFORE = {
     "bollard.runtime.image.sif_write": {"sha256", "timestamp"},  # the saver, which has imported these
     "bollard.runtime.request.command_line": {"_similar"},
     "bollard.runtime.request.forms": {"_with_opts", "_with_files"},
-    "bollard.runtime.request.site": {"refuse_image"},
     "bollard.runtime.system.identity": {"new_namespace"},
     "bollard.runtime.system.linux": {"start_first", "bring_up", "lock_file"},
     # The site's policy of images, which `keeper._open` applies; and what `bollard sign` and `key` use of these modules.
@@ -46,8 +45,8 @@ BEFORE = {
     },
     "bollard.runtime.trust.evidence": {"_sha256", "log"},
     "bollard.runtime.trust.keyring": {"_change", "_fingerprint", "_home", "armored", "dearmored"},
-    "bollard.runtime.trust.pgp": {"__enter__", "__exit__", "clear_sign_by_agent", "gpg", "verify"},
-    "bollard.runtime.trust.policy": {"_user"},
+    "bollard.runtime.trust.pgp": {"__enter__", "__exit__", "_copies", "_verify", "clear_sign_by_agent", "gpg"},
+    "bollard.runtime.trust.policy": {"_fetched", "_user"},
     "bollard.runtime.trust.signature": {"_checked", "_hash", "parse", "text"},
     "bollard.runtime.trust.verify": {"_signer", "default_trust"},
 }
