@@ -86,6 +86,7 @@ def _prepare() -> None:
     import atexit  # noqa: F401  # weakref, for tempfile
     import hashlib  # noqa: F401
     import subprocess  # noqa: F401
+    import tempfile  # noqa: F401
     import time  # noqa: F401
 
     from bollard.runtime.image import pack  # noqa: F401
@@ -152,17 +153,26 @@ def refuse(target: str) -> None:
 
 def _squashfs(root: str, target: str) -> None:
     import subprocess
+    import tempfile
 
-    folder, name = os.path.split(target)
-    fresh = os.path.join(folder, f".{name}.{os.getpid()}")
-    command = [MKSQUASHFS, root, fresh, "-comp", "zstd", "-Xcompression-level", "3", "-all-root", "-noappend",
-               "-no-progress", "-quiet", "-exit-on-error", "-processors", str(_processors())]  # fmt: skip
+    folder = os.path.dirname(target)
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env={})
+        fd, fresh = tempfile.mkstemp(prefix=".bollard-", suffix=".tmp", dir=folder)
+    except OSError as error:
+        raise causes.of(error, f"container-save {target}: cannot be written", folder, "name another place") from None
+    # Not by name: who may write to the directory could put a link to another file of the user's there.
+    command = [MKSQUASHFS, root, f"/proc/self/fd/{fd}", "-comp", "zstd", "-Xcompression-level", "3", "-all-root",
+               "-noappend", "-no-progress", "-quiet", "-exit-on-error", "-processors", str(_processors())]  # fmt: skip
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env={}, pass_fds=(fd,))
         if done.returncode:
             said, doing = done.stderr.decode("utf-8", "replace"), f"container-save {target}"
             raise causes.of_program("mksquashfs", done.returncode, said, doing, folder, "may you write there?")
+        mask = os.umask(0o022)
+        os.umask(mask)
+        os.fchmod(fd, 0o644 & ~mask)
         os.rename(fresh, target)
     finally:
+        os.close(fd)
         if os.path.exists(fresh):
             os.unlink(fresh)

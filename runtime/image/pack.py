@@ -132,16 +132,16 @@ def pack(
     with sif_write.Writer(target, arch, objects, force=force, fstype=fstype) as writer:
         entries = additions(source, labels, deffile)
 
-        def write(path: str, offset: int = 0) -> None:
+        def write(path: str, offset: int = 0, fd: int = -1) -> None:
             squash(
                 source, path, offset, entries, arguments=arguments, progress=progress, program=program,
-                processors=processors, shown=target,
+                processors=processors, shown=target, fd=fd,
             )  # fmt: skip
 
         if key:
-            seal.squash(secret, workspace.parent(os.environ), writer.path, writer.offset, write, target)
+            seal.squash(secret, workspace.parent(os.environ), writer.fd, writer.offset, write, target)
         else:
-            write(writer.path, writer.offset)
+            write(writer.path, writer.offset, writer.fd)
         writer.finish()
 
 
@@ -156,6 +156,7 @@ def squash(
     program: str = "mksquashfs",
     processors: int = 0,
     shown: str = "",
+    fd: int = -1,
 ) -> None:
     """Write the tree at `source` and the `entries` as squashfs into a file.
 
@@ -167,6 +168,7 @@ def squash(
     program: the mksquashfs program.
     processors: the most CPUs that mksquashfs may use; 0 for all.
     shown: the name of the file in messages; "" for `path`.
+    fd: the descriptor that `path` names, as /proc/self/fd/N; -1 for an ordinary path.
 
     Raises:
         BollardError: mksquashfs is missing or fails, or the disk is full.
@@ -205,14 +207,14 @@ def squash(
             argv += ["-action", f"uncompressed@({expression})"]
         argv += arguments
         if "-comp" in arguments:
-            done = _mksquashfs(argv, scratch, progress)
+            done = _mksquashfs(argv, scratch, progress, fd)
         else:
-            done = _mksquashfs([*argv, "-comp", "zstd", "-Xcompression-level", "3"], scratch, progress)
+            done = _mksquashfs([*argv, "-comp", "zstd", "-Xcompression-level", "3"], scratch, progress, fd)
         if done.returncode and 'Compressor "zstd" is not supported' in done.stderr:
-            done = _mksquashfs([*argv, "-comp", "gzip"], scratch, progress)
+            done = _mksquashfs([*argv, "-comp", "gzip"], scratch, progress, fd)
     if done.returncode:
         raise causes.of_program(
-            "mksquashfs", done.returncode, done.stderr, f"{shown or path}: cannot be written", path,
+            "mksquashfs", done.returncode, done.stderr, f"{shown or path}: cannot be written", shown or path,
             "check that you can read the tree",
         )  # fmt: skip
 
@@ -307,7 +309,7 @@ def _apps(source: str) -> dict[str, object]:
     return found
 
 
-def _mksquashfs(argv: list[str], directory: str, progress: bool) -> subprocess.CompletedProcess[str]:
+def _mksquashfs(argv: list[str], directory: str, progress: bool, fd: int) -> subprocess.CompletedProcess[str]:
     passed = ("PATH", "SOURCE_DATE_EPOCH", "TMPDIR")
     environment = {name: os.environ[name] for name in passed if name in os.environ}
     environment["LC_ALL"] = "C"
@@ -321,6 +323,7 @@ def _mksquashfs(argv: list[str], directory: str, progress: bool) -> subprocess.C
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="backslashreplace",
+            pass_fds=(fd,) if fd >= 0 else (),
             check=False,
         )
     except FileNotFoundError:

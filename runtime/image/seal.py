@@ -45,12 +45,12 @@ def secret_of(key: Key) -> tuple[bytes, bytes]:
     return secret, encryption.wrap(secret, key.pem)
 
 
-def squash(secret: bytes, work: str, path: str, offset: int, write: Callable[[str], None], target: str) -> None:
+def squash(secret: bytes, work: str, fd: int, offset: int, write: Callable[[str], None], target: str) -> None:
     """Write an encrypted squashfs into a file.
 
     secret: gocryptfs's password.
     work: a directory for the encrypted file; it takes as much space as the image.
-    path, offset: the file, and where the partition begins in it, in bytes.
+    fd, offset: the file, and where the partition begins in it, in bytes.
     write: writes the squashfs of the root filesystem to the path that it gets.
     target: the name of the image, for messages.
 
@@ -71,15 +71,15 @@ def squash(secret: bytes, work: str, path: str, offset: int, write: Callable[[st
         with _mounted(program, secret, sealed, plain, target):
             write(f"{plain}/{name}")
         os.chmod(f"{sealed}/{encryption.CONFIG}", 0o444)
-        argv = ["mksquashfs", f"{sealed}/{name}", f"{sealed}/{encryption.CONFIG}", os.path.abspath(path)]
+        argv = ["mksquashfs", f"{sealed}/{name}", f"{sealed}/{encryption.CONFIG}", f"/proc/self/fd/{fd}"]
         argv += ["-offset", str(offset), "-noappend", "-all-root", "-comp", "gzip", "-noI", "-noD", "-noF", "-noX"]
         done = subprocess.run(
             [*argv, "-no-progress", "-exit-on-error"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, env={**_ENVIRONMENT, "LC_ALL": "C"}, check=False,
+            stderr=subprocess.PIPE, env={**_ENVIRONMENT, "LC_ALL": "C"}, pass_fds=(fd,), check=False,
         )  # fmt: skip
         if done.returncode:
             said = done.stderr.decode("utf-8", "replace")
-            raise causes.of_program("mksquashfs", done.returncode, said, f"{target}: cannot be written", path)
+            raise causes.of_program("mksquashfs", done.returncode, said, f"{target}: cannot be written", target)
 
 
 @contextlib.contextmanager

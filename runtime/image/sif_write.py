@@ -5,8 +5,8 @@ The byte layout is described in `sif`. mksquashfs writes the filesystem at its f
 header. So an image of many gigabytes is written once and never copied:
 
     with sif_write.Writer("img.sif", arch="x86_64", objects=[...]) as writer:
-        ...                                     # a program writes to writer.path, from writer.offset on
-        writer.finish()                         # header and descriptors, then rename
+        ...                         # a program gets writer.fd, and writes to writer.path from writer.offset on
+        writer.finish()             # header and descriptors, then rename
 
 If SOURCE_DATE_EPOCH is set, the image is reproducible: times are Go's zero time and the UUID is nil, as in
 Apptainer 1.5.
@@ -91,8 +91,8 @@ class Writer:
     force: replace an existing target.
     fstype: the filesystem of the partition, a number of `sif`.
 
-    Attributes: `path` is the temporary file beside `target`; `offset` is where in it the squashfs must begin, in
-    bytes, a multiple of 4096.
+    Attributes: `fd` is a temporary file beside `target`, and `path` names it by that descriptor; `offset` is where in
+    it the squashfs must begin, in bytes, a multiple of 4096.
 
     Raises:
         BollardError: `target` exists and `force` is not set, or no file can be made beside it.
@@ -119,12 +119,15 @@ class Writer:
         self._force = force
         self._fstype = fstype
         try:
-            fd, self.path = tempfile.mkstemp(prefix=".bollard-", suffix=".tmp", dir=os.path.dirname(target) or ".")
+            self.fd, self._made = tempfile.mkstemp(
+                prefix=".bollard-", suffix=".tmp", dir=os.path.dirname(target) or "."
+            )
         except OSError as error:
             raise causes.of(
                 error, f"{target}: cannot be written", target, "choose a directory you can write to"
             ) from error
-        os.close(fd)
+        # Not by name: who may write to the directory could put a link to another file of the user's there meanwhile.
+        self.path = f"/proc/self/fd/{self.fd}"
 
     def __enter__(self) -> Writer:
         return self
@@ -132,10 +135,10 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # After an error, mksquashfs may have removed the file already.
-        if self.path and os.path.lexists(self.path):
-            os.unlink(self.path)
-        self.path = ""
+        os.close(self.fd)
+        if self._made and os.path.lexists(self._made):
+            os.unlink(self._made)
+        self._made = ""
 
     def finish(self) -> None:
         """Write the header and the objects, flush the file to the disk and rename it to `target`.
@@ -154,7 +157,7 @@ class Writer:
     def _fill(self) -> None:
         mask = os.umask(0o022)
         os.umask(mask)
-        with open(self.path, "r+b") as file:
+        with open(self.fd, "r+b", closefd=False) as file:
             end = file.seek(0, os.SEEK_END)
             if end <= self.offset:
                 raise BollardError(f"{self.target}: its filesystem was not written", "build it again")
@@ -173,7 +176,7 @@ class Writer:
         if not self._force:
             # link(2) refuses an existing name; rename(2) would replace a file that another process has just made.
             try:
-                os.link(self.path, self.target)
+                os.link(self._made, self.target)
             except FileExistsError:
                 raise exists(self.target) from None
             except OSError:  # a filesystem without hard links
@@ -181,8 +184,8 @@ class Writer:
                     raise exists(self.target) from None
             else:
                 return  # __exit__ removes the other name
-        os.replace(self.path, self.target)
-        self.path = ""
+        os.replace(self._made, self.target)
+        self._made = ""
 
     def _tables(self, end: int, digest: str) -> tuple[list[bytes], bytes]:
         """Return the descriptors, and the bytes from the data offset to the partition; `digest` is the partition's."""

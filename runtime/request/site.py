@@ -227,7 +227,8 @@ def refuse_image(here: Site, fd: int, name: str, what: str = "runs no image") ->
         return
     path = mount_table.path_of(fd)
     if not path:
-        raise BollardError(f"{name}: lies in another mount namespace, so its directory is not known", _elsewhere(here))
+        why = "lies in another mount namespace, or was unmounted while it was opened, so its directory is not known"
+        raise BollardError(f"{name}: {why}", _elsewhere(here))
     for folder in here.forbidden:
         if lies_in(path, folder):
             raise BollardError(f"{name}: this site {what} from {folder}", _elsewhere(here))

@@ -10,9 +10,12 @@ def path_of(fd: int) -> str:
     """Return the path of an opened file, without links; "" if it lies on no mount of this process.
 
     The kernel shows a path of another mount namespace like one of this namespace. So a user could open his own file
-    there, through /proc/PID/root, and it would seem to lie in a directory that only root can write to.
+    there, through /proc/PID/root, and it would seem to lie in a directory that only root can write to. A path on a
+    filesystem that its user has unmounted (`fusermount -uz`) begins at the root of that filesystem. So the path is read
+    first: a mount that is listed afterwards was there before, because an open file keeps its number from other mounts.
     """
-    return os.readlink(f"/proc/self/fd/{fd}") if line_of(fd) else ""
+    path = os.readlink(f"/proc/self/fd/{fd}")
+    return path if line_of(fd) else ""
 
 
 def line_of(fd: int) -> list[bytes]:

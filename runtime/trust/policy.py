@@ -29,7 +29,7 @@ else:
     from bollard.runtime.frozen import record
 
 
-_UNKNOWN: Final = "it lies in another mount namespace, so its place is not known"
+_UNKNOWN: Final = "it lies in another mount namespace, or was unmounted while it was opened"
 
 
 @record(frozen=True)

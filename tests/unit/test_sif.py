@@ -335,6 +335,24 @@ def test_a_target_made_meanwhile_is_kept(tmp_path):
     assert os.listdir(tmp_path) == ["img.sif"]
 
 
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
+    """Who may write to the directory can exchange the file; another file of the writer's stays as it is."""
+    other = tmp_path / "other"
+    other.write_bytes(b"x" * 200_000)
+    mode = other.stat().st_mode
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    with sif_write.Writer(str(folder / "img.sif"), "amd64", OBJECTS) as writer:
+        (name,) = folder.iterdir()
+        name.unlink()
+        name.symlink_to(other)
+        with open(writer.path, "r+b") as file:
+            file.seek(writer.offset)
+            file.write(PARTITION)
+        writer.finish()
+    assert (other.read_bytes(), other.stat().st_mode) == (b"x" * 200_000, mode)
+
+
 def test_failure_leaves_nothing(tmp_path):
     with (
         pytest.raises(BollardError, match="filesystem was not written"),
