@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+import warnings  # noqa: F401 - os.execvpe imports it, where a node has another release of Python
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
