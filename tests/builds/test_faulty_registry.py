@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from building import Builder
 from fetcher import Fetcher, words_of
-from servers import OCI_MANIFEST
+from servers import OCI_MANIFEST, serving
 
 LARGE = 1000  # bytes; the configuration is smaller than the layers
 
@@ -110,13 +110,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def stub(layouts: dict[str, Path], builder: Builder) -> Iterator[Stub]:
     server = Stub(layouts["one"])
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with serving(server, server.over.set):
         yield server
-    finally:
-        server.over.set()
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize(
@@ -163,15 +158,10 @@ def test_too_many_requests(fetcher: Fetcher, stub: Stub) -> None:
 
 def test_a_redirect_is_followed(fetcher: Fetcher, stub: Stub, layouts: dict[str, Path]) -> None:
     """Layers often lie on another server than the registry."""
-    other = Stub(layouts["one"])
-    threading.Thread(target=other.serve_forever, daemon=True).start()
-    try:
+    with serving(Stub(layouts["one"])) as other:
         digest = json.loads((layouts["one"] / "index.json").read_bytes())["manifests"][0]["digest"]
         manifest = json.loads((layouts["one"] / "blobs" / digest.replace(":", "/")).read_bytes())
         layer = manifest["layers"][0]["digest"]
         stub.fault = Fault(307, {"Location": f"http://{other.host}/v2/x/blobs/{layer}"}, 1)
         fetcher.done("pull", "--no-https", "a.sif", f"docker://{stub.host}/tiny/one:v1")
         assert words_of(fetcher.path / "a.sif") == "one"
-    finally:
-        other.shutdown()
-        other.server_close()
