@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bollard.runtime.request.spec import Spec
 
 
-
 def image_of(given: list[tuple[str, str]], words: list[str]) -> tuple[str, Callable[[], None]]:
     """Return the path of the image in the first of `words`, and a function to call after it has been opened.
 
@@ -86,7 +85,7 @@ def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     looked = image.open_image(path if "~" not in path else asked.image, os.uname().machine, encrypted=True)
     try:
         keys = _image_key(looked, asked, given)
-        execution.start(asked, name, words[1:], shells[0] if shells else "", opened, keys)
+        execution.start(asked, name, words[1:], shell, opened, keys)
     finally:
         opened()
     return 0
