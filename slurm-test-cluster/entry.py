@@ -2,7 +2,7 @@
 """`cluster exec`: run a command in all namespaces of a node, as one of its users.
 
 This process joins the namespaces with setns(2) and starts no other program than the command, because tests call it
-thousands of times.
+thousands of times. Tests know the node's init, so they run this file itself, which imports little.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import ctypes
 import os
 import signal
 import sys
-from pathlib import Path
-from typing import NamedTuple, NoReturn
 
-from state import ClusterError
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 NAMESPACES = ("cgroup", "ipc", "uts", "net", "pid", "mnt")  # the mount namespace last: it has another /proc
 PR_SET_PDEATHSIG = 1
@@ -31,30 +31,23 @@ FORWARDED = (
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 
 
-class Account(NamedTuple):
+class Account:
     """A user's account, from /etc/passwd and /etc/group of a node."""
 
-    name: str
-    uid: int
-    gid: int
-    groups: list[int]
-    home: str
-    shell: str
+    def __init__(self, root: str, name: str) -> None:
+        """Read the node's own files, which this machine's C library does not read.
 
-
-def account(root: Path, name: str) -> Account:
-    """Return a user's account from the node's own files, which this machine's C library does not read.
-
-    Raises:
-        ClusterError: the node has no such user.
-    """
-    for line in (root / "etc/passwd").read_text().splitlines():
-        fields = line.split(":")
-        if fields[0] == name:
-            groups = [row.split(":") for row in (root / "etc/group").read_text().splitlines()]
-            extra = [int(row[2]) for row in groups if name in row[3].split(",")]
-            return Account(name, int(fields[2]), int(fields[3]), [int(fields[3]), *extra], fields[5], fields[6])
-    raise ClusterError(f"no user '{name}' on the node: choose root, alice or bob")
+        Raises:
+            OSError: the node has no such user.
+        """
+        with open(f"{root}/etc/passwd") as users, open(f"{root}/etc/group") as groups:
+            found = [line.rstrip("\n").split(":") for line in users if line.startswith(f"{name}:")]
+            if not found:
+                raise OSError(f"no user '{name}' on the node: choose root, alice or bob")
+            self.name, _, uid, gid, _, self.home, self.shell = found[0]
+            rows = [line.rstrip("\n").split(":") for line in groups]
+        self.uid, self.gid = int(uid), int(gid)
+        self.groups = [self.gid, *(int(row[2]) for row in rows if name in row[3].split(","))]
 
 
 def run(pid: int, command: list[str], user: str, cwd: str | None) -> int:
@@ -64,8 +57,11 @@ def run(pid: int, command: list[str], user: str, cwd: str | None) -> int:
     command: the program and its arguments.
     user: the name of a user of the node.
     cwd: the directory to run in; None for the user's home.
+
+    Raises:
+        OSError: the node has no such user, or has ended.
     """
-    who = account(Path(f"/proc/{pid}/root"), user)
+    who = Account(f"/proc/{pid}/root", user)
     environment = {
         "HOME": who.home,
         "USER": who.name,
@@ -94,12 +90,12 @@ def join(libc: ctypes.CDLL, pid: int) -> None:
     """Join all namespaces of the process `pid`.
 
     Raises:
-        ClusterError: setns(2) fails.
+        OSError: setns(2) fails.
     """
     handles = [os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY) for name in NAMESPACES]
     for name, handle in zip(NAMESPACES, handles):
         if libc.setns(handle, 0):
-            raise ClusterError(
+            raise OSError(
                 f"cannot enter the {name} namespace of process {pid}: "
                 f"{os.strerror(ctypes.get_errno())}; is the node still up?"
             )
@@ -162,3 +158,16 @@ def wait(child: int) -> int:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def main(pid: str, user: str, cwd: str, *command: str) -> int:
+    """Run a command as `run` does, with "" for the user's home; return its exit status, or 125 after an error."""
+    try:
+        return run(int(pid), list(command), user, cwd or None)
+    except OSError as error:
+        print(f"cluster exec: {error}", file=sys.stderr)
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -27,6 +27,7 @@ import pexpect
 
 TOP = Path(__file__).resolve().parent.parent.parent
 COMMAND = ["/usr/bin/python3", str(TOP / "slurm-test-cluster/cluster")]
+ENTRY = ["/usr/bin/python3", "-IS", str(TOP / "slurm-test-cluster/entry.py")]
 IMAGES_COMMAND = ["/usr/bin/python3", str(TOP / "slurm-test-cluster/images")]
 CONTROLLER = "ctl"
 PREFIX = "/usr/lib/bollard"
@@ -192,7 +193,7 @@ class Cluster:
 
     def init(self, node: str) -> int:
         """The process id on this machine of a node's init."""
-        if node not in self.inits:
+        if node not in self.inits or not os.path.exists(f"/proc/{self.inits[node]}"):
             done = subprocess.run(
                 [*COMMAND, "status", "--suite", self.suite, "--json"], stdout=subprocess.PIPE, text=True, check=False
             )
@@ -213,8 +214,7 @@ class Cluster:
         words = ["bash", "-c", command] if isinstance(command, str) else list(command)
         if env:
             words = ["env", *(f"{name}={value}" for name, value in env.items()), *words]
-        where = ["--node", node, "--user", user, *(["--cwd", cwd] if cwd else [])]
-        return [*COMMAND, "exec", "--suite", self.suite, *where, "--", *words]
+        return [*ENTRY, str(self.init(node)), user, cwd or "", *words]
 
     def exec(
         self, command: str | Sequence[str], node: str = CONTROLLER, user: str = "alice", cwd: str | None = None,
