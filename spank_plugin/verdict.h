@@ -3,15 +3,15 @@
 #ifndef BOLLARD_VERDICT_H
 #define BOLLARD_VERDICT_H
 
-/* Returns the cached verdict on the image at the path `image`, for the caller to free; NULL when there is none of this
- * release, or when another user may have written it. */
+/* Returns the cached verdict on the image at the path `image`, for the caller to free. NULL when there is none of
+ * this release, or when another user may have written it. */
 char *cached_verdict(const char *image);
 
 /* Returns the words behind `begin` in the first line of the verdict that begins so, printable, for the caller to free;
  * NULL for none. */
 char *verdict_line(const char *text, const char *begin);
 
-/* Returns the family of a program of the image that the verdict names, as a constant; "" for a program without MPI,
+/* Returns the family of a program of the image that the verdict names, as a constant. "" for a program without MPI,
  * NULL when the verdict does not name the program. */
 const char *program_family(const char *text, const char *program);
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The user's identity in the container: the user namespace, and the lines of /etc/passwd and /etc/group.
+"""The user's identity in the container: the user namespace, the lines of /etc/passwd and /etc/group. Names of users.
 
 The keeper asks the host's name services once per node and container, not once per task.
 """
