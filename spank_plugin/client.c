@@ -6,6 +6,7 @@
 #include "header.h"
 #include "multiprog.h"
 #include "shim.h"
+#include "site_settings.h"
 #include "wire.h"
 
 #include <limits.h>

@@ -8,7 +8,7 @@
 #include "keeper.h"
 #include "privilege.h"
 #include "root_owned.h"
-#include "shim.h"
+#include "site_settings.h"
 #include "stepd.h"
 #include "wire.h"
 

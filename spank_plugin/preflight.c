@@ -7,7 +7,7 @@
 #include "client.h"
 #include "program.h"
 #include "python.h"
-#include "shim.h"
+#include "site_settings.h"
 #include "verdict.h"
 #include "constants.h"
 

@@ -7,6 +7,7 @@
 #include "slurmctld.h"
 #include "privilege.h"
 #include "shim.h"
+#include "site_settings.h"
 #include "wire.h"
 
 #include <errno.h>

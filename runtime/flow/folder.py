@@ -159,7 +159,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
 
 
 def write(path: Path, text: str, mode: int = 0o600, *, settle: bool = True) -> None:
-    """Write a file: it has its name when it is whole.
+    """Write a file, which gets its name when it is whole.
 
     path: the file.
     text: its content.
