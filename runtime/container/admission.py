@@ -80,7 +80,7 @@ class AdmissionLoop:
                 if fd == self.server:
                     self._end_without_server()
                     return
-                self._answer(fd)
+                self._handle(fd)
             self._decide()
         if self.tasks:
             self._end(f"the instance {self.container.instance}" if self.container.instance else "slurmstepd")
@@ -96,7 +96,7 @@ class AdmissionLoop:
         gone += f"was ended {reason}" if reason else "has ended"
         wire.refuse_waiting(self.listener, BollardError(gone, hint))
 
-    def _answer(self, fd: int) -> None:
+    def _handle(self, fd: int) -> None:
         """Handle what the descriptor `fd` reports: a connection, the end of a task, of a step or of the job."""
         if fd == self.listener.fileno():
             self._accept()
