@@ -14,8 +14,8 @@ WIRE_DONE = b"D"
 WIRE_ANEW = b"A"
 WIRE_OK, WIRE_ERROR, WIRE_SCRIPT = b"+", b"-", b"S"
 
-# From the keeper to slurmstepds, on their lifelines, where no task could be told: the file server has ended, and by the
-# job's memory limit.
+# From the keeper to slurmstepds, on their lifelines, if it could tell no task: the file server has ended; the job's
+# memory limit has ended it.
 WIRE_SERVER_ENDED, WIRE_MEMORY_LIMIT = b"F", b"M"
 
 # A frame is its size as u32 in host byte order, then that many bytes. FRAME_MAX is in bytes.

@@ -131,7 +131,7 @@ def find(word: str) -> Path:
 
 
 def every() -> list[Path]:
-    """Return the directories of all flows of this user, the oldest first. One that others may change is told."""
+    """Return the directories of all flows of this user, the oldest first. Warns of those that others may change."""
     try:
         found = [(os.lstat(path), path) for path in base().iterdir()]
     except FileNotFoundError:
