@@ -42,7 +42,7 @@ help:
 	@echo 'make fuzz-c        the C alone, with sanitizers; SECONDS=60'
 	@echo 'make sanitize      tests of the C with sanitizers: unit tests, and some on the cluster'
 	@echo 'make peers         bollard and Apptainer run the same lines, and are compared'
-	@echo 'make stress        thousands of steps, cancelled at any moment (half an hour); STRESS=--cancels=20 for less'
+	@echo 'make stress        thousands of steps, cancelled at any moment, and flows (an hour); STRESS=--cancels=20 for less'
 	@echo 'make bench         what a container costs, as a table and as JSON'
 	@echo 'make dist          the source release, dist/bollard-VERSION.tar.gz'
 	@echo 'make deb           Debian packages for SUITES="$(SUITES)", in dist/SUITE; lintian checks them'

@@ -3,10 +3,9 @@
 
 This is the command and the libraries, with the launcher, for laptops and for images. The Slurm plugin is compiled for
 one Slurm and one Python, and installed as root's own: `bollard site install` does that.
+Python 3.6 must be able to parse this file: there it prints that a later Python is needed.
 The metadata is in pyproject.toml. setuptools before 61 (Debian 11) does not read it there, so this file does.
 """
-
-from __future__ import annotations
 
 import ast
 import importlib.util
@@ -14,6 +13,12 @@ import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+if sys.version_info < (3, 9):  # noqa: UP036
+    sys.exit(
+        "bollard: needs Python 3.9 or later, and %s is %d.%d; install a later one, and use its pip"  # noqa: UP031
+        % ((sys.executable,) + sys.version_info[:2])
+    )
 
 import setuptools
 from setuptools import find_packages, setup

@@ -35,7 +35,7 @@ WHY = {
     "underlay": "missing mount points are made in any case",
     "no-init": "one program reaps the processes of a private process namespace; see from-apptainer.md",
     "no-privs": "a container has its user's rights; refused for root",
-    "sharens": "tasks under `srun --container` share one; refused where each of several tasks makes its own",
+    "sharens": "ranks of a step or of mpirun share a user namespace in any case; see mpi.md",
     "ignore-fakeroot-command": "the host's fakeroot is not used",
     "ignore-subuid": "one id is mapped",
     "ignore-userns": "a container always has a user namespace",

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 NAME = "node.archive"
-# All that a keeper imports at its start is in these; the others are imported from their own files.
-ROOMS = ("runtime/container", "runtime/request", "runtime/image", "runtime/system", "runtime/shell", "runtime", "mpi")
+# All that a keeper imports at its start is in these, and what srun's pre-flight imports; the others are imported from
+# their own files.
+ROOMS = (
+    *("runtime/container", "runtime/request", "runtime/image", "runtime/system", "runtime/shell", "runtime", "mpi"),
+    "runtime/preflight",
+)
 _HEAD = len(MAGIC_NUMBER) + 4
 
 

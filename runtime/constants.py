@@ -118,7 +118,7 @@ SITE_NO_IMAGE_PROGRAMS = "image-programs=0"
 # The line of site.conf by which the client chooses --mpi where the user said nothing.
 SITE_CHOOSES_MPI = "mpi=auto"
 # The first line of the verdict on an image's MPI (preflight/verdict.py).
-PREFLIGHT_HEAD = "bollard-preflight 1"
+PREFLIGHT_HEAD = "bollard-preflight 2"
 # The line of site.conf that begins a policy of images, and the one that is there if a rule asks for owners.
 SITE_TRUST = "trust="
 SITE_TRUST_OWNERS = "trust-owners=1"

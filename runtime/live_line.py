@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _BAR = 20  # columns
 _LEAST_STEP = 20  # columns of the step's name
+_NARROW_STEP = 12  # the same on a narrow terminal, where facts are left out for it
 _RICH_LEAST = 60  # columns; a table of rich wraps in less
 _MEGA = 1e6
 
@@ -41,8 +42,12 @@ class State:
         self.rate = rate
 
 
-def facts(state: State) -> str:
-    """Return what is known of a step: bytes, speed and time left, or the seconds that it has run."""
+def facts(state: State, room: int = 1000) -> str:
+    """Return what is known of a step: bytes, speed and time left, or the seconds that it has run.
+
+    state: the step.
+    room: columns; where it is too little, speed and then bytes are left out.
+    """
     if not state.moved and not state.total:
         return clock(state.seconds)
     words = [f"{size(state.moved)[:-3]}/{size(state.total)}" if state.total else size(state.moved)]
@@ -50,6 +55,8 @@ def facts(state: State) -> str:
         words.append(f"{size(state.rate)}/s")
         if state.total > state.moved:
             words.append(f"{clock((state.total - state.moved) / state.rate)} left")
+    while len(words) > 1 and len("  ".join(words)) > room:
+        del words[1 if len(words) > 2 else 0]
     return "  ".join(words)
 
 
@@ -68,7 +75,7 @@ def clock(seconds: float) -> str:
 
 def text(state: State, width: int) -> str:
     """Return the line without its end, at most `width` - 1 columns wide."""
-    said = facts(state)
+    said = facts(state, width - 1 - len("bollard:   ") - _NARROW_STEP)
     bar = bool(state.total) and width > len(said) + _BAR + _LEAST_STEP + 14
     room = max(width - 1 - len("bollard:   ") - len(said) - (_BAR + 4 if bar else 0), 1)
     step = shortened(shown(state.step), room)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Show the steps of a long command on stderr.
 
-Terminal: the running step is a live line, with bytes, speed and time left where they are known. A file, and in a job: a
-short line for each step that takes over two seconds, and once a minute for one that goes on. Another pipe: nothing.
+Terminal: the running step is a live line, with bytes, speed and time left where they are known. A file, in a job, and a
+terminal that cannot go back in a line (TERM=dumb): a short line for each step that takes over two seconds, and once a
+minute for one that goes on. Another pipe: nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ _PATIENCE = 2.0  # seconds
 _AGAIN = 60.0  # seconds between two lines about one step in a log
 _REDRAW = 0.2  # seconds
 _WINDOW = 5.0  # seconds over which the speed is measured
+_LEAST_WINDOW = 1.5  # seconds; the first bytes tell no speed
+_LEAST_NAME = 12  # columns of the name of a step that has ended
+_DUMB = ("dumb", "unknown")
 
 TERMINAL, LOG, NOWHERE = "terminal", "log", "nowhere"
 
@@ -53,7 +57,7 @@ def where() -> str:
         except OSError:
             mode = 0  # stderr is closed
         if os.isatty(2):
-            _where = TERMINAL
+            _where = LOG if os.environ.get("TERM") in _DUMB else TERMINAL
         else:
             in_job = "SLURM_JOB_ID" in os.environ and not stat.S_ISCHR(mode)
             _where = LOG if stat.S_ISREG(mode) or in_job else NOWHERE
@@ -67,6 +71,8 @@ def say(step: str, *, live: bool = True) -> None:
     live: False for a step whose programs write to the terminal themselves: its line is written once.
     """
     global _step
+    if _step and live and (_step.name, _step.live) == (step, live):
+        return
     settle()
     _step = _Step(step, live)
     place = where()
@@ -94,8 +100,13 @@ def settle() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)  # execve(2) keeps a timer
     step, _step = _step, None
     if step and step.live and where() == TERMINAL:
+        from bollard.runtime import live_line
+
         clear()
-        _write(f"bollard: {_shown(step.name)}, {_facts(step)}\n")
+        step.moved = step.total or step.moved  # the last bytes came after the last look
+        facts = _facts(step)
+        name = live_line.shortened(_shown(step.name), max(_width() - len(f"bollard: , {facts}"), _LEAST_NAME))
+        _write(f"bollard: {name}, {facts}\n")
 
 
 def done(result: str) -> None:
@@ -166,14 +177,18 @@ def _draw() -> None:
     assert _step
     first = _step.samples[0]
     passed = time.monotonic() - first[0]
-    rate = (_step.moved - first[1]) / passed if passed > 0.5 else 0
+    rate = (_step.moved - first[1]) / passed if passed > _LEAST_WINDOW else 0
     state = live_line.State(_step.name, time.monotonic() - _step.began, _step.moved, _step.total, rate)
-    try:
-        width = os.get_terminal_size(2).columns or 80
-    except OSError:
-        width = 80  # the terminal has gone; the write fails too
-    _write(f"\r{live_line.text(state, width)}\033[K")
+    _write(f"\r{live_line.text(state, _width())}\033[K")
     _drawn = True
+
+
+def _width() -> int:
+    """Return the columns of the terminal."""
+    try:
+        return os.get_terminal_size(2).columns or 80
+    except OSError:
+        return 80  # the terminal has gone; the write fails too
 
 
 def _facts(step: _Step) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import shlex
 
+import suites
 from state import Cluster
-from suites import install_packages, read, remove_tree, say
 
 PACKAGES = ("slurmdbd", "mariadb-server", "mariadb-client")
 
@@ -91,23 +91,13 @@ sacctmgr -n list cluster format=cluster | grep -qw "$2" || sacctmgr -Qi add clus
 
 def stamp(cluster: Cluster) -> str:
     """Return a hash of everything that the layer is made from."""
-    parts = [read(cluster.tree / ".stamp"), MARIADB_CONF, PREPARE, *PACKAGES]
+    parts = [suites.read(cluster.tree / ".stamp"), MARIADB_CONF, PREPARE, *PACKAGES]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def ensure_layer(cluster: Cluster) -> None:
     """Make the layer with the packages, if it is missing or outdated."""
-    layer = cluster.cache / "accounting"
-    if read(layer / ".stamp") == stamp(cluster):
-        return
-    building, log = cluster.cache / "accounting.new", cluster.cache / "accounting.log"
-    remove_tree(building)
-    log.unlink(missing_ok=True)
-    say(f"installing {' '.join(PACKAGES)} for the controller (log: {log})")
-    install_packages(cluster, building, log, PREPARE, [MARIADB_CONF], PACKAGES)
-    (building / ".stamp").write_text(stamp(cluster))
-    remove_tree(layer)
-    building.rename(layer)
+    suites.ensure_layer(cluster, "accounting", stamp(cluster), PACKAGES, PREPARE, MARIADB_CONF)
 
 
 def tree(cluster: Cluster) -> str:

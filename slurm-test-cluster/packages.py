@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from state import Cluster
-from suites import install_packages, read, remove_tree, say, stamp
+from suites import ensure_layer, stamp
 
 
 def add(cluster: Cluster, names: list[str], node: str) -> None:
@@ -17,18 +17,10 @@ def add(cluster: Cluster, names: list[str], node: str) -> None:
     names    the packages
     node     the name of the node; its files of /etc and /var/lib stay, those that it lacks are added
     """
-    layer = cluster.cache / "-".join(["packages", *sorted(names)])
-    if read(layer / ".stamp") != stamp(cluster.suite):
-        building, log = Path(f"{layer}.new"), Path(f"{layer}.log")
-        remove_tree(building)
-        log.unlink(missing_ok=True)
-        say(f"installing {' '.join(names)} for {node} (log: {log})")
-        install_packages(cluster, building, log, ":", [""], tuple(names))
-        (building / ".stamp").write_text(stamp(cluster.suite))
-        remove_tree(layer)
-        building.rename(layer)
+    name = "-".join(["packages", *sorted(names)])
+    files = ensure_layer(cluster, name, stamp(cluster.suite), tuple(names))
     root = Path(f"/proc/{cluster.init(node)}/root")
-    subprocess.run(["cp", "-a", "--remove-destination", f"{layer}/upper/usr/.", f"{root}/usr/"], check=True)
+    subprocess.run(["cp", "-a", "--remove-destination", f"{files}/usr/.", f"{root}/usr/"], check=True)
     for folder in ("etc", "var/lib"):
-        if (layer / "upper" / folder).is_dir():
-            subprocess.run(["cp", "-a", "--no-clobber", f"{layer}/upper/{folder}/.", f"{root}/{folder}/"], check=True)
+        if (files / folder).is_dir():
+            subprocess.run(["cp", "-a", "--no-clobber", f"{files}/{folder}/.", f"{root}/{folder}/"], check=True)

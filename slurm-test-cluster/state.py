@@ -208,16 +208,25 @@ class Cluster:
         with contextlib.suppress(OSError):
             RUN.rmdir()
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Lock the suite's cluster for a change. The lock is on the cache directory, so it leaves no lock file."""
-        self.cache.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.cache, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Lock the cluster for a change."""
+        return locked(self.shared)
+
+    def cache_lock(self) -> contextlib.AbstractContextManager[None]:
+        """Lock the suite's tree and layers, which clusters of all names use. It may be taken inside `lock`."""
+        return locked(self.cache)
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a lock on a directory, which is made if it is missing. So there are no lock files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def node_names(count: int) -> list[str]:

@@ -144,9 +144,14 @@ def stamp(name: str) -> str:
 
 def ensure_tree(cluster: Cluster) -> None:
     """Build the suite's tree, if it is missing or its stamp differs."""
+    with cluster.cache_lock():
+        if read(cluster.tree / ".stamp") != stamp(cluster.suite):
+            build_tree(cluster)
+
+
+def build_tree(cluster: Cluster) -> None:
+    """Build the suite's tree in the place of the one that is there."""
     suite = lookup(cluster.suite)
-    if read(cluster.tree / ".stamp") == stamp(cluster.suite):
-        return
     archives = CACHE / "debs" / cluster.suite
     archives.joinpath("partial").mkdir(parents=True, exist_ok=True)
     building, log = cluster.cache / "base.new", cluster.cache / "build.log"
@@ -166,22 +171,33 @@ def ensure_tree(cluster: Cluster) -> None:
     building.rename(cluster.tree)
 
 
-def install_packages(
-    cluster: Cluster, layer: Path, log: Path, prepare: str, arguments: list[str], packages: tuple[str, ...]
-) -> None:
-    """Install packages in a layer above the suite's tree; the files are in `layer`/upper.
+def ensure_layer(
+    cluster: Cluster, name: str, wanted: str, packages: tuple[str, ...], prepare: str = ":", argument: str = ""
+) -> Path:
+    """Make a layer of packages above the suite's tree, if it is missing or its stamp differs; return its files.
 
     cluster: the cluster of a suite.
-    layer: the directory for the layer.
-    log: the log file.
-    prepare: a shell script to run in the layer after the installation.
-    arguments: its arguments; exactly one.
+    name: the name of the layer in the suite's cache.
+    wanted: the stamp: a hash of everything that the layer is made from.
     packages: the names of the packages.
+    prepare: a shell script to run in the layer after the installation.
+    argument: its argument.
     """
-    archives = CACHE / "debs" / cluster.suite
-    archives.joinpath("partial").mkdir(parents=True, exist_ok=True)
-    words = [str(cluster.tree), str(layer), str(archives), prepare, *arguments, *packages]
-    run_recipe(LAYER_RECIPE, words, log)
+    layer = cluster.cache / name
+    with cluster.cache_lock():
+        if read(layer / ".stamp") != wanted:
+            building, log = Path(f"{layer}.new"), Path(f"{layer}.log")
+            remove_tree(building)
+            log.unlink(missing_ok=True)
+            say(f"installing {' '.join(packages)} in a layer over {cluster.suite} (log: {log})")
+            archives = CACHE / "debs" / cluster.suite
+            archives.joinpath("partial").mkdir(parents=True, exist_ok=True)
+            words = [str(cluster.tree), str(building), str(archives), prepare, argument, *packages]
+            run_recipe(LAYER_RECIPE, words, log)
+            (building / ".stamp").write_text(wanted)
+            remove_tree(layer)
+            building.rename(layer)
+    return layer / "upper"
 
 
 def run_recipe(recipe: str, words: list[str], log: Path) -> None:

@@ -27,7 +27,7 @@ bollard-enter     static launcher before every task
 | install.py, installation.py, plugstack.py | install it, name it in plugstack.conf |
 | removal.py | go back to the tree before, and uninstall |
 | packaged.py, version.py | what a package's scripts call; the version |
-| check.py, host_check.py, policy_check.py, gpu_check.py | check whether containers work on a node |
+| check.py, host_check.py, folder_check.py, policy_check.py, gpu_check.py | check whether containers work on a node |
 | finding.py, plugstack_fault.py, probes.py | findings of these checks, and how they are made |
 | cluster_check.py | the same on many nodes |
 """

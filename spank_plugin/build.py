@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
 """Compile the plugin for the Slurm and the Python of this machine; `bollard site install` then installs it.
 
@@ -25,8 +24,6 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. It makes these f
     session/           the mount point of a keeper's session, in the keeper's own mount namespace
 """
 
-from __future__ import annotations
-
 import compileall
 import contextlib
 import io
@@ -40,6 +37,12 @@ import tempfile
 import types
 from pathlib import Path
 from typing import Any
+
+if sys.version_info < (3, 9):  # noqa: UP036
+    sys.exit(
+        "bollard: needs Python 3.9 or later, and %s is %d.%d; install a later one, and run this with its python3.N"  # noqa: UP031
+        % ((sys.executable,) + sys.version_info[:2])
+    )
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent
@@ -90,7 +93,7 @@ extern "Python" void look(char *request, int out, char *why, int size, int *verd
 def options_header() -> str:
     """Text of options.h: the option table and the environment variables of the options."""
 
-    def text(value: str | None) -> str:
+    def text(value: "str | None") -> str:
         return c_string(value) if value else "NULL"
 
     rows, variables = [], []
@@ -423,3 +426,7 @@ def make_archive(folder: Path, installed: str) -> None:
             code = compile(source.read_bytes(), f"{installed}/{inside}", "exec", dont_inherit=True, optimize=2)
             modules[name] = package, marshal.dumps(code)
     (folder / archive.NAME).write_bytes(archive.pack(modules))
+
+
+if __name__ == "__main__":
+    sys.exit("bollard: this file is a part of another program; run `python3 spank_plugin`, which installs the plugin")

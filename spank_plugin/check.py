@@ -20,13 +20,14 @@ from pathlib import Path
 
 from bollard.mpi.errors import WireupError
 from bollard.mpi.library import open_library
-from bollard.runtime import installed
+from bollard.runtime import constants, installed
 from bollard.runtime.container import journal
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import options, site, site_config
 from bollard.runtime.system import owners
 from bollard.spank_plugin import (
     build,
+    folder_check,
     gpu_check,
     host_check,
     install,
@@ -99,8 +100,23 @@ def _installation(where: Where) -> Found:
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         yield Finding("installation", FAILURE, f"{where.prefix}: {', '.join(wrong[:3])}{more}", _AGAIN)
-    else:
+    spoilt = [f"{where.prefix}/{name}" for name in install.MODES if _wrong_mode(f"{where.prefix}/{name}")]
+    for program in spoilt:
+        right = install.MODES[os.path.basename(program)]
+        why = "users cannot start it" if right & 0o044 else "users must be able to start it, and not to read it"
+        text = f"{program} has the mode {os.stat(program).st_mode & 0o7777:04o}: {why}"
+        yield Finding("installation", FAILURE, text, f"chmod {right:04o} {program}")
+    if not wrong and not spoilt:
         yield Finding("installation", OK, f"{len(manifest['digests'])} files in {os.path.realpath(where.prefix)}")
+
+
+def _wrong_mode(path: str) -> bool:
+    """Whether a program lets users do something else than its mode in the table."""
+    try:
+        found = os.stat(path).st_mode
+    except OSError:
+        return False  # it is told as missing, or this machine has no such program
+    return bool((found ^ install.MODES[os.path.basename(path)]) & 0o055)
 
 
 def _owners(where: Where) -> Found:
@@ -110,6 +126,9 @@ def _owners(where: Where) -> Found:
         *build.search_path(),
         sys.executable,
         where.command,
+        where.config,
+        constants.JOB_FOLDERS,
+        constants.RECORDS,
     ]
     if not installation.is_slurmds_copy(where.slurm_conf):  # slurmd makes its copies itself, with their owners
         paths += [installation.plugstack_file(where.slurm_conf), *(line.file for line in _lines(where))]
@@ -125,10 +144,15 @@ def _squashfuse(where: Where) -> Found:
     if not servers:
         yield Finding("squashfuse", FAILURE, f"no copy in {where.prefix}", _AGAIN)
         return
-    said = _said(servers[0])[1]
+    status, said = _said(servers[0])
     found = re.search(r"squashfuse\S* (\d\S*)", said)
-    if "error while loading" in said or not found:
-        yield Finding("squashfuse", FAILURE, said.strip().partition("\n")[0], "install its libraries: " + _AGAIN)
+    first = said.strip().partition("\n")[0]
+    if "error while loading" in said:
+        yield Finding("squashfuse", FAILURE, first, folder_check.missing_library(first, "") or _AGAIN)
+        return
+    if not found:
+        ended = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
+        yield Finding("squashfuse", FAILURE, f"{servers[0]} {ended}{': ' if first else ''}{first}", _AGAIN)
         return
     origin, wanted = install.read_manifest(where.prefix)["squashfuse"]
     text = f"{found[1]}, {servers[0]}, a copy of {origin}"
@@ -145,7 +169,8 @@ def _python(where: Where) -> Found:
     status, said = _said(sys.executable, "-ISc", program, f"{where.prefix}/_bollard.so")
     if status != 0:
         reason = said.strip().splitlines()[-1] if said.strip() else f"exit status {status}"
-        yield Finding("Python", FAILURE, f"the runtime cannot be loaded: {reason}", _AGAIN)
+        fix = folder_check.missing_library(reason, str(manifest["library"])) or _AGAIN
+        yield Finding("Python", FAILURE, f"the runtime cannot be loaded: {reason}", fix)
         return
     text = f"lib{manifest['library']}, built with {manifest['python']}"
     if host_check.numbers(manifest["python"])[:2] != sys.version_info[:2]:
@@ -201,10 +226,12 @@ def _settings(where: Where) -> Found:
     except BollardError as error:
         yield Finding("bollard.yaml", FAILURE, error.message, error.hint)
         return
-    lines = Path(where.prefix, site.NAME).read_text().splitlines()
     site.load(where.prefix)
-    compiled = next((line[7:] for line in lines if line.startswith("digest=")), "")
-    if compiled != settings.digest:
+    followed = Path(where.prefix, site.NAME).read_bytes()
+    if followed != site_config.compiled(settings, where.prefix) and not settings.digest:
+        text = f"there is no {where.config}, and {where.prefix}/{site.NAME} has something else than the defaults"
+        yield Finding("bollard.yaml", WARNING, text, "bollard site configure")
+    elif followed != site_config.compiled(settings, where.prefix):
         yield Finding("bollard.yaml", WARNING, f"{where.config} is not what nodes follow", "bollard site configure")
     elif settings.digest:
         yield Finding("bollard.yaml", OK, f"{where.config} is compiled: {', '.join(settings.values) or 'nothing set'}")
@@ -252,10 +279,20 @@ def _slurm(where: Where) -> Found:
     status, said = _said("srun", "--version", where=where)
     if status == 127:
         yield Finding("Slurm", FAILURE, said.strip(), "install Slurm's commands on this node")
+        return
+    if status != 0 and "spank_bollard.so" in said:  # srun loads plugins first, and cannot load this one
+        status, said = _said("sinfo", "--version", where=where)
+    if status != 0 and not os.path.exists(f"{where.slurm_conf}/slurm.conf"):
+        fix = "name its directory with --slurm-conf; where slurmd copies it from the controller, start slurmd first"
+        yield Finding("Slurm", FAILURE, f"there is no {where.slurm_conf}/slurm.conf", fix)
     elif status != 0:
-        yield Finding("Slurm", FAILURE, said.strip().partition("\n")[0], "mend slurm.conf first")
+        first = said.strip().partition("\n")[0]
+        about = "plugstack.conf" if "spank" in first or "plugstack" in first else "slurm.conf"
+        yield Finding("Slurm", FAILURE, first, f"mend {about} first")
     elif host_check.numbers(said)[:2] != host_check.numbers(built)[:2]:
-        yield Finding("Slurm", FAILURE, f"{said.strip()}, but the plugin is built for {built}", _AGAIN)
+        package, release = install.package_of(where.prefix), ".".join(map(str, host_check.numbers(said)))
+        fix = f"install the {package} that is built for Slurm {release}" if package else _AGAIN
+        yield Finding("Slurm", FAILURE, f"{said.strip()}, but the plugin is built for {built}", fix)
     else:
         yield Finding("Slurm", OK, f"{said.strip()}, the plugin is built for {built}")
 
@@ -263,6 +300,11 @@ def _slurm(where: Where) -> Found:
 def _plugstack(where: Where) -> Found:
     wrong, text, fix = plugstack_fault.fault(where)
     yield Finding("plugstack.conf", FAILURE if wrong else OK, text, fix)
+    own = [line.file for line in _lines(where)]
+    for file in [f"{where.slurm_conf}/slurm.conf", installation.plugstack_file(where.slurm_conf), *own]:
+        if os.path.exists(file) and not os.stat(file).st_mode & 0o004:
+            text = f"users cannot read {file} (mode {os.stat(file).st_mode & 0o7777:04o}): their srun does not start"
+            yield Finding("plugstack.conf", FAILURE, text, f"chmod a+r {file}")
     if any(os.path.basename(line.plugin).startswith("spank_pyxis") for line in _lines(where)):
         text = "pyxis is loaded too, and has options of the same names"
         yield Finding("plugstack.conf", WARNING, text, "remove one of the two")
@@ -279,6 +321,10 @@ def _plugin(where: Where) -> Found:
     if plugstack_fault.fault(where)[0]:
         yield Finding("plugin", FAILURE, "srun has not loaded it", "mend plugstack.conf, see above")
         return
+    if "Incompatible plugin version" in said:
+        text = "this Slurm does not load it: the plugin is built for another release"
+        yield Finding("plugin", FAILURE, text, "see Slurm above")
+        return
     # Match the beginning of a line only: Slurm's help text has the word error too.
     found = re.search(r"^srun: (?:error|fatal): .*|^bollard: .*", said, re.M)
     why = found[0] if found else f"srun, with exit status {status}, does not show --{option}"
@@ -287,6 +333,8 @@ def _plugin(where: Where) -> Found:
 
 def _slurm_settings(where: Where) -> Found:
     status, said = _said("scontrol", "show", "config", where=where)
+    if status != 0 and "munge" in said.lower():
+        return  # _munge() reports that
     if status != 0:
         reason = said.strip().partition("\n")[0]
         yield Finding("Slurm's settings", WARNING, f"not known: {reason}", "is slurmctld up?")
@@ -301,14 +349,18 @@ def _slurm_settings(where: Where) -> Found:
     if not interactive and host_check.numbers(_said("srun", "--version", where=where)[1])[:2] >= (21, 8):
         text = "LaunchParameters lacks use_interactive_step: salloc refuses --container"
         yield Finding("Slurm's settings", WARNING, text, "LaunchParameters=use_interactive_step in slurm.conf")
-    if contain and interactive:
+    tracked = config.get("ProctrackType", "").endswith("cgroup")
+    if not tracked:
+        text = f"ProctrackType={config.get('ProctrackType', '')}: containers are in no cgroup of their job"
+        yield Finding("Slurm's settings", WARNING, text, "ProctrackType=proctrack/cgroup in slurm.conf")
+    if contain and interactive and tracked:
         yield Finding("Slurm's settings", OK, "PrologFlags=Contain, LaunchParameters=use_interactive_step")
 
 
 def _pmi(where: Where) -> Found:
     status, said = _said("srun", "--mpi=list", where=where)
-    if status == 127:
-        return
+    if status == 127 or "spank_bollard.so" in said:
+        return  # _slurm() or _plugin() reports that
     found = sorted(set(re.findall(r"\b(pmix(?:_v\d+)?|pmi2|cray_shasta)\b", said)))
     if found:
         yield Finding("MPI plugins", OK, ", ".join(found))
@@ -400,6 +452,7 @@ def _run(where: Where, image: str) -> Found:
 OF_INSTALLATION: tuple[Callable[[Where], Found], ...] = (
     _installation,
     _owners,
+    folder_check.access,
     _squashfuse,
     _python,
     _modules,
@@ -411,6 +464,8 @@ OF_INSTALLATION: tuple[Callable[[Where], Found], ...] = (
     _slurm,
     _plugstack,
     _plugin,
+    folder_check.records,
+    folder_check.job_folders,
     _container,
 )
 CHECKS: tuple[Callable[[Where], Found], ...] = (

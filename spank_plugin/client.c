@@ -128,6 +128,8 @@ static void look_ahead(const char *spec, const char *container, const char *cwd,
 
 	if (!at || !container || strncmp(at, "image=/", strlen("image=/")) != 0)
 		return;  /* another step has made the container */
+	if (strstr(at, " mpi=host") || strstr(at, " mpi=auto"))
+		return;  /* the node decides which MPI there is */
 	for (at += strlen("image="); *at && *at != ' ' && size < sizeof(path) - 1; at++) {
 		if (*at == '%' && sscanf(at + 1, "%2x", &byte) == 1) {
 			path[size++] = (char) byte;

@@ -98,9 +98,9 @@ def table(found: list[Report]) -> list[str]:
     widths = [max(len(head), *(len(state.get(name, "-")) for name in rows), 2) for head, state in zip(heads, states)]
     lines = [_row("check", left, heads, widths)] if rows else []
     lines += [_row(name, left, [state.get(name, "-") for state in states], widths) for name in rows]
-    good = sum(report["status"] == "ok" for report in found)
+    good = sum(report["status"] in ("ok", "warning") for report in found)
     versions = sorted({str(report["bollard"]) for report in found if report["bollard"]})
-    lines.append(f"{good} of {len(found)} nodes: all ok; bollard {', '.join(versions) or 'nowhere'}")
+    lines.append(f"{good} of {len(found)} nodes: no failure; bollard {', '.join(versions) or 'nowhere'}")
     return lines + _causes(found)
 
 

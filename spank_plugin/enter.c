@@ -154,6 +154,7 @@ int main(int argc, char **argv)
 	}
 	snprintf(why, sizeof(why), "%s: %s in the container %s; %s", entry.argv[0],
 		 reason == ENOENT ? "not found" : strerror(reason), image ? image : "",
+		 reason == ENOENT && entry.argv[0][0] == '-' ? "options come before the image" :
 		 reason == ENOENT ? "is it in the image's PATH, and does its interpreter or loader exist there?" :
 		 reason == E2BIG ? "pass fewer or shorter arguments and variables" :
 		 reason == ENOEXEC ? "is it built for this machine?" :

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,8 +115,19 @@ def mounts(where: Where) -> Found:
     if numbers(os.uname().release)[:2] < KERNEL:
         return  # one line tells that the kernel is too old
     yield from attempt("mounts", probes.mount_calls, f"run Linux {KERNEL[0]}.{KERNEL[1]} or later, and see above")
-    yield from attempt("FUSE", probes.fuse, "modprobe fuse; chmod 666 /dev/fuse")
+    yield from attempt("FUSE", probes.fuse, fuse_fix("/dev/fuse"))
     yield from attempt("overlay", probes.overlay, "modprobe overlay; run Linux 5.11 or later")
+
+
+def fuse_fix(path: str) -> str:
+    """The command that mends the device of FUSE at `path`."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return "modprobe fuse"
+    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(10, 229):
+        return f"rm {path}; mknod -m 666 {path} c 10 229"
+    return "modprobe fuse" if found.st_mode & 0o666 == 0o666 else f"chmod 666 {path}"
 
 
 def c_library(where: Where) -> Found:

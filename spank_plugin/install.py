@@ -61,7 +61,8 @@ try:
     from bollard.runtime.cli.main import main
 except ModuleNotFoundError as error:
     why = {prefix!r} + f": the installation is missing or not whole (no module {{error.name}})"
-    sys.stderr.write(f"bollard: {{why}}; the administrator installs it again: `python3 spank_plugin` in a checkout\\n")
+    cure = "the administrator installs it again: the package, or `python3 spank_plugin` in a checkout"
+    sys.stderr.write(f"bollard: {{why}}; {{cure}}\\n")
     sys.exit(255)
 sys.exit(main())
 """

@@ -2,7 +2,7 @@
 """Read and change the text of plugstack.conf (spank(8)): the plugins it names, the files it includes.
 
 A line is `required|optional PLUGIN [ARGUMENT...]`, or `include PATTERN`; a # begins a comment. All functions are pure,
-except `effective`, which reads files.
+except `effective` and `unknown`, which read files.
 """
 
 from __future__ import annotations
@@ -74,16 +74,34 @@ def plugins(text: str, file: str) -> list[Line]:
     ]
 
 
-def effective(file: str, depth: int = 0) -> list[Line]:
+def effective(file: str) -> list[Line]:
     """The plugins that `file` and the files it includes name.
 
     Raises:
         OSError: a file cannot be read.
     """
-    with open(file) as stream:
+    return [line for place, text in _files(file) for line in plugins(text, place)]
+
+
+def unknown(file: str) -> list[tuple[str, int, str]]:
+    """(file, line number, first word) of each line of `file`, and of what it includes, that Slurm ignores.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return [
+        (place, number, found[0])
+        for place, text in _files(file)
+        for number, found in words(text)
+        if found[0] not in ("required", "optional", "include") or len(found) < 2
+    ]
+
+
+def _files(file: str, depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Yield (path, text) of `file` and of each file that it includes."""
+    with open(file, errors="replace") as stream:
         text = stream.read()
-    found = plugins(text, file)
+    yield file, text
     for pattern in includes(text, file) if depth < _DEPTH_MAX else []:
         for name in sorted(glob.glob(pattern)):
-            found += effective(name, depth + 1)
-    return found
+            yield from _files(name, depth + 1)

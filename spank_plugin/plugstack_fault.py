@@ -19,7 +19,12 @@ def fault(where: Where) -> tuple[bool, str, str]:
     try:
         lines = plugstack.effective(file)
         text = Path(file).read_text(errors="replace")
+    except PermissionError as error:
+        return True, f"{error.filename}: {error.strerror}", f"chmod a+r {error.filename}"
     except OSError as error:
+        if not os.path.exists(f"{where.slurm_conf}/slurm.conf"):
+            said = f"{where.slurm_conf} has neither slurm.conf nor plugstack.conf"
+            return True, said, "name the directory of slurm.conf with --slurm-conf"
         return True, f"{error.filename}: {error.strerror}", _name_it(where, AGAIN)
     own = [line for line in lines if os.path.basename(line.plugin) == "spank_bollard.so"]
     places = ", ".join(f"{line.file}:{line.number}" for line in own)
@@ -33,9 +38,14 @@ def fault(where: Where) -> tuple[bool, str, str]:
     if own:
         fine = f"{places}: required, {' '.join(own[0].arguments) or 'no arguments'}"
         return _spool_fault(where, own[0]) or (False, fine, "")
+    for place, number, word in plugstack.unknown(file):
+        return True, f"{place}:{number}: {word!r} is none of required, optional and include", "mend that line"
     if installation.is_slurmds_copy(where.slurm_conf):
         said = f"{file}, which slurmd has copied from the controller, does not name the plugin"
         return True, said, _name_it(where, AGAIN)
+    folder = os.path.dirname(where.line_file)
+    if os.path.exists(folder) and not os.access(folder, os.R_OK | os.X_OK):
+        return True, f"{folder}: Permission denied", f"chmod a+rx {folder}"
     if not os.path.exists(where.line_file):
         said = f"{file} does not name the plugin, and there is no {where.line_file}"
     elif not plugstack.includes_file(text, file, where.line_file):

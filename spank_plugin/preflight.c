@@ -182,6 +182,19 @@ void preflight(const char *image, const char *name, const char *cwd, int multi_p
 		return;
 	if (!hosts && program[0])
 		family = program_family(text, program);
+	if (family && strcmp(family, PROGRAM_MISSING) == 0) {
+		/* A mount shows it, most likely at the path that it has on the host: /scratch/me/app. Else it is not known. */
+		if (program[0] != '/' || access(program, R_OK) < 0) {
+			free(text);
+			return;
+		}
+		family = family_of_file(program);
+		hosts = 1;
+	}
+	if (!is_set(said) && !chooses && !family && hosts) {
+		free(text);
+		return;
+	}
 	if (family && !family[0])
 		family = NULL;
 	snprintf(begin, sizeof(begin), "use %s ", family ? family : "any");

@@ -41,19 +41,39 @@
 /* How long the child may take to give root up; it needs about 1 ms. */
 #define HELP_MS 5000
 
-int open_record(const char *folder, uint32_t job, uid_t uid, gid_t gid)
+/* Opens the directory of the records; -1 with errno unless it is root's, and root alone can write to it. A group of a
+ * daemon may have its parent: /var/log of Ubuntu, for syslog. Who can write there can put another directory of root's in
+ * this place, and no more: a link is followed only where root alone can change the whole path, and files are opened
+ * beneath the descriptor. */
+static int open_records(const char *folder)
 {
-	char path[4096];
 	struct stat st;
-	int fd;
+	int fd = open(folder, O_RDONLY | O_DIRECTORY | (owned_by_root(folder) == 0 ? 0 : O_NOFOLLOW) | O_CLOEXEC);
 
-	if ((mkdir(folder, 0755) < 0 && errno != EEXIST) || owned_by_root(folder) < 0)
-		return -1;
-	if (snprintf(path, sizeof(path), "%s/%u.%u", folder, job, uid) >= (int) sizeof(path)) {
-		errno = ENAMETOOLONG;
+	if (fd >= 0 && (fstat(fd, &st) < 0 || st.st_uid != 0 || (st.st_mode & (S_IWGRP | S_IWOTH)))) {
+		close(fd);
+		errno = EPERM;
 		return -1;
 	}
-	fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+	return fd;
+}
+
+static void name_record(char name[32], uint32_t job, uid_t uid)
+{
+	snprintf(name, 32, "%u.%u", job, uid);
+}
+
+int open_record(const char *folder, uint32_t job, uid_t uid, gid_t gid)
+{
+	char name[32];
+	struct stat st;
+	int records, fd;
+
+	if ((mkdir(folder, 0755) < 0 && errno != EEXIST) || (records = open_records(folder)) < 0)
+		return -1;
+	name_record(name, job, uid);
+	fd = openat(records, name, O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+	close(records);
 	if (fd >= 0 && (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || fchown(fd, 0, gid) < 0 || fchmod(fd, 0640) < 0)) {
 		close(fd);
 		return -1;
@@ -63,14 +83,18 @@ int open_record(const char *folder, uint32_t job, uid_t uid, gid_t gid)
 
 void drop_empty_record(const char *folder, uint32_t job, uid_t uid)
 {
-	char path[4096];
+	char name[32];
 	struct stat st;
+	int records = open_records(folder);
 
-	if (snprintf(path, sizeof(path), "%s/%u.%u", folder, job, uid) < (int) sizeof(path) &&
-	    owned_by_root(folder) == 0 && lstat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_size == 0)
+	if (records < 0)
+		return;
+	name_record(name, job, uid);
+	if (fstatat(records, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode) && st.st_size == 0)
 		/* Another thread of slurmstepd may be the user for a moment, and this one with it: job_folder.c. */
-		for (int tries = 0; unlink(path) < 0 && (errno == EACCES || errno == EPERM) && tries < 1000; tries++)
+		for (int tries = 0; unlinkat(records, name, 0) < 0 && (errno == EACCES || errno == EPERM) && tries < 1000; tries++)
 			usleep(1000);
+	close(records);
 }
 
 static int write_file(const char *path, const char *text)

@@ -23,8 +23,8 @@ static void *symbol(const char *tree, const char *name, char *why, size_t size)
 	if (!found) {
 		const char *reason = dlerror();
 
-		snprintf(why, size, "cannot load the runtime (%s); the site's administrator should install bollard again "
-			 "on this node", reason ? reason : "its path is too long");
+		snprintf(why, size, "cannot load the runtime (%s); the site's administrator should run "
+			 "`bollard site check` on this node", reason ? reason : "its path is too long");
 	}
 	return found;
 }

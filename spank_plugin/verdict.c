@@ -110,7 +110,7 @@ char *verdict_line(const char *text, const char *begin)
 
 const char *program_family(const char *text, const char *program)
 {
-	static const char *const families[] = { "pmi2", "pmix", "abi" };
+	static const char *const families[] = { "pmi2", "pmix", "abi", PROGRAM_MISSING };
 	char line[PATH_MAX + 64];
 	int size = snprintf(line, sizeof(line), "\nprogram - %s\n", program);
 

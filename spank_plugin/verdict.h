@@ -11,8 +11,11 @@ char *cached_verdict(const char *image);
  * NULL for none. */
 char *verdict_line(const char *text, const char *begin);
 
-/* Returns the family of a program of the image that the verdict names, as a constant. "" for a program without MPI,
- * NULL when the verdict does not name the program. */
+/* The family of a program that the image does not have: verdict.py's MISSING. */
+#define PROGRAM_MISSING "?"
+
+/* Returns the family of a program that the verdict names, as a constant. "" for a program without MPI, PROGRAM_MISSING
+ * for one that the image does not have, NULL when the verdict does not name the program. */
 const char *program_family(const char *text, const char *program);
 
 #endif

@@ -3,6 +3,7 @@
 
 definition.py: parses definition files.
 builder.py: the steps of a build, in order.
+target.py: whether a build may write its target.
 bootstrap.py: fills the tree of a build, one function per bootstrap agent.
 transfers.py: copies the files of %files.
 build_root.py: runs %post and %test.

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from bollard.runtime import causes, progress
 from bollard.runtime.build import bootstrap, build_root, definition, image_files, provenance, sbom, scif, transfers
+from bollard.runtime.build import target as targets
 from bollard.runtime.build import trace as tracing
 from bollard.runtime.build.definition import Definition, Script, Stage
 from bollard.runtime.build.summary import finished
@@ -112,7 +113,7 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
         BollardError: the target or a bind cannot be used, a build argument is unused, or a step fails.
     """
     started = provenance.clock()
-    check_target(request)
+    targets.check(request)
     if request.squash_arguments and request.sandbox:
         raise BollardError("--mksquashfs-args with --sandbox: no squashfs is made", "leave one of them out")
     for source, _, _ in request.binds:
@@ -158,6 +159,7 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
             fetched = _fetch(request, found, stack)
         place = workspace.make(workspace.parent(os.environ, request.target if request.sandbox else ""))
         cwd = os.getcwd()
+        progress.settle()  # else this process and the one that builds both show the step
         try:
             rootless.run(way, progress.ended(lambda: _carry_out(request, found, fetched, place, cwd, way, started)))
         except BollardError as error:
@@ -216,7 +218,9 @@ def load(source: str, arguments: Mapping[str, str]) -> Definition:
                 raise BollardError(f"{name}: an image or archive comes from a pipe", "write it to a file first")
             return definition.from_uri(f"localimage:{os.path.abspath(source)}")
     except OSError as error:
-        raise causes.of(error, name, source, "name a definition file, an image or a directory") from None
+        hint = "name a definition file, an image or a directory after the image that you want: "
+        hint += "`bollard build IMAGE SOURCE`"
+        raise causes.of(error, name, source, hint) from None
     if b"\0" in raw and b"ootstrap" not in raw:
         raise BollardError(f"{name}: neither a definition file nor an image or archive", image.guess(raw))
     return definition.parse(raw, name, arguments)
@@ -231,30 +235,6 @@ def _is_plain(request: Request) -> bool:
 
 def _is_image(first: bytes) -> bool:
     return first[32:41] == b"SIF_MAGIC" or image.squashfs_offset(first) >= 0
-
-
-def check_target(request: Request) -> None:
-    """Check that the target can be made, before the work for it begins.
-
-    Raises:
-        BollardError: the target exists and may not be replaced, or its directory cannot be written.
-    """
-    target = request.target
-    sif_write.check_place(target)
-    if not request.sandbox and target.endswith("/"):
-        raise BollardError(f"{target}: names a directory", "leave the / out, or add --sandbox")
-    if request.update:
-        if not os.path.isdir(f"{target}/.singularity.d"):
-            raise BollardError(f"{target}: no sandbox to update", "build it with --sandbox first")
-        return
-    if not os.path.lexists(target):
-        return
-    if not request.force:
-        raise sif_write.exists(target)
-    if request.sandbox and not os.path.isdir(f"{target}/.singularity.d"):
-        raise BollardError(f"{target}: is no sandbox, and is not replaced by one", "remove it, or choose another name")
-    if not request.sandbox and os.path.isdir(target):
-        raise BollardError(f"{target}: is a directory", "remove it, choose another name, or add --sandbox")
 
 
 def _carry_out(

@@ -10,7 +10,7 @@ import sys
 import time
 
 from bollard.runtime import causes, installed
-from bollard.runtime.build import builder, definition, dockerfile, recipes
+from bollard.runtime.build import builder, definition, dockerfile, recipes, target
 from bollard.runtime.cli import encryption_key, slurm_build
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import sources
@@ -74,7 +74,7 @@ def _bases(asked: dict[str, str]) -> recipes.Bases:
 
 def _from_dockerfile(wanted: builder.Request) -> None:
     """Build an image from a Dockerfile: buildah's work, then the conversion of its image."""
-    builder.check_target(wanted)
+    target.check(wanted)
     way = rootless.choose(wanted.ignore_subuid, wanted.ignore_seccomp)
     try:
         with rootless.interruptible():

@@ -174,9 +174,12 @@ def _logs(asked: Mapping[str, str], words: list[str], sets: Mapping[str, str]) -
     if len(words) == 2:
         wanted = words[1].replace(".", "_") if words[1].rpartition(".")[2].isdigit() else words[1]
         names = [path for path in names if path.stem == wanted or path.stem.rpartition("_")[0] == wanted]
-        known = [job["name"] for job in folder.plan(place).get("jobs", [])]
-        if not names and words[1].partition(".")[0] not in {name.partition(".")[0] for name in known if name[0] != "."}:
-            raise BollardError(f"{words[1]}: is no job of {place.name}", f"its jobs are {', '.join(known)}")
+        if not names:
+            known = [job["name"] for job in folder.plan(place).get("jobs", []) if not job["name"].startswith(".")]
+            if words[1].partition(".")[0] not in {name.partition(".")[0] for name in known}:
+                raise BollardError(f"{words[1]}: is no job of {place.name}", f"its jobs are {', '.join(known)}")
+            text = f"{words[1]}: has no log: it has not started, or its output could not be written"
+            raise BollardError(text, f"bollard flow status {place.name}")
     for path in names:
         if len(names) > 1:
             print(f"==> {path.stem} <==", flush=True)

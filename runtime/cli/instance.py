@@ -15,6 +15,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from bollard.runtime import causes
 from bollard.runtime.cli import encryption_key, terminal
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
@@ -78,8 +79,13 @@ def start(action: str, given: Given, words: list[str], values: Given, path: str)
     files = [value for name, value in given if name == "pid-file"]
     pid_file = files[-1] if files else setting(os.environ, "PID_FILE")
     if files or pid_file:
-        with open(os.open(pid_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644), "w") as file:
-            file.write(f"{pid}\n")
+        try:
+            with open(os.open(pid_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644), "w") as file:
+                file.write(f"{pid}\n")
+        except OSError as error:
+            doing = f"--pid-file {pid_file}: cannot be written, and the instance {words[1]} runs"
+            where = pid_file if os.path.exists(pid_file) else os.path.dirname(os.path.abspath(pid_file))
+            raise causes.of(error, doing, where, f"end it with `bollard instance stop {words[1]}`") from None
     _info("instance started successfully")
     return 0
 

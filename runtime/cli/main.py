@@ -153,6 +153,8 @@ def _similar(name: str) -> str:
 
     if name in docker.COMMANDS:
         return docker.COMMANDS[name]
+    if name.startswith("-"):
+        return f"options come after the command: `bollard exec {name} ... IMAGE PROGRAM`"
     known = {word for command in COMMANDS for word in (command, command.split()[0])}
     close = difflib.get_close_matches(name, sorted(known), 1)
     return f"did you mean `bollard {close[0]}`?" if close else "see `bollard --help`"
@@ -177,7 +179,8 @@ def _family(name: str, rest: list[str]) -> int:
     """Print the commands of a group, as for `bollard sif` without a second word."""
     found = [command for command in COMMANDS if command.startswith(name + " ")]
     if not found:
-        raise BollardError(f"{name}: no such command", _similar(name))
+        what = "not an option of all commands" if name.startswith("-") else "no such command"
+        raise BollardError(f"{name}: {what}", _similar(name))
     if rest and rest[0].startswith(_CONFIG) and name in command_options.REFUSED:
         raise BollardError(f"{rest[0]} is not supported: {command_options.REFUSED[name]['config'][1]}", "leave it out")
     if rest and rest[0] not in ("-h", "--help", "help"):

@@ -13,7 +13,7 @@ from bollard.runtime.container import environment, keeper
 from bollard.runtime.frozen import values_of
 from bollard.runtime.image import image
 from bollard.runtime.local import execution
-from bollard.runtime.request import binds, plan, site
+from bollard.runtime.request import binds, plan, plan_records, site
 from bollard.runtime.trust import evidence
 
 TYPE_CHECKING = False
@@ -62,9 +62,12 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
     env = [name + b"=" + value for name, value in os.environb.items()]
     shown = os.fsencode(binds.bind_text(asked.binds))
     tools = b"" if asked.no_slurm or not host_slurm.TOOLS else plan.TOOLS.encode()
+    hosts_mpi = any(plan_records.below(mount.target, plan_records.MPI_LIBRARIES) for mount in made.mounts)
+    first = plan_records.MPI_LIBRARIES.encode() if hosts_mpi else b""
     env = environment.of_task(
         of_image, env, asked, b"exec", shown, defaults=here.environment, tools=tools, devices=made.variables,
         libraries=made.libraries,
+        first_libraries=first,
     )  # fmt: skip
     pairs = [entry.partition(b"=") for entry in sorted(env)]
     return {

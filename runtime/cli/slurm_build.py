@@ -9,7 +9,7 @@ import shutil
 import sys
 from typing import NoReturn
 
-from bollard.runtime.build import builder
+from bollard.runtime.build import builder, target
 from bollard.runtime.errors import BollardError
 from bollard.runtime.local.submission import NODE_LOCAL
 
@@ -30,7 +30,7 @@ def start(wanted: builder.Request, given: list[tuple[str, str]], words: list[str
     Raises:
         BollardError: srun or the command is missing, the target cannot be made, or the node does not see a path.
     """
-    builder.check_target(wanted)
+    target.check(wanted)
     for path in words:
         full = os.path.abspath(path)
         if any(full.startswith(place + "/") for place in NODE_LOCAL) and ("://" not in path):

@@ -67,7 +67,9 @@ def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     from bollard.runtime.request import options, spec
 
     if name == "exec" and len(words) == 1:
-        raise BollardError("no command given", "name a program of the image, or use `bollard shell`")
+        raise BollardError(
+            f"no command given after the image {words[0]}", "name a program of the image, or use `bollard shell`"
+        )
     for option, value in given:
         if option == "name":
             hint = "write `bollard instance start IMAGE NAME` for one that others join"

@@ -19,6 +19,10 @@ memory_limit.py: whether the kernel has ended a process for want of memory in it
 gpu.py: the host's GPU drivers, as binds.
 cdi.py: devices by their CDI names, as binds and variables.
 driver_libraries.py: which libraries of a GPU driver an image can load, or brings itself.
+image_libraries.py: the libraries of an image, as its own loader finds them.
+host_mpi.py: the host's MPI libraries, as binds.
+fabrics.py: the site's fabrics on this node.
+mpi_choice.py: which libraries of the host's MPI an image gets.
 elf.py: what a library says of itself.
 admission.py: the keeper's loop: lets tasks in and decides when the container ends.
 entry.py: answers the request of one task.

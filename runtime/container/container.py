@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bollard.runtime.container import layers, mounts, renewal
+    from bollard.runtime.container import host_mpi, layers, mounts, renewal
     from bollard.runtime.container.clock import Clock
     from bollard.runtime.container.save import Saver
     from bollard.runtime.image.image import Image
@@ -29,10 +29,10 @@ class Container:
     """A container that is ready for tasks. This process is inside it."""
 
     __slots__ = (
-        "binds", "by_slurm", "clock", "command", "entrypoint", "environment", "image", "image_root", "instance",
-        "layer", "locales", "namespace_fds", "node", "plan", "rc", "record", "report", "said", "saver",
-        "scripts", "server", "server_state", "servers", "site", "spec", "steps", "told", "tools", "values",
-        "warnings",
+        "binds", "by_slurm", "clock", "command", "defaults", "entrypoint", "environment", "first_libraries", "image",
+        "image_root", "instance", "layer", "locales", "namespace_fds", "node", "plan", "rc", "record", "report",
+        "said", "saver", "scripts", "server", "server_state", "servers", "site", "spec", "steps", "told", "tools",
+        "values", "variables", "warnings",
     )  # fmt: skip
 
     def __init__(
@@ -40,7 +40,7 @@ class Container:
         server_state: int, image_root: int, clock: Clock, saver: Saver | None, servers: layers.Servers | None,
         scripts: list[tuple[str, bytes]], rc: bytes, locales: frozenset[bytes] | None, command: bytes, instance: str,
         tools: bytes, namespace_fds: tuple[int, ...], layer: renewal.Layer,
-        trusted: list[tuple[str, str]] | None = None,
+        trusted: list[tuple[str, str]] | None = None, hosts_mpi: host_mpi.Fit | None = None,
     ) -> None:  # fmt: skip
         self.node = node  # name of the host
         self.spec = spec
@@ -62,6 +62,11 @@ class Container:
         self.command = command  # the action, for APPTAINER_COMMAND
         self.instance = instance  # name of the instance, for messages; "" otherwise
         self.tools = tools  # path of the host's Slurm commands in the container
+        # Of the host's MPI and the site: the directory that comes first in LD_LIBRARY_PATH; variables, used if no other
+        # source sets them; variables that win over the image's, as those of CDI devices do.
+        self.first_libraries = hosts_mpi.libraries if hosts_mpi else b""
+        self.defaults = (hosts_mpi.defaults if hosts_mpi else ()) + site.environment
+        self.variables = plan.variables + (hosts_mpi.variables if hosts_mpi else ())
         self.namespace_fds = namespace_fds  # descriptors of the namespaces to join, in that order
         self.binds = os.fsencode(bind_text(spec.binds))  # for APPTAINER_BIND
         self.record = record.Record(image, node, trusted=trusted, source=spec.source)

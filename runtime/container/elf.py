@@ -35,7 +35,8 @@ _PART_MAX = 4 << 20  # bytes of one section
 _ROUNDS_MAX = 10_000  # entries of one list
 _NAME_MAX = 256  # bytes of a name
 _HEADER, _ENTRY = 64, 64  # sizes of Elf64_Ehdr and Elf64_Shdr
-_DYNAMIC, _NOTE, _VERDEF, _VERNEED = 6, 7, 0x6FFFFFFD, 0x6FFFFFFE  # sh_type
+_DYNAMIC, _NOTE, _DYNSYM, _VERDEF, _VERNEED = 6, 7, 11, 0x6FFFFFFD, 0x6FFFFFFE  # sh_type
+_SYMBOL, _SYMBOLS_MAX, _BINDINGS = 24, 100_000, (1, 2)  # Elf64_Sym; STB_GLOBAL, STB_WEAK
 _DT_NEEDED, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 14, 15, 29
 _X86_ISA_1_NEEDED = 0xC0008002
 
@@ -96,22 +97,33 @@ class Library:
 
     def needs(self, prefix: str) -> Version:
         """Return the highest version that the library needs of symbols whose version begins with `prefix` (GLIBC_)."""
-        found = []
+        return _highest([name for names in self.requirements().values() for name in names], prefix)
+
+    def requirements(self) -> dict[str, list[str]]:
+        """Return the symbol versions that the file needs (DT_VERNEED), by the name of the library that has them."""
+        found: dict[str, list[str]] = {}
+        count = 0
         for section, data in self._parts(_VERNEED):
             at = 0
-            for _ in range(_ROUNDS_MAX):  # Elf64_Verneed: vn_cnt at 2, vn_aux at 8, vn_next at 12
+            for _ in range(_ROUNDS_MAX):  # Elf64_Verneed: vn_cnt at 2, vn_file at 4, vn_aux at 8, vn_next at 12
+                names = found.setdefault(self._text(section.link, self._number(data, at + 4, 4)), [])
                 part = at + self._number(data, at + 8, 4)
                 for _ in range(min(self._number(data, at + 2, 2), _ROUNDS_MAX)):  # vna_name at 8, vna_next at 12
-                    found.append(self._text(section.link, self._number(data, part + 8, 4)))
+                    names.append(self._text(section.link, self._number(data, part + 8, 4)))
+                    count += 1
                     part += self._number(data, part + 12, 4)
                 step = self._number(data, at + 12, 4)
-                if not step or len(found) > _ROUNDS_MAX:
+                if not step or count > _ROUNDS_MAX:
                     break
                 at += step
-        return _highest(found, prefix)
+        return found
 
     def defines(self, prefix: str) -> Version:
         """Return the highest version that the library defines, of those that begin with `prefix` (GLIBC_)."""
+        return _highest(self.provisions(), prefix)
+
+    def provisions(self) -> list[str]:
+        """Return the symbol versions that the library defines (DT_VERDEF). The first is mostly its own name."""
         found = []
         for section, data in self._parts(_VERDEF):
             at = 0
@@ -122,7 +134,18 @@ class Library:
                 if not step:
                     break
                 at += step
-        return _highest(found, prefix)
+        return found
+
+    def symbols(self) -> tuple[set[str], set[str]]:
+        """Return the names of the symbols that the file defines for others, and of those that it needs of others."""
+        defined: set[str] = set()
+        needed: set[str] = set()
+        for section, data in self._parts(_DYNSYM):
+            for at in range(0, min(len(data) - _SYMBOL + 1, _SYMBOL * _SYMBOLS_MAX), _SYMBOL):
+                if data[at + 4] >> 4 in _BINDINGS:  # st_name at 0, st_info at 4, st_shndx at 6
+                    name = self._text(section.link, self._number(data, at, 4))
+                    (defined if self._number(data, at + 6, 2) else needed).add(name)
+        return defined, needed
 
     def note(self, section_name: str, owner: str) -> bytes:
         """Return the content of the note of `owner` in a section; b"" if there is none."""

@@ -141,18 +141,19 @@ def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[
     image_env = container.environment
     if image_env is None:
         image_env = container.define_environment(shell, cwd)
-    defaults = container.site.environment
+    defaults = container.defaults
     if root:
         defaults += ((b"APT_CONFIG", plan.APT_CONF.encode()),)
     unexpanded: list[str] = []
     env = environment.of_task(
         image_env, env, asked, command, container.binds, cwd, defaults, container.tools, container.locales,
-        container.plan.variables, container.plan.libraries, unexpanded,
+        container.variables, container.plan.libraries, unexpanded,
+        container.first_libraries,
     )  # fmt: skip
     container.warn_once(unexpanded)
     if container.by_slurm:
-        torch = pytorch.variables(dict(entry.split(b"=", 1) for entry in env))
-        env += [name + b"=" + value for name, value in torch.items()]
+        named = dict(entry.split(b"=", 1) for entry in env)
+        env = [name + b"=" + value for name, value in {**named, **pytorch.variables(named)}.items()]
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
     mode = SAVE if asked.save or container.servers else WAIT if "pid" in container.spec.unshare else b""

@@ -222,6 +222,7 @@ def of_task(
     devices: tuple[tuple[bytes, bytes], ...] = (),
     libraries: bool = False,
     warnings: list[str] | None = None,
+    first_libraries: bytes = b"",
 ) -> list[bytes]:
     """Return the environment of one task, as a list of NAME=VALUE.
 
@@ -238,6 +239,7 @@ def of_task(
     devices    variables of CDI devices
     libraries  the container has libraries of the host's drivers in LIBRARIES: let its loader find them
     warnings   gets a line for each value that would run a command: it is passed as it is
+    first_libraries  directory that comes first in LD_LIBRARY_PATH: the host's MPI, which was asked for
     """
     env, kept, asked, gpus, host_home = _sorted(task_env, spec)
     # With --no-home the directory is not mounted, but HOME is still set.
@@ -272,6 +274,8 @@ def of_task(
     if libraries and LIBRARIES not in env.get(b"LD_LIBRARY_PATH", b"").split(b":"):
         # Images of Apptainer's add the directory themselves. It comes last: the image's libraries win (Apptainer 1.5).
         env[b"LD_LIBRARY_PATH"] = b":".join([part for part in (env.get(b"LD_LIBRARY_PATH"), LIBRARIES) if part])
+    if first_libraries:
+        env[b"LD_LIBRARY_PATH"] = b":".join([part for part in (first_libraries, env.get(b"LD_LIBRARY_PATH")) if part])
     env.update(kept)
     for mark, name, default in wireup.DEFAULTS:
         if mark in kept:
@@ -342,7 +346,8 @@ def _override(
     """Set the user's own variables in `env`.
 
     Values are expanded as between double quotes in the container, so PATH='$PATH:/opt/bin' means the image's PATH.
-    A value that would run a command is not expanded.
+    A value can name other variables of the user: those that name none themselves are set first, then the rest in
+    their order. A value that would run a command is not expanded.
 
     env      the environment so far
     asked    the user's variables
@@ -354,16 +359,17 @@ def _override(
         BollardError: the values together are too large.
     """
     seen, size = {**env, **more}, 0
-    for name, value in asked.items():
+    for name, value in sorted(asked.items(), key=lambda item: b"$" in item[1]):
         if not literal and (b"$" in value or b"\\" in value or b"`" in value):
             from bollard.runtime.shell import interpreter, words
 
             try:
                 value = interpreter.expand(value, seen)
-            except words.Unsupported:
+            except words.Unsupported as error:
                 if warnings is not None:
                     shown = name.decode("utf-8", "replace")
-                    warnings.append(f"{shown} is passed as it is: no command in a value is run (--no-eval)")
+                    why = f"a value is not evaluated if it has {error}"
+                    warnings.append(f"{shown} is passed as it is: {why} (--no-eval)")
             size += len(value)
             if size > VALUES_MAX:
                 raise BollardError(
@@ -377,6 +383,8 @@ def _override(
             asked = {**asked, name: value}
         elif name not in _NOT_BY_OPTION:
             env[name] = value
+            if name not in more and name != b"PATH":
+                seen[name] = value  # in other values PATH is the image's
     path = env.get(b"PATH", DEFAULT_PATH)
     if asked.get(b"PREPEND_PATH"):
         path = asked[b"PREPEND_PATH"] + b":" + path

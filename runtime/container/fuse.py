@@ -26,7 +26,7 @@ STATUS_SECONDS = 0.5
 _FILES_ENOUGH = 32
 _UNKNOWN = 256  # stands for an exit status that another process has read
 _NOT_LOADED = 127  # exit status of ld.so when a library is missing
-_REPAIR = "the site's administrator should install bollard again on this node"
+_REPAIR = "the site's administrator should run `bollard site check` on this node"
 _AGAIN = "try again; if it comes back, the site's administrator should install bollard again and see the kernel's log"
 # Parts of squashfuse's messages for a file that it cannot read as squashfs.
 _OF_IMAGE = ("squashfs image", "root of this filesystem", "Squashfs version", "SQUASHFS superblock")

@@ -147,6 +147,12 @@ def _enter(
         from bollard.runtime.container import driver_libraries
 
         places = driver_libraries.fitting(root, places, report)
+    hosts_mpi = None
+    if any(place.mount.only == plan_records.HOST_MPI for place in places):
+        from bollard.runtime.container import host_mpi
+
+        hosts_mpi = host_mpi.fitting(root, places, asked.mpi, here, report)
+        places = hosts_mpi.places
     clock.mark("server")
     servers = None
     if made.layers:
@@ -172,6 +178,7 @@ def _enter(
         locales=image_scripts.available_locales(), command=command,
         instance=instance, namespace_fds=namespace_fds, layer=kept,
         tools=os.fsencode(plan.TOOLS) if os.path.isdir(plan.TOOLS) else b"",
+        hosts_mpi=hosts_mpi,
     )  # fmt: skip
     container.warnings += [layer.warning for layer in own_layers if layer.warning]
     container.warnings += image_scripts.unmade_mounts(container)
@@ -275,9 +282,15 @@ def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "", kept: bo
         from bollard.runtime.container import cdi
 
         gpus += cdi.find(asked.devices, asked.cdi_dirs, asked.contain)
+    mpi: tuple[plan_records.Mount, ...] = ()
+    warnings: tuple[str, ...] = ()
+    if asked.mpi != "image" or here.fabrics:
+        from bollard.runtime.container import host_mpi
+
+        mpi, warnings = host_mpi.find(here, asked.mpi, asked.contain)
     return plan.Facts(
         here, spool, PREFIX, host_slurm.TOOLS, host_slurm.PLACES, opened.kind == image.DIRECTORY, brought, overlays,
-        gpus, os.path.realpath(asked.cwd), kept,
+        gpus, os.path.realpath(asked.cwd), kept, mpi, warnings,
     )  # fmt: skip
 
 

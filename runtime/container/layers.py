@@ -28,6 +28,7 @@ from bollard.runtime.system import linux
 
 _EXT_MAGIC = (0x438, b"\x53\xef")  # offset in bytes, and s_magic of struct ext2_super_block
 # How often a lock is tried, and the pause in seconds. A container that has the file open may be about to end.
+_MAKE = "make it with `bollard overlay create`, or check its permissions"
 _LOCK_TRIES = 100
 _LOCK_PAUSE = 0.1
 _UNLOCKED = "its filesystem has no locks; use it in one container at a time, on one node, or it is damaged"
@@ -120,7 +121,7 @@ def filesystem(path: str) -> str:
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
-        raise causes.of(error, f"overlay {path}", path, "make it, or check its permissions") from None
+        raise causes.of(error, f"overlay {path}", path, _MAKE) from None
     directory = os.fstat(fd).st_mode & 0o170000 == 0o040000
     os.close(fd)
     if directory:
@@ -149,7 +150,7 @@ def opened(overlays: tuple[plan_records.Overlay, ...], image_fd: int) -> list[La
             try:
                 fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             except OSError as error:
-                raise causes.of(error, f"overlay {name}", name, "make it, or check its permissions") from None
+                raise causes.of(error, f"overlay {name}", name, _MAKE) from None
         elif overlay.offset:
             # Not by path: it could be another file.
             fd, is_locked = _open(name, f"/proc/self/fd/{image_fd}", overlay.read_only)

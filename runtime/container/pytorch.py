@@ -8,13 +8,20 @@ from __future__ import annotations
 
 # Images with PyTorch set this variable, for example NVIDIA's.
 MARK = b"PYTORCH_VERSION"
+# What was set here, as NAME=VALUE with spaces between. A step that a batch script or another step starts inherits it,
+# and gets values of its own: all its ranks would be rank 0 otherwise.
+OWN = b"PYTORCH_BY_BOLLARD"
 _FIRST_PORT, _PORTS = 61000, 4536
 
 
 def variables(env: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """Return the PyTorch variables that `env` lacks, made from Slurm's variables; {} if the image has no PyTorch."""
+    """Return the PyTorch variables that `env` lacks, made from Slurm's variables; {} if the image has no PyTorch.
+
+    A variable that `env` has from a container around this one counts as missing.
+    """
     if MARK not in env:
         return {}
+    inherited = env.get(OWN, b"").split(b" ")
     found = {
         b"RANK": env.get(b"SLURM_PROCID", b""),
         b"LOCAL_RANK": env.get(b"SLURM_LOCALID", b""),
@@ -27,7 +34,12 @@ def variables(env: dict[bytes, bytes]) -> dict[bytes, bytes]:
     # As torch.distributed.run: with several processes on a node, each would start a thread for every CPU.
     if _number(env, b"SLURM_STEP_NUM_TASKS") > _number(env, b"SLURM_STEP_NUM_NODES"):
         found[b"OMP_NUM_THREADS"] = b"1"
-    return {name: value for name, value in found.items() if value and name not in env}
+    found = {
+        name: value
+        for name, value in found.items()
+        if value and (name not in env or name + b"=" + env[name] in inherited)
+    }
+    return {**found, OWN: b" ".join(name + b"=" + value for name, value in found.items())} if found else {}
 
 
 def first_host(hosts: bytes) -> bytes:

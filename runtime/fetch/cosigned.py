@@ -45,7 +45,11 @@ def verified(name: Reference, key: Any, access: Access) -> tuple[Reference, int]
     faults = [*_simple(name, key, digest, access), *_bundles(name, key, digest, access)]
     if not faults:
         text = f"{name.uri}: has no signature of cosign for {digest} at its tag"
-        raise BollardError(text, "the registry's list of referrers is not asked; without a signature, do not trust it")
+        raise BollardError(
+            text,
+            "do not trust it; a signature in the registry's list of referrers is not read: its author can add one by "
+            "`cosign sign --new-bundle-format=false`",
+        )
     if "" not in faults:
         told = ", ".join(sorted(set(faults)))
         raise BollardError(

@@ -14,7 +14,7 @@ import os
 import re
 from typing import Any, NamedTuple
 
-from bollard.runtime.errors import BollardError
+from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.fetch import variants
 from bollard.runtime.fetch.layer import apply
 from bollard.runtime.fetch.reference import ARCHIVES
@@ -26,6 +26,8 @@ MAX_JSON = 8 << 20
 _MAX_LAYERS = 1024
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
+_ELSEWHERE = ("foreign", "nondistributable")  # in the media types of layers that registries need not hold
+_SHOWN_MAX = 100
 _REF_NAME = "org.opencontainers.image.ref.name"
 _NAMES_SHOWN = 8  # of the images in an archive, in a message
 
@@ -148,11 +150,20 @@ def from_manifest(document: dict[str, Any], blobs: str, name: str, arch: str = "
     arch: Go's name of the architecture, optionally with a variant; "" accepts every architecture.
 
     Raises:
-        BollardError: the image is damaged or is not for the architecture `arch`.
+        BollardError: the image is damaged, has no layers, keeps one elsewhere, or is not for the architecture `arch`.
     """
     config = _blob(blobs, _dict(document.get("config")), name)
     _check_arch(config, arch, name)
-    layers = digests(document, name)[: len(_list(document.get("layers")))]
+    listed = _list(document.get("layers"))
+    if not listed:
+        raise BollardError(f"{name}: has no layers, so no files", "name another image")
+    for number, layer in enumerate(map(_dict, listed), 1):
+        if layer.get("urls") and any(word in str(layer.get("mediaType")) for word in _ELSEWHERE):
+            place = shown(str(layer["urls"]))[:_SHOWN_MAX]
+            raise BollardError(
+                f"{name}: layer {number} is not in the registry, but at {place}", "let its author push the whole image"
+            )
+    layers = digests(document, name)[: len(listed)]
     paths = tuple(f"{blobs}/{digest.replace(':', '/')}" for digest in layers)
     return Layers(paths, tuple(layers), _dict(config.get("config")))
 

@@ -74,9 +74,13 @@ def make(scheme: str, name: str, uri: str = "") -> Reference:
         name = f"{host.rpartition('@')[2]}/{name}"
     if not name:
         raise BollardError(f"{_shown(uri)}: names no image", f"write {scheme}:{'' if scheme in ARCHIVES else '//'}NAME")
+    if scheme in ("docker", "oras") and name.startswith("["):  # skopeo 1.22 takes none either
+        raise BollardError(f"{_shown(uri)}: an IPv6 address cannot name a registry", "use the name of its host")
     web = scheme in ("http", "https")
     if scheme not in ARCHIVES and not (name.isascii() and name.isprintable() if web else _NAME.fullmatch(name)):
         raise BollardError(f"{_shown(uri)}: is not the name of an image", "check its spelling")
+    if scheme in ("docker", "oras") and not {".", ".."}.isdisjoint(name.split("/")):
+        raise BollardError(f"{_shown(uri)}: is not the name of an image", "leave . and .. out")
     return Reference(uri, scheme, name)
 
 
@@ -88,7 +92,9 @@ def digest(reference: Reference) -> str:
     """
     _, at, found = reference.name.partition("@")
     if at and not _DIGEST.fullmatch(found):
-        raise BollardError(f"{_shown(reference.uri)}: {found!r} is not a SHA-256 digest", "write NAME@sha256:HEX")
+        small = _DIGEST.fullmatch(found.lower())
+        hint = f"write @{found.lower()}, in lower case" if small else "write NAME@sha256:HEX"
+        raise BollardError(f"{_shown(reference.uri)}: {found!r} is not a SHA-256 digest", hint)
     return found
 
 

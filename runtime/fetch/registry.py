@@ -111,7 +111,8 @@ def copy(
     Raises:
         BollardError: the policy refuses the image, or skopeo is missing or fails.
     """
-    argv = ["copy", "--quiet", "--dest-oci-accept-uncompressed-layers"]
+    # Signatures are verified by the policy. A layout cannot hold them: skopeo would refuse to copy them there.
+    argv = ["copy", "--quiet", "--remove-signatures", "--dest-oci-accept-uncompressed-layers"]
     argv += ["--dest-shared-blob-dir", blobs]
     if name.scheme in ("docker", "oras"):
         # By the digest and not by the tag, which may name another image by now. skopeo refuses both together.
@@ -196,7 +197,8 @@ def tag(name: Reference, other: str, access: Access) -> None:
     """
     target = f"docker://{reference.repository(name.name)}:{other}"
     with policies.as_file(policies.PERMISSIVE) as path:
-        argv = [f"--policy={path}", "copy", "--quiet", "--all"]
+        # Signatures are about the digest, which stays: where they lie cannot always be written to.
+        argv = [f"--policy={path}", "copy", "--quiet", "--all", "--remove-signatures"]
         _run(argv, [_address(name), target], name, access, "src- dest-", None, writes=True)
 
 

@@ -369,6 +369,8 @@ def _object(raw: bytes, name: str) -> dict[str, Any]:
         raise BollardError(f"{name}: its manifest is not a JSON object", "push it again")
     if "manifests" in found and ("layers" in found or "config" in found):
         raise BollardError(f"{name}: its manifest is an index and an image at once", "do not use it")
+    if oci.is_index(found) and not isinstance(found.get("manifests"), list):
+        raise BollardError(f"{name}: its manifest says that it is an index, and lists no images", "push it again")
     if found.get("schemaVersion") == 1:
         raise BollardError(f"{name}: its manifest is in Docker's format of before 2016", "push it again")
     return found

@@ -162,8 +162,18 @@ def save(url: str, path: str, what: str, size: int = 0, token: str = "") -> str:
     Raises:
         BollardError: the request or a write fails, or the size differs from `size` or from Content-Length.
     """
+    with _open(url, what, token=token) as answer:
+        coding = answer.headers.get("Content-Encoding", "identity")
+        if coding.lower() != "identity":
+            text = f"{what}: the server sends the file in another coding, {shown(coding)[:_MAX_REASON]}"
+            raise BollardError(text, "fetch it by `curl --compressed`, and name the file")
+        return _kept(answer, path, what, size)
+
+
+def _kept(answer: Any, path: str, what: str, size: int) -> str:
+    """Write an answer into the new file `path`; return its SHA-256. Parameters and errors are those of `save`."""
     total, digest = 0, hashlib.sha256()
-    with _open(url, what, token=token) as answer, open(path, "xb") as file:
+    with open(path, "xb") as file:
         size = size or (answer.length or 0)  # Content-Length, where it is one
         limit = min(size or MAX_FILE, MAX_FILE)
         while total <= limit:
@@ -214,7 +224,7 @@ def _open(
 
 def _once(url: str, method: str, token: str, body: bytes | Body | None) -> Any:
     data: Any = _parts(body) if isinstance(body, Body) else body
-    request = urllib.request.Request(url, data, {"User-Agent": "bollard"}, method=method)
+    request = urllib.request.Request(url, data, {"User-Agent": "bollard", "Accept-Encoding": "identity"}, method=method)
     if isinstance(body, Body):
         request.add_header("Content-Type", "application/octet-stream")
         request.add_header("Content-Length", str(body.size))
@@ -272,7 +282,13 @@ def _refused(what: str, error: urllib.error.HTTPError, with_token: bool) -> Boll
         return BollardError(f"{what}: the server wants a login ({error.code})", "`bollard remote login`, for a library")
     if error.code == 429:
         wait = error.headers.get("Retry-After", "")
-        return BollardError(f"{what}: the server takes no more requests (429)", f"try again in {wait or 60} s")
+        when = f"{wait} s" if wait.isascii() and wait.isdigit() else "a few minutes"
+        return BollardError(f"{what}: the server takes no more requests (429)", f"try again in {when}")
+    if 300 <= error.code < 400:  # one that urllib does not follow
+        place = shown(error.headers.get("Location", ""))[:_MAX_REASON]
+        often = "infinite loop" in str(error.reason)
+        text = f"too often, last to {place}" if often else f"to {place}, which is no web address"
+        return BollardError(f"{what}: the server redirects {text}", "check the address")
     return BollardError(f"{what}: the server answers {error.code} {reason}", "try again later")
 
 

@@ -179,7 +179,7 @@ def _job(flow: Flow, job: Job, place: Place) -> BatchJob:
     fetched = dict.fromkeys(f"{name}.in" for name, _ in job.mounts if name in inputs)
     needs = (*job.needs, *(Need(name, False) for name in fetched))
     indexes = tuple(range(job.array[0], job.array[1] + 1)) if job.is_array else ()
-    limit = units.minutes(job.timeout * job.attempts + _GRACE) if job.timeout else 0
+    limit = units.minutes(job.timeout * (1 if job.requeue else job.attempts) + _GRACE) if job.timeout else 0
     log = f"{place.folder}/logs/{job.name}{'_%a' if job.is_array else ''}.out"
     options = [*_common(flow, place, job.name, job.slurm), f"--output={log}", *_resources(flow, job)]
     if limit:
@@ -189,8 +189,8 @@ def _job(flow: Flow, job: Job, place: Place) -> BatchJob:
     if image.stamp:
         before = script.unchanged(image.path, image.stamp) + before
     text = script.text(
-        job.name, place.folder, place.generation, options, command=step, attempts=job.attempts, timeout=job.timeout,
-        limit=limit * 60, cancel_others=flow.on_failure == "cancel", before=before,
+        job.name, place.folder, place.generation, options, command=step, attempts=job.attempts, requeue=job.requeue,
+        timeout=job.timeout, limit=limit * 60, cancel_others=flow.on_failure == "cancel", before=before,
     )  # fmt: skip
     return BatchJob(job.name, "job", needs, tuple(options), indexes, job.array[2], text, files)
 
@@ -263,7 +263,7 @@ def _step(flow: Flow, job: Job, place: Place) -> tuple[list[str], str, tuple[tup
     files: list[tuple[str, str]] = []
     options: list[str] = []
     for volume, path in job.mounts:
-        options += _bind(place.volumes[volume], path)
+        options += _bind(place.volumes.get(volume, volume), path)
     for at, (path, text) in enumerate(job.files):
         files.append((f"files/{job.name}.{at}", text))
         options += _bind(f"{place.folder}/files/{job.name}.{at}", path, ":ro")
@@ -279,6 +279,8 @@ def _step(flow: Flow, job: Job, place: Place) -> tuple[list[str], str, tuple[tup
             secret = value.rpartition("/")[2]
             options += _bind(place.secrets[secret], f"{_INSIDE}/secrets/{secret}", ":ro")
             sets.append(f'{name}="$(cat {_INSIDE}/secrets/{shlex.quote(secret)})" || exit 255; export {name}; ')
+        elif name == "HOME":
+            sets.append(f"HOME={shlex.quote(value)}; export HOME; ")  # --env cannot change it
         else:
             options += ["--env", spec.one_assignment(f"{name}={value}")]
     if sets:

@@ -15,7 +15,7 @@ from bollard.runtime.flow.flow import Flow
 # What a job may use of the machine changes nothing in its result.
 _NOT_CONTENT = (
     "line", "image", "image_secret", "needs", "threads", "sockets", "affinity", "memory", "by_core", "exclusive",
-    "timeout", "attempts", "slurm", "array",
+    "timeout", "attempts", "requeue", "slurm", "array",
 )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def keys(flow: Flow, images: Mapping[str, Image]) -> dict[str, str]:
         parts[f"{volume.name}.out"] = [place, [batch.move_plain(move) for move in volume.egress]]
     for job in flow.jobs:
         data = {name: value for name, value in dataclasses.asdict(job).items() if name not in _NOT_CONTENT}
-        mounted = [places[name] for name, _ in job.mounts]
+        mounted = [places.get(name, name) for name, _ in job.mounts]
         parts[job.name] = [images[job.image].digest, data, mounted]
     by_element = {(job.name, need.name) for job in flow.jobs for need in job.needs if need.each}
     edges = batch.edges(flow)

@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.flow import fields, units
+from bollard.runtime.flow import composition, fields, units
 from bollard.runtime.flow.fields import Field
-from bollard.runtime.request.yaml_node import Mistake, is_null, kind, line
+from bollard.runtime.request.yaml_node import Mistake, is_null, line
 
-# In bytes and nodes. A short YAML text can expand to a very large one by its aliases.
-SIZE_MAX = 1 << 22
+# In nodes. A short YAML text can expand to a very large one by its aliases.
 _NODES_MAX = 400_000
 _DEPTH_MAX = 40
 
@@ -51,39 +50,16 @@ def read(text: bytes, sets: Mapping[str, str]) -> tuple[Document, list[Mistake]]
         BollardError: PyYAML is not installed.
     """
     empty = Document({}, {})
-    try:
-        import yaml
-    except ImportError:
-        raise BollardError(
-            "PyYAML is not installed, so a flow cannot be read",
-            "install it (Debian: python3-yaml, EL: python3-pyyaml)",
-        ) from None
-    if len(text) > SIZE_MAX:
-        return empty, [
-            Mistake(1, f"the file has {len(text)} bytes, over {SIZE_MAX}", "a flow file is small: is it one?")
-        ]
-    template = "render the template first: `fuzzball application render-template`; or use `values:` and ${NAME}"
-    try:
-        top = yaml.compose(text.decode(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except UnicodeDecodeError as error:
-        number = text.count(b"\n", 0, error.start) + 1
-        return empty, [Mistake(number, f"byte 0x{text[error.start]:02x} is not UTF-8", "save the file as UTF-8")]
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        number = mark.line + 1 if mark else 1
-        hint = template if b"{{" in text else "quote text that has a colon or begins with a special character"
-        return empty, [Mistake(number, f"not YAML: {error.problem or error.context}", hint)]
-    except (yaml.YAMLError, RecursionError) as error:
-        return empty, [Mistake(1, f"not YAML: {' '.join(str(error).split())}", "write one `key: value` a line")]
-    if top is None or not isinstance(top, yaml.MappingNode):
-        found = "empty" if top is None else kind(top)
-        return empty, [Mistake(1, f"the file is {found}", "write `jobs:` and a job below it")]
+    top = composition.nodes(text)
+    if isinstance(top, Mistake):
+        return empty, [top]
     reader = _Reader(sets)
     data = reader.top(top)
     go = re.search(rb"\{\{-? *([.$]|if |range |with |end\b|include )", text)
     if go and ("version" in data or reader.mistakes):  # a script of a shell may have {{ for itself
         number = text[: go.start()].count(b"\n") + 1
-        reader.mistakes.append(Mistake(number, "{{ begins a template of Go, which is not rendered here", template))
+        # The other mistakes are about what the template has in place of values.
+        return empty, [Mistake(number, "{{ begins a template of Go, which is not rendered here", composition.TEMPLATE)]
     return Document(data, reader.lines), sorted(reader.mistakes)
 
 
@@ -124,11 +100,11 @@ class _Reader:
             if self.left < 0 or depth > _DEPTH_MAX:
                 raise BollardError(f"{shown or 'the file'}: has more than {_NODES_MAX} parts", "use a task-array")
             if key.id != "scalar":
-                self.wrong(key, f"{shown}: a key is {kind(key)}", "write a word")
+                self.wrong(key, f"{shown}: a key is {composition.kind(key)}", "write a word")
             elif key.value == "<<" and not key.style:
                 for other in value.value if value.id == "sequence" else [value]:
                     if other.id != "mapping":
-                        self.wrong(other, f"<<: {kind(other)}", "name a set of keys, by its anchor")
+                        self.wrong(other, f"<<: {composition.kind(other)}", "name a set of keys, by its anchor")
                         continue
                     merged += self.pairs(other, shown, depth + 1)
             elif key.value in found:
@@ -149,6 +125,8 @@ class _Reader:
             self.for_shell = _for_shell(dict(pairs).get("command"))
         for name, value in pairs:
             place = _join(shown, name)
+            if not key and name.startswith("x-"):
+                continue  # as in Compose files: a place for what the file repeats by anchors
             field = known.get(name)
             if field is None or name in ("*", "[]"):
                 number = self.lines.get(place, line(value))
@@ -167,9 +145,16 @@ class _Reader:
         if depth > _DEPTH_MAX:
             self.wrong(node, f"{shown}: is nested too deeply", "write it flat")
             return None
-        if self.null(node, shown):
+        if node.id != "scalar" and self.tagged(node, shown) or self.null(node, shown):
             return None
         return getattr(self, f"_{_METHODS[field.kind]}")(node, field, shown, depth)
+
+    def tagged(self, node: Any, shown: str) -> bool:
+        """Return whether the file gives a tag to the node; note it as a mistake then."""
+        tag = composition.tag(node)
+        if tag:
+            self.wrong(node, f"{shown}: has the tag {tag}", "leave it out: the key says what the value is")
+        return bool(tag)
 
     def null(self, node: Any, shown: str) -> bool:
         """Return whether the node is `null` or `~` without quotes; note it as a mistake then."""
@@ -181,7 +166,9 @@ class _Reader:
     def scalar(self, node: Any, field: Field, shown: str) -> str | None:
         """Return the text of a scalar with ${NAME} replaced; None after a mistake."""
         if node.id != "scalar":
-            self.wrong(node, f"{shown}: is {kind(node)}", f"write {fields.KINDS[field.kind]}")
+            self.wrong(node, f"{shown}: is {composition.kind(node)}", f"write {fields.KINDS[field.kind]}")
+            return None
+        if self.tagged(node, shown):
             return None
         if shown.startswith("values."):
             text = self.values.get(shown.partition(".")[2], str(node.value))
@@ -221,7 +208,8 @@ class _Reader:
 
     def _map(self, node: Any, field: Field, shown: str, depth: int) -> dict[str, Any] | None:
         if node.id != "mapping":
-            self.wrong(node, f"{shown}: is {kind(node)}", f"write {', '.join(fields.children(field.key))} below it")
+            below = ", ".join(fields.children(field.key))
+            self.wrong(node, f"{shown}: is {composition.kind(node)}", f"write {below} below it")
             return None
         return self.keys(node, field.key, shown, depth)
 
@@ -233,14 +221,16 @@ class _Reader:
 
     def _names(self, node: Any, field: Field, shown: str, depth: int) -> dict[str, Any] | None:
         if node.id != "mapping":
-            self.wrong(node, f"{shown}: is {kind(node)}", f"write {fields.KINDS[field.kind]}")
+            hint = "NAME: in place of each dash" if node.id == "sequence" else "a set of names: NAME: below it"
+            self.wrong(node, f"{shown}: is {composition.kind(node)}", f"write {hint}")
             return None
         child = fields.BY_KEY[f"{field.key}.*"]
         found = {}
         for name, value in self.pairs(node, shown):
             if field.key in ("jobs", "volumes") and not _LABEL.fullmatch(name):
                 number = self.lines.get(_join(shown, name), line(value))
-                hint = f"a name has {fields.KINDS[fields.LABEL]}"
+                close = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].strip("-")
+                hint = f"a name has {fields.KINDS[fields.LABEL]}{f': {close}' if close else ''}"
                 self.mistakes.append(Mistake(number, f'{field.key}: "{name}" is not a name', hint))
                 continue
             if field.key == "values" and not _VARIABLE.fullmatch(name):
@@ -257,7 +247,7 @@ class _Reader:
 
     def _list(self, node: Any, field: Field, shown: str, depth: int) -> list[Any] | None:
         if node.id != "sequence":
-            self.wrong(node, f"{shown}: is {kind(node)}", "write a list: each item after a dash")
+            self.wrong(node, f"{shown}: is {composition.kind(node)}", "write a list: each item after a dash")
             return None
         found = []
         for at, item in enumerate(node.value):
@@ -267,7 +257,7 @@ class _Reader:
                 name = self.scalar(item, field, place)
                 found.append({"name": name})
             elif item.id != "mapping":
-                self.wrong(item, f"{shown}: an item is {kind(item)}", "write a set of keys")
+                self.wrong(item, f"{shown}: an item is {composition.kind(item)}", "write a set of keys")
             else:
                 found.append(self.keys(item, f"{field.key}.[]", place, depth + 1))
         return found
@@ -277,7 +267,7 @@ class _Reader:
 
     def _texts(self, node: Any, field: Field, shown: str, depth: int) -> list[str] | None:
         if node.id != "sequence":
-            self.wrong(node, f"{shown}: is {kind(node)}", "write a list: [one, two]")
+            self.wrong(node, f"{shown}: is {composition.kind(node)}", "write a list: [one, two]")
             return None
         found = [self.scalar(item, field, shown) for item in node.value]
         return [item for item in found if item is not None]
@@ -296,13 +286,17 @@ class _Reader:
                 text = None if self.null(value, place) else self.scalar(value, field, place)
                 if text is not None:
                     found.append([name, text])
+        elif node.id == "scalar":
+            self.wrong(node, f"{shown}: is {composition.kind(node)}", "write NAME: VALUE below it, or [NAME=VALUE]")
         else:
             for item in self._texts(node, field, shown, depth) or []:
                 name, equals, value = item.partition("=")
                 if not equals:
                     self.wrong(node, f"{shown}: {item} has no value", "write NAME=VALUE")
-                    continue
-                found.append([name, value])
+                elif any(name == other for other, _ in found):
+                    self.wrong(node, f"{_join(shown, name)}: stands here twice", "leave one of them out")
+                else:
+                    found.append([name, value])
         for name, _ in found:
             if not _VARIABLE.fullmatch(name):
                 self.wrong(node, f'{shown}: "{name}" is not the name of a variable', "use letters, digits and _")
@@ -344,6 +338,9 @@ class _Reader:
             )
             self.wrong(node, f'{shown}: "{text}" is not a whole number', hint)
             return None
+        if text == "0" and not field.key.endswith((".start", ".attempts")):
+            self.wrong(node, f"{shown}: is 0", "write 1 or more, or leave it out")
+            return None
         return int(text)
 
     def _measured(self, node: Any, field: Field, shown: str, measure: Callable[[str], int], example: str) -> int | None:
@@ -360,9 +357,12 @@ class _Reader:
         return self._measured(node, field, shown, units.size, "4GiB")
 
     def _duration(self, node: Any, field: Field, shown: str, depth: int) -> int | None:
-        example = "1h30m; 12:30 is a number of base 60 in YAML 1.1 and text in YAML 1.2"
-        plain = node.id != "scalar" or ":" not in node.value
-        return self._measured(node, field, shown, units.seconds, "1h30m" if plain else example)
+        example, text = "1h30m", node.value if node.id == "scalar" else ""
+        if ":" in text:
+            example = "1h30m; 12:30 is a number of base 60 in YAML 1.1 and text in YAML 1.2"
+        elif re.fullmatch(r"[1-9][0-9]{0,5}d?", text, re.ASCII):
+            example = f"{int(text[:-1]) * 24}h" if text.endswith("d") else f"{text}s, or {text}m"
+        return self._measured(node, field, shown, units.seconds, example)
 
     def _choice(self, node: Any, field: Field, shown: str, depth: int) -> str | None:
         text = self.scalar(node, field, shown)
@@ -396,7 +396,7 @@ class _Reader:
     def _mounts(self, node: Any, field: Field, shown: str, depth: int) -> list[list[str]] | None:
         """Return [volume, path] for each mount, of either form."""
         if node.id != "mapping":
-            self.wrong(node, f"{shown}: is {kind(node)}", f"write {fields.KINDS[fields.MOUNTS]}")
+            self.wrong(node, f"{shown}: is {composition.kind(node)}", f"write {fields.KINDS[fields.MOUNTS]}")
             return None
         found = []
         for name, value in self.pairs(node, shown):
@@ -410,7 +410,7 @@ class _Reader:
                 continue
             name = self.expanded(name, value, f"{shown}.{name}", strict=True)
             volume, path = (name, text) if word == "location" else (text, name)
-            if not path.startswith("/") or set(path) & set(":,\n") or ".." in path.split("/"):
+            if not path.startswith("/") or not path.strip("/") or set(path) & set(":,\n") or ".." in path.split("/"):
                 self.wrong(
                     value,
                     f'{shown}: "{path}" cannot be a path in the container',
@@ -424,7 +424,7 @@ class _Reader:
     def _options(self, node: Any, field: Field, shown: str, depth: int) -> dict[str, str | None] | None:
         """Return the values by name; None for a name without a value."""
         if node.id != "mapping":
-            self.wrong(node, f"{shown}: is {kind(node)}", f"write {fields.KINDS[fields.OPTIONS]}")
+            self.wrong(node, f"{shown}: is {composition.kind(node)}", f"write {fields.KINDS[fields.OPTIONS]}")
             return None
         found: dict[str, str | None] = {}
         for name, value in self.pairs(node, shown):

@@ -52,7 +52,7 @@ KINDS = {
     CHOICE: "one of the given words",
     LABEL: "letters a-z, digits and -, at most 63",
     NEEDS: "a name, or a list of names or of {name: NAME, each: true}",
-    MOUNTS: "a set of PATH: VOLUME, PATH: {volume: VOLUME} or VOLUME: {location: PATH}",
+    MOUNTS: "a set of PATH: VOLUME, PATH: {volume: VOLUME}, VOLUME: {location: PATH} or PATH: /HOST/PATH",
     OPTIONS: "a set of names and values",
     IMAGE: "a path, an address, or a set of keys with `uri`",
     REFUSED: "refused",
@@ -69,7 +69,7 @@ def _shared(job: str) -> tuple[Field, ...]:
     """Return the fields that a job and `defaults.job` have in common."""
     return (
         Field(f"{job}.env", ENV, _BOTH, "the container's environment", "variables; a value may be secret://user/NAME"),
-        Field(f"{job}.mounts", MOUNTS, _BOTH, "--container-mounts", "volumes, and where they are in the container"),
+        Field(f"{job}.mounts", MOUNTS, _BOTH, "--container-mounts", "volumes or paths of the host, and where they are"),
         Field(f"{job}.policy", MAP, _BOTH, "", "limits of one job"),
         Field(f"{job}.policy.timeout", MAP, _BOTH, "", "how long a job may take"),
         Field(
@@ -80,6 +80,10 @@ def _shared(job: str) -> tuple[Field, ...]:
         Field(
             f"{job}.policy.retry.attempts", NUMBER, _BOTH, "the script of the job",
             "how many times the command is started at most, in the same allocation",
+        ),
+        Field(
+            f"{job}.policy.retry.requeue", SWITCH, "bollard", "scontrol requeue",
+            "whether Slurm starts each further attempt in another allocation, after its delay of about 2 minutes",
         ),
         Field(f"{job}.resource", MAP, _BOTH, "", "what a job needs of a node"),
         Field(f"{job}.resource.cpu", MAP, _BOTH, "", "processors"),
@@ -147,13 +151,14 @@ TABLE: tuple[Field, ...] = (
         "volumes.*.use", CHOICE, "v4", "flow.scratch, flow.volumes in bollard.yaml",
         "whether the volume is removed after the flow has succeeded", ("ephemeral", "persistent"),
     ),
-    Field("volumes.*.name", LABEL, "v4", "", "the name of a volume with use: persistent"),
+    Field("volumes.*.name", LABEL, _BOTH, "", "the name of a volume with use: persistent; or the key again"),
     Field("volumes.*.size", SIZE, "v4", "", "read and not enforced: the filesystem's quota holds"),
     Field("volumes.*.annotations", REFUSED, "v4", "", _ANNOTATIONS),
     *_transfers("volumes.*.ingress", "what is fetched into the volume before its first use"),
     *_transfers("volumes.*.egress", "what is copied out after its last use"),
     Field("jobs", NAMES, _BOTH, "", "the jobs"),
     Field("jobs.*", MAP, _BOTH, "sbatch", "one job"),
+    Field("jobs.*.name", LABEL, _BOTH, "", "the job's key again"),
     Field("jobs.*.image", IMAGE, _BOTH, "--container", "the image: a file, docker://, oras://, library://, https://"),
     Field("jobs.*.image.uri", TEXT, _BOTH, "--container", "the image"),
     Field("jobs.*.image.secret", TEXT, _BOTH, "", "secret://user/NAME, with username and password of the registry"),

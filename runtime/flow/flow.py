@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ class Job:
     script: str
     env: tuple[tuple[str, str], ...]
     cwd: str
-    mounts: tuple[tuple[str, str], ...]  # volume, path in the container
+    mounts: tuple[tuple[str, str], ...]  # volume or path of the host, path in the container
     files: tuple[tuple[str, str], ...]  # path in the container, text
     needs: tuple[Need, ...]
     cores: int
@@ -85,6 +86,7 @@ class Job:
     array: tuple[int, int, int]  # first, last, concurrency; (0, -1, 0) for no array
     timeout: int
     attempts: int
+    requeue: bool  # whether each further attempt has another allocation
     isolated: bool
     slurm: tuple[tuple[str, str | None], ...]
 
@@ -122,7 +124,7 @@ def load(path: str, sets: Mapping[str, str]) -> Flow:
 
 def check(path: str, sets: Mapping[str, str]) -> tuple[Flow | None, list[Mistake]]:
     """Return the flow in a file, None if it has a mistake, and all its mistakes."""
-    text = _content(path)
+    text = content(path)
     stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in Path(path).stem.lower()).strip("-")
     return parse(text, sets, stem[:40].strip("-") or "flow")
 
@@ -133,10 +135,15 @@ def value_names(path: str) -> set[str]:
     Raises:
         BollardError: the file cannot be read.
     """
-    return set(document.read(_content(path), {})[0].data.get("values") or {})
+    return set(document.read(content(path), {})[0].data.get("values") or {})
 
 
-def _content(path: str) -> bytes:
+def content(path: str) -> bytes:
+    """Return the content of a flow file.
+
+    Raises:
+        BollardError: it cannot be read.
+    """
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -181,27 +188,15 @@ class _Maker:
         jobs = tuple(self.job(key, value, defaults) for key, value in (data.get("jobs") or {}).items())
         self.references(jobs, {volume.name for volume in volumes})
         slurm = self.options("slurm", data.get("slurm") or {})
-        return Flow(
-            data.get("name") or name,
-            data.get("on-failure") or "continue",
-            slurm,
-            tuple(self.files.items()),
-            volumes,
-            jobs,
-        )
+        on_failure = data.get("on-failure") or "continue"
+        return Flow(data.get("name") or name, on_failure, slurm, tuple(self.files.items()), volumes, jobs)
 
     def references(self, jobs: tuple[Job, ...], volumes: set[str]) -> None:
         """Check the names of jobs and volumes in jobs, and that no job needs itself."""
         known = {job.name: job for job in jobs}
         for job in jobs:
             place = f"jobs.{job.name}"
-            word = (
-                "needs"
-                if f"{place}.needs" in self.lines
-                else "depends-on"
-                if f"{place}.depends-on" in self.lines
-                else "requires"
-            )
+            word = next((word for word in ("needs", "depends-on") if f"{place}.{word}" in self.lines), "requires")
             for need in job.needs:
                 other = known.get(need.name)
                 if other is None:
@@ -213,11 +208,14 @@ class _Maker:
                     )  # fmt: skip
             seen: set[str] = set()
             for volume, path in job.mounts:
-                if volume not in volumes:
+                if volume.startswith("/"):
+                    if set(volume) & set(":,\n") or ".." in volume.split("/"):
+                        self.wrong(f"{place}.mounts", f"{volume}: has a : or , or .. in it", "use another path")
+                elif volume not in volumes:
                     self.wrong(f"{place}.mounts", f'no volume is called "{volume}"', _close(volume, volumes))
-                if path in seen:
+                if posixpath.normpath(path) in seen:
                     self.wrong(f"{place}.mounts", f"{path} is there twice", "mount each at a path of its own")
-                seen.add(path)
+                seen.add(posixpath.normpath(path))
         edges = {job.name: [need.name for need in job.needs if need.name in known] for job in jobs}
         circle = graph.circle(edges)
         if circle:
@@ -227,8 +225,9 @@ class _Maker:
         place = f"volumes.{name}"
         shelf = persistent = ""
         reference = data.get("reference")
+        # Files of Fuzzball, v1, repeat the key as `name`.
         for word in ("use", "name"):
-            if reference and word in data:
+            if reference and word in data and data[word] != name:
                 self.wrong(f"{place}.{word}", "stands beside reference", "leave one of them out")
         if "name" in data and not reference and data.get("use") != "persistent":
             self.wrong(
@@ -267,11 +266,8 @@ class _Maker:
             far, near = ("source", "destination") if way == "ingress" else ("destination", "source")
             sides = {side: item.get(side) or {} for side in (far, near)}
             if not all(side.get("uri") for side in sides.values()):
-                self.wrong(
-                    here,
-                    "source and destination each need a uri",
-                    "write {source: {uri: ...}, destination: {uri: ...}}",
-                )
+                hint = "write {source: {uri: ...}, destination: {uri: ...}}"
+                self.wrong(here, "source and destination each need a uri", hint)
                 continue
             uri, inner = sides[far]["uri"], sides[near]["uri"]
             scheme = uri.partition("://")[0]
@@ -312,6 +308,17 @@ class _Maker:
             self.wrong(f"{place}.policy.retry.attempts", f"{number}: from 1 to 1000", "write 3")
         return default if number is None else max(1, number)
 
+    def requeue(self, place: str, policy: dict[str, Any], slurm: dict[str, str | None]) -> bool:
+        """Return whether a job is requeued after a failed attempt."""
+        retry = policy.get("retry") or {}
+        if not retry.get("requeue"):
+            return False
+        if (retry.get("attempts") or 1) < 2:
+            self.wrong(f"{place}.policy.retry.requeue", "there is one attempt alone", "write attempts: 3 beside it")
+        if any(sbatch_options.is_no_requeue(name) for name in (*slurm, *(self.data.get("slurm") or {}))):
+            self.wrong(f"{place}.policy.retry.requeue", "no-requeue below `slurm:` forbids it", "leave one of them out")
+        return True
+
     def secret(self, place: str, text: str) -> str:
         """Return the name of the secret; "" for none and after a mistake."""
         if not text:
@@ -332,13 +339,15 @@ class _Maker:
     def job(self, name: str, data: dict[str, Any], defaults: dict[str, Any]) -> Job:
         place = f"jobs.{name}"
         line = self.lines.get(place, 1)
+        if data.get("name", name) != name:
+            self.wrong(f"{place}.name", f"{data['name']}: is not the job's key, {name}", "leave it out")
         given = _merged(defaults, data)
         own_paths = {path for _, path in data.get("mounts") or []}
         given["mounts"] = [
             *(pair for pair in defaults.get("mounts") or [] if pair[1] not in own_paths), *(data.get("mounts") or [])
         ]  # fmt: skip
         image = given.get("image") or {}
-        if not image.get("uri"):
+        if not image.get("uri", "").strip():
             self.wrong(place, "has no image", "write `image: img.sif`, or an address")
         secret_name = self.secret(f"{place}.image", image.get("secret") or "")
         if secret_name and image.get("uri", "").partition(":")[0] not in ("docker", "oras"):
@@ -386,7 +395,8 @@ class _Maker:
             memory.get("size") or 0, bool(memory.get("by-core")), *gpus, bool(resource.get("exclusive")),
             nodes, implementation, procs, self.array(place, given.get("task-array")),
             (policy.get("timeout") or {}).get("execute") or 0, self.attempts(place, policy, 1),
-            bool(network.get("isolated")), self.options(f"{place}.slurm", given.get("slurm") or {}),
+            self.requeue(place, policy, given.get("slurm") or {}), bool(network.get("isolated")),
+            self.options(f"{place}.slurm", given.get("slurm") or {}),
         )  # fmt: skip
 
     def gpus(self, place: str, resource: dict[str, Any], own: dict[str, Any]) -> tuple[int, str, str]:
@@ -476,6 +486,8 @@ def _is_digest(text: str) -> bool:
 
 
 def _close(name: str, known: Any) -> str:
+    if "," in name:
+        return "write a list: [one, two]"
     close = difflib.get_close_matches(name, list(known), 1)
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known) or 'none'}"
 

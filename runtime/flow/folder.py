@@ -36,6 +36,7 @@ from bollard.runtime.system import private_directory
 # The size of a state file in bytes. It is written in full before the flow starts, so that a full disk cannot keep a
 # job from saying how it ended.
 RESERVED = 512
+_ROOM = "make room, or set BOLLARD_FLOWS"
 _ELSEWHERE = "set BOLLARD_FLOWS to a shared directory"
 
 
@@ -186,7 +187,7 @@ def write(path: Path, text: str, mode: int = 0o600, *, settle: bool = True) -> N
         if settle:
             _settle(path.parent)
     except OSError as error:
-        raise causes.of(error, f"{path}: cannot be written", str(path), "make room, or set BOLLARD_FLOWS") from None
+        raise causes.of(error, f"{path}: cannot be written", str(path), _ROOM) from None
 
 
 def _settle(path: Path) -> None:
@@ -198,11 +199,19 @@ def _settle(path: Path) -> None:
 
 
 def note(path: Path, generation: int, name: str, job: int) -> None:
-    """Add a job to `ids`; it is on disk when this returns."""
-    with open(path / "ids", "a", encoding="ascii") as file:
-        file.write(f"{generation} {name} {job}\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Add a job to `ids`; it is on disk when this returns.
+
+    Raises:
+        BollardError: it cannot be written.
+    """
+    place = path / "ids"
+    try:
+        with open(place, "a", encoding="ascii") as file:
+            file.write(f"{generation} {name} {job}\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise causes.of(error, f"{place}: cannot be written", str(place), _ROOM) from None
 
 
 def ids(path: Path, generation: int) -> dict[str, int]:
@@ -238,9 +247,7 @@ def reserve(path: Path, names: list[str]) -> None:
             with open(place, "wb") as file:
                 file.write(text)
         except OSError as error:
-            raise causes.of(
-                error, f"{place}: cannot be written", str(place), "make room, or set BOLLARD_FLOWS"
-            ) from None
+            raise causes.of(error, f"{place}: cannot be written", str(place), _ROOM) from None
 
 
 def plan(path: Path) -> dict[str, Any]:
@@ -264,8 +271,19 @@ def plan(path: Path) -> dict[str, Any]:
 
 
 def mark(path: Path, word: str, generation: int) -> None:
-    """Note that a generation was released or cancelled."""
-    write(path / f"{word}.{generation}", "")
+    """Note that a generation was released or cancelled. A link needs no room, so a full disk keeps no flow alive.
+
+    Raises:
+        BollardError: it cannot be written.
+    """
+    place = path / f"{word}.{generation}"
+    try:
+        os.link(path / "lock", place)
+        _settle(path)
+    except FileExistsError:
+        return
+    except OSError:  # a filesystem without links, or a read-only one, of which `write` tells
+        write(place, "")
 
 
 def marked(path: Path, word: str, generation: int) -> bool:

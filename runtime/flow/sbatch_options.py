@@ -57,6 +57,11 @@ def own_name(name: str) -> str:
     return next((own for own in OWN if name and own.startswith(name)), "")
 
 
+def is_no_requeue(name: str) -> bool:
+    """Return whether sbatch takes the name for --no-requeue, whole or abbreviated."""
+    return len(name) > len("no-") and "no-requeue".startswith(name)
+
+
 def argument(name: str, value: str | None) -> str:
     """Return an option and its value as one word of a command line."""
     if len(name) == 1:

@@ -44,6 +44,7 @@ def _object(key: str) -> dict[str, Any]:
     known = fields.children(key)
     return {
         "type": "object",
+        **({} if key else {"patternProperties": {"^x-": {}}}),
         "properties": {name: _of(field) for name, field in known.items()},
         "additionalProperties": False,
     }

@@ -22,6 +22,7 @@ ended() {
     local status=$? word=failed
     trap '' TERM INT
     trap - EXIT
+    test -z "$requeued" || exit $status
     if test -n "$stopped"; then
         word=cancelled status=143
         # The limit of the flow file, or the job's own end, which a partition may set (from Slurm 22.05 on).
@@ -59,10 +60,46 @@ go() {
     return $status
 }
 
+# After a requeue the attempts go on. An attempt that a node failure or an administrator cut short is made again.
+if test "${SLURM_RESTART_COUNT:-0}" -gt 0; then
+    said=$(head -c 510 "$flow/state/$part")
+    mine="job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID} "
+    if [[ $said =~ ^state=(again|running|cancelled)\ $mine.*\ attempt=([0-9]+)\  ]]; then
+        attempt=${BASH_REMATCH[2]}
+        test "${BASH_REMATCH[1]}" != again || attempt=$((attempt + 1))
+    fi
+fi
 trap ended EXIT
 trap stop TERM INT
 record running 0 0
 """
+
+# In the same allocation.
+_AGAIN = r"""
+        echo "bollard: {name}: attempt $attempt of {attempts} ended with status $status; starting it again" >&2
+        attempt=$((attempt + 1))
+        record running 0 0
+        continue
+"""
+
+# In another one. The job never ends as failed in between, so that the jobs that need it stay.
+_REQUEUE = r"""
+        record again $status "$(date +%s)"
+        requeued=1
+        # slurmd may end this script, and scontrol with it, before scontrol has an answer.
+        if said=$(scontrol requeue {id} 2>&1) || test -n "$stopped"; then
+            echo "bollard: {name}: attempt $attempt of {attempts} ended with status $status; Slurm starts it again" >&2
+            test -n "$stopped" || go sleep 300
+            test -n "$stopped" || requeued=
+            exit $status
+        fi
+        requeued=
+        echo "bollard: {name}: scontrol requeue: $said; starting it again in the same allocation" >&2
+        attempt=$((attempt + 1))
+        record running 0 0
+        continue
+"""
+_ID = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"'
 
 _LOOP = r"""
 while :; do
@@ -74,12 +111,7 @@ while :; do
         late=1
         echo "bollard: {name}: stopped after {timeout} s, its policy.timeout.execute" >&2
     fi
-    test $status = 0 || test $attempt -ge {attempts} || test -n "$stopped" || {{
-        echo "bollard: {name}: attempt $attempt of {attempts} ended with status $status; starting it again" >&2
-        attempt=$((attempt + 1))
-        record running 0 0
-        continue
-    }}
+    test $status = 0 || test $attempt -ge {attempts} || test -n "$stopped" || {{{again}    }}
     exit $status
 done
 """
@@ -87,7 +119,7 @@ done
 
 def text(
     name: str, flow: str, generation: int, options: Sequence[str], *, command: Sequence[str], attempts: int = 1,
-    timeout: int = 0, limit: int = 0, cancel_others: bool = False, before: str = "",
+    requeue: bool = False, timeout: int = 0, limit: int = 0, cancel_others: bool = False, before: str = "",
 ) -> str:  # fmt: skip
     """Return the script of one job.
 
@@ -97,6 +129,7 @@ def text(
     options: sbatch's options, for a comment.
     command: what is started on the first node.
     attempts: how many times at most.
+    requeue: whether Slurm starts each further attempt in another allocation.
     timeout: seconds for each attempt; 0 for none.
     limit: the job's time limit in seconds, to tell a timeout from a cancellation; 0 for none.
     cancel_others: whether a failure cancels the rest of the flow.
@@ -109,11 +142,13 @@ def text(
         f"# Made by `bollard flow`. Submitted by: sbatch {shown}",
         f"flow={shlex.quote(flow)} generation={generation}",
         f"part={shlex.quote(name)}${{SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}}",
-        f"begun=$(date +%s) attempt=1 stopped= child= late= limit={limit} cancel_others={'1' if cancel_others else ''}",
+        f"begun=$(date +%s) attempt=1 stopped= child= late= requeued= limit={limit}",
+        f"cancel_others={'1' if cancel_others else ''}",
         f"export FB_WORKFLOW_ID={shlex.quote(flow.rpartition('/')[2])}",
         'test -z "$SLURM_ARRAY_TASK_ID" || export FB_TASK_ID="$SLURM_ARRAY_TASK_ID"',
     ]
-    loop = _LOOP.format(command=shlex.join(words), timeout=timeout, attempts=attempts, name=name)
+    again = (_REQUEUE if requeue else _AGAIN).format(name=name, attempts=attempts, id=_ID)
+    loop = _LOOP.format(command=shlex.join(words), timeout=timeout, attempts=attempts, name=name, again=again)
     return "\n".join(lines) + "\n" + _FUNCTIONS + before + loop
 
 

@@ -10,12 +10,14 @@ that ends with a dot. So nothing here needs an accounting database, and a job is
 | nothing, or that it runs | it waits, runs | waiting, held, running |
 | nothing, or that it runs | how it ended | that; a node failure is "lost" |
 | that it runs | nothing | lost: the node died |
+| that it starts again | nothing | cancelled: it did not start again |
 | nothing | nothing | cancelled: it never started |
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +29,7 @@ from bollard.runtime.flow import batch, folder, slurm
 from bollard.runtime.flow.slurm import Row
 
 FINAL = ("ok", "failed", "timeout", "cancelled", "lost")
+_OWN_END = ("ok", "failed", "timeout")  # what a job tells itself, and nobody knows better
 _OF_SLURM = {
     "COMPLETED": "ok", "FAILED": "failed", "TIMEOUT": "timeout", "CANCELLED": "cancelled", "NODE_FAIL": "lost",
     "BOOT_FAIL": "lost", "OUT_OF_MEMORY": "failed", "DEADLINE": "timeout", "PREEMPTED": "cancelled",
@@ -34,6 +37,7 @@ _OF_SLURM = {
 }  # fmt: skip
 _STOPPED = 143  # the status of a batch script that got SIGTERM
 _STOPS = ("TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "NODE_FAIL", "CANCELLED", "PREEMPTED")
+_NUMBERS = ("job", "start", "end", "status", "attempt", "restart")
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 
 
@@ -91,15 +95,15 @@ def record(text: bytes) -> Record | None:
     """Return what is in a state file; None if it is not whole."""
     if not text.endswith(b".\n") or len(text) != folder.RESERVED:
         return None
+    # "replace" makes no digit of a byte that is not ASCII.
     words = dict(word.split("=", 1) for word in text[:-2].decode("ascii", "replace").split() if "=" in word)
-    numbers = {}
-    for name in ("job", "start", "end", "status", "attempt", "restart"):
-        value = words.get(name, "0")
-        numbers[name] = int(value) if value.isascii() and value.isdigit() else 0
-    return Record(words.get("state", "waiting"), **numbers, node=words.get("node", ""))
+    job, start, end, status, attempt, restart = (
+        int(words[name]) if words.get(name, "").isdigit() else 0 for name in _NUMBERS
+    )
+    return Record(words.get("state", "waiting"), job, start, end, status, attempt, restart, words.get("node", ""))
 
 
-def read(path: Path) -> Record:
+def read(path: Path | str) -> Record:
     """Return what a job wrote; a record of a job that waits if it wrote nothing.
 
     Raises:
@@ -107,8 +111,11 @@ def read(path: Path) -> Record:
     """
     for _ in range(3):
         try:
-            with open(path, "rb", buffering=0) as file:
-                found = record(file.read(2 * folder.RESERVED))
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                found = record(os.read(fd, 2 * folder.RESERVED))
+            finally:
+                os.close(fd)
         except FileNotFoundError:
             return Record()
         except OSError as error:
@@ -143,7 +150,9 @@ def resolved(wrote: Record, row: Row | None, job: int, *, released: bool, answer
     if row is not None:
         return _OF_SLURM.get(row.state, "failed"), row.state
     if not answered:
-        return own, "Slurm does not answer"
+        return ("waiting" if own == "again" else own), "Slurm does not answer"
+    if own == "again":
+        return "cancelled", "it did not start again"
     if own == "running":
         return "lost", "Slurm does not know it any more; its node died"
     return ("cancelled", "it did not start") if released else ("held", "the submission was cut off")
@@ -163,8 +172,9 @@ def of(path: Path) -> Status:
     if verdict is not None:
         return Status(path.name, _word(verdict, path, generation), verdict, "")
     # Jobs that told their own end need no answer of Slurm. One that was stopped may have been requeued.
-    parts = _parts(path, plan, {}, answered=False)
-    if all(part.state in ("ok", "failed", "timeout") and part.status != _STOPPED for part in parts):
+    settled: dict[str, Record] = {}
+    parts = _parts(path, plan, {}, False, settled)
+    if all(part.state in _OWN_END and part.status != _STOPPED for part in parts):
         return Status(path.name, _word(parts, path, generation), parts, "")
     rows: dict[tuple[int, int], Row] = {}
     complaint, answered = "", True
@@ -173,7 +183,7 @@ def of(path: Path) -> Status:
         rows = {(row.job, row.element): row for row in queue(path)}
     except BollardError as error:
         complaint, answered = error.message, False
-    parts = _parts(path, plan, rows, answered)
+    parts = _parts(path, plan, rows, answered, settled)
     return Status(path.name, _word(parts, path, generation), parts, complaint)
 
 
@@ -187,11 +197,21 @@ def queue(path: Path) -> list[Row]:
     return slurm.queue(f"bollard:{path.name}.", known)
 
 
-def _parts(path: Path, plan: Mapping[str, Any], rows: Mapping[tuple[int, int], Row], answered: bool) -> list[Part]:
+def _parts(
+    path: Path, plan: Mapping[str, Any], rows: Mapping[tuple[int, int], Row], answered: bool, settled: dict[str, Record]
+) -> list[Part]:
+    """Return the parts of a flow.
+
+    path: its directory.
+    plan: its plan.
+    rows: what Slurm knows, by job and element.
+    answered: whether slurmctld answered.
+    settled: records of jobs that told their own end, by part; grows. Ten thousand files are not read twice.
+    """
     generation = plan["generation"]
     ids = folder.ids(path, generation)
     released = folder.marked(path, "released", generation) or folder.marked(path, "cancelled", generation)
-    found = []
+    found, states = [], path / "state"
     for job in plan["jobs"]:
         name, kind = job["name"], job["kind"]
         if name.startswith("."):
@@ -199,7 +219,9 @@ def _parts(path: Path, plan: Mapping[str, Any], rows: Mapping[tuple[int, int], R
         fresh, number = set(job["indexes"]), ids.get(name, 0)
         for index in job["all"] or [-1]:
             part = f"{name}.{index}" if index >= 0 else name
-            wrote = read(path / "state" / part)
+            wrote = settled.get(part) or read(f"{states}/{part}")
+            if wrote.job == number and wrote.state in _OWN_END and wrote.status != _STOPPED:
+                settled[part] = wrote
             skipped = job["skipped"] or (index >= 0 and index not in fresh)
             if skipped:
                 state, reason = "ok", "done before"

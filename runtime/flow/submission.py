@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bollard.runtime.build.conversion import Pulled
 
 _DEPENDENCY_MAX = 120_000  # bytes of one argument, which the kernel limits to 128 KiB
+_NUMBER = 11  # bytes of the number of a job and a separator, at most
 
 
 def command() -> tuple[str, ...]:
@@ -52,8 +53,7 @@ def submit(source: str, sets: Mapping[str, str]) -> Path:
     place = folder.make(found.name)
     try:
         with folder.locked(place, wait=True):
-            shutil.copyfile(source, place / "flow.yaml")
-            _run(found, place, 1, sets, os.getcwd(), {}, {})
+            _run(found, source, place, 1, sets, os.getcwd(), {}, {})
     except BaseException:
         with contextlib.suppress(BollardError):  # Slurm does not answer; `flow list` shows what may be left
             if not (place / "ids").exists() or not _active(place):
@@ -92,13 +92,11 @@ def resume(place: Path, source: str, sets: Mapping[str, str]) -> list[str]:
         names = flows.value_names(source or str(place / "flow.yaml"))
         sets = {**{name: value for name, value in plan["sets"].items() if name in names}, **sets}
         found = flows.load(source or str(place / "flow.yaml"), sets)
-        if source:
-            shutil.copyfile(source, place / "flow.yaml")
         gone = [name for name, path in plan["volumes"].items() if not os.path.isdir(path)]
         lost = {job.name for job in found.jobs if set(gone) & {name for name, _ in job.mounts}}
         lost |= {f"{name}.{way}" for name in gone for way in ("in", "out")}
         old = {name: key for name, key in keys.items() if name not in lost}
-        return _run(found, place, plan["generation"] + 1, sets, plan["workdir"], old, dict.fromkeys(done, ""))
+        return _run(found, source, place, plan["generation"] + 1, sets, plan["workdir"], old, done)
 
 
 def prepare(
@@ -216,12 +214,13 @@ def _fetched(name: str, login: str) -> Pulled:
 
 
 def _run(
-    found: Flow, place: Path, generation: int, sets: Mapping[str, str], workdir: str, keys: Mapping[str, str],
-    done: Mapping[str, str],
+    found: Flow, source: str, place: Path, generation: int, sets: Mapping[str, str], workdir: str,
+    keys: Mapping[str, str], done: Collection[str],
 ) -> list[str]:  # fmt: skip
     """Submit one generation of a flow; return the names of its jobs.
 
     found: the flow.
+    source: its file; "" for the one in its directory.
     place: its directory.
     generation: the number of the submission.
     sets: the values of --set.
@@ -248,6 +247,7 @@ def _run(
     real = [job for job in todo if not job.name.startswith(".")]
     if not real:
         raise BollardError(f"{place.name}: every job is done and unchanged", "there is nothing to resume")
+    _refuse_long_edges(todo)
     for path in target.volumes.values():
         volume.make(path, place)
     for job in todo:
@@ -266,6 +266,8 @@ def _run(
         "generation": generation, "sets": dict(sets), "workdir": workdir, "jobs": plan, "volumes": dict(target.volumes),
         "ephemeral": ephemeral, "moves": moves, "texts": dict(found.files), "edges": batch.edges(found),
     }  # fmt: skip
+    if source:
+        folder.write(place / "flow.yaml", flows.content(source).decode("utf-8", "surrogateescape"))
     folder.write(place / "plan.json", json.dumps(written))
     with _interruptible():
         try:
@@ -276,6 +278,25 @@ def _run(
             cancel_jobs(place, generation)
             raise
     return [job.name for job in real]
+
+
+def _refuse_long_edges(todo: list[BatchJob]) -> None:
+    """Raise if a dependency of sbatch would be longer than an argument can be.
+
+    Raises:
+        BollardError: a job needs too many others, or the flow has too many jobs.
+    """
+    real = sum(not job.name.startswith(".") for job in todo)
+    for job in todo:
+        each = len("?afternotok:") + _NUMBER if job.kind == "cancel" else _NUMBER
+        count = len(job.needs) if job.kind not in ("cancel", "end") else real
+        if count * each > _DEPENDENCY_MAX:
+            what = {"cancel": f"on-failure: cancel: the flow has {count} jobs", "end": f"the flow has {count} jobs"}
+            text = what.get(job.kind, f"jobs.{job.name}: needs {count} jobs")
+            raise BollardError(
+                f"{text}, over {_DEPENDENCY_MAX // each}, which sbatch can take",
+                "make arrays of equal jobs: task-array",
+            )
 
 
 def _test(todo: list[BatchJob], place: Path) -> None:
@@ -306,14 +327,13 @@ def _hand_over(todo: list[BatchJob], target: Place, place: Path, partial: set[st
             edge = "?".join(f"afternotok:{number}" for number in ids.values())
             options += [f"--dependency={edge}", "--kill-on-invalid-dep=yes", "--output=/dev/null"]
         elif needs:
-            edge = ",".join(f"{_word(need.each, need.name, job.name, partial)}:{ids[need.name]}" for need in needs)
+            words: dict[str, list[int]] = {}
+            for need in needs:
+                words.setdefault(_word(need.each, need.name, job.name, partial), []).append(ids[need.name])
+            edge = ",".join(":".join([word, *map(str, numbers)]) for word, numbers in words.items())
             options += [f"--dependency={edge}", "--kill-on-invalid-dep=yes"]
         else:
             options.append("--hold")
-        if any(len(word) > _DEPENDENCY_MAX for word in options):
-            raise BollardError(
-                f"{place.name}: has too many jobs for one dependency", "make arrays of equal jobs: task-array"
-            )
         if job.indexes:
             options.append(f"--array={batch.array_option(job.indexes, job.concurrency)}")
         number = slurm.submit(options, str(place / "jobs" / f"{job.name}.sh"), job.name)
@@ -353,10 +373,16 @@ def cancel_jobs(place: Path, generation: int) -> None:
     """Cancel all jobs of a generation, those that nobody noted too.
 
     Raises:
-        BollardError: Slurm does not answer.
+        BollardError: Slurm does not answer, or the flow's directory cannot be written. The jobs are cancelled then too.
     """
-    folder.mark(place, "cancelled", generation)
+    complaint = None
+    try:
+        folder.mark(place, "cancelled", generation)
+    except BollardError as error:
+        complaint = error
     slurm.cancel(sorted({row.job for row in state.queue(place) if row.state in slurm.ACTIVE}))
+    if complaint:
+        raise BollardError(f"the jobs are cancelled, but {complaint.message}", complaint.hint)
 
 
 def cancel(place: Path) -> bool:

@@ -109,6 +109,11 @@ class Image:
         """Whether the image is a SIF file."""
         return self._sif is not None
 
+    @property
+    def descriptors(self) -> sif.Sif | None:
+        """The header and the descriptors of a SIF file as they were when it was opened; None for other images."""
+        return self._sif
+
     def metadata(self) -> bytes | None:
         """Return the JSON text for `inspect` (labels, environment, runscript); None if the file has no such object."""
         return sif.metadata(self.fd, self._sif) if self._sif else None

@@ -2,6 +2,7 @@
 """Containers that are started by hand, and the containers and instances that run on this machine.
 
 execution.py: starts a keeper for `bollard exec`.
+rank_namespace.py: one user namespace for ranks that each start a container.
 instance.py: finds, joins and stops instances.
 instance_init.py: the init process of an instance.
 running.py: containers on this node: `bollard ps`, `bollard attach`.

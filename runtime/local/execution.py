@@ -23,6 +23,7 @@ from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError
 from bollard.runtime.frozen import replace
 from bollard.runtime.installed import BY_PIP, LAUNCHER, PREFIX
+from bollard.runtime.local import rank_namespace
 from bollard.runtime.request import site
 
 TYPE_CHECKING = False
@@ -93,9 +94,10 @@ def launch(
     asked = replace(asked, console=terminal())
     reader, writer = os.pipe()
     keys = [] if keys is None else keys
+    ranks = "" if instance or asked.fakeroot else rank_namespace.key(os.environ)  # here: a keeper has another parent
     child = os.fork()
     if child == 0:
-        _fork_keeper(asked, action, argv, shell, listener.fileno(), writer, handle, instance, keys)
+        _fork_keeper(asked, action, argv, shell, listener.fileno(), writer, handle, instance, keys, ranks)
     keys.clear()
     os.close(writer)
     os.waitpid(child, 0)
@@ -180,7 +182,7 @@ def answer(reader: int) -> list[str]:
 
 def _fork_keeper(
     asked: Spec, action: str, argv: list[str], shell: str, listener: int, writer: int, handle: int, instance: str,
-    keys: list[Key],
+    keys: list[Key], ranks: str = "",
 ) -> NoReturn:  # fmt: skip
     """Fork the keeper and end; runs in the first child. The keeper gets its own session, without a terminal.
 
@@ -197,7 +199,7 @@ def _fork_keeper(
             os.chdir("/")
             if keys:
                 processes.leave_no_core()
-            _keep(asked, action, argv, shell, listener, writer, handle, instance, keys)
+            _keep(asked, action, argv, shell, listener, writer, handle, instance, keys, ranks)
         code = 0
     except BaseException as error:  # noqa: BLE001 - it becomes the user's error message
         tell_failure(writer, error)
@@ -207,7 +209,7 @@ def _fork_keeper(
 
 def _keep(
     asked: Spec, action: str, argv: list[str], shell: str, listener: int, writer: int, handle: int, instance: str,
-    keys: list[Key],
+    keys: list[Key], ranks: str = "",
 ) -> None:  # fmt: skip
     """Run the keeper. It writes "status NUL text" to `writer` when it is ready or has failed."""
     try:
@@ -219,7 +221,7 @@ def _keep(
         times = clock.Clock()
         here = site.load(PREFIX)
         connection = _witness(here)
-        new_user_namespace(asked.fakeroot)
+        new_user_namespace(asked.fakeroot, ranks)
         program = argv[0] if argv else "sh"
         container = keeper.enter(
             asked, times, here, spool(here), program, action.encode(), instance, connection, keys=keys
@@ -284,8 +286,8 @@ def _is_program(path: str) -> bool:
     return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
-def new_user_namespace(as_root: bool) -> None:
-    """Make a user namespace, in which the user is root if `as_root` is set.
+def new_user_namespace(as_root: bool, ranks: str = "") -> None:
+    """Make a user namespace, in which the user is root if `as_root` is set; or join that of the `ranks`.
 
     Raises:
         BollardError: this machine does not let users make user namespaces.
@@ -293,6 +295,9 @@ def new_user_namespace(as_root: bool) -> None:
     from bollard.runtime.system import identity
 
     try:
-        identity.new_namespace(as_root)
+        if ranks:
+            rank_namespace.enter(ranks)
+        else:
+            identity.new_namespace(as_root)
     except OSError as error:
         raise causes.no_namespaces(error, "this machine does not let users make namespaces") from None

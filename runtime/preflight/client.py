@@ -48,7 +48,8 @@ def made(path: str, program: str, environ: os._Environ[str] | dict[str, str]) ->
     known = verdict.programs(verdict.cached(place))
     try:
         found = image_root.read(path, program)
-        families = {word: entry["family"] for word, entry in found["programs"].items()}
+        programs = found["programs"].items()
+        families = {word: entry["family"] if entry["path"] else verdict.MISSING for word, entry in programs}
         text = verdict.text(found, {**known, **families})
     except Exception as error:  # a verdict is advice: no failure of it may keep a job from being submitted
         text = f"{verdict.HEAD}\nunread {one_line(error)}\n"

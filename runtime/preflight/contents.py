@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import os
 
-from bollard.runtime.constants import DEFAULT_PATH
-from bollard.runtime.container import elf, loader_cache
-from bollard.runtime.system import linux
+from bollard.runtime.container import elf
+from bollard.runtime.container.image_libraries import MUSL, PLACES_MAX, Root, elsewhere
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,104 +30,9 @@ MPI = (
 )
 # Wire-up and fabric libraries that the report names.
 OTHERS = ("libpmix.so.2", "libpmi2.so.0", "libpmi.so.0", "libfabric.so.1", "libucp.so.0")
-# Where MPI libraries are that the image's loader does not know. `*` stands for any name.
-_PLACES = (
-    *("/usr/local/lib", "/usr/local/lib64", "/usr/lib64/openmpi/lib"),
-    *("/usr/lib64/mpich/lib", "/usr/lib64/mpi/gcc/*/lib64"),
-    *("/opt/*/lib", "/opt/*/lib64", "/opt/intel/oneapi/mpi/*/lib", "/opt/intel/oneapi/mpi/*/lib/release"),
-)
-_FILE_MAX = 1 << 20  # bytes of a script in .singularity.d/env
 _VERSION_MAX = 16  # bytes
-_NAMES_MAX = 1000  # names of a directory
-_SCRIPTS_MAX = 64  # of .singularity.d/env, as image_scripts.SCRIPTS_MAX
-_PLACES_MAX = 100  # directories of one variable, and of a program's DT_RUNPATH
-_MUSL = {"x86_64": "x86_64", "aarch64": "aarch64", "ppc64le": "powerpc64le"}
 # Open MPI's series by the number in the name of the library's file, where its text has no version.
 _OPEN_MPI_SERIES = {"10": "3.0", "20": "4.0", "30": "4.1", "40": "5.0", "50": "6.0"}
-
-
-class Root:
-    """The root of an image, open as a directory. Paths are resolved beneath it."""
-
-    __slots__ = ("_fd", "_known", "search", "variables")
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._known = self._loader_cache()
-        self.variables = self._variables()
-        self.search = self.variables["PATH"] or DEFAULT_PATH.split(":")
-
-    def open(self, path: str) -> int:
-        """Return a descriptor of a file; -1 if it is missing, unreadable, or no regular file."""
-        try:
-            fd = linux.open_in_root(self._fd, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-        except OSError:
-            return -1  # missing, or it may not be read: the report has less then
-        if os.fstat(fd).st_mode & 0o170000 == 0o100000:
-            return fd
-        os.close(fd)
-        return -1
-
-    def names(self, path: str) -> list[str]:
-        """Return the names in a directory; [] if it is missing."""
-        try:
-            fd = linux.open_in_root(self._fd, path, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError:
-            return []  # most images lack most of these directories
-        try:
-            return sorted(os.listdir(fd))[:_NAMES_MAX]
-        finally:
-            os.close(fd)
-
-    def real(self, fd: int) -> str:
-        """Return the last part of the path that a descriptor has, without links."""
-        return os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
-
-    def library(self, soname: str, more: list[str]) -> tuple[str, int]:
-        """Return path and descriptor of a library, as the image's loader finds it; ("", -1) for none.
-
-        soname  its name
-        more    directories that come first
-        """
-        places = [*more, *self.variables["LD_LIBRARY_PATH"]]
-        paths = [f"{place}/{soname}" for place in places]
-        paths += [self._known[soname]] if soname in self._known else []
-        paths += [f"{place}/{soname}" for place in _folders()]
-        for path in paths:
-            fd = self.open(path)
-            if fd >= 0:
-                return path, fd
-        return "", -1
-
-    def _loader_cache(self) -> dict[str, str]:
-        fd = self.open(loader_cache.PATH)
-        if fd < 0:
-            return {}
-        try:
-            data = os.pread(fd, loader_cache.SIZE_MAX, 0)
-            return loader_cache.libraries(data, os.uname().machine)
-        except (ValueError, OSError):
-            return {}  # damaged: the image's loader then looks in the usual directories, and so do we
-        finally:
-            os.close(fd)
-
-    def _variables(self) -> dict[str, list[str]]:
-        """Return the directories that the image's scripts of .singularity.d/env put into variables, each once."""
-        found: dict[str, dict[str, None]] = {"PATH": {}, "LD_LIBRARY_PATH": {}, "I_MPI_PMI_LIBRARY": {}}
-        names = [name for name in self.names("/.singularity.d/env") if name.endswith(".sh")]
-        for name in names[:_SCRIPTS_MAX]:  # an image with more scripts does not start
-            fd = self.open(f"/.singularity.d/env/{name}")
-            if fd < 0:
-                continue
-            for line in os.pread(fd, _FILE_MAX, 0).decode("utf-8", "surrogateescape").splitlines():
-                variable, _, value = line.strip().removeprefix("export ").partition("=")
-                words = value.split(";")[0].strip(" \"'").split(":") if variable in found else []
-                places = found.get(variable, {})
-                for word in words:
-                    if word.startswith("/") and "$" not in word and len(places) < _PLACES_MAX:
-                        places[word] = None
-            os.close(fd)
-        return {variable: list(places) for variable, places in found.items()}
 
 
 def read(fd: int, program: str = "") -> Contents:
@@ -147,7 +51,7 @@ def read(fd: int, program: str = "") -> Contents:
     for soname in MPI:
         path, library = root.library(soname, more)
         if library < 0:
-            path, library = _elsewhere(root, soname)
+            path, library = elsewhere(root, soname)
         if library < 0:
             continue
         info = os.fstat(library)
@@ -185,11 +89,6 @@ def family(needed: list[str]) -> str:
     return ""
 
 
-def _folders() -> list[str]:
-    triplet = f"{_MUSL.get(os.uname().machine, os.uname().machine)}-linux-gnu"
-    return [f"/usr/lib/{triplet}", f"/lib/{triplet}", "/usr/lib64", "/lib64", "/usr/lib", "/lib"]
-
-
 def _libc(root: Root) -> tuple[str, str, int]:
     """Return kind, version and CPU level of the image's C library; ("none", "", 0) without one."""
     path, fd = root.library("libc.so.6", [])
@@ -202,7 +101,7 @@ def _libc(root: Root) -> tuple[str, str, int]:
         level = library.cpu_level()
         os.close(fd)
         return "glibc", version, level
-    machine = _MUSL.get(os.uname().machine, os.uname().machine)
+    machine = MUSL.get(os.uname().machine, os.uname().machine)
     for folder in ("/lib", "/usr/lib", f"/usr/lib/{machine}-linux-musl"):
         fd = root.open(f"{folder}/ld-musl-{machine}.so.1")
         if fd >= 0:
@@ -212,17 +111,6 @@ def _libc(root: Root) -> tuple[str, str, int]:
             os.close(fd)
             return "musl", version, level
     return "none", "", 0
-
-
-def _elsewhere(root: Root, soname: str) -> tuple[str, int]:
-    for place in _PLACES:
-        before, star, after = place.partition("*")
-        folders = [before + name + after for name in root.names(before)] if star else [place]
-        for folder in folders:
-            fd = root.open(f"{folder}/{soname}")
-            if fd >= 0:
-                return f"{folder}/{soname}", fd
-    return "", -1
 
 
 def _mpi(root: Root, soname: str, path: str, fd: int) -> dict[str, Any]:
@@ -325,5 +213,5 @@ def _program(root: Root, word: str) -> tuple[dict[str, Any], list[str]]:
         places = list(dict.fromkeys(place.replace("${ORIGIN}", "$ORIGIN") for place in library.run_path()))
         folder = os.path.dirname(path)
         os.close(fd)
-        return found, [os.path.normpath(place.replace("$ORIGIN", folder)) for place in places[:_PLACES_MAX]]
+        return found, [os.path.normpath(place.replace("$ORIGIN", folder)) for place in places[:PLACES_MAX]]
     return {"path": "", "family": "", "cpu": 0}, []

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The pre-flight's verdict on an image, as the text that srun's plugin reads, and its place in the cache.
 
-    bollard-preflight 1
+    bollard-preflight 2
     use SUBJECT TYPE...                   the types of `--mpi` that connect the ranks, the best first
     bad SUBJECT TYPE apart|fails TEXT     what a type would do, and the library in words
-    program FAMILY|- NAME                 a program of the image that was looked at
+    program FAMILY|-|? NAME               a program that was looked at; ? for one that the image does not have
     unread REASON                         the image could not be looked into
 
 SUBJECT is a program's family (pmi2, pmix or abi), or `any` for a program that names no MPI library: a script, Python.
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bollard.runtime.preflight.contents import Contents
 
 HEAD = constants.PREFLIGHT_HEAD
+MISSING = "?"  # in the place of a program's family
 FOLDER = "bollard-preflight"  # beside the cache of images: `bollard cache clean` does not change a verdict
 _SIZE_MAX = 64 << 10  # bytes
 _PROGRAMS_MAX = 100
@@ -57,7 +58,7 @@ def text(found: Contents, programs: dict[str, str]) -> str:
 
 
 def programs(verdict: str) -> dict[str, str]:
-    """Return {program: family} of the programs in a verdict."""
+    """Return {program: family} of the programs in a verdict; "" for no MPI library, MISSING for no such program."""
     found = {}
     for line in verdict.splitlines():
         words = line.split(" ", 2)

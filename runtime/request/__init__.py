@@ -17,5 +17,7 @@ site_config.py: bollard.yaml: its keys, its check, the text compiled from it.
 trust_rule.py: a site's policy of images, as data.
 trust_config.py: reads it from bollard.yaml.
 trust_ecl.py: converts Apptainer's ecl.toml.
+fabric_config.py: reads the site's fabrics from bollard.yaml.
+variables_config.py: reads variables from bollard.yaml.
 yaml_node.py: checks of single nodes of bollard.yaml.
 """

@@ -81,6 +81,8 @@ def parse_bind(text: str, cwd: str, home: str, what: str = "bind") -> Bind:
         raise BollardError(f"{what} {text!r} is not SRC[:DST[:FLAGS]]", r"write a colon in a path as \:")
     if len(parts) > 1 and not parts[-1]:
         raise BollardError(f"{what} {text!r} ends with a colon", "name what follows it, or leave the colon out")
+    if len(parts) > 1 and not parts[1]:
+        raise BollardError(f"{what} {text!r} has nothing between its colons", "name the place in the container there")
     words = parts[2].replace("+", ",").split(",") if len(parts) == 3 else []
     special = parts[0] if what == "container-mounts" and parts[0] in ("tmpfs", "umount") else ""
     source = "" if special else absolute(parts[0], cwd, home)

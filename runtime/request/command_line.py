@@ -56,9 +56,7 @@ def letters(command: str) -> dict[str, str]:
     return {**SHORT, **command_options.SHORT.get(command, {})}
 
 
-def parse(
-    argv: list[str], command: str, own: Own, container: bool = True, shared: bool = False
-) -> tuple[list[tuple[str, str]], list[str]]:
+def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the options of a command line as (name, value), and its other words. A switch has the value "1" or "0".
 
     Options end at the first other word, because the words after it can belong to a program. The commands in MIXED run
@@ -68,7 +66,6 @@ def parse(
     command    name of the command
     own        its own options
     container  it also has the options of options.TABLE
-    shared     all tasks of a node share the container: these are the options of srun
 
     Raises:
         BollardError: an option is unknown, not supported, has no value, or is a switch with another value.
@@ -99,7 +96,7 @@ def parse(
         if name in offered:
             found.append((name, value))
         elif name not in idle:
-            found += _not_offered(name, value, refused, shared)
+            found += _not_offered(name, value, refused)
     return found, words + rest
 
 
@@ -138,13 +135,12 @@ def _value(name: str, given: str | None, argument: str, rest: list[str]) -> str:
     return rest.pop(0)
 
 
-def _not_offered(name: str, value: str, refused: Own, shared: bool) -> list[tuple[str, str]]:
+def _not_offered(name: str, value: str, refused: Own) -> list[tuple[str, str]]:
     """Return the options that stand for one that a command knows but does not offer; most have no effect.
 
     name     the option
     value    its value; "0" for a switch that is off
     refused  options that this command refuses: name -> (the word for its value, why)
-    shared   as for `parse`
     """
     if name == "tmpdir":
         os.environ["BOLLARD_TMPDIR"] = value  # where an image that has to be fetched is converted
@@ -157,9 +153,6 @@ def _not_offered(name: str, value: str, refused: Own, shared: bool) -> list[tupl
         return [(options.OPPOSITES[name], "0")]
     if name == "no-privs" and os.geteuid() == 0:
         raise BollardError("--no-privs: root keeps root's rights in a container", "start it as another user")
-    if name == "sharens" and not shared and os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
-        text = "--sharens: each task of this step starts a container of its own"
-        raise BollardError(text, "tasks of a node share one with srun --container=IMAGE PROGRAM")
     return []
 
 

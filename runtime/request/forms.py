@@ -70,7 +70,7 @@ def _with_opts(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
         raise BollardError(f"container-opts {' '.join(words)!r}: {error}", "close every quotation mark") from None
     if not split:
         raise BollardError("--container-opts has no value", "give one, or leave the option out")
-    found, rest = command_line.parse(split, "exec", command_options.FETCH, shared=True)
+    found, rest = command_line.parse(split, "exec", command_options.FETCH)
     if rest:
         raise BollardError(f"container-opts: {rest[0]!r} is not an option", "an option's value may need an = before it")
     for name, _ in found:

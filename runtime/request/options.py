@@ -98,6 +98,7 @@ class Spec:
     gpus: tuple[str, ...] = ()  # nv, rocm; no-nv, no-rocm where the user said so
     devices: tuple[str, ...] = ()  # CDI names: nvidia.com/gpu=0
     cdi_dirs: tuple[str, ...] = ()  # where their specs are; () for the usual directories
+    mpi: str = "image"  # whose MPI libraries programs load: image, host or auto
     pty: bool = False  # slurmstepd makes a terminal for the task
     console: str = ""  # the terminal of `bollard exec`, on the host
     no_umask: bool = False
@@ -296,6 +297,11 @@ TABLE: tuple[Row, ...] = (
         "shm-size", argument="SIZE", kind="size", field="shm_size", forms=("BOLLARD_CONTAINER_SHM_SIZE",),
         slurm="container-shm-size", fixed=True, alone=True,
         help="a private /dev/shm in memory that holds so much: 64m, 2g",
+    ),
+    Row(
+        "mpi", argument="image|host|auto", kind="mpi", field="mpi", forms=("BOLLARD_CONTAINER_MPI",),
+        slurm="container-mpi", fixed=True,
+        help="whose MPI library programs load: the image's, the node's, or the node's where it suits the image",
     ),
     Row("no-umask", field="no_umask", forms=("BOLLARD_NO_UMASK",), help="start with umask 0022 instead of yours"),
     Row(

@@ -77,14 +77,15 @@ class Facts:
     """What a plan depends on besides the spec: the node, its site, and the kinds of the files that the spec names."""
 
     __slots__ = (
-        "directory", "gpus", "image_layers", "kept", "overlays", "places", "prefix", "real_cwd", "site", "spool",
-        "tools",
+        "directory", "gpus", "image_layers", "kept", "mpi", "overlays", "places", "prefix", "real_cwd", "site",
+        "spool", "tools", "warnings",
     )  # fmt: skip
 
     def __init__(
         self, site: Site | None = None, spool: str = "", prefix: str = "", tools: str = "",
         places: tuple[str, ...] = (), directory: bool = False, image_layers: tuple[tuple[str, int], ...] = (),
         overlays: tuple[str, ...] = (), gpus: Gpus | None = None, real_cwd: str = "", kept: bool = False,
+        mpi: tuple[Mount, ...] = (), warnings: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         self.site = site or Site()
         self.spool = spool  # path of SlurmdSpoolDir, where batch scripts and PMIx files are
@@ -96,6 +97,8 @@ class Facts:
         self.gpus = gpus or Gpus()
         self.real_cwd = real_cwd  # the spec's cwd on this node with symlinks resolved; "" for the same path
         self.kept = kept  # the container follows one with the same name, and has its layer in memory
+        self.mpi = mpi  # binds of the host's MPI, if the spec asks for it
+        self.warnings = warnings
 
 
 def make(spec: Spec, facts: Facts | None = None) -> Plan:
@@ -112,7 +115,7 @@ def make(spec: Spec, facts: Facts | None = None) -> Plan:
         namespaces=_namespaces(spec), layers=layers, mounts=tuple(_replaceable(spec, mounts) if writable else mounts),
         directories=tuple(_directories(spec)), writable=writable, owned=spec.fakeroot or bool(spec.save) or writable,
         drivers=facts.gpus.drivers, missing=facts.gpus.missing, variables=facts.gpus.variables,
-        warnings=facts.gpus.warnings + _unknown(spec),
+        warnings=facts.gpus.warnings + facts.warnings + _unknown(spec),
         libraries=any(below(mount.target, LIBRARIES) for mount in mounts),
     )  # fmt: skip
 
@@ -179,7 +182,7 @@ def _mounts(spec: Spec, facts: Facts) -> list[Mount]:
     bound = {tidy(bind[1]) for bind in spec.binds}  # a bind of the user wins over the files of `_identity`
     late: list[Mount] = [mount for mount in _identity(spec, out) if mount.target not in bound]
     late += _slurm(spec, facts)
-    late += facts.gpus.mounts
+    late += [*facts.gpus.mounts, *facts.mpi]
     mounts += [
         mount for mount in late if mount.target not in out and not any(below(mount.target, path) for path in gone)
     ]

@@ -15,6 +15,9 @@ from __future__ import annotations
 # Libraries of the host's GPU drivers; the image's environment has the directory in LD_LIBRARY_PATH (Apptainer's rule).
 LIBRARIES = "/.singularity.d/libs"
 
+# Libraries of the host's MPI; LD_LIBRARY_PATH has the directory first.
+MPI_LIBRARIES = "/run/bollard/mpi"
+
 # Filesystems of layers.
 DIRECTORY, EXT3, SQUASHFS, MEMORY = "directory", "ext3", "squashfs", "memory"
 
@@ -37,6 +40,7 @@ HAS_TARGET = "target"  # images that have something at the mount's target
 HAS_SLURM = "slurm"  # images that have SLURM_MARK
 CAN_LOAD = "glibc"  # images whose C library is new enough for this program or library of the host
 LACKS = "lacks"  # the same, and the image has no library of this name
+HOST_MPI = "mpi"  # images that the host's MPI suits (container/mpi_choice.py)
 
 
 class Record:
@@ -183,6 +187,7 @@ class Mount(Record):
             (self.only == HAS_SLURM, "if the image has Slurm"),
             (self.only in (CAN_LOAD, LACKS), "if the image's glibc suits it"),
             (self.only == LACKS, "and it has none"),
+            (self.only == HOST_MPI, "if it suits the image"),
         )  # fmt: skip
         told = ", ".join([word for here, word in words if here])
         return f"{self.target}  from  {self.what()}" + (f"  ({told})" if told else "")

@@ -12,6 +12,7 @@ import os
 from bollard.runtime import installed
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import binds, spec_text, trust_rule
+from bollard.runtime.system import mount_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from bollard.runtime.request.trust_rule import Policy
 
 NAME = "site.conf"
+END = b"# end\n"  # its last line
 # In bytes, far more than a site writes.
 SIZE_MAX = 1 << 20
 IDLE_CONTAINERS = 8
@@ -38,7 +40,9 @@ class Site:
         "flow_volumes",
         "forbidden",
         "gpu",
+        "fabrics",
         "home",
+        "host_mpi",
         "journal",
         "layer_max",
         "idle",
@@ -78,6 +82,8 @@ class Site:
         flow_scratch: str = "",
         flow_volumes: str = "",
         journal: bool = False,
+        host_mpi: tuple[str, ...] = (),
+        fabrics: tuple[str, ...] = (),
     ) -> None:
         self.mounts = mounts
         self.home = home
@@ -95,6 +101,8 @@ class Site:
         self.flow_scratch = flow_scratch  # where flows have ephemeral volumes; %u is the user; "" for none
         self.flow_volumes = flow_volumes  # where they have persistent ones
         self.gpu = gpu  # auto, never or always: container/gpu.py
+        self.fabrics = fabrics  # FABRIC:KIND:VALUE each: container/fabrics.py
+        self.host_mpi = host_mpi  # directories of the host's MPI libraries; () to look where MPI usually is
         self.journal = journal  # lines in the system log: container/journal.py
         self.idle = idle  # how many idle containers of a job stay for its next step
         self.registry = registry
@@ -108,7 +116,7 @@ def load(prefix: str) -> Site:
     """Return the settings in the installation at `prefix`; the defaults where nothing is installed.
 
     Raises:
-        BollardError: site.conf cannot be parsed, or is too large, or an installation lacks it.
+        BollardError: site.conf cannot be parsed, or is too large, or an installation lacks it or its end.
     """
     try:
         fd = os.open(f"{prefix}/{NAME}", os.O_RDONLY | os.O_CLOEXEC)
@@ -126,6 +134,11 @@ def load(prefix: str) -> Site:
     if len(text) == SIZE_MAX:  # what is behind it could be a rule that refuses
         raise BollardError(
             f"{NAME} of the installation has {SIZE_MAX} bytes or more", "the site's administrator should shorten it"
+        )
+    if not text.endswith(END) and os.path.exists(f"{prefix}/{installed.MANIFEST}"):  # what it lacks could be a rule
+        raise BollardError(
+            f"{NAME} of the installation in {prefix} is not whole",
+            "the site's administrator should run `bollard site configure` again",
         )
     return parse(text)
 
@@ -179,6 +192,8 @@ def parse(text: bytes) -> Site:
         trust=trust_rule.policy(given),
         gpu=last("gpu", "auto"),
         journal=last("journal", "0") == "1",
+        fabrics=tuple(given.get("fabrics", [])),
+        host_mpi=tuple(given.get("host-mpi", [])),
     )
 
 
@@ -206,11 +221,13 @@ def refuse_image(here: Site, fd: int, name: str, what: str = "runs no image") ->
     what  verb of the message
 
     Raises:
-        BollardError: the image is in a forbidden directory, or in none of the allowed ones.
+        BollardError: the image is in a forbidden directory, in none of the allowed ones, or its directory is not known.
     """
     if not here.allowed and not here.forbidden:
         return
-    path = os.readlink(f"/proc/self/fd/{fd}")  # the path with all symlinks resolved
+    path = mount_table.path_of(fd)
+    if not path:
+        raise BollardError(f"{name}: lies in another mount namespace, so its directory is not known", _elsewhere(here))
     for folder in here.forbidden:
         if lies_in(path, folder):
             raise BollardError(f"{name}: this site {what} from {folder}", _elsewhere(here))

@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Union
 
-from bollard.mpi import wireup
 from bollard.runtime.errors import BollardError
-from bollard.runtime.request import binds, site, spec_text, trust_config, yaml_node
+from bollard.runtime.request import binds, fabric_config, site, spec_text, trust_config, variables_config, yaml_node
 from bollard.runtime.request.yaml_node import Mistake
 from bollard.runtime.request.yaml_node import checked_path as _checked_path
 from bollard.runtime.request.yaml_node import kind as _kind
@@ -41,7 +40,7 @@ class Key(NamedTuple):
 
 
 IMAGE = "path from / on, or a URI"
-SWITCH, GPU, MPI, NUMBER, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES, TRUST = (
+SWITCH, GPU, MPI, NUMBER, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES, TRUST, FABRICS = (
     "yes or no",
     "auto, always or never",
     "auto or slurm",
@@ -52,6 +51,7 @@ SWITCH, GPU, MPI, NUMBER, SIZE, DIRECTORY, DIRECTORIES, BINDS, VARIABLES, TRUST 
     "list of SRC[:DST[:ro|rw]]",
     "names and values",
     "mode, keyring and rules",
+    "names with provider, libraries, devices, environment",
 )
 
 TABLE: tuple[Key, ...] = (
@@ -80,6 +80,22 @@ TABLE: tuple[Key, ...] = (
         "what `--mpi` of a step with several tasks is when a user says nothing: `auto` chooses what the image's MPI "
         "library has, among what this Slurm has; `slurm` leaves it to MpiDefault of slurm.conf",
         "auto",
+    ),
+    Key(
+        "host-mpi",
+        DIRECTORIES,
+        (),
+        "where the nodes have the MPI libraries for `--container-mpi=host` and `auto`; without it, where the node's "
+        "loader finds them, and in /usr/local, /usr/lib64 and /opt",
+        "[/opt/mpich/lib]",
+    ),
+    Key(
+        "fabrics",
+        FABRICS,
+        (),
+        "providers of libfabric that a container gets if its libfabric can load them: docs/mpi.md; a fabric counts on "
+        "nodes that have one of its devices",
+        "{cxi: {provider: /opt/cray/lib64/libfabric/libcxi-fi.so, devices: [/dev/cxi*]}}",
     ),
     Key("mpirun", SWITCH, True, "whether mpirun and mpiexec of an image start their ranks by srun", "no"),
     Key(
@@ -199,9 +215,6 @@ TABLE: tuple[Key, ...] = (
 OF_USERS = ("flow.scratch", "flow.volumes")
 _STICKY = "its directories should be root's; one that others may write into needs `chmod +t`"
 
-# Variables that a site cannot set: environment.py drops or changes them.
-_NOT_A_DEFAULT = ("HOME", "PATH", "LD_LIBRARY_PATH", "PWD", "UID", "GID")
-
 
 class Settings(NamedTuple):
     """The content of a bollard.yaml: the values of its keys, and the SHA-256 digest of its text."""
@@ -281,7 +294,7 @@ def compiled(settings: Settings, prefix: str) -> bytes:
             lines.append(f"{name}={int(value)}")
         else:
             lines += [f"{name}={spec_text.quote(item)}" for item in ((value,) if isinstance(value, str) else value)]
-    data = ("\n".join(lines) + "\n").encode("ascii")
+    data = ("\n".join(lines) + "\n").encode("ascii") + site.END
     site.parse(data)
     return data
 
@@ -447,34 +460,6 @@ def _binds(name: str, node: Any) -> Iterator[str | Mistake]:
             yield checked
 
 
-def _variables(name: str, node: Any) -> Iterator[str | Mistake]:
-    if yaml_node.is_null(node):
-        return
-    if node.id != "mapping":
-        yield Mistake(_line(node), f"{name}: {_kind(node)} is no set of names", "write one `NAME: value` a line")
-        return
-    seen = set()
-    for key, item in node.value:
-        what, line = f"{name}.{key.value}", _line(key)
-        if key.id != "scalar" or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", key.value):
-            text = f"{name}: {_kind(key)} is no name of a variable"
-            yield Mistake(line, text, "use letters, digits and _, and no digit first")
-        elif key.value in seen:
-            yield Mistake(line, f"{what}: it stands here twice", "remove one of them")
-        elif key.value in _NOT_A_DEFAULT or _is_wiring(key.value):
-            yield Mistake(line, f"{what}: it is not the site's to set", "Slurm, the user or the image does")
-        elif item.id != "scalar" or "\0" in item.value:
-            yield Mistake(_line(item), f"{what}: {_kind(item)} is no text", "write it between quotes")
-        else:
-            yield f"{key.value}={item.value}"
-        if key.id == "scalar":
-            seen.add(key.value)
-
-
-def _is_wiring(name: str) -> bool:
-    return name.startswith(("SLURM_", "SLURMD_", "SPANK_")) or bool(wireup.is_guarded(name.encode()))
-
-
 _READERS: dict[str, Any] = {
     SWITCH: _switch,
     GPU: _gpu,
@@ -485,6 +470,7 @@ _READERS: dict[str, Any] = {
     IMAGE: _image,
     DIRECTORIES: _directories,
     BINDS: _binds,
-    VARIABLES: _variables,
+    VARIABLES: variables_config.read,
+    FABRICS: fabric_config.read,
     TRUST: trust_config.read,
 }

@@ -114,6 +114,8 @@ def _names(row: Row, values: list[str], cwd: str, home: str) -> tuple[bytes, ...
     for word in words:
         if "=" in word:
             raise BollardError(f"{row.slurm or row.name} {word!r} is not a name", "give the variable's name alone")
+        if word.split() != [word]:
+            raise BollardError(f"{row.slurm or row.name} {word!r} has a space in it", "write commas between names")
     return tuple(word.encode("utf-8", "surrogateescape") for word in words)
 
 
@@ -174,11 +176,18 @@ def _devices(row: Row, values: list[str], cwd: str, home: str) -> tuple[str, ...
     return tuple(dict.fromkeys(found))
 
 
+def _mpi(row: Row, values: list[str], cwd: str, home: str) -> str:
+    if values[-1] not in ("image", "host", "auto"):
+        raise BollardError(f"container-mpi {values[-1]!r} is not known", "use image, host or auto")
+    return values[-1]
+
+
 # The reader of each kind of row.
 KINDS: dict[str, Reader] = {
     "switch": lambda row, values, cwd, home: switch(values),
     "gpu": _gpu,
     "devices": _devices,
+    "mpi": _mpi,
     "paths": lambda row, values, cwd, home: tuple(binds.absolute(word, cwd, home) for word in _list(row, values)),
     "namespace": lambda row, values, cwd, home: (row.name,) if switch(values) else (),
     "unshare": _unshare,
@@ -221,9 +230,9 @@ def _fields(given: dict[str, list[str]], cwd: str, home: str) -> dict[str, Any]:
     for row in options.TABLE:
         if row.name not in given:
             continue
-        if (row.pyxis or row.name == "device") and row.argument and "" in given[row.name]:
+        if (row.pyxis or row.name in ("device", "home")) and row.argument and "" in given[row.name]:
             typed = " (--pwd)" if row.name == "pwd" else ""  # the one that `bollard exec` has under another name
-            raise BollardError(f"--{row.slurm}{typed} has no value", "give one, or leave the option out")
+            raise BollardError(f"--{row.slurm or row.name}{typed} has no value", "give one, or leave the option out")
         if row.field:
             found = KINDS[row.kind](row, given[row.name], cwd, home)
             fields[row.field] = fields[row.field] + found if isinstance(found, tuple) and row.field in fields else found

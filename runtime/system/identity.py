@@ -32,6 +32,19 @@ def new_namespace(as_root: bool) -> None:
     _write("/proc/self/gid_map", f"{0 if as_root else gid} {gid} 1\n")
 
 
+def join_namespace(fd: int) -> None:
+    """Enter the user namespace `fd`, which `new_namespace` has made for another process of this user.
+
+    Raises:
+        OSError: the namespace is another user's.
+    """
+    from bollard.runtime.system import linux
+
+    groups = os.getgroups()
+    linux.join_user_namespace(fd)
+    _groups[:] = groups
+
+
 def is_host_root() -> bool:
     """Return whether this process's user is root outside its user namespace too."""
     with open("/proc/self/uid_map", "rb") as file:

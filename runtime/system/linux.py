@@ -72,6 +72,11 @@ def new_user_namespace() -> None:
     _check(lib.unshare(lib.CLONE_NEWUSER), "unshare(CLONE_NEWUSER)")
 
 
+def join_user_namespace(fd: int) -> None:
+    """Move this process into the user namespace `fd`, with all capabilities in it. The namespace must be its user's."""
+    _check(lib.setns(fd, lib.CLONE_NEWUSER), "setns(CLONE_NEWUSER)")
+
+
 def new_namespaces(names: tuple[str, ...]) -> None:
     """Move this process into new namespaces. `names` can be "net", "ipc" and "uts"."""
     flags = {"net": lib.CLONE_NEWNET, "ipc": lib.CLONE_NEWIPC, "uts": lib.CLONE_NEWUTS}

@@ -49,6 +49,7 @@ ffi.cdef("""
 #define PR_SET_NO_NEW_PRIVS ...
 
 int unshare(int flags);
+int setns(int fd, int kind);
 int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data);
 int umount2(const char *target, int flags);
 

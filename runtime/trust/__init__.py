@@ -5,6 +5,7 @@ signature.py: what a signature in a SIF file covers.
 pgp.py: PGP signatures and keys, by gpgv and gpg.
 keyring.py: keyring files, as Apptainer writes them.
 dsse.py: signatures by PEM keys, and certificates.
+chain.py: the issuers of certificates.
 site_keys.py: a site's own PEM keys and certificates, for its policy.
 cosign.py: what cosign signs with a plain key.
 verify.py: verifies all signatures of an image.

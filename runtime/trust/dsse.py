@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 PAYLOAD_TYPE: Final = "application/vnd.sylabs.sif-metadata+json"
 _MAX_FILE: Final = 1 << 20
 _PACKAGE: Final = "install the package python3-cryptography, or `pip install cryptography`"
-_CODE_SIGNING: Final = ("1.3.6.1.5.5.7.3.3", "2.5.29.37.0")  # codeSigning, any
-_TIMEOUT: Final = 60  # seconds for openssl
 
 
 def _library() -> Any:
@@ -239,30 +237,15 @@ def certified_key(certificate: str, intermediates: str = "", roots: str = "") ->
     try:
         leaf = x509.load_pem_x509_certificate(data)
         key = leaf.public_key()
-        usage = _usage(x509, leaf)
     except Exception:  # cryptography raises ValueError, UnsupportedAlgorithm and exceptions of Rust
         raise BollardError(f"{shown(certificate)}: holds no certificate in PEM form", "check the file name") from None
     _check_chain(certificate, leaf.public_bytes(library.serialization.Encoding.PEM), intermediates, roots)
-    if usage is not None and not any(name in usage for name in _CODE_SIGNING):
-        raise BollardError(
-            f"{shown(certificate)}: this certificate is not for signing code",
-            "its extended key usage lacks codeSigning",
-        )
     _check(
         key,
         certificate,
         (library.rsa.RSAPublicKey, library.ec.EllipticCurvePublicKey, library.ed25519.Ed25519PublicKey),
     )
     return key
-
-
-def _usage(x509: Any, leaf: Any) -> set[str] | None:
-    """Return the extended key usages of a certificate; None if it has no such extension, which allows any."""
-    try:
-        found = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
-    except x509.ExtensionNotFound:
-        return None
-    return {usage.dotted_string for usage in found.value}
 
 
 def _check_chain(certificate: str, leaf: bytes, intermediates: str, roots: str) -> None:
@@ -274,32 +257,20 @@ def _check_chain(certificate: str, leaf: bytes, intermediates: str, roots: str) 
     leaf: the certificate whose key is used, in PEM form.
     intermediates, roots: as for `certified_key`.
     """
-    import os
-    import subprocess
+    from bollard.runtime.system import openssl
+    from bollard.runtime.trust import chain, pgp
 
-    from bollard.runtime.trust import pgp
+    program = pgp.program("openssl", "openssl")
 
-    argv = [pgp.program("openssl", "openssl"), "verify", "-purpose", "any"]
-    for option, path in (("-untrusted", intermediates), ("-CAfile", roots)):
-        if path:
-            _read(path)  # for our own message
-            argv += [option, os.path.abspath(path)]
-    if roots:
-        argv += ["-no-CApath", "-no-CAstore"]
-    try:
-        done = subprocess.run(
-            argv,  # without a file, `openssl verify` reads the certificate from standard input
-            input=leaf,
-            capture_output=True,
-            env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"},
-            timeout=_TIMEOUT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise BollardError(f"openssl gave no answer in {_TIMEOUT} s", "try again") from None
-    if done.returncode == 0:
-        return
-    lines = done.stderr.decode("utf-8", "replace").splitlines()
-    why = next((line.partition(": ")[2] for line in lines if "depth lookup" in line), "it is not trusted")
-    cure = "name its issuers with --certificate-intermediates and --certificate-roots"
-    raise BollardError(f"{shown(certificate)}: {why}", cure)
+    def run(words: list[str], **files: bytes) -> tuple[int, bytes]:
+        status, out, said = openssl.run(program, words, **files)
+        return status, out + said
+
+    others = _read(intermediates) if intermediates else b""
+    why = chain.fault(run, leaf, others, _read(roots) if roots else None)
+    if why.startswith(": "):
+        missing = "unable to get" in why or "self" in why
+        cure = "name its issuers with --certificate-intermediates and --certificate-roots"
+        raise BollardError(f"{shown(certificate)}{why}", cure if missing else "ask its owner for another certificate")
+    if why:
+        raise BollardError(f"{shown(certificate)}: this certificate{why}", "its key usage is for something else")

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.image import image, image_sbom, sif
+from bollard.runtime.image import image_sbom, sif
 from bollard.runtime.installed import GPGV
 from bollard.runtime.request import trust_rule
+from bollard.runtime.system import mount_table
 from bollard.runtime.trust import policy, signature, site_keys, verify, witness
 from bollard.runtime.trust.policy import Evidence, Verdict
 
@@ -37,8 +38,8 @@ def check_image(rules: Policy, opened: Image, name: str, connection: int = -1) -
     Raises:
         BollardError: the policy is enforced and refuses the image.
     """
-    found = _read_sif(opened, name)
-    return _applied(rules, _evidence(opened.fd, name, found, rules, connection), name)
+    # Not the table that the file has now: what is mounted lies where the table that was read first says.
+    return _applied(rules, _evidence(opened.fd, name, opened.descriptors, rules, connection), name)
 
 
 def check_layer(rules: Policy, fd: int, path: str, connection: int = -1) -> Verdict:
@@ -91,24 +92,15 @@ def _applied(rules: Policy, found: Evidence, name: str) -> Verdict:
     return verdict
 
 
-def _read_sif(opened: Image, name: str) -> sif.Sif | None:
-    if opened.kind == image.DIRECTORY:
-        return None
-    size = os.fstat(opened.fd).st_size
-    first = sif.pread(opened.fd, min(size, sif.HEADER_SIZE), 0, name)
-    return sif.read(opened.fd, size, name) if sif.is_sif(first) else None
-
-
 def _evidence(fd: int, name: str, found: sif.Sif | None, rules: Policy, connection: int) -> Evidence:
     info = os.fstat(fd)
 
     def owner() -> tuple[int, int]:
-        with open("/proc/self/mountinfo", "rb") as file:
-            if is_served_by_user(file.read(), _mount_of(fd)):
-                raise BollardError(
-                    "it lies on a filesystem that a user serves (FUSE), where owners mean nothing",
-                    "use a file on another filesystem",
-                )
+        if is_served_by_user(mount_table.line_of(fd)):
+            raise BollardError(
+                "it lies on a filesystem that a user serves (FUSE), where owners mean nothing",
+                "use a file on another filesystem",
+            )
         return witness.owner(connection, fd)
 
     def digest() -> str:
@@ -126,34 +118,21 @@ def _evidence(fd: int, name: str, found: sif.Sif | None, rules: Policy, connecti
             whole.gaps = whole.gaps or "those of its overlay partitions"
         return whole
 
-    path = os.readlink(f"/proc/self/fd/{fd}")
-    return Evidence(name, path, owner, digest, signers, sbom)
+    return Evidence(name, mount_table.path_of(fd), owner, digest, signers, sbom)
 
 
-def _mount_of(fd: int) -> bytes:
-    """Return the number of the mount that an opened file is on (proc(5), fdinfo); b"" if the kernel does not tell."""
-    with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
-        for line in file:
-            if line.startswith(b"mnt_id:"):
-                return line[7:].strip()
-    return b""
-
-
-def is_served_by_user(mountinfo: bytes, number: bytes) -> bool:
+def is_served_by_user(mount: list[bytes]) -> bool:
     """Return whether a mount is a FUSE filesystem that another user than root has mounted; True for an unknown mount.
 
     Such a user can show any owner and mode, and change the content at any time.
 
-    mountinfo: the text of /proc/self/mountinfo.
-    number: the number of the mount.
+    mount: its words in /proc/self/mountinfo.
     """
-    for line in mountinfo.split(b"\n"):
-        words = line.split(b" ")
-        if words[0] == number and b"-" in words:
-            kind, _, options = words[words.index(b"-", 6) + 1 :][:3]
-            users = [option for option in options.split(b",") if option.startswith(b"user_id=")]
-            return kind.startswith(b"fuse") and kind != b"fusectl" and users != [b"user_id=0"]
-    return True
+    if not mount:
+        return True
+    kind, _, options = mount[mount.index(b"-", 6) + 1 :][:3]
+    users = [option for option in options.split(b",") if option.startswith(b"user_id=")]
+    return kind.startswith(b"fuse") and kind != b"fusectl" and users != [b"user_id=0"]
 
 
 def _sha256(fd: int, name: str) -> str:

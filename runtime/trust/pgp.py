@@ -77,7 +77,8 @@ def program(name: str, package: str) -> str:
 def verify(message: bytes, keyrings: Sequence[str], gpgv: str = "") -> Checked:
     """Verify a clear-signed message with the keys in `keyrings`, absolute paths of files.
 
-    Files that do not exist are left out.
+    Files that do not exist are left out. Each keyring, and each copy of the signer's key in it, is asked by itself:
+    gpgv takes the first copy of a key, and a revocation counts in whichever copy it is.
 
     message: the message.
     keyrings: absolute paths.
@@ -86,28 +87,68 @@ def verify(message: bytes, keyrings: Sequence[str], gpgv: str = "") -> Checked:
     Raises:
         BollardError: gpgv is missing, or it does not end.
     """
-    import subprocess
-
     rings = [path for path in keyrings if os.path.isfile(path) and os.path.getsize(path)]
     if not rings:
         return Checked("", "", b"", "the key is in no keyring", True)
-    argv = [gpgv or program("gpgv", "gpgv"), "--homedir", "/nonexistent", "--status-fd", "2", "--log-file", "/dev/null"]
+    own, gpgv = bool(gpgv), gpgv or program("gpgv", "gpgv")
+    found = []
     for path in rings:
-        argv += ["--keyring", os.path.abspath(path)]
+        found.append(_verify(message, path, gpgv, own))
+        copies = _copies(path, found[-1].fingerprint) if found[-1].fingerprint else []
+        found += [_verify(message, "", gpgv, own, raw) for raw in copies[1:]]  # the first is what gpgv has used
+    revoked = [one for one in found if one.reason == _FAILURES["REVKEYSIG"]]
+    good = [one for one in found if not one.reason]
+    known = [one for one in found if not one.unknown]
+    return [*revoked, *good, *known, *found][0]
+
+
+def _copies(path: str, fingerprint: str) -> list[bytes]:
+    """Return the packets of each copy of a key in a keyring, in order."""
+    from bollard.runtime.trust import keyring
+
     try:
+        return [key.raw for key in keyring.read(path) if key.fingerprint == fingerprint]
+    except BollardError:
+        return []  # a keybox of GnuPG, which has a key once
+
+
+def _verify(message: bytes, keyring: str, gpgv: str, own: bool, raw: bytes = b"") -> Checked:
+    """Return what gpgv says with one keyring.
+
+    message: the message.
+    keyring: the path of the keyring; "" for a keyring that is `raw`.
+    gpgv: the path of the program.
+    own: it is the installation's copy, which must not get this process's capabilities.
+    raw: the packets of one key.
+
+    Raises:
+        BollardError: gpgv does not end.
+    """
+    import subprocess
+
+    argv = [gpgv, "--homedir", "/nonexistent", "--status-fd", "2", "--log-file", "/dev/null"]
+    fd = os.memfd_create("keyring", os.MFD_CLOEXEC) if raw else -1
+    argv += ["--keyring", f"/dev/fd/{fd}" if raw else os.path.abspath(keyring)]
+    try:
+        if raw:
+            os.write(fd, raw)
         done = subprocess.run(
             [*argv, "--output", "-"],
             input=message,
             capture_output=True,
             env=_ENVIRONMENT,
             cwd="/",
+            pass_fds=(fd,) if raw else (),
             timeout=_TIMEOUT,
             check=False,
             # As uid 0 of a user namespace gpgv would get this process's capabilities.
-            preexec_fn=linux.be_no_root if gpgv and os.getuid() == 0 else None,
+            preexec_fn=linux.be_no_root if own and os.getuid() == 0 else None,
         )
     except subprocess.TimeoutExpired:
         raise BollardError(f"gpgv gave no answer in {_TIMEOUT} s", "try again") from None
+    finally:
+        if raw:
+            os.close(fd)
     return _judge(done.stderr.decode("utf-8", "replace"), done.stdout, done.returncode)
 
 
@@ -118,7 +159,8 @@ def _judge(status: str, text: bytes, code: int) -> Checked:
     text: the signed text as gpgv wrote it.
     code: its exit status.
     """
-    lines = [line[len(_PREFIX) :].split() for line in status.splitlines() if line.startswith(_PREFIX)]
+    # Not splitlines(): a user id can hold other separators of lines, which gpgv prints as they are.
+    lines = [line[len(_PREFIX) :].split(" ") for line in status.split("\n") if line.startswith(_PREFIX)]
     lines = [words for words in lines if words]
     by = {words[0]: words for words in lines}
     names = [words[0] for words in lines]

@@ -10,6 +10,8 @@ The cheap requirements come first: digests and signatures read the whole file.
 
 from __future__ import annotations
 
+import os
+
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
 from bollard.runtime.request import site, trust_rule
@@ -20,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from dataclasses import dataclass as record
+    from typing import Final
 
     from bollard.runtime.image.image_sbom import Listed, Sbom
     from bollard.runtime.request.trust_rule import Package, Policy, Rule
@@ -27,12 +30,15 @@ else:
     from bollard.runtime.frozen import record
 
 
+_UNKNOWN: Final = "it lies in another mount namespace, so its place is not known"
+
+
 @record(frozen=True)
 class Evidence:
     """What is known about an opened image, layer or directory.
 
     name: what the user typed, for messages and for rules about URIs.
-    path: the path of the opened file, without links.
+    path: the path of the opened file, without links; "" if it lies on no mount of this process.
     owner: returns the uid of its owner, and its mode, of which the bits of group and others count.
     digest: returns the SHA-256 of the file; "" for a directory.
     signers: returns the fingerprints of the keys whose valid signatures cover the whole image.
@@ -78,6 +84,8 @@ def decide(policy: Policy, found: Evidence) -> Verdict:
     for rule in policy.rules:
         if any(names_place(place, found) for place in rule.places):
             return _by_rule(rule, policy, found)
+        if not found.path and any(place.startswith("/") for place in rule.places):
+            return Verdict(False, rule, _UNKNOWN, _elsewhere(policy, None))
     return Verdict(False, None, "no rule names the place where it is", _elsewhere(policy, None))
 
 
@@ -85,16 +93,43 @@ def names_place(place: str, found: Evidence) -> bool:
     """Return whether a place of a rule is that of the image.
 
     A directory is compared by component. A URI is compared with what the user typed, also by component: the rule
-    `docker://host/lab` names docker://host/lab/img:1 and not docker://host/labour/img.
+    `docker://host/lab` names docker://host/lab/img:1 and not docker://host/labour/img, and the rule `docker://host` not
+    docker://host:5000/img, which another user of that machine may serve.
     """
     if place == trust_rule.ANYWHERE:
         return True
     if place.startswith("/"):
         return site.lies_in(found.path, place)
-    name = found.name
-    if not image.is_uri(name) or not name.startswith(place):
+    if not image.is_uri(found.name):
         return False
-    return name[len(place) :][:1] in ("", "/", ":", "@")
+    name, wanted = _fetched(found.name), _fetched(place)
+    rest = name[len(wanted) :]
+    if not name.startswith(wanted):
+        return False
+    # A tag or a digest; with a slash behind it, it is a port or an account.
+    return rest[:1] in ("", "/") or (rest[0] in ":@" and "/" not in rest and not name.startswith("http"))
+
+
+def _fetched(uri: str) -> str:
+    """Return a URI in one form for each place that it is fetched from: users can write the same place in many ways."""
+    scheme, _, rest = uri.partition(":")
+    scheme = scheme.lower() if scheme != "dockerd" else "docker-daemon"
+    rest = rest.lstrip("/")
+    if scheme == "docker" and "#" in rest:  # enroot's form: [USER@]REGISTRY#NAME
+        host, _, name = rest.partition("#")
+        rest = f"{host.rpartition('@')[2]}/{name}"
+    if "%" in rest:
+        from urllib.parse import unquote
+
+        rest = unquote(rest)
+    first, slash, path = rest.partition("/")
+    if scheme.startswith("http"):
+        first = first.rpartition("@")[2].lower()
+    elif slash and ("." in first or ":" in first):
+        first = first.lower()
+    if slash and not {".", "..", ""}.isdisjoint(path.split("/")):
+        path = os.path.normpath(f"/{path}").lstrip("/")
+    return f"{scheme}://{first}{slash}{path}"
 
 
 def _by_rule(rule: Rule, policy: Policy, found: Evidence) -> Verdict:

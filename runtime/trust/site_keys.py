@@ -14,15 +14,14 @@ from base64 import b64decode, b64encode
 from bollard.runtime import installed
 from bollard.runtime.errors import BollardError
 from bollard.runtime.system import openssl
+from bollard.runtime.trust import chain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
 _FILE_MAX: Final = 1 << 20
-_BEGIN: Final = b"-----BEGIN "
 _KEY: Final = b"PUBLIC KEY"
-_CERTIFICATE: Final = b"CERTIFICATE"
 # The identifiers of kinds of keys and of curves in DER (RFC 8410, RFC 3279, RFC 5480).
 _ED25519: Final = bytes.fromhex("06032b6570")
 _RSA: Final = bytes.fromhex("06092a864886f70d010101")
@@ -83,28 +82,18 @@ def read(path: str, roots: str) -> tuple[list[SiteKey], list[str]]:
     """
     text = _content(path)
     keys, faults = [], []
-    for kind, block in blocks(text):
+    for kind, block in chain.blocks(text):
         try:
             if kind == _KEY:
                 keys.append(SiteKey(block))
-            elif kind == _CERTIFICATE:
-                keys.append(SiteKey(_certified(block, text, roots)))
+            elif kind == chain.CERTIFICATE:
+                key = _certified(block, text, roots)
+                keys += [SiteKey(key)] if key else []
             else:
                 raise ValueError(f"a {kind.decode('ascii', 'replace')} is neither a public key nor a certificate")
         except ValueError as error:
             faults.append(f"{path}: {error}")
     return keys, faults
-
-
-def blocks(text: bytes) -> list[tuple[bytes, bytes]]:
-    """Return (kind, text) of each block in PEM form."""
-    found = []
-    for part in text.replace(b"\r\n", b"\n").split(_BEGIN)[1:]:
-        kind, _, rest = part.partition(b"-----")
-        end = b"-----END " + kind + b"-----"
-        if end in rest:
-            found.append((kind, _BEGIN + kind + b"-----" + rest.partition(end)[0] + end + b"\n"))
-    return found
 
 
 def key_id(wire: bytes) -> str:
@@ -120,18 +109,18 @@ def can_ed25519() -> bool:
 
 
 def _certified(block: bytes, others: bytes, roots: str) -> bytes:
-    """Return the key of a certificate in PEM form. Raises ValueError unless its chain is good."""
+    """Return the key of a certificate in PEM form; b"" for one that only issues others.
+
+    Raises:
+        ValueError: its chain is not good, or it is for something else.
+    """
     if not roots:
         raise ValueError("a certificate, and the policy names no roots")
-    words = ["verify", "-purpose", "any", "-no-CApath", "-no-CAstore", "-CAfile", "{roots}", "-untrusted", "{others}"]
-    status, said = _openssl([*words, "{leaf}"], roots=_content(roots), others=others, leaf=block)
-    if status:
-        lines = said.decode("utf-8", "replace").splitlines()
-        why = next((line.partition(": ")[2] for line in lines if "depth lookup" in line), "its issuers are not trusted")
-        raise ValueError(f"a certificate: {why}")
-    _, usage = _openssl(["x509", "-noout", "-ext", "extendedKeyUsage", "-in", "{leaf}"], leaf=block)
-    if b"X509v3 Extended Key Usage" in usage and not (b"Code Signing" in usage or b"Any Extended Key Usage" in usage):
-        raise ValueError("a certificate is not for signing code")
+    why = chain.fault(_openssl, block, others, _content(roots))
+    if why and not why.startswith(":") and chain.is_issuer(_openssl, block):
+        return b""
+    if why:
+        raise ValueError(f"a certificate{why}")
     status, key = _openssl(["x509", "-noout", "-pubkey", "-in", "{leaf}"], leaf=block)
     if status:
         raise ValueError("a certificate has no usable key")

@@ -63,6 +63,15 @@ class Registry(NamedTuple):
         self._request("PUT", f"/v2/{name}/manifests/{tag}", raw, OCI_MANIFEST)
         return digest(raw)
 
+    def manifest(self, name: str, tag: str) -> bytes:
+        """The manifest of an image, as the registry sends it."""
+        where = f"http://{self.host}/v2/{name}/manifests/{tag}"
+        request = urllib.request.Request(where, headers={"Accept": OCI_MANIFEST})
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(request, timeout=_PATIENCE) as answer:
+            found: bytes = answer.read()
+        return found
+
     def _request(self, method: str, path: str, data: bytes, kind: str = "application/octet-stream") -> Any:
         request = urllib.request.Request(f"http://{self.host}{path}", data, {"Content-Type": kind}, method=method)
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))

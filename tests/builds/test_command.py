@@ -40,6 +40,16 @@ def test_an_existing_target_is_kept(builder: Builder, sandbox: Path, place: Path
     assert (place / "img.sif").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["img.def", "other.def", "Dockerfile", "requirements.txt", "tool.py"])
+def test_force_replaces_no_recipe(builder: Builder, place: Path, name: str) -> None:
+    """The two words were exchanged, or one was written twice."""
+    write(place, "Bootstrap: scratch\n")
+    text = (place / "img.def").read_text()
+    (place / name).write_text(text)
+    assert "is not replaced; write TARGET, then SOURCE" in builder.refused("--force", place / name, place / "img.def")
+    assert (place / name).read_text() == text
+
+
 def test_force_replaces_a_sandbox(builder: Builder, sandbox: Path, place: Path) -> None:
     (sandbox / "old").write_text("x")
     builder.build("-F", "-s", sandbox, place / "img.def")

@@ -21,6 +21,7 @@ from bollard.runtime.trust import cosign, dsse
 SIMPLE = "application/vnd.dev.cosign.simplesigning.v1+json"
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
+KIND = ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")  # as cosign makes keys
 
 
 class Signer:
@@ -46,11 +47,11 @@ def simple(
     return json.dumps({"critical": critical, "optional": None}).encode()
 
 
-def attach(registry: Registry, digest: str, documents: list[tuple[bytes, str]]) -> None:
+def attach(registry: Registry, digest: str, documents: list[tuple[bytes, str]], name: str = "tiny/one") -> None:
     """Put documents of simple signing and their signatures beside an image."""
     layers = [{**servers.entry(data, SIMPLE), "annotations": {"dev.cosignproject.cosign/signature": made}}
               for data, made in documents]  # fmt: skip
-    registry.put("tiny/one", f"{digest.replace(':', '-')}.sig", layers, [data for data, _ in documents])
+    registry.put(name, f"{digest.replace(':', '-')}.sig", layers, [data for data, _ in documents])
 
 
 def bundle(signer: Signer, digest: str, predicate: str = "https://sigstore.dev/cosign/sign/v1") -> bytes:
@@ -78,7 +79,7 @@ def attach_bundle(registry: Registry, digest: str, text: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def signer(builder: Builder) -> Signer:
-    return Signer(builder.work.parent / "signer", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+    return Signer(builder.work.parent / "signer", *KIND)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +63,39 @@ def test_a_signature_that_is_missing(fetcher: Fetcher, registry: Registry) -> No
     uri = f"docker://{registry.host}/tiny/one:v1"
     line = fetcher.refused("pull", "--no-https", "a.sif", uri)
     assert line.startswith(f"{uri}: refused by the policy in {path}: A signature was required, but no signature exists")
+
+
+def test_a_signature_that_the_policy_asks_for(fetcher: Fetcher, registry: Registry, tmp_path: Path) -> None:
+    """skopeo verifies it, and does not try to copy it to the layout, which can hold none."""
+    home, lookaside = tmp_path / "gpg", fetcher.path / "signatures"
+    home.mkdir(mode=0o700)
+    gpg = ["gpg", "--homedir", str(home), "--batch", "--passphrase", "", "--pinentry-mode", "loopback"]
+    try:
+        subprocess.run([*gpg, "--quick-generate-key", "lab@example.org", "ed25519", "sign", "never"], check=True)
+        key = subprocess.run([*gpg, "--export"], check=True, capture_output=True).stdout
+        (fetcher.path / "key").write_bytes(key)
+        (fetcher.path / "key").chmod(0o644)
+        name = f"{registry.host}/tiny/one"
+        manifest = registry.manifest("tiny/one", "v1")
+        (tmp_path / "manifest").write_bytes(manifest)
+        argv = ["skopeo", "standalone-sign", "-o", str(tmp_path / "signature"), str(tmp_path / "manifest")]
+        env = {**os.environ, "GNUPGHOME": str(home)}
+        subprocess.run([*argv, f"{name}:v1", "lab@example.org"], check=True, env=env)
+    finally:
+        subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False)
+    digest = servers.digest(manifest).replace(":", "=")
+    (lookaside / f"tiny/one@{digest}").mkdir(parents=True)
+    shutil.copy(tmp_path / "signature", lookaside / f"tiny/one@{digest}/signature-1")
+    subprocess.run(["chmod", "-R", "a+rX", str(lookaside)], check=True)
+    rule = [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": str(fetcher.path / "key")}]
+    place = put(fetcher, {"default": REJECT, "transports": {"docker": {registry.host: rule}}})
+    (place.parent / "registries.d").mkdir()
+    text = f"docker:\n  {registry.host}:\n    lookaside: file://{lookaside}\n"  # containers-registries.d(5)
+    (place.parent / "registries.d/lab.yaml").write_text(text)
+    fetcher.done("pull", "--no-https", "a.sif", f"docker://{name}:v1")
+    assert words_of(fetcher.path / "a.sif") == "one"
+    line = fetcher.refused("pull", "--no-https", "b.sif", f"docker://{registry.host}/tiny/two:v1")
+    assert "A signature was required, but no signature exists" in line
 
 
 def test_a_rule_for_signatures_of_cosign_lets_no_unsigned_image_pass(fetcher: Fetcher, registry: Registry) -> None:

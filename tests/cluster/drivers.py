@@ -33,13 +33,20 @@ _NOTE = """\
 """
 
 
-def compile_library(path: Path, soname: str, text: str = "int f(void) { return 1; }", drivers: str = "") -> None:
-    """Compile a library; `drivers`: the majors in its note of CUDA forward compatibility."""
+def compile_library(
+    path: Path, soname: str, text: str = "int f(void) { return 1; }", drivers: str = "", needs: Path | None = None
+) -> None:
+    """Compile a library.
+
+    `drivers`: the majors in its note of CUDA forward compatibility. `needs`: a library that it names.
+    """
     note = []
     if drivers:
         source = path.with_name("note.s")
         source.write_text(_NOTE.format(drivers=drivers))
         note = ["-x", "assembler", str(source)]
+    if needs:
+        note += ["-x", "none", str(needs)]
     command = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{soname}", "-o", str(path), "-x", "c", "-", *note]
     subprocess.run(command, input=text.encode(), check=True)
     if drivers:

@@ -206,6 +206,11 @@ jobs:
 """
     name = flows.submit(text)
     assert flows.states(name, "--wait") == {"a": "ok", "b": "failed", "c": "cancelled"}
+    # A changed file with a mistake, or with a job that Slurm refuses, leaves the flow as it was.
+    for wrong in ("jobs: {a: {}}", "jobs: {a: {image: IMG, command: x, slurm: {partition: none}}}"):
+        done = flows.run("resume", name, flows.write(wrong, "wrong.yaml"))
+        assert done.rc == 255 and "jobs.a: " in done.err
+    assert flows.states(name) == {"a": "ok", "b": "failed", "c": "cancelled"}
     done = flows.run("resume", "--wait", "--set", "WORD=two", name)
     assert done.rc == 0 and done.out.splitlines()[0] == f"{name} b c", done
     assert [len(flows.work.read(f"{job}.runs").splitlines()) for job in "abc"] == [1, 2, 1]

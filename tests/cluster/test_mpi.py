@@ -105,6 +105,19 @@ def test_mpich_that_may_hang_at_its_end(cluster: Cluster, images: Images, work: 
 
 
 @pytest.mark.parametrize("library", FLAVOURS)
+def test_ranks_with_a_container_each_read_memory(cluster: Cluster, images: Images, library: str) -> None:
+    """`srun bollard exec`: each rank has its own mounts, and all have one user namespace, as CMA needs."""
+    prefix = ["bollard", "exec", "--sharens", images.mpi]
+    done = cluster.srun("-N1", "-n4", f"--mpi={FLAVOURS[library]}", *prefix, f"/opt/mpi/{library}_cma", env=SETTINGS)
+    assert lacks(cluster, FLAVOURS[library], done) or (done.rc == 0 and done.out.count("cma ok\n") == 4), done
+    shown = ["bollard", "exec", images.small, "sh", "-c", "readlink /proc/self/ns/user /proc/self/ns/mnt; sleep 1"]
+    seen = cluster.srun("-N1", "-n2", *shown).out.split()
+    assert [sum(word.startswith(kind) for word in set(seen)) for kind in ("user:", "mnt:")] == [1, 2], seen
+    seen = cluster.srun("-N1", "-n2", *shown[:2], "--fakeroot", *shown[2:]).out.split()
+    assert sum(word.startswith("user:") for word in set(seen)) == 2, seen
+
+
+@pytest.mark.parametrize("library", FLAVOURS)
 def test_cross_memory_attach(cluster: Cluster, images: Images, library: str) -> None:
     """Ranks of a node share their namespaces, so they may read each other's memory, as on the host."""
     done = cluster.srun(

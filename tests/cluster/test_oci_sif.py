@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,31 @@ def test_one_layer(cluster: Cluster, layers: list[tuple[str, bytes]], work: Work
     assert good(cluster.srun("-n1", f"--container={path}", "printenv", "OF_THE_IMAGE")) == "one\n"
     good(cluster.exec(["bollard", "build", f"{work.path}/new.sif", path]))
     assert good(cluster.exec(["bollard", "run", f"{work.path}/new.sif"])) == "one\n"
+
+
+def test_an_ext3_layer(cluster: Cluster, layers: list[tuple[str, bytes]], work: Work) -> None:
+    """As `singularity overlay create` adds it: it hides what is below, and takes writes if they are asked for."""
+    alice = work.here.stat()
+    with tempfile.TemporaryDirectory(prefix="oci-sif-ext3-") as made:
+        for name, text in {"upper/srv/kept": "overlay", "upper/srv/mine": "mine"}.items():
+            file = Path(made, "tree", name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        Path(made, "tree/work").mkdir()
+        owner = f"{alice.st_uid}:{alice.st_gid}"  # of all that it holds: nobody else is known in the container
+        subprocess.run(["chown", "-R", owner, f"{made}/tree"], check=True)
+        words = ["mke2fs", "-q", "-t", "ext3", "-E", f"root_owner={owner}", "-d", f"{made}/tree", f"{made}/layer", "8m"]
+        subprocess.run(words, check=True, capture_output=True)
+        ext3 = (files.EXT3, Path(made, "layer").read_bytes())
+    files.write(work.here / "ext3.sif", *files.documents([layers[0], layers[1], ext3], CONFIG))
+    os.chown(work.here / "ext3.sif", alice.st_uid, alice.st_gid)
+    path = f"{work.path}/ext3.sif"
+    show = ("sh", "-c", 'cat /srv/kept /srv/mine "/srv/gone"; echo x 2> /dev/null > /srv/new && echo wrote')
+    assert "overlaymine" in cluster.exec(["bollard", "exec", path, *show]).out
+    done = cluster.srun("-n1", f"--container={path}", *show)
+    assert done.out == "overlayminegone" and "Read-only" not in done.out, done
+    good(cluster.exec(["bollard", "exec", "--writable", path, "sh", "-c", "echo new > /srv/mine"]))
+    assert good(cluster.srun("-n1", f"--container={path}", "cat", "/srv/mine")) == "new\n"
 
 
 def test_damaged_layers(cluster: Cluster, layers: list[tuple[str, bytes]], work: Work) -> None:

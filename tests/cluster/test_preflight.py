@@ -77,6 +77,28 @@ def test_no_false_alarm(cluster: Cluster, images: Images, work: Work) -> None:
         assert tried(cluster, "-n2", f"--mpi={how}", f"--container={images.small}", "true") == []
 
 
+def test_a_program_that_a_mount_shows(cluster: Cluster, images: Images, work: Work) -> None:
+    """Outside of the home directory, at the same path as on the host: that file is judged. Others are not known."""
+    place = f"/tmp/bollard-test-{work.path.rpartition('/')[2]}"
+    good(cluster.exec(["mkdir", place]))
+    try:
+        good(cluster.exec(["bollard", "exec", "-B", place, images.mpi, "cp", PROGRAMS["pmi2"], f"{place}/ring"]))
+        words = ["-n2", f"--container={images.mpi}", f"--container-mounts={place},{place}:/other"]
+        (line,) = tried(cluster, *words, "--mpi=none", f"{place}/ring")
+        assert "has MPICH" in line
+        assert tried(cluster, *words, "--mpi=pmi2", f"{place}/ring") == []
+        # An image none of whose libraries works: no reason to warn of a program that it does not have.
+        env = {"XDG_CACHE_HOME": f"{work.path}/cache"}
+        others = (f"{place}/no-such-program", "/other/ring", "no-such-program")
+        for word in ("sh", *others):
+            assert tried(cluster, *words, "--mpi=none", word, env=env) == []
+        good(cluster.exec(f"sed -i '1a bad any none apart Some MPI' {work.path}/cache/bollard-preflight/*"))
+        assert tried(cluster, *words, "--mpi=none", "sh", env=env) != []
+        assert [tried(cluster, *words, "--mpi=none", word, env=env) for word in others] == [[], [], []]
+    finally:
+        good(cluster.exec(["rm", "-r", place]))
+
+
 def test_how_many_tasks(cluster: Cluster, images: Images) -> None:
     words = ["--mpi=none", f"--container={images.mpi}", PROGRAMS["pmi2"]]
     for options, ranks in ((["-N2"], 2), (["-N2", "--ntasks-per-node=2"], 4), (["-n3"], 3)):

@@ -87,6 +87,30 @@ def test_on_a_terminal(cluster: Cluster) -> None:
     [
         ("owners", f"chmod o+w {PREFIX}/python", "", "can be written by everybody", f"chmod go-w {PREFIX}/python"),
         ("owners", "chown alice /etc/slurm", "", "/etc/slurm belongs to alice", "chown -h root /etc/slurm"),
+        (
+            "access",
+            "chmod 700 /etc/slurm/plugstack.conf.d",
+            "",
+            "closed to users: /etc/slurm/plugstack.conf.d",
+            "chmod a+rX /etc/slurm/plugstack.conf.d",
+        ),
+        (
+            "Slurm",
+            f"cd {PREFIX} && cp -p spank_bollard.so so.off && cp -p manifest.json json.off && "
+            """sed -i 's/"slurm": "[^"]*"/"slurm": "19.5.1"/' manifest.json && """
+            """echo 'const char plugin_name[] = "b", plugin_type[] = "spank"; const unsigned plugin_version = 1;' |"""
+            " gcc -shared -fPIC -o spank_bollard.so -x c -",
+            f"cd {PREFIX} && mv so.off spank_bollard.so && mv json.off manifest.json",
+            ", but the plugin is built for 19.5.1",
+            "bollard site install",
+        ),
+        (
+            "job folders",
+            "mkdir -p /run/bollard-jobs && chown alice /run/bollard-jobs",
+            "",
+            "/run/bollard-jobs belongs to alice: no container can be made here",
+            "chown -h root /run/bollard-jobs",
+        ),
         ("FUSE", "mv /dev/fuse /dev/fuse.off", "mv /dev/fuse.off /dev/fuse", "/dev/fuse", "modprobe fuse"),
         (
             "installation",

@@ -203,6 +203,87 @@ def test_the_same_verdict_in_the_client_on_the_node_and_by_hand(
         policy.owner(paths["owned"], 0, "n1")
 
 
+PEM_CONFIG = """\
+trust:
+  mode: enforce
+  pem-keys: /etc/bollard/keys.pem
+  roots: /etc/bollard/roots.pem
+  rules:
+    - {{name: key, from: {folder}/key, signed-by: "{rsa}"}}
+    - {{name: certified, from: {folder}/certified, signed-by: "{ec}"}}
+"""
+
+
+def test_pem_keys_and_certificates(
+    made: tuple[Policy, dict[str, str]], cluster: Cluster, work: Work, tmp_path: Path
+) -> None:
+    """A key by itself, and one that counts by its certificate; by srun, where each place decides, and by sbatch."""
+    from bollard.runtime.trust import dsse, sign
+
+    policy, _ = made
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=tmp_path, check=True, capture_output=True)
+
+    elliptic = ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+    for name in ("ec", "root", "rsa"):
+        kind = ("-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048") if name == "rsa" else elliptic
+        openssl("genpkey", *kind, "-out", f"{name}.pem")
+    openssl("pkey", "-in", "rsa.pem", "-pubout", "-out", "rsa.pub")
+    (tmp_path / "ca").write_text("basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign\n")
+    (tmp_path / "code").write_text("extendedKeyUsage=codeSigning\n")
+    by_root = ("-CA", "root.crt", "-CAkey", "root.pem", "-set_serial", "7")
+    for name, usage, issuer in (("root", "ca", ("-signkey", "root.pem")), ("ec", "code", by_root)):
+        openssl("req", "-new", "-key", f"{name}.pem", "-subj", f"/CN={name}", "-out", "req")
+        openssl("x509", "-req", "-in", "req", "-days", "30", "-extfile", usage, *issuer, "-out", f"{name}.crt")
+    private = {name: dsse.private_key(str(tmp_path / f"{name}.pem")) for name in ("rsa", "ec")}
+    ids = {name: dsse.key_id(key.public_key()) for name, key in private.items()}
+    paths = {}
+    for folder, key in (("key", "rsa"), ("certified", "ec"), ("key/other", "ec"), ("certified/other", "rsa")):
+        img = tmp_path / "img.sif"
+        shutil.copy(cluster.path(CONTROLLER, made[1]["other"]), img)
+        sign.with_pem(str(img), private[key], (), ())
+        paths[folder] = policy.put(folder, img)
+    pem = (tmp_path / "rsa.pub").read_bytes() + (tmp_path / "ec.crt").read_bytes()
+
+    def place(node: str) -> None:
+        folder = cluster.path(node, "/etc/bollard")
+        folder.mkdir(exist_ok=True)
+        (folder / "keys.pem").write_bytes(pem)
+        shutil.copy(tmp_path / "root.crt", folder / "roots.pem")
+        (folder / "bollard.yaml").write_text(PEM_CONFIG.format(folder=FOLDER, **ids))
+        good(cluster.exec(["bollard", "site", "configure"], node=node, user="root"))
+
+    def verdicts() -> None:
+        out = good(cluster.exec(each('srun -Q -w n1 --container="$i" id -un', paths.values()))).splitlines()
+        out = [line for line in out if not line.startswith("srun: error: ")]  # of a task that the node has refused
+        assert out[:4] == ["alice", "0"] * 2 and out[5::2] == ["255"] * 2, out
+        for rule, line, key in (("key", out[4], "rsa"), ("certified", out[6], "ec")):
+            assert f'by rule "{rule}" in' in line and f"it is not signed by {ids[key]}" in line, line
+
+    for node in NODES:
+        place(node)
+    verdicts()
+    script = work.write(
+        "job.sh",
+        f"#!/bin/sh\n#SBATCH -w n1 -o {work.path}/out\nsrun --container={paths['certified']} id -un\n"
+        f"srun --container={paths['certified/other']} true\necho $?\nbollard job $SLURM_JOB_ID\n",
+    )
+    good(cluster.exec(["sbatch", "-W", script]))
+    out = work.read("out")
+    assert out.startswith("alice\n") and "\n255\n" in out, out
+    assert f"policy (enforce): allowed by certified@7, signed by {ids['ec']}" in out, out
+    policy.off(CONTROLLER)  # a client that decides nothing: the node decides
+    verdicts()
+    done = cluster.exec(["sbatch", "-W", "-w", "n1", "-o", f"{work.path}/whole", f"--container={paths['key/other']}",
+                         work.write("whole.sh", "#!/bin/sh\necho ran\n")])  # fmt: skip
+    said = work.read("whole")
+    assert done.rc != 0 and 'refused by this site, by rule "key"' in said and "ran" not in said, said
+    cluster.path("n1", "/etc/bollard/roots.pem").unlink()  # without its root a certificate counts for nothing
+    done = cluster.srun("-w", "n1", f"--container={paths['certified']}", "true")
+    refused(done, "certified", "the site's keys in /etc/bollard/roots.pem cannot be read on n1")
+
+
 def test_a_batch_job_a_named_container_and_what_is_on_record(
     made: tuple[Policy, dict[str, str]], cluster: Cluster, work: Work
 ) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from tree import IMAGES, ROOT, Machine
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "builds"))
 import endpoint
 import servers
+import test_cosign
 
 PROGRAMS = ("bollard", "apptainer")
 HERE = "127.0.0.1,127.0.0.77"
@@ -187,6 +189,39 @@ def test_endpoints_of_the_other(place: Place, one: str, other: str) -> None:
     assert place.run(other, f"BOX delete --force {uri}", home)[0] == 0
     assert place.run(one, f"BOX pull -U -F got.sif {uri}")[0] == 255
     assert json.dumps(place.file(one, ".apptainer/remote.yaml")).count(endpoint.TOKEN) == 1
+
+
+def test_a_policy_that_asks_for_signatures_of_cosign(place: Place, tmp_path: Path) -> None:
+    """The skopeo of this tree knows sigstore: it verifies the digest, and bollard converts that digest."""
+    registry = servers.Registry(place.open, subprocess.Popen(["true"]))
+    registry.process.wait()
+    signer = test_cosign.Signer(tmp_path / "signer", *test_cosign.KIND)
+    home = ROOT / "home/peer/registries/bollard"
+    shutil.copy(signer.public, home / "cosign.pub")
+    for name, signed in (("one", True), ("two", False)):
+        digest = registry.push(servers.layout(tmp_path / name, name), f"cosigned/{name}:v1")
+        if signed:
+            text = test_cosign.simple(digest, repository=f"{place.open}/cosigned/{name}")
+            test_cosign.attach(registry, digest, [(text, signer.sign(text))], f"cosigned/{name}")
+    rule = {"type": "sigstoreSigned", "keyPath": "/home/peer/registries/bollard/cosign.pub",
+            "signedIdentity": {"type": "matchRepository"}}  # fmt: skip
+    files = {
+        "policy.json": {"default": [{"type": "reject"}], "transports": {"docker": {place.open: [rule]}}},
+        "registries.d/lab.yaml": {"docker": {place.open: {"use-sigstore-attachments": True}}},
+    }
+    for name, content in files.items():
+        path = home / ".config/containers" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    show = "BOX exec got.sif cat /opt/words"
+    assert place.run("bollard", f"BOX pull got.sif docker://OPEN/cosigned/one:v1 && {show}") == (0, "one")
+    status, said = place.run("bollard", "BOX pull none.sif docker://OPEN/cosigned/two:v1 2>&1")
+    assert status == 255 and "refused by the policy in" in said and "no signature exists" in said, said
+    assert place.run("bollard", "BOX pull -F got.sif docker://OPEN/cosigned/one:v1")[0] == 0
+    stranger = test_cosign.Signer(tmp_path / "stranger", *test_cosign.KIND)
+    shutil.copy(stranger.public, home / "cosign.pub")  # the image is in the cache, which another key has filled
+    status, said = place.run("bollard", "BOX pull -F got.sif docker://OPEN/cosigned/one:v1 2>&1")
+    assert status == 255 and "refused by the policy in" in said, said
 
 
 def test_a_container_image_of_bollards_runs_under_apptainer(place: Place) -> None:

@@ -34,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--names", type=int, default=5, help="names of these (default: %(default)s)")
     group.addoption("--starts", type=int, default=1000, help="of each image with links (default: %(default)s)")
     group.addoption("--pairs", type=int, default=300, help="seconds of steps beside restarts (default: %(default)s)")
+    group.addoption("--forgotten", type=float, default=600, help="seconds after a flow's end (default: %(default)s)")
     group.addoption("--seed", type=int, default=None, help="of all that is random (default: another each time)")
 
 

@@ -96,9 +96,7 @@ def repository(cluster: Cluster, images: Images, tmp_path_factory: pytest.TempPa
 
 # /tmp is the container's: maintainer scripts leave directories there.
 @pytest.mark.parametrize("writable", ["--writable-tmpfs", "--overlay layer"])
-def test_packages_of_debian(
-    cluster: Cluster, images: Images, work: Work, repository: Path, writable: str
-) -> None:
+def test_packages_of_debian(cluster: Cluster, images: Images, work: Work, repository: Path, writable: str) -> None:
     shutil.copytree(repository, work.here / "repo", ignore=shutil.ignore_patterns("partial", "lock"))
     script = work.write("install.sh", INSTALL.replace("PACKAGES", " ".join(PACKAGES)))
     (work.here / "layer").mkdir()

@@ -23,7 +23,7 @@ from bollard.runtime.image import image
 from bollard.spank_plugin import build
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounts a small filesystem")
-REPAIR = "the site's administrator should install bollard again"
+REPAIR = "the site's administrator should run `bollard site check`"
 
 
 def failure(number, path=None):

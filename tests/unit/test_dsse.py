@@ -161,6 +161,27 @@ def test_certificates(pem, tmp_path):
             dsse.certified_key(path, **more)
 
 
+def test_chains_that_do_not_vouch_for_code(pem, tmp_path):
+    """Apptainer refuses narrow issuers too; it takes a key whose usage allows no signatures."""
+    made = Authority(tmp_path, pem[1]["ed25519"][0])
+    root, ca = str(tmp_path / "root.crt"), "basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign\nextendedKeyUsage="
+    for usage, why in (("serverAuth", "one of its issuers is not for signing code"), ("codeSigning", "")):
+        between = made.issue("narrow", ca + usage, "root", new=True)
+        path = made.issue("below", "extendedKeyUsage=codeSigning", "narrow")
+        if not why:
+            assert dsse.certified_key(path, between, root)
+            continue
+        with pytest.raises(BollardError, match=why):
+            dsse.certified_key(path, between, root)
+    narrow = made.issue("narrowroot", ca + "serverAuth", "", new=True)
+    path = made.issue("below", "extendedKeyUsage=codeSigning", "narrowroot")
+    with pytest.raises(BollardError, match="one of its issuers is not for signing code"):
+        dsse.certified_key(path, roots=narrow)
+    path = made.issue("lock", "keyUsage=keyAgreement\nextendedKeyUsage=codeSigning", "root")
+    with pytest.raises(BollardError, match="is not for signatures"):
+        dsse.certified_key(path, roots=root)
+
+
 def test_the_certificate_that_is_checked_is_the_one_whose_key_is_used(pem, tmp_path):
     """openssl reads the first block of a file, cryptography the first that is a plain certificate."""
     made = Authority(tmp_path, pem[1]["ed25519"][0])

@@ -268,3 +268,25 @@ def test_variables_of_cdi_devices_win_over_the_images():
         return dict(entry.split(b"=", 1) for entry in env)[b"CARD"]
 
     assert (value(()), value(((b"CARD", b"user"),))) == (b"cdi", b"user")
+
+
+@pytest.mark.parametrize("text", ["$HOSTNAME", "$$", "$((1+2))", "a`id`"])
+def test_why_a_value_is_passed_as_it_is(text):
+    warnings: list[str] = []
+    of_task({}, [], Spec("/i.sif", env=((b"A", text.encode()),)), warnings=warnings)
+    part = {"$((1+2))": "$(", "a`id`": "a command in backquotes"}.get(text, text)
+    assert warnings == [f"A is passed as it is: a value is not evaluated if it has {part} (--no-eval)"]
+
+
+def test_values_name_each_other():
+    """In Apptainer the order is by chance; here a plain value is there for all others, whatever the order."""
+    asked = ((b"A", b"$B"), (b"B", b"$C/b"), (b"D", b"$B:$PATH"), (b"C", b"3"), (b"PATH", b"/own:$PATH"))
+    asked += ((b"H", b"$H:x"),)
+    found = of_task({b"PATH": b"/image"}, [b"H=host", b"C=host"], Spec("/i.sif", env=asked))
+    assert {b"B=3/b", b"D=3/b:/image", b"C=3", b"PATH=/own:/image", b"H=host:x"} <= set(found)
+    assert b"A=" in found  # what is named later has no value yet
+
+
+def test_forms_name_each_other():
+    task = [b"APPTAINERENV_Q=$P", b"APPTAINERENV_P=1"]
+    assert {b"P=1", b"Q=1", b"R=11"} <= set(of_task({}, task, Spec("/i.sif", env=((b"R", b"$P$Q"),))))

@@ -83,7 +83,7 @@ def limits():
 def test_the_key_of_an_encrypted_image_does_not_stay(monkeypatch, encrypted):
     """The keeper gets it in the one list that is emptied, and leaves no core; the user's program keeps its limit."""
 
-    def keep(asked, action, argv, shell, listener, writer, handle, instance, keys):
+    def keep(asked, action, argv, shell, listener, writer, handle, instance, keys, ranks):
         said = (str(os.getpid()), *map(str, limits()), *(f"{key.passphrase!r}" for key in keys))
         execution.tell(writer, "+", "".join(f"{word}\0" for word in said))
 

@@ -100,6 +100,24 @@ def test_what_is_no_flow(text, wanted):
         ("command: [x]\n    cwd: ${NO}", "${NO} has no value"),
         ("command: [x]\n    resource: {devices: {nvidia.com/gpus: 1}}", "did you mean nvidia.com/gpu?"),
         ("command: [x]\n    policy: {retry: {attempts: 0}}", "0: from 1 to 1000"),
+        ("command: [x]\n    needs: 'a, c'", 'no job is called "a, c"; write a list: [one, two]'),
+        ("command: !!binary aGk=", "jobs.b.command: has the tag !!binary; leave it out"),
+        ("command: [!!binary aGk=]", "jobs.b.command: has the tag !!binary; leave it out"),
+        ("command: !!python/object/apply:os.system [id]", "has the tag !!python/object/apply:os.system; leave it out"),
+        ("command: x\n    resource: {cpu: {cores: 0}}", "cores: is 0; write 1 or more, or leave it out"),
+        ("command: x\n    task-array: {end: 3, concurrency: 0}", "concurrency: is 0; write 1 or more, or leave it out"),
+        ("command: x\n    policy: {timeout: {execute: 90}}", "write 90s, or 90m"),
+        ("command: x\n    policy: {timeout: {execute: 2d}}", "write 48h"),
+        ("command: x\n    env: [A=1, A=2]", "jobs.b.env.A: stands here twice; leave one of them out"),
+        ("command: x\n    env: A=1", 'jobs.b.env: is "A=1"; write NAME: VALUE below it, or [NAME=VALUE]'),
+        ("command: x\n    mounts: {/: v}", '"/" cannot be a path in the container'),
+        ("command: x\n    mounts: {/d: v, /d/: w}", "/d/ is there twice"),
+        ("command: [x]\n    name: c", "jobs.b.name: c: is not the job's key, b; leave it out"),
+        ("command: [x]\n    policy: {retry: {requeue: true}}", "there is one attempt alone"),
+        (
+            "command: [x]\n    policy: {retry: {requeue: true, attempts: 2}}\n    slurm: {no-req: }",
+            "no-requeue below `slurm:` forbids it",
+        ),
     ],
 )
 def test_a_mistake_has_its_line_and_a_remedy(line, wanted):
@@ -421,6 +439,55 @@ def test_names_of_rclone():
     assert "b" not in far.split(":")[1] and environ["RCLONE_S3_SECRET_ACCESS_KEY"] == "b"
     far, environ = transfer.remote("sftp://h:22/d/f", {"username": "u", "password": "p"})
     assert (far, environ["RCLONE_SFTP_HOST"], environ["RCLONE_SFTP_PORT"]) == (":sftp:d/f", "h", "22")
+
+
+def test_files_of_fuzzball_that_repeat_a_key_as_a_name():
+    volumes = "volumes: {v: {name: v, reference: 'volume://user/ephemeral'}}"
+    assert not mistakes(f"version: v1\n{volumes}\njobs: {{a: {{name: a, image: {{uri: i.sif}}, script: x}}}}")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("jobs:\n\ta:\n", "2: not YAML: a tab stands before a key; indent with spaces"),
+        (f"{SHORT}---\n{SHORT}", "not YAML: a second document begins; put both into one, without the line ---"),
+        ('jobs:\n  a: {image: "i.sif, command: x}\n', "2: not YAML: a quote is not closed; close it"),
+        ("jobs: {a: *b}", "1: not YAML: found undefined alias; quote text that begins with *, or write &NAME"),
+        ("jobs: {a: \0}", "1: not YAML: the character #x0000 is not allowed; take it out of the file"),
+        ("jobs: [{name: a}]", "1: jobs: is a list; write NAME: in place of each dash"),
+        ("jobs: {a: }", "1: jobs.a: is empty; write "),
+        ("jobs: {My_Data: x}", '"My_Data" is not a name; a name has letters a-z, digits and -, at most 63: my-data'),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_flow(text, wanted):
+    assert any(item.startswith(wanted) or wanted in item for item in mistakes(text)), mistakes(text)
+
+
+def test_home_can_be_another_directory():
+    """Public files of Fuzzball set it. --env leaves HOME as it is, as with Apptainer."""
+    text = "jobs: {a: {image: i.sif, command: [p, 'a b'], env: {HOME: /tmp/h}}}"
+    script = compiled(text)["a"].script
+    assert "--env" not in script and "HOME=/tmp/h; export HOME; exec" in script
+
+
+def test_a_directory_of_the_host():
+    script = compiled("jobs: {a: {image: i.sif, command: x, mounts: {/d: /scratch/a b}}}")["a"].script
+    assert "--bind" in script and "/scratch/a b:/d" in script
+    for path in ("/s/../etc", "/a:/b", "/a,b"):
+        text = f"jobs: {{a: {{image: i.sif, command: x, mounts: {{/d: '{path}'}}}}}}"
+        assert any("has a : or , or .. in it" in item for item in mistakes(text))
+
+
+def test_a_place_for_anchors():
+    text = "x-small: &small {image: i.sif, resource: {cpu: {cores: 1}}}\njobs: {a: {<<: *small, command: x}}\n"
+    assert good(text).jobs[0].image == "i.sif"
+
+
+def test_a_template_is_one_mistake():
+    text = "version: v4\njobs: {a: {image: {uri: 'i:{{.Tag}}'}, command: x, resource: {cpu: {cores: {{.Cores}}}}}}\n"
+    assert [item.partition(";")[0] for item in mistakes(text)] == [
+        "2: {{ begins a template of Go, which is not rendered here"
+    ]
 
 
 def test_the_page_has_the_table():

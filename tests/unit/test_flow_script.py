@@ -21,19 +21,23 @@ class Script:
         for part in ("state", "bin"):
             (self.top / part).mkdir(parents=True)
 
-    def start(self, command, name="a", element="", **more):
+    def start(self, command, name="a", element="", restart=0, **more):
         text = script.text(name, str(self.top), 1, ["--x=y z"], command=command, **more)
         part = f"{name}.{element}" if element else name
-        folder.reserve(self.top, [part])
+        if not restart:
+            folder.reserve(self.top, [part])
         path = self.top / "a.sh"
         path.write_text(text)
         environ = {"PATH": f"{self.top}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "12", "SLURMD_NODENAME": "n1"}
         environ |= {name: value for name, value in os.environ.items() if name == "SLURM_JOB_END_TIME"}
+        if restart:
+            environ["SLURM_RESTART_COUNT"] = str(restart)
         if element:
             environ |= {"SLURM_ARRAY_JOB_ID": "11", "SLURM_ARRAY_TASK_ID": element}
         return subprocess.Popen(
-            ["bash", str(path)], env=environ, cwd=self.top, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+            ["bash", str(path)], env=environ, cwd=self.top, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,  # slurmd sends signals to all processes of a job
+        )  # fmt: skip
 
     def run(self, command, **more):
         done = self.start(command, **more)
@@ -72,6 +76,55 @@ def test_attempts(job):
     (job.top / "tries").unlink()
     assert job.run(["sh", "-c", "echo x >> tries; exit 4"], attempts=2)[0] == 4
     assert len((job.top / "tries").read_text().splitlines()) == 2 and job.record().state == "failed"
+
+
+def scontrol(job, text):
+    """Make a program that notes its arguments and then does what slurmctld would let happen."""
+    tool = job.top / "bin/scontrol"
+    tool.write_text(f'#!/bin/sh\necho "$@" > "$(dirname "$0")/called"\n{text}\n')
+    tool.chmod(0o755)
+
+
+def test_attempts_by_requeue(job):
+    """Slurm ends the script after `scontrol requeue`; the next start has the next number, and the last one fails."""
+    scontrol(job, "kill -TERM 0; sleep 60")  # slurmd may be faster than scontrol's answer
+    code, said = job.run(["sh", "-c", "exit 4"], attempts=3, requeue=True)
+    assert code == 4 and "attempt 1 of 3 ended with status 4; Slurm starts it again" in said
+    assert (job.top / "bin/called").read_text() == "requeue 12\n"
+    wrote = job.record()
+    assert (wrote.state, wrote.attempt, wrote.status) == ("again", 1, 4)
+
+    scontrol(job, "(sleep 0.5; kill -TERM 0) > /dev/null 2>&1 &")
+    assert job.run(["sh", "-c", "exit 5"], attempts=3, requeue=True, restart=1)[0] == 5
+    assert (job.record().state, job.record().attempt) == ("again", 2)
+    (job.top / "bin/called").unlink()
+    assert job.run(["sh", "-c", "exit 6"], attempts=3, requeue=True, restart=2)[0] == 6
+    assert (job.record().state, job.record().attempt) == ("failed", 3) and not (job.top / "bin/called").exists()
+
+
+def test_an_element_of_an_array_is_requeued_alone(job):
+    scontrol(job, "kill -TERM 0")
+    job.run(["false"], attempts=2, requeue=True, element="7")
+    assert (job.top / "bin/called").read_text() == "requeue 11_7\n" and job.record("a.7").state == "again"
+
+
+def test_a_job_that_cannot_be_requeued_runs_again_where_it_is(job):
+    scontrol(job, "echo 'Requested operation is disabled' >&2; exit 1")
+    code, said = job.run(["sh", "-c", "echo x >> tries; test $(wc -l < tries) = 2"], attempts=3, requeue=True)
+    assert code == 0 and "scontrol requeue: Requested operation is disabled; starting it again in the same" in said
+    assert (job.record().state, job.record().attempt) == ("ok", 2)
+
+
+@pytest.mark.parametrize(
+    ("state_before", "number", "wanted"), [("running", 12, 2), ("cancelled", 12, 2), ("failed", 12, 1), ("again", 9, 1)]
+)
+def test_attempts_after_a_requeue_of_others(job, state_before, number, wanted):
+    """An attempt that a dead node cut short is made again; a job that somebody requeues after its end begins anew."""
+    (job.top / "state/a").write_text(
+        f"state={state_before} job={number} start=1 end=0 status=0 attempt=2 ".ljust(510) + ".\n"
+    )
+    job.run(["true"], attempts=3, restart=1)
+    assert (job.record().state, job.record().attempt) == ("ok", wanted)
 
 
 def test_a_timeout(job):

@@ -10,7 +10,7 @@ import pytest
 
 from bollard.runtime.cli import flow as command
 from bollard.runtime.errors import BollardError
-from bollard.runtime.flow import ending, folder, secret, slurm, state, submission
+from bollard.runtime.flow import batch, ending, folder, secret, slurm, state, submission
 from bollard.runtime.flow.slurm import Row
 
 FLOW = "values: {%s}\njobs:\n  a: {image: i.sif, command: [x]}\n  b: {image: i.sif, command: [x], needs: a}\n"
@@ -195,7 +195,9 @@ def test_a_value_that_a_changed_file_has_dropped(flows, monkeypatch):
     folder.write(path / "plan.json", json.dumps({**plan, "sets": {"WORD": "x", "KEPT": "y"}}))
     source = flows.top / "new.yaml"
     source.write_text(FLOW % "KEPT: a")
-    monkeypatch.setattr(submission, "_run", lambda found, place, number, sets, *more: [f"{number}", *sets.values()])
+    monkeypatch.setattr(
+        submission, "_run", lambda found, source, place, number, sets, *more: [f"{number}", *sets.values()]
+    )
 
     assert submission.resume(path, str(source), {}) == ["2", "y"]
     with pytest.raises(BollardError, match="--set WORD: the file has no such value"):
@@ -256,3 +258,65 @@ def test_a_record_that_cannot_be_read_is_not_one_of_a_waiting_job(tmp_path):
     (tmp_path / "job").mkdir()  # reading it gives EISDIR
     with pytest.raises(BollardError, match=r"/job: cannot be read: Is a directory"):
         state.read(tmp_path / "job")
+
+
+def test_records_of_jobs_that_ended_are_read_once(flows, monkeypatch):
+    """A flow may have ten thousand jobs."""
+    path = flows.make(a=(5, "ok"), b=(6, "failed"), c=(7, "running"))
+    for name, number in (("a", 5), ("b", 6)):
+        text = f"state={'ok' if name == 'a' else 'failed'} job={number} start=1 end=2 status=0 attempt=1"
+        (path / "state" / name).write_text(text.ljust(folder.RESERVED - 2) + ".\n")
+    flows.slurm("5|N/A|COMPLETED|None|n1|a|bollard:f-1.1", "7|N/A|RUNNING|None|n1|c|bollard:f-1.1")
+    seen, real = [], state.read
+    monkeypatch.setattr(state, "read", lambda path: (seen.append(os.path.basename(path)), real(path))[1])
+    assert [part.state for part in state.of(path).parts] == ["ok", "failed", "running"]
+    assert sorted(seen) == ["a", "b", "c", "c"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "wanted"),
+    [("job", 10_000, ""), ("job", 11_000, "jobs.z: needs 11000 jobs, over 10909"), ("end", 10_000, ""),
+     ("end", 11_000, "the flow has 11000 jobs, over 10909"), ("cancel", 6000, "on-failure: cancel: the flow has 6000")],
+)  # fmt: skip
+def test_too_many_edges_are_refused_before_anything_is_submitted(kind, count, wanted):
+    needs = tuple(batch.Need(f"j{at}", False) for at in range(count))
+    jobs = [batch.BatchJob(need.name, "job", (), (), (), 0, "") for need in needs]
+    last = batch.BatchJob("z" if kind == "job" else f".{kind}", kind, needs if kind == "job" else (), (), (), 0, "")
+    if not wanted:
+        submission._refuse_long_edges([*jobs, last])
+        return
+    with pytest.raises(BollardError, match=wanted):
+        submission._refuse_long_edges([*jobs, last])
+
+
+def test_a_directory_that_cannot_be_written_keeps_no_job_alive(flows, monkeypatch):
+    path = flows.make(a=(5, "running"))
+    flows.slurm("5|N/A|RUNNING|None|n1|a|bollard:f-1.1")
+
+    def full(place, *more):
+        raise BollardError(f"{place}: cannot be written: No space left on device", "make room")
+
+    monkeypatch.setattr(folder, "write", full)
+    with pytest.raises(BollardError, match=r"the jobs are cancelled, but .*cancelled.1: cannot be written"):
+        flows.run("cancel", "f-1")
+    assert flows.cancelled() == ["5"]
+
+    (path / "lock").touch()  # with it, a mark needs no room
+    flows.run("cancel", "f-1")
+    assert folder.marked(path, "cancelled", 1)
+
+
+def test_a_number_that_cannot_be_noted_names_the_file(flows):
+    path = flows.make()
+    (path / "ids").symlink_to("/dev/full")
+    with pytest.raises(BollardError, match=r"ids: cannot be written: .*"):
+        folder.note(path, 1, "a", 5)
+
+
+def test_logs_of_a_job_that_never_ran(flows):
+    flows.make(a=(5, "failed"), b=(6, ""))
+    with pytest.raises(BollardError, match="b: has no log: it has not started"):
+        flows.run("logs", "f-1", "b")
+    with pytest.raises(BollardError, match="c: is no job of f-1") as caught:
+        flows.run("logs", "f-1", "c")
+    assert caught.value.hint == "its jobs are a, b"

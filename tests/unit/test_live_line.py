@@ -41,6 +41,9 @@ def test_it_fits(width, step, total):
     assert len(line) < width and "\n" not in line and line.startswith("bollard: "[: width - 1])
     if width >= 80:
         assert live_line.facts(state) in line
+    if width == 40:
+        assert not total or "3 s left" in line
+        assert line.startswith("bollard: packing" if step == "packing" else "bollard: fetch")
 
 
 def test_control_characters_do_nothing():

@@ -195,7 +195,11 @@ def test_a_mistake_is_one_line(argv, text, tmp_path):
 
 
 def test_exec_needs_a_program(squashfs):
-    assert refused("exec", str(squashfs)) == "no command given; name a program of the image, or use `bollard shell`"
+    missing = f"no command given after the image {squashfs}; name a program of the image, or use `bollard shell`"
+    assert refused("exec", str(squashfs)) == missing
+    before = "--bind: not an option of all commands; options come after the command: "
+    before += "`bollard exec --bind ... IMAGE PROGRAM`"
+    assert refused("--bind", "/a", "exec", str(squashfs), "true") == before
     assert refused("exec", "--name", "x", str(squashfs), "true").startswith("--name x: only the steps of a job share")
 
 
@@ -374,17 +378,6 @@ def test_root_cannot_give_its_rights_up(monkeypatch):
     assert parse("--no-privs=false", "img.sif") == ([], ["img.sif"])
     with pytest.raises(BollardError, match="--no-privs: root keeps"):
         parse("--no-privs", "img.sif")
-
-
-def test_several_tasks_do_not_share_what_each_makes(monkeypatch):
-    monkeypatch.delenv("SLURM_STEP_NUM_TASKS", raising=False)
-    assert parse("--sharens", "img.sif") == ([], ["img.sif"])
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert parse("--sharens", "img.sif") == ([], ["img.sif"])
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
-    assert parse("--sharens=false", "img.sif") == ([], ["img.sif"])
-    with pytest.raises(BollardError, match="--sharens: each task .* srun --container=IMAGE"):
-        parse("--sharens", "img.sif")
 
 
 def test_no_option_is_known_in_two_ways():

@@ -90,7 +90,7 @@ VALUES = {
     "shm-size": "2g",
     "bind": "/a:/b", "mounts": "/a:/b", "mount": "type=bind,src=/a,dst=/b", "env": "A=b", "home": "/x:/y",
     "unshare": "net", "hostname": "h", "app": "a", "dns": "192.0.2.1",
-    "device": "nvidia.com/gpu=0",
+    "device": "nvidia.com/gpu=0", "mpi": "host",
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bollard.runtime.cli import image_findings
+from bollard.runtime.container import image_libraries
 from bollard.runtime.preflight import client, contents, image_root, verdict, wireup
 from bollard.spank_plugin.finding import FAILURE, OK, WARNING
 
@@ -54,7 +55,7 @@ def test_images_without_mpi_are_passed_over(image):
 
 def test_a_verdict_as_text():
     assert lines("bookworm-mpi.sif", true="", ring="pmi2") == [
-        "bollard-preflight 1",
+        "bollard-preflight 2",
         "use pmi2 pmi2",
         "bad pmi2 pmix apart MPICH 4.0.2 without PMIx",
         "bad pmi2 none apart MPICH 4.0.2",
@@ -150,6 +151,7 @@ def test_the_image_s_path_finds_a_program(tmp_path):
     scripts.mkdir(parents=True)
     (scripts / "90-environment.sh").write_text('export PATH="/tools:$PATH"\n')
     assert read(tmp_path, "app")["programs"]["app"]["path"] == "/tools/app"
+    assert read(tmp_path, "/scratch/app")["programs"]["/scratch/app"]["path"] == ""
     assert read(tmp_path, "bin/app")["programs"]["bin/app"]["path"] == ""  # below the working directory: not here
 
 
@@ -161,7 +163,7 @@ def test_what_an_image_puts_into_variables_is_bounded(tmp_path):
     (scripts / "00-notes.txt").write_text("LD_LIBRARY_PATH=/no/script\n")
     (scripts / "00.sh").write_text(f"PATH={':'.join(f'/{number}' for number in range(100_000))}\n" * 2)
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    root = contents.Root(fd)
+    root = image_libraries.Root(fd)
     os.close(fd)
     assert root.variables["PATH"] == [f"/{number}" for number in range(100)]
     assert root.variables["LD_LIBRARY_PATH"] == ["/same", *(f"/{number}" for number in range(1, 64))]
@@ -171,7 +173,7 @@ def test_a_program_s_own_directories_are_bounded(tmp_path, monkeypatch):
     compiled(tmp_path / "bin", "app", "int main(void) { return 0; }", "-static")
     monkeypatch.setattr(contents.elf.Library, "run_path", lambda self: ["/same"] * 9 + [f"/{n}" for n in range(999)])
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    places = contents._program(contents.Root(fd), "/bin/app")[1]
+    places = contents._program(image_libraries.Root(fd), "/bin/app")[1]
     os.close(fd)
     assert places == ["/same", *(f"/{number}" for number in range(99))]
 

@@ -27,6 +27,8 @@ void text_of(char *text, size_t room, int as_root, unsigned first, const unsigne
 int owned_by_root(const char *path);
 int take_senders(int fd, int *handles, int most, int *lost);
 int count_alive(const int *handles, int count);
+int open_record(const char *folder, uint32_t job, unsigned uid, unsigned gid);
+void drop_empty_record(const char *folder, uint32_t job, unsigned uid);
 """
 MORE = """
 static int be_nothing(void *arg) { (void) arg; return 0; }
@@ -254,3 +256,36 @@ def test_ways_that_end_nowhere(privilege, tree):
     assert owned(privilege, tree / "gone") == errno.ENOENT
     assert owned(privilege, tree / "long" / ("y" * 200)) == errno.ENAMETOOLONG
     assert owned(privilege, "usr/bin") == errno.EINVAL and owned(privilege, "/" + "x" * 4096) == errno.EINVAL
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's directories hold records")
+@pytest.mark.parametrize(
+    ("spoil", "opens"),
+    [
+        ("true", True),
+        ("chgrp 4 {above}; chmod 775 {above}", True),  # /var/log of Ubuntu
+        ("mkdir {folder}", True),
+        ("mkdir {above}/real; ln -s real {folder}", True),
+        ("chmod 775 {above}; mkdir {above}/real; ln -s real {folder}", False),
+        ("mkdir {folder}; chown 1000 {folder}", False),
+        ("mkdir {folder}; chmod 775 {folder}", False),
+        ("touch {folder}", False),
+        ("mkdir {folder}; ln -s ../other {folder}/7.1000", False),
+    ],
+)
+def test_where_records_are(privilege, spoil, opens):
+    """Root writes to its own directory alone, also where a daemon's group can write to the parent."""
+    _, library = privilege
+    with tempfile.TemporaryDirectory(dir="/var/lib") as above:
+        folder = f"{above}/bollard"
+        os.chmod(above, 0o755)
+        assert os.system(spoil.format(above=above, folder=folder)) == 0
+        fd = library.open_record(folder.encode(), 7, 1000, 1000)
+        assert (fd >= 0) == opens
+        if opens:
+            info = os.fstat(fd)
+            assert (info.st_uid, info.st_gid, info.st_mode & 0o7777) == (0, 1000, 0o640)
+            os.close(fd)
+            library.drop_empty_record(folder.encode(), 7, 1000)
+            assert os.listdir(folder) == []
+        assert not os.path.exists(f"{above}/other")

@@ -32,7 +32,9 @@ def test_the_first_host(hosts, first):
 
 
 def test_what_a_task_gets():
-    assert pytorch.variables(STEP) == {
+    found = pytorch.variables(STEP)
+    assert found.pop(pytorch.OWN).split() == [name + b"=" + value for name, value in found.items()]
+    assert found == {
         b"RANK": b"3",
         b"LOCAL_RANK": b"1",
         b"WORLD_SIZE": b"4",
@@ -46,6 +48,20 @@ def test_what_somebody_has_set_stays():
     own = {b"RANK": b"0", b"MASTER_ADDR": b"here", b"OMP_NUM_THREADS": b"8"}
 
     assert not pytorch.variables({**STEP, **own}).keys() & own.keys()
+
+
+def test_a_step_within_a_step_has_its_own():
+    """All ranks of an srun in a batch script would be rank 0, because the script's container has set RANK."""
+    script = {b"SLURM_PROCID": b"0", b"SLURM_LOCALID": b"0", b"SLURM_NTASKS": b"4", b"SLURM_JOB_ID": b"9000"}
+    outer = {b"PYTORCH_VERSION": b"2.1", **script}
+    outer.update(pytorch.variables(outer))
+    assert outer[b"RANK"] == b"0"
+
+    found = pytorch.variables({**outer, **STEP})
+    assert (found[b"RANK"], found[b"LOCAL_RANK"], found[b"MASTER_ADDR"]) == (b"3", b"1", b"gpu07")
+
+    own = {b"MASTER_ADDR": b"here", b"RANK": b"7"}  # what the script has set itself stays
+    assert not pytorch.variables({**outer, **own, **STEP}).keys() & own.keys()
 
 
 def test_an_image_without_it_gets_nothing():

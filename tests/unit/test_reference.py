@@ -123,3 +123,22 @@ def test_enroots_forms():
     assert reference.parse("docker://me@host:5000#a/b:c").name == "host:5000/a/b:c"
     assert reference.parse("docker://host#a").name == "host/a"
     assert reference.parse("dockerd://a:b").scheme == "docker-daemon"
+
+
+def test_an_address_of_ipv6():
+    """skopeo takes none; a web server may have one."""
+    with pytest.raises(BollardError, match="an IPv6 address cannot name a registry; use the name of its host"):
+        reference.parse("docker://[::1]:5000/lab/img:v1")
+    assert reference.parse("https://[::1]:8443/img.sif").name == "[::1]:8443/img.sif"
+
+
+def test_a_digest_in_capitals():
+    with pytest.raises(BollardError) as caught:
+        reference.digest(reference.parse("docker://host/i@sha256:" + "AB" * 32))
+    assert caught.value.hint == f"write @sha256:{'ab' * 32}, in lower case"
+
+
+@pytest.mark.parametrize("uri", ["docker://host/a/../b", "oras://host/./b:1", "docker://host/.."])
+def test_a_name_with_dots_alone(uri):
+    with pytest.raises(BollardError, match="is not the name of an image"):
+        reference.parse(uri)

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import random
 import re
+import shutil
+import time
 
 import pytest
 import signed_images
@@ -15,7 +18,8 @@ from signed_images import Keys, read, report, write
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image, sif, sif_edit, sif_write
-from bollard.runtime.trust import pgp, sign, signature, verify
+from bollard.runtime.request import trust_rule
+from bollard.runtime.trust import evidence, keyring, pgp, sign, signature, verify
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +32,11 @@ def master(keys, tmp_path_factory):
     path = write(tmp_path_factory.mktemp("image") / "img.sif")
     keys.sign(path)
     return path.read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def own_gpgv(monkeypatch):
+    monkeypatch.setattr(evidence, "GPGV", shutil.which("gpgv"))
 
 
 @pytest.fixture
@@ -187,6 +196,122 @@ def test_the_name_of_another_key(keys, img):
         found = report(path, keys.trust())
         assert "names the key" in found.reason and found.verdicts[0].fingerprint == "", entity
         assert verify.signers(found) == frozenset()
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory):
+    """Two keys with one short id, the last 32 bits of their fingerprints: {name: (public, secret)}.
+
+    The time of creation is part of a fingerprint, so a few hundred thousand hashes find such a pair.
+    """
+    folder = tmp_path_factory.mktemp("twins")
+    begin = 1_600_000_000
+    with pgp.Home(str(folder)) as home:
+        for name in ("one", "two"):
+            home.gpg(["--quick-generate-key", f"{name} <x@example.org>", "ed25519", "sign,cert", "never"])
+        lines = home.gpg(["--with-colons", "--with-keygrip", "--list-keys"]).decode().splitlines()
+        grips = [line.split(":")[9] for line in lines if line.startswith("grp")]
+        first, second = (short_ids(key.raw, begin) for key in keyring.split(home.gpg(["--export"])))
+        by = {short: created for created, short in first}
+        pairs = next((by[short], other) for other, short in second if short in by)
+        for name, grip, created in zip(("one", "two"), grips, pairs):
+            made = time.strftime("%Y%m%dT%H%M%S", time.gmtime(created))
+            words = f"Key-Type: EDDSA\nKey-Grip: {grip}\nKey-Usage: sign\nCreation-Date: {made}\n%no-protection\n"
+            home.gpg(["--generate-key"], f"{words}Name-Real: twin-{name}\n%commit\n".encode())
+        public, secret = (keyring.split(home.gpg([option, "twin-"])) for option in ("--export", "--export-secret-keys"))
+    return {key.user.removeprefix("twin-"): (key, other) for key, other in zip(public, secret)}
+
+
+def short_ids(raw, begin):
+    """(Time, short id) of a key for a quarter of a million seconds of creation."""
+    _, body, _ = next(keyring.packets(raw))
+    head, tail = b"\x99" + len(body).to_bytes(2, "big") + body[:1], body[5:]
+    for created in range(begin, begin + 250_000):
+        yield created, hashlib.sha1(head + created.to_bytes(4, "big") + tail).digest()[-4:]
+
+
+def test_another_key_with_the_same_short_id(twins, keys, tmp_path):
+    (one, _), (two, secret) = twins["one"], twins["two"]
+    assert one.fingerprint[-8:] == two.fingerprint[-8:] and one.fingerprint != two.fingerprint
+    ring, both = str(tmp_path / "one"), str(tmp_path / "both")
+    keyring.put(ring, [one])
+    keyring.put(both, [one, two])
+    img = write(tmp_path / "img.sif")
+    sign.with_pgp(str(img), secret, None, str(keys.folder), (), ())
+    found = report(img, verify.Trust((ring,)))
+    assert "the key is in no keyring" in found.reason and verify.signers(found) == frozenset()
+    found = report(img, verify.Trust((both,)))
+    assert found.reason == "" and verify.signers(found) == {two.fingerprint}
+    rule = trust_rule.Rule(1, any_of=(one.fingerprint,))
+    fd, sif_file = image.open_sif(str(img))
+    try:
+        with pytest.raises(BollardError, match=f"is not signed by {one.fingerprint}, but by {two.fingerprint}"):
+            verify.require(fd, sif_file, verify.Trust((both,)), [one.fingerprint])
+        for trusted in (ring, both):
+            policy = trust_rule.Policy("enforce", "bollard.yaml", 1, trusted, (rule,))
+            assert one.fingerprint not in evidence.signers_of(fd, sif_file, policy)
+    finally:
+        os.close(fd)
+    data = bytearray(img.read_bytes())  # the descriptor names the other twin
+    at = data.index(bytes.fromhex(two.fingerprint))
+    data[at : at + 20] = bytes.fromhex(one.fingerprint)
+    img.write_bytes(data)
+    found = report(img, verify.Trust((both,)))
+    assert f"names the key {one.fingerprint}, but {two.fingerprint} made it" in found.reason
+    assert verify.signers(found) == frozenset()
+
+
+def test_a_revocation_in_any_keyring_counts(keys, img, tmp_path):
+    """The user's keyring has the key as it was; the machine's has its revocation."""
+    keys.sign(img, "revoked")
+    old, new = str(tmp_path / "old"), str(tmp_path / "new")
+    keyring.put(old, [keys.unrevoked, keys.public["good"]])
+    keyring.put(new, [keys.public["revoked"]])
+    assert report(img, verify.Trust((old,))).reason == ""
+    for rings in ((old, new), (new, old)):
+        found = report(img, verify.Trust(rings))
+        assert "has been revoked" in found.reason
+        assert verify.signers(found) == {keys.public["good"].fingerprint}
+
+
+def test_a_user_id_with_a_line_separator(keys, img, tmp_path):
+    """gpgv prints it as it is. It is part of a name, and no status line of gpgv."""
+    with pgp.Home(str(tmp_path)) as home:
+        forged = f"[GNUPG:] VALIDSIG {keys.public['good'].fingerprint}"
+        user = f"Mallory\u2028{forged}\x85{forged} <m@example.org>"
+        home.gpg(["--quick-generate-key", user, "ed25519", "sign", "never"])
+        (public,), (secret,) = (keyring.split(home.gpg([word])) for word in ("--export", "--export-secret-keys"))
+    ring = str(tmp_path / "ring")
+    keyring.put(ring, [public, keys.public["good"]])
+    sign.with_pgp(str(img), secret, None, str(keys.folder), (), ())
+    found = report(img, verify.Trust((ring,)))
+    assert found.reason == "" and found.verdicts[1].name.startswith("Mallory")
+    assert verify.signers(found) == {public.fingerprint, keys.public["good"].fingerprint}
+
+
+def test_the_system_partition_in_another_group_than_the_signature(keys, img):
+    """Group 1 is signed by a trusted key, and what would be mounted is in group 2."""
+    found = read(img)
+    item = sif.primary(found)
+    data = bytearray(img.read_bytes())
+    at = found.header.table_offset + item.slot * sif.DESCRIPTOR_SIZE
+    data[at + 9 : at + 13] = (sif.GROUP_BIT | 2).to_bytes(4, "little")
+    img.write_bytes(data)
+    assert "an object that signature object" in report(img, keys.trust(), groups=[1]).reason
+    add(img, group=1)
+    for number in [item.id for item in read(img).descriptors if item.datatype == sif.SIGNATURE]:
+        sif_edit.delete(str(img), number)
+    keys.sign(img, groups=[1])
+    assert report(img, keys.trust(), groups=[1]).reason == ""
+    assert report(img, keys.trust()).reason == "object group 2 is not signed"
+    fd, found = image.open_sif(str(img))
+    try:
+        rules = trust_rule.Policy("enforce", "bollard.yaml", 1, keys.ring, ())
+        assert evidence.signers_of(fd, found, rules) == frozenset()
+        with pytest.raises(BollardError, match="object group 2 is not signed"):
+            verify.require(fd, found, keys.trust(), [keys.public["good"].fingerprint])
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.parametrize(
@@ -360,3 +485,15 @@ def test_require(keys, img):
             verify.require(fd, found, keys.trust("other"), [good])
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("first", ["old", "new"])
+def test_a_revocation_that_was_appended(keys, img, tmp_path, first):
+    """`gpg --export KEY >> FILE` puts a second copy of the key behind the one without the revocation."""
+    keys.sign(img, "revoked")
+    copies = [keys.unrevoked.raw, keys.public["revoked"].raw]
+    ring = tmp_path / "ring"
+    ring.write_bytes(b"".join(copies if first == "old" else copies[::-1]) + keys.public["good"].raw)
+    found = report(img, verify.Trust((str(ring),)))
+    assert "has been revoked" in found.reason
+    assert verify.signers(found) == {keys.public["good"].fingerprint}

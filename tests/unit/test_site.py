@@ -29,6 +29,13 @@ writable: yes
 mpirun: false
 gpu: always
 mpi: auto
+fabrics:
+  cxi:
+    provider: /opt/cxi/libcxi-fi.so
+    libraries: [/opt/cxi/libcxi.so.1]
+    devices: [/dev/cxi*]
+    environment: {FI_CXI_A: "1:2"}
+host-mpi: [/opt/mpich/lib]
 spool: /var/spool/slurmd.%n
 registry: yes
 image-programs: no
@@ -123,6 +130,16 @@ def _example():
         ("Home: yes\n", '1: no key is called "Home"; did you mean home?'),
         ("\n\nhome: maybe\n", '3: home: "maybe" is neither yes nor no; write `home: yes` or no'),
         ("home: [yes]\n", "1: home: a list is neither yes nor no; write `home: yes` or no"),
+        ("fabrics: [a]\n", "1: fabrics: a list is no set of fabrics; write `NAME: {provider: FILE}`"),
+        ("fabrics: {a: {}}\n", "1: fabrics.a: it has no provider; write `provider: /PATH/libNAME-fi.so`"),
+        (
+            "fabrics: {a: {provider: /p-fi.so, library: /x}}\n",
+            '1: fabrics.a: no key is called "library"; the keys are provider, libraries, devices, environment',
+        ),
+        (
+            "fabrics: {a: {provider: '/p*'}}\n",
+            '1: fabrics.a.provider: "/p*" has a * in it; only a device may have one, as its last letter',
+        ),
         ("layer-max: much\n", '1: layer-max: "much" is no size; write `layer-max: 200G`, or a number of bytes'),
         ("layer-max: 0\n", '1: layer-max: "0" is no size; write `layer-max: 200G`, or a number of bytes'),
         ("layer-max: [1]\n", "1: layer-max: a list is no size; write `layer-max: 200G`, or a number of bytes"),
@@ -201,6 +218,19 @@ def test_an_installation_without_its_settings_starts_nothing(tmp_path):
     """A site's policy does not end with a lost file."""
     (tmp_path / installed.MANIFEST).write_text("{}")
     with pytest.raises(BollardError, match=r"has no site\.conf; .*bollard site configure"):
+        site.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("left", [0, 1, 60, -1, -len(site.END), None])
+def test_an_installation_with_a_part_of_its_settings_starts_nothing(tmp_path, left):
+    """A disk that was full, or a power cut, does not take rules away."""
+    whole = site_config.compiled(site_config.Settings({"home": False}, "1"), "/p")
+    (tmp_path / site.NAME).write_bytes(whole[:left])
+    (tmp_path / installed.MANIFEST).write_text("{}")
+    if left is None:
+        assert site.load(str(tmp_path)).home is False
+        return
+    with pytest.raises(BollardError, match=r"is not whole; .*bollard site configure"):
         site.load(str(tmp_path))
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from bollard.spank_plugin import (
     check,
     cluster_check,
     finding,
+    folder_check,
     gpu_check,
     host_check,
     install,
@@ -91,21 +93,99 @@ def test_nothing_is_known_of_what_is_not_there(tmp_path):
             raise AssertionError(text)
 
 
+@pytest.mark.parametrize("file", ["spank_plugin/__main__.py", "spank_plugin/build.py", "setup.py"])
 @pytest.mark.parametrize("version", ["3.6", "3.7", "3.8"])
-def test_an_older_python_reads_why(version):
-    """The file that it starts has no newer syntax, and says which Python is needed."""
-    text = (TOP / "spank_plugin/__main__.py").read_text()
+def test_an_older_python_reads_why(version, file):
+    """The files that it starts have no newer syntax, and say which Python is needed."""
+    text = (TOP / file).read_text()
     major, minor = map(int, version.split("."))
     ast.parse(text, feature_version=(major, minor))
-    assert "annotations" not in text  # from __future__: 3.7
+    assert "import annotations" not in text  # from __future__: 3.7
     program = f"import sys; sys.version_info = ({version.replace('.', ', ')}, 1); "
-    program += f"exec(compile({text!r}, {str(TOP / 'spank_plugin/__main__.py')!r}, 'exec'))"
+    program += f"exec(compile({text!r}, {str(TOP / file)!r}, 'exec'))"
     done = subprocess.run([sys.executable, "-Bc", program], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1 and done.stderr.startswith("bollard: needs Python 3.9 or later"), done
     assert done.stderr.count("\n") == 1 and f" is {version};" in done.stderr
 
 
+def test_what_is_no_program_says_so():
+    done = subprocess.run([sys.executable, "-B", TOP / "spank_plugin/build.py"], capture_output=True, check=False)
+    assert done.returncode == 1 and b"run `python3 spank_plugin`" in done.stderr, done
+
+
 SHIM = "/p/spank_bollard.so"
+MISSING = "cannot open shared object file: No such file or directory"
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="root asks for users")
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("spoil", "closed", "fix"),
+    [
+        ("true", "", ""),
+        ("chmod 700 {0}/etc/plugstack.conf.d", "{0}/etc/plugstack.conf.d", "chmod a+rX {0}/etc/plugstack.conf.d"),
+        ("chmod 600 {0}/etc/plugstack.conf", "{0}/etc/plugstack.conf", "chmod a+rX {0}/etc/plugstack.conf"),
+        ("chmod 700 {0}/p", "{0}/p", "bollard site install"),
+        ("chmod 600 {0}/p/spank_bollard.so", "{0}/p/spank_bollard.so", "bollard site install"),
+        ("chmod 644 {0}/p/bollard-enter", "{0}/p/bollard-enter", "bollard site install"),
+        ("chmod 711 {0}/p/bollard-enter", "", ""),
+        ("chmod 700 {0}", "{0}", "chmod a+rX {0}"),
+    ],
+)
+def test_what_users_cannot_read(spoil, closed, fix):
+    """Root finds it too, who can read everything."""
+    with tempfile.TemporaryDirectory(dir="/var/lib") as name:
+        top = Path(name)
+        for folder in (top, top / "p", top / "p/python"):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o755)
+        for file in ("spank_bollard.so", "bollard-enter", "python/a.py"):
+            (top / "p" / file).touch(0o755)
+        where = stack(top / "etc")._replace(prefix=f"{top}/p")
+        assert os.system(spoil.format(top)) == 0
+        (found,) = folder_check.access(where)
+        assert found.state == (FAILURE if closed else OK), found
+        if closed:
+            assert (found.text, found.fix) == (f"closed to users: {closed.format(top)}", fix.format(top))
+
+
+@needs_root
+def test_directories_of_root(monkeypatch):
+    """Of records only the directory counts: the group of a daemon may have its parent, as on Ubuntu."""
+    with tempfile.TemporaryDirectory(dir="/var/lib") as name:
+        top, path = Path(name), f"{name}/bollard"
+        monkeypatch.setattr(folder_check.constants, "RECORDS", path)
+        monkeypatch.setattr(folder_check.constants, "JOB_FOLDERS", path)
+        checks = folder_check.records, folder_check.job_folders
+
+        def found():
+            return [next(one(Where(f"{name}/p", name))) for one in checks]
+
+        top.chmod(0o755)
+        assert [row.text for row in found()] == [f"the first container makes {path}"] * 2
+        os.mkdir(path)
+        assert [row.text for row in found()] == [f"{path} is root's alone"] * 2
+        top.chmod(0o775)
+        assert [row.state for row in found()] == [OK, FAILURE]
+        os.chown(path, 1000, 0)
+        assert [(row.state, row.fix) for row in found()][0] == (WARNING, f"chown -h root {path}")
+        os.rmdir(path)
+        Path(path).touch()
+        assert [(row.state, row.fix) for row in found()] == [(state, f"remove {path}") for state in (WARNING, FAILURE)]
+
+
+@pytest.mark.parametrize(
+    ("said", "fix"),
+    [
+        (f"libpython3.9.so.1.0: {MISSING}", "install the library libpython3.9.so.1.0: libpython3.9 (Debian)"),
+        (f"a: error while loading: libfuse.so.2: {MISSING}", "install the library libfuse.so.2: libfuse2"),
+        (f"libzstd.so.1: {MISSING}", "install the library libzstd.so.1"),
+        ("_bollard.so: cannot read file data", ""),
+    ],
+)
+def test_the_library_that_is_missing(said, fix):
+    assert folder_check.missing_library(said, "python3.9").startswith(fix)
+    assert bool(folder_check.missing_library(said, "python3.9")) == bool(fix)
 
 
 def stack(conf, include=True, line=f"required {SHIM} spool=/var/spool/slurmd\n", settings=""):
@@ -127,6 +207,8 @@ def stack(conf, include=True, line=f"required {SHIM} spool=/var/spool/slurmd\n",
         ({"line": f"required {SHIM} spool=/nosuch\n"}, "says spool=/nosuch, but", "write spool=/var/spool/slurmd"),
         ({"line": f"required {SHIM}\n"}, "has no spool=, but SlurmdSpoolDir is /var/spool/slurmd", "write spool="),
         ({"settings": "SlurmdSpoolDir=/s/%n\n"}, "but SlurmdSpoolDir is /s/%n", "write spool=/s/%n there"),
+        ({"line": f"requird {SHIM}\n"}, "bollard.conf:1: 'requird' is none of required", "mend that line"),
+        ({"line": "# ours\nrequired\n"}, "bollard.conf:2: 'required' is none of", "mend that line"),
     ],
 )
 def test_the_cause_in_plugstack(tmp_path, spoil, text, fix):
@@ -134,6 +216,80 @@ def test_the_cause_in_plugstack(tmp_path, spoil, text, fix):
     (finding,) = check._plugstack(stack(conf, **spoil))
     assert finding.state == FAILURE
     assert text.format(conf=conf) in finding.text and finding.fix.startswith(fix.format(conf=conf)), finding
+
+
+def test_slurms_files_in_another_place(tmp_path):
+    for place in (tmp_path / "none", tmp_path):
+        (finding,) = check._plugstack(Where("/p", str(place)))
+        assert finding.text == f"{place} has neither slurm.conf nor plugstack.conf"
+        assert finding.fix.endswith("with --slurm-conf")
+
+
+@pytest.mark.parametrize("name", ["slurm.conf", "plugstack.conf", "plugstack.conf.d/bollard.conf"])
+def test_files_of_slurm_that_users_cannot_read(tmp_path, name):
+    where = stack(tmp_path / "etc")
+    (tmp_path / "etc" / name).chmod(0o640)
+    _, finding = check._plugstack(where)
+    assert finding.state == FAILURE and f"users cannot read {tmp_path}/etc/{name} (mode 0640)" in finding.text
+    assert finding.fix == f"chmod a+r {tmp_path}/etc/{name}"
+
+
+def test_no_slurm_conf(tmp_path, monkeypatch):
+    """Slurm then asks the name service for a controller, and complains of that."""
+    monkeypatch.setattr(check.install, "read_manifest", lambda prefix: {"slurm": "22.05"})
+    said = "srun: error: resolve_ctls_from_dns_srv: res_nsearch error: Host name lookup failure\n"
+    monkeypatch.setattr(check, "_said", lambda *command, where: (1, said))
+    (finding,) = check._slurm(Where("/p", str(tmp_path)))
+    assert finding.text == f"there is no {tmp_path}/slurm.conf"
+    said = "srun: error: spank: Failed to open /etc/slurm/plugstack.conf: Permission denied\n"
+    (finding,) = check._slurm(stack(tmp_path / "etc"))
+    assert finding.fix == "mend plugstack.conf first"
+
+
+def test_the_device_of_fuse(tmp_path):
+    path = tmp_path / "fuse"
+    assert host_check.fuse_fix(str(path)) == "modprobe fuse"
+    path.write_text("")
+    assert host_check.fuse_fix(str(path)) == f"rm {path}; mknod -m 666 {path} c 10 229"
+    assert host_check.fuse_fix("/dev/null").startswith("rm /dev/null; mknod")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "told"),
+    [
+        ("bollard-enter", 0o644, "0644: users cannot start it"),
+        ("bollard-keeper", 0o755, "0755: users must be able to start it, and not to read it"),
+        ("squashfuse", 0o700, "0700: users must be able to start it, and not to read it"),
+        ("bollard-enter", 0o755, ""),
+        ("bollard-keeper", 0o711, ""),
+    ],
+)
+def test_modes_of_programs(tmp_path, name, mode, told):
+    (tmp_path / name).write_text("")
+    (tmp_path / name).chmod(mode)
+    (tmp_path / installed.MANIFEST).write_text('{"digests": {}}')
+    (finding,) = check._installation(Where(str(tmp_path), "/c"))
+    assert (finding.state == FAILURE) == bool(told) and told in finding.text
+    assert not told or finding.fix == f"chmod {install.MODES[name]:04o} {tmp_path / name}"
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [("kill -SEGV $$", "was ended by signal 11"), ("echo no such; exit 3", "ended with exit status 3: no such")],
+)
+def test_a_file_server_that_does_not_start(tmp_path, program, told):
+    (tmp_path / "squashfuse").write_text(f"#!/bin/sh\n{program}\n")
+    (tmp_path / "squashfuse").chmod(0o755)
+    (finding,) = check._squashfuse(Where(str(tmp_path), "/c"))
+    assert (finding.state, finding.text) == (FAILURE, f"{tmp_path}/squashfuse {told}")
+
+
+def test_settings_that_nobody_wrote(tmp_path):
+    where = Where(str(tmp_path), "/c", config=str(tmp_path / "none.yaml"))
+    fine = site_config.compiled(site_config.Settings({}, ""), str(tmp_path))
+    for text, state in ((fine, OK), (b"home=0\n" + fine, WARNING)):
+        (tmp_path / "site.conf").write_bytes(text)
+        assert [row.state for row in check._settings(where)] == [state]
 
 
 def test_plugstack_as_it_should_be(tmp_path):
@@ -248,9 +404,9 @@ def test_the_page_has_every_check():
 
 def test_every_finding_is_in_the_table():
     """The names in the source of the checks are those of the table."""
-    files = ("check", "host_check", "plugstack_fault")
+    files = ("check", "host_check", "plugstack_fault", "folder_check")
     source = "".join((TOP / f"spank_plugin/{name}.py").read_text() for name in files)
-    names = set(re.findall(r"""(?:Finding|attempt)\(\s*"([^"]+)",""", source))
+    names = set(re.findall(r"""(?:Finding|attempt|_folder)\(\s*"([^"]+)",""", source))
     assert names == set(finding.TRIED)
 
 
@@ -291,10 +447,10 @@ def test_a_table_of_nodes():
         "check   n1 and 7 more  n9 and 1 more  n11",
         "answer  ok             ok             no answer",
         "munge   ok             failure        -",
-        "8 of 11 nodes: all ok; bollard 1.0",
+        "8 of 11 nodes: no failure; bollard 1.0",
         "n9 and 1 more: failure: munge: munge is bad; mend",
         "n11: no answer; srun -w n11 bollard site check",
     ]
     assert cluster_check.status(found) == 1 and cluster_check.status(found[:8]) == 0
-    assert cluster_check.table(found[:8]) == ["8 of 8 nodes: all ok; bollard 1.0"]
+    assert cluster_check.table(found[:8]) == ["8 of 8 nodes: no failure; bollard 1.0"]
     assert sorted(names, key=cluster_check._order) == names

@@ -8,12 +8,13 @@ import shutil
 import subprocess
 
 import pytest
+import test_image
 from sif_files import write
 from signed_images import OBJECTS, PARTITION
 
 from bollard.runtime import installed
 from bollard.runtime.errors import BollardError
-from bollard.runtime.image import image
+from bollard.runtime.image import image, sif
 from bollard.runtime.request import trust_rule
 from bollard.runtime.trust import dsse, evidence, sign, site_keys
 
@@ -51,6 +52,24 @@ def folder(tmp_path_factory):
         (place / "ext").write_text(text)
         words = ("x509", "-req", "-in", place / "req", "-days", days, "-extfile", place / "ext", "-set_serial", "7")
         openssl(*words, "-CA", place / "root.crt", "-CAkey", place / "root.pem", "-out", place / f"{name}.crt")
+    ca, code = (place / "ca").read_text(), "extendedKeyUsage=codeSigning\n"
+    openssl("genpkey", *KINDS["p256"], "-out", place / "between.pem")
+    for name, key, text, issuer in (
+        ("issuer", "between", ca, "root"),
+        ("web", "between", f"{ca}extendedKeyUsage=serverAuth\n", "root"),
+        ("small", "short", ca, "root"),
+        ("of-issuer", "ed25519", code, "issuer"),
+        ("of-web", "ed25519", code, "web"),
+        ("of-small", "ed25519", code, "small"),
+        ("sha1", "ed25519", code, "root"),
+        ("lock", "ed25519", f"{code}keyUsage=keyEncipherment\n", "root"),
+    ):
+        request(place, name, key)
+        (place / "ext").write_text(text)
+        words = ("x509", "-req", "-in", place / "req", "-days", "30", "-extfile", place / "ext", "-set_serial", "8")
+        own = {"web": "between", "issuer": "between", "small": "short"}.get(issuer, issuer)
+        words += ("-CA", place / f"{issuer}.crt", "-CAkey", place / f"{own}.pem", "-out", place / f"{name}.crt")
+        openssl(*words, "-sha1" if name == "sha1" else "-sha256")
     return place
 
 
@@ -123,9 +142,44 @@ def test_a_key_id_without_the_key_is_nothing(folder, img):
     assert signers(path, together(folder, "rsa.pub", "p256.pub")) == frozenset()
 
 
+def test_a_table_that_changes_after_the_image_was_opened(folder):
+    """The partition that is mounted is the one that was opened, so the signature has to be about that one."""
+    path = folder / "twice.sif"
+    squashfs = test_image.superblock() + bytes(4000)
+    write(path, OBJECTS, squashfs, "x86_64", force=True)
+    sign.with_pem(str(path), dsse.private_key(str(folder / "rsa.pem")), (), ())
+    good = path.read_bytes() + bytes(-path.stat().st_size % 4096) + squashfs[:-1] + b"x"
+    fd, found = image.open_sif(str(path))
+    os.close(fd)
+    item = sif.primary(found)
+    evil, at = bytearray(good), found.header.table_offset + item.slot * sif.DESCRIPTOR_SIZE
+    evil[at + 17 : at + 25] = (len(good) - item.size).to_bytes(8, "little")
+    rule = trust_rule.Rule(1, any_of=tuple(ids(folder, "rsa")))
+    rules = trust_rule.Policy("enforce", "bollard.yaml", 1, "", (rule,), str(together(folder, "rsa.pub")))
+    for first, allowed in ((good, True), (evil, False)):
+        path.write_bytes(first)
+        opened = image.open_image(str(path))
+        try:
+            path.write_bytes(good)
+            if allowed:
+                assert evidence.check_image(rules, opened, "twice.sif").signers == tuple(ids(folder, "rsa"))
+                continue
+            with pytest.raises(BollardError, match="it is not signed by"):
+                evidence.check_image(rules, opened, "twice.sif")
+        finally:
+            opened.close()
+
+
 @pytest.mark.parametrize("name", ["code", "any"])
 def test_a_certificate_counts_as_its_key(folder, img, name):
     assert signers(img("ed25519"), together(folder, f"{name}.crt"), folder / "root.crt") == ids(folder, "ed25519")
+
+
+def test_an_issuer_between_is_no_signer_and_no_fault(folder, img):
+    keys = together(folder, "of-issuer.crt", "issuer.crt")
+    found, faults = site_keys.read(str(keys), str(folder / "root.crt"))
+    assert {key.id for key in found} == ids(folder, "ed25519") and faults == []
+    assert signers(img("ed25519"), keys, folder / "root.crt") == ids(folder, "ed25519")
 
 
 @pytest.mark.parametrize(
@@ -135,6 +189,10 @@ def test_a_certificate_counts_as_its_key(folder, img, name):
         (["old.crt"], "root.crt", "a certificate: certificate has expired"),
         (["code.crt"], "code.crt", "a certificate: unable to get "),
         (["code.crt", "root.crt"], "any.crt", "a certificate: "),  # a root in the file of keys is no root
+        (["of-web.crt", "web.crt"], "root.crt", "a certificate: one of its issuers is not for signing code"),
+        (["of-small.crt", "small.crt"], "root.crt", "a certificate: CA certificate key too weak"),
+        (["sha1.crt"], "root.crt", "a certificate: CA signature digest algorithm too weak"),
+        (["lock.crt"], "root.crt", "a certificate is not for signatures"),
         (["code.crt"], "", "a certificate, and the policy names no roots"),
         (["short.pub"], "", "an RSA key with less than 2048 bits"),
         (["rsa.pem"], "", "a PRIVATE KEY is neither a public key nor a certificate"),

@@ -49,7 +49,6 @@ def test_absolute_from_the_root():
         ("/a", [("/a", "/a", False)]),
         ("/a:/b", [("/a", "/b", False)]),
         ("/a:/b:ro", [("/a", "/b", True)]),
-        ("/a::ro", [("/a", "/a", True)]),
         ("/a:/b:rw,/c", [("/a", "/b", False), ("/c", "/c", False)]),
         ("sub", [("/data/dir/sub", "/data/dir/sub", False)]),
         ("~/data:/data", [("/home/u/data", "/data", False)]),
@@ -97,6 +96,21 @@ def test_env_travels_as_bytes():
     made = make(("env", "A=1=2"), ("env", "B="), ("env", "C=\udcff"))
 
     assert made.env == ((b"A", b"1=2"), (b"B", b""), (b"C", b"\xff"))
+
+
+def test_a_place_that_is_empty():
+    """A script wrote /data:$PLACE:ro, and PLACE was empty."""
+    for text in ("/data::ro", "/data::"):
+        assert repr(text) in refused(("bind", text))
+
+
+def test_a_home_that_is_empty():
+    assert refused(("home", "")) == "--home has no value"
+
+
+@pytest.mark.parametrize("text", ["A B", "A,B C", "A\tB", "A\nB"])
+def test_names_with_a_space(text):
+    assert "has a space in it" in refused(("keep-env", text))
 
 
 @pytest.mark.parametrize("text", ["A", "=1", ""])

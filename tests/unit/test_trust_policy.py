@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image.image_sbom import Listed, Sbom
 from bollard.runtime.request import site, site_config, trust_ecl, trust_rule
-from bollard.runtime.system import identity
+from bollard.runtime.system import identity, mount_table
 from bollard.runtime.trust import evidence, policy, versions
 
 A, B, C = "A" * 40, "B" * 40, "C" * 40
@@ -90,6 +92,60 @@ RULES = [
         image(signers=(A,)), image(owner=1234, digest=TWO), "it belongs to user 1234",
     ),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "named"),
+    [
+        ("docker://host/lab", "docker://host/lab/i@sha256:1", True),
+        ("docker://host/lab", "docker:///host/lab:1", True),
+        ("docker://host/lab", "DOCKER://host/lab/i", True),
+        ("docker://Host.example/lab", "docker://hOST.example/lab/i", True),
+        ("docker://ubuntu", "docker://ubuntu:24.04", True),
+        ("docker-daemon://i", "dockerd://i:1", True),
+        ("docker-daemon://i", "docker-daemon:i:1", True),
+        ("docker://host/lab", "docker://me@host#lab/i", True),
+        ("docker://host/lab", "docker://host/lab@evil.example#i", False),
+        ("docker://host", "docker://host:5000/i", False),
+        ("docker://host/lab", "docker://host/lab/../evil/i", False),
+        ("docker://evil.example", "docker:////evil.example/i", True),
+        ("oras://host/lab", "oras://host/lab/%2e%2e/evil/i:1", False),
+        ("oras://host/evil", "oras://host/lab/%2e%2e/evil/i:1", True),
+        ("https://host/apps", "https://host/apps/i.sif", True),
+        ("https://host/apps", "https://host/apps/../evil/i.sif", False),
+        ("https://host/apps", "https://host/apps//i.sif", True),
+        ("https://host/apps", "https://host/apps:x/i.sif", False),
+        ("https://host", "https://host:8443/i.sif", False),
+        ("https://host", "https://host@evil.example/i.sif", False),
+        ("https://evil.example", "https://me@evil.example/i.sif", True),
+        ("https://host", "HTTPS://HOST/i.sif", True),
+    ],
+)
+def test_a_place_by_other_spellings(place: str, name: str, named: bool) -> None:
+    assert policy.names_place(place, image(name=name)) == named
+
+
+def test_a_file_in_another_mount_namespace_has_no_place() -> None:
+    """The kernel shows its path as if it lay in this one: so a user's own file would lie in a directory of root's."""
+    words = "mount -t tmpfs none /mnt && mkdir /mnt/images && echo x > /mnt/images/a.sif && echo && cat"
+    argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", words]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin and other.stdout and other.stdout.readline()
+        fd = os.open(f"/proc/{other.pid}/root/mnt/images/a.sif", os.O_RDONLY)
+        try:
+            assert os.readlink(f"/proc/self/fd/{fd}") == "/mnt/images/a.sif"
+            assert mount_table.path_of(fd) == ""
+            with pytest.raises(BollardError, match=r"^a\.sif: lies in another mount namespace"):
+                site.refuse_image(site.Site(allowed=("/mnt/images",)), fd, "a.sif")
+            for rules in ("{from: /mnt/images}", "{from: /tmp, refuse: yes}\n  - {from: anywhere}"):
+                with pytest.raises(BollardError, match="by the rule in .* another mount namespace"):
+                    evidence.check_layer(compiled(f"  - {rules}\n"), fd, "a.sif")
+            assert evidence.check_layer(compiled("  - {from: anywhere}\n"), fd, "a.sif").allowed
+        finally:
+            os.close(fd)
+            other.stdin.close()
+    with open(__file__, "rb") as file:
+        assert mount_table.path_of(file.fileno()) == os.path.realpath(__file__)
 
 
 @pytest.mark.parametrize(("rule", "allowed", "refused", "why"), RULES)
@@ -342,4 +398,4 @@ MOUNTS = b"""\
 )
 def test_filesystems_that_users_serve(number: bytes, users: bool) -> None:
     """Their owners mean nothing. A filesystem that root has mounted, such as CVMFS, counts."""
-    assert evidence.is_served_by_user(MOUNTS, number) == users
+    assert evidence.is_served_by_user(mount_table.words(MOUNTS, number)) == users

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.message
 import socket
 import threading
@@ -53,6 +54,104 @@ def test_no_word_of_its_reaches_a_terminal_as_it_is(answering, tmp_path):
     with pytest.raises(BollardError) as caught:
         web.save(url, str(tmp_path / "file"), url)
     assert one_line(caught.value).isprintable() and r"\x1b]0;own\x07\x9b2J" in one_line(caught.value)
+
+
+@pytest.fixture
+def serving(monkeypatch):
+    """Starts a server that answers each request with what a function returns; returns its address and the requests."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    listeners = []
+
+    def start(answer):
+        listener, asked = socket.create_server(("127.0.0.1", 0)), []
+        listeners.append(listener)
+
+        def work():
+            while True:
+                try:
+                    peer, _ = listener.accept()
+                except OSError:
+                    return  # the test is over
+                with peer, contextlib.suppress(ConnectionError):
+                    asked.append(peer.recv(65536).decode("latin-1"))
+                    for part in answer():
+                        peer.sendall(part)
+
+        threading.Thread(target=work, daemon=True).start()
+        return f"http://127.0.0.1:{listener.getsockname()[1]}", asked
+
+    yield start
+    for listener in listeners:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def endless():
+    yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    while True:
+        yield b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+
+
+def test_an_answer_without_an_end(serving, tmp_path, monkeypatch):
+    url, _ = serving(endless)
+    with pytest.raises(BollardError, match="more bytes came, 100000 expected"):
+        web.save(url, str(tmp_path / "known"), url, 100_000)
+    monkeypatch.setattr(web, "MAX_FILE", 3 << 20)
+    with pytest.raises(BollardError, match="more bytes came, 3145728 expected"):
+        web.save(url, str(tmp_path / "unknown"), url)
+    with pytest.raises(BollardError, match="the answer is not a JSON object of at most 1048576 bytes"):
+        web.document(url, url)
+
+
+def test_a_file_in_another_coding(serving, tmp_path):
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\n"
+    url, asked = serving(lambda: [head + b"\x1f\x8b\x08"])
+    with pytest.raises(BollardError, match=r"the server sends the file in another coding, gzip; fetch it by"):
+        web.save(url, str(tmp_path / "file"), url)
+    assert "accept-encoding: identity" in asked[0].lower() and not (tmp_path / "file").exists()
+
+
+def test_a_token_stays_with_its_server(serving, tmp_path):
+    other, seen = serving(lambda: [b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"])
+    where = other.replace("127.0.0.1", "localhost").encode()
+    url, asked = serving(lambda: [b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + where + b"/x\r\n\r\n"])
+    web.save(url, str(tmp_path / "file"), url, token="secret")
+    assert "Bearer secret" in asked[0] and len(seen) == 1 and "secret" not in seen[0]
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("file:///etc/passwd", "the server redirects to file:///etc/passwd, which is no web address"),
+        ("gopher://127.0.0.1/", "the server redirects to gopher://127.0.0.1/, which is no web address"),
+        ("/again", "the server redirects too often, last to /again"),
+    ],
+)
+def test_redirects_that_are_not_followed(serving, tmp_path, place, line):
+    url, _ = serving(lambda: [f"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: {place}\r\n\r\n".encode()])
+    with pytest.raises(BollardError) as caught:
+        web.save(url, str(tmp_path / "file"), url)
+    assert f"{url}: {line}; " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("Fri, 31 Dec 2100 23:59:59 GMT", "try again in a few minutes"),
+        ("3600", "try again in 3600 s"),
+        ("1\x1b]0;own\x07", "try again in a few minutes"),
+        ("", "try again in a few minutes"),
+    ],
+)
+def test_when_to_try_again(serving, tmp_path, monkeypatch, said, hint):
+    monkeypatch.setattr(web.time, "sleep", lambda seconds: None)
+    url, asked = serving(
+        lambda: [f"HTTP/1.1 429 Slow\r\nContent-Length: 0\r\nRetry-After: {said}\r\n\r\n".encode("latin-1")]
+    )
+    with pytest.raises(BollardError, match=r"takes no more requests \(429\)") as caught:
+        web.save(url, str(tmp_path / "file"), url)
+    assert caught.value.hint == hint
+    assert len(asked) == (1 if said == "3600" else web._TRIES)
 
 
 @pytest.mark.parametrize("scheme", ["http", "HTTP", "ftp", "file"])

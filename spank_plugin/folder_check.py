@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Checks of files and directories: what users must be able to read, where root keeps records and sockets."""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+from collections.abc import Iterable, Iterator
+
+from bollard.runtime import constants
+from bollard.runtime.errors import BollardError
+from bollard.runtime.system import owners
+from bollard.spank_plugin import installation, plugstack, plugstack_fault, probes
+from bollard.spank_plugin.finding import FAILURE, OK, WARNING, Finding, Found
+from bollard.spank_plugin.installation import Where
+
+_SHOWN = 3  # faults in one finding
+
+
+def access(where: Where) -> Found:
+    """Yield whether users can read what srun loads as the user: Slurm's plugin configuration, and the installation."""
+    paths = [*_configuration(where), *owners.tree(os.path.realpath(where.prefix))]
+    programs = [f"{where.prefix}/bollard-enter"]
+
+    def look() -> str:
+        closed = list(dict.fromkeys([*_closed(paths, os.R_OK), *_closed(programs, os.X_OK)]))
+        if closed:
+            raise BollardError("\0".join(closed[: _SHOWN + 1]))
+        return f"users can read what srun loads ({len(paths)} paths)"
+
+    worked, text = probes.attempt(look)
+    if worked:
+        yield Finding("access", OK, text)
+        return
+    closed = text.split("\0")
+    more = " and more" if len(closed) > _SHOWN else ""
+    names = closed[:_SHOWN]
+    tree = os.path.realpath(where.prefix)
+    outside = [path for path in names if not f"{path}/".startswith((f"{where.prefix}/", f"{tree}/"))]
+    fix = f"chmod a+rX {' '.join(outside)}" if outside else plugstack_fault.AGAIN
+    yield Finding("access", FAILURE, f"closed to users: {', '.join(names)}{more}", fix)
+
+
+def _configuration(where: Where) -> Iterator[str]:
+    """The files that srun reads to find the plugin, as root sees them, with the directories that they include."""
+    file = installation.plugstack_file(where.slurm_conf)
+    yield file
+    if not installation.is_slurmds_copy(where.slurm_conf):
+        yield os.path.dirname(where.line_file)
+        yield where.line_file
+    try:
+        with open(file, errors="replace") as stream:
+            patterns = plugstack.includes(stream.read(), file)
+    except OSError:
+        return  # the check of plugstack.conf tells that
+    for pattern in patterns:
+        yield from (name for name in sorted(glob.glob(pattern)) if os.access(name, os.R_OK))
+
+
+def _closed(paths: Iterable[str], mode: int) -> Iterator[str]:
+    """Yield what keeps this user from `paths`: a directory on the way, or a file that he can neither read nor execute.
+
+    paths  absolute paths; those that do not exist are left out
+    mode   os.R_OK, or os.X_OK for programs
+    """
+    open_ways: set[str] = set()
+    for path in paths:
+        above = os.path.dirname(path)
+        if above not in open_ways:
+            shut = next((part for part in owners.way(above) if not os.access(part, os.X_OK)), "")
+            if shut and os.path.lexists(shut):
+                yield shut
+            if shut:
+                continue
+            open_ways.add(above)
+        if not os.path.lexists(path) or os.access(path, mode) or (mode == os.R_OK and _is_program(path)):
+            continue
+        yield path
+
+
+def _is_program(path: str) -> bool:
+    """Whether users can execute a file: a program that they cannot read cannot be traced by them."""
+    return os.access(path, os.X_OK) and not os.path.isdir(path)
+
+
+def records(where: Where) -> Found:
+    """Yield whether root can keep records of containers."""
+    if "record=no" in _arguments(where):
+        yield Finding("records", OK, "none are kept: record=no")
+    else:
+        yield _folder("records", constants.RECORDS, WARNING, "no record of a container is kept on this node", False)
+
+
+def job_folders(where: Where) -> Found:
+    """Yield whether root can make the directories of jobs."""
+    yield _folder("job folders", constants.JOB_FOLDERS, FAILURE, "no container can be made here", True)
+
+
+def _folder(check: str, path: str, state: str, effect: str, with_parents: bool) -> Finding:
+    """The finding on a directory that must be root's and closed to other writers; the first container makes it.
+
+    check, state  name of the check; state of the finding where the directory is not as it must be
+    effect        what does not work then
+    with_parents  whether its parents must be root's alone too
+    """
+    try:
+        kind = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return Finding(check, OK, f"the first container makes {path}")
+    if not stat.S_ISDIR(kind) and not os.path.isdir(path):
+        return Finding(check, state, f"{path} is no directory: {effect}", f"remove {path}")
+    strict = with_parents or stat.S_ISLNK(kind)
+    found = [fault for fault in owners.faults([path]) if strict or fault.path == path]
+    if found:
+        return Finding(check, state, f"{found[0].text}: {effect}", found[0].fix)
+    return Finding(check, OK, f"{path} is root's alone")
+
+
+def _arguments(where: Where) -> tuple[str, ...]:
+    """The words of the plugin's line in plugstack.conf; () without one."""
+    try:
+        lines = plugstack.effective(installation.plugstack_file(where.slurm_conf))
+    except OSError:
+        return ()
+    return next((line.arguments for line in lines if line.plugin == f"{where.prefix}/spank_bollard.so"), ())
+
+
+def missing_library(said: str, python: str) -> str:
+    """The fix where a program or library did not load for want of another one; "" for another reason.
+
+    said    the loader's message
+    python  the Python that the runtime was built with, without lib: "python3.11"
+    """
+    name = said.partition(": cannot open shared object file")[0].split()[-1:] if "cannot open shared" in said else []
+    if not name:
+        return ""
+    library = name[0].rstrip(":")
+    known = next((packages for begin, packages in _PACKAGES if library.startswith(begin.format(python=python))), "")
+    return f"install the library {library}" + (f": {known.format(python=python)}" if known else "")
+
+
+# Packages of the libraries that the installation loads.
+_PACKAGES = (
+    ("lib{python}", "lib{python} (Debian), python3-libs (EL)"),
+    ("libfuse.so.2", "libfuse2 (Debian), fuse-libs (EL)"),
+    ("libfuse3.so.", "libfuse3-3 or libfuse3-4 (Debian), fuse3-libs (EL)"),
+    ("libsquashfuse", "squashfuse"),
+)

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Which ranks share a user namespace, and how one finds that of the others."""
+
+from __future__ import annotations
+
+import pytest
+
+from bollard.runtime.local import rank_namespace
+
+HERE = rank_namespace._inode("/proc/self/ns/user")
+
+
+@pytest.fixture(autouse=True)
+def ordinary_user(monkeypatch):
+    monkeypatch.setattr("os.getuid", lambda: 1000)
+
+
+@pytest.mark.parametrize(
+    ("environ", "ranks"),
+    [
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "3", "SLURM_STEP_NUM_TASKS": "8"}, f"1000.{HERE}.7.3"),
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "3", "SLURM_STEP_NUM_TASKS": "1"}, ""),
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "8"}, ""),  # a batch script
+        ({"OMPI_COMM_WORLD_SIZE": "4", "PMIX_NAMESPACE": "prterun-n1-12@1"}, f"1000.{HERE}.prterun.n1.12.1"),
+        ({"OMPI_COMM_WORLD_SIZE": "1", "PMIX_NAMESPACE": "77"}, ""),
+        ({}, ""),
+    ],
+)
+def test_key(environ, ranks):
+    assert rank_namespace.key(environ) == ranks
+
+
+def test_key_of_ranks_of_hydra_is_their_parent(monkeypatch):
+    monkeypatch.setattr("os.getppid", lambda: 42)
+    assert rank_namespace.key({"PMI_SIZE": "2"}).startswith(f"1000.{HERE}.42.")
+
+
+def test_root_shares_with_nobody(monkeypatch):
+    monkeypatch.setattr("os.getuid", lambda: 0)
+    assert rank_namespace.key({"PMI_SIZE": "2"}) == ""
+
+
+def test_a_long_name_fits_an_address():
+    ranks = rank_namespace.key({"PMI_SIZE": "2", "PMIX_NAMESPACE": "x" * 300})
+    assert len(f"{rank_namespace._PREFIX}{ranks}-4194304-4294967295") < 107
+
+
+def test_holders():
+    begin = "0000000000000000: 00000002 00000000 00000000 0002 01 "
+    names = [
+        "@bollard-ranks-1000.9.7.3-12-99", "@bollard-ranks-1000.9.7.3-lock", "@bollard-ranks-1000.9.7.30-5-6",
+        "@bollard-ranks-1000.9.7.3-x-y", "@bollard-ranks-1000.9.7.3-1", "/run/bollard-ranks-1000.9.7.3-1-2",
+    ]  # fmt: skip
+    text = "Num RefCount Protocol Flags Type St Inode Path\n" + "".join(
+        f"{begin}{at} {name}\n" for at, name in enumerate(names)
+    )
+    assert rank_namespace.holders(text, "1000.9.7.3") == [(12, 99)]
