@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bollard.mpi.errors import WireupError
 from bollard.mpi.library import open_library
-from bollard.runtime import constants, installed
+from bollard.runtime import installed
 from bollard.runtime.container import journal
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import options, site, site_config
@@ -127,8 +127,6 @@ def _owners(where: Where) -> Found:
         sys.executable,
         where.command,
         where.config,
-        constants.JOB_FOLDERS,
-        constants.RECORDS,
     ]
     if not installation.is_slurmds_copy(where.slurm_conf):  # slurmd makes its copies itself, with their owners
         paths += [installation.plugstack_file(where.slurm_conf), *(line.file for line in _lines(where))]
@@ -291,7 +289,7 @@ def _slurm(where: Where) -> Found:
         yield Finding("Slurm", FAILURE, first, f"mend {about} first")
     elif host_check.numbers(said)[:2] != host_check.numbers(built)[:2]:
         package, release = install.package_of(where.prefix), ".".join(map(str, host_check.numbers(said)))
-        fix = f"install the {package} that is built for Slurm {release}" if package else _AGAIN
+        fix = f"install the package {package} that is built for Slurm {release}" if package else _AGAIN
         yield Finding("Slurm", FAILURE, f"{said.strip()}, but the plugin is built for {built}", fix)
     else:
         yield Finding("Slurm", OK, f"{said.strip()}, the plugin is built for {built}")

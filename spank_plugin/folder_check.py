@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -43,19 +42,10 @@ def access(where: Where) -> Found:
 
 
 def _configuration(where: Where) -> Iterator[str]:
-    """The files that srun reads to find the plugin, as root sees them, with the directories that they include."""
-    file = installation.plugstack_file(where.slurm_conf)
-    yield file
+    """The directories in which srun finds the plugin's line. The check of plugstack.conf tells of the files in them."""
+    yield os.path.dirname(installation.plugstack_file(where.slurm_conf))
     if not installation.is_slurmds_copy(where.slurm_conf):
         yield os.path.dirname(where.line_file)
-        yield where.line_file
-    try:
-        with open(file, errors="replace") as stream:
-            patterns = plugstack.includes(stream.read(), file)
-    except OSError:
-        return  # the check of plugstack.conf tells that
-    for pattern in patterns:
-        yield from (name for name in sorted(glob.glob(pattern)) if os.access(name, os.R_OK))
 
 
 def _closed(paths: Iterable[str], mode: int) -> Iterator[str]:

@@ -113,7 +113,7 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
         BollardError: the target or a bind cannot be used, a build argument is unused, or a step fails.
     """
     started = provenance.clock()
-    targets.check(request)
+    targets.check(request.target, request.source, request.sandbox, request.force, request.update)
     if request.squash_arguments and request.sandbox:
         raise BollardError("--mksquashfs-args with --sandbox: no squashfs is made", "leave one of them out")
     for source, _, _ in request.binds:
@@ -218,8 +218,7 @@ def load(source: str, arguments: Mapping[str, str]) -> Definition:
                 raise BollardError(f"{name}: an image or archive comes from a pipe", "write it to a file first")
             return definition.from_uri(f"localimage:{os.path.abspath(source)}")
     except OSError as error:
-        hint = "name a definition file, an image or a directory after the image that you want: "
-        hint += "`bollard build IMAGE SOURCE`"
+        hint = "name a definition file, an image or a directory after the new image: `bollard build IMAGE SOURCE`"
         raise causes.of(error, name, source, hint) from None
     if b"\0" in raw and b"ootstrap" not in raw:
         raise BollardError(f"{name}: neither a definition file nor an image or archive", image.guess(raw))

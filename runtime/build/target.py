@@ -4,39 +4,38 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from bollard.runtime.build import dockerfile, recipes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import sif_write
 
-if TYPE_CHECKING:
-    from bollard.runtime.build.builder import Request
 
-
-def check(request: Request) -> None:
+def check(target: str, source: str, sandbox: bool, force: bool, update: bool) -> None:
     """Check that the target can be made, before the work for it begins.
+
+    target: the path of the image or sandbox to make.
+    source: what it is made from, as the user typed it.
+    sandbox, force, update: whether these options are given.
 
     Raises:
         BollardError: the target exists and may not be replaced, or its directory cannot be written.
     """
-    target = request.target
     sif_write.check_place(target)
-    if not request.sandbox and target.endswith("/"):
+    if not sandbox and target.endswith("/"):
         raise BollardError(f"{target}: names a directory", "leave the / out, or add --sandbox")
-    if request.update:
+    if update:
         if not os.path.isdir(f"{target}/.singularity.d"):
             raise BollardError(f"{target}: no sandbox to update", "build it with --sandbox first")
         return
     if not os.path.lexists(target):
         return
-    if not request.force:
+    if not force:
         raise sif_write.exists(target)
-    if _is_recipe(target, request.source):
+    if _is_recipe(target, source):
         raise BollardError(f"{target}: is what images are built from, and is not replaced", "write TARGET, then SOURCE")
-    if request.sandbox and not os.path.isdir(f"{target}/.singularity.d"):
+    if sandbox and not os.path.isdir(f"{target}/.singularity.d"):
         raise BollardError(f"{target}: is no sandbox, and is not replaced by one", "remove it, or choose another name")
-    if not request.sandbox and os.path.isdir(target):
+    if not sandbox and os.path.isdir(target):
         raise BollardError(f"{target}: is a directory", "remove it, choose another name, or add --sandbox")
 
 

@@ -74,7 +74,7 @@ def _bases(asked: dict[str, str]) -> recipes.Bases:
 
 def _from_dockerfile(wanted: builder.Request) -> None:
     """Build an image from a Dockerfile: buildah's work, then the conversion of its image."""
-    target.check(wanted)
+    target.check(wanted.target, wanted.source, wanted.sandbox, wanted.force, wanted.update)
     way = rootless.choose(wanted.ignore_subuid, wanted.ignore_seccomp)
     try:
         with rootless.interruptible():

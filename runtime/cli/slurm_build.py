@@ -30,7 +30,7 @@ def start(wanted: builder.Request, given: list[tuple[str, str]], words: list[str
     Raises:
         BollardError: srun or the command is missing, the target cannot be made, or the node does not see a path.
     """
-    target.check(wanted)
+    target.check(wanted.target, wanted.source, wanted.sandbox, wanted.force, wanted.update)
     for path in words:
         full = os.path.abspath(path)
         if any(full.startswith(place + "/") for place in NODE_LOCAL) and ("://" not in path):

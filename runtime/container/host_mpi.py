@@ -277,7 +277,9 @@ def fitting(root: int, places: list[Place], mode: str, here: Site, report: Repor
     if why and mode == HOST:
         raise BollardError(f"--container-mpi=host: {why}", _OWN)
     if why:
-        report.warnings.append(f"--container-mpi=auto: {why}; the image's own MPI is used")
+        own = any(known[name][1] for name in ROWS)
+        end = "the image's own MPI is used" if own else "the image has no MPI of its own"
+        report.warnings.append(f"--container-mpi=auto: {why}; {end}")
     report.warnings += choice.warnings
     if not why:
         report.warnings += [

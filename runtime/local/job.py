@@ -217,7 +217,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     for row in found["slurm"]:
         if row["jobid"].endswith(".extern"):
             continue
-        asked = row.get("container") or "no container"
+        asked = row.get("container") or "submitted without --container"
         text.append(shown(f"{row['jobid']:<14}{row['state']:<12}{row.get('nodelist', ''):<12}{asked}"))
         if row.get("entered"):
             text += [f"  {line}" for line in _entered(row["entered"])]
@@ -237,9 +237,11 @@ def _entered(entry: dict[str, Any]) -> list[str]:
     def when(name: str) -> str:
         return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(entry[name])) if entry.get(name) else "-"
 
-    steps = ", ".join(f"{count} of step {step}" for step, count in entry.get("steps", {}).items())
+    steps = ", ".join(f"{some} of step {step}" for step, some in entry.get("steps", {}).items())
+    count = entry.get("tasks", 0)
+    tasks = "1 task" if count == 1 else f"{count} tasks"
     lines = [
-        f"{entry.get('node', '?')}: {entry.get('tasks', 0)} tasks entered{f' ({steps})' if steps else ''}",
+        f"{entry.get('node', '?')}: {tasks} entered{f' ({steps})' if steps else ''}",
         f"  {entry.get('image', '?')}",  # the user chose this text; `shown` escapes it
         *([f"  from {entry['source']}"] if entry.get("source") else []),
         f"  sha256 {entry.get('digest') or 'not in the image'}, file {entry.get('id', '?')}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import marshal
 import os
 
-from bollard.runtime.container import fuse, oci_layers
+from bollard.runtime.container import fuse
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
 from bollard.runtime.installed import SESSION
@@ -93,6 +93,8 @@ def _mounted(opened: image.Image) -> int:
     linux.mount("tmpfs", SESSION, "mode=0755,size=1m", linux.MS_NOSUID | linux.MS_NODEV)
     base = f"{SESSION}/image"
     if opened.oci:
+        from bollard.runtime.container import oci_layers  # it imports json and so re, which take longer than all else
+
         base = oci_layers.mount(opened, image.shown(opened.path), SESSION, f"{SESSION}/fuse", False, [])[0]
     else:
         os.mkdir(base, 0o755)

@@ -285,12 +285,11 @@ def test_variables_of_pytorch(cluster: Cluster, images: Images, work: Work) -> N
     assert sorted(done.out.splitlines()) == [f"{rank} {rank % 2} 4 {first} 61000 1" for rank in range(4)], done
     assert good(cluster.srun("-n1", "-N1", f"--container={images.small}", "sh", "-c", "echo $RANK.")) == ".\n"
 
-    script = work.write("script", f"#!/bin/sh\nsrun -n2 sh -c '{show}'\n")
+    script = work.write("script", f"#!/bin/sh\nsrun -n2 --container={images.small} sh -c '{show}'\n")
     words = ["--wait", "-Q", "-n2", "-N1", f"--output={work.path}/out", f"--container={images.small}", script]
     good(cluster.exec(["sbatch", *words], user="alice", cwd=work.path, env={"PYTORCH_VERSION": "2.1"}))
-    ranks = sorted((work.here / "out").read_text().splitlines())
-    seen = [line.split()[:2] + line.split()[4:] for line in ranks]
-    assert seen == [["0", "0", "61000", "1"], ["1", "1", "61000", "1"]]
+    ranks = [line.split() for line in sorted((work.here / "out").read_text().splitlines())]
+    assert [line[:2] + line[4:] for line in ranks] == [["0", "0", "61000", "1"], ["1", "1", "61000", "1"]]
 
 
 def test_own_memory_of_a_private_ipc_namespace(cluster: Cluster, images: Images) -> None:

@@ -94,6 +94,7 @@ def test_every_damaged_library_has_an_answer(tmp_path):
         path.write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
         found = opened(path)
         found.soname(), found.needs("GLIBC_"), found.defines("GLIBC_"), found.note(".note.gnu.build-id", "GNU")
+        assert all(isinstance(names, set) for names in found.symbols())
         os.close(found._fd)
     for size in range(0, len(whole), 1501):
         path.write_bytes(whole[:size])

@@ -268,7 +268,12 @@ def test_records_of_jobs_that_ended_are_read_once(flows, monkeypatch):
         (path / "state" / name).write_text(text.ljust(folder.RESERVED - 2) + ".\n")
     flows.slurm("5|N/A|COMPLETED|None|n1|a|bollard:f-1.1", "7|N/A|RUNNING|None|n1|c|bollard:f-1.1")
     seen, real = [], state.read
-    monkeypatch.setattr(state, "read", lambda path: (seen.append(os.path.basename(path)), real(path))[1])
+
+    def read(path):
+        seen.append(os.path.basename(path))
+        return real(path)
+
+    monkeypatch.setattr(state, "read", read)
     assert [part.state for part in state.of(path).parts] == ["ok", "failed", "running"]
     assert sorted(seen) == ["a", "b", "c", "c"]
 

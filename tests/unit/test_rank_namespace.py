@@ -47,10 +47,9 @@ def test_a_long_name_fits_an_address():
 
 def test_holders():
     begin = "0000000000000000: 00000002 00000000 00000000 0002 01 "
-    names = [
-        "@bollard-ranks-1000.9.7.3-12-99", "@bollard-ranks-1000.9.7.3-lock", "@bollard-ranks-1000.9.7.30-5-6",
-        "@bollard-ranks-1000.9.7.3-x-y", "@bollard-ranks-1000.9.7.3-1", "/run/bollard-ranks-1000.9.7.3-1-2",
-    ]  # fmt: skip
+    names = ["@bollard-ranks-1000.9.7.3-12-99", "@bollard-ranks-1000.9.7.3-lock", "@bollard-ranks-1000.9.7.30-5-6",
+             "@bollard-ranks-1000.9.7.3-x-y", "@bollard-ranks-1000.9.7.3-1",
+             "/run/bollard-ranks-1000.9.7.3-1-2"]  # fmt: skip
     text = "Num RefCount Protocol Flags Type St Inode Path\n" + "".join(
         f"{begin}{at} {name}\n" for at, name in enumerate(names)
     )
