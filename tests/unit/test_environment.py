@@ -280,8 +280,10 @@ def test_why_a_value_is_passed_as_it_is(text):
 
 def test_values_name_each_other():
     """In Apptainer the order is by chance; here a plain value is there for all others, whatever the order."""
-    asked = ((b"A", b"$B"), (b"B", b"$C/b"), (b"D", b"$B:$PATH"), (b"C", b"3"), (b"PATH", b"/own:$PATH"))
-    asked += ((b"H", b"$H:x"),)
+    asked = (
+        *((b"A", b"$B"), (b"B", b"$C/b"), (b"D", b"$B:$PATH"), (b"C", b"3"), (b"PATH", b"/own:$PATH")),
+        (b"H", b"$H:x"),
+    )
     found = of_task({b"PATH": b"/image"}, [b"H=host", b"C=host"], Spec("/i.sif", env=asked))
     assert {b"B=3/b", b"D=3/b:/image", b"C=3", b"PATH=/own:/image", b"H=host:x"} <= set(found)
     assert b"A=" in found  # what is named later has no value yet
