@@ -170,7 +170,7 @@ sanitize: dev
 	BOLLARD_SANITIZE=undefined $(CLUSTER) up --suite $(SUITE) --plugin
 	BOLLARD_SANITIZE=undefined $(CLUSTER) plugin --suite $(SUITE)
 	status=0; $(PYTHON) -m pytest -q --suite $(SUITE) --installed tests/cluster/test_running.py \
-	    tests/cluster/test_container_options.py tests/hostile/test_spec.py tests/hostile/test_job_end.py || status=$$?; $(CLUSTER) plugin --suite $(SUITE); exit $$status
+	    tests/cluster/test_container_*.py tests/hostile/test_spec.py tests/hostile/test_job_end.py || status=$$?; $(CLUSTER) plugin --suite $(SUITE); exit $$status
 
 # The documentation as a site, in build/site. Fails when a link or an anchor leads nowhere.
 docs: dev
@@ -195,13 +195,13 @@ lint: dev
 	cd .dev && ../.venv/bin/lint-imports ../pyproject.toml | tail -n +12
 	cd .dev && $(MYPY) -p bollard
 	cd slurm-test-cluster && $(MYPY) *.py && $(MYPY) --scripts-are-modules cluster && $(MYPY) --scripts-are-modules images
-	cd tests && $(MYPY) building.py conftest.py dev_tree.py
+	cd tests && $(MYPY) building.py conftest.py dev_tree.py tarballs.py
 	cd tests/cluster && MYPYPATH=..:../builds $(MYPY) .
 	cd tests/unit && MYPYPATH=.. $(MYPY) $(LOOSE) .
 	cd tests/peers && MYPYPATH=../../spank_plugin:..:../builds $(MYPY) $(LOOSE) .
 	cd tests/engines && MYPYPATH=../cluster:..:../../slurm-test-cluster $(MYPY) $(LOOSE) .
 	cd tests/gpu && MYPYPATH=../../spank_plugin $(MYPY) $(LOOSE) .
-	cd bench && MYPYPATH=../tests/peers:../tests/builds $(MYPY) $(LOOSE) *.py
+	cd bench && MYPYPATH=../tests/peers:../tests/builds:../tests $(MYPY) $(LOOSE) *.py
 	cd tests/fuzz && MYPYPATH=.. $(MYPY) .
 	cd tests/builds && MYPYPATH=.. $(MYPY) .
 	cd tests/stress && MYPYPATH=../cluster:.. $(MYPY) .

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "tests/peers"), str(HERE.parent / "tests/builds"), str(HERE.parent / ".dev")]
+sys.path[:0] = [str(HERE.parent / place) for place in ("tests/peers", "tests/builds", "tests", ".dev")]
 
 import servers  # noqa: E402
 from tree import ROOT, Machine  # noqa: E402

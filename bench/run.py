@@ -72,8 +72,10 @@ def made(suite: str, kind: str) -> str:
 
 
 def prepare(suite: str) -> None:
-    """Make what is missing: the cluster; a small image in Alice's home, built by bollard and as Apptainer 1.4 builds
-    it (gzip, blocks of 128 KiB); an image with MPI; the MPI programs for the host."""
+    """Make what is missing: the cluster, the images, the MPI programs for the host.
+
+    Alice's home gets the small image twice: built by bollard, and as Apptainer 1.4 builds it (gzip, blocks of 128 KiB).
+    """
     subprocess.run([*CLUSTER, "up", "--suite", suite, "--plugin"], stdin=subprocess.DEVNULL, check=True)
     tree, image = made(suite, "small"), shared(suite, SMALL)
     made(suite, "mpi")

@@ -8,5 +8,6 @@
 | ``pmix.py`` | PMIx client calls, through libpmix |
 | ``pmi2.py`` | PMI-2 client calls, through libpmi2 |
 | ``pmi2_wire.py`` | PMI-2 without any library: the text protocol over ``PMI_FD`` |
+| ``errors.py`` | the errors of these calls |
 | ``hello.py`` | ``python -m bollard.mpi.hello``: checks the wire-up without an MPI program |
 """

@@ -4,9 +4,8 @@
 The image needs only Python. The protocol as slurmstepd implements it (src/plugins/mpi/pmi2: agent.c for
 the greeting, pmi2.c and client.c for the rest; the same in 20.11 to 26.05):
 
-* The greeting is one line each way. It is sent in one write, because the server reads it in one read of 64 bytes:
-  ``cmd=init pmi_version=2 pmi_subversion=0`` and ``cmd=response_to_init rc=0 pmi_version=2
-  pmi_subversion=0``.
+* The greeting is one line each way: ``cmd=init pmi_version=2 pmi_subversion=0`` and ``cmd=response_to_init rc=0
+  pmi_version=2 pmi_subversion=0``. It is sent in one write, because the server reads it in one read of 64 bytes.
 * Every later message has six bytes with the length of the body in decimal, padded with spaces on the right,
   then the body, ``cmd=NAME;key=value;key=value;``. The answer's command is ``NAME-response``, and it has the key
   ``rc``.

@@ -26,8 +26,8 @@ FLAVOURS = (
 # fmt: on
 
 # The variables that keep the host's value in a container. A name that ends in `*` is a prefix. `guarded` names are
-# used only for a wire-up: an image must never set them, even if Slurm has not (PMI_FD from the image's build, for
-# example). The other names have the host's value if the host sets them, else the image's.
+# used only for a wire-up: an image must never set them, even if Slurm has not. (The build of an image may leave PMI_FD
+# in it.) The other names have the host's value if the host sets them, else the image's.
 # fmt: off
 VARIABLES = (
     # name                                     guarded  where it comes from

@@ -14,8 +14,8 @@ WIRE_DONE = b"D"
 WIRE_ANEW = b"A"
 WIRE_OK, WIRE_ERROR, WIRE_SCRIPT = b"+", b"-", b"S"
 
-# From the keeper to slurmstepds, on their lifelines, where no task could be told: the file server has ended, and by the
-# job's memory limit.
+# From the keeper to slurmstepds, on their lifelines, if it could tell no task: the file server has ended; the job's
+# memory limit has ended it.
 WIRE_SERVER_ENDED, WIRE_MEMORY_LIMIT = b"F", b"M"
 
 # A frame is its size as u32 in host byte order, then that many bytes. FRAME_MAX is in bytes.
@@ -29,8 +29,8 @@ ENV_ARGV0 = "SLURM_BOLLARD_ARGV0"
 ENV_VERBOSE = "SLURM_BOLLARD_VERBOSE"
 # Set by a client that has warned that the step's ranks will not find each other: the launcher does not warn again.
 ENV_TOLD = "SLURM_BOLLARD_TOLD"
-# The action of one task, for APPTAINER_COMMAND: of a task that joins an instance, and ACTION_RUN of one whose program
-# on srun's command line is the image itself (image_program.c). The keeper removes it.
+# The action of one task, for APPTAINER_COMMAND. A task that joins an instance has one. A task whose program on srun's
+# command line is the image itself has ACTION_RUN (image_program.c). The keeper removes the variable.
 ENV_COMMAND = "SLURM_BOLLARD_COMMAND"
 ACTION_RUN = "run"
 # Descriptor of /dev/fuse, from the keeper to the launcher that acts as `fusermount` of a FUSE server (libfuse 2).
@@ -115,9 +115,9 @@ BATCH_STEP = 0xFFFFFFFB
 SITE_LIMITS_IMAGES = "images-"
 # The line of site.conf by which a site leaves an image that is srun's program to the kernel.
 SITE_NO_IMAGE_PROGRAMS = "image-programs=0"
-# The line of site.conf by which the client chooses --mpi where the user said nothing, and the first line of the verdict
-# on an image's MPI (preflight/verdict.py).
+# The line of site.conf by which the client chooses --mpi where the user said nothing.
 SITE_CHOOSES_MPI = "mpi=auto"
+# The first line of the verdict on an image's MPI (preflight/verdict.py).
 PREFLIGHT_HEAD = "bollard-preflight 2"
 # The line of site.conf that begins a policy of images, and the one that is there if a rule asks for owners.
 SITE_TRUST = "trust="

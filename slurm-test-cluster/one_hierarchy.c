@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Preloaded into slurmd and slurmstepd with `--site cgroup-v2` on a machine that also has cgroup v1 hierarchies: Slurm
- * refuses such a machine ("Hybrid mode is not supported"). Slurm reads its own cgroup, in /proc/PID/cgroup, without the
- * lines of v1. The plugin uses fopen(3), and reads the file as it is. */
+/* Preloaded into slurmd and slurmstepd with `--site cgroup-v2`, if the machine also has cgroup v1 hierarchies. Slurm
+ * refuses such a machine ("Hybrid mode is not supported"). Slurm reads its own cgroup, in /proc/PID/cgroup, without
+ * the lines of v1. The plugin uses fopen(3), and reads the file as it is. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The launcher executes the program. */
+/* The launcher joins the container's namespaces, and becomes the program. */
 #define _GNU_SOURCE
 #include "enter.h"
 #include "ownership.h"
@@ -8,13 +8,27 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 /* The id by which the namespace shows a group that is not mapped (overflowgid, user_namespaces(7)). */
 #define NO_GROUP 65534
+
+/* Joining needs no privilege: the user owns the user namespace, which comes first. no_new_privs keeps set-user-id
+ * programs of the image from giving more rights than the user has. */
+int join(const struct namespaces *namespaces)
+{
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return -1;
+	for (int i = 0; i < namespaces->count; i++)
+		if (setns(namespaces->fds[i], 0) < 0)
+			return -1;
+	return 0;
+}
 
 const char *variable(char **envp, const char *name)
 {

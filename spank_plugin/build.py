@@ -62,9 +62,9 @@ from bollard.spank_plugin.build_inside import c_string  # noqa: E402
 # The C files from which each output is compiled.
 SOURCES = {
     "spank_bollard.so": (
-        *("shim", "client", "client_options", "spec", "image_probe", "image_program", "slurm_options"),
-        *("components", "multiprog", "header", "stepd", "keeper", "argv", "refusal", "account", "slurmctld"),
-        *("privilege", "root_owned", "wire", "python", "job_cgroup", "job_folder", "job_place", "job_end"),
+        *("shim", "site_settings", "client", "client_options", "spec", "image_probe", "image_program"),
+        *("slurm_options", "components", "multiprog", "header", "stepd", "keeper", "argv", "refusal", "account"),
+        *("slurmctld", "privilege", "root_owned", "wire", "python", "job_cgroup", "job_folder", "job_place", "job_end"),
         *("preflight", "verdict", "program"),
     ),
     "bollard-keeper": ("keeper_main", "witness", "python", "refusal", "wire"),

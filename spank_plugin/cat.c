@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* bollard-cat: takes the place of /bin/sh when the saver runs mksquashfs, which starts `sh -c "cat NUMBER"` for each
- * file that it adds to an image (runtime/image/pack.py). The user can read a shell, so the user could trace it; this
- * program has mode 0711. Copies the file NUMBER to stdout; the exit status is 0, or 1 for any failure. */
+/* bollard-cat: takes the place of /bin/sh when the saver runs mksquashfs (runtime/image/pack.py). mksquashfs starts
+ * `sh -c "cat NUMBER"` for each file that it adds to an image. The user can read a shell, so the user could trace
+ * it; this program has mode 0711. Copies the file NUMBER to stdout; the exit status is 0, or 1 for any failure. */
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* srun, sbatch and salloc: takes the value of --container over from Slurm, refuses mistakes before anything is
- * submitted, and passes the spec to the step in one variable. Runs as the user, in the user's process. */
+/* srun, sbatch and salloc: takes the value of --container over from Slurm, and passes the spec to the step in one
+ * variable. Mistakes are refused before anything is submitted. Runs as the user, in the user's process. */
 #define _GNU_SOURCE
 #include "client.h"
 #include "header.h"
 #include "multiprog.h"
 #include "shim.h"
+#include "site_settings.h"
 #include "wire.h"
 
 #include <limits.h>
@@ -158,9 +159,9 @@ static void hand_over(const char *spec, const char *cwd, int multi_prog)
 		show_container(spec, cwd);
 }
 
-/* Returns the directory that the tasks start in, for the caller to free. `asked` is the value of --chdir; Slurm gives it
- * the current directory by default, without symbolic links. If it is the current directory, $PWD is preferred where it
- * names that: a command line with $PWD in it then finds its files in the container, also through symbolic links. */
+/* Returns the directory that the tasks start in, for the caller to free. `asked` is the value of --chdir; Slurm
+ * gives it the current directory by default, without symbolic links. For the current directory, returns $PWD if that
+ * names it: a command line with $PWD in it then finds its files in the container, also through symbolic links. */
 static char *start_directory(const char *asked)
 {
 	const char *named = getenv("PWD");

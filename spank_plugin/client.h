@@ -17,7 +17,7 @@ extern struct given {
 } given;
 
 /* client_options.c: returns the image: `container`, else the value of --container-image or of its variable; NULL for
- * none. --container-image overrides a `container` that comes from one of Slurm's variables. The string is not the
+ * none. If one of Slurm's variables gave `container`, --container-image overrides it. The string is not the
  * caller's. fail() when both are on the command line and differ. */
 const char *image_asked_for(const char *container);
 
@@ -44,16 +44,16 @@ typedef int runtime_fn(const char *tree, const char *text, int out, char *why, s
 char *runtime_answer(runtime_fn *call, const char *text, int *status);
 
 /* preflight.c: warns when the image's MPI does not connect the ranks of this step. Starts srun again with another
- * --mpi where the user said nothing and the site lets bollard choose; call it before anything is submitted. `image` is the path of the image, `name` the image as the user named it,
- * `cwd` the directory of the tasks. */
+ * --mpi where the user said nothing and the site lets bollard choose; call it before anything is submitted. `image`
+ * is the path of the image, `name` the image as the user named it, `cwd` the directory of the tasks. */
 void preflight(const char *image, const char *name, const char *cwd, int multi_prog);
 
 /* spec.c: returns 1 when two specs differ at most in --container-verbose, or when both are NULL; else 0. */
 int same_container(const char *a, const char *b);
 
-/* image_program.c: returns the path of the image when the program on srun's command line is one, as in
- * `srun ./img.sif`; NULL when it is not, and when the site leaves such programs to the kernel. A relative path begins at
- * `cwd`, the directory of the tasks. The caller frees the string. */
+/* image_program.c: returns the path of the image when srun's program is one, as in `srun ./img.sif`. NULL when it is
+ * none, and when the site leaves such programs to the kernel. A relative path begins at `cwd`, the directory of the
+ * tasks. The caller frees the string. */
 char *image_program(const char *cwd);
 
 /* image_program.c: warns when the script on sbatch's command line is an image: Slurm takes text alone. */
@@ -70,12 +70,12 @@ const char *slurm_option(const char *name);
  * "invalid-context". */
 int is_set(const char *value);
 
-/* slurm_options.c: returns 1 when the user has given Slurm's option `name`, on the command line or by a variable; 0 when
- * not, or when this Slurm does not tell. slurm_option() also returns values that Slurm has set itself. */
+/* slurm_options.c: returns 1 when the user has given Slurm's option `name`, on the command line or by a variable. 0
+ * when not, or when this Slurm does not tell. slurm_option() also returns values that Slurm has set itself. */
 int is_given(const char *name);
 
-/* slurm_options.c: both return 0, and -1 when this Slurm does not export the call. set_slurm_option() otherwise returns
- * what Slurm returns: negative or another non-zero number for a failure. */
+/* slurm_options.c: both return 0, or -1 when this Slurm does not export the call. set_slurm_option() also returns
+ * Slurm's own number for a failure, which is not 0. */
 int set_slurm_option(const char *name, const char *value);
 int reset_slurm_option(const char *name);
 
@@ -96,8 +96,8 @@ const char *program_word(void);
  * Also 1 when its command line cannot be read. */
 int has_components(void);
 
-/* components.c: puts the launcher's path before the program of each component but the first, whose command line is
- * `argv`: srun calls its hook for the first alone. fail() when Slurm hides the command lines. */
+/* components.c: puts the launcher's path before the program of each component but the first. `argv` is the command
+ * line of the first: srun calls its hook for that one alone. fail() when Slurm hides the command lines. */
 void guard_components(char **argv);
 
 /* client.c: prints "bollard: TEXT" on stderr and ends the process with exit status EXIT_BOLLARD. */

@@ -37,9 +37,9 @@ static void **words_of(void *options, int part)
 }
 
 /* Finds the argv of the first component in its options, and stores the place. Returns 0, as slurm_list_for_each()
- * needs. `options` is Slurm's slurm_opt_t (src/common/slurm_opt.h): pointers to four parts, of which a command has
- * one, then the common options. argv is among the first words of srun's part up to 22.05, and of the common options
- * since. */
+ * needs. `options` is Slurm's slurm_opt_t (src/common/slurm_opt.h). It begins with pointers to four parts, of which
+ * a command has one; the common options follow. Up to 22.05 argv is among the first words of srun's part, since then
+ * among those of the common options. */
 static int look_for_argv(void *options, void *wanted)
 {
 	struct place *place = wanted;

@@ -10,7 +10,7 @@
 #define WAYS_MAX 6
 
 /* Descriptors of the namespaces to join. */
-struct ways {
+struct namespaces {
 	int fds[WAYS_MAX];
 	int count;
 };
@@ -32,13 +32,13 @@ struct entry {
  * Returns -1 with the reason in `why`, which has `size` bytes. */
 int enter(const char *name, char **argv, const char *verbose, struct entry *entry, int *keeper, char *why, size_t size);
 
-/* entry.c: joins the namespaces. Returns 0, or -1 with errno. Sets no_new_privs first: from here on a set-user-id
+/* become.c: joins the namespaces. Returns 0, or -1 with errno. Sets no_new_privs first: from here on a set-user-id
  * program gives this process no privilege. */
-int join(const struct ways *ways);
+int join(const struct namespaces *namespaces);
 
 /* scratch.c: shows the directory `path` of the host at the same path of the container, if it is another one there. Does
  * nothing where that fails. Call it before join(). */
-void show_scratch(const struct ways *ways, const char *path);
+void show_scratch(const struct namespaces *namespaces, const char *path);
 
 /* become.c: installs a seccomp filter that makes changes of owner succeed without effect, in this process and all
  * that it starts. Does nothing for `root` "". Prints a warning when the kernel refuses the filter. */
@@ -46,7 +46,7 @@ void act_as_root(const char *root);
 
 /* script.c: runs the environment script in `frame` (`size` bytes) in the container, and sends its output to `keeper`.
  * Returns 0, or -1 with errno. The frame stays the caller's. */
-int run_script(int keeper, const struct ways *ways, char *frame, uint32_t size);
+int run_script(int keeper, const struct namespaces *namespaces, char *frame, uint32_t size);
 
 /* script.c: writes this process's environment to stdout, NUL-separated: the keeper reads from it what a shell exported.
  * Returns the exit status: 0, or EXIT_BOLLARD. */

@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A task's entry: the launcher's request to the keeper (runtime/container/entry.py), and joining the namespaces. */
+/* A task's entry: the launcher's request to the keeper, and the keeper's answer (runtime/container/entry.py). */
 #define _GNU_SOURCE
 #include "enter.h"
 #include "wire.h"
 
 #include <errno.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -101,7 +99,7 @@ static int send_request(int fd, char **argv, char **envp, const char *cwd, const
 
 /* Reads the answer: a status byte with descriptors attached, then one frame, which the caller frees. Returns 0, or
  * -1 with errno: EMFILE when the descriptors exceed RLIMIT_NOFILE, EPROTO for a frame that is not valid. */
-static int read_reply(int fd, char *status, struct ways *ways, char **frame, uint32_t *size)
+static int read_reply(int fd, char *status, struct namespaces *namespaces, char **frame, uint32_t *size)
 {
 	union { struct cmsghdr head; char space[CMSG_SPACE(WAYS_MAX * sizeof(int))]; } control;
 	struct iovec part = { .iov_base = status, .iov_len = 1 };
@@ -110,7 +108,7 @@ static int read_reply(int fd, char *status, struct ways *ways, char **frame, uin
 	struct cmsghdr *rights;
 	ssize_t n;
 
-	ways->count = 0;
+	namespaces->count = 0;
 	if (wait_for_answer(fd) < 0)
 		return -1;
 	do
@@ -122,8 +120,8 @@ static int read_reply(int fd, char *status, struct ways *ways, char **frame, uin
 		return -1;
 	rights = CMSG_FIRSTHDR(&message);
 	if (rights && rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS) {
-		ways->count = (int) ((rights->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-		memcpy(ways->fds, CMSG_DATA(rights), (size_t) ways->count * sizeof(int));
+		namespaces->count = (int) ((rights->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(namespaces->fds, CMSG_DATA(rights), (size_t) namespaces->count * sizeof(int));
 	}
 	/* With fewer namespaces than the keeper sent, the task would see parts of the host. */
 	if (message.msg_flags & MSG_CTRUNC) {
@@ -163,34 +161,23 @@ static int parse(struct entry *entry, uint32_t size)
 	return -1;
 }
 
-/* Joining needs no privilege: the user owns the user namespace, which comes first. no_new_privs keeps set-user-id
- * programs of the image from giving more rights than the user has. */
-int join(const struct ways *ways)
-{
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		return -1;
-	for (int i = 0; i < ways->count; i++)
-		if (setns(ways->fds[i], 0) < 0)
-			return -1;
-	return 0;
-}
-
-static int ask(int fd, char **argv, const char *verbose, struct entry *entry, struct ways *ways, uint32_t *size, char *status)
+static int ask(int fd, char **argv, const char *verbose, struct entry *entry, struct namespaces *namespaces,
+	       uint32_t *size, char *status)
 {
 	static char here[1 << 16];
 
 	if (!getcwd(here, sizeof(here)))
 		here[0] = '\0'; /* it was removed: the keeper chooses another one and reports that */
-	if (send_request(fd, argv, environ, here, verbose) < 0 || read_reply(fd, status, ways, &entry->frame, size) < 0)
+	if (send_request(fd, argv, environ, here, verbose) < 0 || read_reply(fd, status, namespaces, &entry->frame, size) < 0)
 		return -1;
 	while (*status == WIRE_SCRIPT) {
-		if (run_script(fd, ways, entry->frame, *size) < 0)
+		if (run_script(fd, namespaces, entry->frame, *size) < 0)
 			return -1;
-		for (int i = 0; i < ways->count; i++)
-			close(ways->fds[i]);
+		for (int i = 0; i < namespaces->count; i++)
+			close(namespaces->fds[i]);
 		free(entry->frame);
 		entry->frame = NULL;
-		if (read_reply(fd, status, ways, &entry->frame, size) < 0)
+		if (read_reply(fd, status, namespaces, &entry->frame, size) < 0)
 			return -1;
 	}
 	return 0;
@@ -198,7 +185,7 @@ static int ask(int fd, char **argv, const char *verbose, struct entry *entry, st
 
 int enter(const char *name, char **argv, const char *verbose, struct entry *entry, int *keeper, char *why, size_t size)
 {
-	struct ways ways = { .count = 0 };
+	struct namespaces namespaces = { .count = 0 };
 	int fd, rc;
 	uint32_t length = 0;
 	char status = 0;
@@ -214,7 +201,7 @@ int enter(const char *name, char **argv, const char *verbose, struct entry *entr
 		return -1;
 	}
 	/* A failure below ends this process; so descriptors and memory are not freed. */
-	rc = ask(fd, argv, verbose, entry, &ways, &length, &status);
+	rc = ask(fd, argv, verbose, entry, &namespaces, &length, &status);
 	if (rc < 0 && errno == EMFILE)
 		snprintf(why, size, "cannot join the container's namespaces: too many open files; raise `ulimit -n`");
 	else if (rc < 0 && errno == ETIMEDOUT)
@@ -224,10 +211,10 @@ int enter(const char *name, char **argv, const char *verbose, struct entry *entr
 			 "submit again, and tell the site's administrator if it comes back", strerror(errno));
 	else if (status != WIRE_OK)
 		snprintf(why, size, "%s", entry->frame);
-	else if (ways.count < 2 || parse(entry, length) < 0)
+	else if (namespaces.count < 2 || parse(entry, length) < 0)
 		snprintf(why, size, "the container's keeper gave an answer this launcher cannot read; "
 			 "are both of one bollard version?");
-	else if ((entry->scratch[0] ? show_scratch(&ways, entry->scratch) : (void) 0), join(&ways) < 0)
+	else if ((entry->scratch[0] ? show_scratch(&namespaces, entry->scratch) : (void) 0), join(&namespaces) < 0)
 		snprintf(why, size, "cannot join the container's namespaces: %s", strerror(errno));
 	else if ((*keeper = fd, chdir(entry->cwd)) < 0)
 		snprintf(why, size, "cannot change to %s in the container: %s", entry->cwd, strerror(errno));

@@ -2,7 +2,7 @@
 /* Images that are named where Slurm expects a program. Every SIF file begins with a #! line, so it can be one. */
 #define _GNU_SOURCE
 #include "client.h"
-#include "shim.h"
+#include "site_settings.h"
 #include "constants.h"
 
 #include <dlfcn.h>

@@ -5,8 +5,8 @@
 
 #include <stddef.h>
 
-/* inside.c hides these variables of the container from the host's loader: it keeps each value under its name with this
- * prefix. paths.c restores them when the program has started. */
+/* inside.c hides these variables of the container from the host's loader. It keeps each value under its name with
+ * this prefix. paths.c restores them when the program has started. */
 #define HIDDEN "_BOLLARD_HIDDEN_"
 #define HIDDEN_NAMES "LD_PRELOAD", "LD_AUDIT", "LD_ASSUME_KERNEL"
 

@@ -77,8 +77,8 @@ def install(where: Where, say: Say) -> None:
     """Build the plugin, install it and name it in Slurm's configuration. All checks come before the first change.
 
     Raises:
-        BollardError: not root; a file or directory that root uses can be changed by others; `where.slurm_conf` is
-            slurmd's copy; something needed to build is missing; bollard.yaml is not valid.
+        BollardError: not root; `where.slurm_conf` is slurmd's copy; bollard.yaml is not valid; or something needed to
+            build is missing. Also if others can change a file or directory that root uses.
     """
     settings = site_config.load(where.config)
     if installation.is_slurmds_copy(where.slurm_conf):

@@ -416,7 +416,7 @@ static int lock_hierarchy(const char *job)
 	return fd;
 }
 
-/* rmdir(2) that waits, at most a second, while another thread of slurmstepd has made all threads the user: it does so
+/* rmdir(2) that waits at most a second. Another thread of slurmstepd can have made all threads the user: it does so
  * when it ends X11 forwarding. */
 static int remove_directory(const char *path)
 {

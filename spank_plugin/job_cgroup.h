@@ -41,8 +41,8 @@ enum victims { ALL, STOPPED, STOPPED_SERVERS };
  * left. */
 void job_cgroups_kill(const struct job_cgroups *groups, enum victims victims);
 
-/* Returns the number of processes in "step_bollard", at most 1024: the largest number of any hierarchy. -1 with errno
- * when a hierarchy cannot be read: whether processes are there is then unknown. */
+/* Returns the number of processes in "step_bollard", at most 1024: the largest number of any hierarchy. -1 with
+ * errno when a hierarchy cannot be read, and the number is unknown. */
 int job_cgroups_count(const struct job_cgroups *groups);
 
 /* Removes "step_bollard". Also removes the job's directory and the user's when they are empty: Slurm could not

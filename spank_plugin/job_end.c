@@ -144,8 +144,8 @@ static long long seconds(void)
 	return time.tv_sec;
 }
 
-/* Returns 1 when this slurmstepd ends the containers: no other step of the job runs on this node, or this is the
- * extern step and has waited too long. Else 0. */
+/* Returns 1 when this slurmstepd ends the containers. Then no other step of the job runs on this node, or this is
+ * the extern step and has waited too long. Else 0. */
 static int is_last(const struct job_cgroups *groups, uint32_t job_id)
 {
 	long long start = seconds();

@@ -23,7 +23,7 @@
 #define LOCK_TRY_US 1000
 #define REMOVE_TRIES 2000
 #define HOLDERS "holders"
-/* Sockets in a folder before the dead ones are removed. Each looks at all others, so it is not done for few. */
+/* Dead sockets of a folder are removed when it has more than this many. The search connects to each of them. */
 #define SOCKETS_MAX 64
 
 static int lock_within(int fd, int kind, int ms)
@@ -92,7 +92,7 @@ void job_folder_release(int lock)
 	close(lock);
 }
 
-/* Everything in the folder but HOLDERS; -1 where something stays. */
+/* Removes everything in the folder but HOLDERS. Returns 0, or -1 when something stays. */
 static int empty(const char *path)
 {
 	DIR *entries = opendir(path);
@@ -118,7 +118,7 @@ void job_folder_remove(uint32_t job)
 	/* While another thread of the extern step ends X11 forwarding, all of them are the user for some milliseconds. */
 	while ((empty(path) < 0 || unlink(holders) < 0) && errno != ENOENT && tries++ < REMOVE_TRIES)
 		usleep(LOCK_TRY_US);
-	/* HOLDERS went last: from here on another slurmstepd may hold the folder by a new one, which keeps rmdir(2) from it. */
+	/* HOLDERS is removed last. From here on another slurmstepd may make a new HOLDERS, and rmdir(2) then fails. */
 	do
 		rc = rmdir(path);
 	while (rc < 0 && errno == EACCES && tries++ < REMOVE_TRIES && usleep(LOCK_TRY_US) == 0);
@@ -152,8 +152,8 @@ int job_folder_lock(const char *address, int ms)
 	return -1;
 }
 
-/* Removes the socket at `address` when nobody listens there. Who binds it, or has bound it and does not listen yet, holds
- * its lock; `mine` is an address whose lock the caller holds. */
+/* Removes the socket at `address` when nobody listens there. A process holds the lock of an address from before
+ * bind(2) until it listens. `mine` is an address whose lock the caller holds. */
 static void remove_dead(const char *address, const char *mine)
 {
 	char own[128], other[128];

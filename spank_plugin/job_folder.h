@@ -29,9 +29,10 @@ void job_folder_release(int lock);
 /* Removes the directory and its files. Reports no failure. For the last process that holds it. */
 void job_folder_remove(uint32_t job);
 
-/* Takes the lock of the container at `address`: only one step of the job at a time finds or starts that container. There
- * are 256 locks, named by the address's first two digits: a user can make any number of addresses. Waits at most `ms` milliseconds. Returns a descriptor for job_folder_release(); -1 with errno, ETIMEDOUT when the lock
- * was not had. */
+/* Takes the lock of the container at `address`: only one step of the job at a time finds or starts that container.
+ * There are 256 locks, named by the address's first two digits: a user can make any number of addresses. Waits at
+ * most `ms` milliseconds. Returns a descriptor for job_folder_release(); -1 with errno, ETIMEDOUT when the lock was
+ * not had. */
 int job_folder_lock(const char *address, int ms);
 
 /* Removes sockets of keepers that have ended from the directory of `address`, when there are many. The caller holds the

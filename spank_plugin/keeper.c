@@ -8,7 +8,7 @@
 #include "keeper.h"
 #include "privilege.h"
 #include "root_owned.h"
-#include "shim.h"
+#include "site_settings.h"
 #include "stepd.h"
 #include "wire.h"
 
@@ -65,8 +65,8 @@ static int send_lifeline(int fd, const char *asked, size_t size)
 	return wire_write(fd, &byte, 1) < 0 || wire_write(fd, &length, sizeof(length)) < 0 ? -1 : wire_write(fd, asked, size);
 }
 
-/* What the keeper at step.address says: there is none; it refuses, or ends; it does not answer; it ends, so that the
- * container is made anew for this step; it stays. */
+/* What the keeper at step.address says. In the order of the names: there is none; it refuses, or ends; it does not
+ * answer; it ends for a new one of this step; it stays. */
 enum presence { ABSENT, REFUSES, SILENT, ENDS, HERE };
 
 /* Asks the keeper at step.address to stay as long as this process lives. With HERE the connection is in step.lifeline,
@@ -122,8 +122,8 @@ static int hand_on(int fd)
 	return fcntl(fd, F_SETFD, 0);
 }
 
-/* Executes bollard-keeper. Returns only on failure, with errno. The spec is passed in the environment: every user
- * can read a command line in /proc, but only root the environment of this process, which is not dumpable. */
+/* Executes bollard-keeper. Returns only on failure, with errno. The spec is passed in the environment, because every
+ * user can read a command line in /proc. This process is not dumpable, so only root can read its environment. */
 static void become_keeper(int record, int witness)
 {
 	char tree[PATH_MAX], path[PATH_MAX + 32], *argv[] = { "bollard-keeper", NULL }, *words[11] = { NULL };
@@ -250,8 +250,8 @@ static int first_node(spank_t spank)
 	return spank_get_item(spank, S_JOB_NODEID, &node) == ESPANK_SUCCESS && node == 0;
 }
 
-/* Returns 1 when an earlier step of the job has made this container, or after refuse(): a named container is
- * missing, or exists although the mode is create, or does not answer. Returns 0 when a keeper has to be started;
+/* Returns 1 when an earlier step of the job has made this container. Also 1 after refuse(): a named container is
+ * missing, does not answer, or exists although the mode is create. Returns 0 when a keeper has to be started;
  * *occupied is then 1 when a process listens at the address. */
 static int found_running(uid_t uid, int *occupied)
 {

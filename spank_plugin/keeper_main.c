@@ -40,8 +40,8 @@ static long long number(const char *name)
 	return text ? strtoll(text, NULL, 10) : -1;
 }
 
-/* Returns the inherited descriptor whose number is in the variable `name`, and sets close-on-exec on it: programs
- * started from here do not get it. -1 when it is not open. */
+/* Returns the inherited descriptor whose number is in the variable `name`. Sets close-on-exec on it, so that
+ * programs started from here do not get it. -1 when it is not open. */
 static int descriptor(const char *name)
 {
 	long long fd = number(name);

@@ -153,8 +153,8 @@ void map_by(struct state *state, const char *asked)
 	}
 }
 
-/* Returns how many nodes of the job `ranks` need when each node is filled before the next, as mpirun does; 0 when
- * they do not fit. SLURM_TASKS_PER_NODE has the form "2(x3),1". */
+/* Returns how many nodes of the job `ranks` need if each node is filled before the next, as by mpirun. 0 when they
+ * do not fit. SLURM_TASKS_PER_NODE has the form "2(x3),1". */
 static long nodes_for(long ranks)
 {
 	const char *at = getenv("SLURM_TASKS_PER_NODE");

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The pre-flight in srun, before the job queues: warns when the image's MPI does not connect the ranks by the step's
- * --mpi, and chooses it where the user said nothing and the site lets bollard choose. runtime/preflight/ looks into
- * the image and makes the verdict, a text whose form verdict.py explains. Here it is read, from the cache if it is
- * there. Nothing here refuses a step: a failure leaves it as it is. */
+ * --mpi. Chooses --mpi where the user said nothing and the site lets bollard choose. runtime/preflight/ looks into
+ * the image and makes the verdict; verdict.py explains its form. This file reads the verdict, from the cache if it
+ * is there. Nothing here refuses a step: a failure leaves it as it is. */
 #define _GNU_SOURCE
 #include "client.h"
 #include "program.h"
 #include "python.h"
-#include "shim.h"
+#include "site_settings.h"
 #include "verdict.h"
 #include "constants.h"
 
@@ -119,7 +119,7 @@ static void warn(const char *name, const char *how, const char *line, const char
 		unsetenv(ENV_TOLD);  /* the launcher then says it a second time */
 }
 
-/* Starts this srun again with `type` in SLURM_MPI_TYPE: Slurm has loaded the plugin of its default type before plugins
+/* Starts this srun again with `type` in SLURM_MPI_TYPE. Slurm loads the plugin of its default type before plugins
  * see the options, and never loads another one. Nothing is submitted yet. Returns only on failure. */
 static void start_again(const char *type)
 {

@@ -318,8 +318,8 @@ void kill_all(const int *handles, int count)
 		syscall(SYS_pidfd_send_signal, handles[count], SIGKILL, NULL, 0);
 }
 
-/* Keeps the capabilities over our user namespace through execve(2), as ambient capabilities: execve(2) clears the
- * others unless the user is root in the namespace (capabilities(7)). keeper_main.c then keeps them from further
+/* Keeps the capabilities over our user namespace through execve(2), as ambient capabilities. execve(2) clears all
+ * others, unless the user is root in the namespace (capabilities(7)). keeper_main.c then keeps them from further
  * programs. Returns 0, or -1 with errno. */
 static int keep_capabilities(void)
 {
@@ -444,8 +444,8 @@ int become_and_run(const struct identity *id, const int *keep, int nkeep, int jo
 		*answer = to_caller[0];
 		return pid < 0 ? -1 : 0;
 	}
-	/* Forks twice, so that the keeper is no child of slurmstepd. slurmstepd waits for all of its children and, with
-	 * proctrack/linuxproc, signals all of its descendants. */
+	/* Forks twice, so that the keeper is no child of slurmstepd. slurmstepd waits for all of its children. With
+	 * proctrack/linuxproc it also signals all of its descendants. */
 	if (pipe2(to_child, O_CLOEXEC) < 0 || pipe2(to_helper, O_CLOEXEC) < 0)
 		_exit(NO_HELP);
 	child = fork();

@@ -25,14 +25,15 @@ struct identity {
 /* What the helper of become_and_run() answers: 0, or why there is no keeper. */
 enum no_start { NO_HELP = 1, NO_CGROUP, NO_PLACE, NO_USER, NO_NAMESPACE };
 
-/* Forks a helper, which forks the keeper. The keeper becomes the user `id` and cannot become root again. It has a
- * user namespace that maps the ids of `id` only, and of the open descriptors only `keep` (`nkeep`, at most 8, none
- * below 3). It calls run(arg) and exits with the returned value. As soon as it is the user, it sends one byte
- * through `job_socket` (-1: none): take_senders() finds it by that. The helper writes the id maps as root and ends.
+/* Forks a helper, which forks the keeper. The keeper becomes the user `id` and cannot become root again. Its user
+ * namespace maps the ids of `id` only. Of the open descriptors it has only `keep` (`nkeep`, at most 8, none below 3).
+ * It calls run(arg) and exits with the returned value. As soon as it is the user, it sends one byte through
+ * `job_socket` (-1: none): take_senders() finds it by that. The helper writes the id maps as root and ends.
  *
- * Returns 0 when the helper is forked, or -1 with errno. The caller reaps *helper, and closes *answer: a pipe with one
- * byte when the helper ends, 0 when the keeper has given root up and has its id maps, else an enum no_start. The exit
- * status would not do: with contain_spank, a hook may run in a process that is not the helper's parent. */
+ * Returns 0 when the helper is forked, or -1 with errno. The caller reaps *helper, and closes *answer: a pipe with
+ * one byte when the helper ends. The byte is 0 when the keeper has given root up and has its id maps, else an enum
+ * no_start. The exit status would not do: with contain_spank, a hook may run in a process that is not the helper's
+ * parent. */
 int become_and_run(const struct identity *id, const int *keep, int nkeep, int job_socket,
 		   int (*run)(void *arg), void *arg, pid_t *helper, int *answer);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Which MPI a program was built with. Everything here runs as the user, in a container or in the client. The strings returned are
- * constants. */
+/* Which MPI a program was built with. Everything here runs as the user, in a container or in the client. The strings
+ * returned are constants. */
 #ifndef BOLLARD_PROGRAM_H
 #define BOLLARD_PROGRAM_H
 

@@ -6,10 +6,10 @@
 
 #include <stddef.h>
 
-/* python.c: call the embedded runtime of the installation in the directory `tree`; the first call loads it. Both run
- * as the user. Both return 0 when the runtime has succeeded, else -1 with the reason in `why`, which has `size`
- * bytes. python_keep() is the keeper until its step or job has ended. python_check() writes the full spec to the
- * descriptor `out`, python_look() the verdict of the pre-flight (client.py). */
+/* python.c: call the embedded runtime of the installation in the directory `tree`; the first call loads it. All run
+ * as the user. Return 0 when the runtime has succeeded, else -1 with the reason in `why`, which has `size` bytes.
+ * python_keep() is the keeper until its step or job has ended. python_check() writes the full spec to the descriptor
+ * `out`. python_look() writes the pre-flight's verdict to it (client.py). */
 int python_keep(const char *tree, const struct keeper_job *job, char *why, size_t size);
 int python_look(const char *tree, const char *request, int out, char *why, size_t size);
 int python_check(const char *tree, const char *spec, int out, char *why, size_t size);

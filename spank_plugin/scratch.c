@@ -220,32 +220,32 @@ static int place(int tree, const char *path, int own, int theirs)
 }
 
 /* Runs in the child. Returns 0, or -1 with errno. */
-static int show(const struct ways *ways, const char *path)
+static int show(const struct namespaces *namespaces, const char *path)
 {
 	char name[40];
 	int lock, tree, own;
 
 	alarm(SECONDS);
 	/* Opened anew: a lock belongs to the open file, and all tasks have got the same one from the keeper. */
-	snprintf(name, sizeof(name), "/proc/self/fd/%d", ways->fds[1]);
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", namespaces->fds[1]);
 	lock = open(name, O_RDONLY | O_CLOEXEC);
-	if (lock < 0 || flock(lock, LOCK_EX) < 0 || setns(ways->fds[0], CLONE_NEWUSER) < 0 || unshare(CLONE_NEWNS) < 0 ||
-	    mount(NULL, "/", NULL, B_MS_SLAVE_ALL, NULL) < 0)
+	if (lock < 0 || flock(lock, LOCK_EX) < 0 || setns(namespaces->fds[0], CLONE_NEWUSER) < 0 ||
+	    unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, B_MS_SLAVE_ALL, NULL) < 0)
 		return -1;
 	own = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
 	tree = clone_tree(AT_FDCWD, path);
 	if (own < 0 || tree < 0 || protect(tree, B_NOSUID | B_NODEV, B_AT_RECURSIVE) < 0 ||
-	    setns(ways->fds[1], CLONE_NEWNS) < 0)
+	    setns(namespaces->fds[1], CLONE_NEWNS) < 0)
 		return -1;
-	return place(tree, path, own, ways->fds[1]);
+	return place(tree, path, own, namespaces->fds[1]);
 }
 
-void show_scratch(const struct ways *ways, const char *path)
+void show_scratch(const struct namespaces *namespaces, const char *path)
 {
 	pid_t pid = fork();
 
 	if (pid == 0)
-		_exit(show(ways, path) < 0 ? 1 : 0);
+		_exit(show(namespaces, path) < 0 ? 1 : 0);
 	/* Where it fails, warn_of_lost_scratch() tells the user. */
 	while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
 		;

@@ -39,14 +39,14 @@ static void exec_shell(char *script, char **envp)
 
 /* In a child: runs the image's shell with the frame's environment and script. `out` becomes its stdout, and `quiet` its
  * descriptor QUIET_FD, or /dev/null when `quiet` is -1. Never returns; the exit status is 127 on failure. */
-static void be_shell(const struct ways *ways, char *frame, uint32_t size, int out, int quiet)
+static void be_shell(const struct namespaces *namespaces, char *frame, uint32_t size, int out, int quiet)
 {
 	char *at = frame, **envp = wire_next_list(&at, frame + size), *script = envp ? wire_next(&at, frame + size) : NULL;
 	const char *root = script ? wire_next(&at, frame + size) : NULL;
 	int status, self = open("/proc/self/exe", O_RDONLY), null = open("/dev/null", O_RDWR);
 
 	/* join() comes before dup2(): one of the namespaces' descriptors may have the number PRINTER_FD. */
-	if (root && self >= 0 && null >= 0 && join(ways) == 0 && dup2(null, 0) == 0 && dup2(out, 1) == 1 &&
+	if (root && self >= 0 && null >= 0 && join(namespaces) == 0 && dup2(null, 0) == 0 && dup2(out, 1) == 1 &&
 	    (self == PRINTER_FD ? fcntl(self, F_SETFD, 0) == 0 : dup2(self, PRINTER_FD) == PRINTER_FD) &&
 	    dup2(quiet >= 0 ? quiet : null, QUIET_FD) == QUIET_FD && chdir("/") == 0) {
 		/* setns(2) puts only children into a process namespace. Without a /proc/self this process is not in
@@ -101,7 +101,7 @@ static long long now_ms(void)
 
 /* The keeper gets the output of the script's shell, whatever its exit status is. An empty frame means that no shell
  * ran. */
-int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
+int run_script(int fd, const struct namespaces *namespaces, char *frame, uint32_t size)
 {
 	static char output[SCRIPT_OUTPUT_MAX];
 	struct pollfd more = { .events = POLLIN };
@@ -116,7 +116,7 @@ int run_script(int fd, const struct ways *ways, char *frame, uint32_t size)
 	    sigaction(SIGCHLD, &children, &before) < 0 || (pid = fork()) < 0)
 		return -1;
 	if (pid == 0)
-		be_shell(ways, frame, size, ends[1], quiet);
+		be_shell(namespaces, frame, size, ends[1], quiet);
 	close(ends[1]);
 	more.fd = ends[0];
 	/* Wait for the end of the shell, not of the pipe: a script may leave a process running that holds the pipe. */

@@ -3,23 +3,7 @@
  * slurmstepd. */
 #include "shim.h"
 
-#include <limits.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 SPANK_PLUGIN(bollard, 1);
-
-int slurm_has_oci_conf(void)
-{
-	const char *conf = getenv("SLURM_CONF"), *slash = conf ? strrchr(conf, '/') : NULL;
-	char path[PATH_MAX];
-	int size = snprintf(path, sizeof(path), "%.*s/oci.conf", slash ? (int) (slash - conf) : (int) strlen("/etc/slurm"),
-			    slash ? conf : "/etc/slurm");
-
-	return size > 0 && (size_t) size < sizeof(path) && access(path, F_OK) == 0;
-}
 
 int slurm_spank_init(spank_t spank, int argc, char **argv)
 {

@@ -3,20 +3,12 @@
 #define BOLLARD_SHIM_H
 
 #include <slurm/spank.h>
-#include <stddef.h>
 
 /* client_options.c, client.c: the hooks in srun, sbatch and salloc, the user's own process. Each returns 0, or -1
  * when Slurm refuses an option of ours; a user's mistake ends the process. */
 int client_init(spank_t spank);
 int client_post_opt(spank_t spank);
 int client_local_user_init(spank_t spank);
-
-/* shim.c: returns 1 when Slurm's own OCI code is set up, that is when oci.conf(5) is beside slurm.conf; else 0. */
-int slurm_has_oci_conf(void);
-
-/* spec.c: returns 1 when the site's settings (site.py) hold the text `line`, or cannot be read; 0 when not, or without
- * settings. Runs as the user. */
-int site_says(const char *line);
 
 /* stepd.c: the hooks in slurmstepd. A user's mistake makes no hook fail: Slurm would drain the node. Instead
  * stepd_task_init() ends the task with the reason and EXIT_BOLLARD; it returns 0 otherwise. Slurm calls

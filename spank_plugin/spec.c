@@ -6,7 +6,7 @@
 #include "header.h"
 #include "image_probe.h"
 #include "python.h"
-#include "shim.h"
+#include "site_settings.h"
 #include "switch.h"
 #include "wire.h"
 
@@ -258,22 +258,6 @@ static char *with_header(const struct text *spec, struct header *header, const c
 	free(quoted.at);
 	free(head);
 	return full;
-}
-
-int site_says(const char *line)
-{
-	int fd = open(BOLLARD_PREFIX "/site.conf", O_RDONLY | O_CLOEXEC);
-	char text[65536];
-	ssize_t size;
-
-	if (fd < 0)
-		return errno != ENOENT;
-	size = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	if (size < 0 || size == (ssize_t) sizeof(text) - 1)
-		return 1;
-	text[size] = '\0';
-	return strstr(text, line) != NULL;
 }
 
 static void add_identity(struct text *spec, const struct stat *st)

@@ -7,6 +7,7 @@
 #include "slurmctld.h"
 #include "privilege.h"
 #include "shim.h"
+#include "site_settings.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -154,7 +155,7 @@ void stepd_init(spank_t spank, int argc, char **argv)
 	}
 }
 
-/* Why the process that was to be the keeper is none: `reason` is one of privilege.h. */
+/* Refuses the step because no keeper has started. `reason` is an enum no_start (privilege.h). */
 static void refuse_start(int reason)
 {
 	if (reason == NO_CGROUP)
@@ -269,8 +270,8 @@ void stepd_task_exit(spank_t spank)
 	 * stopped, Slurm cannot kill them, and would drain the node. */
 	if (status != 0)
 		end_stopped_servers();
-	/* A page of a file that its file server does not send any more ends a task by SIGBUS. Once: the other tasks have
-	 * the same reason, and a program that has a SIGBUS of its own has to wait for nothing. */
+	/* When a file server has ended, a task that reads a mapped page of its files ends by SIGBUS. The reason is
+	 * looked for once a step: all tasks have the same one, and a SIGBUS of the program's own has none. */
 	if (step.lifeline < 0 || step.bus_error || !WIFSIGNALED(status) || WTERMSIG(status) != SIGBUS)
 		return;
 	step.bus_error = 1;

@@ -11,7 +11,7 @@ import os
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import encryption
-from bollard.runtime.request.options import PREFIXES
+from bollard.runtime.request.options import PREFIXES, setting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ def for_build(given: list[tuple[str, str]]) -> Key | None:
     """
     options = dict(given)
     names = [name for name in (*OPTIONS, "encrypt") if name in options and options[name] != "0"]
-    files = {name: _form(name) for name in ("ENCRYPTION_PASSPHRASE_FILE", "ENCRYPTION_PEM_PATH")}
+    files = {name: setting(os.environ, name) for name in ("ENCRYPTION_PASSPHRASE_FILE", "ENCRYPTION_PEM_PATH")}
     if not names:
-        if any(files.values()) or _form(_PASSPHRASE) or _form(_PEM):
+        if any(files.values()) or setting(os.environ, _PASSPHRASE, _PEM):
             os.write(2, b"bollard: a key for encryption is in the environment, but --encrypt was not given: "
                         b"the image is not encrypted\n")  # fmt: skip
         return None
@@ -96,13 +96,10 @@ def refuse_on_slurm(given: list[tuple[str, str]]) -> None:
     """
     names = {name for name, value in given if value != "0"}
     typed = "passphrase" in names
-    if typed or (names.intersection((*OPTIONS, "encrypt")) and (_form(_PASSPHRASE) or _form(_PEM))):
-        what = "--passphrase" if typed else f"variable {PREFIXES[1]}{_PASSPHRASE if _form(_PASSPHRASE) else _PEM}"
+    variable = next((name for name in (_PASSPHRASE, _PEM) if setting(os.environ, name)), "")
+    if typed or (variable and names.intersection((*OPTIONS, "encrypt"))):
+        what = "--passphrase" if typed else f"variable {PREFIXES[1]}{variable}"
         raise BollardError(f"--on-slurm: {what} would pass through Slurm", "use --passphrase-file or --pem-path")
-
-
-def _form(name: str) -> str:
-    return next((os.environ[prefix + name] for prefix in PREFIXES if os.environ.get(prefix + name)), "")
 
 
 def _from_variables() -> Key:
@@ -116,7 +113,7 @@ def _from_variables() -> Key:
             encryption.checked(passphrase, f"variable {_PASSPHRASE}") if passphrase else b"",
             encryption.checked_pem(pem, f"variable {_PEM}") if pem else b"",
         )
-    values = [os.fsencode(_form(name)) for name in (_PASSPHRASE, _PEM)]
+    values = [os.fsencode(setting(os.environ, name)) for name in (_PASSPHRASE, _PEM)]
     if not any(values):
         return encryption.Key()
     fd = os.memfd_create("key", 0)

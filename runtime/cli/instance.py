@@ -21,6 +21,7 @@ from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
 from bollard.runtime.local import instance, instance_init
 from bollard.runtime.request import spec
+from bollard.runtime.request.options import setting
 from bollard.runtime.system import identity
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     Given = list[tuple[str, str]]
 
-_PID_FILE_FORMS = ("BOLLARD_PID_FILE", "APPTAINER_PID_FILE", "SINGULARITY_PID_FILE")
 _STOP_SECONDS = "10"
 # Options of the command, not of the container.
 _NOT_OPTIONS = ("help", "shell", "pid-file")
@@ -77,14 +77,14 @@ def start(action: str, given: Given, words: list[str], values: Given, path: str)
     keys = encryption_key.of_image(looked, asked, given)
     pid = instance_init.start(asked, words[1], action, words[2:], config_directory(), keys)
     files = [value for name, value in given if name == "pid-file"]
-    files = files[-1:] or [os.environ[form] for form in _PID_FILE_FORMS if os.environ.get(form)][:1]
-    for path in files:
+    pid_file = files[-1] if files else setting(os.environ, "PID_FILE")
+    if files or pid_file:
         try:
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644), "w") as file:
+            with open(os.open(pid_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644), "w") as file:
                 file.write(f"{pid}\n")
         except OSError as error:
-            doing = f"--pid-file {path}: cannot be written, and the instance {words[1]} runs"
-            where = path if os.path.exists(path) else os.path.dirname(os.path.abspath(path))
+            doing = f"--pid-file {pid_file}: cannot be written, and the instance {words[1]} runs"
+            where = pid_file if os.path.exists(pid_file) else os.path.dirname(os.path.abspath(pid_file))
             raise causes.of(error, doing, where, f"end it with `bollard instance stop {words[1]}`") from None
     _info("instance started successfully")
     return 0

@@ -25,8 +25,8 @@ def version(name: str, own: str) -> str:
     name: the name by which the command was called.
     own: bollard's version.
 
-    Both names of Apptainer give the word "apptainer", as Apptainer's link does: a number below 2.4.1 after the word
-    "singularity" would be too old for Snakemake. It takes the last word as the number.
+    Both names of Apptainer give the word "apptainer", as Apptainer's link does. Snakemake takes the last word as the
+    number, and refuses a number below 2.4.1 after the word "singularity".
     """
     return f"apptainer version {release(own)}" if name in PEERS else f"bollard {own}"
 

@@ -11,6 +11,7 @@ from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import reference, sources
 from bollard.runtime.image import image
 from bollard.runtime.request import command_line, spec
+from bollard.runtime.request.options import setting
 
 
 def run(given: list[tuple[str, str]], words: list[str]) -> int:
@@ -30,11 +31,11 @@ def run(given: list[tuple[str, str]], words: list[str]) -> int:
     if ":" not in uri:
         raise BollardError(f"{uri}: is not a URI", f"write docker://{uri}, oras://{uri} or library://{uri}")
     # The order of Apptainer: --name or its variable, else the argument TARGET, else a name made from the URI.
-    target = asked.get("name") or sources.variable(os.environ, "PULL_NAME") or (words[0] if len(words) == 2 else "")
+    target = asked.get("name") or setting(os.environ, "PULL_NAME") or (words[0] if len(words) == 2 else "")
     target = target or reference.file_name(reference.parse(uri))
-    folder = asked.get("dir") or sources.variable(os.environ, "PULLDIR", "PULLFOLDER")
+    folder = asked.get("dir") or setting(os.environ, "PULLDIR", "PULLFOLDER")
     force = asked.get("force", "0") == "1"
-    arch = sources.variable(os.environ, "PULL_ARCH")
+    arch = setting(os.environ, "PULL_ARCH")
     given = cli_build.with_variant(given if "arch" in asked or not arch else [*given, ("arch", arch)])
     if "key" in asked:
         uri = _signed(uri, asked["key"], given)
@@ -80,4 +81,4 @@ def _signed(uri: str, pem: str, given: list[tuple[str, str]]) -> str:
 
 
 def _allows_unsigned(asked: dict[str, str]) -> bool:
-    return spec.switch([asked.get("allow-unsigned", "") or sources.variable(os.environ, "ALLOW_UNSIGNED")])
+    return spec.switch([asked.get("allow-unsigned", "") or setting(os.environ, "ALLOW_UNSIGNED")])

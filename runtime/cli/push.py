@@ -16,6 +16,7 @@ from bollard.runtime.fetch import library, reference, registry, sources
 from bollard.runtime.fetch.reference import Reference
 from bollard.runtime.image import image, sif
 from bollard.runtime.request import command_line, spec
+from bollard.runtime.request.options import setting
 from bollard.runtime.system import rootless, workspace
 from bollard.runtime.trust import verify
 
@@ -134,7 +135,7 @@ def _push_sif(
         raise BollardError(
             f"{target.uri}: cannot push to the library: no authentication token", "log in with `bollard remote login`"
         )
-    unsigned = options.get("allow-unsigned") or sources.variable(os.environ, "ALLOW_UNSIGNED")
+    unsigned = options.get("allow-unsigned") or setting(os.environ, "ALLOW_UNSIGNED")
     if spec.switch([unsigned or "0"]):
         sys.stderr.write("bollard: warning: skipping container verification\n")
     else:

@@ -9,11 +9,12 @@ import os
 import sys
 
 from bollard.runtime.errors import BollardError, shown
-from bollard.runtime.fetch import logins, registry, remote, sources
+from bollard.runtime.fetch import logins, registry, remote
 from bollard.runtime.fetch.logins import Login
 from bollard.runtime.fetch.registry import Access
 from bollard.runtime.fetch.remote import Credential
 from bollard.runtime.request import command_line, spec
+from bollard.runtime.request.options import setting
 from bollard.runtime.system import processes, rootless
 
 _MAX_SECRET = 1 << 16
@@ -65,7 +66,7 @@ def log_in(uri: str, asked: dict[str, str]) -> None:
         BollardError: as `run`.
     """
     where = host(uri)
-    user = asked.get("username") or sources.variable(os.environ, "LOGIN_USERNAME")
+    user = asked.get("username") or setting(os.environ, "LOGIN_USERNAME")
     if not user:
         raise BollardError("Docker/OCI registry requires a username", "add --username NAME")
     if ":" in user:
@@ -73,7 +74,7 @@ def log_in(uri: str, asked: dict[str, str]) -> None:
     login = Login(user, secret(asked, "Password / Token: "))
     path = asked.get("authfile") or logins.file(os.environ)
     logins.listed(path)  # a damaged file is told before the registry is asked
-    insecure = spec.switch([asked.get("no-https") or sources.variable(os.environ, "NOHTTPS", "NO_HTTPS")])
+    insecure = spec.switch([asked.get("no-https") or setting(os.environ, "NOHTTPS", "NO_HTTPS")])
     registry.verify_login(where, login, Access(insecure=insecure))
     logins.store(path, where, login)
     if "authfile" not in asked:

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 from bollard.runtime.cli import registry
 from bollard.runtime.errors import BollardError, shown
-from bollard.runtime.fetch import logins, remote, sources, web
+from bollard.runtime.fetch import logins, remote, web
 from bollard.runtime.fetch.remote import Config, Endpoint
 from bollard.runtime.request import command_line, spec
+from bollard.runtime.request.options import setting
 from bollard.runtime.system import rootless
 
 _WORDS = {
@@ -99,7 +100,7 @@ def _use(asked: dict[str, str], words: list[str]) -> int:
 
 def _add(asked: dict[str, str], words: list[str]) -> int:
     name, uri = words
-    insecure = asked.get("insecure", "0") == "1" or spec.switch([sources.variable(os.environ, "ADD_INSECURE")])
+    insecure = asked.get("insecure", "0") == "1" or spec.switch([setting(os.environ, "ADD_INSECURE")])
     if uri.startswith("http://") and not insecure:
         raise BollardError(f"{shown(uri)}: http URI requires --insecure", "add it, or write https://")
     parts = urlsplit(uri if "://" in uri else f"//{uri}")

@@ -13,6 +13,7 @@ from bollard.runtime.cli.passphrase import passphrase
 from bollard.runtime.cli.sif import type_name
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.image import image
+from bollard.runtime.request.options import setting
 from bollard.runtime.trust import verify
 
 TYPE_CHECKING = False
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from bollard.runtime.trust.verify import Report, Trust, Verdict
 
 _LAST: Final = (1 << 32) - 1
-_PREFIXES: Final = ("BOLLARD_", "APPTAINER_", "SINGULARITY_")
 
 
 def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
@@ -58,15 +58,11 @@ def _numbers(option: str, given: list[tuple[str, str]]) -> list[int]:
     return [int(text) for text in texts[-1:] if int(text)]  # 0 is Apptainer's "not given"
 
 
-def _form(name: str) -> str:
-    return next((os.environ[prefix + name] for prefix in _PREFIXES if os.environ.get(prefix + name)), "")
-
-
 def _sign(path: str, asked: dict[str, str], groups: list[int], objects: list[int]) -> None:
     from bollard.runtime.system import workspace
     from bollard.runtime.trust import sign
 
-    pem = asked.get("key", "") or ("" if {"keyidx", "gpg-key"} & asked.keys() else _form("SIGN_KEY"))
+    pem = asked.get("key", "") or ("" if {"keyidx", "gpg-key"} & asked.keys() else setting(os.environ, "SIGN_KEY"))
     ways = [f"--{option}" for option in ("key", "keyidx", "gpg-key") if option in asked]
     if len(ways) > 1:
         raise BollardError(f"{' and '.join(ways)} name two keys", "give one of them")
@@ -108,7 +104,7 @@ def _verify(path: str, asked: dict[str, str], groups: list[int], objects: list[i
             "--legacy-insecure is not supported: signatures from before 2020 do not protect the image",
             "let its author sign it again",
         )
-    if asked.get("ocsp-verify", _form("VERIFY_OCSP") or "0").lower() in ("1", "true"):
+    if asked.get("ocsp-verify", setting(os.environ, "VERIFY_OCSP") or "0").lower() in ("1", "true"):
         raise BollardError(
             "--ocsp-verify is not supported: no server is asked whether a certificate was revoked",
             "leave it out, and use certificates of a short life",
@@ -147,7 +143,7 @@ def _verify_in_registry(uri: str, given: list[tuple[str, str]]) -> None:
     other = sorted(asked.keys() - {"key", "json", "authfile", "docker-login", "no-https"})
     if other:
         raise BollardError(f"--{other[0]}: is about SIF files, not images of registries", "leave it out")
-    pem = asked.get("key", "") or _form("VERIFY_KEY")
+    pem = asked.get("key", "") or setting(os.environ, "VERIFY_KEY")
     if not pem:
         raise BollardError(f"{shown(uri)}: by which key?", "add --key FILE, which cosign calls cosign.pub")
     key = dsse.public_key(pem)
@@ -168,15 +164,15 @@ def _is_signature(item: Descriptor) -> bool:
 
 def _trust(asked: dict[str, str]) -> Trust:
     """Return whose signatures count: the key of --key, that of --certificate, or the keyrings."""
-    certificate = asked.get("certificate", "") or _form("VERIFY_CERTIFICATE")
-    pem = asked.get("key", "") or _form("VERIFY_KEY")
+    certificate = asked.get("certificate", "") or setting(os.environ, "VERIFY_CERTIFICATE")
+    pem = asked.get("key", "") or setting(os.environ, "VERIFY_KEY")
     if "key" in asked and "certificate" in asked:
         raise BollardError("--key and --certificate name two keys", "give one of them")
     if certificate and "key" not in asked:
         from bollard.runtime.trust import dsse
 
-        intermediates = asked.get("certificate-intermediates", "") or _form("VERIFY_INTERMEDIATES")
-        roots = asked.get("certificate-roots", "") or _form("VERIFY_ROOTS")
+        intermediates = asked.get("certificate-intermediates", "") or setting(os.environ, "VERIFY_INTERMEDIATES")
+        roots = asked.get("certificate-roots", "") or setting(os.environ, "VERIFY_ROOTS")
         return verify.Trust(keys=(dsse.certified_key(certificate, intermediates, roots),))
     for option in ("certificate-intermediates", "certificate-roots"):
         if option in asked:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from bollard.runtime.image.image import Image
     from bollard.runtime.request.spec import Spec
 
-_SHELL_FORMS = ("BOLLARD_SHELL", "APPTAINER_SHELL", "SINGULARITY_SHELL")
-
 
 def image_of(given: list[tuple[str, str]], words: list[str]) -> tuple[str, Callable[[], None]]:
     """Return the path of the image in the first of `words`, and a function to call after it has been opened.
@@ -66,7 +64,7 @@ def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     """Run `bollard exec`, `run`, `shell` or `test`. Returns only if there is nothing to start."""
     from bollard.runtime.image import image
     from bollard.runtime.local import execution
-    from bollard.runtime.request import spec
+    from bollard.runtime.request import options, spec
 
     if name == "exec" and len(words) == 1:
         raise BollardError(
@@ -79,17 +77,17 @@ def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     path, opened = image_of(given, words)
     values = values_of(given, words, path)
     shells = [value for option, value in given if option == "shell"]
-    shells += [os.environ[form] for form in _SHELL_FORMS if os.environ.get(form)]
+    shell = shells[0] if shells else options.setting(os.environ, "SHELL")
     if words[0].startswith("instance://"):
         from bollard.runtime.cli import instance
 
-        return instance.join(name, given, words, values, shells[0] if shells else "")
+        return instance.join(name, given, words, values, shell)
     asked = spec.make(values)
     # Check the image here, so that an error names it as the user typed it. The keeper opens it by its full path.
     looked = image.open_image(path if "~" not in path else asked.image, os.uname().machine, encrypted=True)
     try:
         keys = _image_key(looked, asked, given)
-        execution.start(asked, name, words[1:], shells[0] if shells else "", opened, keys)
+        execution.start(asked, name, words[1:], shell, opened, keys)
     finally:
         opened()
     return 0

@@ -77,37 +77,45 @@ class AdmissionLoop:
             not self.begun or self.job >= 0 or self.lifelines or (self.tasks and not self.by_slurm)
         ):
             for fd, _ in self.poll.poll(self.waiting.milliseconds()):
-                if fd == self.listener.fileno():
-                    self._accept()
-                elif fd == self.server:
-                    reason, hint = memory_limit.told("submit again")
-                    if not self._end("the container's file server", reason, hint if reason else ""):
-                        self._tell_steps(constants.WIRE_MEMORY_LIMIT if reason else constants.WIRE_SERVER_ENDED)
-                    gone = f"the container's file server on {self.container.node} "
-                    gone += f"was ended {reason}" if reason else "has ended"
-                    wire.refuse_waiting(self.listener, BollardError(gone, hint))
+                if fd == self.server:
+                    self._end_without_server()
                     return
-                elif fd == self.job:
-                    self.poll.unregister(fd)
-                    self.job = -1
-                    self.begun = True  # the job has ended, so no task will come: let the loop end
-                elif fd in self.tasks:
-                    self._forget(self.tasks[fd])
-                    if not self.tasks and self.container.record.pending:
-                        self.container.record.write()
-                elif fd in self.savers:
-                    self._done(fd)
-                elif self.container.saver and fd == self.container.saver.answer:
-                    self._saved(self.container.saver)
-                elif fd in self.lifelines:
-                    self.poll.unregister(fd)
-                    self.lifelines.pop(fd).close()
-                    self.idle_since = time.monotonic()
+                self._handle(fd)
             self._decide()
         if self.tasks:
             self._end(f"the instance {self.container.instance}" if self.container.instance else "slurmstepd")
         if self.container.instance:
             task_reaper.end_members()
+
+    def _end_without_server(self) -> None:
+        """End the tasks, because the file server has ended: they could read no file of the image any more."""
+        reason, hint = memory_limit.told("submit again")
+        if not self._end("the container's file server", reason, hint if reason else ""):
+            self._tell_steps(constants.WIRE_MEMORY_LIMIT if reason else constants.WIRE_SERVER_ENDED)
+        gone = f"the container's file server on {self.container.node} "
+        gone += f"was ended {reason}" if reason else "has ended"
+        wire.refuse_waiting(self.listener, BollardError(gone, hint))
+
+    def _handle(self, fd: int) -> None:
+        """Handle what the descriptor `fd` reports: a connection, the end of a task, of a step or of the job."""
+        if fd == self.listener.fileno():
+            self._accept()
+        elif fd == self.job:
+            self.poll.unregister(fd)
+            self.job = -1
+            self.begun = True  # the job has ended, so no task will come: let the loop end
+        elif fd in self.tasks:
+            self._forget(self.tasks[fd])
+            if not self.tasks and self.container.record.pending:
+                self.container.record.write()
+        elif fd in self.savers:
+            self._done(fd)
+        elif self.container.saver and fd == self.container.saver.answer:
+            self._saved(self.container.saver)
+        elif fd in self.lifelines:
+            self.poll.unregister(fd)
+            self.lifelines.pop(fd).close()
+            self.idle_since = time.monotonic()
 
     def _done(self, fd: int) -> None:
         """Handle the end of a task. The last task of its step on this node waits until the container is saved."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Devices by their CDI names: what the specs on this node say of them, as mounts and variables.
+"""Devices by their CDI names, as mounts and variables: reads the CDI specs on this node.
 
 A spec (Container Device Interface, CNCF, versions 0.3 to 1.1) is a file that a device's maker writes for a node, for
 example with `nvidia-ctk cdi generate`. It lists device files, mounts, variables and hooks.
@@ -7,7 +7,7 @@ example with `nvidia-ctk cdi generate`. It lists device files, mounts, variables
     JSON    is read with the standard library
     YAML    is read with PyYAML, which the installation has a copy of if it was there at install
 
-Hooks are programs, and are never executed. Two of them matter, and are done here by their arguments:
+Hooks are programs, and are never executed. This module does what two of them do, from their arguments:
 
     create-symlinks   a link to a library of the spec: the library is bound at the link's place too
     update-ldcache    the libraries in a directory are found by their sonames: they are bound to LIBRARIES too
@@ -38,8 +38,8 @@ EDITS_MAX = 4096  # entries of one list
 _NAMES_SHOWN = 12
 
 _DONE = ("create-symlinks", "update-ldcache")
-# Hooks of NVIDIA's with nothing to do: driver_libraries.py looks for compatible libraries in every image; directories
-# have their modes from the host; /proc/driver/nvidia/params is for programs that make device files, as root.
+# Hooks of NVIDIA's with nothing to do. driver_libraries.py looks for compatible libraries in every image. Directories
+# have their modes from the host. /proc/driver/nvidia/params is for programs that make device files, as root.
 _NOTHING = ("enable-cuda-compat", "chmod", "update-nvidia-params", "disable-device-node-modification")
 _REFUSED = ("intelRdt", "netDevices")
 

@@ -124,7 +124,7 @@ class Shadows:
         """Cover a directory of the image so that the wanted entries exist in it.
 
         root    descriptor of the container's root
-        parent  path of the directory; not "/", for which `mirror` is
+        parent  path of the directory; for "/" use `mirror`
         wanted  the entries, as for `make`
         """
         target = linux.open_in_root(root, parent, os.O_PATH | os.O_DIRECTORY)

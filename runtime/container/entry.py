@@ -166,7 +166,7 @@ def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[
 
 
 def _scratch(container: Container, env: list[bytes]) -> bytes:
-    """Return the task's TMPDIR, if the container does not show that directory of the host and may show it; else b"".
+    """Return the task's TMPDIR, if it is a directory of the host that the container lacks and may show; else b"".
 
     A TaskProlog may have made it after the container.
     """

@@ -11,8 +11,8 @@ Several sources can set one variable. The first source in this list wins:
     2. HOME, and the variables that name the container
     3. --env, --env-file, BOLLARDENV_X, APPTAINERENV_X, SINGULARITYENV_X
     4. the task's variables that --container-env names
-    5. in a job, the variables by which Slurm gives the step its GPUs (CUDA_VISIBLE_DEVICES, ...), also with --cleanenv;
-       those of CDI devices
+    5. in a job, the variables by which Slurm gives the step its GPUs (CUDA_VISIBLE_DEVICES, ...), also with --cleanenv.
+       The variables of CDI devices.
     6. the image's scripts
     7. the task's other variables, except PATH and LD_LIBRARY_PATH. LANG and LC_... pass only if the image has that
        locale. With --cleanenv only TERM and the proxy variables pass.
@@ -241,33 +241,9 @@ def of_task(
     warnings   gets a line for each value that would run a command: it is passed as it is
     first_libraries  directory that comes first in LD_LIBRARY_PATH: the host's MPI, which was asked for
     """
-    clean = spec.cleanenv
-    home, host_home = os.fsencode(spec.home), os.fsencode(spec.user_home)
-    env: dict[bytes, bytes] = {b"LANG": b"C"} if clean else {}
-    kept: dict[bytes, bytes] = {}
-    asked: dict[bytes, bytes] = {}
-    ranks: dict[bytes, int] = {}
-    gpus: dict[bytes, bytes] = {}
-    for entry in task_env:
-        name, equals, value = entry.partition(b"=")
-        if name in _GPUS and name not in spec.no_env:
-            gpus[name] = value
-        if name.startswith(wireup.KEPT_BEGIN) or name in wireup.KEPT:
-            kept[name] = value
-        elif name.startswith(_SETTINGS):
-            head, mark, rest = name.partition(b"ENV_")
-            if mark and rest and head + mark in ENV_PREFIXES:
-                rank = ENV_PREFIXES.index(head + mark)
-                if rank <= ranks.get(rest, rank):
-                    ranks[rest] = rank
-                    asked[rest] = value
-        elif name in _NOT_FROM_HOST and name not in spec.keep_env:
-            if name == b"HOME":
-                host_home = value or host_home
-        elif equals and name not in spec.no_env and (not clean or name in _CLEAN_KEEPS):
-            env[name] = value
+    env, kept, asked, gpus, host_home = _sorted(task_env, spec)
     # With --no-home the directory is not mounted, but HOME is still set.
-    home = home or (b"/root" if spec.fakeroot else host_home)
+    home = os.fsencode(spec.home) or (b"/root" if spec.fakeroot else host_home)
     held = {name: env[name] for name in spec.keep_env if name in env} if spec.keep_env else {}
     for name, image_value in image_env.items():
         # As in Apptainer, a variable that the image sets to "" is removed if the host has set it.
@@ -305,6 +281,41 @@ def of_task(
         if mark in kept:
             env.setdefault(name, default)
     return [name + b"=" + value for name, value in env.items()]
+
+
+def _sorted(
+    task_env: list[bytes], spec: Spec
+) -> tuple[dict[bytes, bytes], dict[bytes, bytes], dict[bytes, bytes], dict[bytes, bytes], bytes]:
+    """Return the task's variables by the rank that they have in the container, and the home on the host.
+
+    The first dictionary has what passes to the container. The second has what nothing may change (`wireup`). The third
+    has what BOLLARDENV_X and the like ask for, without the prefix. The last has the GPUs that Slurm gives the step.
+    """
+    clean, host_home = spec.cleanenv, os.fsencode(spec.user_home)
+    passed: dict[bytes, bytes] = {b"LANG": b"C"} if clean else {}
+    kept: dict[bytes, bytes] = {}
+    asked: dict[bytes, bytes] = {}
+    gpus: dict[bytes, bytes] = {}
+    ranks: dict[bytes, int] = {}
+    for entry in task_env:
+        name, equals, value = entry.partition(b"=")
+        if name in _GPUS and name not in spec.no_env:
+            gpus[name] = value
+        if name.startswith(wireup.KEPT_BEGIN) or name in wireup.KEPT:
+            kept[name] = value
+        elif name.startswith(_SETTINGS):
+            head, mark, rest = name.partition(b"ENV_")
+            if mark and rest and head + mark in ENV_PREFIXES:
+                rank = ENV_PREFIXES.index(head + mark)
+                if rank <= ranks.get(rest, rank):
+                    ranks[rest] = rank
+                    asked[rest] = value
+        elif name in _NOT_FROM_HOST and name not in spec.keep_env:
+            if name == b"HOME":
+                host_home = value or host_home
+        elif equals and name not in spec.no_env and (not clean or name in _CLEAN_KEEPS):
+            passed[name] = value
+    return passed, kept, asked, gpus, host_home
 
 
 def normalized(name: bytes) -> bytes:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The host's GPU drivers in the container: which of them, and the binds.
+"""The host's GPU drivers in a container: which drivers it gets, and their binds.
 
 Libraries and programs of a driver must match the host's kernel module, so they come from the host. The libraries are
 bound to LIBRARIES, Apptainer's directory for them, which the image's environment has in LD_LIBRARY_PATH.
 
 A container gets a driver when its options ask for it (--nv, --rocm), and by the site's setting `gpu`:
 
-    auto    where the container's user can open a GPU's device. In a job the keeper is in the job's cgroup, so with
-            Slurm's ConstrainDevices these are the jobs that have GPUs; without it, every job on a node with a GPU
+    auto    where the container's user can open a GPU's device. In a job the keeper is in the job's cgroup. So with
+            Slurm's ConstrainDevices the jobs that have GPUs get a driver; without it, every job on a node with a GPU
     always  on every node that has the driver
     never   no
 

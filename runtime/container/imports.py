@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""No process of the keeper loads code or starts a program inside a container.
+"""Refuse imports and starts of programs to the keeper's processes inside a container.
 
 After pivot_root(2) "/" is the image's root, with the user's binds in it. A module or program from there could have been
 written by anyone. It would run with the keeper's capabilities, memory and record. So `complete` imports everything

@@ -43,11 +43,11 @@ from bollard.runtime.system import workspace
 TYPES = ("library", "oci-tmp", "oras", "net", "blob")
 IMAGES = TYPES[:-1]
 BY_DIGEST = ("library", "oci-tmp", "oras", "blob")
-_FORMS = tuple(f"{prefix}CACHEDIR" for prefix in options.PREFIXES)
+_VARIABLE = "BOLLARD_CACHEDIR"
 _FOLDER = "bollard"
 _READ_SIZE = 1 << 20
 _PIN_DAYS = 30
-_HINT = f"set {_FORMS[0]} to a directory of your own, or add --disable-cache"
+_HINT = f"set {_VARIABLE} to a directory of your own, or add --disable-cache"
 
 
 class Store(NamedTuple):
@@ -87,9 +87,11 @@ def directory(environ: Mapping[str, str]) -> str:
 
     The cache always has a directory of its own, because cleaning must not remove other files.
     """
-    place = next((environ[form] for form in _FORMS if environ.get(form)), "") or environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(place) and not any(environ.get(form) for form in _FORMS):
-        place = os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".cache")  # XDG: relative paths are void
+    place = options.setting(environ, "CACHEDIR")
+    if not place:
+        place = environ.get("XDG_CACHE_HOME", "")
+        if not os.path.isabs(place):  # XDG: relative paths are void
+            place = os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".cache")
     return os.path.join(os.path.abspath(place), _FOLDER)
 
 
@@ -109,7 +111,7 @@ def opened(environ: Mapping[str, str], disabled: bool = False) -> Iterator[Store
             shutil.rmtree(place, ignore_errors=True)
         return
     root = _own_directory(directory(environ))
-    causes.movable(root, _FORMS[0])
+    causes.movable(root, _VARIABLE)
     here = site.load(PREFIX)
     store = _complete(root)._replace(shared=_trusted(here.cache_shared))
     with _used(store, here.cache_max):
@@ -244,7 +246,7 @@ def _own_directory(path: str) -> str:
         path = os.path.realpath(path)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        causes.movable(path, _FORMS[0])
+        causes.movable(path, _VARIABLE)
         raise causes.of(error, f"cache {path}", path, _HINT) from None
     try:
         info = os.fstat(fd)

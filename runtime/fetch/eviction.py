@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Remove entries of a cache over its limit, the longest unused first; never what is in use.
 
-In use is what a container has locked (flock, see the keeper), what a job of Slurm names as its container, and what was
-used a moment ago: between a submit and the start nothing else tells.
+An entry is in use if a container has locked it (flock, see the keeper), or if a job of Slurm names it as its container.
+An entry that was used a moment ago counts too: between the submission and Slurm's record nothing else shows its use.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.fetch import variants
 from bollard.runtime.fetch.layer import apply
 from bollard.runtime.fetch.reference import ARCHIVES
-from bollard.runtime.image import sif
+from bollard.runtime.image import oci_config, sif
 from bollard.runtime.system.tree import Tree
 
 TRANSPORTS = (*ARCHIVES, "docker", "docker-daemon")
@@ -92,10 +92,6 @@ def unpack(layers: Layers, tree: Tree, name: str) -> None:
         what = f"{name}: layer {number} of {len(layers.paths)}"
         with open(path, "rb") as file:
             apply(file, tree, what, digest)
-
-
-def _strings(value: object) -> list[str]:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
 def split(agent: str, reference: str) -> tuple[str, str]:
@@ -200,18 +196,22 @@ def is_index(document: dict[str, Any]) -> bool:
 def _from_docker(layout: str, tag: str, name: str, arch: str) -> Layers:
     entries = [item for item in _json_list(f"{layout}/manifest.json", name) if isinstance(item, dict)]
     # Some programs write the registry's name before the tag, others do not.
-    named = [item for item in entries if any(f"/{one}".endswith(f"/{tag}") for one in _strings(item.get("RepoTags")))]
+    named = [item for item in entries if any(f"/{one}".endswith(f"/{tag}") for one in _tags(item))]
     named = named if tag else entries
     if len(named) != 1:
-        known = [one for item in entries for one in _strings(item.get("RepoTags"))]
+        known = [one for item in entries for one in _tags(item)]
         raise _ambiguous(name, len(named), known, ":NAME:TAG")
     config = _json(_inside(layout, str(named[0].get("Config")), name), name)
     _check_arch(config, arch, name)
-    paths = tuple(_inside(layout, path, name) for path in _strings(named[0].get("Layers")))
+    paths = tuple(_inside(layout, path, name) for path in oci_config.strings(named[0].get("Layers")))
     # diff_ids are the digests of the uncompressed tar files. The layers of `docker save` are uncompressed.
-    digests = _strings(_dict(config.get("rootfs")).get("diff_ids"))
+    digests = oci_config.strings(_dict(config.get("rootfs")).get("diff_ids"))
     known = digests if len(digests) == len(paths) and all(_is_plain(path) for path in paths) else [""] * len(paths)
     return Layers(paths, tuple(known), _dict(config.get("config")))
+
+
+def _tags(entry: dict[str, Any]) -> list[str]:
+    return oci_config.strings(entry.get("RepoTags"))
 
 
 def _is_plain(path: str) -> bool:

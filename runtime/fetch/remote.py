@@ -357,7 +357,7 @@ def _with_servers(config: Config, name: str, servers: list[Keyserver]) -> Config
 
 
 def keyservers(endpoint: Endpoint) -> tuple[Keyserver, ...]:
-    """Return the key servers of an endpoint; without any in its configuration, the one that it names itself.
+    """Return the key servers of an endpoint: those in its configuration, else the one that it names itself.
 
     Raises:
         BollardError: the endpoint has to be asked, and does not answer or names none.

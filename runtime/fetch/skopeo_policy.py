@@ -162,7 +162,7 @@ def refused(policy: Policy, name: Reference, said: str) -> BollardError | None:
 
 
 def _for_digest(text: bytes, path: str, name: Reference, digest: str) -> bytes:
-    """Return the policy with the rules for the image's tag and index repeated for the digest that is fetched."""
+    """Return the policy, with the rules for the image's tag and index copied to the digest that is fetched."""
     try:
         found = json.loads(text, object_pairs_hook=_object)
         scopes = found.get("transports", {}).get("docker", {})

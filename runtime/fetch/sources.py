@@ -60,16 +60,16 @@ def settings(given: list[tuple[str, str]], environ: Mapping[str, str]) -> Settin
     asked = dict(given)
 
     def on(option: str, *forms: str) -> bool:
-        return switch([asked[option] if option in asked else variable(environ, *forms)])
+        return switch([asked[option] if option in asked else options.setting(environ, *forms)])
 
-    user = variable(environ, "DOCKER_USERNAME") or environ.get("DOCKER_USERNAME", "")
-    password = variable(environ, "DOCKER_PASSWORD") or environ.get("DOCKER_PASSWORD", "")
-    daemon = asked.get("docker-host") or variable(environ, "DOCKER_HOST") or environ.get("DOCKER_HOST", "")
+    user = options.setting(environ, "DOCKER_USERNAME") or environ.get("DOCKER_USERNAME", "")
+    password = options.setting(environ, "DOCKER_PASSWORD") or environ.get("DOCKER_PASSWORD", "")
+    daemon = asked.get("docker-host") or options.setting(environ, "DOCKER_HOST") or environ.get("DOCKER_HOST", "")
     return Settings(
         access=Access(asked.get("authfile", ""), user, password, on("no-https", "NOHTTPS", "NO_HTTPS"), daemon),
         login=on("docker-login", "DOCKER_LOGIN"),
         disable_cache=on("disable-cache", "DISABLE_CACHE"),
-        library=asked.get("library") or variable(environ, "LIBRARY"),
+        library=asked.get("library") or options.setting(environ, "LIBRARY"),
         arch=_arch(asked.get("arch"), environ),
         verbose=on("verbose", "VERBOSE", "LOG"),
     )
@@ -79,14 +79,8 @@ def _arch(asked: str | None, environ: Mapping[str, str]) -> str:
     """Return the architecture of --arch; else BOLLARD_PULL_ARCH, with its variant, if it is this machine's."""
     if asked is not None:
         return variants.parse(asked)
-    found = variants.parse(variable(environ, "PULL_ARCH"))
+    found = variants.parse(options.setting(environ, "PULL_ARCH"))
     return found if found.partition("/")[0] == sif.arch_name(os.uname().machine) else ""
-
-
-def variable(environ: Mapping[str, str], *forms: str) -> str:
-    """Return the value of the first variable that is set: BOLLARD_ before APPTAINER_ before SINGULARITY_."""
-    names = [prefix + form for prefix in options.PREFIXES for form in forms]
-    return next((environ[name] for name in names if environ.get(name)), "")
 
 
 def from_header(header: Mapping[str, str]) -> Reference:

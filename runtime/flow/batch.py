@@ -54,7 +54,7 @@ class Place:
 
 @dataclass(frozen=True)
 class BatchJob:
-    """One call of sbatch, but for the dependency: that has numbers of jobs.
+    """One call of sbatch, without its dependency, which needs the numbers of jobs.
 
     kind: job, ingress, egress, cancel or end.
     needs: what must succeed before.
@@ -150,7 +150,7 @@ def _moves(flow: Flow, volume: Volume, place: Place) -> list[BatchJob]:
             continue
         name = f"{volume.name}.{way}"
         needs = tuple(Need(user, False) for user in _users(flow, volume)) if way == "out" else ()
-        # Without a word of the user, the partition's default: a long limit can be over the partition's own.
+        # If the user gives no timeout, the partition's default counts: a long limit can be over the partition's own.
         given = all(move.limited for move in moves)
         limit = sum(move.timeout * move.attempts for move in moves) + 300 if given else 0
         options = (

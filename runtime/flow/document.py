@@ -453,7 +453,10 @@ def is_line(command: tuple[str, ...]) -> bool:
 
 
 def _for_shell(node: Any) -> tuple[str, ...]:
-    """Return the keys of a job that a shell reads: `command` if it is a line, `args` too if a word of it is a shell."""
+    """Return the keys of a job that a shell reads.
+
+    These are `command` if it is a line, and `command` and `args` if a word of `command` is a shell.
+    """
     if node is None or node.id == "mapping":
         return ()
     if node.id == "scalar":

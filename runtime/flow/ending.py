@@ -11,7 +11,7 @@ from pathlib import Path
 from bollard.runtime.errors import BollardError
 from bollard.runtime.flow import folder, state, volume
 
-_PATIENCE = 20.0  # seconds in which Slurm's last news may come
+_PATIENCE = 20.0  # seconds to wait until Slurm reports the end of all jobs
 
 
 def end(path: Path) -> None:

@@ -132,7 +132,7 @@ def find(word: str) -> Path:
 
 
 def every() -> list[Path]:
-    """Return the directories of all flows of this user, the oldest first. One that others may change is told."""
+    """Return the directories of all flows of this user, the oldest first. Warns of those that others may change."""
     try:
         found = [(os.lstat(path), path) for path in base().iterdir()]
     except FileNotFoundError:
@@ -160,7 +160,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
 
 
 def write(path: Path, text: str, mode: int = 0o600, *, settle: bool = True) -> None:
-    """Write a file: it has its name when it is whole.
+    """Write a file, which gets its name when it is whole.
 
     path: the file.
     text: its content.

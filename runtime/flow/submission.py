@@ -111,7 +111,7 @@ def prepare(
     dry: fetch no image, make no link.
 
     Raises:
-        BollardError: an image, a secret, an array or a kind of MPI is not as it should be.
+        BollardError: an image, a secret, an array or a kind of MPI cannot be used.
     """
     here = site.load(installed.PREFIX)
     for path in (str(place), workdir):

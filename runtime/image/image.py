@@ -408,6 +408,8 @@ def _missing(path: str, name: str) -> BollardError:
 
 def _forbidden(path: str, name: str) -> BollardError:
     """Return the error that names the first part of the path without permission, its owner and its mode."""
+    from bollard.runtime.system import identity
+
     full = os.path.realpath(path)
     place = os.path.dirname(full)
     while place != "/" and not os.access(os.path.dirname(place), os.X_OK):
@@ -422,17 +424,8 @@ def _forbidden(path: str, name: str) -> BollardError:
         return BollardError(f"{name}: permission denied", "ask its owner for permission to read it")
     what = "it" if place == full else f"directory {shown(place)}"
     letter = "r" if wanted == "read" else "x"
-    owner = f"{_user_name(info.st_uid)}, mode {info.st_mode & 0o7777:04o}"
+    owner = f"{identity.user_name(info.st_uid)}, mode {info.st_mode & 0o7777:04o}"
     return BollardError(
         f"{name}: permission denied: {what} belongs to {owner}",
         f"its owner can allow you to {wanted} it with `chmod a+{letter} {shown(place)}`",
     )
-
-
-def _user_name(uid: int) -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"

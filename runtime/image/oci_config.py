@@ -12,10 +12,15 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+def strings(value: object) -> list[str]:
+    """Return the strings of a list from JSON; [] if `value` is no list."""
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
 def scripts(config: dict[str, Any]) -> dict[str, str]:
     """Return the scripts for an image's configuration: path below `.singularity.d` and text."""
     lines = ["#!/bin/sh"]
-    for pair in _strings(config.get("Env")):
+    for pair in strings(config.get("Env")):
         name, equals, value = pair.partition("=")
         if not (name.isascii() and name.isidentifier()):
             continue
@@ -28,7 +33,7 @@ def scripts(config: dict[str, Any]) -> dict[str, str]:
             lines.append(f'export {name}="${{{name}:-"{quoted}"}}"')
     return {
         "env/10-docker2singularity.sh": "\n".join(lines) + "\n",
-        "runscript": _runscript(_strings(config.get("Entrypoint")), _strings(config.get("Cmd"))),
+        "runscript": _runscript(strings(config.get("Entrypoint")), strings(config.get("Cmd"))),
     }
 
 
@@ -52,7 +57,3 @@ def _runscript(entrypoint: list[str], cmd: list[str]) -> str:
     elif not cmd:
         lines += ["if [ $# -eq 0 ]; then", "    set -- /bin/sh", "fi"]
     return "\n".join([*lines, 'exec "$@"', ""])
-
-
-def _strings(value: object) -> list[str]:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

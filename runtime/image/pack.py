@@ -174,37 +174,13 @@ def squash(
         BollardError: mksquashfs is missing or fails, or the disk is full.
     """
     with tempfile.TemporaryDirectory(prefix="bollard-build-") as scratch:
-        argv = [program, os.path.abspath(source), os.path.abspath(path)]
-        argv += [
-            "-noappend",
-            "-mem",
-            _MEMORY,
-            *(() if progress else ("-no-progress",)),
-            "-exit-on-error",
-            "-offset",
-            str(offset),
-            "-noI",
-            "-noId",
-            "-noX",
-        ]
-        if processors:
-            argv += ["-processors", str(processors)]
-        if os.geteuid() != 0:
-            argv.append("-all-root")
-        mode = stat.S_IMODE(os.stat(source).st_mode)
-        if mode & 0o755 != 0o755:  # a private directory of the user; in the image every user must be able to read it
-            argv += ["-root-mode", f"{mode | 0o755:o}"]
         for number, entry in enumerate(entries):
             if entry.kind == "f":
                 _write(scratch, str(number), entry.content)
-            # mksquashfs runs the command of an "f" entry in a shell: the command holds only a number.
-            last = {"d": "", "f": f" cat {number}", "s": f" {entry.content.decode()}"}[entry.kind]
-            argv += ["-p", f"{entry.path} {entry.kind} {entry.mode:o} 0 0{last}"]
-        hot = source_tree.hot_files(source)
-        if hot:
-            # Not -sort: with it mksquashfs 4.5 reads "f" entries from the tree instead of running `cat`.
-            expression = " || ".join(f"pathname({name})" for name in hot)
-            argv += ["-action", f"uncompressed@({expression})"]
+        argv = [program, os.path.abspath(source), os.path.abspath(path), "-offset", str(offset)]
+        argv += [] if progress else ["-no-progress"]
+        argv += ["-processors", str(processors)] if processors else []
+        argv += _tree_arguments(source, entries)
         argv += arguments
         if "-comp" in arguments:
             done = _mksquashfs(argv, scratch, progress, fd)
@@ -217,6 +193,26 @@ def squash(
             "mksquashfs", done.returncode, done.stderr, f"{shown or path}: cannot be written", shown or path,
             "check that you can read the tree",
         )  # fmt: skip
+
+
+def _tree_arguments(source: str, entries: list[Entry]) -> list[str]:
+    """Return mksquashfs's arguments for the tree at `source` and the `entries`, which are files named by number."""
+    argv = ["-noappend", "-mem", _MEMORY, "-exit-on-error", "-noI", "-noId", "-noX"]
+    if os.geteuid() != 0:
+        argv.append("-all-root")
+    mode = stat.S_IMODE(os.stat(source).st_mode)
+    if mode & 0o755 != 0o755:  # a private directory of the user; in the image every user must be able to read it
+        argv += ["-root-mode", f"{mode | 0o755:o}"]
+    for number, entry in enumerate(entries):
+        # mksquashfs runs the command of an "f" entry in a shell: the command holds only a number.
+        last = {"d": "", "f": f" cat {number}", "s": f" {entry.content.decode()}"}[entry.kind]
+        argv += ["-p", f"{entry.path} {entry.kind} {entry.mode:o} 0 0{last}"]
+    hot = source_tree.hot_files(source)
+    if hot:
+        # Not -sort: with it mksquashfs 4.5 reads "f" entries from the tree instead of running `cat`.
+        expression = " || ".join(f"pathname({name})" for name in hot)
+        argv += ["-action", f"uncompressed@({expression})"]
+    return argv
 
 
 def additions(source: str, labels: Mapping[str, str], deffile: str) -> list[Entry]:

@@ -121,8 +121,8 @@ def decode(line: bytes) -> dict[str, Any]:
 def _collected(job: int, row: dict[str, Any]) -> list[dict[str, Any]]:
     """Run `bollard job --here` on each node of the job; return all answers.
 
-    It runs as a step of the user's own job while that runs, else as a new job: root can start no step in it, and should
-    not believe an answer from within it.
+    While the user's own job runs, the command is a step of it; else it is a new job. For root it is always a new job:
+    root can start no step in a user's job, and should not believe an answer from within it.
     """
     import json
 

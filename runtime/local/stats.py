@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Count the containers of this node: for a dashboard.
+"""Count the containers of this node, for a dashboard.
 
 now       containers and tasks, from the keepers that listen in /run/bollard-jobs; file servers and their memory, from
           /proc; bytes of the shared cache
@@ -9,8 +9,8 @@ Totals must never fall, but record files are removed when they are old. So the t
 added once to those in STATE, and STATE remembers which file was added. It is written only with `bollard site stats
 --output`; without it the totals are those of the files that are there, and of STATE.
 
-What a record says, a user's process wrote. So each word of it that becomes a label is one of a known set, or a SHA-256
-digest; their number is bounded; and numbers that cannot be are left out.
+A user's process wrote the records. So each of their words that becomes a label is one of a known set, or a SHA-256
+digest. The number of labels is bounded, and impossible numbers are left out.
 """
 
 from __future__ import annotations

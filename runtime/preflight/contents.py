@@ -75,7 +75,7 @@ def read(fd: int, program: str = "") -> Contents:
 def family(needed: list[str]) -> str:
     """Return the wire-up family of a program by the libraries that it names.
 
-    pmi2 for the MPICH ABI, pmix for Open MPI, abi for the ABI of the MPI standard, "" for no MPI library.
+    "pmi2" for the MPICH ABI, "pmix" for Open MPI, "abi" for the ABI of the MPI standard, "" without an MPI library.
     spank_plugin/program.c has the same rule.
     """
     for name in needed:

@@ -87,45 +87,73 @@ def parse(argv: list[str], command: str, own: Own, container: bool = True) -> tu
             continue
         if word == "--":
             break
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            name, given = ALIASES.get(name, name), value if equals else None
-        else:
-            name, given = short.get(word[1], word[1]), word[2:] or None
-            if given is not None and known.get(name) == "" and given[0] != "=":  # -eF is -e -F
-                rest.insert(0, "-" + given)
-                given = None
-            elif given is not None:
-                given = given.removeprefix("=")
+        name, given = _option(word, rest, short, known)
         if container and word in docker.LETTERS:
             docker.refuse(word, rest)
         if name not in known:
             raise BollardError(f"{word}: no such option", _similar(name, offered, command, container))
-        if known[name] == "":
-            if (given or "1").lower() not in _BOOLEANS:
-                raise BollardError(f"--{name}={given}: a switch takes no value", f"write --{name} alone")
-            given = _BOOLEANS[(given or "1").lower()]
-        elif given is None and known[name].startswith("["):
-            given = ""  # a value that may be left out is given with an equals sign
-        elif given is None:
-            if not rest:
-                raise BollardError(f"--{name} needs a value", f"write --{name}={known[name]}")
-            given = rest.pop(0)
+        value = _value(name, given, known[name], rest)
         if name in offered:
-            found.append((name, given))
-        elif name in refused and given != "0":
-            raise BollardError(f"--{name} is not supported: {refused[name][1]}", "leave it out")
-        elif name in idle:
-            continue
-        elif name in options.REFUSED and given != "0":
-            raise BollardError(f"--{name} is not supported: {options.REFUSED[name][1]}", "leave it out")
-        elif name in options.OPPOSITES and given != "0":
-            found.append((options.OPPOSITES[name], "0"))
-        elif name == "tmpdir":
-            os.environ["BOLLARD_TMPDIR"] = given  # where an image that has to be fetched is converted
-        elif name == "no-privs" and given != "0" and os.geteuid() == 0:
-            raise BollardError("--no-privs: root keeps root's rights in a container", "start it as another user")
+            found.append((name, value))
+        elif name not in idle:
+            found += _not_offered(name, value, refused)
     return found, words + rest
+
+
+def _option(word: str, rest: list[str], short: Mapping[str, str], known: Mapping[str, str]) -> tuple[str, str | None]:
+    """Return the name of the option in `word`, and the value in the same word; None for no value.
+
+    rest   the words that follow; of -eF, -F is put back at their head
+    short  {letter: option}
+    known  {option: the word for its value, "" for a switch}
+    """
+    if word.startswith("--"):
+        name, equals, value = word[2:].partition("=")
+        return ALIASES.get(name, name), value if equals else None
+    name, value = short.get(word[1], word[1]), word[2:]
+    if not value:
+        return name, None
+    if known.get(name) == "" and value[0] != "=":  # -eF is -e -F
+        rest.insert(0, "-" + value)
+        return name, None
+    return name, value.removeprefix("=")
+
+
+def _value(name: str, given: str | None, argument: str, rest: list[str]) -> str:
+    """Return the value of an option: "1" or "0" of a switch, else the given one, or the first of the words `rest`."""
+    if argument == "":
+        value = (given or "1").lower()
+        if value not in _BOOLEANS:
+            raise BollardError(f"--{name}={given}: a switch takes no value", f"write --{name} alone")
+        return _BOOLEANS[value]
+    if given is not None:
+        return given
+    if argument.startswith("["):
+        return ""  # a value that may be left out is given with an equals sign
+    if not rest:
+        raise BollardError(f"--{name} needs a value", f"write --{name}={argument}")
+    return rest.pop(0)
+
+
+def _not_offered(name: str, value: str, refused: Own) -> list[tuple[str, str]]:
+    """Return the options that stand for one that a command knows but does not offer; most have no effect.
+
+    name     the option
+    value    its value; "0" for a switch that is off
+    refused  options that this command refuses: name -> (the word for its value, why)
+    """
+    if name == "tmpdir":
+        os.environ["BOLLARD_TMPDIR"] = value  # where an image that has to be fetched is converted
+    if value == "0":
+        return []
+    why = refused.get(name) or options.REFUSED.get(name)
+    if why:
+        raise BollardError(f"--{name} is not supported: {why[1]}", "leave it out")
+    if name in options.OPPOSITES:
+        return [(options.OPPOSITES[name], "0")]
+    if name == "no-privs" and os.geteuid() == 0:
+        raise BollardError("--no-privs: root keeps root's rights in a container", "start it as another user")
+    return []
 
 
 def refuse_empty(given: list[tuple[str, str]]) -> None:

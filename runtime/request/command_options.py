@@ -316,8 +316,8 @@ DOCTOR: Own = {
 SITE_ROLLBACK: Own = {**_PREFIX, **_CONFIG}
 SITE_UNINSTALL: Own = {**_PREFIX, **_SLURM_CONF, **_CONFIG}
 
-# Apptainer's options of single commands that are accepted and have no effect: command -> option -> (the word for its
-# value, "" for a switch; why there is nothing to do).
+# Apptainer's options of single commands that are accepted and have no effect: command -> option -> pair. The pair is
+# the word for the option's value ("" for a switch), and why there is nothing to do.
 NOTHING_TO_DO: dict[str, Own] = {
     "build": {"userns": ("", "a build never has more rights than its user")},
     "pull": {"no-cleanup": ("", "layers that were fetched stay in the cache after a failure")},

@@ -12,6 +12,7 @@ from bollard.runtime import constants
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from dataclasses import dataclass as record
 
     # source, destination, sum of the flags of spec.py; for a tmpfs the source is its mount options
@@ -370,6 +371,12 @@ JOINED = frozenset(row.name for row in TABLE if row.joined is not None)
 
 PREFIXES = ("BOLLARD_", "APPTAINER_", "SINGULARITY_")
 _OWN_ALONE = "BOLLARD_CONTAINER_"
+
+
+def setting(environ: Mapping[str, str], *names: str) -> str:
+    """Return the first variable that is set: BOLLARD_NAME, else APPTAINER_NAME, else SINGULARITY_NAME; "" for none."""
+    forms = [prefix + name for prefix in PREFIXES for name in names]
+    return next((environ[form] for form in forms if environ.get(form)), "")
 
 
 def variables(row: Row) -> list[str]:

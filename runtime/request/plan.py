@@ -51,8 +51,8 @@ DEV_LINKS = (
     ("/dev/pts/ptmx", "/dev/ptmx"),
 )  # fmt: skip
 
-# Like Apptainer, bollard does not bind a working directory that is one of NO_CWD, or is in one of NO_CWD_BELOW: the
-# image has its own, or it is bound already.
+# Like Apptainer, bollard does not bind a working directory that is one of NO_CWD, or is in one of NO_CWD_BELOW. The
+# image has its own, or the directory is bound already.
 NO_CWD = ("/", "/etc", "/bin", "/mnt", "/usr", "/var", "/opt", "/sbin", "/lib", "/lib64")
 NO_CWD_BELOW = ("/sys", "/proc", "/dev")
 # What --no-mount can name beside paths. hostfs is Apptainer's, and never mounted.

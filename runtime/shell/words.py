@@ -277,7 +277,7 @@ class Reader:
         return operand
 
     def _operand(self, quoted: bool, table: bytes = b"") -> Word:
-        """Parse up to the closing brace, which is not taken; with the table _REPLACED up to a slash too."""
+        """Parse up to the closing brace, and leave the brace. With the table _REPLACED a slash ends the operand too."""
         parts: Word = []
         table = table or (_QUOTED_OPERAND if quoted else _OPERAND)
         while True:

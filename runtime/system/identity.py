@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The user's identity in the container: the user namespace, and the lines of /etc/passwd and /etc/group.
+"""The user's identity in the container: the user namespace, the lines of /etc/passwd and /etc/group. Names of users.
 
 The keeper asks the host's name services once per node and container, not once per task.
 """
@@ -60,6 +60,14 @@ def become(user: pwd.struct_passwd) -> None:
     os.setgroups(os.getgrouplist(user.pw_name, user.pw_gid))
     os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
     os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user; "user 1000" where no name service knows him."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 def _write(path: str, text: str) -> None:

@@ -12,6 +12,8 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from bollard.runtime.system import identity
+
 # How many symlinks the kernel follows: path_resolution(7).
 _LINKS_MAX = 40
 
@@ -82,7 +84,7 @@ def _fault(path: str, owner: int) -> Fault | None:
         return Fault(path, f"{path}: {error.strerror}", "bollard site install")
     if info.st_uid != owner:
         who = "root" if owner == 0 else str(owner)
-        return Fault(path, f"{path} belongs to {_name(info.st_uid)}", f"chown -h {who} {path}")
+        return Fault(path, f"{path} belongs to {identity.user_name(info.st_uid)}", f"chown -h {who} {path}")
     if not stat.S_ISLNK(info.st_mode) and info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         whom = "everybody" if info.st_mode & stat.S_IWOTH else f"group {_group(info.st_gid)}"
         mode = stat.S_IMODE(info.st_mode)
@@ -90,15 +92,6 @@ def _fault(path: str, owner: int) -> Fault | None:
         fix = f"keep what root runs out of {path}" if shared else f"chmod go-w {path}"
         return Fault(path, f"{path} can be written by {whom} (mode {mode:04o})", fix)
     return None
-
-
-def _name(uid: int) -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"
 
 
 def _group(gid: int) -> str:

@@ -143,7 +143,7 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ending_by_signals() -> Iterator[None]:
-    """Let a signal end the block with its clean-up, and then this process by that signal."""
+    """Let a signal end the block first, with its clean-up, and then this process by that signal."""
     try:
         with interruptible():
             yield

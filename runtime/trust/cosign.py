@@ -5,7 +5,7 @@
                       {"docker-reference": REPOSITORY}, "type": ...}}; the signature is beside it
     bundle (cosign 3) a DSSE envelope with an in-toto statement about D
 
-Nobody else's word counts here: no certificate, no transparency log.
+Certificates and transparency logs are not read: the signature by the key alone counts.
 """
 
 from __future__ import annotations

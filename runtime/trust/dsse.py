@@ -138,7 +138,7 @@ def key_id(key: Any) -> str:
 
 
 def to_sign(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
-    """Return the bytes that a signature of an envelope is about."""
+    """Return the bytes that a signature of an envelope covers."""
     kind = payload_type.encode()
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 

@@ -11,6 +11,7 @@ import os
 
 from bollard.runtime import causes
 from bollard.runtime.errors import BollardError, shown
+from bollard.runtime.request.options import setting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ PUBLIC: Final = "pgp-public"
 SECRET: Final = "pgp-secret"
 GLOBAL: Final = "/etc/apptainer/global-pgp-public"
 MAX_KEYRING: Final = 64 << 20
-_PREFIXES: Final = ("BOLLARD_", "APPTAINER_", "SINGULARITY_")
 _SECRET_TAG: Final = 5
 _PUBLIC_TAG: Final = 6
 _USER_TAG: Final = 13
@@ -53,11 +53,11 @@ class Key:
 
 def directory(environ: Mapping[str, str], given: str = "") -> str:
     """Return the directory of the user's keyrings: `given`, or KEYSDIR, or `keys` in the configuration directory."""
-    for form in ("KEYSDIR", "SYPGPDIR", "CONFIGDIR"):
-        for prefix in _PREFIXES:
-            if not given and environ.get(prefix + form):
-                given = environ[prefix + form] + ("/keys" if form == "CONFIGDIR" else "")
-    return given or os.path.join(_home(environ), ".apptainer/keys")
+    found = given or setting(environ, "KEYSDIR") or setting(environ, "SYPGPDIR")
+    if found:
+        return found
+    configuration = setting(environ, "CONFIGDIR") or os.path.join(_home(environ), ".apptainer")
+    return f"{configuration}/keys"
 
 
 def _home(environ: Mapping[str, str]) -> str:

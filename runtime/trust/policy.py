@@ -15,6 +15,7 @@ import os
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image import image
 from bollard.runtime.request import site, trust_rule
+from bollard.runtime.system import identity
 from bollard.runtime.trust import versions
 
 TYPE_CHECKING = False
@@ -156,22 +157,13 @@ def _by_rule(rule: Rule, policy: Policy, found: Evidence) -> Verdict:
 def _owner(rule: Rule, found: Evidence) -> tuple[str, str]:
     if not rule.owners:
         return "", ""
-    wanted = " or ".join(map(_user, rule.owners))
+    wanted = " or ".join(map(identity.user_name, rule.owners))
     owner, mode = found.owner()
     if owner not in rule.owners:
-        return f"it belongs to {_user(owner)}, not to {wanted}", f"use a file that belongs to {wanted}"
+        return f"it belongs to {identity.user_name(owner)}, not to {wanted}", f"use a file that belongs to {wanted}"
     if mode & 0o022:
         return "others than its owner may write to it", f"its owner can change that: `chmod go-w {found.path}`"
     return "", ""
-
-
-def _user(uid: int) -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"
 
 
 def _digest(rule: Rule, found: Evidence) -> tuple[str, str]:

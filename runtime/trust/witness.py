@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Who owns a file, for a process in a user namespace: there every owner but the user himself looks the same.
+"""Find out who owns a file, from a user namespace: there every owner but the user himself looks the same.
 
-A process outside of the namespace looks, and answers on a socket: for a job the program bollard-witness
-(spank_plugin/witness.c), for `bollard exec` a child that `start` forks.
+The witness, a process outside of the namespace, looks and answers on a socket. For a job it is the program
+bollard-witness (spank_plugin/witness.c), for `bollard exec` a child that `start` forks.
 
     keeper   one byte, with the descriptor (SCM_RIGHTS)
     witness  uid and mode, u32 each; it ends when the keeper has closed the connection

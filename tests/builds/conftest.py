@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import dev_tree
 import pytest
 import servers
+import small_trees
 from building import USER, Builder, machine_binds
 from fetcher import Fetcher
 
@@ -77,3 +79,32 @@ def sif_file(builder: Builder, layouts: dict[str, Path]) -> bytes:
     path = builder.work / "of-layout.sif"
     builder.build(path, f"oci:{layouts['one']}:latest")
     return path.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def shell() -> str:
+    """%files of a tree in which a shell runs: programs of this machine and their libraries."""
+    lines, libraries = [], set()
+    for name in small_trees.PROGRAMS:
+        path = shutil.which(name, path="/bin:/usr/bin")
+        assert path
+        lines.append(f"    {path} /bin/{name}")
+        for library in re.findall(r"(/\S+) \(0x", subprocess.run(["ldd", path], capture_output=True, text=True).stdout):
+            libraries.add(library)
+    return "\n".join(["Bootstrap: scratch", "%files", *lines, *(f"    {name}" for name in sorted(libraries)), ""])
+
+
+@pytest.fixture
+def place(builder: Builder) -> Path:
+    """An empty directory for one test, in which the builds run."""
+    path = builder.work / f"case-{time.monotonic_ns()}"
+    path.mkdir()
+    small_trees.owned(path)
+    return path
+
+
+@pytest.fixture
+def sandbox(builder: Builder, place: Path, shell: str) -> Path:
+    text = shell + "%post\n    echo one > /made\n%labels\n    Colour blue\n%help\n    first\n"
+    builder.build("--sandbox", place / "box", small_trees.write(place, text))
+    return place / "box"

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from servers import ARCH, until
+from servers import ARCH, serving, until
 
 TOKEN = "good-token" * 30  # Apptainer takes none of under 200 characters  # noqa: S105
 PASSWORD = "registry-password"  # noqa: S105
@@ -248,11 +248,5 @@ def endpoint(
     version: str = "2.0.0-alpha.2", part: int = 0, address: tuple[str, int] = ("127.0.0.1", 0)
 ) -> Iterator[Endpoint]:
     server = Endpoint(version, part, address)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(server, server.over.set):
         yield server
-    finally:
-        server.over.set()
-        server.shutdown()
-        server.server_close()

@@ -7,20 +7,20 @@ import contextlib
 import gzip
 import hashlib
 import http.server
-import io
 import json
 import os
 import re
 import shutil
 import socket
 import subprocess
-import tarfile
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+from tarballs import tarball
 
 from bollard.runtime.image import sif
 
@@ -156,7 +156,7 @@ def entry(data: bytes, kind: str) -> dict[str, object]:
 def layout(path: Path, words: str, base: bytes | None = None, more: dict[str, bytes] | None = None) -> Path:
     """An OCI layout with one image: programs of this machine below, /opt/words, and what `more` has, above."""
     base = programs() if base is None else base
-    above = tarball({"opt/words": words.encode(), **(more or {})})
+    above = tarball(dict(sorted({"opt/words": words.encode(), **(more or {})}.items())))
     config = {
         "architecture": ARCH,
         "os": "linux",
@@ -190,17 +190,7 @@ def programs() -> bytes:
         libraries = subprocess.run(["ldd", path], capture_output=True, text=True, check=False).stdout
         for needed in (path, *re.findall(r"(/\S+) \(0x", libraries)):
             files[f"bin/{name}" if needed == path else needed.lstrip("/")] = Path(needed).read_bytes()
-    return tarball(files)
-
-
-def tarball(files: dict[str, bytes]) -> bytes:
-    raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w") as tar:
-        for name, data in sorted(files.items()):
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(data), 0o755
-            tar.addfile(member, io.BytesIO(data))
-    return raw.getvalue()
+    return tarball(dict(sorted(files.items())))
 
 
 class Library(http.server.ThreadingHTTPServer):
@@ -279,14 +269,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+S = TypeVar("S", bound=http.server.HTTPServer)
+
+
 @contextlib.contextmanager
-def library() -> Iterator[Library]:
-    server = Library()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+def serving(server: S, over: Callable[[], None] = lambda: None) -> Iterator[S]:
+    """Answer requests in a thread until the end of the block; `over` then lets go of requests that wait."""
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server
     finally:
-        server.stalled.clear()
+        over()
         server.shutdown()
         server.server_close()
+
+
+@contextlib.contextmanager
+def library() -> Iterator[Library]:
+    server = Library()
+    with serving(server, server.stalled.clear):
+        yield server

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 from building import Builder
-from test_command import owned, place, shell, write
+from small_trees import owned, write
 
 from bollard.runtime.image import image
-
-__all__ = ["place", "shell"]  # fixtures
 
 
 def compression(path: Path) -> str:

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import os
 import subprocess
-import tarfile
 from pathlib import Path
 
 import pytest
 from building import Builder
 from conftest import DEFINITIONS
+from tarballs import tarball
 
 from bollard.runtime.image import image, sif
 
@@ -137,7 +136,7 @@ def archive(builder: Builder, name: str) -> Path:
     }
     layers = [
         blob(gzip.compress(tarball(first, links)), "layer.v1.tar+gzip"),
-        blob(tarball(second, {}), "layer.v1.tar"),
+        blob(tarball(second), "layer.v1.tar"),
     ]
     manifest = {
         "schemaVersion": 2,
@@ -149,19 +148,5 @@ def archive(builder: Builder, name: str) -> Path:
     index = {"schemaVersion": 2, "manifests": [entry]}
     files = {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}', "index.json": json.dumps(index).encode(), **blobs}
     path = builder.work / name
-    path.write_bytes(tarball(files, {}))
+    path.write_bytes(tarball(files))
     return path
-
-
-def tarball(files: dict[str, bytes], links: dict[str, str]) -> bytes:
-    raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w") as tar:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(data), 0o755
-            tar.addfile(member, io.BytesIO(data))
-        for name, target in links.items():
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = tarfile.SYMTYPE, target
-            tar.addfile(member)
-    return raw.getvalue()

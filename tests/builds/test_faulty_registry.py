@@ -18,7 +18,7 @@ import pytest
 import servers
 from building import Builder
 from fetcher import Fetcher, words_of
-from servers import OCI_MANIFEST
+from servers import OCI_MANIFEST, serving
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 LARGE = 1000  # bytes; the configuration is smaller than the layers
@@ -121,13 +121,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def stub(layouts: dict[str, Path], builder: Builder) -> Iterator[Stub]:
     server = Stub(layouts["one"])
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with serving(server, server.over.set):
         yield server
-    finally:
-        server.over.set()
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize(
@@ -252,9 +247,7 @@ def test_too_many_requests(fetcher: Fetcher, stub: Stub) -> None:
 
 def test_a_redirect_is_followed(fetcher: Fetcher, stub: Stub, layouts: dict[str, Path]) -> None:
     """Layers often lie on another server than the registry. It does not get the login."""
-    other = Stub(layouts["one"])
-    threading.Thread(target=other.serve_forever, daemon=True).start()
-    try:
+    with serving(Stub(layouts["one"])) as other:
         digest = json.loads((layouts["one"] / "index.json").read_bytes())["manifests"][0]["digest"]
         manifest = json.loads((layouts["one"] / "blobs" / digest.replace(":", "/")).read_bytes())
         layer = manifest["layers"][0]["digest"]
@@ -265,6 +258,3 @@ def test_a_redirect_is_followed(fetcher: Fetcher, stub: Stub, layouts: dict[str,
         fetcher.done("pull", "--no-https", "a.sif", f"docker://{stub.host}/tiny/one:v1", **login)
         assert words_of(fetcher.path / "a.sif") == "one"
         assert any(one.startswith("Basic ") for one in stub.logins) and other.logins == {""}
-    finally:
-        other.shutdown()
-        other.server_close()

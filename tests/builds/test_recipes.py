@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 from building import Builder
-from test_command import PROGRAMS, owned, place, shell, write
+from small_trees import PROGRAMS, owned, write
 from test_definitions import built
-
-__all__ = ["place", "shell"]  # fixtures
 
 
 @pytest.fixture

@@ -66,6 +66,11 @@ class Result(NamedTuple):
         """The lines of bollard on stderr."""
         return [line for line in self.err.splitlines() if line.startswith("bollard: ")]
 
+    def refusal(self) -> str:
+        """The one line of bollard on stderr; fails unless the step was refused and printed nothing."""
+        assert (self.rc, self.out, len(self.complaints())) == (255, "", 1), self
+        return self.complaints()[0]
+
 
 def good(result: Result) -> str:
     """The output of a command; fails unless it succeeded with empty stderr."""
@@ -244,6 +249,10 @@ class Cluster:
     ) -> Result:  # fmt: skip
         return self.exec(["srun", "-Q", *words], user=user, cwd=cwd, env=env, stdin=stdin, seconds=seconds)
 
+    def in_one_job(self, *steps: str, nodes: int = 1) -> Result:
+        """Run lines of bash, one after the other, in one allocation of alice's."""
+        return self.exec(["salloc", "-Q", f"-N{nodes}", "bash", "-c", "\n".join(steps)])
+
     def terminal(
         self, command: str, user: str = "alice", cwd: str | None = None, node: str = CONTROLLER,
         size: tuple[int, int] = (24, 80),
@@ -415,6 +424,11 @@ class Images:
     def mpi(self) -> str:
         """An image with Open MPI, MPICH, Python and Slurm's commands, of the nodes' release."""
         return self.sif(self.cluster.suite, "mpi")
+
+
+def srun(cluster: Cluster, images: Images, *words: str, env: dict[str, str] | None = None, cwd: str = "") -> Result:
+    """Run one task of alice's in the small image."""
+    return cluster.srun("-N1", "-n1", f"--container={images.small}", *words, env=env, cwd=cwd or None)
 
 
 def quoted(*words: str) -> str:

@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The cluster for these tests, and the check that no test leaves anything on it."""
+"""The cluster for these tests, and which of them run on every release."""
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from cluster import Cluster, Images, Work  # noqa: E402
-from leftovers import Snapshot  # noqa: E402
+from fixtures import cluster, images, leftovers, work  # noqa: E402
+
+__all__ = ["cluster", "images", "leftovers", "work"]
 
 # What meets Slurm, and so is run on every release (`-m every_release`, `make releases-test`): whole files, or
 # functions of them. Each release has about four minutes.
 EVERY_RELEASE: dict[str, tuple[str, ...]] = {
     "test_batch.py": (),
+    "test_container_entrypoint.py": (),
+    "test_container_layers.py": (),
+    "test_container_name.py": (),
     "test_container_options.py": (),
+    "test_container_save.py": (),
     "test_fetched.py": (),
     "test_flow.py": ("test_failures_stay_in_their_branch", "test_arrays", "test_many_nodes"),
     "test_image_programs.py": (),
@@ -45,42 +48,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         functions = EVERY_RELEASE.get(item.path.name)
         if functions is not None and (not functions or getattr(item, "originalname", item.name) in functions):
             item.add_marker("every_release")
-
-
-@pytest.fixture(scope="session")
-def cluster(pytestconfig: pytest.Config) -> Cluster:
-    """The cluster, with all nodes idle and this checkout's plugin installed."""
-    found = Cluster(pytestconfig.getoption("--suite"))
-    found.front("up", "--plugin")
-    if not pytestconfig.getoption("--installed"):
-        found.front("plugin")
-    return found
-
-
-@pytest.fixture(scope="session")
-def images(cluster: Cluster) -> Images:
-    return Images(cluster)
-
-
-@pytest.fixture(autouse=True)
-def leftovers(cluster: Cluster) -> Iterator[None]:
-    """Check after every test that nothing of it is left on any node, and that every node is in service."""
-    before = Snapshot(cluster)
-    yield
-    for job in cluster.jobs:
-        cluster.exec(["scancel", "-Q", str(job)], user="root")
-    cluster.jobs.clear()
-    for terminal in cluster.terminals:
-        terminal.close()
-    cluster.terminals.clear()
-    end = time.monotonic() + 30
-    while (left := before.news()) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not left, left
-
-
-@pytest.fixture
-def work(cluster: Cluster) -> Iterator[Work]:
-    """A directory of alice that all nodes share."""
-    with cluster.work() as made:
-        yield made

@@ -4,21 +4,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import tarfile
 
 from cluster import CONTROLLER, PREFIX, Cluster, Work, good
-
-
-def archive(files: dict[str, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(data), 0o755
-            tar.addfile(entry, io.BytesIO(data))
-    return packed.getvalue()
+from tarballs import tarball
 
 
 def oci_archive(program: bytes) -> bytes:
@@ -30,12 +19,12 @@ def oci_archive(program: bytes) -> bytes:
         blobs[f"blobs/sha256/{name}"] = data
         return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{name}", "size": len(data)}
 
-    layer = blob(archive({"bin/probe": program}), "layer.v1.tar")
+    layer = blob(tarball({"bin/probe": program}), "layer.v1.tar")
     config = {"architecture": "amd64", "os": "linux", "config": {"Env": ["OF_THE_IMAGE=yes"]}}
     document = {"schemaVersion": 2, "config": blob(json.dumps(config).encode(), "config.v1+json"), "layers": [layer]}
     index = {"schemaVersion": 2, "manifests": [blob(json.dumps(document).encode(), "manifest.v1+json")]}
     plain = {"index.json": json.dumps(index).encode(), "oci-layout": b'{"imageLayoutVersion": "1.0.0"}'}
-    return archive({**blobs, **plain})
+    return tarball({**blobs, **plain})
 
 
 def test_an_archive_becomes_an_image_once(cluster: Cluster, work: Work) -> None:

@@ -3,13 +3,9 @@
 
 from __future__ import annotations
 
-from cluster import Cluster, Images, Result, Work, good
+from cluster import Cluster, Images, Work, good
 
 LATER = "srun -Q -N1 -n1 --container-name=lab"
-
-
-def in_one_job(cluster: Cluster, *steps: str) -> Result:
-    return cluster.exec(["salloc", "-Q", "-N1", "bash", "-c", "\n".join(steps)])
 
 
 def first(images: Images, *words: str) -> str:
@@ -18,8 +14,7 @@ def first(images: Images, *words: str) -> str:
 
 def test_other_mounts_and_the_same_files(cluster: Cluster, images: Images, work: Work) -> None:
     work.write("answer", "42\n")
-    done = in_one_job(
-        cluster,
+    done = cluster.in_one_job(
         first(images, "--container-writable", "sh -c 'echo made > /opt/made; rm /etc/debian_version'"),
         f"{LATER} --container-mounts={work.path}:/data sh -c 'cat /data/answer /opt/made; echo more > /opt/more'",
         f"{LATER} sh -c 'cat /data/answer /opt/more; ls /etc/debian_version 2>/dev/null'",
@@ -29,8 +24,7 @@ def test_other_mounts_and_the_same_files(cluster: Cluster, images: Images, work:
 
 
 def test_root_and_the_user_in_turns(cluster: Cluster, images: Images) -> None:
-    done = in_one_job(
-        cluster,
+    done = cluster.in_one_job(
         first(images, "--container-remap-root", "--container-writable", "sh -c 'id -u; echo root > /opt/file'"),
         f"{LATER} sh -c 'id -u; cat /opt/file; echo user > /opt/file'",
         f"{LATER} --container-remap-root sh -c 'id -u; cat /opt/file; stat -c %u /opt/file'",
@@ -40,8 +34,7 @@ def test_root_and_the_user_in_turns(cluster: Cluster, images: Images) -> None:
 
 
 def test_the_home_and_what_may_be_written(cluster: Cluster, images: Images) -> None:
-    done = in_one_job(
-        cluster,
+    done = cluster.in_one_job(
         first(images, "-D /", "--no-container-mount-home", "--container-writable", "sh -c 'touch /opt/made; ls -d ~'"),
         f"PYXIS_CONTAINER_MOUNT_HOME=1 {LATER} -D / sh -c 'ls -d ~; ls /opt'",
         f"{LATER} --container-readonly sh -c 'ls /opt; touch /opt/not'",
@@ -51,8 +44,7 @@ def test_the_home_and_what_may_be_written(cluster: Cluster, images: Images) -> N
 
 
 def test_a_container_that_cannot_be_made_anew_keeps_its_files(cluster: Cluster, images: Images) -> None:
-    done = in_one_job(
-        cluster,
+    done = cluster.in_one_job(
         first(images, "--container-writable", "sh -c 'echo made > /opt/made'"),
         f"{LATER} --container-mounts=/no/such:/data echo ran",
         f"{LATER} --container-mounts=/no/such:/other echo ran",
@@ -64,8 +56,7 @@ def test_a_container_that_cannot_be_made_anew_keeps_its_files(cluster: Cluster, 
 
 def test_a_container_with_tasks_is_not_made_anew(cluster: Cluster, images: Images, work: Work) -> None:
     step = "srun -Q --overlap -N1 -n1 --container-name=lab"
-    done = in_one_job(
-        cluster,
+    done = cluster.in_one_job(
         f"{step} --container-image={images.small} --container-writable bash -c '{work.pause('ready')}' &",
         f"while ! test -e {work.path}/ready; do sleep 0.1; done",
         f"{step} --container-mounts=/srv:/data echo ran",
@@ -82,8 +73,7 @@ def test_a_container_with_tasks_is_not_made_anew(cluster: Cluster, images: Image
 
 def test_another_layer_to_write_to_is_refused(cluster: Cluster, images: Images, work: Work) -> None:
     work.here.joinpath("layer").mkdir(mode=0o777)
-    done = in_one_job(
-        cluster,
+    done = cluster.in_one_job(
         first(images, "--container-writable", "sh -c 'echo made > /opt/made'"),
         f"{LATER} --container-opts='--overlay {work.path}/layer' echo ran",
         f"{LATER} cat /opt/made",
@@ -92,8 +82,7 @@ def test_another_layer_to_write_to_is_refused(cluster: Cluster, images: Images, 
 
 
 def test_a_directory_that_the_container_does_not_show(cluster: Cluster, images: Images, work: Work) -> None:
-    done = in_one_job(
-        cluster,
+    done = cluster.in_one_job(
         first(images, "--container-writable", "sh -c 'echo made > /opt/made'"),
         f"srun -Q -N1 -n1 --container-name=lab -D {work.path} sh -c 'pwd; cat /opt/made'",
     )

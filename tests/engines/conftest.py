@@ -23,6 +23,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "cluster")]
 
 import engine_trees  # noqa: E402
 from cluster import Cluster, Images, Result, Work, good  # noqa: E402
+from fixtures import cluster  # noqa: E402
+
+__all__ = ["cluster"]
 
 RESULTS = HERE / "results.json"
 
@@ -40,16 +43,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.path.parent == HERE and not item.get_closest_marker("every_run")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
-
-
-@pytest.fixture(scope="session")
-def cluster(pytestconfig: pytest.Config) -> Cluster:
-    """The cluster, with all nodes idle and this checkout's plugin installed."""
-    found = Cluster(pytestconfig.getoption("--suite"))
-    found.front("up", "--plugin")
-    if not pytestconfig.getoption("--installed"):
-        found.front("plugin")
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,7 @@ static size_t damaged(unsigned char *data, size_t size)
 static void read_frame(unsigned char *data, size_t size)
 {
 	struct entry entry = { 0 };
-	struct ways ways;
+	struct namespaces namespaces;
 	uint32_t length = 0;
 	char status = 0;
 	int ends[2];
@@ -129,7 +129,7 @@ static void read_frame(unsigned char *data, size_t size)
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0 || wire_write(ends[0], data, size) < 0)
 		abort();
 	close(ends[0]);
-	if (read_reply(ends[1], &status, &ways, &entry.frame, &length) == 0 && parse(&entry, length) == 0) {
+	if (read_reply(ends[1], &status, &namespaces, &entry.frame, &length) == 0 && parse(&entry, length) == 0) {
 		size_t sum = strlen(entry.cwd) + strlen(entry.note) + strlen(entry.mode) + strlen(entry.scratch);
 
 		for (char **at = entry.argv; *at; at++)

@@ -7,7 +7,6 @@ runs these tests too, and `make releases-test` runs them on every release.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -17,11 +16,9 @@ HERE = Path(__file__).resolve().parent
 CLUSTER_TESTS = HERE.parent / "cluster"
 sys.path.insert(0, str(CLUSTER_TESTS))
 
-_spec = importlib.util.spec_from_file_location("cluster_conftest", CLUSTER_TESTS / "conftest.py")
-assert _spec is not None and _spec.loader is not None
-_shared = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_shared)
-cluster, images, leftovers, work = _shared.cluster, _shared.images, _shared.leftovers, _shared.work
+from fixtures import cluster, images, leftovers, work  # noqa: E402
+
+__all__ = ["cluster", "images", "leftovers", "work"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,6 +8,7 @@ to be the same. All rows of a program run in one shell.
 from __future__ import annotations
 
 import pytest
+import rows
 from tree import IMAGES, Machine
 
 # ruff: noqa: E501
@@ -79,17 +80,8 @@ def outcomes(machine: Machine) -> dict[str, list[tuple[str, str]]]:
     """Of each program: (status, standard output) of each row."""
     made = machine.run(PREPARE, timeout=300)
     assert made.returncode == 0, machine.run("cat ~/e/err").stdout.decode()[-2000:]
-    found = {}
-    for box, other in (("bollard", "apptainer"), ("apptainer", "bollard")):
-        lines = ["cd ~/e"]
-        for line in ROWS:
-            line = line.replace("BOX", box).replace("OTHER", other)
-            lines.append(f"printf '\\1'; ({line}) </dev/null 2>/dev/null; printf '\\2%d' $?")
-        done = machine.run("\n".join(lines), timeout=400)
-        pairs = [part.split("\2") for part in done.stdout.decode().split("\1")[1:]]
-        found[box] = [(status, plain(text)) for text, status in pairs]
-        assert len(found[box]) == len(ROWS)
-    return found
+    found = rows.outcomes(machine, "cd ~/e", ROWS)
+    return {box: [(status, plain(text)) for status, text in pairs] for box, pairs in found.items()}
 
 
 def plain(text: str) -> str:
@@ -97,6 +89,6 @@ def plain(text: str) -> str:
     return text.replace("Enter encryption passphrase: \n", "").replace("Enter encryption passphrase: ", "")
 
 
-@pytest.mark.parametrize("number", range(len(ROWS)), ids=[line.replace(" ", "_")[:90] for line in ROWS])
+@pytest.mark.parametrize("number", range(len(ROWS)), ids=map(rows.label, ROWS))
 def test_same(outcomes: dict[str, list[tuple[str, str]]], number: int) -> None:
     assert outcomes["bollard"][number] == outcomes["apptainer"][number]

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from environments import DIFFERENT, FILES, SCRIPTS
+from environment_differences import DIFFERENT
+from environments import FILES, SCRIPTS
 from tree import HOME, IMAGES, ROOT, Machine
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs/from-apptainer.md"

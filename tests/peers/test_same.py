@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from cases import CASES, Case
+from case import Case
+from cases import CASES
 from tree import IMAGES, Machine
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs/from-apptainer.md"

@@ -7,7 +7,6 @@ thousand of commands. Whatever happens at random follows from the seed, which is
 
 from __future__ import annotations
 
-import importlib.util
 import random
 import sys
 from pathlib import Path
@@ -21,11 +20,9 @@ sys.path.insert(0, str(CLUSTER_TESTS))
 from cluster import Cluster  # noqa: E402
 
 # The fixtures of tests/cluster, and with them its promise that nothing is left on any node.
-_spec = importlib.util.spec_from_file_location("cluster_conftest", CLUSTER_TESTS / "conftest.py")
-assert _spec is not None and _spec.loader is not None
-_shared = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_shared)
-images, leftovers, work = _shared.images, _shared.leftovers, _shared.work
+from fixtures import images, leftovers, work  # noqa: E402
+
+__all__ = ["images", "leftovers", "work"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,8 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import instances
 import pytest
-from test_instance import User, place  # noqa: F401 - a fixture
 
 from bollard.runtime import causes
 from bollard.runtime.causes import one_line
@@ -117,19 +117,21 @@ def test_why_a_program_failed(status, said, words):
 
 
 @pytest.fixture(scope="module")
-def packed(place):  # noqa: F811
+def packed():
     """The installation with a file server, and its image as squashfs."""
-    build.copy_server(place)
-    command = ["mksquashfs", place / "image", place / "demo.sqfs", "-quiet", "-noappend", "-all-root", "-no-progress"]
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-    return place
+    with instances.installed() as place:
+        build.copy_server(place)
+        names = [place / "image", place / "demo.sqfs"]
+        command = ["mksquashfs", *names, "-quiet", "-noappend", "-all-root", "-no-progress"]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        yield place
 
 
 class Machine:
     """What a user sees where the node differs: each word of `before` runs as root in a mount namespace of its own."""
 
-    def __init__(self, place, scratch):  # noqa: F811
-        self.place, self.scratch, self.user = place, scratch, User(place)
+    def __init__(self, place, scratch):
+        self.place, self.scratch, self.user = place, scratch, instances.User(place)
         self.image = str(place / "demo.sqfs")
         os.mknod(scratch / "fuse", 0o020666, os.makedev(10, 229))
         (scratch / "fuse").chmod(0o666)

@@ -3,165 +3,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import sysconfig
-import tempfile
-import time
 from pathlib import Path
 
+import instances
 import pytest
+from instances import PATIENCE, UID, gone, ours, until
 
 from bollard.runtime.cli import instance as cli_instance
 from bollard.runtime.errors import BollardError
 from bollard.runtime.local import instance
-from bollard.runtime.system import linux
-from bollard.spank_plugin import build
-
-# Root's tests run as a user of their own, whose processes are all ours.
-UID = os.getuid() or 1_000_000 + os.getpid()
-PATIENCE = 60.0
-PROGRAMS = ("sh", "sleep", "cat", "env", "touch", "setsid")
-STARTSCRIPT = """#!/bin/sh
-echo "started in $APPTAINER_INSTANCE by $APPTAINER_COMMAND with $*"
-echo "to stderr" >&2
-case "$1" in
-    stay) exec sleep 1000 ;;
-    deaf) trap '' INT TERM; while :; do sleep 0.1; done ;;
-    gentle) trap 'echo "got TERM"; exit 0' TERM; while :; do sleep 0.1; done ;;
-    daemon) setsid sleep 1000 & ;;
-    many) sleep 1000 & sleep 1000 & sleep 1000 ;;
-esac
-"""
-
-
-def until(found, what):
-    end = time.monotonic() + PATIENCE
-    while not (value := found()):
-        assert time.monotonic() < end, f"not within {PATIENCE:.0f} s: {what}"
-        time.sleep(0.02)
-    return value
 
 
 @pytest.fixture(scope="module")
 def place():
-    """A directory that the user can reach, with an installation and an image in it."""
-    place = Path(tempfile.mkdtemp(prefix="bollard-test-instance-"))
-    place.chmod(0o755)
-    packages = place / "python"
-    here = Path(linux.__file__).parent.parent.parent
-    shutil.copytree(here, packages / "bollard", ignore=shutil.ignore_patterns("__pycache__"))
-    build.build_launcher(place)
-    (place / "session").mkdir()
-    _image(place / "image")
-    (place / "home").mkdir()
-    if os.getuid() == 0:
-        os.chown(place / "home", UID, UID)
-    yield place
-    shutil.rmtree(place)
-
-
-def _image(root):
-    """The host's shell and a few programs, with their libraries."""
-    for name in ("bin", "dev", "etc", "proc", "tmp", "var/tmp", "sys", ".singularity.d"):
-        (root / name).mkdir(parents=True)
-    for program in PROGRAMS:
-        path = os.path.realpath(shutil.which(program) or program)
-        shutil.copy(path, root / "bin" / program)
-        for library in re.findall(r"(/\S+) \(0x", subprocess.run(["ldd", path], capture_output=True, text=True).stdout):
-            (root / library[1:]).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(library, root / library[1:])
-    for name, text in (("startscript", STARTSCRIPT), ("runscript", '#!/bin/sh\necho "run with $*"\nexec sleep 1000\n')):
-        (root / ".singularity.d" / name).write_text(text)
-        (root / ".singularity.d" / name).chmod(0o755)
-
-
-class User:
-    """Somebody who types `bollard ...`."""
-
-    def __init__(self, place):
-        self.place = place
-        self.image = str(place / "image")
-        self.env = {
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(place / "home"),
-            "BOLLARD_CONFIGDIR": str(place / "home/.bollard"),
-            "PYTHONPATH": f"{place}/python:{sysconfig.get_path('platlib')}",
-        }
-
-    def command(self, *words):
-        drop = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"] if os.getuid() == 0 else []
-        main = "import sys; from bollard.runtime.cli.main import main; sys.exit(main(sys.argv[1:]))"
-        return [*drop, sys.executable, "-c", main, *words]
-
-    def bollard(self, *words, env=None):
-        return subprocess.run(
-            self.command(*words), cwd=self.place / "home", env={**self.env, **(env or {})}, text=True,
-            stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE,
-        )  # fmt: skip
-
-    def good(self, *words):
-        done = self.bollard(*words)
-        assert done.returncode == 0, done
-        return done
-
-    def instance(self, *words):
-        return self.good("instance", *words)
-
-    def start(self, name, *words):
-        assert self.instance("start", self.image, name, *words).stderr == "INFO:    instance started successfully\n"
-        return self.record(name)
-
-    def records(self):
-        return {record.name: record for record in instance.running(UID)}
-
-    def record(self, name):
-        return self.records()[name]
-
-    def log(self, name, end="out"):
-        return (
-            Path(instance.log_paths(name, self.env["BOLLARD_CONFIGDIR"])[0])
-            .parents[1]
-            .joinpath(instance.user_name(UID), f"{name}.{end}")
-        )
-
-
-def ours():
-    """(pid, name) of the user's processes."""
-    found = []
-    for name in os.listdir("/proc"):
-        with contextlib.suppress(OSError):
-            if name.isdigit() and os.stat(f"/proc/{name}").st_uid == UID:
-                stat = Path(f"/proc/{name}/stat").read_text()
-                if stat.rpartition(")")[2].split()[0] != "Z":
-                    found.append((int(name), Path(f"/proc/{name}/comm").read_text().strip()))
-    return found
-
-
-def sockets():
-    return [word for word in Path("/proc/net/unix").read_text().split() if word.startswith(f"@bollard-instance/{UID}")]
+    with instances.installed() as made:
+        yield made
 
 
 @pytest.fixture
 def user(place):
-    """Whatever a test does, nothing is left of it."""
-    before = set(ours())
-    made = User(place)
-    yield made
-    made.bollard("instance", "stop", "--all", "--force")
-    until(lambda: not set(ours()) - before, f"the end of {set(ours()) - before}")
-    assert sockets() == []
-
-
-def gone(*pids):
-    return not {pid for pid, _ in ours()} & set(pids)
+    with instances.at_work(place) as made:
+        yield made
 
 
 def test_the_script_runs_in_the_background(user):
@@ -320,105 +189,6 @@ def test_failures_leave_nothing(user):
     assert user.bollard("instance", "start", user.image).stderr.startswith("bollard: no name for the instance")
     assert user.bollard("exec", "instance://web", "true").stderr.startswith("bollard: no instance web runs on")
     assert user.bollard("instance", "stop", "web").returncode == 1
-    assert user.records() == {}
-
-
-def test_stop_asks_the_script(user):
-    user.start("web", "gentle")
-    until(lambda: "gentle" in user.log("web").read_text(), "the script")
-
-    user.instance("stop", "-s", "TERM", "web")
-
-    assert user.log("web").read_text().endswith("got TERM\n")
-    assert user.records() == {}
-
-
-def test_a_script_that_does_not_listen_is_killed(user):
-    record = user.start("deaf", "deaf")
-    until(lambda: "deaf" in user.log("deaf").read_text(), "the script")
-
-    done = user.instance("stop", "-t", "1", "deaf")
-
-    assert done.stderr.splitlines() == [
-        f"INFO:    {word} deaf instance of {user.image} (PID={record.pid}){end}"
-        for word, end in (("Stopping", ""), ("Killing", " (Timeout)"))
-    ]
-    assert gone(record.pid, record.keeper)
-
-
-@pytest.mark.parametrize("words", [["web"], ["--all"], ["w*"], ["-F", "web"]])
-@pytest.mark.parametrize("script", ["daemon", "many"])
-def test_all_processes_of_the_script_end(user, script, words):
-    user.start("web", script)
-    count = 3 if script == "many" else 1
-    until(lambda: [name for _, name in ours()].count("sleep") == count, "the script's processes")
-
-    user.instance("stop", "-t", "1", *words)  # what `&` starts does not hear SIGINT
-
-    assert [name for _, name in ours()] == []
-
-
-def test_who_joined_ends_with_the_instance(user):
-    user.start("web", "stay")
-    command = user.command("exec", "instance://web", "sh", "-c", "setsid sleep 999 & echo in; exec sleep 1000")
-    said = user.place / "home/said"
-    with said.open("w") as errors:  # a file of the user's: the keeper writes to it
-        os.chown(said, UID, -1)
-        with subprocess.Popen(
-            command, env=user.env, cwd="/", stdout=subprocess.PIPE, stderr=errors, text=True
-        ) as popen:
-            assert popen.stdout is not None and popen.stdout.readline() == "in\n"
-
-            user.instance("stop", "web")
-
-            assert popen.wait(PATIENCE) == -signal.SIGKILL
-    assert re.fullmatch(
-        r"bollard: the instance web on \S+ ended; the task in its container is ended too\n", said.read_text()
-    )
-    assert [name for _, name in ours()] == []
-
-
-@pytest.mark.parametrize("victim", ["pid", "keeper"])
-def test_a_killed_one_takes_all_with_it(user, victim):
-    record = user.start("web", "many")
-    until(lambda: [name for _, name in ours()].count("sleep") == 3, "the script's processes")
-
-    os.kill(getattr(record, victim), signal.SIGKILL)
-
-    until(lambda: ours() == [], "the end of all")
-    assert user.records() == {}
-    user.start("web", "stay")  # the name is free
-
-
-def test_a_signal_to_the_pid_is_the_scripts(user):
-    record = user.start("web", "gentle")
-    until(lambda: "gentle" in user.log("web").read_text(), "the script")
-
-    os.kill(record.pid, signal.SIGTERM)
-
-    until(lambda: gone(record.pid, record.keeper), "the end of the instance")
-    assert user.log("web").read_text().endswith("got TERM\n")
-
-
-def test_it_ends_with_the_step_that_started_it(user):
-    """slurmstepd is known by its name alone, so a process of that name will do."""
-    program = (
-        "import subprocess, sys\n"
-        "open('/proc/self/comm', 'w').write('slurmstepd')\n"
-        "subprocess.run(sys.argv[1:], check=True)\n"
-        "sys.stdin.read()\n"
-    )
-    command = user.command("instance", "start", user.image, "web", "daemon")
-    env = {**user.env, "SLURM_JOB_ID": "12", "SLURM_STEP_ID": "3"}
-    with subprocess.Popen([sys.executable, "-c", program, *command], env=env, stdin=subprocess.PIPE) as step:
-        until(lambda: "web" in user.records(), "the instance")
-        until(lambda: "sleep" in [name for _, name in ours()], "its service")
-        assert user.record("web").job == "12.3"
-        assert json.loads(user.instance("list", "--json").stdout)["instances"][0]["job"] == "12.3"
-        assert step.stdin is not None
-        step.stdin.close()
-
-    until(lambda: ours() == [], "the end of all")
     assert user.records() == {}
 
 

@@ -29,6 +29,15 @@ def test_the_map_has_every_module_of_c_and_of_the_other_packages():
     assert shown - there - rooms == tables, "docs/internals.md, map: gone"
 
 
+@pytest.mark.parametrize("folder", ["spank_plugin", "mpi"])
+def test_the_other_packages_say_what_each_file_does(folder: str):
+    there = {path.name for path in (TOP / folder).glob("*.[cp]*") if path.suffix in (".c", ".py")}
+    first_cells = re.findall(r"^\| ([^|]+) \|", (TOP / folder / "__init__.py").read_text(), re.MULTILINE)
+
+    shown = {name for cell in first_cells for name in re.findall(r"\w+\.(?:c|py)", cell)}
+    assert shown == there - {"__init__.py", "__main__.py"}
+
+
 ROOMS = [path.parent for path in sorted((TOP / "runtime").glob("*/__init__.py")) if path.parent.name != "_root"]
 
 

@@ -13,7 +13,7 @@ import pytest
 from bollard.runtime.errors import BollardError
 from bollard.runtime.image.image_sbom import Listed, Sbom
 from bollard.runtime.request import site, site_config, trust_ecl, trust_rule
-from bollard.runtime.system import mount_table
+from bollard.runtime.system import identity, mount_table
 from bollard.runtime.trust import evidence, policy, versions
 
 A, B, C = "A" * 40, "B" * 40, "C" * 40
@@ -172,7 +172,7 @@ def test_the_first_rule_that_names_the_place_decides() -> None:
     assert str(policy.refusal(rules, verdict, "a.sif")) == (
         'a.sif: refused by this site, by rule "trusted" in /etc/bollard/bollard.yaml:5: it belongs to user 5, not to '
         "root; use a file that belongs to root"
-    ).replace("user 5", policy._user(5))
+    ).replace("user 5", identity.user_name(5))
     assert policy.decide(rules, image("/apps/images/other/a.sif")).label() == "rule@8"
     verdict = policy.decide(rules, image("/home/a.sif", signers=(A, B)))
     assert (verdict.allowed, verdict.label(), verdict.signers) == (True, "rule@9", (A, B))
