@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Preloaded into slurmd and slurmstepd, which are told of more CPUs than the machine has (HWLOC_SYNTHETIC).
- * task/affinity then binds tasks to CPUs that do not exist. The kernel refuses that, and Slurm takes it for a failed
- * launch. So CPU numbers are folded onto the CPUs that there are: CPU 5 of a node is CPU 1 of a 2-core machine.
+ * task/affinity then binds tasks to CPUs that do not exist, which the kernel refuses and Slurm takes for a
+ * failed launch. So CPU numbers are folded onto the CPUs that there are: CPU 5 of a node is CPU 1 of a
+ * 2-core machine.
  * Tasks never see this library: they start with the job's environment. */
 #define _GNU_SOURCE
 #include <errno.h>
