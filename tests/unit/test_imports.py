@@ -23,7 +23,7 @@ BEFORE = {
     "bollard.runtime.container.step": {"main"},
     "bollard.runtime.container.save": {"_prepare"},
     "bollard.runtime.image.encryption": {"check_config"},
-    "bollard.runtime.image.image": {"_identify_oci", "_open_error", "_user_name"},
+    "bollard.runtime.image.image": {"_forbidden", "_identify_oci", "_open_error"},
     "bollard.runtime.image.image_sbom": {"text_in", "upstream"},
     "bollard.runtime.image.sif_write": {"sha256", "timestamp"},  # the saver, which has imported these
     "bollard.runtime.request.command_line": {"_similar"},
@@ -46,7 +46,7 @@ BEFORE = {
     "bollard.runtime.trust.evidence": {"_sha256", "log"},
     "bollard.runtime.trust.keyring": {"_change", "_fingerprint", "_home", "armored", "dearmored"},
     "bollard.runtime.trust.pgp": {"__enter__", "__exit__", "_copies", "_verify", "clear_sign_by_agent", "gpg"},
-    "bollard.runtime.trust.policy": {"_fetched", "_user"},
+    "bollard.runtime.trust.policy": {"_fetched"},
     "bollard.runtime.trust.signature": {"_checked", "_hash", "parse", "text"},
     "bollard.runtime.trust.verify": {"_signer", "default_trust"},
 }
