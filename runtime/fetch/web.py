@@ -14,6 +14,7 @@ import os
 import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -284,10 +285,14 @@ def _refused(what: str, error: urllib.error.HTTPError, with_token: bool) -> Boll
         wait = error.headers.get("Retry-After", "")
         when = f"{wait} s" if wait.isascii() and wait.isdigit() else "a few minutes"
         return BollardError(f"{what}: the server takes no more requests (429)", f"try again in {when}")
-    if 300 <= error.code < 400:  # one that urllib does not follow
-        place = shown(error.headers.get("Location", ""))[:_MAX_REASON]
-        often = "infinite loop" in str(error.reason)
-        text = f"too often, last to {place}" if often else f"to {place}, which is no web address"
+    place = error.headers.get("Location", "")
+    if 300 <= error.code < 400 and place:  # one that urllib does not follow
+        to = shown(place)[:_MAX_REASON]
+        text = f"to {to}, which is no web address"
+        if "infinite loop" in str(error.reason):
+            text = f"too often, last to {to}"
+        elif urllib.parse.urlsplit(urllib.parse.urljoin(error.url or "", place)).scheme in ("http", "https"):
+            text = f"what is sent ({error.code}) to {to}; bollard sends it nowhere else"
         return BollardError(f"{what}: the server redirects {text}", "check the address")
     return BollardError(f"{what}: the server answers {error.code} {reason}", "try again later")
 

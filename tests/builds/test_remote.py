@@ -206,7 +206,7 @@ class TestFaults:
             ("/v1/images", Fault(507), "the server answers 507 as the test wants"),
             ("/v2/tags", Fault(500), "the server answers 500"),
             ("/v1/entities", Fault(429, {"Retry-After": "3600"}), "takes no more requests (429); try again in 3600 s"),
-            ("/v2/imagefile", Fault(307, {"Location": "/elsewhere"}), "the server answers 307"),
+            ("/v2/imagefile", Fault(307, {"Location": "/elsewhere"}), "redirects what is sent (307) to /elsewhere"),
             ("/store", Fault("die"), "the server has ended the connection"),
             ("/store", Fault("stall"), "the server has sent nothing for 1 s"),
             ("/store", Fault(403), "the server wants a login (403)"),
@@ -245,7 +245,8 @@ class TestFaults:
             (Fault(403), "the server wants a login (403)"),
             (Fault(404), "no such image"),
             (Fault(429, {"Retry-After": "3600"}), "takes no more requests (429); try again in 3600 s"),
-            (Fault(302, {"Location": "file:///etc/passwd"}), "the server answers 302"),
+            (Fault(302, {"Location": "file:///etc/passwd"}), "file:///etc/passwd, which is no web address"),
+            (Fault(304), "the server answers 304"),
         ],
     )
     def test_pull(self, image: Path, site: Endpoint, tmp_path: Path, fault: Fault, line: str) -> None:
