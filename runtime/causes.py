@@ -140,6 +140,11 @@ def full(place: str) -> tuple[str, str] | None:
     return _no_room(ENOSPC, place) if _is_full(place) else None
 
 
+def room_hint(place: str) -> str:
+    """Return what to do when the filesystem of `place` has too little room."""
+    return _no_room(ENOSPC, place)[1]
+
+
 def told(text: str) -> int:
     """Return the error number whose text is in the output of a program; 0 for none."""
     found = next((number for number in _TOLD if os.strerror(number) in text), 0)

@@ -353,12 +353,12 @@ def _override(
     asked    the user's variables
     more     variables that the values can refer to, besides `env`
     literal  do not expand any value (--no-eval)
-    warnings  gets a line for each value that is not expanded
+    warnings  gets a line for each value that is not expanded, and one for variables that stay as they are
 
     Raises:
         BollardError: the values together are too large.
     """
-    seen, size = {**env, **more}, 0
+    seen, size, fixed = {**env, **more}, 0, []
     for name, value in sorted(asked.items(), key=lambda item: b"$" in item[1]):
         if not literal and (b"$" in value or b"\\" in value or b"`" in value):
             from bollard.runtime.shell import interpreter, words
@@ -376,6 +376,8 @@ def _override(
                     f"the variables given for the container, with those they name, have more than {VALUES_MAX} bytes",
                     "give fewer, or shorter ones",
                 )
+        if (name in more or name in _NOT_BY_OPTION) and value != seen.get(name):
+            fixed.append(name.decode("utf-8", "replace"))
         if name == b"LD_LIBRARY_PATH":
             if value:
                 env[name] = value + b":" + LIBRARIES
@@ -385,6 +387,9 @@ def _override(
             env[name] = value
             if name not in more and name != b"PATH":
                 seen[name] = value  # in other values PATH is the image's
+    if fixed and warnings is not None:
+        hint = "; --home sets HOME" if "HOME" in fixed else ""
+        warnings.append(f"{', '.join(sorted(fixed))} cannot be set for a container{hint}")
     path = env.get(b"PATH", DEFAULT_PATH)
     if asked.get(b"PREPEND_PATH"):
         path = asked[b"PREPEND_PATH"] + b":" + path

@@ -295,10 +295,10 @@ def _write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, above: int, n
     data = archive.extractfile(member)
     room = os.fstatvfs(above)
     if member.size > room.f_bavail * room.f_frsize:
-        where = causes.mount_point(f"/proc/self/fd/{above}")
+        place = os.readlink(f"/proc/self/fd/{above}")
+        where, left = causes.mount_point(place), room.f_bavail * room.f_frsize
         raise BollardError(
-            f"{member.name} has {member.size} bytes, and there is room for {room.f_bavail * room.f_frsize} on {where}",
-            "set BOLLARD_TMPDIR to a directory with more space, or build a smaller image",
+            f"{member.name} has {member.size} bytes, and there is room for {left} on {where}", causes.room_hint(place)
         )
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=above)
     with open(fd, "wb") as file:

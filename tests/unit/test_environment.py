@@ -56,6 +56,17 @@ def test_home_and_ids_are_not_the_users_to_set():
     assert b"UID" not in env
 
 
+def test_what_cannot_be_set_is_told_once():
+    warnings: list[str] = []
+    asked = asking((b"HOME", b"/y"), (b"SLURM_PROCID", b"7"), (b"SLURM_JOB_ID", b"5"), (b"X", b"1"))
+    env = task_env(host=[b"SLURM_PROCID=0", b"SLURM_JOB_ID=5"], spec=asked, warnings=warnings)
+    assert warnings == ["HOME, SLURM_PROCID cannot be set for a container; --home sets HOME"]
+    assert (env[b"SLURM_PROCID"], env[b"X"]) == (b"0", b"1")
+
+    task_env(spec=asking((b"HOME", b"/home/u")), warnings=warnings)
+    assert len(warnings) == 1  # it is what was asked for
+
+
 def test_without_a_home_directory_its_name_stays():
     assert task_env(host=[b"HOME=/home/u"], spec=Spec("/data/img.sif"))[b"HOME"] == b"/home/u"
     assert b"HOME" not in task_env(spec=Spec("/data/img.sif"))

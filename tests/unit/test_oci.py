@@ -14,6 +14,7 @@ import tarfile
 
 import pytest
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import layer as layers
 from bollard.runtime.fetch import oci
@@ -198,8 +199,11 @@ def test_a_packed_layer_that_is_damaged(tmp_path, program, damage):
         place.close()
 
 
-def test_a_file_that_finds_no_room(tmp_path):
-    """The message names the file and its size, and what moves the workspace."""
+@pytest.mark.parametrize("movable", [True, False])
+def test_a_file_that_finds_no_room(tmp_path, monkeypatch, movable):
+    """The message names the file and its size, and what moves the workspace. Nothing moves a sandbox."""
+    monkeypatch.setattr(causes, "_movable", {str(tmp_path): "BOLLARD_TMPDIR"} if movable else {})
+    cure = "set BOLLARD_TMPDIR" if movable else "free some"
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w", format=tarfile.PAX_FORMAT) as archive:
         member = tarfile.TarInfo("huge")
@@ -207,7 +211,7 @@ def test_a_file_that_finds_no_room(tmp_path):
         archive.addfile(member)
     place = tree.Tree(str(tmp_path))
     try:
-        with pytest.raises(BollardError, match="huge has 1152921504606846976 bytes, and there is room for .*TMPDIR"):
+        with pytest.raises(BollardError, match=f"huge has 1152921504606846976 bytes, and there is room for .*{cure}"):
             layers.apply(io.BytesIO(data.getvalue()), place, "image")
     finally:
         place.close()
