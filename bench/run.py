@@ -5,7 +5,8 @@
     bench/run.py [start] [phases] [loaded] [mpi] [ranks] [--runs 25] [--suite bookworm]
 
 start    time that the container adds from srun to the last rank's first instruction; 1 and 8 ranks on a node;
-         cold: no earlier step of the job has used this image; warm: an earlier step has
+         cold: no earlier step of the job has used this image, and with 8 ranks nor has the pre-flight seen it;
+         warm: an earlier step has
 phases   the phases of a cold start, as --container-verbose prints them
 loaded   the time that the plugin in plugstack.conf adds to a job without a container
 mpi      latency of 100 000 round trips of 8 bytes, bandwidth of 10 000 messages of 1 MiB
