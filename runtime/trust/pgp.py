@@ -62,6 +62,9 @@ class Checked:
     unknown: bool = False
 
 
+_KEYBOX = b"KBXf"  # in the first record of the file, behind its length, type, version and flags
+
+
 def program(name: str, package: str) -> str:
     """Return the path of a program of GnuPG.
 
@@ -85,7 +88,7 @@ def verify(message: bytes, keyrings: Sequence[str], gpgv: str = "") -> Checked:
     gpgv: the path of the program, for a process whose programs no user may trace; "" for that of the machine.
 
     Raises:
-        BollardError: gpgv is missing, or it does not end.
+        BollardError: gpgv is missing or does not end, or the keyring of the signer's key is damaged.
     """
     rings = [path for path in keyrings if os.path.isfile(path) and os.path.getsize(path)]
     if not rings:
@@ -103,13 +106,17 @@ def verify(message: bytes, keyrings: Sequence[str], gpgv: str = "") -> Checked:
 
 
 def _copies(path: str, fingerprint: str) -> list[bytes]:
-    """Return the packets of each copy of a key in a keyring, in order."""
+    """Return the packets of each copy of a key in a keyring, in order; [] for a keybox of GnuPG, which has a key once.
+
+    Raises:
+        BollardError: the keyring cannot be read, or is damaged: a revocation in it could be missed.
+    """
     from bollard.runtime.trust import keyring
 
-    try:
-        return [key.raw for key in keyring.read(path) if key.fingerprint == fingerprint]
-    except BollardError:
-        return []  # a keybox of GnuPG, which has a key once
+    data = keyring.read_bytes(path)
+    if data[8:12] == _KEYBOX:
+        return []
+    return [key.raw for key in keyring.split_named(data, path) if key.fingerprint == fingerprint]
 
 
 def _verify(message: bytes, keyring: str, gpgv: str, own: bool, raw: bytes = b"") -> Checked:

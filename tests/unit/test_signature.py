@@ -10,6 +10,7 @@ import os
 import random
 import re
 import shutil
+import subprocess
 import time
 
 import pytest
@@ -497,3 +498,29 @@ def test_a_revocation_that_was_appended(keys, img, tmp_path, first):
     found = report(img, verify.Trust((str(ring),)))
     assert "has been revoked" in found.reason
     assert verify.signers(found) == {keys.public["good"].fingerprint}
+
+
+@pytest.mark.parametrize("end", [b"\x00damaged", b"\xb4\x20cut", b"\x99\x01\x0d\x04cut", b"\xc6"])
+def test_a_keyring_with_a_damaged_end_vouches_for_nobody(keys, img, tmp_path, end):
+    """gpgv may use the keys before the damage, and miss a revocation behind it."""
+    keys.sign(img, "good")
+    ring = tmp_path / "ring"
+    ring.write_bytes(keys.public["good"].raw + end)
+    try:
+        found = report(img, verify.Trust((str(ring),)))
+    except BollardError as error:
+        assert "is no keyring" in str(error)
+    else:
+        assert not verify.signers(found)
+
+
+def test_a_keybox_of_gnupg(keys, img, tmp_path):
+    keys.sign(img, "good")
+    home, source = tmp_path / "gnupg", tmp_path / "key"
+    home.mkdir(mode=0o700)
+    source.write_bytes(keys.public["good"].raw)
+    box = tmp_path / "keys.kbx"
+    gpg = ["gpg", "--homedir", home, "--batch", "--no-default-keyring", "--keyring", box]
+    subprocess.run([*gpg, "--import", source], check=True, capture_output=True)
+    assert box.read_bytes()[8:12] == b"KBXf"
+    assert verify.signers(report(img, verify.Trust((str(box),)))) == {keys.public["good"].fingerprint}
