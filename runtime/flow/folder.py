@@ -281,7 +281,7 @@ def mark(path: Path, word: str, generation: int) -> None:
         os.link(path / "lock", place)
         _settle(path)
     except FileExistsError:
-        return
+        return  # it is noted already
     except OSError:  # a filesystem without links, or a read-only one, of which `write` tells
         write(place, "")
 
