@@ -42,11 +42,19 @@ class Place(NamedTuple):
 
     def run(self, program: str, script: str, home: str = "") -> tuple[int, str]:
         """Status and stdout of a script in which BOX is the program; OPEN, CLOSED and SITE are the servers."""
+        done = self._run(program, script, home)
+        return done.returncode, done.stdout.decode()
+
+    def _run(self, program: str, script: str, home: str) -> subprocess.CompletedProcess[bytes]:
         home = home or f"/home/peer/registries/{program}"
         for word, text in {"BOX": program, "OPEN": self.open, "CLOSED": self.closed, "SITE": self.site.host}.items():
             script = script.replace(word, text)
-        done = self.machine.run(f"cd {home} && {script}", env={**DIRECT, "HOME": home}, timeout=120)
-        return done.returncode, done.stdout.decode()
+        return self.machine.run(f"cd {home} && {script}", env={**DIRECT, "HOME": home}, timeout=120)
+
+    def good(self, program: str, script: str) -> None:
+        """Run it as `run` does, and fail with what it wrote unless its status is 0."""
+        done = self._run(program, script, "")
+        assert done.returncode == 0, (script, done.stdout.decode(), done.stderr.decode())
 
     def file(self, program: str, name: str) -> Any:
         path = ROOT / f"home/peer/registries/{program}" / name
@@ -70,7 +78,9 @@ def running(machine: Machine) -> Iterator[tuple[str, str, endpoint.Endpoint]]:
 
 @pytest.fixture
 def place(machine: Machine, running: tuple[str, str, endpoint.Endpoint]) -> Place:
-    done = machine.run("rm -rf ~/registries; mkdir -p ~/registries/bollard ~/registries/apptainer")
+    # As root: a test writes there from outside, and the tree outlives this run.
+    assert machine.run("rm -r -f ~peer/registries", root=True).returncode == 0
+    done = machine.run("mkdir -p ~/registries/bollard ~/registries/apptainer")
     assert done.returncode == 0, done.stderr
     running[2].faults.clear()
     return Place(machine, *running)
@@ -156,10 +166,10 @@ BOTH_WAYS = [("bollard", "apptainer"), ("apptainer", "bollard")]
 @pytest.mark.parametrize(("pusher", "puller"), BOTH_WAYS)
 def test_oras_there_and_back(place: Place, pusher: str, puller: str) -> None:
     uri = f"oras://OPEN/{pusher}/img:v1"
-    assert place.run(pusher, f"BOX push {IMAGES}/plain.sif {uri}")[0] == 0
-    assert place.run(puller, f"BOX pull got.sif {uri} && cmp got.sif {IMAGES}/plain.sif")[0] == 0
-    assert place.run(puller, f"BOX push got.sif {uri}-back")[0] == 0
-    assert place.run(pusher, f"BOX pull back.sif {uri}-back && cmp back.sif {IMAGES}/plain.sif")[0] == 0
+    place.good(pusher, f"BOX push {IMAGES}/plain.sif {uri}")
+    place.good(puller, f"BOX pull got.sif {uri} && cmp got.sif {IMAGES}/plain.sif")
+    place.good(puller, f"BOX push got.sif {uri}-back")
+    place.good(pusher, f"BOX pull back.sif {uri}-back && cmp back.sif {IMAGES}/plain.sif")
 
 
 @pytest.mark.parametrize(("one", "other"), BOTH_WAYS)
