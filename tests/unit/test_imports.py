@@ -18,7 +18,16 @@ TOP = Path(__file__).resolve().parents[2]
 BEFORE = {
     "bollard.runtime.container.cdi": {"_parsed"},
     "bollard.runtime.container.driver_libraries": {"is_newer"},
-    "bollard.runtime.container.keeper": {"_enter", "_hold", "_mount", "_open", "_start_saver", "_unshare", "facts"},
+    "bollard.runtime.container.keeper": {
+        "_enter",
+        "_fitting",
+        "_hold",
+        "_mount",
+        "_open",
+        "_start_saver",
+        "_unshare",
+        "facts",
+    },
     "bollard.runtime.container.layers": {"_merge", "_open"},
     "bollard.runtime.container.step": {"main"},
     "bollard.runtime.container.save": {"_prepare"},
