@@ -28,7 +28,7 @@ BEFORE = {
         "_unshare",
         "facts",
     },
-    "bollard.runtime.container.layers": {"_merge", "_open"},
+    "bollard.runtime.container.layers": {"_mount_overlay", "_open"},
     "bollard.runtime.container.step": {"main"},
     "bollard.runtime.container.save": {"_prepare"},
     "bollard.runtime.image.encryption": {"check_config"},
