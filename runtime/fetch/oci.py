@@ -288,6 +288,15 @@ def _json(path: str, name: str) -> dict[str, Any]:
     return found
 
 
+def json_object(raw: bytes) -> dict[str, Any] | None:
+    """Return the object that a text in JSON is; None if it is none."""
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def _json_list(path: str, name: str) -> list[Any]:
     return _list(_load(path, name))
 

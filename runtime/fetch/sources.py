@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import getpass
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -361,11 +360,8 @@ def _damaged(name: Reference, text: str) -> BollardError:
 
 
 def _object(raw: bytes, name: str) -> dict[str, Any]:
-    try:
-        found = json.loads(raw)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+    found = oci.json_object(raw)
+    if found is None:
         raise BollardError(f"{name}: its manifest is not a JSON object", "push it again")
     if "manifests" in found and ("layers" in found or "config" in found):
         raise BollardError(f"{name}: its manifest is an index and an image at once", "do not use it")
