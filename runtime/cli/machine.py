@@ -234,7 +234,12 @@ def _program(program: Program, kind: str) -> Finding:
 
 
 def subordinate_ids(text: str, user: str, number: int) -> int:
-    """Return how many ids the text of /etc/subuid or /etc/subgid gives to a user, in one range."""
+    """Return how many ids /etc/subuid or /etc/subgid gives to a user: those of the largest range.
+
+    text: the content of the file.
+    user: the user's name.
+    number: the user's uid, which can stand in the place of the name.
+    """
     best = 0
     for line in text.splitlines():
         fields = line.split(":")

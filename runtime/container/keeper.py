@@ -243,6 +243,9 @@ def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "", kept: bo
     here    the site's configuration
     spool   path of SlurmdSpoolDir, "" outside Slurm
     kept    the container has the layer in memory of the one that it follows
+
+    Raises:
+        BollardError: an overlay, a device or the host's MPI that was asked for cannot be used.
     """
     brought: tuple[tuple[str, int], ...] = ()
     overlays: tuple[str, ...] = ()

@@ -100,7 +100,11 @@ def _is_stopped(handle: int) -> bool:
 
 
 def of_image(opened: image.Image, name: str) -> tuple[tuple[str, int], ...]:
-    """Return (filesystem, offset in bytes) of each layer in the image file, lowest first. `name` is for messages."""
+    """Return (filesystem, offset in bytes) of each layer in the image file, lowest first. `name` is for messages.
+
+    Raises:
+        BollardError: a squashfs layer is damaged.
+    """
     found = []
     for part in opened.overlays:
         kind = plan_records.EXT3 if part.fstype == sif.FS_EXT3 else plan_records.SQUASHFS

@@ -87,7 +87,11 @@ def transport(folder: str) -> str:
 
 
 def unpack(layers: Layers, tree: Tree, name: str) -> None:
-    """Unpack the layers into the empty tree, the lowest first; `name` is the image's name for messages."""
+    """Unpack the layers into the empty tree, the lowest first; `name` is the image's name for messages.
+
+    Raises:
+        BollardError: a layer is damaged or too large, does not match its digest, or cannot be written.
+    """
     for number, (path, digest) in enumerate(zip(layers.paths, layers.digests), 1):
         what = f"{name}: layer {number} of {len(layers.paths)}"
         with open(path, "rb") as file:

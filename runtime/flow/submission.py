@@ -421,7 +421,11 @@ def cancel(place: Path) -> bool:
 
 
 def is_cut_off(place: Path) -> bool:
-    """Return whether the flow's last submission ended before its jobs were released, so that they stay held."""
+    """Return whether the flow's last submission ended before its jobs were released, so that they stay held.
+
+    Raises:
+        BollardError: the flow's plan cannot be read.
+    """
     generation = folder.plan(place).get("generation", 1)
     if any(folder.marked(place, word, generation) for word in ("released", "cancelled")):
         return False
@@ -448,7 +452,11 @@ def cancel_damaged(place: Path) -> None:
 
 
 def discard(place: Path) -> None:
-    """Remove the directory of a flow whose jobs are gone."""
+    """Remove the directory of a flow whose jobs are gone.
+
+    Raises:
+        BollardError: the flow's plan cannot be read.
+    """
     with contextlib.suppress(folder.Damaged):  # cancel_damaged has told what is left
         ending.remove_volumes(place)
     shutil.rmtree(place, ignore_errors=True)  # what is left is shown by `flow list`

@@ -162,6 +162,9 @@ def join(record: Record, action: str, argv: list[str], shell: str, values: list[
     argv: the program or the arguments that the user gave.
     shell: the shell that the user asked for, "" for none.
     values: the spec of this task, from `task_values`.
+
+    Raises:
+        BollardError: a value is not valid, the image has nothing for the action, or the instance refuses the task.
     """
     from bollard.runtime.container import action as actions
 

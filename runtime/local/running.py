@@ -230,6 +230,9 @@ def attach(name: str, command: list[str]) -> NoReturn:
 
     name: JOB or JOB.STEP.
     command: the program and its arguments; empty for a shell.
+
+    Raises:
+        BollardError: `name` has another form, or no container of yours can be entered.
     """
     job, step = parse(name)
     here = os.uname().nodename.split(".")[0]
