@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -105,6 +106,7 @@ def raising(found: dict[str, Function]) -> set[str]:
         known |= more
 
 
+@functools.cache
 def of_tree() -> dict[str, Function]:
     paths = sorted((TOP / "runtime").rglob("*.py"))
     each = (functions(path.relative_to(TOP).as_posix(), path.read_text()) for path in paths)
