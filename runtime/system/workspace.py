@@ -53,6 +53,9 @@ def remove(path: str, way: rootless.Way) -> None:
     """Remove a workspace, also its files of subordinate ids and its directories without permissions.
 
     `way` is how the build became root (rootless.choose): its ids can be needed to remove files.
+
+    Raises:
+        BollardError: the machine refuses the namespaces in which foreign ids can be removed.
     """
     try:
         shutil.rmtree(path)

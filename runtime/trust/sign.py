@@ -83,6 +83,9 @@ def with_pem(path: str, key: Any, groups: Sequence[int], objects: Sequence[int])
     path: the SIF file.
     key: the private key.
     groups, objects: only these, by number; neither for all groups.
+
+    Raises:
+        BollardError: the image has no such objects, is damaged or locked, or cannot be written.
     """
     _apply(path, "", groups, objects, lambda todo: [(dsse.sign(text, key), "SHA256") for text in todo])
 
@@ -97,6 +100,9 @@ def with_pgp(
     passphrase: of the key; None for none.
     place: where to make gpg's private directory.
     groups, objects: only these, by number; neither for all groups.
+
+    Raises:
+        BollardError: gpg fails, or the image has no such objects, is damaged or locked, or cannot be written.
     """
 
     def sign_all(todo: list[bytes]) -> list[tuple[bytes, str]]:
@@ -113,6 +119,9 @@ def with_own_gpg(path: str, fingerprint: str, groups: Sequence[int], objects: Se
     path: the SIF file.
     fingerprint: of the primary key, in full.
     groups, objects: only these, by number; neither for all groups.
+
+    Raises:
+        BollardError: gpg fails, or the image has no such objects, is damaged or locked, or cannot be written.
     """
     _apply(
         path, fingerprint, groups, objects,
