@@ -65,7 +65,7 @@ SOURCES = {
         *("shim", "site_settings", "client", "client_options", "spec", "image_probe", "image_program"),
         *("slurm_options", "components", "multiprog", "header", "stepd", "keeper", "argv", "refusal", "account"),
         *("slurmctld", "privilege", "root_owned", "wire", "python", "job_cgroup", "job_folder", "job_place", "job_end"),
-        *("preflight", "verdict", "program"),
+        *("preflight", "first_look", "verdict", "program"),
     ),
     "bollard-keeper": ("keeper_main", "witness", "python", "refusal", "wire"),
     "bollard-enter": ("enter", "entry", "script", "become", "scratch", "supervise", "ranks", "program", "wire"),
