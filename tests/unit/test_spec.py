@@ -198,7 +198,7 @@ def test_the_cause_of_a_value_that_cannot_be(name, value, words):
 
 
 @pytest.mark.parametrize(
-    "flags", ["rw+rshared", "shared", "ro+runbindable", "defaults", "x-create=auto+ro+sync+lazytime+strictatime", "mand"]
+    "flags", ["rw+rshared", "shared", "ro+runbindable", "defaults", "x-create=auto+ro+sync+strictatime", "mand"]
 )
 def test_flags_of_enroot_that_change_nothing(flags):
     ((_, _, found),) = make(("mounts", f"/a:/b:{flags}")).binds

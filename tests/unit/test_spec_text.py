@@ -137,7 +137,8 @@ def test_a_header_that_says_something_else(head, rest):
 
 HEADERS = st.builds(
     Header, st.booleans(), st.booleans(), st.booleans(), st.text("0123456789", max_size=19),
-    st.from_regex(f"[A-Za-z0-9_.+@-]{{1,{constants.NAME_MAX_BYTES}}}", fullmatch=True), st.sampled_from(spec_text.MODES),
+    st.from_regex(f"[A-Za-z0-9_.+@-]{{1,{constants.NAME_MAX_BYTES}}}", fullmatch=True),
+    st.sampled_from(spec_text.MODES),
     TEXT.map(spec_text.quote),
 )  # fmt: skip
 
