@@ -204,9 +204,9 @@ def _write_file(archive: tarfile.TarFile, stream: Stream, member: tarfile.TarInf
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=above)
     with open(fd, "wb", buffering=0) as file:
         for block in _content(archive, stream, member):
-            left = memoryview(block)
-            while left:
-                left = left[file.write(left) :]
+            rest = memoryview(block)
+            while rest:
+                rest = rest[file.write(rest) :]
         if file.tell() != member.size:
             raise EOFError(f"{member.name} ends early")
         for key, value in member.pax_headers.items():

@@ -97,7 +97,13 @@ def with_pgp(
     passphrase: of the key; None for none.
     place: where to make gpg's private directory.
     groups, objects: only these, by number; neither for all groups.
+
+    Raises:
+        BollardError: the key is too short: `verify` would not accept the signature.
     """
+    short = keyring.shortness(key.raw)
+    if short:
+        raise BollardError(f"the key {key.fingerprint} is {short}", "make another one with `bollard key newpair`")
 
     def sign_all(todo: list[bytes]) -> list[tuple[bytes, str]]:
         with pgp.Home(place) as home:
