@@ -63,15 +63,17 @@ from bollard.spank_plugin.build_inside import c_string  # noqa: E402
 # The C files from which each output is compiled.
 SOURCES = {
     "spank_bollard.so": (
-        *("shim", "site_settings", "client", "client_options", "spec", "image_probe", "image_program"),
-        *("slurm_options", "components", "multiprog", "header", "stepd", "keeper", "argv", "refusal", "account"),
-        *("slurmctld", "privilege", "root_owned", "wire", "python", "job_cgroup", "job_folder", "job_place", "job_end"),
-        *("preflight", "first_look", "verdict", "program"),
+        *("shim", "site_settings", "client", "fail", "client_options", "spec", "image_probe", "image_program"),
+        *("slurm_options", "components", "multiprog", "header", "stepd", "step", "keeper", "argv", "refusal"),
+        *("account", "slurmctld", "privilege", "root_owned", "wire", "python", "job_cgroup", "job_folder"),
+        *("job_place", "job_end", "preflight", "first_look", "verdict", "program"),
     ),
     "bollard-keeper": ("keeper_main", "witness", "python", "refusal", "wire"),
-    "bollard-enter": ("enter", "entry", "script", "become", "scratch", "supervise", "ranks", "program", "wire"),
+    "bollard-enter": (
+        *("enter", "entry", "script", "become", "scratch", "supervise", "fail_once", "ranks", "program", "wire"),
+    ),
     "bollard-cat": ("cat",),
-    "bollard-inside": ("inside", "mpirun", "placement", "program"),
+    "bollard-inside": ("inside", "mpirun", "placement", "srun_line", "program"),
     "paths.so": ("paths",),
 }
 

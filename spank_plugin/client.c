@@ -17,12 +17,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-void fail(const char *text)
-{
-	fprintf(stderr, "bollard: %s\n", text);
-	exit(EXIT_BOLLARD);  /* not -1 to Slurm: it would print two more lines */
-}
-
 /* Returns 1 when `container` is an OCI bundle and Slurm's own OCI code is set up: Slurm then runs it. */
 static int slurm_runs_it(const char *container)
 {

@@ -101,7 +101,7 @@ int has_components(void);
  * line of the first: srun calls its hook for that one alone. fail() when Slurm hides the command lines. */
 void guard_components(char **argv);
 
-/* client.c: prints "bollard: TEXT" on stderr and ends the process with exit status EXIT_BOLLARD. */
+/* fail.c: prints "bollard: TEXT" on stderr and ends the process with exit status EXIT_BOLLARD. */
 __attribute__((noreturn)) void fail(const char *text);
 
 #endif
