@@ -11,7 +11,8 @@ bollard-enter     static launcher before every task
 | site_settings.c | what the hooks ask of the site's settings |
 | client.c, slurm_options.c, components.c, multiprog.c | in srun, sbatch, salloc: take --container over from Slurm |
 | client_options.c, spec.c, header.c, image_probe.c, fail.c | there too: read options, make the spec, or end |
-| image_program.c, preflight.c, verdict.c | there too: an image as the program; warn of an MPI that does not fit --mpi |
+| image_program.c | there too: an image as the program |
+| preflight.c, first_look.c, verdict.c | there too: warn of an MPI that does not fit --mpi |
 | stepd.c, step.c, keeper.c, argv.c, refusal.c | in slurmstepd: start the keeper and the launcher |
 | privilege.c, root_owned.c, account.c, slurmctld.c | in slurmstepd: what needs root |
 | job_cgroup.c, job_folder.c, job_place.c, job_end.c | there too: a job's cgroups, folder and /tmp; its end |

@@ -131,7 +131,7 @@ def test_parameters_are_described_where_there_are_three():
         if (
             function.is_public
             and len(set(names) - {"self", "cls"}) > 2
-            and not re.search(r"[Pp]arameters|[Aa]s `", doc)
+            and not re.search(r"(?i:parameters)|[Aa]s `", doc)
         ):
             lacking += [f"{key} {name}" for name in names if name != "self" and not re.search(rf"\b{name}\b", doc)]
 
