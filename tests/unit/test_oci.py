@@ -276,3 +276,11 @@ def test_a_layer_has_the_digest_of_all_its_bytes_or_is_refused(tmp_path):
         with pytest.raises(BollardError, match=f"^x: does not match its digest {digest}"):
             layers.apply(io.BytesIO(other), place, "x", digest)
     place.close()
+
+
+def test_a_layer_has_256_directories_below_each_other_at_most(tmp_path):
+    deepest = "/".join("a" * 256)
+    unpacked(tmp_path, (deepest, tarfile.DIRTYPE, ""))
+    assert (tmp_path / "root" / deepest).is_dir()
+    with pytest.raises(BollardError, match="^image: damaged: a path of 257 parts, over 256"):
+        unpacked(tmp_path, (f"{deepest}/a", tarfile.DIRTYPE, ""))
