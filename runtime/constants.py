@@ -55,8 +55,8 @@ HEADER_END = ":"
 # The modes of a container's name, in the order of header.c; the longest name, in bytes; its characters besides letters
 # and digits.
 MODE_AUTO, MODE_CREATE, MODE_EXEC, MODE_NO_EXEC = "auto", "create", "exec", "no_exec"
-NAME_MAX_BYTES = 64
-NAME_MARKS = "_.-"
+NAME_MAX_BYTES = 128
+NAME_MARKS = "_.-+@"
 # Longest working directory in the header, in bytes: a path of PATH_MAX bytes, each quoted as %XX.
 CWD_MAX = 3 * 4096 + 16
 # Most digits of the time at which the client began, in ns since 1970.

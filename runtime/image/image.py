@@ -46,6 +46,7 @@ _ROOT_NAMES: Final = {"bin", "dev", "etc", "lib", "opt", "proc", "sbin", "usr", 
 # Other architectures whose programs the kernel runs on that machine.
 _COMPATIBLE: Final = {"amd64": ("386",), "arm64": ("arm",), "mips64": ("mips",), "mips64le": ("mipsle",)}
 
+_ELF: Final = b"\x7fELF"
 _TRANSPORTS: Final = ("docker-archive", "docker-daemon", "oci", "oci-archive", "containers-storage")
 
 # Hints for a file that is not an image: offset, the bytes at this offset, hint. The first match is used.
@@ -53,7 +54,7 @@ _LOOKS_LIKE: Final = (
     (31 + 1080, b"\x53\xef", "is it an ext3 image of Singularity 2? convert it with `apptainer build NEW.sif IMAGE`"),
     (0, b"#!/usr/bin/env run-singularity", "it was a SIF file; copy or build it again"),
     (0, b"#!", "is it a script?"),
-    (0, b"\x7fELF", "is it a program? name the image first, then the program"),
+    (0, _ELF, "is it a program? name the image first, then the program"),
     (0, b"sqsh", "is it a big-endian squashfs of the 2000s? build it again"),
     (0, b"\x1f\x8b", "is it a gzip archive? convert it to a SIF file first"),
     (0, b"\x28\xb5\x2f\xfd", "is it a zstd archive? convert it to a SIF file first"),
@@ -186,6 +187,8 @@ def open_sif(path: str, writable: bool = False) -> tuple[int, sif.Sif]:
         if not sif.is_sif(first):
             squashfs = squashfs_offset(first) >= 0
             hint = f"it is squashfs without SIF; `bollard build NEW.sif {name}` makes one" if squashfs else guess(first)
+            if first.startswith(_ELF):  # the hint is for a program in the place of the image
+                hint = "name another file"
             raise BollardError(f"{name}: not a SIF image", hint)
         return fd, sif.read(fd, info.st_size, name)
     except BaseException:
@@ -382,7 +385,7 @@ def _open_error(path: str, name: str, error: OSError) -> BollardError:
 
     if error.errno == errno.ENOENT:
         return _missing(path, name)
-    if error.errno in (errno.EACCES, errno.EPERM):
+    if error.errno == errno.EACCES or (error.errno == errno.EPERM and not os.access(path, os.R_OK)):
         return _forbidden(path, name)
     if error.errno == errno.EISDIR:
         return BollardError(f"{name}: is a directory", "name a SIF file")

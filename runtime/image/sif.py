@@ -5,7 +5,8 @@ A SIF file has a header of 128 bytes, a table of descriptors of 585 bytes each, 
 gives the place of one object. All integers are little-endian, without padding. The numbers below are those of the
 reference implementation (apptainer/sif, pkg/sif). `sif_write` writes the same format.
 
-This module runs on every node of every job, and each import costs milliseconds. It imports only `os`.
+This module runs on every node of every job, and each import costs milliseconds. It imports only `os` and what
+image.py needs anyway.
 Image files come from users, so every number is checked against the file's size before it is used. The message of
 every error begins with the image's name.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import os
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 
 TYPE_CHECKING = False
@@ -418,9 +420,8 @@ def pread(fd: int, count: int, offset: int, name: str) -> bytes:
         try:
             part = os.pread(fd, count, offset)
         except OSError as error:
-            raise BollardError(
-                f"{name}: cannot be read at byte {offset}: {error.strerror}", "check the filesystem it is on"
-            ) from error
+            doing = f"{name}: cannot be read at byte {offset}"
+            raise causes.of(error, doing, f"/proc/self/fd/{fd}", "check the filesystem it is on") from error
         if not part:
             raise truncated(name, offset, offset + count)
         parts.append(part)

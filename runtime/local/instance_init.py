@@ -124,10 +124,10 @@ def _claim(name: str) -> tuple[socket, str]:
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            found = instance.connect(place, os.getuid())
-            if found is not None:
-                found[0].close()
-            if found is not None or instance.running(os.getuid(), name):
+            found = instance.connect([place], os.getuid())
+            for peer, _ in found.values():
+                peer.close()
+            if found or instance.running(os.getuid(), name):
                 raise BollardError(
                     f"the instance {name} exists already", "stop it first, or choose another name"
                 ) from None

@@ -342,6 +342,11 @@ def adopt_orphans() -> None:
     _check(lib.b_prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
+def user_keyring() -> int:
+    """Return the number of this user's keyring (user-keyring(7)): random, and told to this user and root alone."""
+    return _check(lib.b_user_keyring(), "keyctl(KEYCTL_GET_KEYRING_ID)")
+
+
 def use_capabilities(on: bool) -> None:
     """Turn this process's capabilities on or off.
 

@@ -102,8 +102,11 @@ def with_pgp(
     groups, objects: only these, by number; neither for all groups.
 
     Raises:
-        BollardError: gpg fails, or the image has no such objects, is damaged or locked, or cannot be written.
+        BollardError: the key is too short, gpg fails, or the image has no such objects, is damaged or locked.
     """
+    short = keyring.shortness(key.raw)
+    if short:
+        raise BollardError(f"the key {key.fingerprint} is {short}", "make another one with `bollard key newpair`")
 
     def sign_all(todo: list[bytes]) -> list[tuple[bytes, str]]:
         with pgp.Home(place) as home:
