@@ -81,6 +81,8 @@ def test_binds_that_cannot_be_meant(text):
         ([("home", ":/root")], "/root", "/home/u"),
         ([("home", "sub")], "/data/dir/sub", "/data/dir/sub"),
         ([("no-home", "1")], "", ""),
+        ([("no-home", "1"), ("home", "/data:/h")], "/h", "/data"),
+        ([("no-home", "1"), ("home", "/")], "", ""),
         ([("no-home", "0")], "/home/u", "/home/u"),
         ([("home", "/")], "", ""),
         ([("userhome", "relative")], "", ""),
