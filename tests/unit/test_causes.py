@@ -192,6 +192,10 @@ def test_a_file_server_that_does_not_start(machine, text, mode, words):
     [
         ("chmod 600 {}/fuse", "/dev/fuse: Permission denied; the site's administrator should give it the mode 0666"),
         ("mount --bind /dev/null /dev/fuse", "/dev/fuse is not the FUSE device, 10:229; the site's administrator"),
+        (
+            "umount /dev/fuse && mount -t tmpfs none /dev && mkdir /dev/fuse && mknod -m 666 /dev/null c 1 3",
+            "/dev/fuse is not the FUSE device, 10:229; the site's administrator",
+        ),
     ],
 )
 def test_a_fuse_device_that_cannot_be_used(machine, before, words):
