@@ -119,6 +119,13 @@ SITE_NO_IMAGE_PROGRAMS = "image-programs=0"
 SITE_CHOOSES_MPI = "mpi=auto"
 # The first line of the verdict on an image's MPI (preflight/verdict.py).
 PREFLIGHT_HEAD = "bollard-preflight 2"
+# Directories in which the launcher looks for MPICH's library, besides those of LD_LIBRARY_PATH (ranks.c).
+USUAL_LIBRARIES = (
+    "/usr/lib/x86_64-linux-gnu:/usr/lib/aarch64-linux-gnu:/usr/local/lib:/usr/lib64:/usr/lib:"
+    "/lib/x86_64-linux-gnu:/lib/aarch64-linux-gnu:/lib64:/lib"
+)
+# The line of a verdict that says that MPICH's libraries are all there.
+PREFLIGHT_USUAL = "usual pmi2"
 # The line of site.conf that begins a policy of images, and the one that is there if a rule asks for owners.
 SITE_TRUST = "trust="
 SITE_TRUST_OWNERS = "trust-owners=1"

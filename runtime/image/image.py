@@ -116,17 +116,28 @@ class Image:
         return self._sif
 
     def metadata(self) -> bytes | None:
-        """Return the JSON text for `inspect` (labels, environment, runscript); None if the file has no such object."""
+        """Return the JSON text for `inspect` (labels, environment, runscript); None if the file has no such object.
+
+        Raises:
+            BollardError: the text has more than 16 MiB, or the file cannot be read.
+        """
         return sif.metadata(self.fd, self._sif) if self._sif else None
 
     def wrapped_key(self) -> bytes:
-        """Return the message that holds the key of an encrypted image; b"" for an image with a passphrase."""
+        """Return the message that holds the key of an encrypted image; b"" for an image with a passphrase.
+
+        Raises:
+            BollardError: the message is too large or of an unknown form, or the file cannot be read.
+        """
         return sif.wrapped_key(self.fd, self._sif) if self._sif else b""
 
     def digest(self) -> str:
         """Return the SHA-256 that the image file records for its filesystem; "" if it records none.
 
         For an OCI-SIF file it is that of the manifest, which names the layers.
+
+        Raises:
+            BollardError: the file cannot be read.
         """
         if self.oci:
             return self.oci.digest.partition(":")[2]

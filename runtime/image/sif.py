@@ -389,6 +389,9 @@ def digest(fd: int, sif: Sif) -> str:
     """Return the SHA-256 that the file records for its primary partition; "" if it records none.
 
     The partition is not read, and the value is not checked.
+
+    Raises:
+        BollardError: the file cannot be read.
     """
     primaries = {
         (d.id, False): d.group for d in sif.descriptors if d.datatype == PARTITION and d.parttype == PART_PRIMARY

@@ -55,6 +55,9 @@ def remove(path: str, way: rootless.Way) -> None:
 
     `way` is how the build became root (rootless.choose): its ids can be needed to remove files. After another failure
     it raises nothing, but prints that the workspace is left: the first failure is the one to tell.
+
+    Raises:
+        BollardError: the machine refuses the namespaces in which foreign ids can be removed.
     """
     failed = sys.exc_info()[1]
     try:
