@@ -241,6 +241,20 @@ def test_a_place_that_is_read_only(machine, small):
 
 
 @needs_root
+def test_a_file_of_another_user_in_a_sticky_directory(machine):
+    """Told before the work, whose last step would be refused with EPERM."""
+    folder = machine.scratch / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    (folder / "x.sif").write_bytes(b"root's")
+    said = machine.refused("", "build", "--force", f"{folder}/x.sif", machine.user.image)
+    assert said == (
+        f"bollard: {folder}/x.sif: cannot be written: the file that is there belongs to another user, and in {folder} "
+        "only its owner can replace it; choose another name\n"
+    )
+
+
+@needs_root
 def test_an_overlay_whose_top_belongs_to_another(machine):
     (machine.scratch / "layer").mkdir()
     said = machine.refused("", "exec", "--overlay", f"{machine.scratch}/layer", machine.user.image, "sh")
@@ -326,6 +340,8 @@ TOO_LONG = "the name is too long: 255 bytes a part, 4095 in all; choose a shorte
         (["build", "x.sif", LONG], f"{LONG}: {TOO_LONG}"),
         (["inspect", "loop"], f"loop: {LOOP}"),
         (["overlay", "create", "loop"], f"loop: {LOOP}"),
+        (["flow", "submit", "loop"], f"loop: {LOOP}"),
+        (["flow", "submit", LONG], f"{LONG}: {TOO_LONG}"),
     ],
 )
 def test_names_that_cannot_be_looked_up(machine, words, said):
