@@ -54,7 +54,9 @@ BEFORE = {
     },
     "bollard.runtime.trust.evidence": {"_sha256", "log"},
     "bollard.runtime.trust.keyring": {"_change", "_fingerprint", "_home", "armored", "dearmored"},
-    "bollard.runtime.trust.pgp": {"__enter__", "__exit__", "_copies", "_verify", "clear_sign_by_agent", "gpg"},
+    "bollard.runtime.trust.pgp": {
+        "__enter__", "__exit__", "_copies", "_long_enough", "_verify", "clear_sign_by_agent", "gpg",
+    },
     "bollard.runtime.trust.policy": {"_fetched"},
     "bollard.runtime.trust.signature": {"_checked", "_hash", "parse", "text"},
     "bollard.runtime.trust.verify": {"_signer", "default_trust"},
