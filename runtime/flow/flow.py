@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.flow import document, graph, sbatch_options, secret
 from bollard.runtime.flow.document import Document
@@ -143,7 +144,7 @@ def content(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise BollardError(f"{path}: {error.strerror}", "name a flow file") from None
+        raise causes.of(error, path, path, "name a flow file") from None
 
 
 def parse(text: bytes, sets: Mapping[str, str], name: str) -> tuple[Flow | None, list[Mistake]]:
