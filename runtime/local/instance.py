@@ -11,7 +11,6 @@ from __future__ import annotations
 import _signal as signal
 import json
 import os
-import pwd
 import time
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM
 from socket import socket
@@ -22,7 +21,7 @@ from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError
 from bollard.runtime.local import execution
 from bollard.runtime.request import spec, spec_text
-from bollard.runtime.system import linux, processes
+from bollard.runtime.system import identity, linux, processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,17 +73,9 @@ def check_name(name: str) -> str:
     return name
 
 
-def user_name(uid: int) -> str:
-    """Return the name of a user; the number if the user is unknown."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
 def log_paths(name: str, config: str) -> tuple[str, str]:
     """Return the paths of an instance's log files on this host, (out, err); `config` is the user's directory."""
-    base = f"{config}/instances/logs/{os.uname().nodename}/{user_name(os.getuid())}/{name}"
+    base = f"{config}/instances/logs/{os.uname().nodename}/{identity.login(os.getuid())}/{name}"
     return f"{base}.out", f"{base}.err"
 
 
@@ -176,6 +167,9 @@ def join(record: Record, action: str, argv: list[str], shell: str, values: list[
     argv: the program or the arguments that the user gave.
     shell: the shell that the user asked for, "" for none.
     values: the spec of this task, from `task_values`.
+
+    Raises:
+        BollardError: a value is not valid, the image has nothing for the action, or the instance refuses the task.
     """
     from bollard.runtime.container import action as actions
 

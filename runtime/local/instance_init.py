@@ -49,6 +49,9 @@ def start(
     argv: the arguments for the script.
     config: the directory for the log files.
     keys: of an encrypted image, at most one; it is taken out.
+
+    Raises:
+        BollardError: the name is not valid, or the keeper or the init has failed, for a name in use too.
     """
     instance.check_name(name)
     step = _slurmstepd()  # found here: after the second fork the init has lost its ancestors

@@ -274,10 +274,11 @@ def open_in_root(root: int, path: str, flags: int = os.O_PATH) -> int:
 def lock_file(fd: int, exclusive: bool) -> None:
     """Lock the open file for as long as a copy of this descriptor is open.
 
-    Raises: BlockingIOError where another has it.
-
     flock(2) lets anybody who can read a file keep its owner's readers from it. For this lock (fcntl(2), "Open file
     description locks") a file has to be open for writing to be locked by one process alone.
+
+    Raises:
+        BlockingIOError: another process has the lock.
     """
     import fcntl
 
