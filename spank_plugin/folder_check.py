@@ -94,6 +94,10 @@ def _folder(check: str, path: str, state: str, effect: str, with_parents: bool) 
     effect        what does not work then
     with_parents  whether its parents must be root's alone too
     """
+    held = next(place for place in (path, os.path.dirname(path), "/") if os.path.isdir(place))
+    told = unwritable(held, os.statvfs(held))
+    if told:
+        return Finding(check, state, f"{told[0]}: {effect}", told[1])
     try:
         kind = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -105,6 +109,20 @@ def _folder(check: str, path: str, state: str, effect: str, with_parents: bool) 
     if found:
         return Finding(check, state, f"{found[0].text}: {effect}", found[0].fix)
     return Finding(check, OK, f"{path} is root's alone")
+
+
+def unwritable(path: str, found: os.statvfs_result) -> tuple[str, str] | None:
+    """(why root can write nothing to the filesystem of the directory `path`, the fix); None if it can.
+
+    found: what statvfs(3) says of it. A filesystem without a limit of files says 0 for their number.
+    """
+    if found.f_flag & os.ST_RDONLY:
+        return f"the filesystem of {path} is read-only", f"mount it for writing: findmnt --target {path} shows it"
+    if found.f_blocks and not found.f_bfree:
+        return f"the filesystem of {path} is full", f"remove files: df {path} shows it"
+    if found.f_files and not found.f_ffree:
+        return f"the filesystem of {path} has no room for another file", f"remove files: df -i {path} shows it"
+    return None
 
 
 def _arguments(where: Where) -> tuple[str, ...]:
@@ -122,7 +140,8 @@ def missing_library(said: str, python: str) -> str:
     said    the loader's message
     python  the Python that the runtime was built with, without lib: "python3.11"
     """
-    name = said.partition(": cannot open shared object file")[0].split()[-1:] if "cannot open shared" in said else []
+    absent = ": cannot open shared object file: No such file"
+    name = said.partition(absent)[0].split()[-1:] if absent in said else []
     if not name:
         return ""
     library = name[0].rstrip(":")
