@@ -452,7 +452,8 @@ def _run(where: Where, image: str) -> Found:
         )  # fmt: skip
         if done.returncode != 0 or f"BOLLARD_CONTAINER={image}".encode() not in done.stdout.split(b"\0"):
             said = done.stderr.decode(errors="replace").strip().replace("bollard: ", "")
-            raise BollardError(said.partition("\n")[0] or f"exit status {done.returncode}, no reason given")
+            lines = said.splitlines()[-1:] if said.startswith("Traceback") else said.splitlines()[:1]
+            raise BollardError("".join(lines) or f"exit status {done.returncode}, no reason given")
         return f"a program ran in {os.path.basename(image)}"
 
     worked, text = probes.attempt(run, 2 * _SECONDS)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from bollard.runtime import constants
 from bollard.runtime.errors import BollardError
 from bollard.runtime.system import owners
-from bollard.spank_plugin import installation, plugstack, plugstack_fault, probes
+from bollard.spank_plugin import install, installation, plugstack, plugstack_fault, probes
 from bollard.spank_plugin.finding import FAILURE, OK, WARNING, Finding, Found
 from bollard.spank_plugin.installation import Where
 
@@ -19,11 +19,12 @@ _SHOWN = 3  # faults in one finding
 
 def access(where: Where) -> Found:
     """Yield whether users can read what srun loads as the user: Slurm's plugin configuration, and the installation."""
-    paths = [*_configuration(where), *owners.tree(os.path.realpath(where.prefix))]
-    programs = [f"{where.prefix}/bollard-enter"]
+    tree = os.path.realpath(where.prefix)
+    files = [path for path in owners.tree(tree) if os.path.basename(path) not in install.MODES]
+    paths = [*_configuration(where), *files]  # the check of the installation reports modes of programs
 
     def look() -> str:
-        closed = list(dict.fromkeys([*_closed(paths, os.R_OK), *_closed(programs, os.X_OK)]))
+        closed = list(dict.fromkeys(_closed(paths)))
         if closed:
             raise BollardError("\0".join(closed[: _SHOWN + 1]))
         return f"users can read what srun loads ({len(paths)} paths)"
@@ -35,7 +36,6 @@ def access(where: Where) -> Found:
     closed = text.split("\0")
     more = " and more" if len(closed) > _SHOWN else ""
     names = closed[:_SHOWN]
-    tree = os.path.realpath(where.prefix)
     outside = [path for path in names if not f"{path}/".startswith((f"{where.prefix}/", f"{tree}/"))]
     fix = f"chmod a+rX {' '.join(outside)}" if outside else plugstack_fault.AGAIN
     yield Finding("access", FAILURE, f"closed to users: {', '.join(names)}{more}", fix)
@@ -48,11 +48,10 @@ def _configuration(where: Where) -> Iterator[str]:
         yield os.path.dirname(where.line_file)
 
 
-def _closed(paths: Iterable[str], mode: int) -> Iterator[str]:
+def _closed(paths: Iterable[str]) -> Iterator[str]:
     """Yield what keeps this user from `paths`: a directory on the way, or a file that he can neither read nor execute.
 
-    paths  absolute paths; those that do not exist are left out
-    mode   os.R_OK, or os.X_OK for programs
+    paths: absolute; those that do not exist are left out.
     """
     open_ways: set[str] = set()
     for path in paths:
@@ -64,7 +63,7 @@ def _closed(paths: Iterable[str], mode: int) -> Iterator[str]:
             if shut:
                 continue
             open_ways.add(above)
-        if not os.path.lexists(path) or os.access(path, mode) or (mode == os.R_OK and _is_program(path)):
+        if not os.path.lexists(path) or os.access(path, os.R_OK) or _is_program(path):
             continue
         yield path
 

@@ -129,7 +129,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="root asks for users")
         ("chmod 700 {0}/etc", "{0}/etc", "chmod a+rX {0}/etc"),
         ("chmod 700 {0}/p", "{0}/p", "bollard site install"),
         ("chmod 600 {0}/p/spank_bollard.so", "{0}/p/spank_bollard.so", "bollard site install"),
-        ("chmod 644 {0}/p/bollard-enter", "{0}/p/bollard-enter", "bollard site install"),
+        ("chmod 644 {0}/p/bollard-enter", "", ""),  # the check of the installation reports it
         ("chmod 711 {0}/p/bollard-enter", "", ""),
         ("chmod 700 {0}", "{0}", "chmod a+rX {0}"),
     ],
