@@ -63,6 +63,25 @@ def test_the_forms_of_a_bind(text, binds):
     assert list(make(("bind", text)).binds) == binds
 
 
+def test_spaces_around_a_bind_do_not_count():
+    assert make(("bind", " /a:/b:ro ,\n/c, ")).binds == (("/a", "/b", True), ("/c", "/c", False))
+    assert make(("mounts", "/a:/b ")).binds == (("/a", "/b ", False),)  # the form in which a spec travels
+
+
+def test_a_directory_that_was_removed():
+    """Only what counts from there is refused."""
+    values = [("image", "/i.sif"), ("cwd", ""), ("userhome", "/home/u")]
+    assert spec.make([*values, ("bind", "/a,~/b")]).cwd == "/"
+    with pytest.raises(BollardError, match=r"^data: the current directory does not exist any more; change to"):
+        spec.make([*values, ("bind", "data:/mnt")])
+
+
+def test_pwd_has_no_dots():
+    assert make(("pwd", "/a/../b/.")).pwd == make(("pwd", "//b")).pwd == "/b"
+    assert "'data' must begin with /" in refused(("pwd", "data"))
+    assert "'/a/../b' has a .. in it" in refused(("scratch", "/a/../b"))
+
+
 def test_binds_add_up():
     assert make(("bind", "/a"), ("bind", "/b")).binds == (("/a", "/a", False), ("/b", "/b", False))
 
