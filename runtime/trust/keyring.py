@@ -57,7 +57,11 @@ class Key:
 
 
 def directory(environ: Mapping[str, str], given: str = "") -> str:
-    """Return the directory of the user's keyrings: `given`, or KEYSDIR, or `keys` in the configuration directory."""
+    """Return the directory of the user's keyrings: `given`, or KEYSDIR, or `keys` in the configuration directory.
+
+    Raises:
+        BollardError: this user has no home directory.
+    """
     found = given or setting(environ, "KEYSDIR") or setting(environ, "SYPGPDIR")
     if found:
         return found
@@ -77,7 +81,11 @@ def _home(environ: Mapping[str, str]) -> str:
 
 
 def public_keyrings(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the paths of the keyrings that `verify` trusts: the user's, and the one of this machine."""
+    """Return the paths of the keyrings that `verify` trusts: the user's, and the one of this machine.
+
+    Raises:
+        BollardError: this user has no home directory.
+    """
     return (os.path.join(directory(environ), PUBLIC), GLOBAL)
 
 
