@@ -318,8 +318,11 @@ def test_documents(signer: Signer, text: bytes, change: Callable[[str], str], fa
 
 def test_bundles(signer: Signer, stranger: Signer) -> None:
     key = dsse.public_key(str(signer.public))
+    two = json.loads(bundle(signer, OTHER))
+    two["dsseEnvelope"]["signatures"] += json.loads(bundle(stranger, OTHER))["dsseEnvelope"]["signatures"]
     for text, fault in (
         (bundle(signer, OTHER), ""),
+        (json.dumps(two).encode(), "it is no bundle of one signature"),
         (bundle(signer, f"sha256:{'6' * 64}"), "it is about another image"),
         (bundle(stranger, OTHER), "another key has signed it"),
         (bundle(signer, OTHER).replace(b"in-toto", b"in_toto"), "it is no bundle of one signature"),
