@@ -6,6 +6,7 @@ FILE ──document──► flow (plain data) ──batch──► scripts and 
 
 fields.py: the table of the keys of a flow file.
 composition.py: the YAML of a flow file as nodes, or what is wrong with it.
+suggestion.py: what the author of a flow file may have meant.
 document.py: a flow file as plain data, checked against the table.
 schema.py: the table for people, and as a JSON Schema.
 units.py: durations and sizes.
