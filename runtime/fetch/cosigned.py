@@ -141,9 +141,7 @@ def _layers(document: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [item for item in found if str(item.get("mediaType")).startswith(kind)][:_SIGNATURES_MAX]
 
 
-def _documents(
-    where: Reference, document: dict[str, Any], layers: list[dict[str, Any]], access: Access
-) -> list[bytes]:
+def _documents(where: Reference, document: dict[str, Any], layers: list[dict[str, Any]], access: Access) -> list[bytes]:
     """Return the contents of some layers of a manifest, which is copied once. Each is compared with its digest.
 
     where: the name of the manifest with its digest.

@@ -16,6 +16,7 @@ graph.py: order, circles, levels; the picture.
 secret.py: files of the user alone.
 volume.py: directories that jobs share.
 batch.py: a flow as batch jobs: sbatch's options, scripts, edges.
+bundle.py: jobs of equal shape as arrays.
 script.py: the text of batch scripts.
 content.py: keys by which a finished job is known again.
 slurm.py: sbatch, squeue, scancel, scontrol.
