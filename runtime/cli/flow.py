@@ -181,6 +181,7 @@ def _lines(found: Status, most: int) -> list[str]:
 def _logs(asked: Mapping[str, str], words: list[str], sets: Mapping[str, str]) -> int:
     place = folder.find(words[0])
     names = sorted(path for path in (place / "logs").iterdir() if path.suffix == ".out")
+    names = [path for path in names if not path.name.startswith(".") or path.stat().st_size]  # that of the last job
     if len(words) == 2:
         wanted = words[1].replace(".", "_") if words[1].rpartition(".")[2].isdigit() else words[1]
         names = [path for path in names if path.stem == wanted or path.stem.rpartition("_")[0] == wanted]
@@ -230,6 +231,7 @@ def _cancel(asked: Mapping[str, str], words: list[str], sets: Mapping[str, str])
     else:
         submission.cancel(place)
     if _on(asked, "remove") or cut_off:  # a submission that was cut off has nothing to resume
+        submission.wait_for_end(place)
         submission.discard(place)
     return 0
 

@@ -10,7 +10,7 @@ cancelled.N      it was cancelled
 verdict.N.json   written by its last job: how each job ended
 jobs/            the scripts
 state/NAME       written by the job itself; state.py describes it
-logs/NAME.out    what the job prints; logs/.arrays/ has links to it, for Slurm
+logs/NAME.out    what the job prints, and .end.out of the last job; logs/.arrays/ has links to it, for Slurm
 files/ images/ volumes/
 lock             held while the flow is submitted, resumed or cancelled
 """
@@ -62,10 +62,15 @@ def make(name: str) -> Path:
         BollardError: it cannot be made, others could exchange it, or its path has a character that sbatch would change.
     """
     top = base()
-    if "%" in str(top) or not str(top).isprintable():
+    if "%" in str(top):
         raise BollardError(
             f"{top}: a % in the path of flows has a meaning for sbatch", "set BOLLARD_FLOWS to another directory"
         )
+    if not str(top).isprintable():
+        text = f"{str(top)!r}: the path of flows has a character that is not UTF-8 or not visible"
+        raise BollardError(text, "set BOLLARD_FLOWS to another directory")
+    if top.exists() and not top.is_dir():
+        raise BollardError(f"{top}: is not a directory", "set BOLLARD_FLOWS to another path")
     try:
         private_directory.make(str(top))
     except OSError as error:

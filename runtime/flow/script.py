@@ -14,7 +14,8 @@ _FUNCTIONS = r"""
 record() {
     local text="state=$1 job=$job start=$begun end=$3 status=$2 attempt=$attempt"
     text="$text restart=${SLURM_RESTART_COUNT:-0} node=${SLURMD_NODENAME:-unknown}"
-    printf '%-510s.\n' "$text" 1<> "$flow/state/$part" ||
+    # Not a new file: the flow may have been removed.
+    test -e "$flow/state/$part" && printf '%-510s.\n' "$text" 1<> "$flow/state/$part" ||
         echo "bollard: $flow/state/$part: the job's state cannot be written" >&2
 }
 
@@ -63,6 +64,11 @@ go() {
     return $status
 }
 
+# Nobody would see such a job: `flow list` and `flow cancel` need the directory.
+if ! test -e "$flow/state/$part"; then
+    echo "bollard: $flow/state/$part: is gone, so the job does not start" >&2
+    exit 255
+fi
 # After a requeue the attempts go on. An attempt that a node failure or an administrator cut short is made again.
 if test "${SLURM_RESTART_COUNT:-0}" -gt 0; then
     said=$(head -c 510 "$flow/state/$part")

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from bollard.runtime.build.conversion import Pulled
 
 _DEPENDENCY_MAX = 120_000  # bytes of one argument, which the kernel limits to 128 KiB
+_END = 120  # seconds, over KillWait of most sites
 _HIGHEST = 10**9  # numbers of jobs have ten digits at most
 
 
@@ -337,7 +339,7 @@ def _hand_over(calls: list[Bundle], target: Place, place: Path, partial: set[str
         if edge and kind != "end":
             options.append("--kill-on-invalid-dep=yes")
         if kind in ("end", "cancel"):
-            options.append(f"--output={place}/logs/end.out" if kind == "end" else "--output=/dev/null")
+            options.append(f"--output={place}/logs/.end.out" if kind == "end" else "--output=/dev/null")
         if call.array:
             options.append(f"--array={call.array}")
         if call.elements:
@@ -434,6 +436,20 @@ def cancel_damaged(place: Path) -> None:
     left = os.path.join(volume.expanded(scratch), f"bollard-{place.name}") if scratch else ""
     if left and os.path.isdir(left):
         os.write(2, f"bollard: {left}: is left: the flow's plan is damaged; remove it\n".encode())
+
+
+def wait_for_end(place: Path) -> None:
+    """Wait until Slurm has ended the cancelled jobs of a flow: until then they write into its directory.
+
+    Raises:
+        BollardError: they do not end, or Slurm does not answer.
+    """
+    deadline = time.monotonic() + _END
+    while _active(place):
+        if time.monotonic() > deadline:
+            text = f"{place.name}: the jobs are cancelled, and have not ended after {_END} s"
+            raise BollardError(text, f"bollard flow cancel --remove {place.name}, when squeue does not show them")
+        time.sleep(1)
 
 
 def discard(place: Path) -> None:

@@ -25,7 +25,7 @@ class Flows:
         for name in ("flows", "bin"):
             (top / name).mkdir()
         self.slurm()
-        self.tool("scancel", f'echo "$@" >> {top}/cancelled')
+        self.tool("scancel", f'echo "$@" >> {top}/cancelled; for n in "$@"; do sed -i "/^$n|/d" {top}/rows; done')
 
     def tool(self, name, text):
         path = self.top / "bin" / name
@@ -311,6 +311,7 @@ def test_a_directory_that_cannot_be_written_keeps_no_job_alive(flows, monkeypatc
         flows.run("cancel", "f-1")
     assert flows.cancelled() == ["5"]
 
+    flows.slurm("5|N/A|RUNNING|None|n1|a|bollard:f-1.1")
     (path / "lock").touch()  # with it, a mark needs no room
     flows.run("cancel", "f-1")
     assert folder.marked(path, "cancelled", 1)
@@ -321,6 +322,20 @@ def test_a_number_that_cannot_be_noted_names_the_file(flows):
     (path / "ids").symlink_to("/dev/full")
     with pytest.raises(BollardError, match=r"ids: cannot be written: .*"):
         folder.note(path, 1, {"a": Ref(5)})
+
+
+def test_a_flow_is_removed_when_its_jobs_have_ended(flows, monkeypatch):
+    path = flows.make(a=(5, "running"))
+    flows.slurm("5|N/A|RUNNING|None|n1|a|bollard:f-1.1")
+    flows.tool("scancel", "exit 0")
+    monkeypatch.setattr(submission, "_END", 0)
+    with pytest.raises(BollardError, match="f-1: the jobs are cancelled, and have not ended after 0 s"):
+        flows.run("cancel", "f-1", remove="1")
+    assert path.exists()
+
+    flows.slurm()
+    flows.run("cancel", "f-1", remove="1")
+    assert not path.exists()
 
 
 def test_logs_of_a_job_that_never_ran(flows):
