@@ -178,7 +178,11 @@ def _chunks(ids: Iterable[int]) -> Iterable[list[int]]:
 
 
 def array_limits() -> tuple[int, int]:
-    """Return MaxArraySize, which an index of an array is below, and how many elements an array can have."""
+    """Return MaxArraySize, which an index of an array is below, and how many elements an array can have.
+
+    Raises:
+        BollardError: scontrol is missing or fails.
+    """
     text = run(["scontrol", "show", "config"], "scontrol")
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.M)
     size = int(found[1]) if found else 1001
@@ -187,6 +191,10 @@ def array_limits() -> tuple[int, int]:
 
 
 def mpi_types() -> tuple[str, ...]:
-    """Return the words that srun --mpi knows here, such as pmi2 and pmix_v4."""
+    """Return the words that srun --mpi knows here, such as pmi2 and pmix_v4.
+
+    Raises:
+        BollardError: srun is missing.
+    """
     done = _run(["srun", "--mpi=list"])
     return wireup.types_of(done.stdout + done.stderr)

@@ -8,6 +8,7 @@ purpose names the reason, a row of the table in docs/from-apptainer.md.
 from __future__ import annotations
 
 # ruff: noqa: E501
+from build_cases import BUILDS
 from case import ENV, Case, plain
 from container_cases import CONTAIN, MOUNTS, NAMESPACES, WRITABLE
 
@@ -226,4 +227,4 @@ ENDING = (
     Case("BOX exec $I/plain.sif BOX 2>/dev/null"),
 )
 
-CASES = ACTIONS + ENVIRONMENT + MOUNTS + CONTAIN + WRITABLE + NAMESPACES + FORMS + ENDING
+CASES = ACTIONS + ENVIRONMENT + MOUNTS + CONTAIN + WRITABLE + NAMESPACES + FORMS + ENDING + BUILDS
