@@ -47,6 +47,9 @@ def resolve_for_job(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return what `resolve` returns, for a job: without the home, a working directory that is the home is left out too.
 
     `bollard exec --no-home` shows it there, as Apptainer does. pyxis does not show it, whose option this is in a job.
+
+    Raises:
+        BollardError: as of `resolve`.
     """
     found = resolve(values)
     given = dict(found)

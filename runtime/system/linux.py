@@ -343,7 +343,7 @@ def adopt_orphans() -> None:
 
 
 def user_keyring() -> int:
-    """Return the number of this user's keyring (user-keyring(7)): chosen by chance, and told to this user and root alone."""
+    """Return the number of this user's keyring (user-keyring(7)): random, and told to this user and root alone."""
     return _check(lib.b_user_keyring(), "keyctl(KEYCTL_GET_KEYRING_ID)")
 
 

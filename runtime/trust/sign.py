@@ -102,8 +102,7 @@ def with_pgp(
     groups, objects: only these, by number; neither for all groups.
 
     Raises:
-        BollardError: the key is too short, gpg fails, or the image has no such objects, is damaged or locked, or cannot be
-            written.
+        BollardError: the key is too short, gpg fails, or the image has no such objects, is damaged or locked.
     """
     short = keyring.shortness(key.raw)
     if short:

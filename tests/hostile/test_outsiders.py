@@ -26,7 +26,7 @@ print("holding", flush=True)
 time.sleep(600)
 """
 
-# Takes the addresses by which ranks of user 1000 might find each other, and each new one that it sees, as soon as it can.
+# Takes the addresses by which ranks of user 1000 might find each other, and each new one as soon as it sees it.
 SQUATTER = """
 import os, socket, time
 held, inode = [], os.stat("/proc/self/ns/user").st_ino
