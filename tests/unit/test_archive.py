@@ -78,11 +78,16 @@ def test_the_start_is_made_at_once_and_in_order(tree: Path):
         "alone = []; archive.Finder.exec_module = lambda self, module: alone.append(module.__name__)\n"
         "archive.start(); known = set(sys.modules)\n"
         "from bollard.runtime.container import step; import bollard.runtime.request.plan as plan\n"
-        "print(alone, set(sys.modules) - known, plan.__file__, plan.__package__, plan.__spec__.name)\n"
+        "print(alone, set(sys.modules) - known, plan.__file__, plan.__package__, plan.__spec__.name)\n",
     ).splitlines()
 
     file = f"{tree}/bollard/runtime/request/plan.py"
     assert shown == ["True", f"[] set() {file} bollard.runtime.request bollard.runtime.request.plan"]
+
+
+def test_modules_come_from_it_when_the_saver_has_closed_all_descriptors(tree: Path):
+    text = "import posix; posix.closerange(3, 64); from bollard.runtime.image import sif; print(*sif.__loader__.index)"
+    assert "bollard.runtime.image.pack" in run(tree, f"archive.use({str(tree)!r}); {text}")
 
 
 def test_others_come_from_their_files(tree: Path):
