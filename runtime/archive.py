@@ -53,18 +53,35 @@ def pack(modules: dict[str, tuple[bool, CodeType]], start: list[str]) -> bytes:
 class Finder:
     """A finder and loader for sys.meta_path. importlib calls its methods.
 
-    It keeps the file open: an upgrade may put another one in its place.
+    It keeps no descriptor: the saver closes all that it does not know.
+
+    Raises:
+        OSError: there is no archive.
+        ValueError: it is the file of another Python.
     """
 
-    def __init__(self, fd: int, folder: str) -> None:
-        head = posix.pread(fd, _HEAD, 0)
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.file: tuple[int, ...] = ()
+        head = self._read(_HEAD, 0)
         if head[:-8] != MAGIC_NUMBER:
             raise ValueError
         size, self.start_size = (int.from_bytes(head[at : at + 4], "little") for at in (_HEAD - 8, _HEAD - 4))
-        self.index = marshal.loads(posix.pread(fd, size, _HEAD))
+        self.index = marshal.loads(self._read(size, _HEAD))
         self.start_at = _HEAD + size
-        self.fd = fd
-        self.folder = folder
+
+    def _read(self, size: int, at: int) -> bytes:
+        """Return `size` bytes at `at` of the file; raise ImportError if an upgrade has put another in its place."""
+        fd = posix.open(f"{self.folder}/{NAME}", posix.O_RDONLY | posix.O_CLOEXEC)
+        try:
+            info = posix.fstat(fd)
+            file = info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+            self.file = self.file or file
+            if self.file != file:
+                raise ImportError(f"{NAME} has changed since this process started")
+            return posix.pread(fd, size, at)
+        finally:
+            posix.close(fd)
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """Return the spec of a module of the archive, None for another module."""
@@ -85,7 +102,7 @@ class Finder:
     def code(self, name: str) -> CodeType:
         """Return the code object of a module of the archive."""
         _, at, size = self.index[name]
-        code: CodeType = marshal.loads(posix.pread(self.fd, size, self.start_at + self.start_size + at))
+        code: CodeType = marshal.loads(self._read(size, self.start_at + self.start_size + at))
         return code
 
     def exec_module(self, module: ModuleType) -> None:
@@ -94,7 +111,7 @@ class Finder:
 
     def start(self) -> list[tuple[str, bool, CodeType]]:
         """Return what the archive has for the start: names, whether they are packages, code objects."""
-        return list(marshal.loads(posix.pread(self.fd, self.start_size, self.start_at)))
+        return list(marshal.loads(self._read(self.start_size, self.start_at)))
 
 
 _finders: list[Finder] = []  # at most one
@@ -103,14 +120,9 @@ _finders: list[Finder] = []  # at most one
 def use(folder: str) -> bool:
     """Import from the archive in `folder` from now on. Returns whether there is one for this Python."""
     try:
-        fd = posix.open(f"{folder}/{NAME}", posix.O_RDONLY | posix.O_CLOEXEC)
-    except OSError:
+        _finders.append(Finder(folder))
+    except (OSError, ValueError):
         return False  # a checkout, or an installation without it: each module is in its own file
-    try:
-        _finders.append(Finder(fd, folder))
-    except ValueError:
-        posix.close(fd)
-        return False
     places: list[Any] = sys.meta_path
     places.insert(2, _finders[0])  # behind the finders of built-in and frozen modules
     return True
@@ -136,9 +148,3 @@ def start() -> None:
             sys.modules[name] = module
             exec(code, module.__dict__)
             setattr(sys.modules[above], last, module)
-
-
-def end() -> None:
-    """Close the archive: nothing is imported from it any more."""
-    while _finders:
-        posix.close(_finders.pop().fd)

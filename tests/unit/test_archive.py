@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,8 +27,7 @@ def tree(tmp_path_factory) -> Path:
 
 
 def finder(tree: Path) -> archive.Finder:
-    """The archive of `tree`; the test's process closes it at its end."""
-    return archive.Finder(os.open(tree / archive.NAME, os.O_RDONLY), "")
+    return archive.Finder(str(tree))
 
 
 def run(tree: Path, text: str) -> str:
@@ -80,13 +78,16 @@ def test_the_start_is_made_at_once_and_in_order(tree: Path):
         "alone = []; archive.Finder.exec_module = lambda self, module: alone.append(module.__name__)\n"
         "archive.start(); known = set(sys.modules)\n"
         "from bollard.runtime.container import step; import bollard.runtime.request.plan as plan\n"
-        "print(alone, set(sys.modules) - known, plan.__file__, plan.__package__, plan.__spec__.name)\n"
-        "fd = archive._finders[0].fd; archive.end(); archive.end()\n"
-        "import os; print(os.path.exists(f'/proc/self/fd/{fd}'))",
+        "print(alone, set(sys.modules) - known, plan.__file__, plan.__package__, plan.__spec__.name)\n",
     ).splitlines()
 
     file = f"{tree}/bollard/runtime/request/plan.py"
-    assert shown == ["True", f"[] set() {file} bollard.runtime.request bollard.runtime.request.plan", "False"]
+    assert shown == ["True", f"[] set() {file} bollard.runtime.request bollard.runtime.request.plan"]
+
+
+def test_modules_come_from_it_when_the_saver_has_closed_all_descriptors(tree: Path):
+    text = "import posix; posix.closerange(3, 64); from bollard.runtime.image import sif; print(*sif.__loader__.index)"
+    assert "bollard.runtime.image.pack" in run(tree, f"archive.use({str(tree)!r}); {text}")
 
 
 def test_others_come_from_their_files(tree: Path):
