@@ -29,6 +29,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+_STICKY: Final = 0o1000  # S_ISVTX of inode(7)
+_UNMAPPED: Final = 65534  # how a user namespace shows users that it does not map: user_namespaces(7)
 _SIGKILL: Final = 9
 _SIGXFSZ: Final = 25
 _SIGNALS: Final = {
@@ -125,6 +127,24 @@ def refuse_read_only(place: str, doing: str) -> None:
         raise of(OSError(EROFS, os.strerror(EROFS)), doing, place)
 
 
+def refuse_file_of_another(target: str, doing: str) -> None:
+    """Raise if another user's file is at `target` in a directory like /tmp, where only owners replace files: unlink(2).
+
+    Raises:
+        BollardError: it is; the message begins with `doing`.
+    """
+    folder = os.path.dirname(os.path.abspath(target))
+    try:
+        file, directory = os.lstat(target), os.stat(folder)
+    except OSError:
+        return  # there is nothing to replace, or the write itself says what is wrong
+    user = os.geteuid()
+    is_root = user == 0 and file.st_uid != _UNMAPPED
+    if directory.st_mode & _STICKY and user not in (file.st_uid, directory.st_uid) and not is_root:
+        reason = f"the file that is there belongs to another user, and in {folder} only its owner can replace it"
+        raise BollardError(f"{doing}: {reason}", "choose another name")
+
+
 def of_words(reason: str, doing: str, place: str, hint: str) -> BollardError:
     """Return an error for the user, made from an error text: like `of`, where there is no OSError.
 
@@ -150,7 +170,10 @@ def told(text: str) -> int:
     found = next((number for number in _TOLD if os.strerror(number) in text), 0)
     if not found and "reate thread" in text:  # mksquashfs; a stack is memory too
         return ENOMEM if has_memory_limit() else EAGAIN
-    return found or (ENOMEM if "ut of memory" in text else 0)  # unsquashfs, gcc and others write it so
+    if not found and "newosproc" in text:  # programs written in Go could start no thread
+        return EAGAIN
+    # unsquashfs, gcc and others; the second one is of programs written in Go, which reserve memory when they start.
+    return found or (ENOMEM if "ut of memory" in text or "fatal error: failed to reserve" in text else 0)
 
 
 def signal_name(number: int) -> str:

@@ -272,4 +272,3 @@ def runs(pids: dict[int, int]) -> bool:
     for handle in pids:
         poll.register(handle, select.POLLIN)
     return len(poll.poll(0)) < len(pids)
-

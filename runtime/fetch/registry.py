@@ -24,7 +24,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from errno import EDQUOT, ENOSPC, EROFS
 from typing import NamedTuple
 
@@ -232,6 +232,36 @@ def verify_login(registry: str, login: Login, access: Access) -> None:
         raise explained(name, said, True, writes=True)
 
 
+def login(name: Reference, access: Access) -> Login | None:
+    """Return the login that skopeo would use for a registry; None for none, or for an identity token.
+
+    Raises:
+        BollardError: a file with logins, or a credential helper, cannot be used.
+    """
+    host = reference.registry(name.name) or logins.HUB
+    with _logins(name, access) as path:
+        places = [path] if path else [*_own_files(os.environ), logins.file(os.environ)]
+        found = (logins.of(place, host) for place in places if os.path.exists(place))
+        return next((one for one in found if one and not one.token), None)
+
+
+def _own_files(environ: Mapping[str, str]) -> list[str]:
+    """Return the paths of skopeo's own files with logins, containers-auth.json(5)."""
+    given = environ.get("REGISTRY_AUTH_FILE")
+    runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/containers/{os.getuid()}"
+    return [given] if given else [f"{runtime}/containers/auth.json", f"{runtime}/auth.json"]
+
+
+def full_repository(name: str) -> str:
+    """Return an image's name without tag and digest, and always with its registry: one form for each repository."""
+    path = reference.repository(name)
+    host = reference.registry(path)
+    path = path[len(host) + 1 :] if host else path
+    if host and logins.key(host) != logins.key(logins.HUB):
+        return f"{host}/{path}"
+    return f"{logins.HUB}/{path if '/' in path else f'library/{path}'}"
+
+
 def _address(name: Reference) -> str:
     if name.scheme == "docker-daemon":
         return f"docker-daemon:{name.name}"
@@ -267,6 +297,8 @@ def _run(
         for number in (ENOSPC, EDQUOT, EROFS):
             if cwd and os.strerror(number).lower() in said.lower():
                 raise causes.of(OSError(number, said), f"{name.uri}: cannot be kept", cwd)
+        if said.startswith("fatal error: ") and causes.told(done.stderr.decode("utf-8", "replace")):
+            raise causes.of_program("skopeo", done.returncode, done.stderr.decode("utf-8", "replace"), name.uri)
         raise policy and policies.refused(policy, name, said) or explained(name, said, bool(authfile), writes=writes)
     return done.stdout
 
@@ -339,8 +371,11 @@ def _prepare(parent: int) -> None:
 
 
 def _last_line(text: bytes) -> str:
-    """Return skopeo's message: the last line, or what its log line says."""
+    """Return skopeo's message: the last line, or what its log line says; of a crash, the line that says why."""
     lines = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
+    crash = next((line for line in lines if line.startswith(("fatal error: ", "panic: "))), "")  # traces follow in Go
+    if crash:
+        return crash
     match = _SAYS.search(lines[-1]) if lines else None
     return match[1].replace('\\"', '"') if match else (lines or ["failed"])[-1]
 

@@ -177,13 +177,24 @@ def _chunks(ids: Iterable[int]) -> Iterable[list[int]]:
     return (every[at : at + _CHUNK] for at in range(0, len(every), _CHUNK))
 
 
-def array_limit() -> int:
-    """Return MaxArraySize: an index of an array is below it."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"], "scontrol"), re.M)
-    return int(found[1]) if found else 1001
+def array_limits() -> tuple[int, int]:
+    """Return MaxArraySize, which an index of an array is below, and how many elements an array can have.
+
+    Raises:
+        BollardError: scontrol is missing or fails.
+    """
+    text = run(["scontrol", "show", "config"], "scontrol")
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.M)
+    size = int(found[1]) if found else 1001
+    most = re.search(r"\bmax_array_tasks=(\d+)", text)
+    return size, min(size, int(most[1])) if most else size
 
 
 def mpi_types() -> tuple[str, ...]:
-    """Return the words that srun --mpi knows here, such as pmi2 and pmix_v4."""
+    """Return the words that srun --mpi knows here, such as pmi2 and pmix_v4.
+
+    Raises:
+        BollardError: srun is missing.
+    """
     done = _run(["srun", "--mpi=list"])
     return wireup.types_of(done.stdout + done.stderr)

@@ -3,6 +3,8 @@
 
 Every path is resolved beneath the tree's root (openat2(2)). So no symlink of an image can lead a write, a copy or a
 removal to files of the machine that builds it.
+
+Every function raises OSError, as `open` does, if the kernel refuses to read or change the tree.
 """
 
 from __future__ import annotations
@@ -74,7 +76,11 @@ class Tree:
             os.close(fd)
 
     def makedirs(self, path: str, mode: int = 0o755) -> None:
-        """Make the directory `path` and its missing parents. `mode` is for `path`; parents get 0755."""
+        """Make the directory `path` and its missing parents. `mode` is for `path`; parents get 0755.
+
+        Raises:
+            BollardError: a component of `path` cannot be a directory.
+        """
         os.close(self._directory(path, mode))
 
     def _directory(self, path: str, mode: int = 0o755, links: int = _MAX_LINKS) -> int:
@@ -155,6 +161,9 @@ class Tree:
         path  where to write, beneath the root
         data  the content
         mode  its mode, whatever the umask
+
+        Raises:
+            BollardError: `path` has no last component that can be an entry.
         """
         with self.parent(path) as (above, name):
             with contextlib.suppress(FileNotFoundError):
@@ -165,7 +174,11 @@ class Tree:
                 os.fchmod(fd, mode)
 
     def link(self, path: str, target: str) -> None:
-        """Make `path` a symlink to `target`. Replaces a symlink; leaves a file or directory as it is."""
+        """Make `path` a symlink to `target`. Replaces a symlink; leaves a file or directory as it is.
+
+        Raises:
+            BollardError: `path` has no last component that can be an entry.
+        """
         with self.parent(path) as (above, name):
             try:
                 if not stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
@@ -176,7 +189,11 @@ class Tree:
             os.symlink(target, name, dir_fd=above)
 
     def remove(self, path: str) -> None:
-        """Remove a file or a whole directory, if it exists."""
+        """Remove a file or a whole directory, if it exists.
+
+        Raises:
+            BollardError: `path` has no last component that can be an entry.
+        """
         with self.parent(path) as (above, name):
             remove_at(above, name)
 
