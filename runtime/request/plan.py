@@ -157,7 +157,7 @@ def _layers(spec: Spec, facts: Facts) -> tuple[Overlay, ...]:
 def _mounts(spec: Spec, facts: Facts) -> list[Mount]:
     out = {tidy(word) if word[:1] == "/" else word for word in spec.no_mount}
     out |= {name for name in ("proc", "sys", "dev", "tmp") if f"/{name}" in out}
-    mounts = _kernel(spec, out) + _site_files(out) + _site_mounts(spec, facts.site, out) + _home(spec, out)
+    mounts = _kernel(spec, out) + _site_files(spec, out) + _site_mounts(spec, facts.site, out) + _home(spec, out)
     mounts += _tmp(spec, out)
     if facts.spool:
         mounts.append(Mount(BIND, facts.spool, facts.spool, if_missing=OMIT))
@@ -238,7 +238,7 @@ def _kernel(spec: Spec, out: set[str]) -> list[Mount]:
     return mounts
 
 
-def _site_files(out: set[str]) -> list[Mount]:
+def _site_files(spec: Spec, out: set[str]) -> list[Mount]:
     """Return the mounts of /etc/localtime and /etc/hosts."""
     mounts: list[Mount] = []
     if "bind-paths" in out:
@@ -246,7 +246,9 @@ def _site_files(out: set[str]) -> list[Mount]:
     if "localtime" not in out:
         # In an image it often is a symlink to a zone file. Mount over the link: the zone file must keep its content.
         path = "/etc/localtime"
-        mounts.append(Mount(BIND, path, path, read_only=True, if_missing=OMIT, only=HAS_TARGET, over_link=True))
+        # In a root that keeps what is written no mount point is left behind.
+        only = HAS_TARGET if spec.writable or spec.writable_tmpfs or spec.overlays else ""
+        mounts.append(Mount(BIND, path, path, read_only=True, if_missing=OMIT, only=only, over_link=True))
     if "hosts" not in out:  # also for images without the file: Slurm's commands need it to find slurmctld
         mounts.append(Mount(BIND, "/etc/hosts", "/etc/hosts", read_only=True, if_missing=OMIT))
     return mounts

@@ -110,6 +110,13 @@ CASES: dict[str, Case] = {
     "a long path": [[f"{DEEP}/f=x", f"l->{DEEP}/f", f"h=>{DEEP}/f"]],
     "names that are not ASCII": [["gr\u00fc\u00dfe/", "gr\u00fc\u00dfe/\u65e5\u672c=x", "l->gr\u00fc\u00dfe"]],
     "names with odd characters": [["a b=x", "c\td=x", "-e=x", "f\\g=x", "*=x"], [".wh.a b", ".wh.*"]],
+    "a hard link whose first name is hidden below": [["a=x", "b=>a", "c=>a"], [".wh.a", "d=>b"]],
+    "a hard link across layers, then a whiteout": [["a=x"], ["b=>a"], [".wh.a", "c=>b"]],
+    "a whiteout of a link that leads up": [["d/e/", "d/e/l->../../f", "f=x"], ["d/e/.wh.l"]],
+    "an opaque mark above a whiteout": [["d/e/", "d/e/a=x", "d/e/b=x"], ["d/.wh..wh..opq", "d/e/", "d/e/.wh.a"]],
+    "a directory that becomes a link, with files behind": [["d/", "d/a=x", "e/"], [".wh.d", "d->e", "d/b=x"]],
+    "a fifo over a directory": [["d/", "d/a=x"], ["d| 0600"]],
+    "a sticky directory whose mode changes": [["d/ 1777", "d/a=x 4711"], ["d/ 2755"], ["d/a=y 0600"]],
     "names that begin like a whiteout": [[".wha=x", ".wh=x", "a.wh.b=x"]],
 }  # fmt: skip
 

@@ -7,6 +7,20 @@ from __future__ import annotations
 from case import ENV, SEEN, SITE, Case, plain
 
 MOUNTS = (
+    *(
+        Case(f"cp -r $I/root r; {change}; BOX exec r sh -c '{look}'")
+        for change, look in (
+            ("rm r/etc/localtime", "cat /etc/localtime | wc -c"),
+            ("rm -r r/var/tmp; ln -s ../tmp r/var/tmp; echo t > /tmp/t; echo v > /var/tmp/v", "ls /tmp /var/tmp; pwd"),
+            ("rmdir r/tmp; ln -s var/tmp r/tmp; echo t > /tmp/t; echo v > /var/tmp/v", "ls /tmp/ /var/tmp/; pwd"),
+            ("ln -sf ../run/systemd/resolve/stub-resolv.conf r/etc/resolv.conf", "cat /etc/resolv.conf"),
+            ("mkdir -p r/usr/share/zoneinfo; echo zone > r/usr/share/zoneinfo/Z; ln -sf ../usr/share/zoneinfo/Z r/etc/localtime",
+             "cat /usr/share/zoneinfo/Z; head -c 4 /etc/localtime"),
+        )
+    ),
+    Case("cp -r $I/root r; ln -s ../../srv/full r/opt/up; ln -s /srv r/opt/abs; ln -s nope r/opt/dang; ln -s l r/opt/l; "
+         "BOX exec --bind $PWD/data:/opt/up --bind $PWD/data:/opt/abs/empty r ls /srv/full /srv/empty; "
+         "for d in dang dang/x l; do BOX exec --bind $PWD/data:/opt/$d r ls /opt/$d/; done"),
     plain("", SEEN),
     plain("", SITE, "read-only-files"),
     plain("", "ls /"),
