@@ -27,7 +27,7 @@ BUILD_PACKAGES := debootstrap:/usr/sbin/debootstrap fakeroot:/usr/bin/fakeroot u
 	prometheus:/usr/bin/promtool prometheus-node-exporter:/usr/bin/prometheus-node-exporter
 TOOLS := pytest moto[server,s3] rich spdx-tools hypothesis pexpect cffi cryptography ruff mypy import-linter codespell psutil types-psutil PyYAML types-PyYAML types-cffi types-pexpect types-setuptools
 
-.PHONY: $(RELEASES:%=release-%) help machine packages dev demo test unit build-test cluster-test releases-test engines engines-test fuzz fuzz-c sanitize peers stress bench dist deb rpm packages-test lint format clean
+.PHONY: $(RELEASES:%=release-%) help machine packages dev demo test unit build-test cluster-test hostile-test releases-test engines engines-test fuzz fuzz-c sanitize peers stress bench dist deb rpm packages-test lint format clean
 
 help:
 	@echo 'make demo          bring a Slurm cluster up on this machine and run MPI in a container on it'
@@ -35,6 +35,7 @@ help:
 	@echo 'make unit          tests that need no cluster (seconds)'
 	@echo 'make build-test    definition files built without root (minutes; Debian mirror, PyPI)'
 	@echo 'make cluster-test  tests on the cluster; SUITE=trixie for another Slurm'
+	@echo 'make hostile-test  the attacks of tests/hostile alone, on a cluster of their own'
 	@echo 'make releases-test what meets Slurm, on the other releases: $(RELEASES)'
 	@echo 'make engines       workflow engines run three steps each in an image: all; writes docs/engines.md'
 	@echo 'make engines-test  the same, those that install within a minute'
@@ -87,21 +88,31 @@ build-test: dev
 AGAIN := --last-failed --last-failed-no-failures none
 
 # A cache for each suite, for clusters run beside each other.
-ON = $(PYTHON) -m pytest -q -o cache_dir=.pytest_cache/$(1) --suite $(1) $(2) tests/cluster tests/hostile
+ON = $(PYTHON) -m pytest -q -o cache_dir=.pytest_cache/$(1) --suite $(1) $(2)
+CLUSTER_TESTS ?= tests/cluster tests/hostile
 
 cluster-test: PACKAGES += $(BUILD_PACKAGES)
 cluster-test: dev
-	$(call ON,$(SUITE)) || $(call ON,$(SUITE),$(AGAIN))
+	$(call ON,$(SUITE),$(CLUSTER_TESTS)) || $(call ON,$(SUITE),$(AGAIN) $(CLUSTER_TESTS))
+
+# On a cluster of their own, beside the others.
+HOSTILE = $(PYTHON) -m pytest -q -o cache_dir=.pytest_cache/hostile --suite $(SUITE)
+hostile-test: export BOLLARD_CLUSTER := hostile
+hostile-test: PACKAGES += $(BUILD_PACKAGES)
+hostile-test: dev
+	@status=0; $(HOSTILE) tests/hostile || $(HOSTILE) $(AGAIN) tests/hostile || status=$$?; \
+	$(CLUSTER) down --suite $(SUITE) || status=$$?; exit $$status
 
 # STRESS='--cancels=20 --crowd=20 --named=10 --seed=1': tests/stress/conftest.py has them all.
 stress: PACKAGES += $(BUILD_PACKAGES) qemu-system-x86:/usr/bin/qemu-system-x86_64 cpio:/usr/bin/cpio
 stress: dev
 	$(PYTHON) -m pytest -q -rP --suite $(SUITE) $(STRESS) tests/stress
 
+EVERY := -m every_release tests/cluster tests/hostile
 releases-test: $(RELEASES:%=release-%)
 
 $(RELEASES:%=release-%): release-%: dev
-	@status=0; $(call ON,$*,-m every_release) || $(call ON,$*,-m every_release $(AGAIN)) || status=$$?; \
+	@status=0; $(call ON,$*,$(EVERY)) || $(call ON,$*,$(AGAIN) $(EVERY)) || status=$$?; \
 	$(CLUSTER) down --suite $* || status=$$?; exit $$status
 
 # Workflow engines of PyPI and of Debian 12, on a cluster of their own; kept in /var/cache/bollard-engines.
@@ -143,12 +154,13 @@ packages-test: dev
 	    $(PYTHON) -m pytest -q -o cache_dir=.pytest_cache/packages --suite $$suite tests/packages/test_debian.py || status=$$?; \
 	done; $(PYTHON) -m pytest -q -o cache_dir=.pytest_cache/packages tests/packages/test_rpm.py || status=$$?; exit $$status
 
-# All even when one fails, and then a failure. First what needs no cluster, then the clusters, which mostly wait: two at
-# a time each, and each shows its output at its end.
-BESIDE := $(MAKE) --no-print-directory -k -j2 --output-sync=target
+# All even when one fails, and then a failure. First what needs no cluster, then the clusters, which mostly wait. Each
+# target shows its output at its end.
+BESIDE := $(MAKE) --no-print-directory -k --output-sync=target
 test: machine
-	@status=0; $(BESIDE) unit build-test fuzz peers docs || status=$$?; \
-	$(BESIDE) SUITES=$(SUITE) cluster-test $(RELEASES:%=release-%) packages-test engines-test || status=$$?; exit $$status
+	@status=0; $(BESIDE) -j2 build-test unit fuzz peers docs || status=$$?; \
+	$(BESIDE) -j3 SUITES=$(SUITE) CLUSTER_TESTS=tests/cluster cluster-test $(RELEASES:%=release-%) hostile-test \
+	    packages-test engines-test || status=$$?; exit $$status
 
 fuzz: dev
 	$(PYTHON) tests/fuzz/run.py --seconds $(SECONDS)

@@ -150,7 +150,10 @@ def told(text: str) -> int:
     found = next((number for number in _TOLD if os.strerror(number) in text), 0)
     if not found and "reate thread" in text:  # mksquashfs; a stack is memory too
         return ENOMEM if has_memory_limit() else EAGAIN
-    return found or (ENOMEM if "ut of memory" in text else 0)  # unsquashfs, gcc and others write it so
+    if not found and "newosproc" in text:  # programs written in Go could start no thread
+        return EAGAIN
+    # unsquashfs, gcc and others; the second one is of programs written in Go, which reserve memory when they start.
+    return found or (ENOMEM if "ut of memory" in text or "fatal error: failed to reserve" in text else 0)
 
 
 def signal_name(number: int) -> str:

@@ -55,8 +55,8 @@ HEADER_END = ":"
 # The modes of a container's name, in the order of header.c; the longest name, in bytes; its characters besides letters
 # and digits.
 MODE_AUTO, MODE_CREATE, MODE_EXEC, MODE_NO_EXEC = "auto", "create", "exec", "no_exec"
-NAME_MAX_BYTES = 64
-NAME_MARKS = "_.-"
+NAME_MAX_BYTES = 128
+NAME_MARKS = "_.-+@"
 # Longest working directory in the header, in bytes: a path of PATH_MAX bytes, each quoted as %XX.
 CWD_MAX = 3 * 4096 + 16
 # Most digits of the time at which the client began, in ns since 1970.
@@ -119,6 +119,13 @@ SITE_NO_IMAGE_PROGRAMS = "image-programs=0"
 SITE_CHOOSES_MPI = "mpi=auto"
 # The first line of the verdict on an image's MPI (preflight/verdict.py).
 PREFLIGHT_HEAD = "bollard-preflight 2"
+# Directories in which the launcher looks for MPICH's library, besides those of LD_LIBRARY_PATH (ranks.c).
+USUAL_LIBRARIES = (
+    "/usr/lib/x86_64-linux-gnu:/usr/lib/aarch64-linux-gnu:/usr/local/lib:/usr/lib64:/usr/lib:"
+    "/lib/x86_64-linux-gnu:/lib/aarch64-linux-gnu:/lib64:/lib"
+)
+# The line of a verdict that says that MPICH's libraries are all there.
+PREFLIGHT_USUAL = "usual pmi2"
 # The line of site.conf that begins a policy of images, and the one that is there if a rule asks for owners.
 SITE_TRUST = "trust="
 SITE_TRUST_OWNERS = "trust-owners=1"

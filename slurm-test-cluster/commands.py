@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from state import CACHE, CONTROLLER, NAME, SHARED, SWITCH, Cluster, ClusterError, known_suites, node_names
+from state import CACHE, CONTROLLER, NAME, SHARED, SWITCH, Cluster, ClusterError, Settings, known_suites, node_names
 
 # Other modules are imported in the functions that use them: `exec` needs none of them and must start fast.
 
@@ -27,9 +27,6 @@ def up(cluster: Cluster, nodes: int, with_plugin: bool | None, accounting: bool,
         ClusterError: the cluster runs with other settings, or a step fails.
     """
     import accounting as database
-    import daemons
-    import namespaces
-    import network
     import plugin
     import slurm_conf
     import suites
@@ -40,20 +37,7 @@ def up(cluster: Cluster, nodes: int, with_plugin: bool | None, accounting: bool,
         wanted = plugin.available() if with_plugin is None else with_plugin
         settings = cluster.settings()
         if settings is not None and cluster.process(SWITCH) is not None:
-            if settings["nodes"] != nodes:
-                raise ClusterError(
-                    f"suite '{cluster.suite}' is up with {settings['nodes']} nodes, not {nodes}: run "
-                    f"`cluster down --suite {cluster.suite}` first"
-                )
-            if accounting and not settings["accounting"]:
-                raise ClusterError(
-                    f"suite '{cluster.suite}' is up without accounting: run "
-                    f"`cluster down --suite {cluster.suite}` first"
-                )
-            if site is not None and site != settings["site"]:
-                raise ClusterError(
-                    f"suite '{cluster.suite}' is up as another site: run `cluster down --suite {cluster.suite}` first"
-                )
+            _refuse_other(cluster, settings, nodes, accounting, site)
             accounting, site = settings["accounting"], settings["site"]
             missing = [node for node in cluster.nodes() if cluster.process(node) is None]
             changed = bool(settings["plugin"]) != wanted
@@ -74,22 +58,56 @@ def up(cluster: Cluster, nodes: int, with_plugin: bool | None, accounting: bool,
         plugin.source_directory(cluster)
         slurm_conf.write(cluster, nodes, site, database.slurm_conf(cluster, CONTROLLER) if accounting else "")
         cluster.save_settings({"nodes": nodes, "plugin": wanted, "accounting": accounting, "site": site})
-        network.start_switch(cluster)
-        for node in missing:
-            namespaces.end(cluster, node)
-            namespaces.spawn(cluster, node, tree_of(cluster, node))
-        for node in missing:
-            network.plug(cluster, node, namespaces.settle(cluster, node))
-        for node in cluster.nodes():
-            spread(cluster, node, wanted)
-        since = time.time()
-        for node in missing:
-            daemons.start(cluster, node, cluster.init(node))
-        daemons.wait_idle(cluster, [node for node in missing if node != CONTROLLER], since)
+        _start_missing(cluster, missing, wanted)
         print(
             f"up: suite {cluster.suite}, {nodes} nodes idle, {'with' if wanted else 'no'} plugin; try: "
             f"cluster exec --suite {cluster.suite} --user alice -- srun -N{nodes} hostname"
         )
+
+
+def _refuse_other(cluster: Cluster, settings: Settings, nodes: int, accounting: bool, site: list[str] | None) -> None:
+    """Raise if a running cluster is not as it is asked for; `down` must end it first.
+
+    cluster: the cluster.
+    settings: those it runs with.
+    nodes: the number of compute nodes asked for.
+    accounting: slurmdbd is asked for.
+    site: the site asked for; None for any.
+    """
+    if settings["nodes"] != nodes:
+        other = f"with {settings['nodes']} nodes, not {nodes}"
+    elif accounting and not settings["accounting"]:
+        other = "without accounting"
+    elif site is not None and site != settings["site"]:
+        other = "as another site"
+    else:
+        return
+    raise ClusterError(f"suite '{cluster.suite}' is up {other}: run `cluster down --suite {cluster.suite}` first")
+
+
+def _start_missing(cluster: Cluster, missing: list[str], with_plugin: bool) -> None:
+    """Start the nodes that are missing, bring the files to all nodes, and wait until the started ones are idle.
+
+    cluster: the cluster; its files are written.
+    missing: the names of the nodes that do not run.
+    with_plugin: the nodes get the plugin.
+    """
+    import daemons
+    import namespaces
+    import network
+
+    network.start_switch(cluster)
+    for node in missing:
+        namespaces.end(cluster, node)
+        namespaces.spawn(cluster, node, tree_of(cluster, node))
+    for node in missing:
+        network.plug(cluster, node, namespaces.settle(cluster, node))
+    for node in cluster.nodes():
+        spread(cluster, node, with_plugin)
+    since = time.time()
+    for node in missing:
+        daemons.start(cluster, node, cluster.init(node))
+    daemons.wait_idle(cluster, [node for node in missing if node != CONTROLLER], since)
 
 
 def tree(cluster: Cluster) -> None:

@@ -10,16 +10,17 @@ bollard-enter     static launcher before every task
 | shim.c | the hooks, sorted by where Slurm calls them |
 | site_settings.c | what the hooks ask of the site's settings |
 | client.c, slurm_options.c, components.c, multiprog.c | in srun, sbatch, salloc: take --container over from Slurm |
-| client_options.c, spec.c, header.c, image_probe.c | in srun, sbatch, salloc: read options, make the spec |
-| image_program.c, preflight.c, verdict.c | there too: an image as the program; warn of an MPI that does not fit --mpi |
-| stepd.c, keeper.c, argv.c, refusal.c | in slurmstepd: start the keeper and the launcher |
+| client_options.c, spec.c, header.c, image_probe.c, fail.c | there too: read options, make the spec, or end |
+| image_program.c | there too: an image as the program |
+| preflight.c, first_look.c, verdict.c | there too: warn of an MPI that does not fit --mpi |
+| stepd.c, step.c, keeper.c, argv.c, refusal.c | in slurmstepd: start the keeper and the launcher |
 | privilege.c, root_owned.c, account.c, slurmctld.c | in slurmstepd: what needs root |
 | job_cgroup.c, job_folder.c, job_place.c, job_end.c | there too: a job's cgroups, folder and /tmp; its end |
 | keeper_main.c, witness.c | the program that becomes the keeper; the process that looks at owners for it |
 | cat.c | the shell of mksquashfs in the saver |
 | enter.c, entry.c, script.c, become.c, supervise.c | the launcher: lets a task enter the container |
-| scratch.c, ranks.c | there too: shows $TMPDIR; warns of ranks that would not find each other |
-| inside.c, mpirun.c, placement.c, program.c, paths.c | the host's Slurm commands in a container, and mpirun |
+| scratch.c, ranks.c, fail_once.c | there too: $TMPDIR; ranks that would not find each other; one message for all |
+| inside.c, mpirun.c, placement.c, srun_line.c, program.c, paths.c | the host's Slurm in a container, and mpirun |
 | ownership.h | the seccomp filter of root in a container |
 | wire.c | sockets and frames, in slurmstepd and in the launcher |
 | python.c, start.c, callbacks.py | calls from C to Python |

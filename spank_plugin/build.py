@@ -24,10 +24,10 @@ Needs a C compiler, Slurm's headers, Python's headers and cffi. It makes these f
     session/           the mount point of a keeper's session, in the keeper's own mount namespace
 """
 
+import ast
 import compileall
 import contextlib
 import io
-import marshal
 import py_compile
 import shutil
 import subprocess
@@ -35,6 +35,7 @@ import sys
 import sysconfig
 import tempfile
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +63,17 @@ from bollard.spank_plugin.build_inside import c_string  # noqa: E402
 # The C files from which each output is compiled.
 SOURCES = {
     "spank_bollard.so": (
-        *("shim", "site_settings", "client", "client_options", "spec", "image_probe", "image_program"),
-        *("slurm_options", "components", "multiprog", "header", "stepd", "keeper", "argv", "refusal", "account"),
-        *("slurmctld", "privilege", "root_owned", "wire", "python", "job_cgroup", "job_folder", "job_place", "job_end"),
-        *("preflight", "verdict", "program"),
+        *("shim", "site_settings", "client", "fail", "client_options", "spec", "image_probe", "image_program"),
+        *("slurm_options", "components", "multiprog", "header", "stepd", "step", "keeper", "argv", "refusal"),
+        *("account", "slurmctld", "privilege", "root_owned", "wire", "python", "job_cgroup", "job_folder"),
+        *("job_place", "job_end", "preflight", "first_look", "verdict", "program"),
     ),
     "bollard-keeper": ("keeper_main", "witness", "python", "refusal", "wire"),
-    "bollard-enter": ("enter", "entry", "script", "become", "scratch", "supervise", "ranks", "program", "wire"),
+    "bollard-enter": (
+        *("enter", "entry", "script", "become", "scratch", "supervise", "fail_once", "ranks", "program", "wire"),
+    ),
     "bollard-cat": ("cat",),
-    "bollard-inside": ("inside", "mpirun", "placement", "program"),
+    "bollard-inside": ("inside", "mpirun", "placement", "srun_line", "program"),
     "paths.so": ("paths",),
 }
 
@@ -417,15 +420,44 @@ def complete(out: Path, prefix: str) -> None:
 
 def make_archive(folder: Path, installed: str) -> None:
     """Write runtime/archive.py's file for the packages in `folder`, which will be at the path `installed`."""
-    modules = {}
+    modules: dict[str, tuple[bool, types.CodeType]] = {}
+    texts: dict[str, str] = {}
     for room in archive.ROOMS:
         for source in sorted((folder / "bollard" / room).glob("*.py")):
             inside = source.relative_to(folder)
             package = source.stem == "__init__"
             name = ".".join((inside.parent if package else inside.with_suffix("")).parts)
             code = compile(source.read_bytes(), f"{installed}/{inside}", "exec", dont_inherit=True, optimize=2)
-            modules[name] = package, marshal.dumps(code)
-    (folder / archive.NAME).write_bytes(archive.pack(modules))
+            modules[name] = package, code
+            texts[name] = source.read_text()
+    order: list[str] = []
+    for name in archive.FIRST:
+        add_imported(name, texts, order)
+    (folder / archive.NAME).write_bytes(archive.pack(modules, order))
+
+
+def add_imported(name: str, texts: dict[str, str], order: list[str]) -> None:
+    """Add a module to `order`, behind the modules that its import imports. texts: {module: source} of those to add."""
+    if name not in texts or name in order:
+        return
+    add_imported(name.rpartition(".")[0], texts, order)
+    for node in _at_import(ast.parse(texts[name]).body):
+        names = [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}", *[f"{node.module}.{part}" for part in names]]
+        for imported in names:
+            add_imported(imported, texts, order)
+    order.append(name)
+
+
+def _at_import(body: list[ast.stmt]) -> "Iterator[ast.Import | ast.ImportFrom]":
+    """Yield the imports that run when the module is imported: not those of functions, nor those for type checkers."""
+    for node in body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+        elif isinstance(node, ast.If):
+            for_checkers = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+            yield from _at_import([*([] if for_checkers else node.body), *node.orelse])
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ def keep(
         verdict: pointer to an int, set to 0 on success.
     """
     try:
+        archive.start()
         from bollard.runtime.container import step
 
         gc.freeze()

@@ -3,6 +3,7 @@
  * variable. Mistakes are refused before anything is submitted. Runs as the user, in the user's process. */
 #define _GNU_SOURCE
 #include "client.h"
+#include "first_look.h"
 #include "header.h"
 #include "multiprog.h"
 #include "shim.h"
@@ -15,12 +16,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-void fail(const char *text)
-{
-	fprintf(stderr, "bollard: %s\n", text);
-	exit(EXIT_BOLLARD);  /* not -1 to Slurm: it would print two more lines */
-}
 
 /* Returns 1 when `container` is an OCI bundle and Slurm's own OCI code is set up: Slurm then runs it. */
 static int slurm_runs_it(const char *container)
@@ -243,6 +238,7 @@ int client_local_user_init(spank_t spank)
 
 	if (!spec)
 		return 0;
+	first_look_sends();
 	(void) reset_slurm_option("container");  /* show_container() may have set it */
 	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1)
 		fail("Slurm hides the step's command from plugins; ask the site's administrator to run bollard's tests");

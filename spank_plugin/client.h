@@ -43,8 +43,9 @@ char *make_spec(const char *container, const char *cwd, int multi_prog);
 typedef int runtime_fn(const char *tree, const char *text, int out, char *why, size_t size);
 char *runtime_answer(runtime_fn *call, const char *text, int *status);
 
-/* preflight.c: warns when the image's MPI does not connect the ranks of this step. Starts srun again with another
- * --mpi where the user said nothing and the site lets bollard choose; call it before anything is submitted. `image`
+/* preflight.c: warns when the image's MPI does not connect the ranks of this step; for an image without a cached verdict
+ * later, from a child. Starts srun again with another --mpi where the user said nothing and the site lets bollard
+ * choose; call it before anything is submitted. `image`
  * is the path of the image, `name` the image as the user named it, `cwd` the directory of the tasks. */
 void preflight(const char *image, const char *name, const char *cwd, int multi_prog);
 
@@ -100,7 +101,7 @@ int has_components(void);
  * line of the first: srun calls its hook for that one alone. fail() when Slurm hides the command lines. */
 void guard_components(char **argv);
 
-/* client.c: prints "bollard: TEXT" on stderr and ends the process with exit status EXIT_BOLLARD. */
+/* fail.c: prints "bollard: TEXT" on stderr and ends the process with exit status EXIT_BOLLARD. */
 __attribute__((noreturn)) void fail(const char *text);
 
 #endif

@@ -93,7 +93,9 @@ static int pyxis_is_loaded(void)
 const char *variable_of(int i)
 {
 	const char *value = getenv(VARIABLES[i].name);
-	int theirs = value && strncmp(VARIABLES[i].name, "PYXIS_", strlen("PYXIS_")) == 0 && pyxis_is_loaded();
+	int is_pyxis = strncmp(VARIABLES[i].name, "PYXIS_", strlen("PYXIS_")) == 0 ||
+		       strncmp(VARIABLES[i].name, "ENROOT_", strlen("ENROOT_")) == 0;
+	int theirs = value && is_pyxis && pyxis_is_loaded();
 
 	return value && value[0] && !theirs ? value : NULL;
 }

@@ -7,62 +7,12 @@
 #include "wire.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#define TOLD_TRIES 20
-#define TOLD_MS 1000  /* how long to wait for the next task with the same mistake */
-
-
-static unsigned long long hash(const char *text)
-{
-	unsigned long long sum = 0xcbf29ce484222325u;  /* FNV-1a, 64 bit */
-
-	for (; *text; text++)
-		sum = (sum ^ (unsigned char) *text) * 0x100000001b3u;
-	return sum;
-}
-
-/* Prints `text` unless another task of this step on this node has just printed it. The first task listens at an
- * abstract address for a while; the other tasks connect to it and print nothing. Returns 1, or 0 when the caller has
- * to print: the step has one task or this is no step. */
-static int is_told(const char *text)
-{
-	const char *job = getenv("SLURM_JOB_ID"), *id = getenv("SLURM_STEP_ID"), *tasks = getenv("SLURM_STEP_NUM_TASKS");
-	char name[100];
-	struct pollfd other = { .events = POLLIN };
-	long others = tasks ? atol(tasks) - 1 : 0;
-	int fd, tries;
-
-	if (!job || !id || others < 1)
-		return 0;
-	snprintf(name, sizeof(name), "bollard-told/%u/%.20s.%.20s/%016llx", getuid(), job, id, hash(text));
-	fd = wire_listen(name);
-	for (tries = 0; fd < 0 && errno == EADDRINUSE && tries < TOLD_TRIES; tries++) {
-		if (wire_connect(name, getuid()) >= 0)  /* fails unless the listener is this user's, or root's */
-			return 1;
-		usleep(1000);  /* the first task is between bind(2) and listen(2) */
-		errno = EADDRINUSE;
-	}
-	fprintf(stderr, "bollard: %s\n", text);
-	for (other.fd = fd; fd >= 0 && others > 0 && poll(&other, 1, TOLD_MS) == 1; others--)
-		if (accept4(fd, NULL, NULL, SOCK_CLOEXEC) < 0)
-			break;
-	return 1;
-}
-
-int fail(const char *text)
-{
-	if (is_told(text))
-		return EXIT_BOLLARD;
-	fprintf(stderr, "bollard: %s\n", text);
-	return EXIT_BOLLARD;
-}
 
 /* Acts as the fusermount of libfuse 2 (runtime/container/fuse.py): sends the descriptor `device` of /dev/fuse, which
  * the keeper has mounted already, through the socket. Returns the exit status. */
@@ -115,10 +65,10 @@ int main(int argc, char **argv)
 	if (!name && argc == 2 && strcmp(argv[1], PRINTER_OPTION) == 0)
 		return print_environment();
 	if (!name && getenv(ENV_SPEC))
-		return fail("Slurm on this node has not loaded the bollard plugin, so there is no container; "
+		return fail_once("Slurm on this node has not loaded the bollard plugin, so there is no container; "
 			    "the site's administrator should see its plugstack.conf");
 	if (!name)
-		return fail("bollard-enter is started by Slurm or by the bollard command, not by hand; "
+		return fail_once("bollard-enter is started by Slurm or by the bollard command, not by hand; "
 			    "try: bollard exec IMAGE COMMAND");
 	address = strdup(name);
 	if (first)  /* argv[0] is the launcher itself: Slurm before 23.11 */
@@ -126,9 +76,9 @@ int main(int argc, char **argv)
 	else
 		argv++;
 	if (!address || (first && !argv[0]))
-		return fail("out of memory");
+		return fail_once("out of memory");
 	if (argc < 1 || !argv[0])
-		return fail("no command given; name a program of the image");
+		return fail_once("no command given; name a program of the image");
 	unsetenv(ENV_ENTRY);
 	unsetenv(ENV_ARGV0);
 	unsetenv(ENV_TOLD);
@@ -136,7 +86,7 @@ int main(int argc, char **argv)
 	verbose = verbose && (!local || strcmp(local, "0") == 0) ? strdup(verbose) : "";
 	unsetenv(ENV_VERBOSE);
 	if (enter(address, argv, verbose ? verbose : "", &entry, &keeper, why, sizeof(why)) < 0)
-		return fail(why);
+		return fail_once(why);
 	fputs(entry.note, stderr);
 	if (scratch)
 		warn_of_lost_scratch(scratch, entry.envp);
@@ -150,7 +100,7 @@ int main(int argc, char **argv)
 	if (reason == ENOTCONN || reason == ECONNABORTED) {
 		snprintf(why, sizeof(why), "%s: the file server of the container %s has ended on this node; submit again, "
 			 "and tell the site's administrator if it comes back", entry.argv[0], image ? image : "");
-		return fail(why);
+		return fail_once(why);
 	}
 	snprintf(why, sizeof(why), "%s: %s in the container %s; %s", entry.argv[0],
 		 reason == ENOENT ? "not found" : strerror(reason), image ? image : "",
@@ -165,5 +115,5 @@ int main(int argc, char **argv)
 		 reason == ENOMEM || reason == EAGAIN ? "see `ulimit -v` and `ulimit -u`, and the memory of the job" :
 		 reason == EMFILE || reason == ENFILE ? "see `ulimit -n`" :
 		 "is it an executable file?");
-	return fail(why);
+	return fail_once(why);
 }

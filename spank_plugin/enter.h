@@ -64,7 +64,7 @@ int become(char **argv, char **envp);
 /* become.c: returns the value of the variable `name` in `envp`, or NULL. The string belongs to `envp`. */
 const char *variable(char **envp, const char *name);
 
-/* enter.c: prints "bollard: TEXT" on stderr, once for all tasks of the step on this node. Returns EXIT_BOLLARD. */
-int fail(const char *text);
+/* fail_once.c: prints "bollard: TEXT" on stderr, once for all tasks of the step on this node. Returns EXIT_BOLLARD. */
+int fail_once(const char *text);
 
 #endif

@@ -319,14 +319,8 @@ def put(where: Where, out: Path, manifest: dict[str, Any], texts: list[Text], sa
     )
     stack = installation.plugstack_file(where.slurm_conf)
     text = text_of(stack)
-    if manifest["package"]:
-        pass  # plugstack.conf belongs to Slurm's package, and Debian's has the include line
-    elif not plugstack.includes_file(text, stack, where.line_file):
-        manifest["include"] = stack
-        if not os.path.lexists(stack):
-            manifest["files"][stack] = hashlib.sha256(plugstack.with_include(text, where.include).encode()).hexdigest()
-    elif stack in before["files"]:
-        manifest["files"][stack] = before["files"][stack]
+    if not manifest["package"]:  # else plugstack.conf belongs to Slurm's package, and Debian's has the include line
+        _note_plugstack(manifest, before["files"], where, stack, text)
     _copy_tree(out, Path(tree), manifest)
     _switch(prefix, tree, aside, out)
     for leftover in before["trees"]:
@@ -336,13 +330,7 @@ def put(where: Where, out: Path, manifest: dict[str, Any], texts: list[Text], sa
     built = f"Slurm {manifest['slurm']}" if manifest["slurm"] else "no Slurm"
     release = f"bollard {manifest['bollard']}{was}, for {built} and Python {manifest['python']}"
     say(f"{'exchanged' if old or aside else 'installed'} {prefix}: it is {tree}; {release}")
-    for path, content, mode in texts:
-        found = text_of(path)
-        if path == where.line_file and _is_changed_line(where, found, before["files"].get(path, "")):
-            say(f"kept {path}: changed since it was installed")
-        elif found != content:
-            say(f"{'changed' if os.path.lexists(path) else 'wrote'} {path}")
-            write(Path(path), content, mode)
+    _write_texts(where, texts, before["files"].get(where.line_file, ""), say)
     for path in set(before["files"]) - set(manifest["files"]):
         if os.path.lexists(path) and digest(path) == before["files"][path] and not owners.package(path):
             os.unlink(path)
@@ -354,6 +342,40 @@ def put(where: Where, out: Path, manifest: dict[str, Any], texts: list[Text], sa
     if manifest["slurm"] and installation.conf_in_use(where.slurm_conf) != where.slurm_conf:
         line = installation.plugstack_line(where._replace(slurm_conf=installation.CONFIGLESS)).strip()
         say(f"Slurm's files come from the controller here: write into its plugstack.conf itself: {line}")
+
+
+def _note_plugstack(manifest: dict[str, Any], before: dict[str, str], where: Where, stack: str, text: str) -> None:
+    """Note in the manifest whether plugstack.conf gets the include line, and its digest if this installation made it.
+
+    manifest: of the new tree; gets the notes.
+    before: the digests of the files of the installation before, by path.
+    where: the paths of the installation.
+    stack: the path of plugstack.conf.
+    text: its text, "" if it does not exist.
+    """
+    if not plugstack.includes_file(text, stack, where.line_file):
+        manifest["include"] = stack
+        if not os.path.lexists(stack):
+            manifest["files"][stack] = hashlib.sha256(plugstack.with_include(text, where.include).encode()).hexdigest()
+    elif stack in before:
+        manifest["files"][stack] = before[stack]
+
+
+def _write_texts(where: Where, texts: list[Text], line_digest: str, say: Say) -> None:
+    """Write the files outside the prefix that differ from what is there. A changed line of the plugin stays.
+
+    where: the paths of the installation.
+    texts: the files.
+    line_digest: the digest of the plugin's line as it was installed, "" if it was not.
+    say: prints a line.
+    """
+    for path, content, mode in texts:
+        found = text_of(path)
+        if path == where.line_file and _is_changed_line(where, found, line_digest):
+            say(f"kept {path}: changed since it was installed")
+        elif found != content:
+            say(f"{'changed' if os.path.lexists(path) else 'wrote'} {path}")
+            write(Path(path), content, mode)
 
 
 def _is_changed_line(where: Where, found: str, written: str) -> bool:

@@ -183,6 +183,7 @@ static int keep(void *handed)
 
 	prctl(PR_SET_NAME, "bollard-keeper");
 	signal(SIGPIPE, SIG_IGN);  /* a task that ends while it is answered must not end the keeper */
+	signal(SIGXFSZ, SIG_IGN);  /* write(2) fails instead: the keeper then tells that its record cannot be written */
 	step.times[1] = now();
 	become_keeper(fds->record, fds->witness);
 	snprintf(why, sizeof(why), KEEPER " cannot be started: %s; the site's administrator should install bollard again "

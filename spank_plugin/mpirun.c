@@ -4,7 +4,6 @@
 #define _GNU_SOURCE
 #include "mpirun.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,42 +72,6 @@ static const char *const BINDINGS[][2] = {
 	{ "core", "cores" }, { "none", "none" }, { "socket", "sockets" }, { "package", "sockets" },
 	{ "numa", "ldoms" }, { "hwthread", "threads" }, { "user", "none" },
 };
-
-void refuse(struct state *state, const char *format, ...)
-{
-	va_list list;
-
-	if (state->result.why[0])
-		return;
-	va_start(list, format);
-	vsnprintf(state->result.why, sizeof(state->result.why), format, list);
-	va_end(list);
-}
-
-void add(struct state *state, const char *format, ...)
-{
-	char *word = NULL;
-	va_list list;
-
-	va_start(list, format);
-	if (vasprintf(&word, format, list) < 0)
-		word = NULL;
-	va_end(list);
-	if (state->used + 2 > state->room) {
-		char **grown = realloc(state->result.argv, (state->room += 64) * sizeof(*grown));
-
-		if (!grown)
-			word = NULL;
-		else
-			state->result.argv = grown;
-	}
-	if (!word) {
-		fputs("bollard: out of memory\n", stderr);
-		exit(255);
-	}
-	state->result.argv[state->used++] = word;
-	state->result.argv[state->used] = NULL;
-}
 
 static void set_variable(struct state *state, const char *prefix, const char *name, size_t size, const char *value)
 {

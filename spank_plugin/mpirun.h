@@ -18,10 +18,10 @@ struct state {
 	size_t host_count;
 };
 
-/* mpirun.c: stores the reason why the line cannot be translated; later calls do not change it. */
+/* srun_line.c: stores the reason why the line cannot be translated; later calls do not change it. */
 __attribute__((format(printf, 2, 3))) void refuse(struct state *state, const char *format, ...);
 
-/* mpirun.c: appends one word to srun's command line. */
+/* srun_line.c: appends one word to srun's command line. */
 __attribute__((format(printf, 2, 3))) void add(struct state *state, const char *format, ...);
 
 /* placement.c: stores the number in `text`, the value of `option`, in *count; refuse() when it is not a number from

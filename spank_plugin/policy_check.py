@@ -61,9 +61,15 @@ def _keys(rules: Policy, wanted: set[str]) -> Iterator[tuple[bool, str, str]]:
     for fault in owners.faults([rules.keyring]):
         yield True, f"{fault.path}: {fault.text}", fault.fix
     try:
-        there = {key.fingerprint for key in keyring.read(rules.keyring)}
+        there = {key.fingerprint: keyring.shortness(key.raw) for key in keyring.read(rules.keyring)}
     except BollardError as error:
         yield True, error.message, error.hint
         return
-    for key in sorted(wanted - there):
+    except (ValueError, IndexError) as error:
+        yield True, f"{rules.keyring}: is damaged: {error}", "gpg --export KEY... > that file"
+        return
+    for key, short in sorted(there.items()):
+        if short and key in wanted:
+            yield True, f"{rules.keyring}: the key {key} is {short}, so its signatures do not count", "use another key"
+    for key in sorted(wanted - set(there)):
         yield True, f"{rules.keyring} lacks the key {key}", f"add what `gpg --export {key}` prints"

@@ -5,6 +5,7 @@
  * is there. Nothing here refuses a step: a failure leaves it as it is. */
 #define _GNU_SOURCE
 #include "client.h"
+#include "first_look.h"
 #include "program.h"
 #include "python.h"
 #include "site_settings.h"
@@ -67,26 +68,6 @@ static const char *family_of_file(const char *path)
 	return names_library(path, "libmpi_abi.so") ? "abi" : wireup_of_file(path);
 }
 
-/* Returns the verdict on the image, for the caller to free; NULL when there is none. If the cache has none, or none on
- * this program of the image, the runtime looks into the image, in a child. */
-static char *verdict_on(const char *image, const char *program)
-{
-	char *text = cached_verdict(image), *request = NULL;
-	int status;
-
-	if (text && (!program[0] || program_family(text, program)))
-		return text;
-	free(text);
-	if (strchr(image, '\n') || strchr(program, '\n') || asprintf(&request, "%s\n%s", image, program) < 0)
-		return NULL;
-	text = runtime_answer(python_look, request, &status);
-	free(request);
-	if (status == 0 && text && text[0])
-		return text;
-	free(text);
-	return NULL;
-}
-
 /* Returns the first type of the list `use` that this Slurm has, in a static buffer; NULL for none. */
 static const char *first_offered(const char *use)
 {
@@ -98,8 +79,28 @@ static const char *first_offered(const char *use)
 	return NULL;
 }
 
+/* What is asked of an image's verdict. The strings live as long as the answer is awaited. */
+struct question {
+	const char *image, *name;     /* its path, and as the user named it */
+	const char *program;          /* a program of the image; "" for none, or for one that is not there */
+	const char *family;           /* of a program on the host: family_of_file() */
+	const char *how;              /* type_of() the step's --mpi */
+	const char *shown;            /* the option or the setting that it comes from */
+	long ranks;
+	int said, chooses, hosts;     /* the user gave --mpi; the site lets bollard choose; the program is on the host */
+};
+
+/* Returns 1 when rank 0's launcher is sure to find the same (ranks.c): a program that names its library, in a step that
+ * tells that library nothing. With PMIx it looks for MPICH's library, in fewer places than the verdict `text` does. */
+static int launcher_finds(const struct question *ask, const char *family, const char *text)
+{
+	if (!family || strcmp(ask->how, "none") == 0)
+		return family != NULL;
+	return strcmp(ask->how, "pmix") == 0 && strcmp(family, "pmi2") == 0 && strstr(text, "\n" PREFLIGHT_USUAL "\n");
+}
+
 /* Prints the warning. `line` is a "bad" line of the verdict behind its type, `use` the types that work or NULL. */
-static void warn(const char *name, const char *how, const char *line, const char *use, long ranks)
+static void warn(const struct question *ask, const char *line, const char *use)
 {
 	const char *what = strchr(line, ' '), *offered = first_offered(use);
 	char end[64], cure[128] = "";
@@ -107,14 +108,14 @@ static void warn(const char *name, const char *how, const char *line, const char
 	if (!what)
 		return;
 	if (strncmp(line, "apart ", 6) == 0)
-		snprintf(end, sizeof(end), "would run %ld jobs of 1 rank", ranks);
+		snprintf(end, sizeof(end), "would run %ld jobs of 1 rank", ask->ranks);
 	else
 		snprintf(end, sizeof(end), "would end with an error");
 	if (offered)
 		snprintf(cure, sizeof(cure), "; use --mpi=%s", offered);
 	else if (use)
 		snprintf(cure, sizeof(cure), "; it needs --mpi=%.*s, which this Slurm does not have", (int) strcspn(use, " "), use);
-	fprintf(stderr, "bollard: warning: %s has %s: %s %s%s\n", name, what + 1, how, end, cure);
+	fprintf(stderr, "bollard: warning: %s has %s: %s %s%s\n", ask->name, what + 1, ask->shown, end, cure);
 	if (setenv(ENV_TOLD, "1", 1) < 0)
 		unsetenv(ENV_TOLD);  /* the launcher then says it a second time */
 }
@@ -157,56 +158,85 @@ static void choose(const char *use, const char *how)
 		start_again(offered);
 }
 
-void preflight(const char *image, const char *name, const char *cwd, int multi_prog)
+/* Warns, or chooses --mpi, by the verdict `text`. */
+static void judge(const struct question *ask, const char *text)
 {
-	const char *said = is_given("mpi") ? slurm_option("mpi") : NULL, *standard = slurm_default_mpi();
-	const char *program = program_word();
-	const char *how, *family = NULL;
-	int chooses = !is_set(said) && site_says("\n" SITE_CHOOSES_MPI), hosts;
-	char path[PATH_MAX], begin[64], shown[64], *text, *use, *bad;
-	long ranks = tasks();
+	const char *family = ask->hosts || !ask->program[0] ? ask->family : program_family(text, ask->program);
+	int hosts = ask->hosts;
+	char begin[64], *use, *bad;
 
-	how = type_of(is_set(said) ? said : standard);
-	if (!how || ranks < 2 || getenv("I_MPI_PMI_LIBRARY"))  /* Intel MPI's own way: that library asks Slurm itself */
-		return;
-	program = program && !multi_prog ? program : "";
-	hosts = is_on_host(program, cwd, path);
-	if (hosts)
-		family = family_of_file(path);
-	else if (program[0] != '/' && strchr(program, '/'))
-		program = "";  /* not found on the host: it is where the plan's mounts put it, or nowhere */
-	if (!is_set(said) && !chooses && !family && (hosts || !program[0]))
-		return;
-	text = verdict_on(image, hosts ? "" : program);
-	if (!text)
-		return;
-	if (!hosts && program[0])
-		family = program_family(text, program);
 	if (family && strcmp(family, PROGRAM_MISSING) == 0) {
 		/* A mount shows it, most likely at the path that it has on the host: /scratch/me/app. Else it is not known. */
-		if (program[0] != '/' || access(program, R_OK) < 0) {
-			free(text);
+		if (ask->program[0] != '/' || access(ask->program, R_OK) < 0)
 			return;
-		}
-		family = family_of_file(program);
+		family = family_of_file(ask->program);
 		hosts = 1;
 	}
-	if (!is_set(said) && !chooses && !family && hosts) {
-		free(text);
+	if (!ask->said && !ask->chooses && !family && hosts)
 		return;
-	}
 	if (family && !family[0])
 		family = NULL;
 	snprintf(begin, sizeof(begin), "use %s ", family ? family : "any");
 	use = verdict_line(text, begin);
-	snprintf(begin, sizeof(begin), "bad %s %s ", family ? family : "any", how);
+	snprintf(begin, sizeof(begin), "bad %s %s ", family ? family : "any", ask->how);
 	bad = verdict_line(text, begin);
-	snprintf(shown, sizeof(shown), is_set(said) ? "--mpi=%.40s" : "MpiDefault=%.40s", is_set(said) ? said : standard);
-	if (chooses)
-		choose(use, how);
-	if (bad && (is_set(said) || family) && slurm_has_mpi(how))
-		warn(name, shown, bad, use, ranks);
+	if (ask->chooses)
+		choose(use, ask->how);
+	if (bad && (ask->said || family) && slurm_has_mpi(ask->how) && first_look_tells(launcher_finds(ask, family, text)))
+		warn(ask, bad, use);
 	free(bad);
 	free(use);
+}
+
+/* Judges in the child that has looked into the image. */
+static void judge_beside(const void *ask, const char *text)
+{
+	judge(ask, text);
+}
+
+/* Lets the runtime look into the image, and judges. Only a choice of --mpi has to be made before anything is submitted:
+ * else the look runs beside srun. */
+static void look_into(const struct question *ask)
+{
+	char *request, *text = NULL;
+	int status = 0;
+
+	if (strchr(ask->image, '\n') || strchr(ask->program, '\n') ||
+	    asprintf(&request, "%s\n%s", ask->image, ask->hosts ? "" : ask->program) < 0)
+		return;
+	if (ask->chooses || first_look(request, judge_beside, ask) < 0)
+		text = runtime_answer(python_look, request, &status);
+	if (status == 0 && text && text[0])
+		judge(ask, text);
+	free(text);
+	free(request);
+}
+
+void preflight(const char *image, const char *name, const char *cwd, int multi_prog)
+{
+	const char *said = is_given("mpi") ? slurm_option("mpi") : NULL, *standard = slurm_default_mpi();
+	const char *program = program_word();
+	struct question ask = { .image = image, .name = name, .ranks = tasks(), .said = is_set(said) };
+	char path[PATH_MAX], shown[64], *text;
+
+	ask.how = type_of(ask.said ? said : standard);
+	ask.chooses = !ask.said && site_says("\n" SITE_CHOOSES_MPI);
+	if (!ask.how || ask.ranks < 2 || getenv("I_MPI_PMI_LIBRARY"))  /* Intel MPI's own way: that library asks Slurm itself */
+		return;
+	ask.program = program && !multi_prog ? program : "";
+	ask.hosts = is_on_host(ask.program, cwd, path);
+	if (ask.hosts)
+		ask.family = family_of_file(path);
+	else if (ask.program[0] != '/' && strchr(ask.program, '/'))
+		ask.program = "";  /* not found on the host: it is where the plan's mounts put it, or nowhere */
+	if (!ask.said && !ask.chooses && !ask.family && (ask.hosts || !ask.program[0]))
+		return;
+	snprintf(shown, sizeof(shown), ask.said ? "--mpi=%.40s" : "MpiDefault=%.40s", ask.said ? said : standard);
+	ask.shown = shown;
+	text = cached_verdict(image);
+	if (text && (ask.hosts || !ask.program[0] || program_family(text, ask.program)))
+		judge(&ask, text);
+	else
+		look_into(&ask);
 	free(text);
 }

@@ -4,6 +4,7 @@
 #include "ranks.h"
 #include "enter.h"
 #include "program.h"
+#include "constants.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -41,14 +42,13 @@ static const char *found_in_path(const char *name, const char *path, int mode)
 /* Returns 1 when the image's MPICH may use PMIx: its library names libpmix, or cannot be found. */
 static int may_speak_pmix(char **envp)
 {
-	static const char usual[] = "/usr/lib/x86_64-linux-gnu:/usr/lib/aarch64-linux-gnu:/usr/local/lib:/usr/lib64:/usr/lib";
 	static const char *const libraries[] = { "libmpich.so.12", "libmpi.so.12" };
 	const char *own = variable(envp, "LD_LIBRARY_PATH"), *file;
 
 	for (size_t i = 0; i < sizeof(libraries) / sizeof(*libraries); i++) {
 		file = found_in_path(libraries[i], own, R_OK);
 		if (!file)
-			file = found_in_path(libraries[i], usual, R_OK);
+			file = found_in_path(libraries[i], USUAL_LIBRARIES, R_OK);
 		if (file)
 			return names_library(file, "libpmix.so");
 	}

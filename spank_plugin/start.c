@@ -87,6 +87,14 @@ static int started(char *why, size_t size)
 	return 1;
 }
 
+/* Stores a reason in `why` when the runtime has given none. `machine` is what the user calls this host. */
+static void explain(char *why, size_t size, const char *machine)
+{
+	if (!why[0])
+		snprintf(why, size, "the runtime in " BOLLARD_PREFIX " could not be loaded; "
+			 "the site's administrator should install bollard again on this %s", machine);
+}
+
 CFFI_DLLEXPORT int bollard_keep(const struct keeper_job *job, char *why, size_t size)
 {
 	int verdict = -1;
@@ -94,9 +102,8 @@ CFFI_DLLEXPORT int bollard_keep(const struct keeper_job *job, char *why, size_t 
 	if (started(why, size))
 		keep((char *) job->spec, (char *) job->site, (char *) job->program, job->listener, job->socket, job->before,
 		     job->times[0], job->times[1], why, (int) size, &verdict);
-	if (verdict != 0 && !why[0])
-		snprintf(why, size, "the runtime in " BOLLARD_PREFIX " could not be loaded; "
-			 "the site's administrator should install bollard again on this node");
+	if (verdict != 0)
+		explain(why, size, "node");
 	return verdict;
 }
 
@@ -106,9 +113,8 @@ CFFI_DLLEXPORT int bollard_check(const char *spec, int out, char *why, size_t si
 
 	if (started(why, size))
 		check((char *) spec, out, why, (int) size, &verdict);
-	if (verdict != 0 && !why[0])
-		snprintf(why, size, "the runtime in " BOLLARD_PREFIX " could not be loaded; "
-			 "the site's administrator should install bollard again on this machine");
+	if (verdict != 0)
+		explain(why, size, "machine");
 	return verdict;
 }
 

@@ -14,7 +14,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,18 +27,6 @@
 #define BUS_MS 300
 /* How long to wait for its end after SIGKILL. */
 #define KILLED_MS 1000
-
-struct step step = { .listener = -1, .job = -1, .job_socket = -1, .folder = -1, .record = -1, .before = -1,
-		     .lifeline = -1 };
-
-void refuse(const char *format, ...)
-{
-	va_list list;
-
-	va_start(list, format);
-	vsnprintf(step.why, sizeof(step.why), format, list);
-	va_end(list);
-}
 
 /* Returns the words, each followed by a space, for the caller to free; NULL when out of memory. */
 static char *joined(int argc, char **argv)

@@ -11,7 +11,7 @@
 #define LAUNCHER BOLLARD_PREFIX "/bollard-enter"
 #define KEEPER BOLLARD_PREFIX "/bollard-keeper"
 
-/* The state of this step. slurmstepd's tasks inherit it by fork(2). The strings live until slurmstepd ends. */
+/* step.c: the state of this step. slurmstepd's tasks inherit it by fork(2). The strings live until slurmstepd ends. */
 extern struct step {
 	int asked;              /* 1: this step asks for a container; else the rest is not used */
 	char spec[SPEC_MAX - sizeof(ENV_SPEC)];  /* as long as fits into one variable of a task, with the name */
@@ -39,7 +39,7 @@ extern struct step {
 	long long times[2];     /* of the fork, and of giving up root in the child: CLOCK_MONOTONIC, ns */
 } step;
 
-/* stepd.c: stores the reason in step.why: this step gets no container, and its tasks end with the reason. */
+/* step.c: stores the reason in step.why: this step gets no container, and its tasks end with the reason. */
 __attribute__((format(printf, 1, 2))) void refuse(const char *format, ...);
 
 /* keeper.c: finds the keeper of step.spec, or starts one, and holds its lifeline. refuse() on failure. */

@@ -80,7 +80,7 @@ void supervise(int keeper, int saved)
 	sigaction(SIGCHLD, &children, &chosen);
 	program = child = fork();
 	if (child < 0) {
-		fail("cannot start the program: too many processes; end some, and try again");
+		fail_once("cannot start the program: too many processes; end some, and try again");
 		_exit(EXIT_BOLLARD);
 	}
 	if (child == 0) {
@@ -95,7 +95,7 @@ void supervise(int keeper, int saved)
 	if (saved)
 		report(keeper, text, sizeof(text));
 	if (text[0]) {
-		fail(text);
+		fail_once(text);
 		status = status ? status : EXIT_BOLLARD << 8;
 	}
 	end_alike(status);

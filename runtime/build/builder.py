@@ -121,39 +121,9 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
             raise BollardError(f"bind {image.shown(source)}: no such file or directory", "check the path")
     way = rootless.choose(request.ignore_subuid, request.ignore_seccomp)
     if _is_plain(request):
-        image.open_image(request.source).close()  # raises if the directory is not a root filesystem
-
-        def plain() -> None:
-            with contextlib.closing(Tree(request.source)) as tree:
-                records = _records(request, tree, started, "", ())
-            target, force, arguments, key = request.target, request.force, request.squash_arguments, request.key
-            progress.say("packing")
-            pack.build(target, request.source, records=records, force=force, arguments=arguments, key=key)
-            finished(target, request.shown)
-
-        # A sandbox can have files of subordinate ids. Only a user namespace that maps these ids can read them.
-        if way.kind == rootless.SUBIDS or request.key:
-            rootless.run(way, plain)
-        else:
-            plain()
+        _pack_directory(request, way, started)
         return
-    if request.text:
-        found = definition.parse(request.text.encode(), image.shown(request.source), request.arguments)
-    else:
-        found = load(request.source, request.arguments)
-    for warning in found.warnings:
-        _warn(warning)
-    if found.unused:
-        text = f"build argument {', '.join(found.unused)} is not used by {found.name}"
-        if not request.allow_unused:
-            raise BollardError(text, "leave it out, or add --warn-unused-build-args")
-        _warn(text)
-    for stage in found.stages:
-        bootstrap.check(stage.header)
-    if request.arch and not any(stage.header["bootstrap"].lower() in _WITH_ARCH for stage in found.stages):
-        agent = found.stages[-1].header["bootstrap"]
-        raise BollardError(f"--arch {request.arch}: Bootstrap: {agent} gives no choice of it", "leave it out")
-    source_tree.schema_labels("")  # raises if SOURCE_DATE_EPOCH is not a time
+    found = _definition(request)
     with contextlib.ExitStack() as stack:
         if not fetched:
             fetched = _fetch(request, found, stack)
@@ -171,6 +141,59 @@ def make(request: Request, fetched: Sequence[fetch.Source] = ()) -> None:
         finally:
             if os.path.lexists(place):
                 workspace.remove(place, way)
+
+
+def _pack_directory(request: Request, way: rootless.Way, started: float) -> None:
+    """Pack the directory `request.source` into a SIF file as it is.
+
+    request: the options of the build.
+    way: how the build gets its user namespace.
+    started: when the build began, in seconds since 1970.
+
+    Raises:
+        BollardError: the directory is not a root filesystem, or cannot be packed.
+    """
+    image.open_image(request.source).close()  # raises if the directory is not a root filesystem
+
+    def plain() -> None:
+        with contextlib.closing(Tree(request.source)) as tree:
+            records = _records(request, tree, started, "", ())
+        target, force, arguments, key = request.target, request.force, request.squash_arguments, request.key
+        progress.say("packing")
+        pack.build(target, request.source, records=records, force=force, arguments=arguments, key=key)
+        finished(target, request.shown)
+
+    # A sandbox can have files of subordinate ids. Only a user namespace that maps these ids can read them.
+    if way.kind == rootless.SUBIDS or request.key:
+        rootless.run(way, plain)
+    else:
+        plain()
+
+
+def _definition(request: Request) -> Definition:
+    """Return the definition to build, with its mistakes reported before any file is made.
+
+    Raises:
+        BollardError: the definition is wrong, a build argument is unused, or --arch has no effect.
+    """
+    if request.text:
+        found = definition.parse(request.text.encode(), image.shown(request.source), request.arguments)
+    else:
+        found = load(request.source, request.arguments)
+    for warning in found.warnings:
+        _warn(warning)
+    if found.unused:
+        text = f"build argument {', '.join(found.unused)} is not used by {found.name}"
+        if not request.allow_unused:
+            raise BollardError(text, "leave it out, or add --warn-unused-build-args")
+        _warn(text)
+    for stage in found.stages:
+        bootstrap.check(stage.header)
+    if request.arch and not any(stage.header["bootstrap"].lower() in _WITH_ARCH for stage in found.stages):
+        agent = found.stages[-1].header["bootstrap"]
+        raise BollardError(f"--arch {request.arch}: Bootstrap: {agent} gives no choice of it", "leave it out")
+    source_tree.schema_labels("")  # raises if SOURCE_DATE_EPOCH is not a time
+    return found
 
 
 def _fetch(request: Request, found: Definition, stack: contextlib.ExitStack) -> list[fetch.Source]:

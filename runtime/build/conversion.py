@@ -41,6 +41,9 @@ def image_of(uri: str, asked: Settings) -> Pulled:
     """Return the image that the URI names; fetch and build it if the cache does not have it.
 
     A signal removes unfinished files and then ends this process.
+
+    Raises:
+        BollardError: the URI names no image, or its image cannot be fetched or built.
     """
     name = reference.parse(uri)
     with rootless.ending_by_signals(), contextlib.ExitStack() as stack:
@@ -56,6 +59,9 @@ def image_in_job(uri: str, asked: Settings, job: str) -> Pulled:
     uri: the URI of the image.
     asked: settings for fetching.
     job: from `pins.job`; "" outside of a job.
+
+    Raises:
+        BollardError: as for `image_of`.
     """
     if not job:
         return image_of(uri, asked)

@@ -39,6 +39,7 @@ _SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map
 _STAGE = re.compile(r"^bootstrap:", re.IGNORECASE | re.MULTILINE)
 # The number of spaces in braces is limited: without a limit, matching many spaces takes quadratic time.
 _NAME = re.compile(r"\{\{[\t\n\f\r ]{0,64}([0-9A-Za-z_]{1,256})[\t\n\f\r ]{0,64}\}\}")
+_QUOTABLE = re.compile(r"[][\\$`*?{},~]")  # has a meaning in a source of %files
 _COMMENT = re.compile(r"#[^!]")
 
 
@@ -51,7 +52,7 @@ class Script(NamedTuple):
 
 
 class Transfer(NamedTuple):
-    """One line of %files; an empty target means the path of the source."""
+    """One line of %files. An empty target means the path of the source, which is a word of a shell (shell/paths.py)."""
 
     source: str
     target: str
@@ -410,7 +411,8 @@ def _words(line: str) -> list[str]:
         elif char in "\"'":
             end = line.find(char, at + 1)
             if end > at + 1:
-                found.append(line[at + 1 : end])
+                word = line[at + 1 : end]
+                found.append(_QUOTABLE.sub(r"\\\g<0>", word) if char == "'" and not found else word)
             at = end + 1 if end > 0 else at + 1
         else:
             start = at

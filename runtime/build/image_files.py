@@ -64,6 +64,9 @@ def metadata(tree: Tree, stage: Stage, text: str, sections: frozenset[str], *, f
     sections: the names of the sections to use.
     force: replace existing help and labels.
     bootstrapped: the tree was made by the bootstrap agent, so labels from the header are added.
+
+    Raises:
+        BollardError: the file of labels in the tree is not a JSON object.
     """
 
     def wanted(name: str) -> str:

@@ -10,7 +10,11 @@ from bollard.runtime.image import image
 
 
 def facts(path: str) -> str:
-    """Return size and digest of an image file, "66.6 MB, sha256:2f0a8d77c0de"; the digest is that of its filesystem."""
+    """Return size and digest of an image file, "66.6 MB, sha256:2f0a8d77c0de"; the digest is that of its filesystem.
+
+    Raises:
+        BollardError: the image cannot be opened or is damaged.
+    """
     opened = image.open_image(path, encrypted=True)
     try:
         digest = opened.digest()
@@ -24,6 +28,9 @@ def finished(target: str, shown: str) -> None:
 
     target: the path of what was built, a SIF file or a sandbox.
     shown: the name of the image that is made for the cache, where `exec` or `pull` goes on with it; else "".
+
+    Raises:
+        BollardError: what was built cannot be read as an image.
     """
     if shown:
         progress.settle()

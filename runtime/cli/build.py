@@ -93,6 +93,9 @@ def request(given: list[tuple[str, str]], words: list[str]) -> builder.Request:
     """Return the request for the builder; `given` are the options, `words` are TARGET and SOURCE.
 
     With --reproducible this sets SOURCE_DATE_EPOCH in this process's environment, if it is not set.
+
+    Raises:
+        BollardError: an option or its value is not valid, or TARGET or SOURCE is missing.
     """
     command_line.refuse_empty(given)
     asked = dict(given)

@@ -71,6 +71,9 @@ def start(action: str, given: Given, words: list[str], values: Given, path: str)
     words: the arguments: image, name, arguments for the script.
     values: the spec of the container.
     path: the path of the image.
+
+    Raises:
+        BollardError: the spec is not valid, the image cannot be used, or the instance cannot be made.
     """
     asked = spec.make(values)
     looked = image.open_image(path if "~" not in path else asked.image, os.uname().machine, encrypted=True)
@@ -240,7 +243,11 @@ class Usage(NamedTuple):
 
 
 def usage(record: Record) -> Usage:
-    """Return the resources that the processes of an instance have used until now."""
+    """Return the resources that the processes of an instance have used until now.
+
+    Raises:
+        BollardError: psutil is not installed.
+    """
     psutil = _psutil()
     total = Usage(0.0, 0, 0, 0, 0)
     for pid in instance.members(record):

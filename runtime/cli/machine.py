@@ -8,7 +8,6 @@ machine; where the distribution is unknown, there is one for each family.
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import tempfile
 from typing import TYPE_CHECKING, NamedTuple
 
 from bollard.runtime import installed
+from bollard.runtime.system import identity
 from bollard.spank_plugin import host_check, probes
 from bollard.spank_plugin.finding import FAILURE, OK, WARNING, Finding
 
@@ -234,7 +234,12 @@ def _program(program: Program, kind: str) -> Finding:
 
 
 def subordinate_ids(text: str, user: str, number: int) -> int:
-    """Return how many ids the text of /etc/subuid or /etc/subgid gives to a user, in one range."""
+    """Return how many ids /etc/subuid or /etc/subgid gives to a user: those of the largest range.
+
+    text: the content of the file.
+    user: the user's name.
+    number: the user's uid, which can stand in the place of the name.
+    """
     best = 0
     for line in text.splitlines():
         fields = line.split(":")
@@ -245,10 +250,7 @@ def subordinate_ids(text: str, user: str, number: int) -> int:
 
 def _subordinate() -> Finding:
     number = os.getuid()
-    try:
-        user = pwd.getpwuid(number).pw_name
-    except KeyError:
-        user = str(number)
+    user = identity.login(number)
     if number == 0:
         return Finding("subordinate ids", OK, "root needs none")
     lacking = []

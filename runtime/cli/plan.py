@@ -31,6 +31,9 @@ def explain(asked: Spec, command: list[str]) -> dict[str, Any]:
     text: the plan in words.
     environment: the variables of a program that is started from this process.
     image.scripts: false if the image's own variables are known only after it is mounted.
+
+    Raises:
+        BollardError: the image or an overlay cannot be used or is not allowed here, or the options have no plan.
     """
     here = site.load(installed.PREFIX)
     opened = image.open_image(asked.image, os.uname().machine, encrypted=True)

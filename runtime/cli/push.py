@@ -80,7 +80,7 @@ def _push(options: dict[str, str], given: list[tuple[str, str]], words: list[str
         read = error.errno in (errno.EIO, errno.ESTALE)  # of the image, and not of the workspace that it is copied to
         raise causes.of(error, f"{image.shown(path)}: cannot be pushed", path if read else place) from None
     finally:
-        os.rmdir(place)
+        workspace.discard(place)
     return 0
 
 

@@ -57,6 +57,9 @@ def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
     name: the command, "sif list" for example.
     given: the parsed options, name and value.
     words: the arguments.
+
+    Raises:
+        BollardError: the arguments are not those of the verb, or the file cannot be read or changed.
     """
     verb = name.partition(" ")[2]
     if verb in ("list", "header", "new"):

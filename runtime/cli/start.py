@@ -20,6 +20,9 @@ def image_of(given: list[tuple[str, str]], words: list[str]) -> tuple[str, Calla
     """Return the path of the image in the first of `words`, and a function to call after it has been opened.
 
     An image of a URI is fetched first.
+
+    Raises:
+        BollardError: the image of a URI cannot be fetched.
     """
     from bollard.runtime.image import image
 
@@ -33,7 +36,15 @@ def image_of(given: list[tuple[str, str]], words: list[str]) -> tuple[str, Calla
 
 
 def values_of(given: list[tuple[str, str]], words: list[str], path: str) -> list[tuple[str, str]]:
-    """Return the (name, value) pairs of a spec for the image at `path`, with the values that the client would add."""
+    """Return the (name, value) pairs of a spec for the image at `path`, with the values that the client would add.
+
+    given: the parsed options, name and value.
+    words: the arguments; the first names the image as the user typed it.
+    path: the path of the image.
+
+    Raises:
+        BollardError: no image is named, the current directory was removed, or an option is not valid.
+    """
     from bollard.runtime import installed
     from bollard.runtime.request import command_line, forms, options, site
 
@@ -61,7 +72,15 @@ def _home() -> str:
 
 
 def run(name: str, given: list[tuple[str, str]], words: list[str]) -> int:
-    """Run `bollard exec`, `run`, `shell` or `test`. Returns only if there is nothing to start."""
+    """Run `bollard exec`, `run`, `shell` or `test`. Returns only if there is nothing to start.
+
+    name: the command.
+    given: the parsed options, name and value.
+    words: the arguments: image, program, arguments of the program.
+
+    Raises:
+        BollardError: the options or the image cannot be used, or the container cannot be made.
+    """
     from bollard.runtime.image import image
     from bollard.runtime.local import execution
     from bollard.runtime.request import options, spec

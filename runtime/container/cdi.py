@@ -55,7 +55,11 @@ class Spec:
         self.kind = str(content.get("kind", ""))
 
     def devices(self) -> dict[str, dict[str, Any]]:
-        """Return {name: edits} of the devices."""
+        """Return {name: edits} of the devices.
+
+        Raises:
+            BollardError: an entry has no name, or has another form than CDI's.
+        """
         found = {}
         for device in _list(self, self.content, "devices"):
             if not isinstance(device, dict):

@@ -106,7 +106,11 @@ class Container:
     def define_environment(
         self, shell: Callable[[bytes, list[bytes]], bytes | None], cwd: bytes = b"/"
     ) -> environment.ImageEnvironment:
-        """Evaluate the image's scripts and keep the result. `shell` and `cwd` are those of environment.of_image."""
+        """Evaluate the image's scripts and keep the result. `shell` and `cwd` are those of environment.of_image.
+
+        Raises:
+            BollardError: a script ended the shell.
+        """
         home, path = os.fsencode(self.spec.home or self.spec.user_home), os.fsencode(self.spec.image)
         app = os.fsencode(self.spec.app)
         self.environment = environment.of_image(self.scripts, home, path, shell, app, cwd, self.warnings)

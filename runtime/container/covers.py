@@ -177,7 +177,13 @@ def make_in(root: int, missing: dict[str, list[tuple[list[str], bool]]]) -> dict
 
 
 def cover_all(image: str, session: str, root: int, missing: dict[str, list[tuple[list[str], bool]]]) -> str:
-    """Cover the directories of the read-only `image` that lack a mount point. Returns the path of the root."""
+    """Cover the directories of the read-only `image` that lack a mount point. Returns the path of the root.
+
+    image    path of the image's root
+    session  path of the session tmpfs
+    root     descriptor of the image's root directory
+    missing  {directory: its missing entries, each as components of a path and whether it is a directory}
+    """
     shadows = Shadows(session)
     path = image
     at_top = missing.pop("/", None)

@@ -121,28 +121,69 @@ def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[
     if container.by_slurm and command == RUN:  # srun's program is the image
         arguments = [os.fsdecode(word) for word in argv[1:]]
         argv = [os.fsencode(word) for word in action.inside("run", arguments, is_program, app=asked.app)]
-    if container.spec.fakeroot and any(entry.startswith(b"PMIX_NAMESPACE=") for entry in env):
-        # The PMIx server refuses uid 0, and its library then waits forever (libpmix 4.2.2): the step would not end.
-        reason = "root in a container does not go with PMIx, which compares user ids"
-        raise BollardError(reason, "use --mpi=pmi2 or --mpi=none")
-    own = enroot.workdir(container.rc) if container.by_slurm else b""
-    asked_cwd, cwd = cwd, working_directory(asked, cwd, own)
-    if cwd not in (asked_cwd, own) and not asked.pwd and not asked.contain:
-        name = os.fsdecode(asked_cwd) or "a directory that was removed"
-        told = f"{name} cannot be entered in the container; the program starts in {os.fsdecode(cwd)}"
-        container.warn_once([f"{container.node}: {told}"])
-
+    if container.spec.fakeroot:
+        _refuse_pmix(env)
+    cwd = _directory(container, asked, cwd)
     root = AS_ROOT if container.spec.fakeroot else b""
 
     def shell(script: bytes, start: list[bytes]) -> bytes | None:
         entering(step)
         return _run_there(peer, container.namespace_fds, script, start, root)
 
+    env = _environment(container, asked, env, command, cwd, shell)
+    mode = SAVE if asked.save or container.servers else WAIT if "pid" in container.spec.unshare else b""
+    if b"TMPDIR=" + scratch not in env:
+        scratch = b""
+    answer = reply(argv, env, cwd, note(container, verbose, begin), mode, root, scratch)
+    entering(step)
+    wire.send(peer, wire.OK, answer, container.namespace_fds)
+    return asked.save
+
+
+def _refuse_pmix(env: list[bytes]) -> None:
+    """Raise if a task with the environment `env`, which is root in its container, would talk to a PMIx server.
+
+    The server refuses uid 0, and its library then waits forever (libpmix 4.2.2): the step would not end.
+    """
+    if any(entry.startswith(b"PMIX_NAMESPACE=") for entry in env):
+        reason = "root in a container does not go with PMIx, which compares user ids"
+        raise BollardError(reason, "use --mpi=pmi2 or --mpi=none")
+
+
+def _directory(container: Container, asked: Spec, cwd: bytes) -> bytes:
+    """Return the directory in which the task starts (`working_directory`). Warns if it is not the one asked for.
+
+    container  the container; gets the warning
+    asked      the spec of the task's step
+    cwd        the task's directory on the host, b"" for one that was removed
+    """
+    own = enroot.workdir(container.rc) if container.by_slurm else b""
+    found = working_directory(asked, cwd, own)
+    if found not in (cwd, own) and not asked.pwd and not asked.contain:
+        name = os.fsdecode(cwd) or "a directory that was removed"
+        told = f"{name} cannot be entered in the container; the program starts in {os.fsdecode(found)}"
+        container.warn_once([f"{container.node}: {told}"])
+    return found
+
+
+def _environment(
+    container: Container, asked: Spec, env: list[bytes], command: bytes, cwd: bytes,
+    shell: Callable[[bytes, list[bytes]], bytes | None],
+) -> list[bytes]:  # fmt: skip
+    """Return the environment of the task's program, NAME=VALUE.
+
+    container  the container; keeps what the image's scripts and its entrypoint set
+    asked      the spec of the task's step
+    env        the task's environment on the host
+    command    the action, for APPTAINER_COMMAND
+    cwd        the directory in which the task starts
+    shell      runs a script in the image's shell, in the task's launcher; see `_run_there`
+    """
     image_env = container.environment
     if image_env is None:
         image_env = container.define_environment(shell, cwd)
     defaults = container.defaults
-    if root:
+    if container.spec.fakeroot:
         defaults += ((b"APT_CONFIG", plan.APT_CONF.encode()),)
     unexpanded: list[str] = []
     env = environment.of_task(
@@ -156,13 +197,7 @@ def admit(container: Container, peer: socket, frame: bytes, entering: Callable[[
         env = [name + b"=" + value for name, value in {**named, **pytorch.variables(named)}.items()]
     if asked.entrypoint:
         env = _through_entrypoint(container, asked, env, cwd, shell)
-    mode = SAVE if asked.save or container.servers else WAIT if "pid" in container.spec.unshare else b""
-    if b"TMPDIR=" + scratch not in env:
-        scratch = b""
-    answer = reply(argv, env, cwd, note(container, verbose, begin), mode, root, scratch)
-    entering(step)
-    wire.send(peer, wire.OK, answer, container.namespace_fds)
-    return asked.save
+    return env
 
 
 def _scratch(container: Container, env: list[bytes]) -> bytes:

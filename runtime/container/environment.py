@@ -240,6 +240,9 @@ def of_task(
     libraries  the container has libraries of the host's drivers in LIBRARIES: let its loader find them
     warnings   gets a line for each value that would run a command: it is passed as it is
     first_libraries  directory that comes first in LD_LIBRARY_PATH: the host's MPI, which was asked for
+
+    Raises:
+        BollardError: the values of the user's variables together are too large.
     """
     env, kept, asked, gpus, host_home = _sorted(task_env, spec)
     # With --no-home the directory is not mounted, but HOME is still set.

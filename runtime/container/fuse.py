@@ -308,7 +308,15 @@ def last_words(words: int) -> str:
 def serve(
     parent: int, command: list[str], inherited: tuple[int, ...], words: int, env: dict[str, str], end: int = _SIGKILL
 ) -> None:
-    """In the child: execute the server. Does not return."""
+    """In the child: execute the server. Does not return.
+
+    parent     process id of the keeper: the server ends with it
+    command    the server and its arguments
+    inherited  descriptors that the server keeps
+    words      descriptor of the pipe for its messages
+    env        its whole environment
+    end        the signal that it gets when the keeper ends
+    """
     try:
         linux.die_with_parent(end, parent)
         linux.leave_mount_namespace()

@@ -238,6 +238,9 @@ def find(drivers: tuple[Driver, ...], devices: bool) -> Gpus:
     """Return the binds for `drivers`, those of them that this node has, and the required ones that it has not.
 
     `devices`: as `binds`.
+
+    Raises:
+        BollardError: /etc/ld.so.cache is damaged.
     """
     known = of_machine() if drivers else {}
     warnings: list[str] = []

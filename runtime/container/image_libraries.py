@@ -51,7 +51,7 @@ class Root:
         return -1
 
     def names(self, path: str) -> list[str]:
-        """Return the names in a directory; [] if it is missing."""
+        """Return the first _NAMES_MAX names in a directory, sorted; [] if it is missing or cannot be read."""
         try:
             fd = linux.open_in_root(self._fd, path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:

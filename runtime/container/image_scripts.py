@@ -69,7 +69,11 @@ def available_locales() -> frozenset[bytes] | None:
 
 
 def scripts() -> list[tuple[str, bytes]]:
-    """Return the image's environment scripts as (file name, text), sorted by name. "/" must be the container's root."""
+    """Return the image's environment scripts as (file name, text), sorted by name. "/" must be the container's root.
+
+    Raises:
+        BollardError: there are more than SCRIPTS_MAX scripts, or one has more than FILE_MAX bytes.
+    """
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         names = sorted(name for name in os.listdir(SCRIPTS) if name.endswith(".sh"))
@@ -90,7 +94,11 @@ def scripts() -> list[tuple[str, bytes]]:
 
 
 def enroot_rc() -> bytes:
-    """Return the text of /etc/rc of an image in enroot's layout, else b"". "/" must be the container's root."""
+    """Return the text of /etc/rc of an image in enroot's layout, else b"". "/" must be the container's root.
+
+    Raises:
+        BollardError: the file has more than FILE_MAX bytes.
+    """
     if os.path.isdir("/.singularity.d"):
         return b""
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -102,7 +110,11 @@ def enroot_rc() -> bytes:
 
 
 def unmade_mounts(container: Container) -> list[str]:
-    """Return the warning about mounts in the fstab of an image in enroot's layout, if the container lacks them."""
+    """Return the warning about mounts in the fstab of an image in enroot's layout, if the container lacks them.
+
+    Raises:
+        BollardError: the fstab has more than FILE_MAX bytes.
+    """
     if not container.rc:
         return []
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import sys
 
+from bollard.runtime import archive
+
 # Modules that functions import only when they run, and that are needed after `end`. They are imported while the file
 # server starts.
 NEEDED = (
@@ -38,6 +40,7 @@ def end(programs: bool = False) -> None:
     for places in (sys.path, sys.meta_path, sys.path_hooks):
         places.clear()
     sys.path_importer_cache.clear()
+    archive.end()
     sys.stderr = sys.__stderr__ = None  # type: ignore[misc]  # Python's C code then prints nothing
     sys.excepthook = sys.unraisablehook = _say_nothing
     forbidden = _LOADS if programs else _LOADS | _STARTS

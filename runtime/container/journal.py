@@ -54,6 +54,11 @@ def connect(job: str, path: str = SOCKET) -> Journal | None:
 
 
 def line(event: str, values: list[tuple[str, str]], pid: int) -> bytes:
-    """Return the text of one line as syslog(3) sends it, without a time: the log's daemon adds that."""
+    """Return the text of one line as syslog(3) sends it, without a time: the log's daemon adds that.
+
+    event   what happened, one word
+    values  (name, value) pairs
+    pid     process id of the keeper
+    """
     words = [f"{name}={spec_text.quote(value).replace(' ', '%20')[:PATH_MAX]}" for name, value in values]
     return f"<{_PRIORITY}>bollard[{pid}]: {event} {' '.join(words)}".encode("ascii")

@@ -39,7 +39,7 @@ from bollard.runtime.system import identity, linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from bollard.runtime.container import layers
+    from bollard.runtime.container import host_mpi, layers
     from bollard.runtime.container.save import Saver
     from bollard.runtime.image.encryption import Key
     from bollard.runtime.image.image import Image
@@ -130,29 +130,14 @@ def _enter(
     report = mounts.Report()
     files = _write_files(asked)
     accounts = identity.lines(asked.home)
-    proc = linux.clone_tree(f"{SESSION}/proc", recursive=False) if processes >= 0 else -1
-    trees = {
-        mount.source: linux.clone_tree(files[mount.source]) for mount in made.mounts if mount.kind == plan_records.FILE
-    }
-    linux.set_bindable(SESSION, False)  # so that a bind of /usr does not contain the session tmpfs
-    places = mounts.clone_sources(made.mounts, trees, SESSION, proc, report)
-    linux.set_bindable(SESSION, True)
+    places = _clone_sources(made, files, processes >= 0, report)
     clock.mark("sources")
     root = _first_look(asked, base, words, server, opened)
     if server:
         readahead.start(root, program)
     for name, ours in accounts.items():
         _write(files[name], identity.merged(image_scripts.read(root, f"/etc/{name}"), ours))
-    if any(place.mount.only in (plan_records.CAN_LOAD, plan_records.LACKS) for place in places):
-        from bollard.runtime.container import driver_libraries
-
-        places = driver_libraries.fitting(root, places, report)
-    hosts_mpi = None
-    if any(place.mount.only == plan_records.HOST_MPI for place in places):
-        from bollard.runtime.container import host_mpi
-
-        hosts_mpi = host_mpi.fitting(root, places, asked.mpi, here, report)
-        places = hosts_mpi.places
+    places, hosts_mpi = _fitting(asked, here, root, places, report)
     clock.mark("server")
     servers = None
     if made.layers:
@@ -167,10 +152,7 @@ def _enter(
     task_reaper.hold_proc()
     linux.change_root(new_root)
     clock.mark("mounts")
-    if asked.app and not os.path.isdir(f"/scif/apps/{asked.app}"):
-        raise BollardError(
-            f"{asked.asked}: has no app {asked.app}", f"see `bollard inspect --list-apps {asked.asked}`", 1
-        )
+    _refuse_missing_app(asked)
     container = Container(
         node=node, spec=asked, site=here, image=opened, plan=made, report=report, server=server, clock=clock,
         server_state=state, image_root=root, trusted=trusted,
@@ -182,10 +164,7 @@ def _enter(
     )  # fmt: skip
     container.warnings += [layer.warning for layer in own_layers if layer.warning]
     container.warnings += image_scripts.unmade_mounts(container)
-    try:
-        container.define_environment(_no_shell_here)
-    except _NeedsShell:
-        pass  # only a task may run code of the image: see entry.admit
+    _define_environment(container)
     clock.mark("environment")
     return container
 
@@ -264,6 +243,9 @@ def facts(asked: Spec, opened: Image, here: site.Site, spool: str = "", kept: bo
     here    the site's configuration
     spool   path of SlurmdSpoolDir, "" outside Slurm
     kept    the container has the layer in memory of the one that it follows
+
+    Raises:
+        BollardError: an overlay, a device or the host's MPI that was asked for cannot be used.
     """
     brought: tuple[tuple[str, int], ...] = ()
     overlays: tuple[str, ...] = ()
@@ -349,6 +331,49 @@ def _write_files(asked: Spec) -> dict[str, str]:
     return files
 
 
+def _clone_sources(
+    made: plan_records.Plan, files: dict[str, str], own_proc: bool, report: mounts.Report
+) -> list[mounts.Place]:
+    """Return the plan's mounts whose sources are there, each with a detached copy of its source.
+
+    made      the plan
+    files     {name: path} of the files that `_write_files` wrote
+    own_proc  `_unshare` mounted a /proc of the container's own
+    report    gets the mounts that are left out
+    """
+    proc = linux.clone_tree(f"{SESSION}/proc", recursive=False) if own_proc else -1
+    trees = {
+        mount.source: linux.clone_tree(files[mount.source]) for mount in made.mounts if mount.kind == plan_records.FILE
+    }
+    linux.set_bindable(SESSION, False)  # so that a bind of /usr does not contain the session tmpfs
+    places = mounts.clone_sources(made.mounts, trees, SESSION, proc, report)
+    linux.set_bindable(SESSION, True)
+    return places
+
+
+def _fitting(
+    asked: Spec, here: site.Site, root: int, places: list[mounts.Place], report: mounts.Report
+) -> tuple[list[mounts.Place], host_mpi.Fit | None]:
+    """Return the mounts without those libraries of the host that do not suit the image, and what its MPI needs.
+
+    asked   the spec of the container
+    here    the site's configuration
+    root    descriptor of the image's root directory
+    places  what `_clone_sources` returned
+    report  gets what is left out
+    """
+    if any(place.mount.only in (plan_records.CAN_LOAD, plan_records.LACKS) for place in places):
+        from bollard.runtime.container import driver_libraries
+
+        places = driver_libraries.fitting(root, places, report)
+    if not any(place.mount.only == plan_records.HOST_MPI for place in places):
+        return places, None
+    from bollard.runtime.container import host_mpi
+
+    fit = host_mpi.fitting(root, places, asked.mpi, here, report)
+    return fit.places, fit
+
+
 def _start_saver(asked: Spec, base: str, own: bool) -> Saver | None:
     """Start the saver, if this container is to be saved.
 
@@ -397,12 +422,28 @@ def _unshare(made: plan_records.Plan) -> int:
         ) from None
 
 
+def _refuse_missing_app(asked: Spec) -> None:
+    """Raise if the image lacks the SCIF app of the spec. This process must be in the container."""
+    if asked.app and not os.path.isdir(f"/scif/apps/{asked.app}"):
+        raise BollardError(
+            f"{asked.asked}: has no app {asked.app}", f"see `bollard inspect --list-apps {asked.asked}`", 1
+        )
+
+
 class _NeedsShell(Exception):
     """runtime/shell cannot evaluate the image's environment scripts."""
 
 
 def _no_shell_here(script: bytes, env: list[bytes]) -> bytes | None:
     raise _NeedsShell
+
+
+def _define_environment(container: Container) -> None:
+    """Evaluate the image's environment scripts, unless they need a shell: the first task runs them then."""
+    try:
+        container.define_environment(_no_shell_here)
+    except _NeedsShell:
+        pass  # only a task may run code of the image: see entry.admit
 
 
 def _let_children_go() -> None:

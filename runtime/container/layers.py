@@ -100,7 +100,11 @@ def _is_stopped(handle: int) -> bool:
 
 
 def of_image(opened: image.Image, name: str) -> tuple[tuple[str, int], ...]:
-    """Return (filesystem, offset in bytes) of each layer in the image file, lowest first. `name` is for messages."""
+    """Return (filesystem, offset in bytes) of each layer in the image file, lowest first. `name` is for messages.
+
+    Raises:
+        BollardError: a squashfs layer is damaged.
+    """
     found = []
     for part in opened.overlays:
         kind = plan_records.EXT3 if part.fstype == sif.FS_EXT3 else plan_records.SQUASHFS
@@ -230,61 +234,75 @@ def mount(
     points = f"{session}/points"
     os.mkdir(points, 0o755)
     mounts.make_points(base, points, places)
-    lower, upper, work = [base, points], "", ""
-    by_fuse, pids = False, []
-    parts: list[int] = []  # upper and work of each layer
+    stack = _Stack([base, points], [layer.fd for layer in layers])
     for number, layer in enumerate(layers):
-        path, overlay = f"/proc/self/fd/{layer.fd}", layer.overlay
-        if overlay.filesystem != plan_records.DIRECTORY:
-            path, pid = _serve(layer, f"{session}/layer{number}", f"{session}/scratch", made.owned)
-            if not overlay.read_only:
-                by_fuse = True
-                pids.append(pid)
-        if overlay.read_only:
-            if overlay.filesystem != plan_records.SQUASHFS and os.path.lexists(f"{path}/upper"):
-                parts.append(_part(path, "upper", overlay.source))
-                path = f"/proc/self/fd/{parts[-1]}"
-            lower.insert(0, path)
-            continue
-        _make(f"{path}/upper", overlay.source)
-        _make(f"{path}/work", overlay.source)
-        parts += [_part(path, "upper", overlay.source), _part(path, "work", overlay.source)]
-        if overlay.filesystem == plan_records.EXT3:
-            _refuse_others(parts[-2], overlay.source)
-        upper, work = (f"/proc/self/fd/{fd}" for fd in parts[-2:])
+        _add(stack, layer, f"{session}/layer{number}", f"{session}/scratch", made.owned)
     in_memory = [overlay for overlay in made.layers if overlay.filesystem == plan_records.MEMORY]
     if in_memory:
-        room = _memory(f"{session}/written", kept)
-        if in_memory[0].read_only:
-            lower.insert(0, f"{room}/upper")
-        else:
-            upper, work = f"{room}/upper", f"{room}/work"
+        _add_memory(stack, f"{session}/written", in_memory[0].read_only, kept)
     merged = f"{session}/merged"
     os.mkdir(merged, 0o755)
-    options = f"lowerdir={':'.join(lower)}" + (f",upperdir={upper},workdir={work}" if upper else "")
-    try:
-        if not by_fuse:
-            _merge(merged, options + ",userxattr")
-    except OSError as error:
-        where = ", ".join(layer.overlay.source for layer in layers) or "memory"
-        if error.errno in (ENOSPC, EDQUOT, EROFS, ENOMEM, EMFILE, ENFILE):  # not the kind of the filesystem
-            raise causes.of(error, f"no writable layer possible in {where}", upper or merged) from None
-        if not os.path.exists(OVERLAY):
-            raise BollardError(
-                f"no writable layer possible in {where}: {error.strerror}",
-                "a network file system takes none; on Linux before 6.6 use --overlay with a directory of a local disk",
-            ) from None
-        by_fuse = True
-    if by_fuse:
-        handles = (*(layer.fd for layer in layers), *parts)
-        pids.append(fuse.start(OVERLAY, options, [], merged, handles, False))
-    for fd in (*(layer.fd for layer in layers), *parts):
+    _merge(stack, merged, ", ".join(layer.overlay.source for layer in layers) or "memory")
+    for fd in stack.fds:
         os.close(fd)
-    return merged, Servers(pids) if pids else None
+    return merged, Servers(stack.pids) if stack.pids else None
 
 
-def _memory(room: str, kept: renewal.Layer) -> str:
-    """Mount the layer in memory at `room`: the one of the container that this one follows, or a new one."""
+class _Stack:
+    """The directories that an overlay merges, and what holds them."""
+
+    __slots__ = ("fds", "lower", "pids", "upper", "work")
+
+    def __init__(self, lower: list[str], fds: list[int]) -> None:
+        self.lower = lower  # paths, the topmost first
+        self.fds = fds  # descriptors that paths of the other fields name: layers, and their upper and work
+        self.upper = ""  # where the container writes; "" for a container that writes nowhere
+        self.work = ""
+        self.pids: list[int] = []  # the file servers that write to the user's files, the lowest first
+
+    def options(self) -> str:
+        """Return the mount options that name the directories."""
+        written = f",upperdir={self.upper},workdir={self.work}" if self.upper else ""
+        return f"lowerdir={':'.join(self.lower)}{written}"
+
+
+def _add(stack: _Stack, layer: Layer, target: str, scratch: str, own: bool) -> None:
+    """Put a layer of the user on top of the stack.
+
+    stack    the layers below; gets this one
+    layer    a directory, or a file that holds a filesystem
+    target   path where the file's filesystem is mounted
+    scratch  path of the file servers' own directory
+    own      files show as the user's
+    """
+    path, overlay = f"/proc/self/fd/{layer.fd}", layer.overlay
+    if overlay.filesystem != plan_records.DIRECTORY:
+        path, pid = _serve(layer, target, scratch, own)
+        if not overlay.read_only:
+            stack.pids.append(pid)
+    if overlay.read_only:
+        if overlay.filesystem != plan_records.SQUASHFS and os.path.lexists(f"{path}/upper"):
+            stack.fds.append(_part(path, "upper", overlay.source))
+            path = f"/proc/self/fd/{stack.fds[-1]}"
+        stack.lower.insert(0, path)
+        return
+    _make(f"{path}/upper", overlay.source)
+    _make(f"{path}/work", overlay.source)
+    upper, work = _part(path, "upper", overlay.source), _part(path, "work", overlay.source)
+    stack.fds += [upper, work]
+    if overlay.filesystem == plan_records.EXT3:
+        _refuse_others(upper, overlay.source)
+    stack.upper, stack.work = f"/proc/self/fd/{upper}", f"/proc/self/fd/{work}"
+
+
+def _add_memory(stack: _Stack, room: str, read_only: bool, kept: renewal.Layer) -> None:
+    """Put the layer in memory on top of the stack: the one of the container that this one follows, or a new one.
+
+    stack      the layers below; gets this one
+    room       path where the layer is mounted
+    read_only  the container only reads it
+    kept       the layer in memory of the container that this one follows; gets this container's own
+    """
     os.mkdir(room, 0o755)
     if kept.tree >= 0:
         target = os.open(room, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -296,11 +314,36 @@ def _memory(room: str, kept: renewal.Layer) -> str:
         os.mkdir(f"{room}/upper", 0o755)
         os.mkdir(f"{room}/work", 0o755)
     kept.tree = linux.clone_tree(room, recursive=False)
-    return room
+    if read_only:
+        stack.lower.insert(0, f"{room}/upper")
+    else:
+        stack.upper, stack.work = f"{room}/upper", f"{room}/work"
 
 
-def _merge(merged: str, options: str) -> None:
-    """Mount the kernel's overlay.
+def _merge(stack: _Stack, merged: str, where: str) -> None:
+    """Mount the merged layers at `merged`: by the kernel's overlayfs, or by fuse-overlayfs where that cannot.
+
+    `where` names the layers in messages. `stack.pids` gets the process id of fuse-overlayfs.
+    """
+    by_fuse = bool(stack.pids)
+    try:
+        if not by_fuse:
+            _mount_overlay(merged, stack.options() + ",userxattr")
+    except OSError as error:
+        if error.errno in (ENOSPC, EDQUOT, EROFS, ENOMEM, EMFILE, ENFILE):  # not the kind of the filesystem
+            raise causes.of(error, f"no writable layer possible in {where}", stack.upper or merged) from None
+        if not os.path.exists(OVERLAY):
+            raise BollardError(
+                f"no writable layer possible in {where}: {error.strerror}",
+                "a network file system takes none; on Linux before 6.6 use --overlay with a directory of a local disk",
+            ) from None
+        by_fuse = True
+    if by_fuse:
+        stack.pids.append(fuse.start(OVERLAY, stack.options(), [], merged, tuple(stack.fds), False))
+
+
+def _mount_overlay(merged: str, options: str) -> None:
+    """Mount the kernel's overlay at `merged`.
 
     The kernel can take a moment to unmount that of the container which this one follows; until then its upper layer is
     busy.

@@ -142,7 +142,12 @@ def refused(host: Iterable[str], image: Callable[[str], Part | None], choice: Ch
 
 
 def is_from_host(name: str, host: dict[str, Part], image: Callable[[str], Part | None]) -> bool:
-    """Return whether the library `name`, which some of `host` need, comes from the host."""
+    """Return whether a library that some of `host` need comes from the host.
+
+    name   the soname
+    host   {name: library} of the host's libraries that are taken
+    image  as for `choose`
+    """
     own, ours = image(name), host.get(name)
     if not ours or not own or name in ROWS or name.startswith(_OF_OPEN_MPI):
         return ours is not None

@@ -49,7 +49,7 @@ def main(
     if any(name.isupper() or name in ("opts", "env-file") for name, _ in values):
         from bollard.runtime.request import forms
 
-        values = forms.resolve(values)
+        values = forms.resolve_for_job(values)
     here = site.load(PREFIX)
     holder = admission.USER_IS_ROOT if identity.is_host_root() else admission.ROOT  # before /proc is the container's
     old, kept = renewal.take_over(before) if before >= 0 else ([], renewal.Layer())

@@ -101,6 +101,9 @@ def opened(environ: Mapping[str, str], disabled: bool = False) -> Iterator[Store
 
     environ: environment variables, which name the place of the cache.
     disabled: use a temporary directory, which is removed at the end.
+
+    Raises:
+        BollardError: the place of the cache cannot be used, another user could write to it, or its disk is full.
     """
     if disabled:
         place = workspace.make(workspace.parent(environ))
@@ -419,7 +422,11 @@ def discard(path: str) -> None:
 
 
 def entries(environ: Mapping[str, str], kinds: tuple[str, ...] = TYPES) -> list[Entry]:
-    """Return the entries of the cache, sorted. Does not make the cache."""
+    """Return the entries of the cache, sorted. Does not make the cache.
+
+    Raises:
+        BollardError: the place of the cache cannot be used, or another user could write to it.
+    """
     root = directory(environ)
     if not os.path.isdir(root):
         return []
@@ -427,7 +434,11 @@ def entries(environ: Mapping[str, str], kinds: tuple[str, ...] = TYPES) -> list[
 
 
 def shared_entries(kinds: tuple[str, ...] = TYPES) -> list[Entry]:
-    """Return the entries of the site's cache, sorted; none if there is no such cache."""
+    """Return the entries of the site's cache, sorted; none if there is no such cache.
+
+    Raises:
+        BollardError: the installation's site.conf cannot be parsed.
+    """
     root = _trusted(site.load(PREFIX).cache_shared)
     return _scan(root, kinds) if root else []
 
@@ -457,6 +468,9 @@ def remove(environ: Mapping[str, str], found: list[Entry], waiting: Callable[[],
     environ: environment variables, which name the place of the cache.
     found: the entries to remove.
     waiting: called if another process fetches, before the wait for it.
+
+    Raises:
+        BollardError: the place of the cache cannot be used, or another user could write to it.
     """
     if not found and not os.path.isdir(directory(environ)):
         return

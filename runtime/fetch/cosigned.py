@@ -12,7 +12,6 @@ What is verified is the digest that the registry gives now; it is returned, so t
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from typing import Any
 
@@ -191,10 +190,7 @@ def _refuse_large(where: Reference, document: dict[str, Any]) -> None:
 def _object(raw: bytes, digest: str, name: Reference) -> dict[str, Any]:
     if f"sha256:{hashlib.sha256(raw).hexdigest()}" != digest:
         raise BollardError(f"{name.uri}: the registry sent another manifest than {digest}", "do not trust the image")
-    try:
-        found = json.loads(raw)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+    found = oci.json_object(raw)
+    if found is None:
         raise BollardError(f"{name.uri}: a manifest of its signatures is not a JSON object", "do not trust the image")
     return found

@@ -14,30 +14,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gzip
-import hashlib
 import os
-import shutil
 import stat
-import subprocess
 import tarfile
-import threading
-import zlib
 from collections.abc import Iterator
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
+from bollard.runtime.fetch import decompression
+from bollard.runtime.fetch.decompression import Stream
 from bollard.runtime.installed import PREFIX
 from bollard.runtime.request import site
 from bollard.runtime.system import linux
 from bollard.runtime.system.tree import Tree, remove_at
 
-_DAMAGED = (
-    tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, OverflowError, ValueError, RecursionError,
-)  # fmt: skip
 _MAX_DEPTH = 256  # parts of a path in a layer
-_AFTER_MAX = 1 << 20  # bytes after the end of an archive
 _NAMES_MAX = 1 << 20  # bytes of a header for long names and attributes, which tarfile reads into memory
 _OF_NAMES = (
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
@@ -57,11 +49,12 @@ def apply(file: IO[bytes], tree: Tree, what: str, digest: str = "", *, layer: bo
     Raises:
         BollardError: the archive is damaged, too large for this site, or does not match its digest, or a write fails.
     """
-    checked = _Hashed(file)
+    checked = decompression.Hashed(file)
     try:
-        with _decompressed(checked, what) as stream, tarfile.open(None, "r|", stream, tarinfo=_Member) as archive:
-            _apply_members(archive, tree, layer, _Budget(site.load(PREFIX).layer_max, what))
-    except _DAMAGED as error:
+        with decompression.opened(checked, what) as stream:
+            archive = tarfile.open(None, "r:", cast("IO[bytes]", stream), tarinfo=_Member)
+            _apply_members(archive, stream, tree, layer, _Budget(site.load(PREFIX).layer_max, what))
+    except decompression.DAMAGED as error:
         raise BollardError(f"{what}: damaged: {error}", "fetch or build it again") from None
     except OSError as error:  # a link to nothing, a name too long, a full disk
         raise causes.of(error, f"{what}: cannot be unpacked", tree.path, "is the image whole?") from None
@@ -112,103 +105,7 @@ class _Budget:
             )
 
 
-class _Hashed:
-    """A file that is hashed while it is read."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.hash = hashlib.sha256()
-        self.held = b""
-
-    def peek(self, size: int) -> bytes:
-        self.held = self.read(size)
-        return self.held
-
-    def read(self, size: int = -1) -> bytes:
-        if self.held:
-            data, self.held = self.held, b""
-            return data
-        data = self.file.read(size)
-        self.hash.update(data)
-        return data
-
-
-@contextlib.contextmanager
-def _decompressed(file: _Hashed, what: str) -> Iterator[Any]:
-    first = file.peek(8)
-    if first.startswith(b"\x1f\x8b"):
-        yield gzip.open(cast("IO[bytes]", _Whole(file)))
-        return
-    program = None
-    for magic, name in ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ", "xz"), (b"BZh", "bzip2")):
-        if first.startswith(magic):
-            program = name
-    if not program:
-        yield _Whole(file)
-        return
-    if not shutil.which(program):
-        raise BollardError(f"{what}: is packed by {program}", f"install the program {program}")
-    with _streamed(file, program, what) as plain:
-        yield plain
-
-
-@contextlib.contextmanager
-def _streamed(file: _Hashed, program: str, what: str) -> Iterator[IO[bytes]]:
-    """Yield a stream of the file's content, decompressed by `program`. It is not stored on the disk."""
-    process = subprocess.Popen(
-        [program, "-dc"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    assert process.stdin is not None and process.stdout is not None
-    failures: list[BaseException] = []
-    feeder = threading.Thread(target=_feed, args=(file, process.stdin, failures), daemon=True)
-    feeder.start()
-    ended = False
-    try:
-        yield process.stdout
-        # After the archive tar writes zeros up to a full record. More than _AFTER_MAX is not read.
-        ended = len(process.stdout.read(_AFTER_MAX)) < _AFTER_MAX
-    except _DAMAGED:
-        ended = process.stdout.read(1) == b""  # the stream is short because the program has failed
-        raise
-    finally:
-        process.stdout.close()  # ends a program that still has more to write
-        feeder.join()
-        status = process.wait()
-        if failures:
-            raise failures[0]
-        if ended and status:
-            raise BollardError(f"{what}: damaged: {program} cannot unpack it", "fetch it again")
-
-
-def _feed(file: _Hashed, pipe: IO[bytes], failures: list[BaseException]) -> None:
-    """Write the whole file into the pipe, or until the reader closes it."""
-    try:
-        with contextlib.suppress(BrokenPipeError), pipe:
-            while data := file.read(1 << 20):
-                pipe.write(data)
-    except BaseException as error:  # noqa: BLE001 - the reader raises it
-        failures.append(error)
-
-
-class _Whole:
-    """A file whose reads are short only at its end; tarfile requires this."""
-
-    def __init__(self, file: _Hashed) -> None:
-        self.file = file
-        self.held = b""
-
-    def read(self, size: int = -1) -> bytes:
-        while size < 0 or len(self.held) < size:
-            data = self.file.read(max(size - len(self.held), 65536) if size >= 0 else 1 << 20)
-            if not data:
-                break
-            self.held += data
-        size = len(self.held) if size < 0 else size
-        data, self.held = self.held[:size], self.held[size:]
-        return data
-
-
-def _apply_members(archive: tarfile.TarFile, tree: Tree, layer: bool, budget: _Budget) -> None:
+def _apply_members(archive: tarfile.TarFile, stream: Stream, tree: Tree, layer: bool, budget: _Budget) -> None:
     directories: dict[str, tarfile.TarInfo] = {}
     written: set[tuple[int, str]] = set()
     for member in archive:
@@ -228,7 +125,7 @@ def _apply_members(archive: tarfile.TarFile, tree: Tree, layer: bool, budget: _B
                 os.fchmod(fd, member.mode & 0o7777 | 0o700)
         else:
             directories.pop(path, None)  # the last of several members with the same name counts
-            _apply_member(archive, member, tree, path, written)
+            _apply_member(archive, stream, member, tree, path, written)
             if member.isdir():
                 directories[path] = member
     # Times and modes of directories are set last, the deepest first: writing a file changes the time of its directory
@@ -258,7 +155,12 @@ def _whiteout(tree: Tree, parts: list[str], written: set[tuple[int, str]]) -> No
 
 
 def _apply_member(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, tree: Tree, path: str, written: set[tuple[int, str]]
+    archive: tarfile.TarFile,
+    stream: Stream,
+    member: tarfile.TarInfo,
+    tree: Tree,
+    path: str,
+    written: set[tuple[int, str]],
 ) -> None:
     with tree.parent(path) as (above, name):
         written.add((os.fstat(above).st_ino, name))
@@ -275,7 +177,7 @@ def _apply_member(
         elif member.isfifo():
             os.mkfifo(name, 0o600, dir_fd=above)
         elif member.isreg():
-            _write_file(archive, member, above, name)
+            _write_file(archive, stream, member, above, name)
         else:
             return  # a device: not made, because a container gets /dev from the host
         _own(member, above, name)
@@ -291,8 +193,7 @@ def _link(member: tarfile.TarInfo, tree: Tree, above: int, name: str) -> None:
         os.link(source, name, src_dir_fd=place, dst_dir_fd=above, follow_symlinks=False)
 
 
-def _write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, above: int, name: str) -> None:
-    data = archive.extractfile(member)
+def _write_file(archive: tarfile.TarFile, stream: Stream, member: tarfile.TarInfo, above: int, name: str) -> None:
     room = os.fstatvfs(above)
     if member.size > room.f_bavail * room.f_frsize:
         place = os.readlink(f"/proc/self/fd/{above}")
@@ -301,16 +202,31 @@ def _write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, above: int, n
             f"{member.name} has {member.size} bytes, and there is room for {left} on {where}", causes.room_hint(place)
         )
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=above)
-    with open(fd, "wb") as file:
-        if data is not None:
-            shutil.copyfileobj(data, file, 1 << 20)
-        file.flush()
+    with open(fd, "wb", buffering=0) as file:
+        for block in _content(archive, stream, member):
+            rest = memoryview(block)
+            while rest:
+                rest = rest[file.write(rest) :]
         if file.tell() != member.size:
             raise EOFError(f"{member.name} ends early")
         for key, value in member.pax_headers.items():
             if key.startswith("SCHILY.xattr."):
                 with _unless_refused():
                     os.setxattr(fd, key[13:], value.encode("utf-8", "surrogateescape"))
+
+
+def _content(archive: tarfile.TarFile, stream: Stream, member: tarfile.TarInfo) -> Iterator[bytes]:
+    """Yield the content of a file, from the stream where tarfile has left it: its own way copies each block twice."""
+    if member.issparse():
+        data = archive.extractfile(member)
+        assert data is not None
+        while block := data.read(1 << 20):
+            yield block
+        return
+    left = member.size
+    while left and (block := stream.part(left)):
+        left -= len(block)
+        yield block
 
 
 @contextlib.contextmanager

@@ -48,7 +48,11 @@ class Image(NamedTuple):
 
 
 def pinned(name: Reference) -> str:
-    """Return the digest, in hexadecimal digits, if the tag of the name is a digest; else ""."""
+    """Return the digest, in hexadecimal digits, if the tag of the name is a digest; else "".
+
+    Raises:
+        BollardError: the name is not a name in a library.
+    """
     found = _HASH.fullmatch(reference.library_path(name).tag)
     return found[1] if found else ""
 
@@ -184,7 +188,15 @@ def push(name: Reference, upload: Upload, where: Place) -> Kept:
 
 
 def delete(name: Reference, arch: str, where: Place) -> None:
-    """Delete an image from a library. Raises BollardError if it is not there, or if the library refuses."""
+    """Delete an image from a library.
+
+    name: the reference of the image.
+    arch: Go's name of the architecture.
+    where: the library.
+
+    Raises:
+        BollardError: the image is not there, or the library refuses.
+    """
     _, path, tag = reference.library_path(name)
     query = urlencode({"arch": arch})
     web.call("DELETE", f"{where.url}/v1/images/{quote(path)}:{tag}?{query}", name.uri, where.token)
@@ -197,6 +209,9 @@ def search(text: str, arch: str, signed: bool, where: Place) -> list[dict[str, A
     arch: Go's name of the architecture.
     signed: only signed images.
     where: the library.
+
+    Raises:
+        BollardError: `text` is too short, or the request fails.
     """
     if len(text) < 3:
         raise BollardError(f"bad query '{text}'", "you must search for at least 3 characters")

@@ -80,7 +80,11 @@ def _host(name: str) -> str:
 
 
 def listed(path: str) -> list[str]:
-    """Return the registries that a file has a login for, or a helper, sorted."""
+    """Return the registries that a file has a login for, or a helper, sorted.
+
+    Raises:
+        BollardError: the file cannot be read, or has another form.
+    """
     found = _read(path)
     return sorted({_host(name) for name in (*_part(found, "auths"), *_part(found, "credHelpers"))})
 
@@ -115,7 +119,11 @@ def of(path: str, registry: str) -> Login | None:
 
 
 def by_helper(path: str, registry: str) -> bool:
-    """Return whether a helper keeps the login of the registry."""
+    """Return whether a helper keeps the login of the registry.
+
+    Raises:
+        BollardError: the file cannot be read, or has another form.
+    """
     return bool(_helper(_read(path), registry))
 
 
@@ -265,7 +273,11 @@ def _changing(path: str) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def rewriting(path: str) -> Iterator[None]:
-    """Hold a lock on the directory of a file of the user's, which is made with mode 0700, while the file is changed."""
+    """Hold a lock on the directory of a file of the user's, which is made with mode 0700, while the file is changed.
+
+    Raises:
+        BollardError: the directory cannot be made or opened.
+    """
     folder = os.path.dirname(os.path.realpath(path))
     try:
         os.makedirs(folder, 0o700, exist_ok=True)

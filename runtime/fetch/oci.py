@@ -87,7 +87,11 @@ def transport(folder: str) -> str:
 
 
 def unpack(layers: Layers, tree: Tree, name: str) -> None:
-    """Unpack the layers into the empty tree, the lowest first; `name` is the image's name for messages."""
+    """Unpack the layers into the empty tree, the lowest first; `name` is the image's name for messages.
+
+    Raises:
+        BollardError: a layer is damaged or too large, does not match its digest, or cannot be written.
+    """
     for number, (path, digest) in enumerate(zip(layers.paths, layers.digests), 1):
         what = f"{name}: layer {number} of {len(layers.paths)}"
         with open(path, "rb") as file:
@@ -286,6 +290,15 @@ def _json(path: str, name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BollardError(f"{name}: damaged: {os.path.basename(path)} is no JSON object", "fetch it again")
     return found
+
+
+def json_object(raw: bytes) -> dict[str, Any] | None:
+    """Return the object that a text in JSON is; None if it is none."""
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _json_list(path: str, name: str) -> list[Any]:

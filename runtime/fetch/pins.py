@@ -29,7 +29,12 @@ def job(environ: Mapping[str, str]) -> str:
 
 
 def get(store: Store, job: str, uri: str) -> str:
-    """Return the name with a digest that `uri` has in the job; "" if none is known yet."""
+    """Return the name with a digest that `uri` has in the job; "" if none is known yet.
+
+    store: the opened cache.
+    job: from `job`.
+    uri: the image as the user typed it.
+    """
     path = _path(store, job, uri)
     try:
         with open(path, encoding="utf-8") as file:

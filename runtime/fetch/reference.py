@@ -47,6 +47,10 @@ def parse(uri: str) -> Reference:
     scheme = "docker-daemon" if scheme == "dockerd" else scheme.lower()  # enroot's word for it
     if scheme not in SCHEMES:
         known = f"known are {', '.join(SCHEMES)}"
+        if scheme == "podman":  # enroot's word for the user's own store of podman
+            save = f"podman save --format oci-archive -o FILE.tar {rest.lstrip('/')}"
+            hint = f"use `{save}` and oci-archive:FILE.tar"
+            raise BollardError(f"{_shown(uri)}: podman's own store is not read", hint)
         hint = known if rest.startswith("//") else f"an image of a registry is docker://{_shown(uri)}; {known}"
         raise BollardError(f"{_shown(uri)}: {scheme} images cannot be fetched", hint)
     if scheme in ARCHIVES:

@@ -267,6 +267,8 @@ def _run(
         for number in (ENOSPC, EDQUOT, EROFS):
             if cwd and os.strerror(number).lower() in said.lower():
                 raise causes.of(OSError(number, said), f"{name.uri}: cannot be kept", cwd)
+        if said.startswith("fatal error: ") and causes.told(done.stderr.decode("utf-8", "replace")):
+            raise causes.of_program("skopeo", done.returncode, done.stderr.decode("utf-8", "replace"), name.uri)
         raise policy and policies.refused(policy, name, said) or explained(name, said, bool(authfile), writes=writes)
     return done.stdout
 
@@ -339,8 +341,11 @@ def _prepare(parent: int) -> None:
 
 
 def _last_line(text: bytes) -> str:
-    """Return skopeo's message: the last line, or what its log line says."""
+    """Return skopeo's message: the last line, or what its log line says; of a crash, the line that says why."""
     lines = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
+    crash = next((line for line in lines if line.startswith(("fatal error: ", "panic: "))), "")  # traces follow in Go
+    if crash:
+        return crash
     match = _SAYS.search(lines[-1]) if lines else None
     return match[1].replace('\\"', '"') if match else (lines or ["failed"])[-1]
 

@@ -100,7 +100,11 @@ def load(path: str) -> Config:
 
 
 def of_user(path: str, system: str = SYSTEM) -> Config:
-    """Return the user's endpoints at `path` together with those of the `system`'s file, by Apptainer's rules."""
+    """Return the user's endpoints at `path` together with those of the `system`'s file, by Apptainer's rules.
+
+    Raises:
+        BollardError: a file has another form, or the user's endpoint has the name of an exclusive one.
+    """
     return synced(load(path), load(system))
 
 
@@ -167,7 +171,11 @@ def _checked(item: Any, known: Mapping[str, type], path: str, where: str) -> dic
 
 
 def render(config: Config) -> bytes:
-    """Return the text of a remote.yaml, with Apptainer's keys in Apptainer's order."""
+    """Return the text of a remote.yaml, with Apptainer's keys in Apptainer's order.
+
+    Raises:
+        BollardError: PyYAML is not installed.
+    """
     yaml = _yaml()
     remotes = {}
     for name in sorted(config.remotes):
@@ -216,7 +224,15 @@ def synced(user: Config, system: Config) -> Config:
 
 
 def added(config: Config, name: str, endpoint: Endpoint) -> Config:
-    """Return the configuration with one more endpoint. Raises BollardError if the name is taken."""
+    """Return the configuration with one more endpoint.
+
+    config: the configuration.
+    name: name of the new endpoint.
+    endpoint: the endpoint.
+
+    Raises:
+        BollardError: the name is taken.
+    """
     if name in config.remotes:
         raise BollardError(f"{name} is already a remote", "choose another name, or `bollard remote remove` it first")
     return config._replace(remotes={**config.remotes, name: endpoint})
@@ -247,7 +263,15 @@ def used(config: Config, name: str, *, of_system: bool = False, exclusive: bool 
 
 
 def removed(config: Config, name: str, *, of_system: bool = False) -> Config:
-    """Return the configuration without the endpoint. Raises BollardError if there is none, or if it is the system's."""
+    """Return the configuration without an endpoint.
+
+    config: the configuration.
+    name: name of the endpoint.
+    of_system: this is the system's file.
+
+    Raises:
+        BollardError: there is no such endpoint, or it is the system's and this is the user's file.
+    """
     if get(config, name).system and not of_system:
         raise BollardError(f"{name} is global and can't be removed", "root removes it with --global")
     remotes = {other: item for other, item in config.remotes.items() if other != name}
@@ -270,13 +294,26 @@ def get(config: Config, name: str = "") -> Endpoint:
 
 
 def with_token(config: Config, name: str, token: str) -> Config:
-    """Return the configuration with another token of an endpoint; "" for none. `name` "" is the active endpoint."""
+    """Return the configuration with another token of an endpoint.
+
+    config: the configuration.
+    name: name of the endpoint; "" for the active one.
+    token: the token; "" for none.
+
+    Raises:
+        BollardError: there is no such endpoint, or none is active.
+    """
     endpoint = get(config, name)
     return config._replace(remotes={**config.remotes, name or config.active: endpoint._replace(token=token)})
 
 
 def with_credential(config: Config, uri: str, credential: Credential | None) -> Config:
-    """Return the configuration with another login of the service `uri`, or without one for None."""
+    """Return the configuration with another login of a service, or without one.
+
+    config: the configuration.
+    uri: address of the service.
+    credential: the login; None for none.
+    """
     others = [item for item in config.credentials if not same(item.uri, uri)]
     return config._replace(credentials=(*others, *((credential,) if credential else ())))
 
@@ -329,6 +366,10 @@ def with_keyserver(config: Config, name: str, uri: str, order: int = 0, insecure
 
 def without_keyserver(config: Config, name: str, uri: str) -> Config:
     """Return the configuration of the system without a key server; the endpoint's own one is marked as skipped.
+
+    config: the configuration.
+    name: name of the endpoint; "" for the active one.
+    uri: address of the key server.
 
     Raises:
         BollardError: the endpoint is not the system's, has no such key server, or has no other one.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import getpass
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -56,7 +55,11 @@ class Source(NamedTuple):
 
 
 def settings(given: list[tuple[str, str]], environ: Mapping[str, str]) -> Settings:
-    """Return the settings from options (name and value), or else from environment variables."""
+    """Return the settings from options (name and value), or else from environment variables.
+
+    Raises:
+        BollardError: an architecture is unknown.
+    """
     asked = dict(given)
 
     def on(option: str, *forms: str) -> bool:
@@ -105,6 +108,9 @@ def source(name: Reference, asked: Settings, store: Store) -> Source:
     name: a reference with one of the schemes of AGENTS, or http, or https.
     asked: the settings.
     store: the opened cache.
+
+    Raises:
+        BollardError: the image cannot be fetched, is damaged, or is refused by the host's policy.
     """
     asked = with_login(name, asked)
     if name.scheme in ("docker", "docker-daemon"):
@@ -165,6 +171,9 @@ def layers(name: Reference, digest: str, found: dict[str, Any], asked: Settings,
     found: the manifest.
     asked: the settings.
     store: the opened cache.
+
+    Raises:
+        BollardError: a layer cannot be fetched, the image is damaged, or the host's policy refuses it.
     """
     wanted = oci.digests(found, name.uri)
 
@@ -186,6 +195,9 @@ def is_accepted(name: Reference, digest: str, store: Store) -> bool:
     name: the reference of the image.
     digest: the digest of its manifest, in hexadecimal digits.
     store: the opened cache.
+
+    Raises:
+        BollardError: the policy cannot be read, or its rule may be for the same image under another name.
     """
     digest = f"sha256:{digest}"
     asked = skopeo_policy.of_host(name, digest, os.environ)
@@ -239,12 +251,21 @@ def file(name: Reference, asked: Settings, store: Store) -> str:
     name: a reference with the scheme oras, library, http or https.
     asked: the settings.
     store: the opened cache.
+
+    Raises:
+        BollardError: it cannot be fetched, or is not an image.
     """
     return pinned_file(name, asked, store)[0]
 
 
 def pinned_file(name: Reference, asked: Settings, store: Store) -> tuple[str, str]:
-    """Return the same as `file`, and the URI with the digest of what was fetched; "" if its scheme has none."""
+    """Return the same as `file`, and the URI with the digest of what was fetched; "" if its scheme has none.
+
+    name, asked, store: as for `file`.
+
+    Raises:
+        BollardError: as for `file`.
+    """
     if name.scheme == "oras":
         return _artifact(name, asked, store)
     if name.scheme == "library":
@@ -361,11 +382,8 @@ def _damaged(name: Reference, text: str) -> BollardError:
 
 
 def _object(raw: bytes, name: str) -> dict[str, Any]:
-    try:
-        found = json.loads(raw)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+    found = oci.json_object(raw)
+    if found is None:
         raise BollardError(f"{name}: its manifest is not a JSON object", "push it again")
     if "manifests" in found and ("layers" in found or "config" in found):
         raise BollardError(f"{name}: its manifest is an index and an image at once", "do not use it")

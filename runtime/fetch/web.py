@@ -156,6 +156,8 @@ def send(url: str, what: str, body: Body, method: str = "PUT", token: str = "") 
 def save(url: str, path: str, what: str, size: int = 0, token: str = "") -> str:
     """Write the content of a URL to the new file `path`; return its SHA-256 in hexadecimal digits.
 
+    url: the address.
+    path: the path of the file.
     what: the image's name for messages.
     size: the exact size in bytes; 0 if unknown.
     token: sent as a login; "" for none.

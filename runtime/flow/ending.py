@@ -43,7 +43,11 @@ def end(path: Path) -> None:
 
 
 def remove_volumes(path: Path) -> None:
-    """Remove the ephemeral volumes of a flow. What cannot be removed is told on standard error."""
+    """Remove the ephemeral volumes of a flow. What cannot be removed is told on standard error.
+
+    Raises:
+        BollardError: the flow's plan cannot be read.
+    """
     for place in folder.plan(path).get("ephemeral", []):
         try:
             volume.remove(place)

@@ -123,18 +123,14 @@ def load(path: str, sets: Mapping[str, str]) -> Flow:
 
 
 def check(path: str, sets: Mapping[str, str]) -> tuple[Flow | None, list[Mistake]]:
-    """Return the flow in a file, None if it has a mistake, and all its mistakes."""
+    """Return the flow in a file, None if it has a mistake, and all its mistakes. Raises as `content` and `parse`."""
     text = content(path)
     stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in Path(path).stem.lower()).strip("-")
     return parse(text, sets, stem[:40].strip("-") or "flow")
 
 
 def value_names(path: str) -> set[str]:
-    """Return the names below `values:` in a flow file.
-
-    Raises:
-        BollardError: the file cannot be read.
-    """
+    """Return the names below `values:` in a flow file. Raises as `content` and `parse`."""
     return set(document.read(content(path), {})[0].data.get("values") or {})
 
 
@@ -156,6 +152,9 @@ def parse(text: bytes, sets: Mapping[str, str], name: str) -> tuple[Flow | None,
     text: the file.
     sets: the values of --set.
     name: the flow's name if the file has none.
+
+    Raises:
+        BollardError: PyYAML is not installed.
     """
     read, mistakes = document.read(text, sets)
     maker = _Maker(read)

@@ -201,6 +201,11 @@ def _settle(path: Path) -> None:
 def note(path: Path, generation: int, name: str, job: int) -> None:
     """Add a job to `ids`; it is on disk when this returns.
 
+    path: the flow's directory.
+    generation: the number of the submission.
+    name: the job's name in the flow.
+    job: Slurm's number of it.
+
     Raises:
         BollardError: it cannot be written.
     """
@@ -273,6 +278,10 @@ def plan(path: Path) -> dict[str, Any]:
 def mark(path: Path, word: str, generation: int) -> None:
     """Note that a generation was released or cancelled. A link needs no room, so a full disk keeps no flow alive.
 
+    path: the flow's directory.
+    word: "released" or "cancelled".
+    generation: the number of the submission.
+
     Raises:
         BollardError: it cannot be written.
     """
@@ -287,5 +296,5 @@ def mark(path: Path, word: str, generation: int) -> None:
 
 
 def marked(path: Path, word: str, generation: int) -> bool:
-    """Return whether a generation was released or cancelled."""
+    """Return whether a generation was released or cancelled. The parameters are those of `mark`."""
     return (path / f"{word}.{generation}").exists()

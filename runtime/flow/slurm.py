@@ -178,12 +178,20 @@ def _chunks(ids: Iterable[int]) -> Iterable[list[int]]:
 
 
 def array_limit() -> int:
-    """Return MaxArraySize: an index of an array is below it."""
+    """Return MaxArraySize: an index of an array is below it.
+
+    Raises:
+        BollardError: scontrol is missing or fails.
+    """
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"], "scontrol"), re.M)
     return int(found[1]) if found else 1001
 
 
 def mpi_types() -> tuple[str, ...]:
-    """Return the words that srun --mpi knows here, such as pmi2 and pmix_v4."""
+    """Return the words that srun --mpi knows here, such as pmi2 and pmix_v4.
+
+    Raises:
+        BollardError: srun is missing.
+    """
     done = _run(["srun", "--mpi=list"])
     return wireup.types_of(done.stdout + done.stderr)

@@ -229,7 +229,44 @@ def _run(
     done: the parts that have succeeded before.
     """
     jobs, target = prepare(found, place, generation, workdir)
-    fresh = content.keys(found, target.images)
+    plan, todo = _left_to_do(jobs, content.keys(found, target.images), keys, done)
+    real = [job for job in todo if not job.name.startswith(".")]
+    if not real:
+        raise BollardError(f"{place.name}: every job is done and unchanged", "there is nothing to resume")
+    _refuse_long_edges(todo)
+    for path in target.volumes.values():
+        volume.make(path, place)
+    for job in todo:
+        folder.write(place / "jobs" / f"{job.name}.sh", job.script, 0o700, settle=False)
+        for name, text in job.files:
+            folder.write(place / name, text, 0o700, settle=False)
+    _test(todo, place)
+    for job in real:
+        folder.reserve(place, job.parts)
+    written = {"generation": generation, "sets": dict(sets), "workdir": workdir, "jobs": plan}
+    if source:
+        folder.write(place / "flow.yaml", flows.content(source).decode("utf-8", "surrogateescape"))
+    folder.write(place / "plan.json", json.dumps({**written, **_plan_of_data(found, target)}))
+    partial = {item["name"] for item in plan if len(item["indexes"]) < len(item["all"])}
+    with _interruptible():
+        try:
+            _hand_over(todo, target, place, partial)
+        except BaseException:
+            cancel_jobs(place, generation)
+            raise
+    return [job.name for job in real]
+
+
+def _left_to_do(
+    jobs: list[BatchJob], fresh: Mapping[str, str], keys: Mapping[str, str], done: Collection[str]
+) -> tuple[list[dict[str, Any]], list[BatchJob]]:
+    """Return the jobs as plan.json lists them, and those to submit, each with the indexes that are left.
+
+    jobs: all jobs of the flow.
+    fresh: their content keys now, by name.
+    keys: the content keys before, by name.
+    done: the parts that have succeeded before.
+    """
     plan: list[dict[str, Any]] = []
     todo: list[BatchJob] = []
     for job in jobs:
@@ -244,40 +281,20 @@ def _run(
         )  # fmt: skip
         if not skipped:
             todo.append(dataclasses.replace(job, indexes=left))
-    real = [job for job in todo if not job.name.startswith(".")]
-    if not real:
-        raise BollardError(f"{place.name}: every job is done and unchanged", "there is nothing to resume")
-    _refuse_long_edges(todo)
-    for path in target.volumes.values():
-        volume.make(path, place)
-    for job in todo:
-        folder.write(place / "jobs" / f"{job.name}.sh", job.script, 0o700, settle=False)
-        for name, text in job.files:
-            folder.write(place / name, text, 0o700, settle=False)
-    _test(todo, place)
-    for job in real:
-        folder.reserve(place, job.parts)
+    return plan, todo
+
+
+def _plan_of_data(found: Flow, target: Place) -> dict[str, Any]:
+    """Return what plan.json says of the flow's volumes, files and edges."""
     ephemeral = [target.volumes[item.name] for item in found.volumes if not item.shelf]
     moves = {
         f"{item.name}.{way}": {"volume": target.volumes[item.name], "moves": [batch.move_plain(move) for move in some]}
         for item in found.volumes for way, some in (("in", item.ingress), ("out", item.egress))
     }  # fmt: skip
-    written = {
-        "generation": generation, "sets": dict(sets), "workdir": workdir, "jobs": plan, "volumes": dict(target.volumes),
-        "ephemeral": ephemeral, "moves": moves, "texts": dict(found.files), "edges": batch.edges(found),
+    return {
+        "volumes": dict(target.volumes), "ephemeral": ephemeral, "moves": moves, "texts": dict(found.files),
+        "edges": batch.edges(found),
     }  # fmt: skip
-    if source:
-        folder.write(place / "flow.yaml", flows.content(source).decode("utf-8", "surrogateescape"))
-    folder.write(place / "plan.json", json.dumps(written))
-    with _interruptible():
-        try:
-            _hand_over(
-                todo, target, place, partial={item["name"] for item in plan if len(item["indexes"]) < len(item["all"])}
-            )
-        except BaseException:
-            cancel_jobs(place, generation)
-            raise
-    return [job.name for job in real]
 
 
 def _refuse_long_edges(todo: list[BatchJob]) -> None:
@@ -404,7 +421,11 @@ def cancel(place: Path) -> bool:
 
 
 def is_cut_off(place: Path) -> bool:
-    """Return whether the flow's last submission ended before its jobs were released, so that they stay held."""
+    """Return whether the flow's last submission ended before its jobs were released, so that they stay held.
+
+    Raises:
+        BollardError: the flow's plan cannot be read.
+    """
     generation = folder.plan(place).get("generation", 1)
     if any(folder.marked(place, word, generation) for word in ("released", "cancelled")):
         return False
@@ -431,7 +452,11 @@ def cancel_damaged(place: Path) -> None:
 
 
 def discard(place: Path) -> None:
-    """Remove the directory of a flow whose jobs are gone."""
+    """Remove the directory of a flow whose jobs are gone.
+
+    Raises:
+        BollardError: the flow's plan cannot be read.
+    """
     with contextlib.suppress(folder.Damaged):  # cancel_damaged has told what is left
         ending.remove_volumes(place)
     shutil.rmtree(place, ignore_errors=True)  # what is left is shown by `flow list`

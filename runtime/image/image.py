@@ -46,6 +46,7 @@ _ROOT_NAMES: Final = {"bin", "dev", "etc", "lib", "opt", "proc", "sbin", "usr", 
 # Other architectures whose programs the kernel runs on that machine.
 _COMPATIBLE: Final = {"amd64": ("386",), "arm64": ("arm",), "mips64": ("mips",), "mips64le": ("mipsle",)}
 
+_ELF: Final = b"\x7fELF"
 _TRANSPORTS: Final = ("docker-archive", "docker-daemon", "oci", "oci-archive", "containers-storage")
 
 # Hints for a file that is not an image: offset, the bytes at this offset, hint. The first match is used.
@@ -53,7 +54,7 @@ _LOOKS_LIKE: Final = (
     (31 + 1080, b"\x53\xef", "is it an ext3 image of Singularity 2? convert it with `apptainer build NEW.sif IMAGE`"),
     (0, b"#!/usr/bin/env run-singularity", "it was a SIF file; copy or build it again"),
     (0, b"#!", "is it a script?"),
-    (0, b"\x7fELF", "is it a program? name the image first, then the program"),
+    (0, _ELF, "is it a program? name the image first, then the program"),
     (0, b"sqsh", "is it a big-endian squashfs of the 2000s? build it again"),
     (0, b"\x1f\x8b", "is it a gzip archive? convert it to a SIF file first"),
     (0, b"\x28\xb5\x2f\xfd", "is it a zstd archive? convert it to a SIF file first"),
@@ -115,17 +116,28 @@ class Image:
         return self._sif
 
     def metadata(self) -> bytes | None:
-        """Return the JSON text for `inspect` (labels, environment, runscript); None if the file has no such object."""
+        """Return the JSON text for `inspect` (labels, environment, runscript); None if the file has no such object.
+
+        Raises:
+            BollardError: the text has more than 16 MiB, or the file cannot be read.
+        """
         return sif.metadata(self.fd, self._sif) if self._sif else None
 
     def wrapped_key(self) -> bytes:
-        """Return the message that holds the key of an encrypted image; b"" for an image with a passphrase."""
+        """Return the message that holds the key of an encrypted image; b"" for an image with a passphrase.
+
+        Raises:
+            BollardError: the message is too large or of an unknown form, or the file cannot be read.
+        """
         return sif.wrapped_key(self.fd, self._sif) if self._sif else b""
 
     def digest(self) -> str:
         """Return the SHA-256 that the image file records for its filesystem; "" if it records none.
 
         For an OCI-SIF file it is that of the manifest, which names the layers.
+
+        Raises:
+            BollardError: the file cannot be read.
         """
         if self.oci:
             return self.oci.digest.partition(":")[2]
@@ -175,6 +187,8 @@ def open_sif(path: str, writable: bool = False) -> tuple[int, sif.Sif]:
         if not sif.is_sif(first):
             squashfs = squashfs_offset(first) >= 0
             hint = f"it is squashfs without SIF; `bollard build NEW.sif {name}` makes one" if squashfs else guess(first)
+            if first.startswith(_ELF):  # the hint is for a program in the place of the image
+                hint = "name another file"
             raise BollardError(f"{name}: not a SIF image", hint)
         return fd, sif.read(fd, info.st_size, name)
     except BaseException:
@@ -371,7 +385,7 @@ def _open_error(path: str, name: str, error: OSError) -> BollardError:
 
     if error.errno == errno.ENOENT:
         return _missing(path, name)
-    if error.errno in (errno.EACCES, errno.EPERM):
+    if error.errno == errno.EACCES or (error.errno == errno.EPERM and not os.access(path, os.R_OK)):
         return _forbidden(path, name)
     if error.errno == errno.EISDIR:
         return BollardError(f"{name}: is a directory", "name a SIF file")

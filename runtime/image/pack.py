@@ -118,6 +118,9 @@ def pack(
     force: replace an existing target.
     arguments, progress, program, processors: as in `squash`.
     key: encrypt the filesystem for this key, as root of a mount namespace; None for a plain one.
+
+    Raises:
+        BollardError: a text of the tree is too long, the key cannot be used, or the image cannot be written.
     """
     secret, message = seal.secret_of(key) if key else (b"", b"")
     texts = {sif.METADATA_NAME: inspect_metadata(source, labels, deffile), **documents}
@@ -245,6 +248,9 @@ def inspect_metadata(source: str, labels: Mapping[str, str], deffile: str) -> by
     source: the root of the tree. If it has no `.singularity.d`, the default scripts are described.
     labels: the labels of the image.
     deffile: the text of the definition file.
+
+    Raises:
+        BollardError: a text of the tree is too long.
     """
     own = source_tree.present(source, ".singularity.d")
 

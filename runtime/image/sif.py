@@ -5,7 +5,8 @@ A SIF file has a header of 128 bytes, a table of descriptors of 585 bytes each, 
 gives the place of one object. All integers are little-endian, without padding. The numbers below are those of the
 reference implementation (apptainer/sif, pkg/sif). `sif_write` writes the same format.
 
-This module runs on every node of every job, and each import costs milliseconds. It imports only `os`.
+This module runs on every node of every job, and each import costs milliseconds. It imports only `os` and what
+image.py needs anyway.
 Image files come from users, so every number is checked against the file's size before it is used. The message of
 every error begins with the image's name.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import os
 
+from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 
 TYPE_CHECKING = False
@@ -387,6 +389,9 @@ def digest(fd: int, sif: Sif) -> str:
     """Return the SHA-256 that the file records for its primary partition; "" if it records none.
 
     The partition is not read, and the value is not checked.
+
+    Raises:
+        BollardError: the file cannot be read.
     """
     primaries = {
         (d.id, False): d.group for d in sif.descriptors if d.datatype == PARTITION and d.parttype == PART_PRIMARY
@@ -415,9 +420,8 @@ def pread(fd: int, count: int, offset: int, name: str) -> bytes:
         try:
             part = os.pread(fd, count, offset)
         except OSError as error:
-            raise BollardError(
-                f"{name}: cannot be read at byte {offset}: {error.strerror}", "check the filesystem it is on"
-            ) from error
+            doing = f"{name}: cannot be read at byte {offset}"
+            raise causes.of(error, doing, f"/proc/self/fd/{fd}", "check the filesystem it is on") from error
         if not part:
             raise truncated(name, offset, offset + count)
         parts.append(part)

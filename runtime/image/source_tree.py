@@ -164,7 +164,11 @@ def present(source: str, path: str) -> bool:
 
 
 def read(source: str, path: str) -> str:
-    """Return the text of a file of the tree, "" if the file does not exist."""
+    """Return the text of a file of the tree, "" if the file does not exist.
+
+    Raises:
+        BollardError: the file has more than _MAX_TEXT bytes.
+    """
     full = resolve(source, path)
     if full is None:
         return ""

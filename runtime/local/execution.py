@@ -221,11 +221,12 @@ def _keep(
         times = clock.Clock()
         here = site.load(PREFIX)
         connection = _witness(here)
-        new_user_namespace(asked.fakeroot, ranks)
+        warning = new_user_namespace(asked.fakeroot, ranks)
         program = argv[0] if argv else "sh"
         container = keeper.enter(
             asked, times, here, spool(here), program, action.encode(), instance, connection, keys=keys
         )
+        container.warnings += [warning] if warning else []
         command = actions.inside(action, argv, _is_program, shell, asked.app)
     except BaseException as error:  # noqa: BLE001 - it becomes the user's error message
         tell_failure(writer, error)
@@ -286,8 +287,10 @@ def _is_program(path: str) -> bool:
     return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
-def new_user_namespace(as_root: bool, ranks: str = "") -> None:
+def new_user_namespace(as_root: bool, ranks: str = "") -> str:
     """Make a user namespace, in which the user is root if `as_root` is set; or join that of the `ranks`.
+
+    Returns a warning, "" for none.
 
     Raises:
         BollardError: this machine does not let users make user namespaces.
@@ -296,8 +299,8 @@ def new_user_namespace(as_root: bool, ranks: str = "") -> None:
 
     try:
         if ranks:
-            rank_namespace.enter(ranks)
-        else:
-            identity.new_namespace(as_root)
+            return rank_namespace.enter(ranks)
+        identity.new_namespace(as_root)
     except OSError as error:
         raise causes.no_namespaces(error, "this machine does not let users make namespaces") from None
+    return ""

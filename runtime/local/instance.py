@@ -11,7 +11,6 @@ from __future__ import annotations
 import _signal as signal
 import json
 import os
-import pwd
 import time
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM
 from socket import socket
@@ -22,7 +21,7 @@ from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError
 from bollard.runtime.local import execution
 from bollard.runtime.request import spec, spec_text
-from bollard.runtime.system import linux, processes
+from bollard.runtime.system import identity, linux, processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,50 +73,49 @@ def check_name(name: str) -> str:
     return name
 
 
-def user_name(uid: int) -> str:
-    """Return the name of a user; the number if the user is unknown."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
 def log_paths(name: str, config: str) -> tuple[str, str]:
     """Return the paths of an instance's log files on this host, (out, err); `config` is the user's directory."""
-    base = f"{config}/instances/logs/{os.uname().nodename}/{user_name(os.getuid())}/{name}"
+    base = f"{config}/instances/logs/{os.uname().nodename}/{identity.login(os.getuid())}/{name}"
     return f"{base}.out", f"{base}.err"
 
 
-def connect(address: str, uid: int) -> tuple[socket, int] | None:
-    """Connect to the abstract socket `address`; return the connection and the process id of the listener.
+def connect(addresses: list[str], uid: int) -> dict[str, tuple[socket, int]]:
+    """Connect to abstract sockets; return connections and process ids of the listeners by address.
 
-    None if nobody listens there, or the listener does not belong to `uid`.
+    Left out: addresses where nobody listens, or where the listener does not belong to `uid`.
     """
-    peer = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
-    deadline = time.monotonic() + _QUEUE_SECONDS
+    found: dict[str, tuple[socket, int]] = {}
+    deadline = time.monotonic() + _QUEUE_SECONDS  # for all: another user can have bound any number of addresses
     while True:
-        peer.setblocking(False)  # another user's listener could keep its queue full, and connect would hang
-        try:
-            peer.connect("\0" + address)
-            pid, owner = wire.credentials(peer)
-            if owner == uid:
-                peer.settimeout(ANSWER_SECONDS)
-                return peer, pid
-        except BlockingIOError:
-            if time.monotonic() < deadline:
-                time.sleep(0.01)
-                continue
-        except OSError:
-            pass  # the instance has ended: it is not listed
-        peer.close()
-        return None
+        full = []
+        for address in addresses:
+            peer = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+            peer.setblocking(False)  # another user's listener could keep its queue full, and connect would hang
+            try:
+                peer.connect("\0" + address)
+                pid, owner = wire.credentials(peer)
+                if owner == uid:
+                    peer.settimeout(ANSWER_SECONDS)
+                    found[address] = peer, pid
+                    continue
+            except BlockingIOError:
+                full.append(address)
+            except OSError:
+                pass  # the instance has ended: it is not listed
+            peer.close()
+        if not full or time.monotonic() > deadline:
+            return found
+        addresses = full
+        time.sleep(0.01)
 
 
-def _ask(address: str, uid: int, request: str) -> Record | None:
-    found = connect(address, uid)
-    if found is None:
-        return None
-    peer, pid = found
+def _ask(addresses: list[str], uid: int, request: str) -> list[Record]:
+    """Send a request to the inits at `addresses`; return their records."""
+    asked = [_answer(*found, uid, request) for found in connect(addresses, uid).values()]
+    return [record for record in asked if record is not None]
+
+
+def _answer(peer: socket, pid: int, uid: int, request: str) -> Record | None:
     answer = b""
     try:
         peer.sendall(request.encode() + b"\n")
@@ -143,10 +141,8 @@ def running(uid: int, pattern: str = "*") -> list[Record]:
     """Return a user's instances on this host whose names match the pattern, sorted by name."""
     import fnmatch
 
-    found = [
-        _ask(address, uid, "info") for address in _addresses(uid) if fnmatch.fnmatchcase(address.split("/")[2], pattern)
-    ]
-    return sorted(record for record in found if record is not None)
+    named = [address for address in _addresses(uid) if fnmatch.fnmatchcase(address.split("/")[2], pattern)]
+    return sorted(_ask(named, uid, "info"))
 
 
 def get(name: str) -> Record:
@@ -171,6 +167,9 @@ def join(record: Record, action: str, argv: list[str], shell: str, values: list[
     argv: the program or the arguments that the user gave.
     shell: the shell that the user asked for, "" for none.
     values: the spec of this task, from `task_values`.
+
+    Raises:
+        BollardError: a value is not valid, the image has nothing for the action, or the instance refuses the task.
     """
     from bollard.runtime.container import action as actions
 
@@ -235,11 +234,11 @@ def stop(records: list[Record], number: int, seconds: float) -> list[Record]:
     """
     ends = {record: [fd for fd in map(processes.handle, (record.pid, record.keeper)) if fd >= 0] for record in records}
     for record in records:
-        _ask(record.place, record.uid, "kill" if number == signal.SIGKILL else f"stop {number}")
+        _ask([record.place], record.uid, "kill" if number == signal.SIGKILL else f"stop {number}")
     left = processes.wait([fd for handles in ends.values() for fd in handles], seconds)
     late = [record for record, handles in ends.items() if set(handles) & set(left)]
     for record in late:
-        _ask(record.place, record.uid, "kill")
+        _ask([record.place], record.uid, "kill")
     for fd in processes.wait(left, ANSWER_SECONDS):  # the init did not obey "kill"
         signal.pidfd_send_signal(fd, signal.SIGKILL)
     processes.wait(left, ANSWER_SECONDS)

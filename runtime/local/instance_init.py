@@ -49,6 +49,9 @@ def start(
     argv: the arguments for the script.
     config: the directory for the log files.
     keys: of an encrypted image, at most one; it is taken out.
+
+    Raises:
+        BollardError: the name is not valid, or the keeper or the init has failed, for a name in use too.
     """
     instance.check_name(name)
     step = _slurmstepd()  # found here: after the second fork the init has lost its ancestors
@@ -121,10 +124,10 @@ def _claim(name: str) -> tuple[socket, str]:
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            found = instance.connect(place, os.getuid())
-            if found is not None:
-                found[0].close()
-            if found is not None or instance.running(os.getuid(), name):
+            found = instance.connect([place], os.getuid())
+            for peer, _ in found.values():
+                peer.close()
+            if found or instance.running(os.getuid(), name):
                 raise BollardError(
                     f"the instance {name} exists already", "stop it first, or choose another name"
                 ) from None

@@ -49,7 +49,11 @@ _ENTRIES_MAX: Final = 1000  # entries of a directory
 
 
 def read(path: str) -> tuple[Attributes, bool]:
-    """Return the attributes of the image at `path`, and whether they come from a SIF file's JSON object."""
+    """Return the attributes of the image at `path`, and whether they come from a SIF file's JSON object.
+
+    Raises:
+        BollardError: the image cannot be opened or is damaged, or a file in it is too large.
+    """
     if not os.path.isdir(path):
         found = _of_sif(path)
         if found and found[1]:

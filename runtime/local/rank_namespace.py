@@ -6,8 +6,9 @@ the reader has rights in the other's. So each container has its own mounts, and 
 
 A keeper in such a namespace holds the abstract socket address "bollard-ranks-KEY-PID-INODE": its process id, and the
 inode of its user namespace. The next rank finds the address in /proc/net/unix and joins. The address "-lock" is held
-while a rank looks and makes the namespace. Anybody can take an address, so it is only a hint: setns(2) refuses a
-namespace of another user.
+while a rank makes the namespace. Anybody can take an address, so it is only a hint: setns(2) refuses a namespace of
+another user. So that nobody takes "-lock" first, KEY is made from a number that only this user and root can know. Who
+sees "-lock" in /proc/net/unix comes too late: by its end there is a namespace, and ranks that wait join that.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _PATIENCE = 5.0  # seconds to wait for a rank that makes the namespace
-_PAUSE = 0.002  # seconds
+_PAUSE, _PAUSE_MAX = 0.002, 0.02  # seconds
+_ROUNDS = 2000  # of SHA-256, about 2 ms: whoever tries all 2**31 numbers of a keyring needs weeks for each of them
 _PREFIX = "bollard-ranks-"
 _NAME_MAX = 40  # characters of a launcher's name for its ranks; an address has at most 107 bytes
 _ALONE = (
-    b"bollard: warning: this rank has a user namespace of its own, so the others cannot read its memory (CMA); "
-    b"srun --container=IMAGE has one for all ranks\n"
+    "this rank has a user namespace of its own, so the others cannot read its memory (CMA); "
+    "srun --container=IMAGE has one for all ranks"
 )
 
 # The number of ranks, as mpirun of Open MPI says it, and that of MPICH and Intel MPI.
@@ -39,6 +41,28 @@ _held: list[socket] = []  # the addresses last as long as this process
 
 
 def key(environ: Mapping[str, str]) -> str:
+    """Return KEY for the ranks of this process's step or mpirun; "" where there is one rank, and for root.
+
+    environ: the environment of `bollard exec`.
+    """
+    ranks = common(environ)
+    if not ranks:
+        return ""
+    from hashlib import sha256
+
+    from bollard.runtime.system import linux
+
+    try:
+        secret = linux.user_keyring()
+    except OSError:
+        secret = 0  # a machine that forbids keyrings: another user can take the lock, and then each rank is told
+    digest = f"{secret}.{ranks}".encode()
+    for _ in range(_ROUNDS):
+        digest = sha256(digest).digest()
+    return digest.hex()[:32]
+
+
+def common(environ: Mapping[str, str]) -> str:
     """Return what the ranks of this process's step or mpirun have in common; "" where there is one rank, and for root.
 
     environ: the environment of `bollard exec`.
@@ -56,44 +80,47 @@ def key(environ: Mapping[str, str]) -> str:
     return f"{os.getuid()}.{_inode('/proc/self/ns/user')}.{ranks}"
 
 
-def enter(ranks: str) -> None:
-    """Join the user namespace of the other ranks, or make it.
+def enter(ranks: str) -> str:
+    """Join the user namespace of the other ranks, or make it. Returns a warning, "" for none.
 
     ranks: from `key`, not empty.
 
     Raises:
         OSError: the kernel allows the user no user namespace.
     """
-    lock = _lock(ranks)
+    end, pause = time.monotonic() + _PATIENCE, _PAUSE
+    lock: socket | None = None
     try:
-        if lock is None or not _join(ranks):
-            identity.new_namespace(False)
-        if lock is None:
-            os.write(2, _ALONE)
-            return
+        while not _join(ranks):
+            if lock is not None or time.monotonic() > end:
+                identity.new_namespace(False)
+                if lock is None:
+                    return _ALONE
+                break
+            lock = _lock(ranks)
+            if lock is None:
+                time.sleep(pause)
+                pause = min(2 * pause, _PAUSE_MAX)
         mark = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC)
         mark.bind(f"\0{_PREFIX}{ranks}-{os.getpid()}-{_inode('/proc/self/ns/user')}")
         _held.append(mark)
+        return ""
     finally:
         if lock is not None:
             lock.close()
 
 
 def _lock(ranks: str) -> socket | None:
-    """Return the lock of these ranks; None if another process holds it for `_PATIENCE`."""
+    """Return the lock of these ranks; None if another process holds it."""
     lock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC)
-    end = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            lock.bind(f"\0{_PREFIX}{ranks}-lock".encode())
-            return lock
-        except OSError as error:
-            if error.errno != EADDRINUSE:
-                raise
-        if time.monotonic() > end:
-            lock.close()
-            return None
-        time.sleep(_PAUSE)
+    try:
+        lock.bind(f"\0{_PREFIX}{ranks}-lock".encode())
+    except OSError as error:
+        lock.close()
+        if error.errno != EADDRINUSE:
+            raise
+        return None
+    return lock
 
 
 def _join(ranks: str) -> bool:

@@ -18,6 +18,7 @@ from bollard.runtime.container import wire
 from bollard.runtime.errors import BollardError, shown
 from bollard.runtime.installed import LAUNCHER
 from bollard.runtime.request import spec_text
+from bollard.runtime.system import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -201,17 +202,12 @@ def _answer(address: str, data: bytes) -> dict[str, dict[str, str]]:
 
 def lines(found: list[Container]) -> list[str]:
     """Return the containers as the lines of a table."""
-    import pwd
-
     rows = [("JOB", "STEPS", "USER", "KEEPER", "TASKS", "SINCE", "IMAGE")]
     for item in found:
-        try:
-            user = pwd.getpwuid(item.uid).pw_name
-        except KeyError:
-            user = str(item.uid)
         since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(item.made))
         steps, tasks = ",".join(item.steps()) or "-", str(len(item.there))
         image = shown(item.told.get("image", ""))  # escaped: for root, other users chose this text
+        user = identity.login(item.uid)
         rows.append((str(item.job), shown(steps), user, str(item.keeper), tasks, since, image))
     widths = [max(len(row[at]) for row in rows) for at in range(6)]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, [*widths, 0])).rstrip() for row in rows]
@@ -234,6 +230,9 @@ def attach(name: str, command: list[str]) -> NoReturn:
 
     name: JOB or JOB.STEP.
     command: the program and its arguments; empty for a shell.
+
+    Raises:
+        BollardError: `name` has another form, or no container of yours can be entered.
     """
     job, step = parse(name)
     here = os.uname().nodename.split(".")[0]

@@ -36,7 +36,7 @@ def check(text: bytes, out: int) -> None:
     """
     here = site.load(PREFIX)
     given = spec_text.pairs(text)
-    values = _fetched(forms.resolve(given), here)
+    values = _fetched(forms.resolve_for_job(given), here)
     asked = spec.make(values)
     site.refuse_overlays(here, asked.overlays)
     if here.trust:
@@ -147,6 +147,8 @@ def _fetched(values: list[tuple[str, str]], here: site.Site) -> list[tuple[str, 
     elif not image.is_uri(uri) and _is_registrys(uri) and not os.path.lexists(given["image"]):
         if not here.registry:
             hint = f"check the name with `ls`; an image of a registry is docker://{uri}"
+            if "/" not in uri:  # sbatch takes # and what follows it for a comment
+                hint += "; in an #SBATCH line, put a value with # in quotes"
             raise BollardError(f"{uri}: no such file", hint)
         uri = f"docker://{uri}"
     if not image.is_uri(uri):

@@ -2,6 +2,7 @@
 """The pre-flight's verdict on an image, as the text that srun's plugin reads, and its place in the cache.
 
     bollard-preflight 2
+    usual pmi2                            MPICH's libraries are all where the launcher looks (spank_plugin/ranks.c)
     use SUBJECT TYPE...                   the types of `--mpi` that connect the ranks, the best first
     bad SUBJECT TYPE apart|fails TEXT     what a type would do, and the library in words
     program FAMILY|-|? NAME               a program that was looked at; ? for one that the image does not have
@@ -43,6 +44,9 @@ def text(found: Contents, programs: dict[str, str]) -> str:
     """
     lines = [HEAD]
     subjects = {name: [mpi for mpi in found["mpi"] if wireup.family(mpi) == name] for name in wireup.FAMILIES}
+    folders = {os.path.dirname(mpi["path"]) for mpi in subjects["pmi2"]}
+    if folders and folders.issubset(constants.USUAL_LIBRARIES.split(":")):
+        lines.append(constants.PREFLIGHT_USUAL)
     for name, mpis in (*subjects.items(), ("any", found["mpi"])):
         use = wireup.fitting(mpis)
         if use:

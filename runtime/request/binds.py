@@ -23,16 +23,17 @@ _FLAGS = {
     "ro": READ_ONLY, "noexec": NOEXEC, "bind": SHALLOW, "nofail": OPTIONAL,
     **dict.fromkeys(
         ("rw", "rbind", "exec", "nosuid", "nodev", "slave", "rslave", "private", "rprivate", "atime", "noatime",
-         "relatime", "diratime", "nodiratime", "x-create=auto", "x-create=dir", "x-create=file", "x-detach", "silent"),
+         "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime", "nolazytime", "diratime", "nodiratime",
+         "sync", "async", "dirsync", "iversion", "noiversion", "mand", "nomand", "loud", "silent", "defaults",
+         # Nobody mounts anything in the container, and its mount namespace passes nothing on to the host.
+         "shared", "rshared", "unbindable", "runbindable",
+         "x-create=auto", "x-create=dir", "x-create=file", "x-detach"),
         0,
     ),
 }  # fmt: skip
 _NO_FLAGS = {
     "suid": "set-user-id programs gain nothing in a container",
     "dev": "device files are usable below /dev alone",
-    "shared": "mounts made in a container stay in it",
-    "rshared": "mounts made in a container stay in it",
-    "unbindable": "mounts made in a container stay in it",
     "image-src": "what is in an image is not bound; --overlay FILE.sqfs lays a whole squashfs file over the container",
     "id": "what is in an image is not bound",
     "nonested": "APPTAINER_BIND in the container names every bind",
@@ -82,6 +83,8 @@ def parse_bind(text: str, cwd: str, home: str, what: str = "bind") -> Bind:
         BollardError: `text` has another form, an unknown flag, or a DST that is not an absolute path without "..".
     """
     parts = split(text, ":")
+    if text[:1].isspace():
+        raise BollardError(f"{what} {text!r} begins with a space", "write no space after the comma between two")
     if len(parts) > 3 or not parts[0]:
         raise BollardError(f"{what} {text!r} is not SRC[:DST[:FLAGS]]", r"write a colon in a path as \:")
     if len(parts) > 1 and not parts[-1]:
@@ -152,6 +155,9 @@ def parse_binds(text: str, cwd: str, home: str, what: str = "bind") -> tuple[Bin
         parts = [part.strip() for part in parts]
     elif "" in parts:
         raise BollardError(f"{what} {text!r} has nothing beside a comma", EMPTY)
+    for before, part in zip(parts, parts[1:]):
+        if part in _FLAGS and len(split(before, ":")) == 3:
+            raise BollardError(f"{what} {text!r}: {part!r} is a flag of the mount before it", "write + between flags")
     return tuple(parse_bind(part, cwd, home, what) for part in parts if part)
 
 

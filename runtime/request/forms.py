@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import options, spec
 
@@ -38,6 +40,21 @@ def resolve(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
     switches = {row.name for row in options.TABLE if not row.argument}
     result = _with_files(_with_opts(result))
     return [(name, str(int(spec.switch([value]))) if name in switches else value) for name, value in result]
+
+
+def resolve_for_job(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return what `resolve` returns, for a job: without the home, a working directory that is the home is left out too.
+
+    `bollard exec --no-home` shows it there, as Apptainer does. pyxis does not show it, whose option this is in a job.
+
+    Raises:
+        BollardError: as of `resolve`.
+    """
+    found = resolve(values)
+    given = dict(found)
+    home, cwd = given.get("userhome", ""), given.get("cwd", "")
+    hidden = spec.switch([given.get("no-home", "")]) and home and os.path.realpath(cwd) == os.path.realpath(home)
+    return [*found, ("no-mount", "cwd")] if hidden else found
 
 
 def _from_environment(row: options.Row, present: dict[str, str]) -> list[str]:

@@ -160,7 +160,9 @@ TABLE: tuple[Row, ...] = (
     ),
     Row("home", argument="SRC[:DST]", kind="home", forms=("BOLLARD_HOME",), help="another directory as the home"),
     Row(
-        "no-home", forms=("BOLLARD_NO_HOME", "!BOLLARD_CONTAINER_MOUNT_HOME", "!PYXIS_CONTAINER_MOUNT_HOME"),
+        "no-home", forms=(
+            "BOLLARD_NO_HOME", "!BOLLARD_CONTAINER_MOUNT_HOME", "!PYXIS_CONTAINER_MOUNT_HOME", "!ENROOT_MOUNT_HOME",
+        ),
         slurm="no-container-mount-home", opposite="container-mount-home", pyxis=True,
         help="do not show the home directory",
     ),
@@ -201,7 +203,7 @@ TABLE: tuple[Row, ...] = (
         "writable-tmpfs", field="writable_tmpfs",
         forms=(
             "BOLLARD_WRITABLE_TMPFS", "BOLLARD_CONTAINER_WRITABLE", "PYXIS_CONTAINER_WRITABLE",
-            "!BOLLARD_CONTAINER_READONLY", "!PYXIS_CONTAINER_READONLY",
+            "!BOLLARD_CONTAINER_READONLY", "!PYXIS_CONTAINER_READONLY", "ENROOT_ROOTFS_WRITABLE",
         ),
         slurm="container-writable", opposite="container-readonly", pyxis=True,
         alone=True, help="let the container be written to; what is written is kept in memory and ends with it",
@@ -217,7 +219,9 @@ TABLE: tuple[Row, ...] = (
     ),
     Row(
         "fakeroot", field="fakeroot",
-        forms=("BOLLARD_FAKEROOT", "BOLLARD_CONTAINER_REMAP_ROOT", "PYXIS_CONTAINER_REMAP_ROOT"),
+        forms=(
+            "BOLLARD_FAKEROOT", "BOLLARD_CONTAINER_REMAP_ROOT", "PYXIS_CONTAINER_REMAP_ROOT", "ENROOT_REMAP_ROOT",
+        ),
         slurm="container-remap-root", opposite="no-container-remap-root", fixed=True, pyxis=True,
         help="be root in the container; you get no rights that you do not have",
     ),

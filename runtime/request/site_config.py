@@ -242,7 +242,11 @@ def reference() -> str:
 
 
 def complaints(path: str = PATH) -> list[str]:
-    """Return one line for each mistake in the file `path`."""
+    """Return one line for each mistake in the file `path`.
+
+    Raises:
+        BollardError: the file cannot be read, or PyYAML is not installed.
+    """
     data = _data(path)
     return [f"{path}:{line}: {text}; {hint}" for line, text, hint in (read(data)[1] if data else [])]
 
@@ -284,6 +288,9 @@ def compiled(settings: Settings, prefix: str) -> bytes:
 
     settings  the content of bollard.yaml
     prefix    the path by which Slurm's configuration names the installation
+
+    Raises:
+        BollardError: a value cannot be written in the compiled form.
     """
     lines = ["# Compiled by `bollard site configure`; what is changed here is lost."]
     lines.append(f"prefix={spec_text.quote(prefix)}")

@@ -60,12 +60,18 @@ def _list(row: Row, values: list[str]) -> tuple[str, ...]:
     return tuple(word for word in words if word)
 
 
-def _inside(option: str, path: str) -> str:
+def _typed(row: Row) -> str:
+    """Return an option's name in messages: srun's if it has one, which contains the word of `bollard exec`."""
+    # --pwd is the one that users know by another word.
+    return f"{row.slurm} (--pwd)" if row.name == "pwd" else row.slurm or row.name
+
+
+def _inside(row: Row, path: str) -> str:
     """Return the directory in the container that an option names. Raises if it is relative or has ".."."""
     if not path.startswith("/"):
-        raise BollardError(f"{option} {path!r} must begin with /", "name the directory in the container in full")
+        raise BollardError(f"{_typed(row)} {path!r} must begin with /", "name the directory in the container in full")
     if ".." in path.split("/"):
-        raise BollardError(f"{option} {path!r} has a .. in it", "name the directory in the container in full")
+        raise BollardError(f"{_typed(row)} {path!r} has a .. in it", "name the directory in the container in full")
     return path
 
 
@@ -122,9 +128,9 @@ def _names(row: Row, values: list[str], cwd: str, home: str) -> tuple[bytes, ...
     words = _list(row, values)
     for word in words:
         if "=" in word:
-            raise BollardError(f"{row.slurm or row.name} {word!r} is not a name", "give the variable's name alone")
+            raise BollardError(f"{_typed(row)} {word!r} is not a name", "give the variable's name alone")
         if word.split() != [word]:
-            raise BollardError(f"{row.slurm or row.name} {word!r} has a space in it", "write commas between names")
+            raise BollardError(f"{_typed(row)} {word!r} has a space in it", "write commas between names")
     return tuple(word.encode("utf-8", "surrogateescape") for word in words)
 
 
@@ -140,7 +146,7 @@ def _unshare(row: Row, values: list[str], cwd: str, home: str) -> tuple[str, ...
     words = _list(row, values)
     for word in words:
         if word not in NAMESPACES[:3]:
-            raise BollardError(f"unshare {word!r}: not a namespace to unshare", "use net, ipc or uts")
+            raise BollardError(f"{_typed(row)} {word!r}: not a namespace to unshare", "use net, ipc or uts")
     return words
 
 
@@ -203,12 +209,12 @@ KINDS: dict[str, Reader] = {
     "network": _network,
     "image": lambda row, values, cwd, home: binds.tidy(_path(row, values, cwd, home)),
     "path": _path,
-    "directory": lambda row, values, cwd, home: _inside(row.name, _without_dots(values[-1])) if values[-1] else "",
-    "directories": lambda row, values, cwd, home: tuple(_inside(row.name, word) for word in _list(row, values)),
+    "directory": lambda row, values, cwd, home: _inside(row, _without_dots(values[-1])) if values[-1] else "",
+    "directories": lambda row, values, cwd, home: tuple(_inside(row, word) for word in _list(row, values)),
     "overlays": lambda row, values, cwd, home: tuple(_overlay(word, cwd, home) for word in _list(row, values)),
     "binds": _binds,
     "mounts": _mounts,
-    "size": lambda row, values, cwd, home: binds.parse_size(f"--{row.name}", values[-1]),
+    "size": lambda row, values, cwd, home: binds.parse_size(f"--{_typed(row)}", values[-1]),
     "words": lambda row, values, cwd, home: _list(row, values),
     "names": _names,
     "assignments": lambda row, values, cwd, home: tuple(pair for value in values for pair in _assignments(value)),
@@ -240,8 +246,7 @@ def _fields(given: dict[str, list[str]], cwd: str, home: str) -> dict[str, Any]:
         if row.name not in given:
             continue
         if (row.pyxis or row.name in ("device", "home")) and row.argument and "" in given[row.name]:
-            typed = " (--pwd)" if row.name == "pwd" else ""  # the one that `bollard exec` has under another name
-            raise BollardError(f"--{row.slurm or row.name}{typed} has no value", "give one, or leave the option out")
+            raise BollardError(f"--{_typed(row)} has no value", "give one, or leave the option out")
         if row.field:
             found = KINDS[row.kind](row, given[row.name], cwd, home)
             fields[row.field] = fields[row.field] + found if isinstance(found, tuple) and row.field in fields else found

@@ -35,6 +35,9 @@ def holds(name: bytes, args: list[bytes]) -> bool:
 def compared(operator: str, left: bytes, right: bytes) -> bool:
     """Return whether `operator`, one of COMPARED, holds for two integers.
 
+    operator  one of COMPARED
+    left, right  the operands as text
+
     Raises:
         Unsupported: one is not an integer in plain decimal form.
     """

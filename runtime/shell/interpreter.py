@@ -98,7 +98,16 @@ def expand(text: bytes, values: dict[bytes, bytes]) -> bytes:
     Raises:
         Unsupported: the text has a command substitution, or anything else that needs a real shell.
     """
-    return _Shell(dict(values), set()).flat(quoted(text))
+    return flat(quoted(text), values)
+
+
+def flat(word: Word, values: dict[bytes, bytes]) -> bytes:
+    """Return the text of a parsed word, expanded with the variables `values`, without splitting.
+
+    Raises:
+        Unsupported: as `expand`.
+    """
+    return _Shell(dict(values), set()).flat(word)
 
 
 class _Shell:

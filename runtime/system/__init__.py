@@ -6,6 +6,7 @@ linux_build.py: their declarations for cffi.
 identity.py: user namespaces, /etc/passwd and /etc/group.
 processes.py: finds processes in /proc and waits for their end.
 tree.py: reads and changes the file tree of an image; no symlink leads out of it.
+wildcards.py: wildcards and braces in paths, as bash has them.
 fuse_device.py: mounts a FUSE filesystem for a server that gets the descriptor.
 mount_table.py: where an opened file lies among the mounts of this process.
 openssl.py: runs openssl, with keys in memory.

@@ -31,6 +31,7 @@ def mount(kind: str, target: str, flags: int) -> int:
 
     Raises:
         BollardError: /dev/fuse cannot be used.
+        OSError: the kernel refuses the mount.
     """
     try:
         device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)

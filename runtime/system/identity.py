@@ -62,12 +62,18 @@ def become(user: pwd.struct_passwd) -> None:
     os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
 
 
-def user_name(uid: int) -> str:
-    """Return the name of a user; "user 1000" where no name service knows him."""
+def login(uid: int) -> str:
+    """Return the name of a user; the number as text if no name service knows the user."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return f"user {uid}"
+        return str(uid)
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user for a sentence; "user 1000" if no name service knows the user."""
+    name = login(uid)
+    return f"user {uid}" if name == str(uid) else name
 
 
 def _write(path: str, text: str) -> None:

@@ -274,10 +274,11 @@ def open_in_root(root: int, path: str, flags: int = os.O_PATH) -> int:
 def lock_file(fd: int, exclusive: bool) -> None:
     """Lock the open file for as long as a copy of this descriptor is open.
 
-    Raises: BlockingIOError where another has it.
-
     flock(2) lets anybody who can read a file keep its owner's readers from it. For this lock (fcntl(2), "Open file
     description locks") a file has to be open for writing to be locked by one process alone.
+
+    Raises:
+        BlockingIOError: another process has the lock.
     """
     import fcntl
 
@@ -339,6 +340,11 @@ def close_others(keep: tuple[int, ...]) -> None:
 def adopt_orphans() -> None:
     """Make this process the parent of descendants whose parent ends (PR_SET_CHILD_SUBREAPER)."""
     _check(lib.b_prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def user_keyring() -> int:
+    """Return the number of this user's keyring (user-keyring(7)): random, and told to this user and root alone."""
+    return _check(lib.b_user_keyring(), "keyctl(KEYCTL_GET_KEYRING_ID)")
 
 
 def use_capabilities(on: bool) -> None:

@@ -66,6 +66,7 @@ int b_use_capabilities(int on);
 int b_fake_ownership(int devices_only, const unsigned int *groups, int count);
 int b_can_fake_ownership(void);
 int b_start_first(const char *proc, int parent);
+int b_user_keyring(void);
 """)
 
 ffi.set_source(
@@ -111,6 +112,9 @@ struct b_open_how { uint64_t flags, mode, resolve; };
 static int b_pivot_root(const char *root, const char *old) { return (int) syscall(SYS_pivot_root, root, old); }
 static int b_prctl(int option, unsigned long value) { return prctl(option, value, 0, 0, 0); }
 static int b_prctl_text(int option, const char *value) { return prctl(option, value, 0, 0, 0); }
+
+/* linux/keyctl.h: KEYCTL_GET_KEYRING_ID of KEY_SPEC_USER_KEYRING, which is made if it is missing. */
+static int b_user_keyring(void) { return (int) syscall(SYS_keyctl, 0, -4, 1); }
 
 static int b_open_tree(int dir, const char *path, unsigned int flags)
 {

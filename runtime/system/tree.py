@@ -3,6 +3,8 @@
 
 Every path is resolved beneath the tree's root (openat2(2)). So no symlink of an image can lead a write, a copy or a
 removal to files of the machine that builds it.
+
+Every function raises OSError, as `open` does, if the kernel refuses to read or change the tree.
 """
 
 from __future__ import annotations
@@ -13,13 +15,13 @@ import os
 import shutil
 import stat
 from collections.abc import Collection, Iterator
-from fnmatch import fnmatchcase
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.system import linux
+from bollard.runtime.system import linux, wildcards
 
 MAX_TEXT = 1 << 20
 _MAX_MATCHES = 100_000
+_MAX_LINKS = 40
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 DIRECTORY = stat.S_IFDIR  # what Tree.kind returns for a directory
 
@@ -28,12 +30,13 @@ _Above = tuple[tuple[int, int], ...]  # st_dev and st_ino of the directories aro
 
 
 class CopyError(Exception):
-    """A file that cannot be copied: `path` below the named file or directory ("" for itself), and the reason."""
+    """A file that cannot be copied: `path` below the named file or directory ("" for itself), the reason, the cure."""
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str, hint: str = "check the path, and that you may read it") -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+        self.hint = hint
 
 
 class Tree:
@@ -73,15 +76,21 @@ class Tree:
             os.close(fd)
 
     def makedirs(self, path: str, mode: int = 0o755) -> None:
-        """Make the directory `path` and its missing parents. `mode` is for `path`; parents get 0755."""
+        """Make the directory `path` and its missing parents. `mode` is for `path`; parents get 0755.
+
+        Raises:
+            BollardError: a component of `path` cannot be a directory.
+        """
         os.close(self._directory(path, mode))
 
-    def _directory(self, path: str, mode: int = 0o755, links: int = 40) -> int:
+    def _directory(self, path: str, mode: int = 0o755, links: int = _MAX_LINKS) -> int:
         """Return a descriptor of the directory `path`. Makes it if it is missing, also where a dangling link leads."""
         try:
             return linux.open_in_root(self.fd, "/" + path, _DIRECTORY)
         except FileNotFoundError:
             pass
+        except NotADirectoryError:
+            raise self._no_directory(path) from None
         head, _, name = path.strip("/").rpartition("/")
         if name == "..":
             raise BollardError(f"{path}: does not exist in the image", "name it without ..")
@@ -91,13 +100,18 @@ class Tree:
             os.chmod(name, mode, dir_fd=above)  # mkdir applies the umask
         except FileExistsError:
             if not links or not stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
-                raise BollardError(f"/{path.strip('/')} in the image is no directory", "name another place") from None
-            place = os.readlink(f"/proc/self/fd/{above}")[len(os.path.realpath(self.path)) :]
-            target = os.path.normpath(os.path.join("/", place, os.readlink(name, dir_fd=above)))
-            return self._directory(target.lstrip("/"), mode, links - 1)
+                raise self._no_directory(path) from None
+            return self._directory(self.behind(path).lstrip("/"), mode, links - 1)
         finally:
             os.close(above)
         return linux.open_in_root(self.fd, "/" + path, _DIRECTORY)
+
+    def _no_directory(self, path: str) -> BollardError:
+        """Return the error for the part of `path` that is no directory."""
+        above = path.strip("/")
+        while "/" in above and self.kind(above) == 0:
+            above = above.rpartition("/")[0]
+        return BollardError(f"/{above} in the image is no directory", "name another place")
 
     def exists(self, path: str) -> bool:
         """Return whether `path` exists. Follows symlinks."""
@@ -147,6 +161,9 @@ class Tree:
         path  where to write, beneath the root
         data  the content
         mode  its mode, whatever the umask
+
+        Raises:
+            BollardError: `path` has no last component that can be an entry.
         """
         with self.parent(path) as (above, name):
             with contextlib.suppress(FileNotFoundError):
@@ -157,7 +174,11 @@ class Tree:
                 os.fchmod(fd, mode)
 
     def link(self, path: str, target: str) -> None:
-        """Make `path` a symlink to `target`. Replaces a symlink; leaves a file or directory as it is."""
+        """Make `path` a symlink to `target`. Replaces a symlink; leaves a file or directory as it is.
+
+        Raises:
+            BollardError: `path` has no last component that can be an entry.
+        """
         with self.parent(path) as (above, name):
             try:
                 if not stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
@@ -168,7 +189,11 @@ class Tree:
             os.symlink(target, name, dir_fd=above)
 
     def remove(self, path: str) -> None:
-        """Remove a file or a whole directory, if it exists."""
+        """Remove a file or a whole directory, if it exists.
+
+        Raises:
+            BollardError: `path` has no last component that can be an entry.
+        """
         with self.parent(path) as (above, name):
             remove_at(above, name)
 
@@ -183,46 +208,61 @@ class Tree:
             return []
 
     def glob(self, pattern: str) -> list[str]:
-        """Return the paths in the tree that match `pattern`; the pattern itself if it has no wildcard or no match.
+        """Return the paths in the tree that match `pattern` (wildcards.py); the pattern's text if it has no match.
 
         Raises:
             BollardError: more than _MAX_MATCHES paths match.
         """
         found: list[str] = []
-        for one in braces(pattern):
+        for one in wildcards.braces(pattern):
             places = ["/"]
             for part in [part for part in one.split("/") if part]:
-                if any(c in part for c in "*?["):
+                if wildcards.is_pattern(part):
                     places = [
                         f"{place.rstrip('/')}/{name}"
                         for place in places
                         for name in self.names(place)
-                        if fnmatchcase(name, part) and (part[0] == "." or name[0] != ".")
+                        if wildcards.matches(name, part)
                     ]
                 else:
-                    places = [f"{place.rstrip('/')}/{part}" for place in places]
+                    places = [f"{place.rstrip('/')}/{wildcards.unescaped(part)}" for place in places]
                 if len(places) > _MAX_MATCHES:
                     raise BollardError(f"{pattern}: over {_MAX_MATCHES} matches", "name their directory instead")
-            found += places or [one]
+            found += places or [wildcards.unescaped(one)]
         return found
 
+    def behind(self, path: str) -> str:
+        """Return where the symlink at `path` leads in the tree, which need not exist; `path` if it is no symlink."""
+        for _ in range(_MAX_LINKS):
+            head, _, name = path.strip("/").rpartition("/")
+            try:
+                with self.opened(head, _DIRECTORY) as above:
+                    link = os.readlink(name, dir_fd=above)
+                    place = os.readlink(f"/proc/self/fd/{above}")[len(os.path.realpath(self.path)) :]
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR):  # EINVAL: no symlink
+                    raise
+                return path
+            path = os.path.normpath(os.path.join("/", place, link))
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
     def copy_in(self, source: int, name: str, target: str, *, follow: bool) -> None:
-        """Copy a file or directory into the tree, as cp does: into `target` if that is a directory.
+        """Copy a file to `target`, or a directory into the directory `target`, which is made if it is missing.
 
         source  descriptor of the directory that holds it
         name    its name there
-        target  path in the tree
-        follow  True: copy the files that symlinks lead to, and apply the umask to modes. A symlink inside `name` that
-                is dangling, or leads to a directory around it, stays a symlink. False: keep symlinks, modes, times and
-                owners.
+        target  path in the tree; where that is a symlink, the file that it leads to is written
+        follow  True: as `cp -rL`. Copy the files that symlinks lead to, and apply the umask to modes. A file that is
+                there keeps its mode and its other names. A symlink inside `name` that is dangling, or leads to a
+                directory around it, stays a symlink. False: keep symlinks, modes, times and owners, and replace files.
 
         Raises:
             CopyError: it names the path below `name` that cannot be copied.
         """
-        if target.endswith("/"):
-            self.makedirs(target)
-        if self.kind(target) == stat.S_IFDIR:
-            target = f"{target.rstrip('/')}/{name}"
+        try:
+            target = self.behind(target.rstrip("/"))
+        except OSError as error:
+            raise CopyError("", f"{target} in the image: {error.strerror}", "name another place") from None
         self._copy(source, name, target, follow, "", ())
 
     def _copy(self, source: int, name: str, target: str, follow: bool, path: str, above: _Above) -> None:
@@ -236,6 +276,12 @@ class Tree:
 
     def _copy_entry(self, source: int, name: str, target: str, follow: bool, path: str, above: _Above) -> None:
         info = _info(source, name, follow, path, above)
+        target = self.behind(target) if follow else target
+        there = self.kind(target)
+        if there == stat.S_IFDIR and not stat.S_ISDIR(info.st_mode):
+            raise CopyError(path, f"{target} in the image is a directory", "name another place")
+        if there not in (0, stat.S_IFDIR) and stat.S_ISDIR(info.st_mode):
+            raise CopyError(path, f"is a directory, but {target} in the image is not", "name another place")
         if stat.S_ISDIR(info.st_mode):
             self._copy_directory(source, name, target, follow, info, path, above)
         elif stat.S_ISREG(info.st_mode):
@@ -276,13 +322,27 @@ class Tree:
     def _copy_file(self, source: int, name: str, target: str, follow: bool, info: os.stat_result) -> None:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
         with open(os.open(name, flags, dir_fd=source), "rb") as data, self.parent(target) as (above, last):
+            fd = self._existing(above, last) if follow else -1
+            if fd >= 0:
+                with open(fd, "wb") as file:
+                    _copy_data(data.fileno(), file.fileno())
+                return
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(last, dir_fd=above)
             fd = os.open(last, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=above)
             with open(fd, "wb") as file:
-                shutil.copyfileobj(data, file, 1 << 20)
-                file.flush()
+                _copy_data(data.fileno(), fd)
                 self._dress(fd, info, follow)
+
+    @staticmethod
+    def _existing(above: int, name: str) -> int:
+        """Return a descriptor of the regular file that is to be overwritten, now empty; -1 if there is none."""
+        try:
+            if not stat.S_ISREG(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+                return -1
+            return os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+        except (FileNotFoundError, PermissionError):  # `cp -f` replaces a file that it cannot write
+            return -1
 
     @staticmethod
     def _dress(fd: int, info: os.stat_result, follow: bool) -> None:
@@ -309,26 +369,38 @@ def _info(source: int, name: str, follow: bool, path: str, above: _Above) -> os.
     return info if (found.st_dev, found.st_ino) in above else found
 
 
+def _copy_data(source: int, target: int) -> None:
+    """Copy the content of a file to an empty one. Holes stay holes."""
+    size, at = os.fstat(source).st_size, 0
+    while at < size:
+        try:
+            at = os.lseek(source, at, os.SEEK_DATA)
+            end = os.lseek(source, at, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # no data up to the end
+                break
+            end = size  # a filesystem without holes
+        os.lseek(source, at, os.SEEK_SET)
+        os.lseek(target, at, os.SEEK_SET)
+        while at < end and (block := os.read(source, min(1 << 20, end - at))):
+            at += len(block)
+            while block:
+                block = block[os.write(target, block) :]
+        if at < end:  # the file became shorter
+            size = at
+    os.ftruncate(target, size)
+    # What a file of /proc holds, its size does not say; and a file can grow.
+    os.lseek(source, size, os.SEEK_SET)
+    os.lseek(target, size, os.SEEK_SET)
+    with open(source, "rb", closefd=False) as rest, open(target, "wb", closefd=False) as file:
+        shutil.copyfileobj(rest, file, 1 << 20)
+
+
 def umask() -> int:
     """Return the umask of this process."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
-
-
-def braces(pattern: str) -> list[str]:
-    """Return `a{b,c}d` expanded to ["abd", "acd"]. Expands no further braces after about 1000 results."""
-    done: list[str] = []
-    todo = [pattern]
-    while todo:
-        one = todo.pop(0)
-        start = one.find("{")
-        end = one.find("}", start)
-        if start < 0 or "," not in one[start:end] or len(done) + len(todo) > 1000:
-            done.append(one)
-        else:
-            todo = [one[:start] + part + one[end + 1 :] for part in one[start + 1 : end].split(",")] + todo
-    return done
 
 
 def remove_at(above: int, name: str, kept: Collection[tuple[int, str]] = ()) -> None:

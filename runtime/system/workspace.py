@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 
@@ -52,8 +53,13 @@ def make(place: str) -> str:
 def remove(path: str, way: rootless.Way) -> None:
     """Remove a workspace, also its files of subordinate ids and its directories without permissions.
 
-    `way` is how the build became root (rootless.choose): its ids can be needed to remove files.
+    `way` is how the build became root (rootless.choose): its ids can be needed to remove files. After another failure
+    it raises nothing, but prints that the workspace is left: the first failure is the one to tell.
+
+    Raises:
+        BollardError: the machine refuses the namespaces in which foreign ids can be removed.
     """
+    failed = sys.exc_info()[1]
     try:
         shutil.rmtree(path)
         return
@@ -65,4 +71,30 @@ def remove(path: str, way: rootless.Way) -> None:
         place = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         remove_at(place, name)
 
-    rootless.run(way, work)
+    try:
+        rootless.run(way, work)
+    except (OSError, BollardError) as error:
+        if failed is None:
+            raise
+        _tell_left(path, error)
+
+
+def discard(path: str) -> None:
+    """Remove a workspace in which all files are the user's own, with as few descriptors as one directory needs.
+
+    Raises nothing, but prints that it is left: it is called after a failure, for example at the limit of open files.
+    """
+    try:
+        for above, folders, files in os.walk(path, topdown=False):
+            for name in files:
+                os.unlink(os.path.join(above, name))
+            for name in folders:
+                inside = os.path.join(above, name)
+                (os.unlink if os.path.islink(inside) else os.rmdir)(inside)
+        os.rmdir(path)
+    except OSError as error:
+        _tell_left(path, error)
+
+
+def _tell_left(path: str, error: Exception) -> None:
+    sys.stderr.write(f"bollard: warning: {path} is left: {causes.one_line(error)}\n")

@@ -36,6 +36,9 @@ def fault_of_simple(payload: bytes, signature: str, key: Any, digest: str) -> st
     signature: the signature in base64.
     key: the public key.
     digest: of the image's manifest, "sha256:HEX".
+
+    Raises:
+        BollardError: the package `cryptography` is not installed.
     """
     try:
         made = base64.b64decode(signature, validate=True)
@@ -63,7 +66,11 @@ def repository_of(payload: bytes) -> str:
 
 
 def fault_of_bundle(text: bytes, key: Any, digest: str) -> str:
-    """Return what is wrong with a bundle of cosign 3; "" if the key has signed the digest. As `fault_of_simple`."""
+    """Return what is wrong with a bundle of cosign 3; "" if the key has signed the digest. As `fault_of_simple`.
+
+    Raises:
+        BollardError: the package `cryptography` is not installed.
+    """
     try:
         envelope = json.loads(text)["dsseEnvelope"]
         kind, payload = envelope["payloadType"], base64.b64decode(envelope["payload"], validate=True)

@@ -124,7 +124,11 @@ def _check(key: Any, path: str, kinds: tuple[type, ...]) -> None:
 
 
 def key_id(key: Any) -> str:
-    """Return OpenSSH's fingerprint of a public key, "SHA256:..."."""
+    """Return OpenSSH's fingerprint of a public key, "SHA256:...".
+
+    Raises:
+        BollardError: `cryptography` is not installed, or lacks the curve of the key.
+    """
     import base64
     import hashlib
 
@@ -144,7 +148,11 @@ def to_sign(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
 
 
 def sign(payload: bytes, key: Any) -> bytes:
-    """Return the envelope of `payload`, signed with the private key `key`."""
+    """Return the envelope of `payload`, signed with the private key `key`.
+
+    Raises:
+        BollardError: `cryptography` is not installed, or lacks the curve of the key.
+    """
     import base64
     import json
 
@@ -203,7 +211,11 @@ def verify(envelope: bytes, keys: Sequence[Any]) -> tuple[str, bytes]:
 
 
 def is_valid(key: Any, made: bytes, message: bytes) -> bool:
-    """Return whether `made` is a signature of `message` by the private key to the public key `key`."""
+    """Return whether `made` is a signature of `message` by the private key to the public key `key`.
+
+    Raises:
+        BollardError: the package `cryptography` is not installed.
+    """
     library = _library()
     from cryptography.exceptions import InvalidSignature
 

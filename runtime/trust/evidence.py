@@ -70,7 +70,12 @@ def summary(rules: Policy, verdicts: list[Verdict]) -> list[tuple[str, str]]:
 
 
 def log(rules: Policy, verdict: Verdict, name: str) -> None:
-    """Write a refusal to the system log. A node without a log daemon has none; the job's record has the same."""
+    """Write a refusal to the system log. A node without a log daemon has none; the job's record has the same.
+
+    rules: the policy.
+    verdict: its verdict about the image.
+    name: path of the image.
+    """
     import syslog
 
     job = os.environ.get("SLURM_JOB_ID", "")

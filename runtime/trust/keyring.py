@@ -15,7 +15,7 @@ from bollard.runtime.request.options import setting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from dataclasses import dataclass as record
     from typing import Final
 else:
@@ -28,6 +28,11 @@ MAX_KEYRING: Final = 64 << 20
 _SECRET_TAG: Final = 5
 _PUBLIC_TAG: Final = 6
 _USER_TAG: Final = 13
+_SUBKEY_TAGS: Final = (7, 14)
+_KEYBOX: Final = b"KBXf"  # in the first record of the file, behind its length, type, version and flags
+# Numbers of RSA and DSA, RFC 9580 section 9.1.
+_FACTORED: Final = {1: "RSA", 2: "RSA", 3: "RSA", 17: "DSA"}
+_BITS_LEAST: Final = 2048
 _ELLIPTIC: Final = (18, 19, 22)  # ECDH, ECDSA, EdDSA: the number begins after the curve's id
 
 
@@ -52,7 +57,11 @@ class Key:
 
 
 def directory(environ: Mapping[str, str], given: str = "") -> str:
-    """Return the directory of the user's keyrings: `given`, or KEYSDIR, or `keys` in the configuration directory."""
+    """Return the directory of the user's keyrings: `given`, or KEYSDIR, or `keys` in the configuration directory.
+
+    Raises:
+        BollardError: this user has no home directory.
+    """
     found = given or setting(environ, "KEYSDIR") or setting(environ, "SYPGPDIR")
     if found:
         return found
@@ -72,7 +81,11 @@ def _home(environ: Mapping[str, str]) -> str:
 
 
 def public_keyrings(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the paths of the keyrings that `verify` trusts: the user's, and the one of this machine."""
+    """Return the paths of the keyrings that `verify` trusts: the user's, and the one of this machine.
+
+    Raises:
+        BollardError: this user has no home directory.
+    """
     return (os.path.join(directory(environ), PUBLIC), GLOBAL)
 
 
@@ -160,6 +173,62 @@ def public_part(body: bytes) -> bytes:
     return body[:at]
 
 
+def algorithms(raw: bytes) -> dict[str, tuple[int, int]]:
+    """Return {fingerprint: (OpenPGP's number of its algorithm, its length in bits)} of a key and its subkeys.
+
+    Raises:
+        ValueError, IndexError: the packets are damaged.
+    """
+    found = {}
+    for tag, body, _ in packets(raw):
+        if tag in (_PUBLIC_TAG, _SECRET_TAG, *_SUBKEY_TAGS) and body[:1] == b"\x04":
+            public = public_part(body)
+            found[_fingerprint(public)] = public[5], _bits(public)
+    return found
+
+
+def shortness(raw: bytes, names: Iterable[str] = ()) -> str:
+    """Return "RSA with N bits, and 2048 are needed" for a key that is too short, "" for one that is long enough.
+
+    Such a key can be broken. gpg, gpgv and Apptainer take it. Keys on elliptic curves are long enough.
+
+    raw: the packets of one key.
+    names: the fingerprints of those of its keys that matter; none for the primary key.
+
+    Raises:
+        ValueError, IndexError: the packets are damaged, or lack one of those keys.
+    """
+    known = algorithms(raw)
+    for name in names or list(known)[:1]:
+        if name not in known:
+            raise ValueError(f"the key {name} is missing")
+        algorithm, bits = known[name]
+        if algorithm in _FACTORED and bits < _BITS_LEAST:
+            return f"{_FACTORED[algorithm]} with {bits} bits, and {_BITS_LEAST} are needed"
+    return ""
+
+
+def of_keybox(data: bytes) -> bytes:
+    """Return the packets of the keys in a keybox, GnuPG's own file of public keys (kbx/keybox-blob.c).
+
+    Raises:
+        ValueError: the records are not whole.
+    """
+    at, rows = 0, []
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        record = data[at : at + size]
+        if size < 5 or len(record) < size:
+            raise ValueError(f"a record that is cut off at byte {at}")
+        if record[4] == 2:  # an OpenPGP key; 0 is an empty record, 1 the first one, 3 a certificate
+            start, length = int.from_bytes(record[8:12], "big"), int.from_bytes(record[12:16], "big")
+            if start + length > size:
+                raise ValueError(f"a record with a key outside of it at byte {at}")
+            rows.append(record[start : start + length])
+        at += size
+    return b"".join(rows)
+
+
 def _octets(body: bytes, at: int) -> int:
     """Return the length in bytes of the number at `at`, without the two bytes that say it in bits."""
     return (int.from_bytes(body[at : at + 2], "big") + 7) // 8
@@ -212,13 +281,13 @@ def read_bytes(path: str) -> bytes:
 
 
 def split_named(data: bytes, name: str) -> list[Key]:
-    """Return the keys in `data`; `name` is the file's name for messages.
+    """Return the keys in `data`, also of a keybox; `name` is the file's name for messages.
 
     Raises:
         BollardError: the data is no keyring.
     """
     try:
-        return split(data)
+        return split(of_keybox(data) if data[8:12] == _KEYBOX else data)
     except (ValueError, IndexError) as error:
         raise BollardError(f"{shown(name)}: is no keyring: {error}", "check the file name") from None
 

@@ -53,6 +53,7 @@ class Checked:
     text: the signed text; empty without a valid signature.
     reason: why the signature does not count; "" if it does.
     unknown: the key is in none of the keyrings.
+    maker: the fingerprint of the key or subkey that made the signature; "" without a valid signature.
     """
 
     fingerprint: str
@@ -60,9 +61,7 @@ class Checked:
     text: bytes
     reason: str
     unknown: bool = False
-
-
-_KEYBOX = b"KBXf"  # in the first record of the file, behind its length, type, version and flags
+    maker: str = ""
 
 
 def program(name: str, package: str) -> str:
@@ -81,7 +80,8 @@ def verify(message: bytes, keyrings: Sequence[str], gpgv: str = "") -> Checked:
     """Verify a clear-signed message with the keys in `keyrings`, absolute paths of files.
 
     Files that do not exist are left out. Each keyring, and each copy of the signer's key in it, is asked by itself:
-    gpgv takes the first copy of a key, and a revocation counts in whichever copy it is.
+    gpgv takes the first copy of a key, and a revocation counts in whichever copy it is. gpgv takes short keys too; here
+    they do not count.
 
     message: the message.
     keyrings: absolute paths.
@@ -96,9 +96,10 @@ def verify(message: bytes, keyrings: Sequence[str], gpgv: str = "") -> Checked:
     own, gpgv = bool(gpgv), gpgv or program("gpgv", "gpgv")
     found = []
     for path in rings:
-        found.append(_verify(message, path, gpgv, own))
-        copies = _copies(path, found[-1].fingerprint) if found[-1].fingerprint else []
-        found += [_verify(message, "", gpgv, own, raw) for raw in copies[1:]]  # the first is what gpgv has used
+        first = _verify(message, path, gpgv, own)
+        copies = _copies(path, first.fingerprint) if first.fingerprint else []
+        checked = [first, *(_verify(message, "", gpgv, own, raw) for raw in copies[1:])]  # gpgv has used the first
+        found += [_long_enough(one, copies) for one in checked]
     revoked = [one for one in found if one.reason == _FAILURES["REVKEYSIG"]]
     good = [one for one in found if not one.reason]
     known = [one for one in found if not one.unknown]
@@ -106,17 +107,33 @@ def verify(message: bytes, keyrings: Sequence[str], gpgv: str = "") -> Checked:
 
 
 def _copies(path: str, fingerprint: str) -> list[bytes]:
-    """Return the packets of each copy of a key in a keyring, in order; [] for a keybox of GnuPG, which has a key once.
+    """Return the packets of each copy of a key in a keyring, in order.
 
     Raises:
         BollardError: the keyring cannot be read, or is damaged: a revocation in it could be missed.
     """
     from bollard.runtime.trust import keyring
 
-    data = keyring.read_bytes(path)
-    if data[8:12] == _KEYBOX:
-        return []
-    return [key.raw for key in keyring.split_named(data, path) if key.fingerprint == fingerprint]
+    return [key.raw for key in keyring.read(path) if key.fingerprint == fingerprint]
+
+
+def _long_enough(found: Checked, copies: Sequence[bytes]) -> Checked:
+    """Return what gpgv has said, refused if the key or the subkey that signed is too short.
+
+    A short primary key vouches for no subkey either. Keys of version 6 are not looked at: these cannot be short.
+
+    found: what gpgv has said.
+    copies: the packets of the signer's key.
+    """
+    from bollard.runtime.trust import keyring
+
+    if found.reason or len(found.fingerprint) != 40:
+        return found
+    try:
+        short = keyring.shortness(b"".join(copies), (found.fingerprint, found.maker))
+    except (ValueError, IndexError):
+        return Checked("", found.name, b"", "its key cannot be read")
+    return Checked("", found.name, b"", f"its key is {short}") if short else found
 
 
 def _verify(message: bytes, keyring: str, gpgv: str, own: bool, raw: bytes = b"") -> Checked:
@@ -186,7 +203,7 @@ def _judge(status: str, text: bytes, code: int) -> Checked:
         return Checked("", name, b"", "it uses a hash that is too weak")
     if valid[9] not in ("00", "01") or not _is_fingerprint(valid[10]):
         return Checked("", name, b"", "it is not the signature of a text")
-    return Checked(valid[10], name, text.removesuffix(b"\n"), "")
+    return Checked(valid[10], name, text.removesuffix(b"\n"), "", maker=valid[1])
 
 
 def _user(words: list[str]) -> str:

@@ -246,7 +246,12 @@ class Refused(BollardError):
 
 
 def refusal(policy: Policy, verdict: Verdict, name: str) -> Refused:
-    """Return the error for an image that the policy refuses: which rule, where it stands, what would satisfy it."""
+    """Return the error for an image that the policy refuses: which rule, where it stands, what would satisfy it.
+
+    policy: the policy.
+    verdict: its verdict about the image.
+    name: the image as the user named it.
+    """
     if verdict.rule is None:
         return Refused(f"{name}: refused by this site ({policy.file}:{policy.line}): {verdict.why}", verdict.cure)
     called = f'rule "{verdict.rule.name}"' if verdict.rule.name else "the rule"

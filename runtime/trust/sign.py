@@ -83,6 +83,9 @@ def with_pem(path: str, key: Any, groups: Sequence[int], objects: Sequence[int])
     path: the SIF file.
     key: the private key.
     groups, objects: only these, by number; neither for all groups.
+
+    Raises:
+        BollardError: the image has no such objects, is damaged or locked, or cannot be written.
     """
     _apply(path, "", groups, objects, lambda todo: [(dsse.sign(text, key), "SHA256") for text in todo])
 
@@ -97,7 +100,13 @@ def with_pgp(
     passphrase: of the key; None for none.
     place: where to make gpg's private directory.
     groups, objects: only these, by number; neither for all groups.
+
+    Raises:
+        BollardError: the key is too short, gpg fails, or the image has no such objects, is damaged or locked.
     """
+    short = keyring.shortness(key.raw)
+    if short:
+        raise BollardError(f"the key {key.fingerprint} is {short}", "make another one with `bollard key newpair`")
 
     def sign_all(todo: list[bytes]) -> list[tuple[bytes, str]]:
         with pgp.Home(place) as home:
@@ -113,6 +122,9 @@ def with_own_gpg(path: str, fingerprint: str, groups: Sequence[int], objects: Se
     path: the SIF file.
     fingerprint: of the primary key, in full.
     groups, objects: only these, by number; neither for all groups.
+
+    Raises:
+        BollardError: gpg fails, or the image has no such objects, is damaged or locked, or cannot be written.
     """
     _apply(
         path, fingerprint, groups, objects,

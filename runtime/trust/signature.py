@@ -80,7 +80,11 @@ class Metadata:
 
 
 def signatures(fd: int, found: Sif, group: int) -> list[Signature]:
-    """Return the signatures about object group `group`, in table order. `fd` is the image.
+    """Return the signatures about an object group, in table order.
+
+    fd: the SIF file.
+    found: its table.
+    group: the number of the object group.
 
     Raises:
         BollardError: a signature has more than 4 MiB, or the file cannot be read.
@@ -143,7 +147,11 @@ class Digests:
         self._known: dict[tuple[str, int], str] = {}
 
     def header(self, name: str) -> str:
-        """Return the digest of the covered part of the header. `name` is a key of HASHES."""
+        """Return the digest of the covered part of the header. `name` is a key of HASHES.
+
+        Raises:
+            BollardError: this machine's OpenSSL lacks the hash.
+        """
         raw = self._found.header.raw
         return _digest(name, raw[:45] + raw[48:64])
 
@@ -153,6 +161,9 @@ class Digests:
         name: a key of HASHES.
         item: the descriptor.
         first: the smallest number of an object in its group.
+
+        Raises:
+            BollardError: this machine's OpenSSL lacks the hash.
         """
         raw = item.raw
         relative = (item.id - first).to_bytes(4, "little")

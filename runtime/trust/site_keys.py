@@ -104,7 +104,11 @@ def key_id(wire: bytes) -> str:
 
 
 def can_ed25519() -> bool:
-    """Return whether openssl signs and verifies whole messages with pkeyutl: OpenSSL 3.0 and later."""
+    """Return whether openssl signs and verifies whole messages with pkeyutl: OpenSSL 3.0 and later.
+
+    Raises:
+        BollardError: the installation's openssl is missing, or does not end.
+    """
     return b"OpenSSL 1" not in _openssl(["version"])[1]
 
 

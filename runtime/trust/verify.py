@@ -170,6 +170,9 @@ def judge(
     trust: whose signatures count.
     only: judge by these objects alone, by number; none for the whole group, which then has to match exactly.
     known: what gpgv has said of messages before; filled here.
+
+    Raises:
+        BollardError: gpgv or openssl cannot be used, or the image cannot be read.
     """
     wanted = tuple(only) or tuple(member.id for member in members)
     signer, name, text, reason, unknown = _signer(item, trust, {} if known is None else known)
@@ -269,7 +272,11 @@ def cure(report: Report) -> str:
 
 
 def default_trust(environ: Mapping[str, str]) -> Trust:
-    """Return the trust in the PGP keys of the user's and of this machine's keyring."""
+    """Return the trust in the PGP keys of the user's and of this machine's keyring.
+
+    Raises:
+        BollardError: this user has no home directory.
+    """
     from bollard.runtime.trust import keyring
 
     return Trust(keyrings=keyring.public_keyrings(environ))

@@ -238,6 +238,40 @@ def test_links_in_a_directory_of_files(builder: Builder, place: Path) -> None:
     assert (made / "fifo").is_fifo() and not (made / "socket").exists()
 
 
+def test_files_over_what_the_image_has(builder: Builder, place: Path) -> None:
+    """As `cp -rL`: directories are merged, links are written through, a file keeps its mode and its other names."""
+    for name in ("base/etc", "base/srv/full", "base/opt/link-here", "etc/sub", "data"):
+        (place / name).mkdir(parents=True)
+    for name in ("etc/conf", "etc/sub/more", "data/x", "base/srv/full/file"):
+        (place / name).write_text(f"{name}\n")
+    with (place / "etc/sparse").open("wb") as file:
+        file.truncate(64 << 20)
+    base = place / "base"
+    (base / "etc/conf").write_text("old\n")
+    (base / "etc/conf").chmod(0o750)
+    os.link(base / "etc/conf", base / "etc/other-name")
+    (base / "opt/link").symlink_to("/srv/full/file")
+    (base / "opt/new").symlink_to("../srv/new")
+    owned(place)
+    text = f"Bootstrap: localimage\nFrom: {base}\nStage: one\n%files\n"
+    here = place.name  # below the directory of the builds
+    lines = (f"{here}/etc /", f"{here}/data/x /opt/link", f"{here}/data/x /opt/new", f"{here}/data/?")
+    builder.build("--sandbox", place / "box", write(place, text + "".join(f"    {line}\n" for line in lines)))
+    box = place / "box"
+    assert not (box / "etc/etc").exists() and (box / "etc/sub/more").read_text() == "etc/sub/more\n"
+    assert (box / "etc/other-name").read_text() == "etc/conf\n" and (box / "etc/conf").stat().st_mode & 0o777 == 0o750
+    assert os.readlink(box / "opt/link") == "/srv/full/file" and os.readlink(box / "opt/new") == "../srv/new"
+    assert (box / "srv/full/file").read_text() == (box / "srv/new").read_text() == "data/x\n"
+    assert (box / here / "data/x").read_text() == "data/x\n"
+    assert (box / "etc/sparse").stat().st_size == 64 << 20 and (box / "etc/sparse").stat().st_blocks < 1000
+    for line, words in (
+        (f"{here}/data/x /etc/conf/x", "/etc/conf in the image is no directory"),
+        (f"{here}/data /etc/conf", "is a directory, but /etc/conf in the image is not; name another place"),
+        ("/ /opt", "%files /: a whole root filesystem"),
+    ):
+        assert words in builder.refused("--sandbox", place / "no", write(place, f"{text}    {line}\n"))
+
+
 @pytest.mark.parametrize("kind", ["file", "directory"])
 def test_the_path_that_cannot_be_copied_is_named(builder: Builder, place: Path, kind: str) -> None:
     (place / "data/sub").mkdir(parents=True)

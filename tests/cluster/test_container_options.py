@@ -181,6 +181,11 @@ def test_home_or_not(cluster: Cluster, images: Images, work: Work) -> None:
     look = ["sh", "-c", f"echo $HOME; test -d {work.path} && echo there; true"]
     assert good(srun(cluster, images, "--no-container-mount-home", *look, cwd="/")) == "/home/alice\n"
     assert good(srun(cluster, images, *look, cwd="/", env={"PYXIS_CONTAINER_MOUNT_HOME": "0"})) == "/home/alice\n"
+    assert good(srun(cluster, images, *look, cwd="/", env={"ENROOT_MOUNT_HOME": "no"})) == "/home/alice\n"
+    from_home = srun(cluster, images, "--no-container-mount-home", "sh", "-c", "pwd; ls -A ~", cwd="/home/alice")
+    (line,) = from_home.complaints()
+    assert "/home/alice cannot be entered in the container; the program starts in /" in line, from_home
+    assert from_home.out == "/\n", from_home
     both = srun(cluster, images, "--container-mount-home", *look, cwd="/", env={"BOLLARD_NO_HOME": "1"})
     assert good(both) == "/home/alice\nthere\n"
 

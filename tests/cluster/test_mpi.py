@@ -162,8 +162,13 @@ def single_ranks(done: Result) -> list[str]:
 
 @pytest.mark.parametrize("mpi", ["none", "pmix"])
 def test_mpich_without_its_wire_up_is_told(cluster: Cluster, images: Images, mpi: str) -> None:
-    """Each rank is then a job of 1 rank and ends with 0. srun warns of it once, before the step starts."""
-    done = cluster.srun("-N2", "-n4", f"--mpi={mpi}", f"--container={images.mpi}", "/opt/mpi/mpich_ring")
+    """Each rank is then a job of 1 rank and ends with 0. srun warns of it once, before the step starts.
+
+    The first look at an image can end after that: tests/cluster/test_preflight.py.
+    """
+    words = ["-N2", "-n4", f"--mpi={mpi}", f"--container={images.mpi}", "/opt/mpi/mpich_ring"]
+    cluster.exec(["srun", "--test-only", *words])
+    done = cluster.srun(*words)
     if not lacks(cluster, mpi, done):
         (line,) = single_ranks(done)
         assert f": --mpi={mpi} would run 4 jobs of 1 rank; use --mpi=pmi2" in line, done

@@ -60,10 +60,34 @@ def test_what_the_doctor_reads(cluster: Cluster, images: Images, suite: str) -> 
     assert len(states) == len(recorded["mpi"]) and ("ok" in dict(states)), told
 
 
-def test_a_step_that_runs_is_warned_once(cluster: Cluster, images: Images) -> None:
-    done = cluster.srun("-N1", "-n2", "--mpi=none", f"--container={images.mpi}", PROGRAMS["pmi2"])
+@pytest.mark.parametrize(("looks", "how"), [("first", "none"), ("first", "pmix"), ("cached", "none")])
+def test_a_step_that_runs_is_warned_once(cluster: Cluster, images: Images, work: Work, looks: str, how: str) -> None:
+    """By srun, or by rank 0 if the step is on its way before the first look at the image has ended."""
+    words = [f"--container={images.mpi}", PROGRAMS["pmi2"]]
+    env = {"XDG_CACHE_HOME": work.path}
+    if how == "pmix" and cluster.suite in WITHOUT_PMIX:
+        return  # Slurm refuses the step
+    if looks == "cached":
+        tried(cluster, "-n2", f"--mpi={how}", *words, env=env)
+    done = cluster.srun("-N1", "-n2", f"--mpi={how}", *words, env=env)
     (line,) = [line for line in done.complaints() if "of 1 rank" in line]
-    assert "would run 2 jobs of 1 rank; use --mpi=pmi2" in line and done.rc == 0, done
+    assert line.endswith("; use --mpi=pmi2") and done.rc == 0, done
+    assert "would run 2 jobs of 1 rank" in line or looks == "first"
+    assert good(cluster.exec(["ls", f"{work.path}/bollard-preflight"])), "srun has ended before the look"
+
+
+def test_a_job_that_waits_is_warned_at_once(cluster: Cluster, images: Images, work: Work) -> None:
+    """The first look runs beside srun, which waits for the allocation; and no child of it stays."""
+    step = f"srun --begin=now+1hour -n2 --mpi=none --container={images.mpi} {PROGRAMS['pmi2']}"
+    done = cluster.exec(
+        f"{step} 2>lines & "
+        "for i in $(seq 600); do grep -q 'of 1 rank' lines && break; sleep 0.1; done; "
+        "ps -o stat= --ppid $! | grep Z; kill $!; wait $!; cat lines",
+        env={"XDG_CACHE_HOME": work.path}, cwd=work.path,
+    )  # fmt: skip
+    (line,) = [line for line in done.lines() if "of 1 rank" in line]
+    assert "--mpi=none would run 2 jobs of 1 rank; use --mpi=pmi2" in line
+    assert not [line for line in done.lines() if line.strip().startswith("Z")], done
 
 
 def test_no_false_alarm(cluster: Cluster, images: Images, work: Work) -> None:

@@ -26,11 +26,9 @@ static FILE *given_file(const char *path, const char *mode);
 #include "image_probe.c"
 #include "program.c"
 #include "header.c"
-#define fail fail_client  /* the client's has another type */
 #define given given_options
 #include "image_program.c"
 #undef given
-#undef fail
 
 #define INPUT_MAX 65536
 
@@ -40,14 +38,14 @@ const char *slurm_option(const char *name) { return name; }
 int is_set(const char *value) { return !value; }
 int has_components(void) { return 1; }
 int site_says(const char *line) { return !line; }
-void fail_client(const char *text)
+void fail(const char *text)
 {
 	fputs(text, stderr);
 	abort();
 }
 
-/* enter.c has it, beside the launcher's main(). No reader may come here. */
-int fail(const char *text)
+/* fail_once.c has it. No reader may come here. */
+int fail_once(const char *text)
 {
 	fputs(text, stderr);
 	abort();

@@ -26,6 +26,33 @@ print("holding", flush=True)
 time.sleep(600)
 """
 
+# Takes the addresses by which ranks of user 1000 might find each other, and each new one as soon as it sees it.
+SQUATTER = """
+import os, socket, time
+held, inode = [], os.stat("/proc/self/ns/user").st_ino
+
+def take(name):
+    taken = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        taken.bind(chr(0) + name)
+        held.append(taken)
+    except OSError:
+        taken.close()
+
+for job in range(1, 1000):
+    for step in range(3):
+        take(f"bollard-ranks-1000.{inode}.{job}.{step}-lock")
+print("holding", flush=True)
+seen = set()
+while True:
+    for line in open("/proc/net/unix"):
+        name = line.rstrip().rpartition(" @")[2]
+        if name.startswith("bollard-ranks-") and name.endswith("-lock"):
+            seen.add(name)
+    for name in seen:
+        take(name)
+"""
+
 
 @pytest.mark.parametrize("kind", ["shared", "exclusive"])
 def test_bob_locks_what_he_can_open(cluster: Cluster, images: Images, work: Work, kind: str) -> None:
@@ -65,3 +92,40 @@ def test_bob_locks_an_overlay_that_he_can_read(cluster: Cluster, images: Images,
             assert good(done) == "here\n"
     finally:
         layer.unlink()
+
+
+def test_bob_takes_the_addresses_of_ranks(cluster: Cluster, images: Images) -> None:
+    """Ranks that each start `bollard exec` share a user namespace all the same."""
+    with cluster.start(["python3", "-c", SQUATTER], node="n1", user="bob") as squatter:
+        assert squatter.popen.stdout is not None and squatter.popen.stdout.readline() == "holding\n"
+        shown = ["bollard", "exec", images.small, "sh", "-c", "readlink /proc/self/ns/user; sleep 1"]
+        done = cluster.srun("-w", "n1", "-n4", *shown)
+    assert len(done.lines()) == 4 and len(set(done.lines())) == 1 and not done.err, done
+
+
+# Listens at the given number of addresses of instances of user 1000, and keeps their queues full.
+CROWD = """
+import socket, sys, time
+held = []
+for number in range(int(sys.argv[1])):
+    place = f"{chr(0)}bollard-instance/1000/web/{number}"
+    held.append(socket.socket(socket.AF_UNIX))
+    held[-1].bind(place)
+    held[-1].listen(0)
+    for _ in range(4):
+        held.append(socket.socket(socket.AF_UNIX))
+        held[-1].setblocking(False)
+        held[-1].connect_ex(place)
+print("listening", flush=True)
+time.sleep(600)
+"""
+
+
+def test_bob_listens_at_addresses_of_instances(cluster: Cluster, images: Images, work: Work) -> None:
+    """alice's instance starts, is found and ends. She waits for all of his addresses together, not for each."""
+    with cluster.start(["python3", "-c", CROWD, "400"], node="n1", user="bob") as crowd:
+        assert crowd.popen.stdout is not None and crowd.popen.stdout.readline() == "listening\n"
+        for words in (["start", images.small, "web"], ["list", "web"], ["stop", "web"]):
+            named = {"BOLLARD_CONFIGDIR": work.path}
+            done = cluster.exec(["timeout", "60", "bollard", "instance", *words], "n1", env=named)
+            assert done.rc == 0, done

@@ -37,3 +37,17 @@ def test_who_has_the_way_in_is_on_record(cluster: Cluster, images: Images, work:
         work.go_on("in")
         assert step.result().rc == 0
     assert " tasks=2 " in line[-1], line
+
+
+def test_a_keeper_that_may_not_write_its_record_lets_nobody_in(cluster: Cluster, images: Images, work: Work) -> None:
+    """Its user lowers the keeper's limit of file sizes, by which a task would not be on record, and raises it again."""
+    step = f"srun -Q --container={images.small} echo inside"
+    script = f"{step}; {work.pause('one')}; {step}; echo status $?; {work.pause('two')}; {step}"
+    with cluster.start(["salloc", "-Q", "-w", "n1", "-n1", "bash", "-c", script]) as job:
+        for name, limit in (("one", "0:"), ("two", "unlimited:")):
+            work.wait_for(name)
+            good(cluster.exec(f"prlimit --pid $(pgrep -x bollard-keeper) --fsize={limit}", node="n1"))
+            work.go_on(name)
+        done = job.result()
+    assert done.out.splitlines() == ["inside", "status 255", "inside"], done
+    assert "the container's keeper may not write its record" in done.err, done

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from bollard.runtime.local import instance
-from bollard.runtime.system import linux
+from bollard.runtime.system import identity, linux
 from bollard.spank_plugin import build
 
 # Root's tests run as a user of their own, whose processes are all ours.
@@ -110,7 +110,7 @@ class User:
         return (
             Path(instance.log_paths(name, self.env["BOLLARD_CONFIGDIR"])[0])
             .parents[1]
-            .joinpath(instance.user_name(UID), f"{name}.{end}")
+            .joinpath(identity.login(UID), f"{name}.{end}")
         )
 
 

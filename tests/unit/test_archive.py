@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import marshal
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +27,11 @@ def tree(tmp_path_factory) -> Path:
     return folder / "python"
 
 
+def finder(tree: Path) -> archive.Finder:
+    """The archive of `tree`; the test's process closes it at its end."""
+    return archive.Finder(os.open(tree / archive.NAME, os.O_RDONLY), "")
+
+
 def run(tree: Path, text: str) -> str:
     code = f"import sys; sys.path.insert(0, {str(tree)!r})\nfrom bollard.runtime import archive\n{text}"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], stdout=subprocess.PIPE, text=True, check=True)
@@ -34,12 +39,16 @@ def run(tree: Path, text: str) -> str:
 
 
 def test_it_has_what_a_keeper_imports_at_its_start(tree: Path):
-    index = archive.Finder((tree / archive.NAME).read_bytes(), "").index
+    found = finder(tree)
+    index = found.index
 
     def is_late(name: str) -> bool:
         return name.startswith("bollard.runtime.trust")  # with a policy of the site only
 
     assert {name for name in test_imports.node_path() if not is_late(name)} - set(index) - LATE == set()
+    start = [name for name, _, _ in found.start()]
+    assert {"bollard.runtime.container.keeper", "bollard.runtime.request.plan_records"} < set(start) <= set(index)
+    assert len(start) < 2 * len(index) / 3 and len(set(start)) == len(start)
     assert all((tree / name.replace(".", "/")).exists() == package for name, (package, _, _) in index.items())
 
 
@@ -59,6 +68,27 @@ def test_modules_come_from_it(tree: Path):
     ]  # fmt: skip
 
 
+def test_the_start_is_made_at_once_and_in_order(tree: Path):
+    """Nothing of it is imported by importlib, whose loader is `exec_module`; and it is as importlib makes it."""
+    stub = "import types; s = sys.modules; s['bollard.runtime.system._linux'] = stub = types.ModuleType('_linux')\n"
+    stub += "from unittest import mock; stub.ffi = stub.lib = mock.MagicMock()\n"
+    stub += "s['bollard.runtime.host_slurm'] = types.ModuleType('host_slurm'); import bollard.runtime\n"
+    stub += "bollard.runtime.host_slurm = s['bollard.runtime.host_slurm']\n"
+    shown = run(
+        tree,
+        f"{stub}print(archive.use({str(tree)!r}))\n"
+        "alone = []; archive.Finder.exec_module = lambda self, module: alone.append(module.__name__)\n"
+        "archive.start(); known = set(sys.modules)\n"
+        "from bollard.runtime.container import step; import bollard.runtime.request.plan as plan\n"
+        "print(alone, set(sys.modules) - known, plan.__file__, plan.__package__, plan.__spec__.name)\n"
+        "fd = archive._finders[0].fd; archive.end(); archive.end()\n"
+        "import os; print(os.path.exists(f'/proc/self/fd/{fd}'))",
+    ).splitlines()
+
+    file = f"{tree}/bollard/runtime/request/plan.py"
+    assert shown == ["True", f"[] set() {file} bollard.runtime.request bollard.runtime.request.plan", "False"]
+
+
 def test_others_come_from_their_files(tree: Path):
     text = "from bollard.runtime.fetch import reference; print(type(reference.__loader__).__name__)"
     shown = run(tree, f"archive.use({str(tree)!r}); {text}")
@@ -75,9 +105,11 @@ def test_without_one_for_this_python(tree: Path, tmp_path: Path, content: bytes 
 
 
 def test_the_code_is_that_of_the_modules(tree: Path):
-    found = archive.Finder((tree / archive.NAME).read_bytes(), "")
-    for name, (package, at, size) in found.index.items():
+    found = finder(tree)
+    start = {name: (package, code) for name, package, code in found.start()}
+    for name, (package, _, _) in found.index.items():
         source = tree / (name.replace(".", "/") + ("/__init__.py" if package else ".py"))
         path = f"/opt/there/python/{source.relative_to(tree)}"
         code = compile(source.read_bytes(), path, "exec", dont_inherit=True, optimize=2)
-        assert marshal.loads(found.codes[at : at + size]) == code, name
+        assert found.code(name) == code, name
+        assert start.get(name, (package, code)) == (package, code)

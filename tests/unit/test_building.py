@@ -3,16 +3,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import subprocess
 
 import pytest
 
-from bollard.runtime.build import bootstrap, build_root, builder, image_files, scif, trace
+from bollard.runtime.build import (
+    bootstrap,
+    build_root,
+    builder,
+    definition,
+    image_files,
+    scif,
+    trace,
+    transfers,
+)
 from bollard.runtime.build.definition import App
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import oci
 from bollard.runtime.image import oci_config
-from bollard.runtime.system import tree
+from bollard.runtime.system import tree, wildcards
 
 
 @pytest.mark.parametrize(
@@ -58,10 +69,61 @@ def test_the_name_of_an_app_is_one_word_of_a_script():
     assert "/scif/apps/'a;touch '\\''x'" in script
 
 
-def test_braces():
-    assert tree.braces("/a{b,c}d{e,f}") == ["/abde", "/abdf", "/acde", "/acdf"]
-    assert tree.braces("{a}") == ["{a}"]
-    assert len(tree.braces("{a,b}" * 40)) <= 1002
+@pytest.mark.parametrize(
+    "pattern",
+    ["/a{b,c}d{e,f}", "{a}", "{}", "{a,{b,c}d}", "a{,x}", "{1..3}", "{08..10}", "{c..a}", "{1..x}", "x{a,b", "{a}{b,c}",
+     "a}{b,c}", "{a,b}}", "{{a,b}"],
+)  # fmt: skip
+def test_braces_are_those_of_bash(pattern):
+    said = subprocess.run(["bash", "-c", f"printf '%s\n' {pattern}"], capture_output=True, text=True, check=True).stdout
+    assert wildcards.braces(pattern) == said.splitlines()
+
+
+def test_braces_that_are_quoted_or_too_many():
+    assert wildcards.braces("\\{a,b} {a\\,b,c}") == ["\\{a,b} a\\,b", "\\{a,b} c"]
+    assert len(wildcards.braces("{a,b}" * 40)) <= 1002
+    assert wildcards.braces("{1..100000}") == ["{1..100000}"]
+
+
+NAMES = ("a", "b", "ab", ".a", "a*", "[x]", "x", "a\\b", "7", "Q", "{a,b}", "$V", "d e")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["*", "a*", "?", ".*", "[ab]", "[!a]", "[^a]", "a\\*", "\\[x\\]", "[[:digit:]]", "[[:upper:]]*", "[x]", "\\a",
+     "a\\\\b", "$W*", "${W}b", "${NONE:-a}*", "\\$V", "$S", "{a,b}*"],
+)  # fmt: skip
+def test_the_paths_of_files_are_those_of_bash(tmp_path, monkeypatch, pattern):
+    for name in NAMES:
+        (tmp_path / name).touch()
+    for name, value in {"W": "a", "S": "*"}.items():
+        monkeypatch.setenv(name, value)
+    argv = ["bash", "-c", f"LC_ALL=C; printf '%s\n' {pattern}"]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.splitlines()
+    with contextlib.closing(tree.Tree(str(tmp_path))) as top:
+        place = transfers.Place(top, "/", "img.def")
+        found = top.glob(transfers.pattern(place, definition.Transfer(pattern, "", 1)))
+    assert [path.lstrip("/") for path in found] == said
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("$NONE/a", "img.def:3: %files $NONE/a: NONE is not set"),
+        ("$(pwd)/a", "img.def:3: %files $(pwd)/a: $(: not expanded"),
+        ("`pwd`/a", "a command in backquotes: not expanded"),
+    ],
+)
+def test_what_is_not_expanded_in_a_path_of_files(tmp_path, source, words):
+    with contextlib.closing(tree.Tree(str(tmp_path))) as top, pytest.raises(BollardError, match=re.escape(words)):
+        transfers.pattern(transfers.Place(top, "/", "img.def"), definition.Transfer(source, "", 3))
+
+
+def test_a_name_in_single_quotes_is_taken_as_it_is():
+    text = b"Bootstrap: scratch\n%files\n  '$A *{x,y}' '/opt/$A'\n"
+    ((_, (transfer,)),) = definition.parse(text, "img.def").stages[0].files
+    assert (wildcards.unescaped(transfer.source), transfer.target) == ("$A *{x,y}", "/opt/$A")
+    assert not wildcards.is_pattern(transfer.source)
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import instances
 import pytest
+import sif_files
 
 from bollard.runtime import causes
 from bollard.runtime.causes import one_line
 from bollard.runtime.errors import BollardError
 from bollard.runtime.fetch import cache
-from bollard.runtime.image import image
+from bollard.runtime.image import image, sif
 from bollard.spank_plugin import build
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounts a small filesystem")
@@ -253,6 +254,50 @@ def test_an_image_that_cannot_be_opened(number, words):
     assert words in str(image._open_error("/img.sif", "img.sif", failure(number)))
 
 
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ESTALE, "on /"), (errno.EIO, "input/output error"), (errno.ENFILE, "sysctl fs.file-max"),
+        (errno.EINVAL, "Invalid argument; check the filesystem it is on"),
+    ],
+)  # fmt: skip
+def test_an_image_that_cannot_be_read(monkeypatch, number, words):
+    def fails(*_):
+        raise failure(number)
+
+    with open(__file__) as file:
+        monkeypatch.setattr(os, "pread", fails)
+        with pytest.raises(BollardError) as caught:
+            sif.pread(file.fileno(), 10, 64, "img.sif")
+    assert str(caught.value).startswith("img.sif: cannot be read at byte 64: ") and words in str(caught.value)
+
+
+def test_a_file_that_may_be_read_and_is_refused():
+    """Its mode is not the cause then, but a security module or the server of its filesystem."""
+    assert "mode" not in str(image._open_error(__file__, "img.sif", failure(errno.EPERM)))
+
+
+@needs_root
+@pytest.mark.parametrize("most", [5, 8, 10])
+def test_a_push_at_the_limit_of_open_files(machine, scratch, most):
+    """Its workspace is removed with the descriptors that are left, and does not hide the cause."""
+    (scratch / "t").mkdir()
+    (scratch / "t").chmod(0o1777)
+    sif_files.write(machine.place / "pushed.sif", (), Path(machine.image).read_bytes(), os.uname().machine, force=True)
+    words = ["push", str(machine.place / "pushed.sif"), "oras://127.0.0.1:1/x:y"]
+    limits = [(resource.RLIMIT_NOFILE, most)]
+    said = machine.refused("", *words, limits=limits, env={"BOLLARD_TMPDIR": str(scratch / "t")})
+    assert "the limit of open files" in said
+    assert list((scratch / "t").iterdir()) == []
+
+
+@needs_root
+def test_a_program_where_an_overlay_is_to_be_made(machine):
+    shutil.copy("/bin/true", machine.place / "home/prog")
+    said = machine.refused("", "overlay", "create", "prog")
+    assert said == "bollard: prog: not a SIF image; name another file\n"
+
+
 LONG = "x" * 300
 LOOP = "its symbolic links form a loop; check where they point with `ls -l`"
 TOO_LONG = "the name is too long: 255 bytes a part, 4095 in all; choose a shorter one"
@@ -295,3 +340,5 @@ def test_the_limit_of_memory(machine):
 
 def test_what_programs_say_of_memory():
     assert causes.told("FATAL ERROR: Out of memory (cache_get)") == errno.ENOMEM
+    assert causes.told("fatal error: failed to reserve page summary memory\n\nruntime stack:\n") == errno.ENOMEM
+    assert causes.told("runtime: may need to increase max user processes\nfatal error: newosproc\n") == errno.EAGAIN

@@ -41,7 +41,7 @@ def test_a_row(row):
     assert name == name.lower().strip("-")
     assert name.replace("-", "").isalnum()
     assert argument == "" or argument[0].isalpha()
-    assert all(form.lstrip("!").startswith(("BOLLARD_", "PYXIS_CONTAINER_")) for form in variables)
+    assert all(form.lstrip("!").startswith(("BOLLARD_", "PYXIS_CONTAINER_", "ENROOT_")) for form in variables)
     assert not argument or not any(form.startswith("!") for form in variables)
     # No name that Slurm could want for itself.
     assert positive == "" or positive.startswith(("container-", "no-container-"))

@@ -54,9 +54,17 @@ def test_images_without_mpi_are_passed_over(image):
     assert lines(image) == [verdict.HEAD]
 
 
+def test_a_library_where_the_launcher_does_not_look():
+    found = json.loads(json.dumps(IMAGES["bookworm-mpi.sif"]))
+    for mpi in found["mpi"]:
+        mpi["path"] = "/opt/mpich/lib/" + mpi["soname"]
+    assert "usual pmi2" not in verdict.text(found, {}).splitlines()
+
+
 def test_a_verdict_as_text():
     assert lines("bookworm-mpi.sif", true="", ring="pmi2") == [
         "bollard-preflight 2",
+        "usual pmi2",
         "use pmi2 pmi2",
         "bad pmi2 pmix apart MPICH 4.0.2 without PMIx",
         "bad pmi2 none apart MPICH 4.0.2",

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from bollard.runtime.local import rank_namespace
@@ -27,17 +29,27 @@ def ordinary_user(monkeypatch):
     ],
 )
 def test_key(environ, ranks):
-    assert rank_namespace.key(environ) == ranks
+    assert rank_namespace.common(environ) == ranks
 
 
 def test_key_of_ranks_of_hydra_is_their_parent(monkeypatch):
     monkeypatch.setattr("os.getppid", lambda: 42)
-    assert rank_namespace.key({"PMI_SIZE": "2"}).startswith(f"1000.{HERE}.42.")
+    assert rank_namespace.common({"PMI_SIZE": "2"}).startswith(f"1000.{HERE}.42.")
 
 
 def test_root_shares_with_nobody(monkeypatch):
     monkeypatch.setattr("os.getuid", lambda: 0)
     assert rank_namespace.key({"PMI_SIZE": "2"}) == ""
+
+
+def test_an_address_cannot_be_foretold(monkeypatch):
+    """What the ranks have in common is known to all users; the number of the keyring is not."""
+    environ = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "3", "SLURM_STEP_NUM_TASKS": "8"}
+    number = rank_namespace.key(environ)
+    assert number == rank_namespace.key(environ) and len(number) == 32
+    assert number != rank_namespace.key({**environ, "SLURM_STEP_ID": "4"})
+    monkeypatch.setattr("bollard.runtime.system.linux.user_keyring", lambda: 5)
+    assert number != rank_namespace.key(environ)
 
 
 def test_a_long_name_fits_an_address():
@@ -54,3 +66,14 @@ def test_holders():
         f"{begin}{at} {name}\n" for at, name in enumerate(names)
     )
     assert rank_namespace.holders(text, "1000.9.7.3") == [(12, 99)]
+
+
+def test_a_rank_that_gets_neither_lock_nor_namespace_says_so(monkeypatch):
+    """Another process holds the lock all the time."""
+    made: list[bool] = []
+    monkeypatch.setattr(rank_namespace, "_PATIENCE", 0.1)
+    monkeypatch.setattr(rank_namespace.identity, "new_namespace", made.append)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as taken:
+        taken.bind(f"\0{rank_namespace._PREFIX}unit-test-lock")
+        assert "user namespace of its own" in rank_namespace.enter("unit-test")
+    assert made == [False]

@@ -123,6 +123,9 @@ def test_enroots_forms():
     assert reference.parse("docker://me@host:5000#a/b:c").name == "host:5000/a/b:c"
     assert reference.parse("docker://host#a").name == "host/a"
     assert reference.parse("dockerd://a:b").scheme == "docker-daemon"
+    with pytest.raises(BollardError) as caught:
+        reference.parse("podman://lab/app:1")
+    assert "`podman save --format oci-archive -o FILE.tar lab/app:1`" in caught.value.hint
 
 
 def test_an_address_of_ipv6():

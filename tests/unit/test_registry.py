@@ -39,6 +39,11 @@ def test_what_skopeo_says(said, line):
     assert line in text
 
 
+def test_a_crash_of_skopeo_has_its_cause_in_the_first_line():
+    text = b"runtime: x\nfatal error: failed to reserve page summary memory\n\nstack:\n\truntime/panic.go:1047\n"
+    assert registry._last_line(text) == "fatal error: failed to reserve page summary memory"
+
+
 def test_a_login_that_was_tried():
     assert "host:5000 refuses your login" in str(registry.explained(NAME, "unauthorized: x", tried=True))
 

@@ -360,6 +360,46 @@ def test_weak_hashes(keys, digest):
     assert pgp.verify(message, keys.trust().keyrings).reason
 
 
+@pytest.mark.parametrize(
+    ("primary", "subkey", "why"),
+    [
+        ("rsa1024", "", "its key is RSA with 1024 bits, and 2048 are needed"),
+        ("dsa1024", "", "its key is DSA with 1024 bits, and 2048 are needed"),
+        ("ed25519", "rsa1024", "its key is RSA with 1024 bits, and 2048 are needed"),
+        ("rsa1024", "ed25519", "its key is RSA with 1024 bits, and 2048 are needed"),
+        ("ed25519", "rsa2048", ""),
+        ("rsa2048", "", ""),
+    ],
+)
+@pytest.mark.parametrize("box", [False, True], ids=["keyring", "keybox"])
+def test_short_keys(keys, tmp_path, primary, subkey, why, box):
+    """gpgv says that these signatures are good. A short primary key can be broken, and then has any subkey."""
+    with pgp.Home(str(tmp_path)) as home:
+        home.gpg(["--quick-generate-key", "short", primary, "sign,cert", "never"])
+        (public,) = keyring.split(home.gpg(["--export"]))
+        if subkey:
+            home.gpg(["--quick-add-key", public.fingerprint, subkey, "sign", "never"])
+            (public,) = keyring.split(home.gpg(["--export"]))
+        message = home.gpg(["--digest-algo", "SHA256", "--clearsign"], b"{}")
+        ring = f"{home.path}/pubring.kbx" if box else str(tmp_path / "ring")
+        if not box:
+            keyring.put(ring, [keys.public["good"], public])
+        made = pgp.verify(message, [ring])
+    assert made.reason == why
+    assert made.fingerprint == ("" if why else public.fingerprint)
+
+
+def test_a_short_key_signs_nothing(keys, img, tmp_path):
+    """Nobody would accept the signature."""
+    with pgp.Home(str(tmp_path)) as home:
+        home.gpg(["--quick-generate-key", "short", "rsa1024", "sign", "never"])
+        (secret,) = keyring.split(home.gpg(["--export-secret-keys"]))
+    before = img.read_bytes()
+    with pytest.raises(BollardError, match="RSA with 1024 bits, and 2048 are needed"):
+        sign.with_pgp(str(img), secret, None, str(keys.folder), (), ())
+    assert img.read_bytes() == before
+
+
 def covered_places(path):
     """The ranges of bytes that are signed, from the description of the format."""
     found = read(path)

@@ -18,6 +18,7 @@ from bollard.runtime import installed
 from bollard.runtime.cli import main
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site_config
+from bollard.runtime.trust import keyring
 from bollard.spank_plugin import (
     check,
     cluster_check,
@@ -365,6 +366,11 @@ def test_a_policy_that_refuses_everything_or_protects_nobody(tmp_path):
     assert any("is no keyring" in text for text in found(signed))
     ring.write_bytes(b"")
     assert any(text.endswith(f"lacks the key {key}") for text in found(signed))
+    body = b"\4" + bytes(4) + b"\1" + (1024).to_bytes(2, "big") + b"\xff" * 128 + b"\0\x11\1\0\1"
+    ring.write_bytes(b"\xc6\xff" + len(body).to_bytes(4, "big") + body)  # a packet of a public key
+    key = keyring.read(str(ring))[0].fingerprint
+    told = f"{ring}: the key {key} is RSA with 1024 bits, and 2048 are needed, so its signatures do not count"
+    assert told in found(f"{{from: anywhere, signed-by: {key}}}")
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,30 @@ def test_what_an_empty_variable_of_a_script_leaves(name, value, words):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("mounts", "/a:/b:rbind,ro", "'ro' is a flag of the mount before it"),
+        ("mounts", "/a:/b, /c:/d", "container-mounts ' /c:/d' begins with a space"),
+        ("mounts", "\n./a:/b,\n./c:/d", "begins with a space"),
+        ("pwd", "data", "container-workdir (--pwd) 'data' must begin with /"),
+        ("scratch", "/a/../b", "scratch '/a/../b' has a .. in it"),
+        ("unshare", "pid", "container-unshare 'pid': not a namespace"),
+        ("shm-size", "big", "--container-shm-size 'big' is not a size"),
+    ],
+)
+def test_the_cause_of_a_value_that_cannot_be(name, value, words):
+    assert words in refused((name, value))
+
+
+@pytest.mark.parametrize(
+    "flags", ["rw+rshared", "shared", "ro+runbindable", "defaults", "x-create=auto+ro+sync+strictatime", "mand"]
+)
+def test_flags_of_enroot_that_change_nothing(flags):
+    ((_, _, found),) = make(("mounts", f"/a:/b:{flags}")).binds
+    assert found == (binds.READ_ONLY if "ro" in flags.split("+") else 0)
+
+
+@pytest.mark.parametrize(
     "text", ["type=bind,src=/srv,src=/opt,dst=/dst", "type=bind,src=/a,source=/a,dst=/d", "src=/a,dst=/b,ro,ro"]
 )
 def test_a_mount_says_nothing_twice(text):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bollard.runtime import constants
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import options, spec, spec_text
 from bollard.runtime.request.spec_text import Header
@@ -18,10 +19,11 @@ from bollard.runtime.request.spec_text import Header
 TEXT = st.binary().map(lambda raw: raw.replace(b"\0", b"").decode("utf-8", "surrogateescape"))
 PLAIN = b"bollard1 root=0 image=1 multi-prog=0 verbose= name= mode=auto cwd=/ : "
 
-DECLARATIONS = """
-struct header {
-    int root, image, multi_prog; char verbose[20]; char name[65]; int mode; const char *cwd; size_t cwd_size;
-};
+DECLARATIONS = f"""
+struct header {{
+    int root, image, multi_prog; char verbose[20]; char name[{constants.NAME_MAX_BYTES + 1}]; int mode; const char *cwd;
+    size_t cwd_size;
+}};
 const char *read_header(const char *spec, struct header *header);
 char *write_header(const struct header *header);
 int parse_name(const char *text, struct header *header);
@@ -135,7 +137,8 @@ def test_a_header_that_says_something_else(head, rest):
 
 HEADERS = st.builds(
     Header, st.booleans(), st.booleans(), st.booleans(), st.text("0123456789", max_size=19),
-    st.from_regex("[A-Za-z0-9_.-]{1,64}", fullmatch=True), st.sampled_from(spec_text.MODES),
+    st.from_regex(f"[A-Za-z0-9_.+@-]{{1,{constants.NAME_MAX_BYTES}}}", fullmatch=True),
+    st.sampled_from(spec_text.MODES),
     TEXT.map(spec_text.quote),
 )  # fmt: skip
 

@@ -51,11 +51,29 @@ def checked(*values: tuple[str, str]) -> list[tuple[str, str]]:
         ([("bind", "/o"), ("APPTAINER_BIND", "/a")], [("bind", "/a"), ("bind", "/o")]),
         ([("mount", "o"), ("SINGULARITY_MOUNT", "s")], [("mount", "s"), ("mount", "o")]),
         ([("dns", "1"), ("APPTAINER_DNS", "2")], [("dns", "1")]),
+        ([("ENROOT_MOUNT_HOME", "no")], [("no-home", "1")]),
+        ([("ENROOT_MOUNT_HOME", "no"), ("PYXIS_CONTAINER_MOUNT_HOME", "1")], [("no-home", "0")]),
+        ([("ENROOT_REMAP_ROOT", "y"), ("ENROOT_ROOTFS_WRITABLE", "y")], [("writable-tmpfs", "1"), ("fakeroot", "1")]),
         ([("env", "A=1"), ("env", "B=2")], [("env", "A=1"), ("env", "B=2")]),
     ],
 )
 def test_resolve(given, resolved):
     assert forms.resolve(given) == resolved
+
+
+def test_no_home_where_the_working_directory_is_the_home(tmp_path):
+    """The working directory of a job is shown, but not if it is the home that was to be left out."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to("home")
+    home = ("userhome", str(tmp_path / "home"))
+    for cwd in ("home", "link", "home/."):
+        given = [home, ("cwd", f"{tmp_path}/{cwd}")]
+        assert ("no-mount", "cwd") in forms.resolve_for_job([*given, ("no-home", "1")])
+        assert ("no-mount", "cwd") in forms.resolve_for_job([*given, ("PYXIS_CONTAINER_MOUNT_HOME", "0")])
+        assert forms.resolve_for_job([*given, ("no-home", "0")]) == [*given, ("no-home", "0")]
+        assert forms.resolve_for_job(given) == given
+    below = [home, ("cwd", f"{tmp_path}/home/data"), ("no-home", "1")]
+    assert forms.resolve_for_job(below) == below
 
 
 def test_check_settles_the_image(image):
