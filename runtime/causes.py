@@ -29,6 +29,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+_STICKY: Final = 0o1000  # S_ISVTX of inode(7)
+_UNMAPPED: Final = 65534  # how a user namespace shows users that it does not map: user_namespaces(7)
 _SIGKILL: Final = 9
 _SIGXFSZ: Final = 25
 _SIGNALS: Final = {
@@ -123,6 +125,24 @@ def refuse_read_only(place: str, doing: str) -> None:
     """
     if os.statvfs(place).f_flag & os.ST_RDONLY:
         raise of(OSError(EROFS, os.strerror(EROFS)), doing, place)
+
+
+def refuse_file_of_another(target: str, doing: str) -> None:
+    """Raise if another user's file is at `target` in a directory like /tmp, where only owners replace files: unlink(2).
+
+    Raises:
+        BollardError: it is; the message begins with `doing`.
+    """
+    folder = os.path.dirname(os.path.abspath(target))
+    try:
+        file, directory = os.lstat(target), os.stat(folder)
+    except OSError:
+        return  # there is nothing to replace, or the write itself says what is wrong
+    user = os.geteuid()
+    is_root = user == 0 and file.st_uid != _UNMAPPED
+    if directory.st_mode & _STICKY and user not in (file.st_uid, directory.st_uid) and not is_root:
+        reason = f"the file that is there belongs to another user, and in {folder} only its owner can replace it"
+        raise BollardError(f"{doing}: {reason}", "choose another name")
 
 
 def of_words(reason: str, doing: str, place: str, hint: str) -> BollardError:

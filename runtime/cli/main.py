@@ -153,6 +153,9 @@ def _help(words: list[str]) -> int:
         name = words[0]
     if name not in COMMANDS and name not in REFUSED and not any(command.startswith(name + " ") for command in COMMANDS):
         raise BollardError(f"{name}: no such command", _similar(name), 1)
+    more = words[len(name.split()) :]
+    if more and not more[0].startswith("-"):
+        raise BollardError(f"{name} {more[0]}: no such command", f"see `bollard {name} --help`", 1)
     return _main([*name.split(), "--help"])
 
 

@@ -60,7 +60,12 @@ def parse_request(frame: bytes) -> tuple[list[bytes], list[bytes], bytes, bytes]
 
 
 def reply(
-    argv: list[bytes], env: list[bytes], cwd: bytes, note: bytes = b"", mode: bytes = b"", root: bytes = b"",
+    argv: list[bytes],
+    env: list[bytes],
+    cwd: bytes,
+    note: bytes = b"",
+    mode: bytes = b"",
+    root: bytes = b"",
     scratch: bytes = b"",
 ) -> bytes:
     """Return the frame that lets a task in.

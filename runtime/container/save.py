@@ -149,6 +149,7 @@ def refuse(target: str) -> None:
     causes.refuse_read_only(folder, f"container-save {target}: cannot be written")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BollardError(f"container-save {target}: you may not write to {folder}", "name another place")
+    causes.refuse_file_of_another(target, f"container-save {target}: cannot be written")
 
 
 def _squashfs(root: str, target: str) -> None:

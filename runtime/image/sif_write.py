@@ -58,6 +58,7 @@ def check_place(target: str) -> None:
     causes.refuse_read_only(above, f"{target}: cannot be written")
     if not os.access(above, os.W_OK | os.X_OK):
         raise BollardError(f"{target}: you may not write into {above}", "choose a directory that you can write to")
+    causes.refuse_file_of_another(target.rstrip("/"), f"{target}: cannot be written")
 
 
 class Object:

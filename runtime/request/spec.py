@@ -225,7 +225,10 @@ KINDS: dict[str, Reader] = {
 
 
 def _homes(given: dict[str, list[str]], cwd: str, host_home: str, contain: bool) -> tuple[str, str]:
-    """Return (source, target) of the home; the source is "" for an empty home of the container's own."""
+    """Return (source, target) of the home; the source is "" for an empty home of the container's own.
+
+    With --no-home the target of --home is still the home, as in Apptainer, but nothing is mounted there.
+    """
     source = target = host_home if host_home.startswith("/") and host_home.strip("/") else ""
     asked = given.get("home", [""])[-1]
     if asked.strip("/"):
@@ -236,7 +239,7 @@ def _homes(given: dict[str, list[str]], cwd: str, host_home: str, contain: bool)
         source = ""
     if target and not asked and switch(given.get("fakeroot", [])):
         target = "/root"  # Apptainer's rule
-    return ("", "") if switch(given.get("no-home", [])) else (source, target)
+    return ("", "") if switch(given.get("no-home", [])) and not asked.strip("/") else (source, target)
 
 
 def _fields(given: dict[str, list[str]], cwd: str, home: str) -> dict[str, Any]:
@@ -288,6 +291,8 @@ def make(values: list[tuple[str, str]]) -> Spec:
     if not fields.get("image") and fields.get("name_mode", constants.MODE_CREATE) == constants.MODE_CREATE:
         raise BollardError("no image named", "use --container=IMAGE")
     fields["home_source"], fields["home"] = _homes(given, cwd, home, fields.get("contain", False))
+    if fields["home"] and switch(given.get("no-home", [])) and "home" not in fields.get("no_mount", ()):
+        fields["no_mount"] = (*fields.get("no_mount", ()), "home")
     fields.update(cwd=cwd or "/", user_home=home, unshare=tuple(name for name in NAMESPACES if name in unshare))
     fields["pty"] = switch(given.get("pty", []))
     fields["source"] = last("source")

@@ -7,7 +7,7 @@ This needs neither fusermount nor a privilege of the host, only a user namespace
 from __future__ import annotations
 
 import os
-from errno import EACCES, EPERM
+from errno import EACCES, EISDIR, ELOOP, EPERM
 
 from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
@@ -15,7 +15,7 @@ from bollard.runtime.system import linux
 
 _DEVICE = (10, 229)  # Documentation/admin-guide/devices.txt of the kernel
 _LOAD = "the site's administrator should load the kernel module fuse"
-_MAKE = "the site's administrator should make it again: `rm /dev/fuse; mknod -m 666 /dev/fuse c 10 229`"
+_MAKE = "the site's administrator should make it again: `rm -r /dev/fuse; mknod -m 666 /dev/fuse c 10 229`"
 _CURES = {
     EACCES: "the site's administrator should give it the mode 0666",
     EPERM: "the job's device control group does not allow it; the site's administrator should see cgroup.conf",
@@ -36,6 +36,8 @@ def mount(kind: str, target: str, flags: int) -> int:
     try:
         device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
+        if error.errno in (EISDIR, ELOOP):
+            raise BollardError("/dev/fuse is not the FUSE device, 10:229", _MAKE) from None
         raise causes.of(error, "/dev/fuse", "", _CURES.get(error.errno or 0, _LOAD)) from None
     number = os.fstat(device).st_rdev
     if (os.major(number), os.minor(number)) != _DEVICE:

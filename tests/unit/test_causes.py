@@ -192,6 +192,10 @@ def test_a_file_server_that_does_not_start(machine, text, mode, words):
     [
         ("chmod 600 {}/fuse", "/dev/fuse: Permission denied; the site's administrator should give it the mode 0666"),
         ("mount --bind /dev/null /dev/fuse", "/dev/fuse is not the FUSE device, 10:229; the site's administrator"),
+        (
+            "umount /dev/fuse && mount -t tmpfs none /dev && mkdir /dev/fuse && mknod -m 666 /dev/null c 1 3",
+            "/dev/fuse is not the FUSE device, 10:229; the site's administrator",
+        ),
     ],
 )
 def test_a_fuse_device_that_cannot_be_used(machine, before, words):
@@ -234,6 +238,20 @@ def test_a_build_without_room(machine, small):
 def test_a_place_that_is_read_only(machine, small):
     said = machine.refused(f"mount -o remount,ro {small}", "build", f"{small}/x.sif", machine.user.image)
     assert said == f"bollard: {small}/x.sif: cannot be written: {small} is read-only; name another place\n"
+
+
+@needs_root
+def test_a_file_of_another_user_in_a_sticky_directory(machine):
+    """Told before the work, whose last step would be refused with EPERM."""
+    folder = machine.scratch / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    (folder / "x.sif").write_bytes(b"root's")
+    said = machine.refused("", "build", "--force", f"{folder}/x.sif", machine.user.image)
+    assert said == (
+        f"bollard: {folder}/x.sif: cannot be written: the file that is there belongs to another user, and in {folder} "
+        "only its owner can replace it; choose another name\n"
+    )
 
 
 @needs_root
@@ -322,6 +340,8 @@ TOO_LONG = "the name is too long: 255 bytes a part, 4095 in all; choose a shorte
         (["build", "x.sif", LONG], f"{LONG}: {TOO_LONG}"),
         (["inspect", "loop"], f"loop: {LOOP}"),
         (["overlay", "create", "loop"], f"loop: {LOOP}"),
+        (["flow", "submit", "loop"], f"loop: {LOOP}"),
+        (["flow", "submit", LONG], f"{LONG}: {TOO_LONG}"),
     ],
 )
 def test_names_that_cannot_be_looked_up(machine, words, said):

@@ -358,12 +358,12 @@ def test_help_of_a_command(words):
     assert command("help", *words).returncode == 0
 
 
-@pytest.mark.parametrize("words", [["nosuch"], ["exce"]])
+@pytest.mark.parametrize("words", [["nosuch"], ["exce"], ["key", "nosuch"], ["sif", "list", "x"], ["exec", "x"]])
 def test_help_of_no_command(words):
     done = command("help", *words)
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"bollard: {words[0]}: no such command; ")
+    assert done.stderr.startswith(f"bollard: {' '.join(words)}: no such command; ")
 
 
 def test_verbose_before_an_image_is_verbose():
