@@ -37,7 +37,7 @@ TRIED = {
     "Slurm": "the release that runs is the one built for",
     "plugstack.conf": "one `required` line names this installation, and SlurmdSpoolDir",
     "plugin": "`srun --help` shows its options",
-    "records": "`/var/log/bollard` is root's and closed to other writers",
+    "records": "`/var/log/bollard` is root's and closed to other writers; its filesystem is neither full nor read-only",
     "job folders": "the same of `/run/bollard-jobs`, and of its parents",
     "Slurm's settings": "PrologFlags, LaunchParameters and ProctrackType, see [below](#slurms-settings)",
     "MPI plugins": "`srun --mpi=list`",

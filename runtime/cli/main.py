@@ -57,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
         print("bollard:", *map(shown, str(error).split("\n")), file=sys.stderr)
         return error.code
     except ImportError as error:
-        if not (error.name or "").startswith("bollard."):
+        # The loader's failures have the path, and the name without its package.
+        own = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+        if not (error.name or "").startswith("bollard.") and not (error.path or "").startswith(f"{own}/"):
             raise
         print("bollard:", shown(str(_not_loaded(error))), file=sys.stderr)
         return 255

@@ -209,6 +209,7 @@ def test_what_an_empty_variable_of_a_script_leaves(name, value, words):
         ("mounts", "/a:/b, /c:/d", "container-mounts ' /c:/d' begins with a space"),
         ("mounts", "\n./a:/b,\n./c:/d", "begins with a space"),
         ("pwd", "data", "container-workdir (--pwd) 'data' must begin with /"),
+        ("scratch", "/a/../b", "scratch '/a/../b' has a .. in it"),
         ("unshare", "pid", "container-unshare 'pid': not a namespace"),
         ("shm-size", "big", "--container-shm-size 'big' is not a size"),
     ],
