@@ -22,7 +22,9 @@ def job(name, *needs, options=("--ntasks=1",), indexes=(), kind="job"):
 
 def handed_over(calls):
     """The value of --dependency of each call, with numbers as sbatch gives them: 1, 2, ..."""
-    refs, sizes, edges = {}, {}, {}
+    refs: dict[str, Ref] = {}
+    sizes: dict[int, int] = {}
+    edges: dict[str, str] = {}
     for number, call in enumerate(calls, 1):
         edges[call.name] = bundle.dependency(call, refs, sizes)
         refs.update(call.refs(number))
@@ -34,7 +36,7 @@ def waits(calls):
     """What each job waits for, as Slurm understands the dependencies."""
     numbers = {str(ref): name for call, number in zip(calls, range(1, 9999)) for name, ref in call.refs(number).items()}
     whole = {str(number): [job.name for job in call.jobs] for number, call in enumerate(calls, 1)}
-    found = {}
+    found: dict[str, set[str]] = {}
     for call, edge in zip(calls, handed_over(calls).values()):
         for at, one in enumerate(call.jobs):
             found[one.name] = set()
@@ -80,7 +82,7 @@ def test_a_bundle_is_cut_where_arrays_end():
 
 
 def test_diamonds_side_by_side():
-    jobs = []
+    jobs: list[BatchJob] = []
     for at in range(30):
         jobs += [job(f"t{at}"), job(f"l{at}", f"t{at}"), job(f"r{at}", f"t{at}"), job(f"b{at}", f"l{at}", f"r{at}")]
     edges = handed_over(bundle.of(jobs, 1000))
@@ -97,7 +99,7 @@ def test_the_canceller_sees_each_element():
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_every_job_waits_for_what_it_needs(data):
-    jobs = []
+    jobs: list[BatchJob] = []
     for level in range(data.draw(st.integers(1, 4))):
         before = [one.name for one in jobs]
         shared = data.draw(st.lists(st.sampled_from(before), max_size=3, unique=True)) if before else []
