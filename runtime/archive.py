@@ -125,8 +125,8 @@ def start() -> None:
         for name, package, code in finder.start():
             if name in sys.modules:
                 continue
-            spec = finder.find_spec(name)
-            module = type(sys)(name)
+            spec: Any = finder.find_spec(name)
+            module: Any = type(sys)(name)
             above, _, last = name.rpartition(".")
             module.__spec__, module.__loader__ = spec, finder
             module.__file__ = spec.origin

@@ -30,18 +30,19 @@ def record(*, frozen: bool) -> Callable[[type], type]:
     def decorate(cls: type) -> type:
         names = tuple(cls.__annotations__)
         known = frozenset(names)
-        required = tuple(name for name in names if name not in cls.__dict__)
+        required = known.difference(cls.__dict__)
         after = cls.__dict__.get("__post_init__")
 
         def init(self: Any, *values: Any, **fields: Any) -> None:
-            if len(values) > len(names):
-                raise TypeError(f"{cls.__name__} has {len(names)} fields, not {len(values)}")
-            given = dict(zip(names, values))
-            if not fields.keys() <= known or fields.keys() & given.keys():
+            given = fields
+            if values:
+                if len(values) > len(names):
+                    raise TypeError(f"{cls.__name__} has {len(names)} fields, not {len(values)}")
+                given = dict(zip(names, values), **fields)
+            if not known.issuperset(given) or len(given) != len(values) + len(fields):
                 raise TypeError(f"{cls.__name__} has no such fields, or has them twice: {', '.join(fields)}")
-            given.update(fields)
-            if any(name not in given for name in required):
-                raise TypeError(f"{cls.__name__} lacks one of {', '.join(required)}")
+            if required.difference(given):
+                raise TypeError(f"{cls.__name__} lacks one of {', '.join(name for name in names if name in required)}")
             self.__dict__.update(given)
             if after:
                 after(self)

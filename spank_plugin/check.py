@@ -7,6 +7,7 @@ many nodes at once. As root, it tries namespaces, mounts and a container as the 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import re
@@ -56,17 +57,18 @@ def findings(where: Where) -> Found:
         try:
             for finding in check(where):
                 fix = finding.fix.replace(_AGAIN, f"install the package {package} again") if package else finding.fix
-                yield finding._replace(fix=fix)
+                yield finding._replace(text=" ".join(finding.text.split("\n")), fix=fix)
         except (BollardError, OSError, subprocess.SubprocessError, ValueError) as error:
             text = " ".join(str(error).split())
-            yield Finding(check.__name__.strip("_").replace("_", " "), FAILURE, f"cannot be checked: {text}", _AGAIN)
+            fix = f"install the package {package} again" if package else _AGAIN
+            yield Finding(check.__name__.strip("_").replace("_", " "), FAILURE, f"cannot be checked: {text}", fix)
 
 
 def _said(*command: str, where: Where = HERE, seconds: float = _SECONDS) -> tuple[int, str]:
     """(exit status, output) of a command; stderr is in the output.
 
-    Slurm's commands use the slurm.conf of `where`. The status is 127 when the command is not installed, and 124 when
-    it ran longer than `seconds`.
+    Slurm's commands use the slurm.conf of `where`. The status is 127 when the command is not installed, 126 when this
+    user may not start it, and 124 when it ran longer than `seconds`.
     """
     conf = f"{where.slurm_conf}/slurm.conf"
     environment = {**os.environ, "SLURM_CONF": conf} if os.path.exists(conf) else None
@@ -77,6 +79,8 @@ def _said(*command: str, where: Where = HERE, seconds: float = _SECONDS) -> tupl
         )  # fmt: skip
     except FileNotFoundError:
         return 127, f"{command[0]} is not installed"
+    except PermissionError:
+        return 126, f"{command[0]}: {os.strerror(errno.EACCES)}"
     except subprocess.TimeoutExpired:
         return 124, f"{command[0]} gave no answer within {seconds:.0f} s"
     return done.returncode, done.stdout
@@ -149,6 +153,8 @@ def _squashfuse(where: Where) -> Found:
         yield Finding("squashfuse", FAILURE, first, folder_check.missing_library(first, "") or _AGAIN)
         return
     if not found:
+        if status == 126:
+            return  # _installation() reports the mode, and folder_check.access() the directories above
         ended = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
         yield Finding("squashfuse", FAILURE, f"{servers[0]} {ended}{': ' if first else ''}{first}", _AGAIN)
         return
@@ -272,14 +278,21 @@ def _lines(where: Where) -> list[plugstack.Line]:
         return []
 
 
+def _slurm_version(where: Where) -> tuple[int, str]:
+    """(exit status, the line with Slurm's release); with another status than 0, all that was said."""
+    status, said = _said("srun", "--version", where=where)
+    if status not in (0, 127) and "spank_bollard.so" in said:  # srun loads plugins first, and cannot load this one
+        status, said = _said("sinfo", "--version", where=where)
+    release = re.search(r"^slurm\S* \d.*", said, re.M)  # plugins may complain before it
+    return status, release[0] if release and status == 0 else said
+
+
 def _slurm(where: Where) -> Found:
     built = install.read_manifest(where.prefix)["slurm"]
-    status, said = _said("srun", "--version", where=where)
+    status, said = _slurm_version(where)
     if status == 127:
         yield Finding("Slurm", FAILURE, said.strip(), "install Slurm's commands on this node")
         return
-    if status != 0 and "spank_bollard.so" in said:  # srun loads plugins first, and cannot load this one
-        status, said = _said("sinfo", "--version", where=where)
     if status != 0 and not os.path.exists(f"{where.slurm_conf}/slurm.conf"):
         fix = "name its directory with --slurm-conf; where slurmd copies it from the controller, start slurmd first"
         yield Finding("Slurm", FAILURE, f"there is no {where.slurm_conf}/slurm.conf", fix)
@@ -439,7 +452,8 @@ def _run(where: Where, image: str) -> Found:
         )  # fmt: skip
         if done.returncode != 0 or f"BOLLARD_CONTAINER={image}".encode() not in done.stdout.split(b"\0"):
             said = done.stderr.decode(errors="replace").strip().replace("bollard: ", "")
-            raise BollardError(said.partition("\n")[0] or f"exit status {done.returncode}, no reason given")
+            lines = said.splitlines()[-1:] if said.startswith("Traceback") else said.splitlines()[:1]
+            raise BollardError("".join(lines) or f"exit status {done.returncode}, no reason given")
         return f"a program ran in {os.path.basename(image)}"
 
     worked, text = probes.attempt(run, 2 * _SECONDS)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from bollard.runtime import constants
 from bollard.runtime.errors import BollardError
 from bollard.runtime.system import owners
-from bollard.spank_plugin import installation, plugstack, plugstack_fault, probes
+from bollard.spank_plugin import install, installation, plugstack, plugstack_fault, probes
 from bollard.spank_plugin.finding import FAILURE, OK, WARNING, Finding, Found
 from bollard.spank_plugin.installation import Where
 
@@ -19,11 +19,12 @@ _SHOWN = 3  # faults in one finding
 
 def access(where: Where) -> Found:
     """Yield whether users can read what srun loads as the user: Slurm's plugin configuration, and the installation."""
-    paths = [*_configuration(where), *owners.tree(os.path.realpath(where.prefix))]
-    programs = [f"{where.prefix}/bollard-enter"]
+    tree = os.path.realpath(where.prefix)
+    files = [path for path in owners.tree(tree) if os.path.basename(path) not in install.MODES]
+    paths = [*_configuration(where), *files]  # the check of the installation reports modes of programs
 
     def look() -> str:
-        closed = list(dict.fromkeys([*_closed(paths, os.R_OK), *_closed(programs, os.X_OK)]))
+        closed = list(dict.fromkeys(_closed(paths)))
         if closed:
             raise BollardError("\0".join(closed[: _SHOWN + 1]))
         return f"users can read what srun loads ({len(paths)} paths)"
@@ -35,7 +36,6 @@ def access(where: Where) -> Found:
     closed = text.split("\0")
     more = " and more" if len(closed) > _SHOWN else ""
     names = closed[:_SHOWN]
-    tree = os.path.realpath(where.prefix)
     outside = [path for path in names if not f"{path}/".startswith((f"{where.prefix}/", f"{tree}/"))]
     fix = f"chmod a+rX {' '.join(outside)}" if outside else plugstack_fault.AGAIN
     yield Finding("access", FAILURE, f"closed to users: {', '.join(names)}{more}", fix)
@@ -48,11 +48,10 @@ def _configuration(where: Where) -> Iterator[str]:
         yield os.path.dirname(where.line_file)
 
 
-def _closed(paths: Iterable[str], mode: int) -> Iterator[str]:
+def _closed(paths: Iterable[str]) -> Iterator[str]:
     """Yield what keeps this user from `paths`: a directory on the way, or a file that he can neither read nor execute.
 
-    paths  absolute paths; those that do not exist are left out
-    mode   os.R_OK, or os.X_OK for programs
+    paths: absolute; those that do not exist are left out.
     """
     open_ways: set[str] = set()
     for path in paths:
@@ -64,7 +63,7 @@ def _closed(paths: Iterable[str], mode: int) -> Iterator[str]:
             if shut:
                 continue
             open_ways.add(above)
-        if not os.path.lexists(path) or os.access(path, mode) or (mode == os.R_OK and _is_program(path)):
+        if not os.path.lexists(path) or os.access(path, os.R_OK) or _is_program(path):
             continue
         yield path
 
@@ -94,6 +93,10 @@ def _folder(check: str, path: str, state: str, effect: str, with_parents: bool) 
     effect        what does not work then
     with_parents  whether its parents must be root's alone too
     """
+    held = next(place for place in (path, os.path.dirname(path), "/") if os.path.isdir(place))
+    told = unwritable(held, os.statvfs(held))
+    if told:
+        return Finding(check, state, f"{told[0]}: {effect}", told[1])
     try:
         kind = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -105,6 +108,20 @@ def _folder(check: str, path: str, state: str, effect: str, with_parents: bool) 
     if found:
         return Finding(check, state, f"{found[0].text}: {effect}", found[0].fix)
     return Finding(check, OK, f"{path} is root's alone")
+
+
+def unwritable(path: str, found: os.statvfs_result) -> tuple[str, str] | None:
+    """(why root can write nothing to the filesystem of the directory `path`, the fix); None if it can.
+
+    found: what statvfs(3) says of it. A filesystem without a limit of files says 0 for their number.
+    """
+    if found.f_flag & os.ST_RDONLY:
+        return f"the filesystem of {path} is read-only", f"mount it for writing: findmnt --target {path} shows it"
+    if found.f_blocks and not found.f_bfree:
+        return f"the filesystem of {path} is full", f"remove files: df {path} shows it"
+    if found.f_files and not found.f_ffree:
+        return f"the filesystem of {path} has no room for another file", f"remove files: df -i {path} shows it"
+    return None
 
 
 def _arguments(where: Where) -> tuple[str, ...]:
@@ -122,7 +139,8 @@ def missing_library(said: str, python: str) -> str:
     said    the loader's message
     python  the Python that the runtime was built with, without lib: "python3.11"
     """
-    name = said.partition(": cannot open shared object file")[0].split()[-1:] if "cannot open shared" in said else []
+    absent = ": cannot open shared object file: No such file"
+    name = said.partition(absent)[0].split()[-1:] if absent in said else []
     if not name:
         return ""
     library = name[0].rstrip(":")

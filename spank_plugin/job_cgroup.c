@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "job_cgroup.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -427,29 +428,66 @@ static int remove_directory(const char *path)
 	return rc;
 }
 
-int job_cgroups_remove(const struct job_cgroups *groups)
+/* Returns 1 when neither a directory nor a process is in `job`, else 0. */
+static int is_vacant(const char *job)
+{
+	DIR *entries = opendir(job);
+	struct dirent *entry;
+	int vacant = entries != NULL, fd;
+	char byte;
+
+	while (entries && vacant && (entry = readdir(entries)))
+		vacant = entry->d_type != DT_DIR || strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
+	if (entries)
+		closedir(entries);
+	fd = vacant ? open_item(job, "", "cgroup.procs", O_RDONLY) : -1;
+	vacant = fd >= 0 && read(fd, &byte, 1) == 0;
+	if (fd >= 0)
+		close(fd);
+	return vacant;
+}
+
+/* Removes the job's directory `job`, and the user's, when they are empty. Slurm makes and removes them under its lock,
+ * which any user can hold: that of the directory's root. Without the lock, only `alone` removes the job's, and nobody
+ * the user's, in which another job may be starting. Returns 0, or -1 when `job` counts as busy though nothing is in it:
+ * the caller tries again. */
+static int remove_job(const char *job, int alone)
+{
+	int lock = lock_hierarchy(job), rc = 0;
+	char path[512];
+
+	if (lock < 0 && !alone)
+		return 0;
+	snprintf(path, sizeof(path), "%s", job);
+	if (remove_directory(path) < 0) {
+		rc = errno == EBUSY && is_vacant(job) ? -1 : 0;
+	} else if (lock >= 0) {
+		*strrchr(path, '/') = '\0';
+		if (strncmp(strrchr(path, '/'), "/uid_", 5) == 0)
+			remove_directory(path);
+	}
+	if (lock >= 0)
+		close(lock);
+	return rc;
+}
+
+int job_cgroups_remove(const struct job_cgroups *groups, int alone, unsigned int *ours)
 {
 	char path[640];
-	int rc = 0, lock;
+	int rc = 0;
 
 	for (int i = 0; i < groups->count; i++) {
 		snprintf(path, sizeof(path), "%s" OURS, groups->job[i]);
-		if (remove_directory(path) < 0) {
-			if (errno != ENOENT)
-				rc = -1;
-			continue;  /* of a job without a container nothing was in Slurm's way */
+		if (remove_directory(path) == 0) {
+			*ours |= 1u << i;
+		} else if (errno != ENOENT) {
+			rc = -1;
+			continue;
 		}
 		/* When another step of the job still runs, rmdir(2) fails, and Slurm removes these two directories
-		 * later. */
-		lock = lock_hierarchy(groups->job[i]);
-		snprintf(path, sizeof(path), "%s", groups->job[i]);
-		if (lock >= 0 && remove_directory(path) == 0) {
-			*strrchr(path, '/') = '\0';
-			if (strncmp(strrchr(path, '/'), "/uid_", 5) == 0)
-				remove_directory(path);
-		}
-		if (lock >= 0)
-			close(lock);
+		 * later. Of a job without a container nothing was in Slurm's way. */
+		if ((*ours & 1u << i) && remove_job(groups->job[i], alone) < 0)
+			rc = -1;
 	}
 	return rc;
 }

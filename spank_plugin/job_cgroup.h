@@ -46,7 +46,9 @@ void job_cgroups_kill(const struct job_cgroups *groups, enum victims victims);
 int job_cgroups_count(const struct job_cgroups *groups);
 
 /* Removes "step_bollard". Also removes the job's directory and the user's when they are empty: Slurm could not
- * remove them while "step_bollard" was there. Returns 0 when "step_bollard" is gone everywhere, else -1. */
-int job_cgroups_remove(const struct job_cgroups *groups);
+ * remove them while "step_bollard" was there. `alone`: no further step of the job can start. `ours` is 0 at the first
+ * call: it gets a bit for each hierarchy that had the directory. Returns 0, or -1 when something is left that can be
+ * removed in a moment. */
+int job_cgroups_remove(const struct job_cgroups *groups, int alone, unsigned int *ours);
 
 #endif

@@ -112,6 +112,7 @@ static void close_job_socket(void)
 static void end_all(const struct job_cgroups *groups)
 {
 	int waited = 0, more = groups->count == 0;
+	unsigned int ours = 0;
 
 	do {
 		close_handles();
@@ -126,7 +127,7 @@ static void end_all(const struct job_cgroups *groups)
 		slurm_error("bollard: the job has more processes of containers than could be killed in %d s",
 			    (GRACE_MS + KILL_MS) / 1000);
 	/* A cgroup counts as busy for a moment after its last process. */
-	for (; job_cgroups_remove(groups) < 0 && waited < GRACE_MS + KILL_MS + 1000; waited++)
+	for (; job_cgroups_remove(groups, step.is_extern, &ours) < 0 && waited < GRACE_MS + KILL_MS + 1000; waited++)
 		usleep(1000);
 	if (job_cgroups_count(groups) < 0)
 		slurm_error("bollard: cannot read whether processes of the job's containers are left: %m");

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -113,13 +114,29 @@ def _settings(where: Where, say: Say) -> bytes:
 
 
 def _is_installed(where: Where, manifest: dict[str, Any], texts: list[install.Text]) -> bool:
-    """Whether the tree in use is equal, and the files outside are there."""
+    """Whether the tree in use is equal and whole, and the files outside are there."""
     try:
         now = install.read_manifest(where.prefix)
     except BollardError:
         return False
     same = all(now.get(key) == manifest[key] for key in ("bollard", "package", "digests", "squashfuse"))
-    return same and os.path.islink(where.prefix) and all(os.path.lexists(path) for path, _, _ in texts)
+    linked = same and os.path.islink(where.prefix)
+    return linked and all(os.path.lexists(path) for path, _, _ in texts) and _is_whole(where.prefix, manifest)
+
+
+def _is_whole(prefix: str, manifest: dict[str, Any]) -> bool:
+    """Whether each file and directory is as it was made. An administrator installs a package again to mend the tree."""
+    modes = {name: install.MODES.get(os.path.basename(name), 0o644) for name in manifest["digests"]}
+    folders = {parent: 0o755 for name in modes for parent in map(str, Path(name).parents)}
+    try:
+        found = {name: os.stat(f"{prefix}/{name}") for name in (*modes, *folders)}
+        changed = [name for name, wanted in manifest["digests"].items() if install.digest(f"{prefix}/{name}") != wanted]
+    except OSError:
+        return False
+    right = all(
+        stat.S_IMODE(info.st_mode) == {**modes, **folders}[name] and info.st_uid == 0 for name, info in found.items()
+    )
+    return right and not changed
 
 
 def detach(where: Where, say: Say) -> None:

@@ -29,7 +29,9 @@ def fault(where: Where) -> tuple[bool, str, str]:
     own = [line for line in lines if os.path.basename(line.plugin) == "spank_bollard.so"]
     places = ", ".join(f"{line.file}:{line.number}" for line in own)
     if len(own) > 1:
-        return True, f"the plugin is named more than once: {places}", "keep one line"
+        rest = [line for line in own if line.file != where.line_file]
+        fix = ", ".join(f"{line.file}:{line.number}" for line in rest) if len(rest) == len(own) - 1 else ""
+        return True, f"the plugin is named more than once: {places}", f"remove {fix}" if fix else "keep one line"
     if own and own[0].plugin != wanted:
         return True, f"{places} names {own[0].plugin}", f"name {wanted}"
     if own and not own[0].required:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bollard.runtime.cli import terminal
 from bollard.runtime.errors import BollardError
-from bollard.runtime.flow import batch, ending, folder, graph, state, submission, transfer, units
+from bollard.runtime.flow import batch, bundle, ending, folder, graph, state, submission, transfer, units
 from bollard.runtime.flow import flow as flows
 from bollard.runtime.flow.state import Status
 
@@ -75,9 +75,11 @@ def _submit(asked: Mapping[str, str], words: list[str], sets: Mapping[str, str])
     place = submission.submit(words[0], sets)
     if _on(asked, "json"):
         plan = folder.plan(place)
-        print(
-            json.dumps({"id": place.name, "path": str(place), "jobs": folder.ids(place, plan["generation"])}, indent=2)
-        )
+        jobs = {
+            name: ref.job if ref.element < 0 else str(ref)
+            for name, ref in folder.ids(place, plan["generation"]).items()
+        }
+        print(json.dumps({"id": place.name, "path": str(place), "jobs": jobs}, indent=2))
     else:
         print(place.name)
     return _wait(place, asked) if _on(asked, "wait") else 0
@@ -87,16 +89,23 @@ def _dry(source: str, sets: Mapping[str, str]) -> int:
     found = flows.load(source, sets)
     place = folder.base() / f"{found.name}-ID"
     jobs, _ = submission.prepare(found, place, 1, os.getcwd(), dry=True)
-    for job in jobs:
-        needs = ",".join(("each:" if need.each else "") + need.name for need in job.needs)
-        if job.name == batch.END:
-            needs = "the end of all"
-        array = [f"--array={batch.array_option(job.indexes, job.concurrency)}"] if job.indexes else []
-        print(f"# {job.name}{f'  after {needs}' if needs else ''}")
-        print("sbatch", *shlex.join([*job.options, *array]), "<<'END_OF_SCRIPT'")
-        print(f"{job.script}END_OF_SCRIPT\n")
-        for name, text in job.files:
-            print(f"# file {name}\n{text}\n")
+    for call in submission.bundles(jobs):
+        array = [f"--array={call.array}"] if call.array else []
+        if call.elements:
+            print(f"# {call.name}: an array of {len(call.jobs)} jobs of equal shape")
+            print("sbatch", shlex.join([*call.options, *array]), "<<'END_OF_SCRIPT'")
+            print(f"{bundle.script(call, str(place), [*call.options, *array])}END_OF_SCRIPT\n")
+        for job in call.jobs:
+            needs = ",".join(("each:" if need.each else "") + need.name for need in job.needs)
+            if job.name == batch.END:
+                needs = "the end of all"
+            print(f"# {job.name}{f'  after {needs}' if needs else ''}")
+            print(
+                "# the script" if call.elements else shlex.join(["sbatch", *job.options, *array]), "<<'END_OF_SCRIPT'"
+            )
+            print(f"{job.script}END_OF_SCRIPT\n")
+            for name, text in job.files:
+                print(f"# file {name}\n{text}\n")
     return 0
 
 
@@ -158,7 +167,8 @@ def _lines(found: Status, most: int) -> list[str]:
         took = units.clock(end - start) if start and end else ""
         code = str(part.status) if part.end and part.state != "ok" else ""
         reason = part.reason + (f" (attempt {part.attempt})" if part.attempt > 1 else "")
-        rows.append((label, part.state, str(part.job or ""), part.node, took, code, reason.strip()))
+        number = part.slurm if len(parts) == 1 else str(part.job or "")
+        rows.append((label, part.state, number or str(part.job or ""), part.node, took, code, reason.strip()))
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows]
     if len(lines) > most:
@@ -171,6 +181,7 @@ def _lines(found: Status, most: int) -> list[str]:
 def _logs(asked: Mapping[str, str], words: list[str], sets: Mapping[str, str]) -> int:
     place = folder.find(words[0])
     names = sorted(path for path in (place / "logs").iterdir() if path.suffix == ".out")
+    names = [path for path in names if not path.name.startswith(".") or path.stat().st_size]  # that of the last job
     if len(words) == 2:
         wanted = words[1].replace(".", "_") if words[1].rpartition(".")[2].isdigit() else words[1]
         names = [path for path in names if path.stem == wanted or path.stem.rpartition("_")[0] == wanted]
@@ -220,6 +231,7 @@ def _cancel(asked: Mapping[str, str], words: list[str], sets: Mapping[str, str])
     else:
         submission.cancel(place)
     if _on(asked, "remove") or cut_off:  # a submission that was cut off has nothing to resume
+        submission.wait_for_end(place)
         submission.discard(place)
     return 0
 

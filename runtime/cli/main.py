@@ -56,6 +56,11 @@ def main(argv: list[str] | None = None) -> int:
             sys.modules["bollard.runtime.progress"].abandon()  # the live line of a step
         print("bollard:", *map(shown, str(error).split("\n")), file=sys.stderr)
         return error.code
+    except ImportError as error:
+        if not (error.name or "").startswith("bollard."):
+            raise
+        print("bollard:", shown(str(_not_loaded(error))), file=sys.stderr)
+        return 255
     except BrokenPipeError:
         _drop_output()  # the reader has ended, as in `bollard plan | head`
         return 0
@@ -67,6 +72,18 @@ def main(argv: list[str] | None = None) -> int:
         _drop_output()  # so that a full disk is reported only once
         return 255
     return status
+
+
+def _not_loaded(error: ImportError) -> BollardError:
+    """The error for a module of the installation that this Python cannot load."""
+    file = error.path or error.name or ""
+    text = f"{file} cannot be loaded by Python {sys.version.split()[0]} ({one_line(error)})"
+    try:
+        closed = os.statvfs(os.path.dirname(file)).f_flag & os.ST_NOEXEC
+    except OSError:  # no such file: it was built for another Python
+        closed = 0
+    again = "the administrator installs it again: the package, or `python3 spank_plugin` in a checkout"
+    return BollardError(text, "mount that filesystem without noexec" if closed else again)
 
 
 _name = "bollard"

@@ -60,7 +60,12 @@ def parse_request(frame: bytes) -> tuple[list[bytes], list[bytes], bytes, bytes]
 
 
 def reply(
-    argv: list[bytes], env: list[bytes], cwd: bytes, note: bytes = b"", mode: bytes = b"", root: bytes = b"",
+    argv: list[bytes],
+    env: list[bytes],
+    cwd: bytes,
+    note: bytes = b"",
+    mode: bytes = b"",
+    root: bytes = b"",
     scratch: bytes = b"",
 ) -> bytes:
     """Return the frame that lets a task in.
@@ -90,7 +95,7 @@ def working_directory(asked: Spec, cwd: bytes, own: bytes = b"") -> bytes:
         if not os.path.isdir(asked.pwd):
             what = f"working directory {asked.pwd}: no such directory in the container"
             raise BollardError(what, "make it, or bind one there")
-        return os.fsencode(asked.pwd)
+        return os.fsencode(os.path.realpath(asked.pwd))  # $PWD is without links, as for the task's own directory
     for path in (own, b"" if asked.contain else cwd, os.fsencode(asked.home)):
         if path and os.path.isdir(path) and os.access(path, os.X_OK):
             return path

@@ -280,20 +280,7 @@ def fitting(root: int, places: list[Place], mode: str, here: Site, report: Repor
         own = any(known[name][1] for name in ROWS)
         end = "the image's own MPI is used" if own else "the image has no MPI of its own"
         report.warnings.append(f"--container-mpi=auto: {why}; {end}")
-    report.warnings += choice.warnings
-    if not why:
-        report.warnings += [
-            f"--container-mpi={mode}: {name} {reason}; left out"
-            for name, reason in choice.left_out.items()
-            if name in ROWS
-        ]
-    report.left_out += [f"{MPI_LIBRARIES}/{name}: {reason}" for name, reason in choice.left_out.items()]
-    for fabric in site_fabrics:
-        for name in fabric.components():
-            if name in choice.left_out:
-                report.warnings.append(
-                    f"fabric {fabric.name}: {name.partition('/')[2]} {choice.left_out[name]}; left out"
-                )
+    _tell_left_out(choice, "" if why else mode, site_fabrics, report)
     if OPEN_MPI in choice.taken:
         choice.taken.add(OPEN_MPI_TREE)
     kept = []
@@ -313,6 +300,30 @@ def fitting(root: int, places: list[Place], mode: str, here: Site, report: Repor
     if OPEN_MPI in choice.taken:
         fit.variables = _prefixes({name: place.mount.source for name, place in ours.items()})
     return fit
+
+
+def _tell_left_out(choice: mpi_choice.Choice, mode: str, site_fabrics: list[Fabric], report: Report) -> None:
+    """Add the libraries of the host that the image does not get to the report, each with its reason.
+
+    choice        what the image gets
+    mode          AUTO or HOST: warn of MPI libraries too; "" if the image gets no MPI of the host
+    site_fabrics  the site's fabrics: warn of their components
+    report        gets the lines
+    """
+    report.warnings += choice.warnings
+    if mode:
+        report.warnings += [
+            f"--container-mpi={mode}: {name} {reason}; left out"
+            for name, reason in choice.left_out.items()
+            if name in ROWS
+        ]
+    report.left_out += [f"{MPI_LIBRARIES}/{name}: {reason}" for name, reason in choice.left_out.items()]
+    for fabric in site_fabrics:
+        for name in fabric.components():
+            if name in choice.left_out:
+                report.warnings.append(
+                    f"fabric {fabric.name}: {name.partition('/')[2]} {choice.left_out[name]}; left out"
+                )
 
 
 def _prefixes(sources: dict[str, str]) -> tuple[tuple[bytes, bytes], ...]:

@@ -77,9 +77,10 @@ def lacking(made: Spec, asked: Spec, values: Values, can_save: bool) -> list[str
         found.append("--container-writable")
     if "writable-tmpfs" in given and not asked.writable_tmpfs and writable:
         found.append("--container-readonly")
-    if spec.switch([given.get("no-home", "")]) and made.home:
+    home = made.home and "home" not in made.no_mount
+    if spec.switch([given.get("no-home", "")]) and home:
         found.append("--no-container-mount-home")
-    if "no-home" in given and not spec.switch([given["no-home"]]) and not made.home:
+    if "no-home" in given and not spec.switch([given["no-home"]]) and not home:
         found.append("--container-mount-home")
     if "fakeroot" in given and not asked.fakeroot and made.fakeroot:
         found.append("--no-container-remap-root")
@@ -271,4 +272,3 @@ def runs(pids: dict[int, int]) -> bool:
     for handle in pids:
         poll.register(handle, select.POLLIN)
     return len(poll.poll(0)) < len(pids)
-

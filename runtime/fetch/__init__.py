@@ -4,6 +4,7 @@
 reference.py: parses names such as docker://NAME.
 registry.py: registries, by skopeo.
 cosigned.py: images of registries that cosign has signed.
+referrers.py: a registry's list of what refers to an image.
 logins.py: logins to registries: docker's files and credential helpers.
 remote.py: endpoints of libraries and key servers, in Apptainer's remote.yaml.
 library.py: the protocol of library://.

@@ -6,6 +6,8 @@ cosign keeps the signatures of the manifest sha256:HEX in the image's own reposi
     sha256-HEX.sig   an image whose layers are documents of simple signing
     sha256-HEX       an index of what refers to it, where the registry has no list of referrers: cosign 3's bundles
 
+A registry that has a list of referrers is asked for it if no signature at these tags is good.
+
 What is verified is the digest that the registry gives now; it is returned, so that the same image is fetched later.
 """
 
@@ -16,7 +18,7 @@ import tempfile
 from typing import Any
 
 from bollard.runtime.errors import BollardError, shown
-from bollard.runtime.fetch import logins, oci, reference, registry, skopeo_policy
+from bollard.runtime.fetch import oci, reference, referrers, registry, skopeo_policy
 from bollard.runtime.fetch.reference import Reference
 from bollard.runtime.fetch.registry import Access
 from bollard.runtime.trust import cosign
@@ -42,15 +44,17 @@ def verified(name: Reference, key: Any, access: Access) -> tuple[Reference, int]
     if pinned and digest != pinned:
         raise BollardError(f"{name.uri}: the registry sent another manifest, {digest}", "do not use it")
     faults = [*_simple(name, key, digest, access), *_bundles(name, key, digest, access)]
-    if not faults:
-        text = f"{name.uri}: has no signature of cosign for {digest} at its tag"
-        raise BollardError(
-            text,
-            "do not trust it; a signature in the registry's list of referrers is not read: its author can add one by "
-            "`cosign sign --new-bundle-format=false`",
-        )
+    unread = ""
     if "" not in faults:
-        told = ", ".join(sorted(set(faults)))
+        try:
+            faults += _of(referrers.listed(name, digest, access), name, key, digest, access)
+        except BollardError as error:
+            unread = error.message.removeprefix(f"{name.uri}: ")
+    if not faults:
+        why = f"; {unread}" if unread else ""
+        raise BollardError(f"{name.uri}: has no signature of cosign for {digest}{why}", "do not trust it")
+    if "" not in faults:
+        told = ", ".join([*sorted(set(faults)), *([unread] if unread else [])])
         raise BollardError(
             f"{name.uri}: none of {len(faults)} signatures is good: {told}", "check the key; do not trust the image"
         )
@@ -83,20 +87,10 @@ def _fault_of_place(text: bytes, name: Reference) -> str:
     Who can write to a repository can copy an image and its signature there from another one.
     """
     said = cosign.repository_of(text)
-    about, wanted = full_repository(said), full_repository(name.name)
+    about, wanted = registry.full_repository(said), registry.full_repository(name.name)
     if said and about == wanted:
         return ""
     return f"it is about {shown(about) if said else 'no repository'}, not {wanted}"
-
-
-def full_repository(name: str) -> str:
-    """Return an image's name without tag and digest, and always with its registry: one form for each repository."""
-    path = reference.repository(name)
-    host = reference.registry(path)
-    path = path[len(host) + 1 :] if host else path
-    if host and logins.key(host) != logins.key(logins.HUB):
-        return f"{host}/{path}"
-    return f"{logins.HUB}/{path if '/' in path else f'library/{path}'}"
 
 
 def _bundles(name: Reference, key: Any, digest: str, access: Access) -> list[str]:
@@ -104,11 +98,19 @@ def _bundles(name: Reference, key: Any, digest: str, access: Access) -> list[str
     found = _tagged(name, digest.replace(":", "-"), access)
     if found is None:
         return []
-    faults = []
     listed = found[1].get("manifests")
-    for entry in (listed if isinstance(listed, list) else [])[:_SIGNATURES_MAX]:
-        if not isinstance(entry, dict):
-            continue
+    entries = [entry for entry in (listed if isinstance(listed, list) else []) if isinstance(entry, dict)]
+    return _of(entries, name, key, digest, access)
+
+
+def _of(entries: list[dict[str, Any]], name: Reference, key: Any, digest: str, access: Access) -> list[str]:
+    """Return the fault of each bundle in the manifests that refer to an image, "" for a good one.
+
+    entries: the descriptors of these manifests.
+    name, key, digest, access: as for `_bundles`.
+    """
+    faults = []
+    for entry in entries[:_SIGNATURES_MAX]:
         # Not by the artifactType in the index: cosign 3.1 writes there that the configuration is empty.
         other = oci.digests({"layers": [entry]}, name.uri)[0]
         where = _at(name, f"@{other}")
@@ -140,9 +142,7 @@ def _layers(document: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [item for item in found if str(item.get("mediaType")).startswith(kind)][:_SIGNATURES_MAX]
 
 
-def _documents(
-    where: Reference, document: dict[str, Any], layers: list[dict[str, Any]], access: Access
-) -> list[bytes]:
+def _documents(where: Reference, document: dict[str, Any], layers: list[dict[str, Any]], access: Access) -> list[bytes]:
     """Return the contents of some layers of a manifest, which is copied once. Each is compared with its digest.
 
     where: the name of the manifest with its digest.

@@ -59,6 +59,8 @@ def parse(uri: str) -> Reference:
         name = rest[2:] if rest.startswith("//") else ""
     else:
         name = rest.lstrip("/")
+        if scheme in ("docker", "oras") and name and len(rest) - len(name) == 1:  # docker:/alpine
+            raise BollardError(f"{_shown(uri)}: is not the name of an image", f"write {scheme}://{_shown(name)}")
     return make(scheme, name, uri)
 
 

@@ -24,7 +24,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from errno import EDQUOT, ENOSPC, EROFS
 from typing import NamedTuple
 
@@ -230,6 +230,36 @@ def verify_login(registry: str, login: Login, access: Access) -> None:
     if done.returncode:
         said = _last_line(done.stderr)
         raise explained(name, said, True, writes=True)
+
+
+def login(name: Reference, access: Access) -> Login | None:
+    """Return the login that skopeo would use for a registry; None for none, or for an identity token.
+
+    Raises:
+        BollardError: a file with logins, or a credential helper, cannot be used.
+    """
+    host = reference.registry(name.name) or logins.HUB
+    with _logins(name, access) as path:
+        places = [path] if path else [*_own_files(os.environ), logins.file(os.environ)]
+        found = (logins.of(place, host) for place in places if os.path.exists(place))
+        return next((one for one in found if one and not one.token), None)
+
+
+def _own_files(environ: Mapping[str, str]) -> list[str]:
+    """Return the paths of skopeo's own files with logins, containers-auth.json(5)."""
+    given = environ.get("REGISTRY_AUTH_FILE")
+    runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/containers/{os.getuid()}"
+    return [given] if given else [f"{runtime}/containers/auth.json", f"{runtime}/auth.json"]
+
+
+def full_repository(name: str) -> str:
+    """Return an image's name without tag and digest, and always with its registry: one form for each repository."""
+    path = reference.repository(name)
+    host = reference.registry(path)
+    path = path[len(host) + 1 :] if host else path
+    if host and logins.key(host) != logins.key(logins.HUB):
+        return f"{host}/{path}"
+    return f"{logins.HUB}/{path if '/' in path else f'library/{path}'}"
 
 
 def _address(name: Reference) -> str:

@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from bollard.runtime import causes, progress
@@ -25,6 +25,7 @@ from bollard.runtime.errors import BollardError, shown
 MAX_FILE = 1 << 40
 TIMEOUT_FORM = "BOLLARD_FETCH_TIMEOUT"
 _MAX_JSON = 1 << 20
+_MAX_DOCUMENT = 4 << 20
 _MAX_REASON = 200
 _READ_SIZE = 1 << 20
 _TRIES = 5
@@ -36,6 +37,14 @@ class Answer(NamedTuple):
 
     status: int
     data: dict[str, Any]
+
+
+class Got(NamedTuple):
+    """The status of an answer, its headers by names in lower case, and its content."""
+
+    status: int
+    headers: dict[str, str]
+    data: bytes
 
 
 class Body(NamedTuple):
@@ -76,14 +85,17 @@ _HANDLERS = (
 )  # fmt: skip
 
 
-def opener(*, direct: bool = False) -> urllib.request.OpenerDirector:
+def opener(*, direct: bool = False, context: ssl.SSLContext | None = None) -> urllib.request.OpenerDirector:
     """Return what opens addresses of web servers alone, and follows no redirect to one that is not encrypted.
 
     direct: use no proxy.
+    context: for TLS; None for the certificates of this machine.
     """
     made = urllib.request.OpenerDirector()
     for handler in _HANDLERS:
-        if not (direct and handler is urllib.request.ProxyHandler):
+        if handler is urllib.request.HTTPSHandler:
+            made.add_handler(handler(context=context))
+        elif not (direct and handler is urllib.request.ProxyHandler):
             made.add_handler(handler())
     return made
 
@@ -137,6 +149,36 @@ def call(
         return Answer(answer.status, _object(answer) or {})
 
 
+def get(url: str, what: str, headers: Mapping[str, str], context: ssl.SSLContext) -> Got:
+    """Fetch a small document, and return it whatever its status is. A redirect does not take the headers along.
+
+    url: its address.
+    what: name of the image, for messages.
+    headers: of the request.
+    context: for TLS.
+
+    Raises:
+        BollardError: the server cannot be reached, or sends more than 4 MiB.
+    """
+    request = urllib.request.Request(url, headers={"User-Agent": "bollard", "Accept-Encoding": "identity"})
+    for name, value in headers.items():
+        request.add_unredirected_header(name, value)
+    try:
+        try:
+            answer = opener(context=context).open(request, timeout=timeout())
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            data = answer.read(_MAX_DOCUMENT + 1)
+            found = {name.lower(): value for name, value in answer.headers.items()}
+            status = answer.status or 0
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _away(what, error) from None
+    if len(data) > _MAX_DOCUMENT:
+        raise BollardError(f"{what}: the server sends over {_MAX_DOCUMENT} bytes", "ask who runs it")
+    return Got(status, found, data)
+
+
 def send(url: str, what: str, body: Body, method: str = "PUT", token: str = "") -> dict[str, str]:
     """Send a part of a file; return the headers of the answer, with names in lower case.
 
@@ -166,6 +208,9 @@ def save(url: str, path: str, what: str, size: int = 0, token: str = "") -> str:
         BollardError: the request or a write fails, or the size differs from `size` or from Content-Length.
     """
     with _open(url, what, token=token) as answer:
+        if answer.status != 200:  # 206 is a part that nobody asked for; 202 and 204 are no file
+            text = f"{what}: the server answers {answer.status} {shown(str(answer.reason))[:_MAX_REASON]}".rstrip()
+            raise BollardError(f"{text}, and not with the whole file", "ask who runs the server")
         coding = answer.headers.get("Content-Encoding", "identity")
         if coding.lower() != "identity":
             text = f"{what}: the server sends the file in another coding, {shown(coding)[:_MAX_REASON]}"

@@ -6,6 +6,7 @@ FILE ──document──► flow (plain data) ──batch──► scripts and 
 
 fields.py: the table of the keys of a flow file.
 composition.py: the YAML of a flow file as nodes, or what is wrong with it.
+suggestion.py: what the author of a flow file may have meant.
 document.py: a flow file as plain data, checked against the table.
 schema.py: the table for people, and as a JSON Schema.
 units.py: durations and sizes.
@@ -15,6 +16,7 @@ graph.py: order, circles, levels; the picture.
 secret.py: files of the user alone.
 volume.py: directories that jobs share.
 batch.py: a flow as batch jobs: sbatch's options, scripts, edges.
+bundle.py: jobs of equal shape as arrays.
 script.py: the text of batch scripts.
 content.py: keys by which a finished job is known again.
 slurm.py: sbatch, squeue, scancel, scontrol.

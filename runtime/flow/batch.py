@@ -75,6 +75,11 @@ class BatchJob:
     files: tuple[tuple[str, str], ...] = ()
 
     @property
+    def shape(self) -> tuple[str, ...]:
+        """Return sbatch's options that Slurm's decisions depend on."""
+        return tuple(word for word in self.options if not word.startswith(("--job-name=", "--output=", "--comment=")))
+
+    @property
     def parts(self) -> list[str]:
         """The names of its state files."""
         return [f"{self.name}.{index}" for index in self.indexes] or [self.name]

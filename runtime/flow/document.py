@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from bollard.runtime.errors import BollardError
-from bollard.runtime.flow import composition, fields, units
+from bollard.runtime.flow import composition, fields, suggestion, units
 from bollard.runtime.flow.fields import Field
 from bollard.runtime.request.yaml_node import Mistake, is_null, line
 
@@ -23,7 +23,8 @@ _DEPTH_MAX = 40
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_VALUE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)\}", re.ASCII)
+# Backslashes, a second dollar sign, the name; no name for another form, such as ${NAME:-text}.
+_VALUE = re.compile(r"(\\*)\$(\$?)\{(?:([A-Za-z_][A-Za-z0-9_]*)\})?", re.ASCII)
 # Keys in which ${NAME} may belong to a shell: a line for /bin/sh, scripts, texts of files. In lists of words, it may if
 # one of the words is a shell.
 _OF_SHELLS = ("script", "files")
@@ -53,7 +54,7 @@ def read(text: bytes, sets: Mapping[str, str]) -> tuple[Document, list[Mistake]]
     top = composition.nodes(text)
     if isinstance(top, Mistake):
         return empty, [top]
-    reader = _Reader(sets)
+    reader = _Reader(sets, text.splitlines())
     data = reader.top(top)
     go = re.search(rb"\{\{-? *([.$]|if |range |with |end\b|include )", text)
     if go and ("version" in data or reader.mistakes):  # a script of a shell may have {{ for itself
@@ -66,8 +67,9 @@ def read(text: bytes, sets: Mapping[str, str]) -> tuple[Document, list[Mistake]]
 class _Reader:
     """Reads nodes by the table. `mistakes` and `lines` grow."""
 
-    def __init__(self, sets: Mapping[str, str]) -> None:
+    def __init__(self, sets: Mapping[str, str], source: list[bytes]) -> None:
         self.sets = dict(sets)
+        self.source = source
         self.values: dict[str, str] = {}
         self.mistakes: list[Mistake] = []
         self.lines: dict[str, int] = {}
@@ -97,7 +99,10 @@ class _Reader:
         merged: list[tuple[str, Any]] = []
         for key, value in node.value:
             self.left -= 1
-            if self.left < 0 or depth > _DEPTH_MAX:
+            if depth > _DEPTH_MAX:
+                self.wrong(key, f"{shown or 'the file'}: << names what it stands in", "name another set of keys")
+                return []
+            if self.left < 0:
                 raise BollardError(f"{shown or 'the file'}: has more than {_NODES_MAX} parts", "use a task-array")
             if key.id != "scalar":
                 self.wrong(key, f"{shown}: a key is {composition.kind(key)}", "write a word")
@@ -131,7 +136,9 @@ class _Reader:
             if field is None or name in ("*", "[]"):
                 number = self.lines.get(place, line(value))
                 where = shown or "the file"
-                self.mistakes.append(Mistake(number, f'{where}: no key is called "{name}"', _suggestion(name, known)))
+                self.mistakes.append(
+                    Mistake(number, f'{where}: no key is called "{name}"', suggestion.of_key(name, key, value, known))
+                )
                 continue
             if is_null(value) and not value.style and not value.value:
                 continue  # `env:` with nothing behind it is a key that is not there
@@ -172,10 +179,14 @@ class _Reader:
             return None
         if shown.startswith("values."):
             text = self.values.get(shown.partition(".")[2], str(node.value))
-            for escaped, name in _VALUE.findall(text):
+            for _, escaped, name in _VALUE.findall(text):
                 if name in self.values and not escaped:
                     self.wrong(node, f"{shown}: ${{{name}}} is not replaced in a value", "write the text itself")
             return text
+        wrong, hint = suggestion.fault(node, self.source)
+        if wrong:
+            self.wrong(node, f"{shown}: {wrong}", hint)
+            return None
         words = field.key.split(".")
         strict = not (set(words) & set(_OF_SHELLS) or words[-1] in self.for_shell)
         text = self.expanded(str(node.value), node, shown, strict=strict)
@@ -194,16 +205,27 @@ class _Reader:
         """
 
         def replaced(match: re.Match[str]) -> str:
-            if match[1]:
-                return match[0][1:] if match[2] in self.values or strict else match[0]
-            if match[2] in self.values:
-                return self.values[match[2]]
-            if strict:
-                close = difflib.get_close_matches(match[2], self.values, 1)
+            slashes, escaped, name = match[1], match[2], match[3]
+            if escaped:
+                return match[0].replace("$$", "$") if strict or name in self.values else match[0]
+            if name in self.values and not len(slashes) % 2:
+                return slashes + self.values[name]
+            if not strict:
+                return match[0]  # also \${NAME}, which a shell does not replace
+            if name in self.values:
+                self.wrong(node, f"{shown}: \\${{{name}}}: a backslash changes nothing here", f"write $${{{name}}}")
+            elif name:
+                close = difflib.get_close_matches(name, self.values, 1)
                 hint = f"did you mean ${{{close[0]}}}?" if close else "give it below `values:`, or write $${...}"
-                self.wrong(node, f"{shown}: ${{{match[2]}}} has no value", hint)
+                self.wrong(node, f"{shown}: ${{{name}}} has no value", hint)
+            else:
+                self.wrong(node, f"{shown}: ${{ without a name and a }}", "write ${NAME}, or $${ for the characters ${")
             return match[0]
 
+        if strict and not shown.partition(".env")[1]:  # there $NAME is a variable of the container
+            wrong, hint = suggestion.foreign(text, self.values)
+            if wrong:
+                self.wrong(node, f"{shown}: {wrong}", hint)
         return _VALUE.sub(replaced, text)
 
     def _map(self, node: Any, field: Field, shown: str, depth: int) -> dict[str, Any] | None:
@@ -217,7 +239,7 @@ class _Reader:
         if node.id == "mapping":
             return self.keys(node, field.key, shown, depth)
         text = self.scalar(node, field, shown)
-        return None if text is None else {"uri": text}
+        return None if text is None else {"uri": text.strip("\n")}
 
     def _names(self, node: Any, field: Field, shown: str, depth: int) -> dict[str, Any] | None:
         if node.id != "mapping":
@@ -359,7 +381,7 @@ class _Reader:
     def _duration(self, node: Any, field: Field, shown: str, depth: int) -> int | None:
         example, text = "1h30m", node.value if node.id == "scalar" else ""
         if ":" in text:
-            example = "1h30m; 12:30 is a number of base 60 in YAML 1.1 and text in YAML 1.2"
+            example = units.of_slurm(text) or "1h30m; 12:30 is a number of base 60 in YAML 1.1 and text in YAML 1.2"
         elif re.fullmatch(r"[1-9][0-9]{0,5}d?", text, re.ASCII):
             example = f"{int(text[:-1]) * 24}h" if text.endswith("d") else f"{text}s, or {text}m"
         return self._measured(node, field, shown, units.seconds, example)
@@ -428,6 +450,9 @@ class _Reader:
             return None
         found: dict[str, str | None] = {}
         for name, value in self.pairs(node, shown):
+            if value.id != "scalar":
+                self.wrong(value, f"{_join(shown, name)}: is {composition.kind(value)}", "write one value: ONE,TWO")
+                continue
             text = None if is_null(value) else self.scalar(value, field, _join(shown, name))
             if text is not None or is_null(value):
                 found[name] = text
@@ -467,9 +492,3 @@ def _for_shell(node: Any) -> tuple[str, ...]:
 
 def _join(shown: str, name: str) -> str:
     return f"{shown}.{name}" if shown else name
-
-
-def _suggestion(name: str, known: Mapping[str, Field]) -> str:
-    names = [word for word in known if word not in ("*", "[]")]
-    close = difflib.get_close_matches(name, names, 1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(names)}"

@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
-from bollard.runtime.flow import document, graph, sbatch_options, secret
+from bollard.runtime.flow import document, graph, sbatch_options, secret, suggestion, units
 from bollard.runtime.flow.document import Document
 from bollard.runtime.request.yaml_node import Mistake
 
@@ -170,6 +169,7 @@ class _Maker:
     def __init__(self, read: Document) -> None:
         self.data, self.lines = read
         self.mistakes: list[Mistake] = []
+        self.told: set[str] = set()  # places of mistakes of the reader
         self.files: dict[str, str] = dict(self.data.get("files") or {})
 
     def wrong(self, place: str, text: str, hint: str) -> None:
@@ -179,8 +179,13 @@ class _Maker:
             key = key.rpartition(".")[0]
         self.mistakes.append(Mistake(self.lines.get(key, 1), f"{place}: {text}", hint))
 
+    def unknown(self, place: str, what: str, name: str, known: Collection[str]) -> None:
+        """Note that the file has nothing of this name."""
+        self.wrong(place, f'no {what} is called "{name}"', suggestion.of_name(name, known))
+
     def flow(self, name: str) -> Flow:
         data = self.data
+        self.told = {mistake.text.partition(":")[0] for mistake in self.mistakes}
         if not data.get("jobs") and not self.mistakes:
             self.wrong("jobs", "the flow has no job", "write `jobs:`, and below it a name with image and command")
         volumes = tuple(self.volume(key, value) for key, value in (data.get("volumes") or {}).items())
@@ -200,7 +205,7 @@ class _Maker:
             for need in job.needs:
                 other = known.get(need.name)
                 if other is None:
-                    self.wrong(f"{place}.{word}", f'no job is called "{need.name}"', _close(need.name, known))
+                    self.unknown(f"{place}.{word}", "job", need.name, known)
                 elif need.each and not (job.is_array and other.is_array and job.array[:2] == other.array[:2]):
                     self.wrong(
                         f"{place}.{word}", f"each: {need.name} is not an array of the same numbers",
@@ -208,11 +213,13 @@ class _Maker:
                     )  # fmt: skip
             seen: set[str] = set()
             for volume, path in job.mounts:
-                if volume.startswith("/"):
+                if volume.endswith((":ro", ":rw")):
+                    self.wrong(f"{place}.mounts", f"{volume}: a mount has no {volume[-3:]}", "leave it out")
+                elif volume.startswith("/"):
                     if set(volume) & set(":,\n") or ".." in volume.split("/"):
                         self.wrong(f"{place}.mounts", f"{volume}: has a : or , or .. in it", "use another path")
                 elif volume not in volumes:
-                    self.wrong(f"{place}.mounts", f'no volume is called "{volume}"', _close(volume, volumes))
+                    self.unknown(f"{place}.mounts", "volume", volume, volumes)
                 if posixpath.normpath(path) in seen:
                     self.wrong(f"{place}.mounts", f"{path} is there twice", "mount each at a path of its own")
                 seen.add(posixpath.normpath(path))
@@ -274,17 +281,19 @@ class _Maker:
             known = SCHEMES_IN if way == "ingress" else SCHEMES_OUT
             if scheme not in known:
                 self.wrong(here, f"{uri}: cannot be reached", f"known are {', '.join(known)}")
+            if scheme in ("http", "https") and set(uri) & set(" \t\n"):
+                self.wrong(here, f'"{uri}": an address has no space', "write %20 for a space")
             path = inner.removeprefix("file://").lstrip("/")
             if not inner.startswith("file://") or not path or ".." in path.split("/") or "\n" in path:
                 self.wrong(here, f"{inner}: is not a path in the volume", "write file://PATH, without ..")
             if scheme == "file" and way == "ingress" and not uri.startswith("file:///"):
                 name = uri.removeprefix("file://")
                 if name not in self.files:
-                    self.wrong(here, f'no text below `files:` is called "{name}"', _close(name, self.files))
+                    self.unknown(here, "text below `files:`", name, self.files)
             elif scheme == "file" and not uri.startswith("file:///"):
                 self.wrong(here, f"{uri}: is not a full path", "write file:///PATH")
             digest = item.get("digest") or ""
-            if digest and not _is_digest(digest):
+            if digest and not units.is_digest(digest):
                 self.wrong(here, f"{digest}: is not a digest", "write sha256: and 64 hexadecimal digits")
             why = secret.unencrypted(uri) if sides[far].get("secret") else ""
             if why:
@@ -347,7 +356,7 @@ class _Maker:
             *(pair for pair in defaults.get("mounts") or [] if pair[1] not in own_paths), *(data.get("mounts") or [])
         ]  # fmt: skip
         image = given.get("image") or {}
-        if not image.get("uri", "").strip():
+        if not image.get("uri", "").strip() and not self.told & {f"{place}.image", f"{place}.image.uri"}:
             self.wrong(place, "has no image", "write `image: img.sif`, or an address")
         secret_name = self.secret(f"{place}.image", image.get("secret") or "")
         if secret_name and image.get("uri", "").partition(":")[0] not in ("docker", "oras"):
@@ -357,13 +366,17 @@ class _Maker:
         for word, text in (("command", "".join(line_or_program)), ("script", script)):
             if word in given and not text.strip():
                 self.wrong(f"{place}.{word}", "is empty", "write what the job runs")
-        if bool(command) == bool(script):
-            text = "has command and script" if command else "has neither command nor script"
-            self.wrong(place, text, "give one of both")
+        if command and script:
+            self.wrong(place, "has command and script", "give one of both")
+        if not set(given) & {"command", "script"} and not self.told & {f"{place}.command", f"{place}.script"}:
+            self.wrong(place, "has neither command nor script", "give one of both")
         resource, multinode = given.get("resource") or {}, given.get("multinode") or {}
         cpu, memory = resource.get("cpu") or {}, resource.get("memory") or {}
         own = data.get("resource") or {}
         gpus = self.gpus(place, {**resource, "devices": own.get("devices") or resource.get("devices")}, own)
+        if 0 < (memory.get("size") or 0) < 1 << 20:
+            few = f"{memory['size']} bytes: no job runs in less than 1 MiB"
+            self.wrong(f"{place}.resource.memory.size", few, "write a unit: 4GiB")
         if (own.get("memory") or {}).get("by-core") and not memory.get("size"):
             self.wrong(f"{place}.resource.memory.by-core", "has no size beside it", "write size: 2GiB")
         implementation = multinode.get("implementation") or ("openmpi" if multinode else "")
@@ -407,7 +420,7 @@ class _Maker:
             self.wrong(f"{place}.resource.devices", f"has {' and '.join(devices)}", "give one of both")
         for name, value in devices.items():
             if name not in _GPUS:
-                hint = _close(name, _GPUS) if "gpu" in name else "write gres below `slurm:`"
+                hint = suggestion.of_name(name, _GPUS) if "gpu" in name else "write gres below `slurm:`"
                 self.wrong(f"{place}.resource.devices", f"{name}: is not known", hint)
             elif not value or not value.isascii() or not value.isdigit() or not int(value):
                 self.wrong(f"{place}.resource.devices", f"{name}: {value or 'nothing'} is not a number", "write 1")
@@ -449,7 +462,7 @@ class _Maker:
             if value.startswith("file://"):
                 name = value.removeprefix("file://")
                 if name not in self.files:
-                    self.wrong(f"{place}.files", f'no text below `files:` is called "{name}"', _close(name, self.files))
+                    self.unknown(f"{place}.files", "text below `files:`", name, self.files)
                 text = self.files.get(name, "")
             found.append((path, text))
         return tuple(found)
@@ -478,18 +491,6 @@ def _merged(defaults: Any, own: Any) -> Any:
     if isinstance(defaults, list) and isinstance(own, list) and defaults and isinstance(defaults[0], list):
         return [*defaults, *own]
     return own
-
-
-def _is_digest(text: str) -> bool:
-    word, _, digits = text.partition(":")
-    return word == "sha256" and len(digits) == 64 and not set(digits) - set("0123456789abcdef")
-
-
-def _close(name: str, known: Any) -> str:
-    if "," in name:
-        return "write a list: [one, two]"
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known) or 'none'}"
 
 
 def plain(job: Job) -> dict[str, Any]:

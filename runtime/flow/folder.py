@@ -3,13 +3,14 @@
 
 FLOWS/ID/flow.yaml        the file as it was submitted
 plan.json        what was made of it: jobs, needs, digests, keys
-ids              "GENERATION NAME JOB" for each job that sbatch took
+ids              "GENERATION NAME JOB" for each job that sbatch took; for an array of equal jobs, FIRST..LAST, and
+                 "GENERATION NAME JOB_ELEMENT" for each of them
 released.N       generation N was released: it runs
 cancelled.N      it was cancelled
 verdict.N.json   written by its last job: how each job ended
 jobs/            the scripts
 state/NAME       written by the job itself; state.py describes it
-logs/NAME.out    what the job prints
+logs/NAME.out    what the job prints, and .end.out of the last job; logs/.arrays/ has links to it, for Slurm
 files/ images/ volumes/
 lock             held while the flow is submitted, resumed or cancelled
 """
@@ -25,12 +26,13 @@ import secrets
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
+from bollard.runtime.flow.bundle import Ref
 from bollard.runtime.system import private_directory
 
 # The size of a state file in bytes. It is written in full before the flow starts, so that a full disk cannot keep a
@@ -60,10 +62,15 @@ def make(name: str) -> Path:
         BollardError: it cannot be made, others could exchange it, or its path has a character that sbatch would change.
     """
     top = base()
-    if "%" in str(top) or not str(top).isprintable():
+    if "%" in str(top):
         raise BollardError(
             f"{top}: a % in the path of flows has a meaning for sbatch", "set BOLLARD_FLOWS to another directory"
         )
+    if not str(top).isprintable():
+        text = f"{str(top)!r}: the path of flows has a character that is not UTF-8 or not visible"
+        raise BollardError(text, "set BOLLARD_FLOWS to another directory")
+    if top.exists() and not top.is_dir():
+        raise BollardError(f"{top}: is not a directory", "set BOLLARD_FLOWS to another path")
     try:
         private_directory.make(str(top))
     except OSError as error:
@@ -198,8 +205,8 @@ def _settle(path: Path) -> None:
         os.close(fd)
 
 
-def note(path: Path, generation: int, name: str, job: int) -> None:
-    """Add a job to `ids`; it is on disk when this returns.
+def note(path: Path, generation: int, jobs: Mapping[str, Ref]) -> None:
+    """Add jobs, by name, to `ids`; they are on disk when this returns.
 
     path: the flow's directory.
     generation: the number of the submission.
@@ -212,31 +219,36 @@ def note(path: Path, generation: int, name: str, job: int) -> None:
     place = path / "ids"
     try:
         with open(place, "a", encoding="ascii") as file:
-            file.write(f"{generation} {name} {job}\n")
+            file.write("".join(f"{generation} {name} {ref}\n" for name, ref in jobs.items()))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise causes.of(error, f"{place}: cannot be written", str(place), _ROOM) from None
 
 
-def ids(path: Path, generation: int) -> dict[str, int]:
-    """Return {name: job} of one generation."""
-    return {name: job for of, name, job in _noted(path) if of == str(generation)}
+def ids(path: Path, generation: int) -> dict[str, Ref]:
+    """Return the jobs of Slurm by name, of one generation."""
+    return {name: ref for of, name, ref in _noted(path) if of == str(generation) and ".." not in name}
 
 
 def submitted(path: Path) -> list[tuple[str, int]]:
-    """Return name and job of all generations."""
-    return [(name, job) for _, name, job in _noted(path)]
+    """Return name and number of what sbatch has taken, of all generations."""
+    return [(name, ref.job) for _, name, ref in _noted(path) if ref.element < 0]
 
 
-def _noted(path: Path) -> list[tuple[str, str, int]]:
+def _noted(path: Path) -> list[tuple[str, str, Ref]]:
     try:
         lines = (path / "ids").read_text("ascii").splitlines()
     except FileNotFoundError:
         return []
     words = [line.split() for line in lines]
     # A last line may be cut when the machine went down; its job is found by its comment.
-    return [(word[0], word[1], int(word[2])) for word in words if len(word) == 3 and word[2].isdigit()]
+    found = []
+    for word in words:
+        number, _, element = word[2].partition("_") if len(word) == 3 else ("", "", "")
+        if number.isdigit() and (element.isdigit() or number == word[2]):
+            found.append((word[0], word[1], Ref(int(number), int(element or -1))))
+    return found
 
 
 def reserve(path: Path, names: list[str]) -> None:
@@ -253,6 +265,26 @@ def reserve(path: Path, names: list[str]) -> None:
                 file.write(text)
         except OSError as error:
             raise causes.of(error, f"{place}: cannot be written", str(place), _ROOM) from None
+
+
+def link_logs(path: Path, array: str, names: Mapping[int, str]) -> str:
+    """Make the links by which the output of an array's elements gets into the logs of their jobs; return their pattern.
+
+    path: the flow's directory.
+    array: the name of the array, of this generation alone.
+    names: the job of each element.
+
+    Raises:
+        BollardError: they cannot be made.
+    """
+    place = path / "logs/.arrays" / array
+    try:
+        place.mkdir(0o700, parents=True)
+        for element, name in names.items():
+            (place / f"{element}.out").symlink_to(f"../../{name}.out")
+    except OSError as error:
+        raise causes.of(error, f"{place}: cannot be written", str(place), _ROOM) from None
+    return f"{place}/%a.out"
 
 
 def plan(path: Path) -> dict[str, Any]:

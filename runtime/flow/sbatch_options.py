@@ -26,6 +26,12 @@ _VALUED = (
     "switches", "thread-spec", "threads-per-core", "time-min", "tmp", "tres-bind", "tres-per-task", "uid",
     "wait-all-nodes", "wckey", "A", "B", "C", "F", "G", "L", "N", "S", "b", "c", "m", "n", "p", "q", "w", "x",
 )  # fmt: skip
+_SWITCHES = ("true", "false")
+
+
+def is_known(name: str) -> bool:
+    """Return whether sbatch has a long option of this name that needs a value."""
+    return len(name) > 1 and name in _VALUED
 
 
 def mistake(name: str, value: str | None) -> tuple[str, str]:
@@ -39,8 +45,12 @@ def mistake(name: str, value: str | None) -> tuple[str, str]:
         short = f"sbatch reads it as {own}, an option of the flow's own"
         what = "the flow sets this option itself" if name in (own, *LETTERS) else short
         return what, "give policy.timeout.execute" if own == "time" else "leave it out"
+    if is_known(name.replace("_", "-")) and "_" in name:
+        return "is not an option", f"write {name.replace('_', '-')}"
     if not name.isascii() or not name.replace("-", "").isalnum() or name.startswith("-"):
-        return "is not an option", "write sbatch's name without the dashes"
+        return "is not an option", "write sbatch's name without the dashes before it"
+    if (value or "").lower() in _SWITCHES:
+        return f"{value}: sbatch's options have no such value", f"write {name}: with nothing behind it, or leave it out"
     valued = name in _VALUED or (len(name) > 1 and any(word.startswith(name) for word in _VALUED))
     if value == "" or (value is None and valued):
         return "needs a value", f"write {name}: VALUE, or leave it out"

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 # bash writes a record with one write(2), into bytes that were reserved before the flow started.
 _FUNCTIONS = r"""
 record() {
-    local text="state=$1 job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID} start=$begun end=$3 status=$2 attempt=$attempt"
+    local text="state=$1 job=$job start=$begun end=$3 status=$2 attempt=$attempt"
     text="$text restart=${SLURM_RESTART_COUNT:-0} node=${SLURMD_NODENAME:-unknown}"
-    printf '%-510s.\n' "$text" 1<> "$flow/state/$part" ||
+    # Not a new file: the flow may have been removed.
+    test -e "$flow/state/$part" && printf '%-510s.\n' "$text" 1<> "$flow/state/$part" ||
         echo "bollard: $flow/state/$part: the job's state cannot be written" >&2
 }
 
@@ -36,8 +37,11 @@ ended() {
     record $word $status "$(date +%s)"
     # Not after a cancellation: Slurm may start the job again, as after a requeue. The job .cancel sees the others.
     if test $word = failed -o $word = timeout && test -n "$cancel_others"; then
-        scancel --quiet $(awk -v g=$generation -v me="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}" \
-            '$1 == g && $3 != me && $2 !~ /^\./ {print $3}' "$flow/ids") 2> /dev/null
+        # Of a bundle (bundle.py), the lines of the elements tell 12_3; its own line tells 12.
+        scancel --quiet $(awk -v g=$generation -v job="$job" -v me="$id" '$1 == g && $2 !~ /^\./ {
+            split($3, number, "_")
+            if (number[1] == job ? $3 ~ /_/ && $3 != me : $3 !~ /_/) print $3
+        }' "$flow/ids") 2> /dev/null
     fi
     exit $status
 }
@@ -60,10 +64,15 @@ go() {
     return $status
 }
 
+# Nobody would see such a job: `flow list` and `flow cancel` need the directory.
+if ! test -e "$flow/state/$part"; then
+    echo "bollard: $flow/state/$part: is gone, so the job does not start" >&2
+    exit 255
+fi
 # After a requeue the attempts go on. An attempt that a node failure or an administrator cut short is made again.
 if test "${SLURM_RESTART_COUNT:-0}" -gt 0; then
     said=$(head -c 510 "$flow/state/$part")
-    mine="job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID} "
+    mine="job=$job "
     if [[ $said =~ ^state=(again|running|cancelled)\ $mine.*\ attempt=([0-9]+)\  ]]; then
         attempt=${BASH_REMATCH[2]}
         test "${BASH_REMATCH[1]}" != again || attempt=$((attempt + 1))
@@ -87,7 +96,7 @@ _REQUEUE = r"""
         record again $status "$(date +%s)"
         requeued=1
         # slurmd may end this script, and scontrol with it, before scontrol has an answer.
-        if said=$(scontrol requeue {id} 2>&1) || test -n "$stopped"; then
+        if said=$(scontrol requeue "$id" 2>&1) || test -n "$stopped"; then
             echo "bollard: {name}: attempt $attempt of {attempts} ended with status $status; Slurm starts it again" >&2
             test -n "$stopped" || go sleep 300
             test -n "$stopped" || requeued=
@@ -99,7 +108,6 @@ _REQUEUE = r"""
         record running 0 0
         continue
 """
-_ID = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"'
 
 _LOOP = r"""
 while :; do
@@ -139,15 +147,18 @@ def text(
     shown = " ".join(shlex.quote(word) for word in options).replace("\n", " ")
     lines = [
         "#!/bin/bash",
-        f"# Made by `bollard flow`. Submitted by: sbatch {shown}",
+        f"# Made by `bollard flow`. Submitted, if it is not in an array of equal jobs, by: sbatch {shown}",
         f"flow={shlex.quote(flow)} generation={generation}",
+        # The script of a bundle gives both.
+        "job=${1:-${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}",
+        "id=${2:-${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}}",
         f"part={shlex.quote(name)}${{SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}}",
         f"begun=$(date +%s) attempt=1 stopped= child= late= requeued= limit={limit}",
         f"cancel_others={'1' if cancel_others else ''}",
         f"export FB_WORKFLOW_ID={shlex.quote(flow.rpartition('/')[2])}",
         'test -z "$SLURM_ARRAY_TASK_ID" || export FB_TASK_ID="$SLURM_ARRAY_TASK_ID"',
     ]
-    again = (_REQUEUE if requeue else _AGAIN).format(name=name, attempts=attempts, id=_ID)
+    again = (_REQUEUE if requeue else _AGAIN).format(name=name, attempts=attempts)
     loop = _LOOP.format(command=shlex.join(words), timeout=timeout, attempts=attempts, name=name, again=again)
     return "\n".join(lines) + "\n" + _FUNCTIONS + before + loop
 
@@ -168,9 +179,10 @@ def unchanged(path: str, stamp: str) -> str:
 
 def canceller(flow: str, generation: int) -> str:
     """Return the script of the job that cancels the rest of a flow after a failure."""
+    ids = shlex.quote(flow + "/ids")
     return (
         f"#!/bin/bash\n# Made by `bollard flow`: on-failure: cancel.\n"
-        f"scancel --quiet $(awk '$1 == {generation} && $2 !~ /^\\./ {{print $3}}' {shlex.quote(flow + '/ids')}) "
+        f"scancel --quiet $(awk '$1 == {generation} && $2 !~ /^\\./ && $3 !~ /_/ {{print $3}}' {ids}) "
         "2> /dev/null\n"
         "exit 0\n"
     )

@@ -177,14 +177,17 @@ def _chunks(ids: Iterable[int]) -> Iterable[list[int]]:
     return (every[at : at + _CHUNK] for at in range(0, len(every), _CHUNK))
 
 
-def array_limit() -> int:
-    """Return MaxArraySize: an index of an array is below it.
+def array_limits() -> tuple[int, int]:
+    """Return MaxArraySize, which an index of an array is below, and how many elements an array can have.
 
     Raises:
         BollardError: scontrol is missing or fails.
     """
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"], "scontrol"), re.M)
-    return int(found[1]) if found else 1001
+    text = run(["scontrol", "show", "config"], "scontrol")
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.M)
+    size = int(found[1]) if found else 1001
+    most = re.search(r"\bmax_array_tasks=(\d+)", text)
+    return size, min(size, int(most[1])) if most else size
 
 
 def mpi_types() -> tuple[str, ...]:

@@ -19,13 +19,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
 from bollard.runtime.flow import batch, folder, slurm
+from bollard.runtime.flow.bundle import Ref
 from bollard.runtime.flow.slurm import Row
 
 FINAL = ("ok", "failed", "timeout", "cancelled", "lost")
@@ -37,6 +38,7 @@ _OF_SLURM = {
 }  # fmt: skip
 _STOPPED = 143  # the status of a batch script that got SIGTERM
 _STOPS = ("TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "NODE_FAIL", "CANCELLED", "PREEMPTED")
+_RESERVED = b"state=waiting "  # what folder.reserve wrote
 _NUMBERS = ("job", "start", "end", "status", "attempt", "restart")
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 
@@ -67,6 +69,7 @@ class Part(NamedTuple):
     status: int
     attempt: int
     reason: str
+    slurm: str = ""  # as scancel takes it: 12, or 12_3
 
     @property
     def code(self) -> int:
@@ -96,6 +99,8 @@ def record(text: bytes) -> Record | None:
     if not text.endswith(b".\n") or len(text) != folder.RESERVED:
         return None
     # "replace" makes no digit of a byte that is not ASCII.
+    if text.startswith(_RESERVED):
+        return Record()
     words = dict(word.split("=", 1) for word in text[:-2].decode("ascii", "replace").split() if "=" in word)
     job, start, end, status, attempt, restart = (
         int(words[name]) if words.get(name, "").isdigit() else 0 for name in _NUMBERS
@@ -173,8 +178,12 @@ def of(path: Path) -> Status:
         return Status(path.name, _word(verdict, path, generation), verdict, "")
     # Jobs that told their own end need no answer of Slurm. One that was stopped may have been requeued.
     settled: dict[str, Record] = {}
-    parts = _parts(path, plan, {}, False, settled)
-    if all(part.state in _OWN_END and part.status != _STOPPED for part in parts):
+    parts = []
+    for part in _parts(path, plan, {}, False, settled):
+        if part.state not in _OWN_END or part.status == _STOPPED:
+            break
+        parts.append(part)
+    else:
         return Status(path.name, _word(parts, path, generation), parts, "")
     rows: dict[tuple[int, int], Row] = {}
     complaint, answered = "", True
@@ -183,7 +192,7 @@ def of(path: Path) -> Status:
         rows = {(row.job, row.element): row for row in queue(path)}
     except BollardError as error:
         complaint, answered = error.message, False
-    parts = _parts(path, plan, rows, answered, settled)
+    parts = list(_parts(path, plan, rows, answered, settled))
     return Status(path.name, _word(parts, path, generation), parts, complaint)
 
 
@@ -199,8 +208,8 @@ def queue(path: Path) -> list[Row]:
 
 def _parts(
     path: Path, plan: Mapping[str, Any], rows: Mapping[tuple[int, int], Row], answered: bool, settled: dict[str, Record]
-) -> list[Part]:
-    """Return the parts of a flow.
+) -> Iterator[Part]:
+    """Yield the parts of a flow.
 
     path: its directory.
     plan: its plan.
@@ -211,12 +220,13 @@ def _parts(
     generation = plan["generation"]
     ids = folder.ids(path, generation)
     released = folder.marked(path, "released", generation) or folder.marked(path, "cancelled", generation)
-    found, states = [], path / "state"
+    states = path / "state"
     for job in plan["jobs"]:
         name, kind = job["name"], job["kind"]
         if name.startswith("."):
             continue
-        fresh, number = set(job["indexes"]), ids.get(name, 0)
+        fresh, ref = set(job["indexes"]), ids.get(name, Ref(0))
+        number = ref.job
         for index in job["all"] or [-1]:
             part = f"{name}.{index}" if index >= 0 else name
             wrote = settled.get(part) or read(f"{states}/{part}")
@@ -226,17 +236,15 @@ def _parts(
             if skipped:
                 state, reason = "ok", "done before"
             else:
-                row = rows.get((number, index))
+                row = rows.get((number, index if index >= 0 else ref.element))
                 state, reason = resolved(wrote, row, number, released=released, answered=answered)
             own = wrote.job == number or skipped
-            found.append(
-                Part(
-                    part, kind, state, wrote.job if skipped else number, wrote.node if own else "",
-                    wrote.start if own else 0, wrote.end if own and state in FINAL else 0,
-                    wrote.status if own else 0, wrote.attempt if own else 0, reason,
-                )
+            yield Part(
+                part, kind, state, wrote.job if skipped else number, wrote.node if own else "",
+                wrote.start if own else 0, wrote.end if own and state in FINAL else 0,
+                wrote.status if own else 0, wrote.attempt if own else 0, reason,
+                "" if skipped or not number else str(Ref(number, index) if index >= 0 else ref),
             )  # fmt: skip
-    return found
 
 
 def _word(parts: list[Part], path: Path, generation: int) -> str:

@@ -14,15 +14,17 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bollard.runtime import installed
 from bollard.runtime.errors import BollardError
-from bollard.runtime.flow import batch, content, ending, folder, secret, slurm, state, volume
+from bollard.runtime.flow import batch, bundle, content, ending, folder, secret, slurm, state, volume
 from bollard.runtime.flow import flow as flows
 from bollard.runtime.flow.batch import BatchJob, Image, Place
+from bollard.runtime.flow.bundle import Bundle, Ref
 from bollard.runtime.flow.flow import Flow
 from bollard.runtime.local.submission import NODE_LOCAL
 from bollard.runtime.request import site
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from bollard.runtime.build.conversion import Pulled
 
 _DEPENDENCY_MAX = 120_000  # bytes of one argument, which the kernel limits to 128 KiB
-_NUMBER = 11  # bytes of the number of a job and a separator, at most
+_END = 120  # seconds, over KillWait of most sites
+_HIGHEST = 10**9  # numbers of jobs have ten digits at most
 
 
 def command() -> tuple[str, ...]:
@@ -117,7 +120,7 @@ def prepare(
     for path in (str(place), workdir):
         if any(f"{path}/".startswith(f"{local}/") for local in NODE_LOCAL):
             raise BollardError(f"{path}: is on this host alone, and the nodes need it", "use a shared directory")
-    limit = slurm.array_limit() if any(job.is_array for job in found.jobs) else 0
+    limit = slurm.array_limits()[0] if any(job.is_array for job in found.jobs) else 0
     for job in found.jobs:
         if job.is_array and job.array[1] >= limit:
             raise BollardError(
@@ -233,7 +236,8 @@ def _run(
     real = [job for job in todo if not job.name.startswith(".")]
     if not real:
         raise BollardError(f"{place.name}: every job is done and unchanged", "there is nothing to resume")
-    _refuse_long_edges(todo)
+    calls = bundles(todo)
+    _refuse_long_edges(calls)
     for path in target.volumes.values():
         volume.make(path, place)
     for job in todo:
@@ -250,7 +254,7 @@ def _run(
     partial = {item["name"] for item in plan if len(item["indexes"]) < len(item["all"])}
     with _interruptible():
         try:
-            _hand_over(todo, target, place, partial)
+            _hand_over(calls, target, place, partial)
         except BaseException:
             cancel_jobs(place, generation)
             raise
@@ -297,76 +301,84 @@ def _plan_of_data(found: Flow, target: Place) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _refuse_long_edges(todo: list[BatchJob]) -> None:
+def bundles(todo: list[BatchJob]) -> list[Bundle]:
+    """Return the calls of sbatch for these jobs. Many jobs of equal shape are one.
+
+    Raises:
+        BollardError: scontrol does not tell how long an array can be.
+    """
+    many = sum(job.kind == "job" and not job.indexes for job in todo) >= bundle.LEAST
+    return bundle.of(todo, slurm.array_limits()[1] if many else 0)
+
+
+def _refuse_long_edges(calls: list[Bundle]) -> None:
     """Raise if a dependency of sbatch would be longer than an argument can be.
 
     Raises:
         BollardError: a job needs too many others, or the flow has too many jobs.
     """
-    real = sum(not job.name.startswith(".") for job in todo)
-    for job in todo:
-        each = len("?afternotok:") + _NUMBER if job.kind == "cancel" else _NUMBER
-        count = len(job.needs) if job.kind not in ("cancel", "end") else real
-        if count * each > _DEPENDENCY_MAX:
+    refs: dict[str, Ref] = {}
+    sizes: dict[int, int] = {}
+    for call in calls:
+        edge = bundle.dependency(call, refs, sizes)
+        job = call.jobs[0]
+        if len(edge) > _DEPENDENCY_MAX:
+            count = len(refs) if job.kind in ("cancel", "end") else len(job.needs)
             what = {"cancel": f"on-failure: cancel: the flow has {count} jobs", "end": f"the flow has {count} jobs"}
             text = what.get(job.kind, f"jobs.{job.name}: needs {count} jobs")
-            raise BollardError(
-                f"{text}, over {_DEPENDENCY_MAX // each}, which sbatch can take",
-                "make arrays of equal jobs: task-array",
-            )
+            most = count * _DEPENDENCY_MAX // len(edge)
+            raise BollardError(f"{text}, over {most}, which sbatch can take", "make arrays of equal jobs: task-array")
+        number = _HIGHEST + len(refs)
+        sizes[number] = len(call.elements)
+        refs.update(call.refs(number))
 
 
 def _test(todo: list[BatchJob], place: Path) -> None:
     """Ask Slurm for one job of each shape whether it can ever run."""
     seen = set()
     for job in todo:
-        varying = ("--job-name=", "--output=", "--comment=")
-        shape = tuple(word for word in job.options if not word.startswith(varying))
-        if shape not in seen:
-            seen.add(shape)
+        if job.shape not in seen:
+            seen.add(job.shape)
             what = f"jobs.{job.name}" if job.kind == "job" else job.name
             slurm.test(job.options, str(place / "jobs" / f"{job.name}.sh"), what)
 
 
-def _hand_over(todo: list[BatchJob], target: Place, place: Path, partial: set[str]) -> None:
+def _hand_over(calls: list[Bundle], target: Place, place: Path, partial: set[str]) -> None:
     """Submit the jobs, roots held, then release the roots."""
-    ids: dict[str, int] = {}
+    refs: dict[str, Ref] = {}
+    sizes: dict[int, int] = {}
     roots: list[int] = []
-    for job in todo:
+    for call in calls:
         if folder.marked(place, "cancelled", target.generation):
             raise BollardError(f"{place.name}: was cancelled while it was submitted")
-        options = [*job.options]
-        needs = [need for need in job.needs if need.name in ids]
-        if job.kind == "end":
-            edge = "afterany:" + ":".join(str(ids[name]) for name in ids if not name.startswith("."))
-            options += [f"--dependency={edge}", f"--output={place}/logs/end.out"]
-        elif job.kind == "cancel":
-            edge = "?".join(f"afternotok:{number}" for number in ids.values())
-            options += [f"--dependency={edge}", "--kill-on-invalid-dep=yes", "--output=/dev/null"]
-        elif needs:
-            words: dict[str, list[int]] = {}
-            for need in needs:
-                words.setdefault(_word(need.each, need.name, job.name, partial), []).append(ids[need.name])
-            edge = ",".join(":".join([word, *map(str, numbers)]) for word, numbers in words.items())
-            options += [f"--dependency={edge}", "--kill-on-invalid-dep=yes"]
+        kind, options = call.jobs[0].kind, list(call.options)
+        edge = bundle.dependency(call, refs, sizes, partial)
+        if edge:
+            options.append(f"--dependency={edge}")
         else:
             options.append("--hold")
-        if job.indexes:
-            options.append(f"--array={batch.array_option(job.indexes, job.concurrency)}")
-        number = slurm.submit(options, str(place / "jobs" / f"{job.name}.sh"), job.name)
-        folder.note(place, target.generation, job.name, number)
-        ids[job.name] = number
-        if "--hold" in options:
+        if edge and kind != "end":
+            options.append("--kill-on-invalid-dep=yes")
+        if kind in ("end", "cancel"):
+            options.append(f"--output={place}/logs/.end.out" if kind == "end" else "--output=/dev/null")
+        if call.array:
+            options.append(f"--array={call.array}")
+        if call.elements:
+            names = {element: job.name for job, element in zip(call.jobs, call.elements)}
+            options.append(f"--output={folder.link_logs(place, f'{target.generation}.{call.name}', names)}")
+            text = bundle.script(call, str(place), options)
+            folder.write(place / "jobs" / f"{call.name}.sh", text, 0o700, settle=False)
+        number = slurm.submit(options, str(place / "jobs" / f"{call.name}.sh"), call.name)
+        new = call.refs(number)
+        folder.note(place, target.generation, {call.name: Ref(number), **new} if call.elements else new)
+        refs.update(new)
+        sizes[number] = len(call.elements)
+        if not edge:
             roots.append(number)
     if folder.marked(place, "cancelled", target.generation):
         raise BollardError(f"{place.name}: was cancelled while it was submitted")
     folder.mark(place, "released", target.generation)
     slurm.release(roots)
-
-
-def _word(each: bool, other: str, own: str, partial: set[str]) -> str:
-    # Of an array that is submitted again in parts, element I may have no element I before it.
-    return "aftercorr" if each and other not in partial and own not in partial else "afterok"
 
 
 @contextlib.contextmanager
@@ -449,6 +461,20 @@ def cancel_damaged(place: Path) -> None:
     left = os.path.join(volume.expanded(scratch), f"bollard-{place.name}") if scratch else ""
     if left and os.path.isdir(left):
         os.write(2, f"bollard: {left}: is left: the flow's plan is damaged; remove it\n".encode())
+
+
+def wait_for_end(place: Path) -> None:
+    """Wait until Slurm has ended the cancelled jobs of a flow: until then they write into its directory.
+
+    Raises:
+        BollardError: they do not end, or Slurm does not answer.
+    """
+    deadline = time.monotonic() + _END
+    while _active(place):
+        if time.monotonic() > deadline:
+            text = f"{place.name}: the jobs are cancelled, and have not ended after {_END} s"
+            raise BollardError(text, f"bollard flow cancel --remove {place.name}, when squeue does not show them")
+        time.sleep(1)
 
 
 def discard(place: Path) -> None:

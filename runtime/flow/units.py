@@ -27,6 +27,16 @@ def seconds(text: str) -> int:
     return -int(-total // 1)
 
 
+def of_slurm(text: str) -> str:
+    """Return a time limit in Slurm's form D-HH:MM:SS or HH:MM:SS as a Go duration; "" for another text."""
+    found = re.fullmatch(r"(?:(\d{1,3})-)?(\d{1,3}):(\d\d):(\d\d)", text, re.ASCII)
+    if not found:
+        return ""
+    days, hours, rest, last = (int(word or 0) for word in found.groups())
+    parts = ((24 * days + hours, "h"), (rest, "m"), (last, "s"))
+    return "".join(f"{number}{unit}" for number, unit in parts if number)
+
+
 def size(text: str) -> int:
     """Return a size in bytes: 1GB is 10^9, 1GiB and 1G are 2^30, a bare number is bytes.
 
@@ -60,3 +70,8 @@ def clock(number: float) -> str:
     if total < 3600:
         return f"{total // 60}m{total % 60:02}s"
     return f"{total // 3600}h{total % 3600 // 60:02}m"
+
+
+def is_digest(text: str) -> bool:
+    """Return whether the text is sha256: and 64 hexadecimal digits."""
+    return bool(re.fullmatch(r"sha256:[0-9a-f]{64}", text, re.ASCII))

@@ -406,6 +406,11 @@ def _missing(path: str, name: str) -> BollardError:
         target = shown(os.readlink(path))
         return BollardError(f"{name}: is a symbolic link to {target}, which does not exist", "check the link")
     parent = os.path.dirname(os.path.abspath(path))
+    scheme, colon, rest = name.partition(":")
+    if colon and rest.startswith("/") and "/" not in scheme and not os.path.exists(f"{scheme}:"):  # docker:/alpine
+        return BollardError(
+            f"{name}: no such file", f"check the name; that of an image in a registry begins with {scheme}://"
+        )
     if ":" in os.path.basename(path):  # ubuntu:24.04
         return BollardError(
             f"{name}: no such file", "check the name; that of an image in a registry begins with docker://"

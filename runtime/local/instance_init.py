@@ -38,9 +38,7 @@ _PASSED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
-def start(
-    asked: Spec, name: str, action: str, argv: list[str], config: str, keys: list[Key] | None = None
-) -> int:
+def start(asked: Spec, name: str, action: str, argv: list[str], config: str, keys: list[Key] | None = None) -> int:
     """Make an instance and start its script in the background; return the process id of its init.
 
     asked: the spec of the container.

@@ -123,7 +123,7 @@ def keep(path: str, verdict: str) -> None:
             raise
         _remove_oldest(folder)
     except OSError:
-        return  # a full disk: the same
+        return  # a full disk: the image is looked into again at the next srun
     finally:
         os.close(folder)
 
@@ -160,4 +160,4 @@ def _remove_oldest(folder: int) -> None:
         try:
             os.unlink(name, dir_fd=folder)
         except OSError:
-            continue  # the same
+            continue  # it stays until the next removal

@@ -49,13 +49,18 @@ def absolute(path: str, cwd: str, home: str) -> str:
     """Return `path` as an absolute path. Replaces ~ as a shell does; does not resolve symlinks.
 
     path  as the user typed it
-    cwd   directory for a relative path
+    cwd   directory for a relative path; "" for one that was removed
     home  value for ~
+
+    Raises:
+        BollardError: a relative path has no directory to count from.
     """
     if "://" in path:
         return path  # a URI; image.py handles it
     if path == "~" or path.startswith("~/"):
         path = (home or "~") + path[1:]
+    if not path.startswith("/") and not cwd:
+        raise BollardError(f"{path}: the current directory does not exist any more", "change to one that does")
     return path if path.startswith("/") else f"{cwd.rstrip('/')}/{path}"
 
 
@@ -140,11 +145,15 @@ def is_device(path: str) -> bool:
 def parse_binds(text: str, cwd: str, home: str, what: str = "bind") -> tuple[Bind, ...]:
     """Return the binds of several SRC[:DST[:FLAGS]], separated by commas. Parameters as in `parse_bind`.
 
+    Spaces around each of them do not count, as in Apptainer. In --container-mounts they do, as in pyxis.
+
     Raises:
         BollardError: one of them is not valid, or is empty in --container-mounts.
     """
     parts = split(text, ",", keep_escapes=True)
-    if what == "container-mounts" and "" in parts:
+    if what != "container-mounts":  # which is also the form in which the spec travels
+        parts = [part.strip() for part in parts]
+    elif "" in parts:
         raise BollardError(f"{what} {text!r} has nothing beside a comma", EMPTY)
     for before, part in zip(parts, parts[1:]):
         if part in _FLAGS and len(split(before, ":")) == 3:

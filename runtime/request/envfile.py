@@ -8,6 +8,7 @@ needs a command is refused with a reason.
 from __future__ import annotations
 
 import os
+import re
 
 from bollard.runtime import causes
 from bollard.runtime.errors import BollardError
@@ -16,6 +17,8 @@ from bollard.runtime.shell import interpreter
 from bollard.runtime.shell.words import Unsupported
 
 _SIZE_MAX = 1 << 20
+# What is quoted, and comments; at a quote without its end the rest.
+_WORDS = re.compile(rb"""\\.|'[^']*'?|"(?:[^"\\]|\\.)*"?|(?<![^\s;&|()])\#[^\n]*""", re.DOTALL)
 _NOT_SET = frozenset((b"EUID", b"GID", b"HOME", b"IFS", b"OPTIND", b"PWD", b"UID"))
 
 
@@ -41,7 +44,7 @@ def pairs(paths: list[str]) -> list[tuple[str, str]]:
     """
     found: dict[bytes, bytes] = {}
     for path in [part for value in paths for part in value.split(",") if part]:
-        found.update(assigned(path, _read(path), {**os.environb, **_own()}))
+        found.update(assigned(path, _literal(_read(path)), {**os.environb, **_own()}))
     return [("env", spec.one_assignment(os.fsdecode(name + b"=" + value))) for name, value in found.items()]
 
 
@@ -49,6 +52,14 @@ def _own() -> dict[bytes, bytes]:
     """Return the variables that a shell sets by itself."""
     uid, gid = b"%d" % os.getuid(), b"%d" % os.getgid()
     return {b"UID": uid, b"EUID": uid, b"GID": gid}
+
+
+def _literal(text: bytes) -> bytes:
+    r"""Return a script in which each unquoted `\$` and backquote stays one when the container expands the value again.
+
+    Apptainer keeps these backslashes too. In single quotes `$` is expanded in the container, in double quotes `\$`.
+    """
+    return _WORDS.sub(lambda match: b"\\\\" + match[0] if match[0] in (b"\\$", b"\\`") else match[0], text)
 
 
 def assigned(path: str, text: bytes, environ: dict[bytes, bytes]) -> dict[bytes, bytes]:

@@ -31,7 +31,8 @@ def resolve(values: list[tuple[str, str]]) -> list[tuple[str, str]]:
         BollardError: --container-opts or an env-file is not valid.
     """
     present = dict(values)
-    result = [(name, value) for name, value in values if name not in options.VARIABLES]
+    variables = options.all_variables()
+    result = [(name, value) for name, value in values if name not in variables]
     for row in options.TABLE:
         if row.added:
             result = [(row.name, value) for value in _from_environment(row, present)] + result

@@ -390,5 +390,6 @@ def variables(row: Row) -> list[str]:
     return found + [name for name in row.forms if name not in forms]
 
 
-# The names of all environment forms.
-VARIABLES = frozenset(form.lstrip("!") for row in TABLE for form in variables(row))
+def all_variables() -> frozenset[str]:
+    """Return the names of all environment forms."""
+    return frozenset(form.lstrip("!") for row in TABLE for form in variables(row))

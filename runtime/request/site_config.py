@@ -447,7 +447,7 @@ def _items(name: str, node: Any) -> Iterator[tuple[str, Any, Mistake | None]]:
 
 def _directories(name: str, node: Any) -> Iterator[str | Mistake]:
     for what, item, wrong in _items(name, node):
-        yield wrong or _checked_path(what, item.value, _line(item))
+        yield wrong or yaml_node.checked_folder(what, item.value, _line(item))
 
 
 def _binds(name: str, node: Any) -> Iterator[str | Mistake]:

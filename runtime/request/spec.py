@@ -9,6 +9,7 @@ from __future__ import annotations
 # Not the module csv: that imports re, which takes longer than the rest of this module.
 from _csv import Error as CsvError
 from _csv import reader as csv_reader
+from posixpath import normpath
 
 from bollard.runtime import constants
 from bollard.runtime.errors import BollardError
@@ -74,6 +75,11 @@ def _inside(row: Row, path: str) -> str:
     return path
 
 
+def _without_dots(path: str) -> str:
+    """Return an absolute path without "." and "..", by the text alone (Apptainer's rule for --pwd)."""
+    return f"/{normpath(path).lstrip('/')}" if path.startswith("/") else path
+
+
 def _app(name: str) -> str:
     if "/" in name or name in (".", ".."):
         raise BollardError(f"app {name!r} is not the name of an app", "see `bollard inspect --list-apps IMAGE`")
@@ -96,6 +102,7 @@ def _assignments(text: str) -> list[tuple[bytes, bytes]]:
     found = []
     for pair in pairs:
         name, equals, value = pair.partition("=")
+        name = name.strip()  # "A=1, B=2"
         if not equals or not name:
             raise BollardError(f"env {pair!r} is not NAME=VALUE", "give the name, an equals sign and the value")
         found.append((name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")))
@@ -202,7 +209,7 @@ KINDS: dict[str, Reader] = {
     "network": _network,
     "image": lambda row, values, cwd, home: binds.tidy(_path(row, values, cwd, home)),
     "path": _path,
-    "directory": lambda row, values, cwd, home: _inside(row, values[-1]) if values[-1] else "",
+    "directory": lambda row, values, cwd, home: _inside(row, _without_dots(values[-1])) if values[-1] else "",
     "directories": lambda row, values, cwd, home: tuple(_inside(row, word) for word in _list(row, values)),
     "overlays": lambda row, values, cwd, home: tuple(_overlay(word, cwd, home) for word in _list(row, values)),
     "binds": _binds,
@@ -218,7 +225,10 @@ KINDS: dict[str, Reader] = {
 
 
 def _homes(given: dict[str, list[str]], cwd: str, host_home: str, contain: bool) -> tuple[str, str]:
-    """Return (source, target) of the home; the source is "" for an empty home of the container's own."""
+    """Return (source, target) of the home; the source is "" for an empty home of the container's own.
+
+    With --no-home the target of --home is still the home, as in Apptainer, but nothing is mounted there.
+    """
     source = target = host_home if host_home.startswith("/") and host_home.strip("/") else ""
     asked = given.get("home", [""])[-1]
     if asked.strip("/"):
@@ -229,7 +239,7 @@ def _homes(given: dict[str, list[str]], cwd: str, host_home: str, contain: bool)
         source = ""
     if target and not asked and switch(given.get("fakeroot", [])):
         target = "/root"  # Apptainer's rule
-    return ("", "") if switch(given.get("no-home", [])) else (source, target)
+    return ("", "") if switch(given.get("no-home", [])) and not asked.strip("/") else (source, target)
 
 
 def _fields(given: dict[str, list[str]], cwd: str, home: str) -> dict[str, Any]:
@@ -262,7 +272,7 @@ def make(values: list[tuple[str, str]]) -> Spec:
     def last(name: str) -> str:
         return given.get(name, [""])[-1]
 
-    cwd, home = last("cwd") or "/", last("userhome")
+    cwd, home = given.get("cwd", ["/"])[-1], last("userhome")
     fields = _fields(given, cwd, home)
     compat = switch(given.get("compat", []))
     contain_all = compat or switch(given.get("containall", []))
@@ -281,7 +291,9 @@ def make(values: list[tuple[str, str]]) -> Spec:
     if not fields.get("image") and fields.get("name_mode", constants.MODE_CREATE) == constants.MODE_CREATE:
         raise BollardError("no image named", "use --container=IMAGE")
     fields["home_source"], fields["home"] = _homes(given, cwd, home, fields.get("contain", False))
-    fields.update(cwd=cwd, user_home=home, unshare=tuple(name for name in NAMESPACES if name in unshare))
+    if fields["home"] and switch(given.get("no-home", [])) and "home" not in fields.get("no_mount", ()):
+        fields["no_mount"] = (*fields.get("no_mount", ()), "home")
+    fields.update(cwd=cwd or "/", user_home=home, unshare=tuple(name for name in NAMESPACES if name in unshare))
     fields["pty"] = switch(given.get("pty", []))
     fields["source"] = last("source")
     fields["asked"] = last("asked") or last("image") or fields["name"]

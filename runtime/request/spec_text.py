@@ -216,7 +216,9 @@ def read(text: bytes) -> tuple[Header, Values]:
     header, rest = split_header(text)
     values = pairs(constants.HEADER_CWD.encode() + header.cwd.encode() + b" " + rest)
     keys = [pair.partition(b"=")[0].decode("ascii") for pair in rest.split(b" ")]
-    known = {*FIXED, *options.ROWS, *options.VARIABLES}.difference(IN_HEADER)
+    known = {*FIXED, *options.ROWS}.difference(IN_HEADER)
+    if not known.issuperset(keys):  # a client in a container sends the variables as they are
+        known |= options.all_variables()
     for at, key in enumerate(keys):
         if key not in known:
             raise _unreadable(f"{key!r} is no key")

@@ -20,6 +20,11 @@ Found = Iterator[Union[Pair, Mistake]]
 _TOP = ("mode", "keyring", "pem-keys", "roots", "rules")
 _RULE = ("name", "from", "refuse", "owner", "digests", "signed-by", "all-signed-by", "without")
 _SCHEMES = ("docker", "docker-daemon", "oras", "library", "http", "https")
+# Kinds of packages in SBOMs, by package-url's names: those that bollard finds, and others that SBOMs often have.
+_KINDS = (
+    "deb", "rpm", "apk", "pypi", "conda", "npm", "alpm", "bitnami", "cargo", "composer", "conan", "cran", "gem",
+    "generic", "github", "golang", "hackage", "hex", "maven", "nuget", "opam", "pub", "swift",
+)  # fmt: skip
 _FINGERPRINT = re.compile("[0-9A-F]{40}|[0-9A-F]{64}")
 _PEM_KEY = re.compile("SHA256:[A-Za-z0-9+/]{43}")
 _DIGEST = re.compile("(?:sha256:)?([0-9a-f]{64})")
@@ -41,7 +46,10 @@ def read(name: str, node: Any) -> Found:
     yield "trust", mode
     yield "trust-line", str(yaml_node.line(keys.found["mode"]))
     for key in ("keyring", "pem-keys", "roots"):
-        if keys.word(key):
+        if key in keys.found and not keys.word(key):
+            text = f"{name}.{key}: {yaml_node.kind(keys.found[key])} where a file is expected"
+            yield Mistake(yaml_node.line(keys.found[key]), text, "write its path, from / on")
+        elif keys.word(key):
             path = yaml_node.checked_path(f"{name}.{key}", keys.word(key), yaml_node.line(keys.found[key]))
             yield path if isinstance(path, Mistake) else (f"trust-{key}", path)
     if keys.word("roots") and not keys.word("pem-keys"):
@@ -134,21 +142,23 @@ def _rule(name: str, node: Any) -> Iterator[Rule | Mistake]:
         return tuple(good)
 
     whole = "a key has 40 hexadecimal digits, see `gpg --fingerprint`; a PEM key has SHA256: and 43 letters"
+    where = "write a directory from / on, docker://HOST/PATH, or anywhere; no patterns"
     rule = Rule(
         line=yaml_node.line(node),
         name=keys.word("name"),
-        places=checked("from", _place, "place", "write a directory from / on, docker://HOST/PATH, or anywhere")
-        or (trust_rule.ANYWHERE,),
+        places=checked("from", _place, "place", where) or (trust_rule.ANYWHERE,),
         refuse=_switch(keys, mistakes),
         owners=checked("owner", _uid, "user of this machine", "write a name or a uid"),
         digests=checked("digests", _digest, "SHA-256", "write what `sha256sum img.sif` prints"),
         any_of=checked("signed-by", _fingerprint, "fingerprint", whole),
         all_of=checked("all-signed-by", _fingerprint, "fingerprint", whole),
-        without=checked("without", trust_rule.package, "package", "write `openssl < 3.0.11` or `pypi/NAME`"),
+        without=checked("without", _package, "package", "write `openssl < 3.0.11` or `pypi/NAME`; no patterns"),
     )
     if rule.refuse and (rule.owners or rule.digests or rule.any_of or rule.all_of or rule.without):
         text = f"{name}: refuse comes with a requirement"
         mistakes.append(Mistake(rule.line, text, "a rule either refuses all images or requires something of them"))
+    if "name" in keys.found and (not keys.word("name") or not keys.word("name").isprintable()):
+        mistakes.append(Mistake(rule.line, f"{name}.name: it is no word of one line", "write a short name"))
     if "from" not in keys.found and not keys.mistakes:
         mistakes.append(Mistake(rule.line, f"{name}: it has no from", "write `from: anywhere` for all images"))
     yield from mistakes
@@ -172,12 +182,19 @@ def _place(text: str) -> str:
         return text
     scheme, colon, rest = text.partition("://")
     if colon:
-        if scheme not in _SCHEMES or not rest.strip("/") or any(c.isspace() for c in rest):
-            raise ValueError(text)
+        if scheme not in _SCHEMES or not rest.strip("/") or any(c.isspace() or c in "*?[" for c in rest):
+            raise ValueError(text)  # a sign of a pattern would stand for itself
         return f"{scheme}://{rest.strip('/')}"
-    if isinstance(yaml_node.checked_path("", text, 0), Mistake):
+    if isinstance(yaml_node.checked_folder("", text, 0), Mistake):
         raise ValueError(text)
     return text
+
+
+def _package(text: str) -> trust_rule.Package:
+    found = trust_rule.package(text)
+    if (found.kind and found.kind not in _KINDS) or any(sign in found.name for sign in "*?["):
+        raise ValueError(text)  # it would exclude nothing
+    return found
 
 
 def _uid(text: str) -> int:

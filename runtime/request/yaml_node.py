@@ -43,3 +43,12 @@ def checked_path(what: str, path: str, number: int) -> str | Mistake:
     if "\0" in path or not path.isprintable():
         return Mistake(number, f"{what}: {path!r} has an invisible character", "type the path again")
     return path
+
+
+def checked_folder(what: str, path: str, number: int) -> str | Mistake:
+    """Return an absolute path that is compared as it is, or the mistake in it. Parameters as for `checked_path`."""
+    for sign in ("*", "?", "[", "%u"):
+        if sign in path:
+            text = f'{what}: "{path}" has a {sign} in it, which would stand for itself'
+            return Mistake(number, text, "name the directory; what is below it is meant too")
+    return checked_path(what, path, number)

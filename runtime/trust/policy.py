@@ -33,6 +33,12 @@ else:
 _UNKNOWN: Final = "it lies in another mount namespace, or was unmounted while it was opened"
 
 
+_OF_REGISTRIES: Final = ("docker", "oras")
+# Docker Hub has several names, and is where a name without a registry leads.
+_HUB: Final = "docker.io"
+_HUB_NAMES: Final = (_HUB, "index.docker.io", "registry-1.docker.io")
+
+
 @record(frozen=True)
 class Evidence:
     """What is known about an opened image, layer or directory.
@@ -102,12 +108,30 @@ def names_place(place: str, found: Evidence) -> bool:
         return site.lies_in(found.path, place)
     if not image.is_uri(found.name):
         return False
-    name, wanted = _fetched(found.name), _fetched(place)
-    rest = name[len(wanted) :]
-    if not name.startswith(wanted):
-        return False
-    # A tag or a digest; with a slash behind it, it is a port or an account.
-    return rest[:1] in ("", "/") or (rest[0] in ":@" and "/" not in rest and not name.startswith("http"))
+    name = _fetched(found.name)
+    for wanted in _forms(place):
+        rest = name[len(wanted) :]
+        if not name.startswith(wanted):
+            continue
+        # A tag or a digest; with a slash behind it, it is a port or an account.
+        if rest[:1] in ("", "/") or (rest[0] in ":@" and "/" not in rest and not name.startswith("http")):
+            return True
+    return False
+
+
+def _forms(place: str) -> list[str]:
+    """Return what the URI of a rule names, as `_fetched` writes names.
+
+    One word can be a registry, an account of Docker Hub, or an image of it.
+    """
+    scheme, _, word = place.partition("://")
+    first, slash, rest = word.partition("/")
+    of_hub = first.lower() in _HUB_NAMES
+    if scheme not in _OF_REGISTRIES or (rest if of_hub else word).count("/"):
+        return [_fetched(place)]
+    if of_hub:
+        return [f"{scheme}://{_HUB}/{rest}", _fetched(place)] if slash else [f"{scheme}://{_HUB}"]
+    return [f"{scheme}://{word.lower()}", f"{scheme}://{_HUB}/{word}", _fetched(place)]
 
 
 def _fetched(uri: str) -> str:
@@ -123,12 +147,16 @@ def _fetched(uri: str) -> str:
 
         rest = unquote(rest)
     first, slash, path = rest.partition("/")
+    if scheme in _OF_REGISTRIES and (not slash or not ("." in first or ":" in first or first == "localhost")):
+        first, slash, path = _HUB, "/", rest  # a name without a registry
     if scheme.startswith("http"):
         first = first.rpartition("@")[2].lower()
     elif slash and ("." in first or ":" in first):
         first = first.lower()
     if slash and not {".", "..", ""}.isdisjoint(path.split("/")):
         path = os.path.normpath(f"/{path}").lstrip("/")
+    if scheme in _OF_REGISTRIES and first in _HUB_NAMES:
+        first, path = _HUB, path if "/" in path else f"library/{path}"
     return f"{scheme}://{first}{slash}{path}"
 
 

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import base64
+import http.server
 import json
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -164,6 +167,135 @@ def test_refused(
     assert said.startswith(f"{uri}: ") and line in said, said
 
 
+class Referring(http.server.ThreadingHTTPServer):
+    """A registry with a list of referrers, before one without: it passes on what it is asked for else.
+
+    entries: pages of the list. faults: answers of the list's address instead of it, one for each request.
+    realm: where to get a token; "" if none is needed.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, behind: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.behind = behind
+        self.pages: list[list[dict[str, Any]]] = []
+        self.fault: tuple[int, bytes, dict[str, str]] | None = None
+        self.realm = ""
+        self.logins: list[tuple[str, str]] = []  # path and authorization of each request
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Referring
+
+    def do_GET(self) -> None:
+        given = self.headers.get("Authorization", "")
+        self.server.logins.append((self.path, given))
+        if self.path.startswith("/token?"):
+            return self._send(200, json.dumps({"token": "a-token"}).encode())
+        if self.server.realm and given != "Bearer a-token":
+            scope = 'service="stub",scope="repository:tiny/one:pull"'
+            return self._send(401, b"{}", {"WWW-Authenticate": f'Bearer realm="{self.server.realm}",{scope}'})
+        if "/referrers/" in self.path:
+            return self._referrers()
+        request = urllib.request.Request(f"http://{self.server.behind}{self.path}", method=self.command)
+        request.add_header("Accept", self.headers.get("Accept", "*/*"))
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            answer = direct.open(request, timeout=60)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            names = ("Content-Type", "Content-Length", "Docker-Content-Digest")
+            self._send(answer.status, answer.read(), {name: answer.headers[name] or "" for name in names})
+
+    do_HEAD = do_GET
+
+    def _referrers(self) -> None:
+        if self.server.fault:
+            return self._send(*self.server.fault)
+        path, _, page = self.path.partition("?page=")
+        number = int(page or 0)
+        more = {"Link": f'<{path}?page={number + 1}>; rel="next"'} if number + 1 < len(self.server.pages) else {}
+        document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": self.server.pages[number]}
+        self._send(200, json.dumps(document).encode(), {"Content-Type": INDEX, **more})
+
+    def _send(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def referring(image: tuple[Registry, str]) -> Iterator[Referring]:
+    server = Referring(image[0].host)
+    with servers.serving(server):
+        yield server
+
+
+def refer(registry: Registry, text: bytes) -> dict[str, Any]:
+    """Put a bundle into the registry; return what a list of referrers has of it."""
+    other = registry.put("tiny/one", "bundle", [servers.entry(text, BUNDLE)], [text])
+    return {"mediaType": servers.OCI_MANIFEST, "digest": other, "size": 1, "artifactType": BUNDLE}
+
+
+@pytest.mark.parametrize("login", ["", "none", "password"])
+def test_a_list_of_referrers(
+    fetcher: Fetcher, image: tuple[Registry, str], referring: Referring, signer: Signer, stranger: Signer, login: str
+) -> None:
+    """Its second page has the signature; the first has one by another key. The token's server gets the password."""
+    registry, digest = image
+    others = [bundle(signer, digest, "https://slsa.dev/provenance/v1"), bundle(stranger, digest)]
+    referring.pages = [[refer(registry, text) for text in others], [refer(registry, bundle(signer, digest))]]
+    referring.realm = f"http://{referring.host}/token" if login else ""
+    secret = {"BOLLARD_DOCKER_USERNAME": "alice", "BOLLARD_DOCKER_PASSWORD": "hush"} if login == "password" else {}
+    uri = f"docker://{referring.host}/tiny/one:v1"
+    said = fetcher.done("verify", "--no-https", "--key", signer.public, uri, **secret)
+    assert said.startswith(f"docker://{referring.host}/tiny/one@{digest}\n"), said
+    basic = f"Basic {base64.b64encode(b'alice:hush').decode()}"
+    sent = {given for path, given in referring.logins if path.startswith("/token?")}
+    assert sent == ({basic} if secret else {""} if login else set())
+    assert all(given != basic for path, given in referring.logins if not path.startswith("/token?"))
+
+
+@pytest.mark.parametrize(
+    ("status", "data", "headers", "line"),
+    [
+        (404, b"", {}, "has no signature of cosign for sha256:"),
+        (500, b"", {}, "its list of referrers: HOST answers 500"),
+        (403, b"", {}, "its list of referrers needs a login"),
+        (200, b"[]", {}, "its list of referrers is not an index"),
+        (200, b"[" * 100000, {}, "its list of referrers is not an index"),
+        (200, b'{"manifests": [{"digest": "md5:x"}]}', {}, "is no SHA-256 digest"),
+        (200, b'{"manifests": [{"digest": "sha256:%s"}]}' % (b"7" * 64), {}, "no such image"),
+        (200, b'{"manifests": []}', {"Link": '<http://127.0.0.1:1/next>; rel="next"'}, "goes on elsewhere"),
+        (200, b'{"manifests": []}', {"Link": '</next>; rel="next"'}, "its list of referrers: HOST answers 404"),
+        (307, b"", {"Location": "file:///etc/passwd"}, "307"),
+        (401, b"", {"WWW-Authenticate": "Negotiate"}, "wants a login of an unknown kind, Negotiate"),
+        (401, b"", {"WWW-Authenticate": 'Bearer realm="file:///etc/passwd"'}, "wants a login of an unknown kind"),
+        (401, b"", {"WWW-Authenticate": 'Basic realm="stub"'}, "its list of referrers needs a login"),
+        (200, bytes(5 << 20), {}, "sends over 4194304 bytes"),
+    ],
+)  # fmt: skip
+def test_a_faulty_list_of_referrers(
+    fetcher: Fetcher, referring: Referring, signer: Signer, status: int, data: bytes, headers: dict[str, str], line: str
+) -> None:
+    referring.fault = status, data, headers
+    uri = f"docker://{referring.host}/tiny/one:v1"
+    said = fetcher.refused("verify", "--no-https", "--key", signer.public, uri)
+    assert said.startswith(f"{uri}: has no signature of cosign") and line.replace("HOST", referring.host) in said, said
+
+
 OTHER = f"sha256:{'5' * 64}"
 
 
@@ -186,8 +318,11 @@ def test_documents(signer: Signer, text: bytes, change: Callable[[str], str], fa
 
 def test_bundles(signer: Signer, stranger: Signer) -> None:
     key = dsse.public_key(str(signer.public))
+    two = json.loads(bundle(signer, OTHER))
+    two["dsseEnvelope"]["signatures"] += json.loads(bundle(stranger, OTHER))["dsseEnvelope"]["signatures"]
     for text, fault in (
         (bundle(signer, OTHER), ""),
+        (json.dumps(two).encode(), "it is no bundle of one signature"),
         (bundle(signer, f"sha256:{'6' * 64}"), "it is about another image"),
         (bundle(stranger, OTHER), "another key has signed it"),
         (bundle(signer, OTHER).replace(b"in-toto", b"in_toto"), "it is no bundle of one signature"),

@@ -196,6 +196,47 @@ jobs:
     assert done.rc == 255 and "every job is done" in done.err
 
 
+def test_equal_jobs_are_one_array_of_slurm(flows: Flows) -> None:
+    """Twenty equal jobs are one call of sbatch, and every job is still a job of its own."""
+    count, bad = 20, {3: "test -e mended", 5: "sleep 1000", 7: "echo >> tries; test $(wc -l < tries) = 2"}
+    rows = ["jobs:", "  first: {image: IMG, command: touch first}"]
+    rows += [
+        f'  a{at}: {{image: IMG, command: \'test -z "$SLURM_ARRAY_JOB_ID$FB_TASK_ID" || exit 9; echo $SLURM_JOB_NAME; '
+        f"echo {at} >> a.{at}; {bad.get(at, 'true')}', needs: first, policy: {{retry: {{attempts: {1 + (at == 7)}}}}}}}"
+        for at in range(count)
+    ]
+    rows += [f"  b{at}: {{image: IMG, command: 'cat a.{at} > b.{at}', needs: a{at}}}" for at in range(count)]
+    rows += ["  some: {image: IMG, command: 'cat b.1 b.19', needs: [b1, b19]}"]
+    rows += [
+        f"  all: {{image: IMG, command: 'cat b.* | wc -l', needs: [{', '.join(f'b{at}' for at in range(count))}]}}"
+    ]
+    text = "\n".join([*rows, ""])
+
+    dry = good(flows.run("submit", "--dry-run", flows.write(text)))
+    assert "# a0..a19: an array of 20 jobs of equal shape\nsbatch --job-name=a0..a19 " in dry and "=0-19 " in dry
+    name = flows.submit(text)
+    ids = (flows.work.here / f"flows/{name}/ids").read_text().splitlines()
+    assert len({line.split()[2].partition("_")[0] for line in ids}) == 6  # first, a, b, some, all, .end
+    until(lambda: flows.states(name)["a5"] == "running", "the job runs")
+    numbers = {part["name"]: part["slurm"] for part in flows.status(name)["parts"]}
+    assert re.search(rf"^a5 +running +{numbers['a5']} ", flows.run("status", name).out, re.M)
+    good(flows.cluster.exec(["scancel", numbers["a5"]]))
+    states = flows.states(name, "--wait")
+    wanted = {**dict.fromkeys(numbers, "ok"), "a3": "failed", "a5": "cancelled"}
+    wanted.update(dict.fromkeys(("b3", "b5", "all"), "cancelled"))
+    assert states == wanted
+    assert flows.logs(name, "a4") == "a4\n" and flows.logs(name, "some") == "1\n19\n"
+    assert "bollard: a7: attempt 1 of 2 ended with status 1" in flows.logs(name, "a7")
+    assert "CANCELLED" in flows.logs(name, "a5")
+
+    # What runs again is too few for an array.
+    flows.work.write("mended", "")
+    changed = flows.write(text.replace("sleep 1000", "true"), "changed.yaml")
+    done = flows.run("resume", "--wait", name, changed)
+    assert done.rc == 0 and done.out.splitlines()[0].split()[1:] == ["a3", "a5", "b3", "b5", "all"], done
+    assert flows.logs(name, "all") == "23\n"
+
+
 def test_resume_runs_what_has_changed(flows: Flows) -> None:
     text = """
 values: {WORD: one}

@@ -26,6 +26,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "builds"))
 import servers
 
 GATE = Path(__file__).with_name("registry_gate.py")
+SHARED = "/home/bollard-test-pulls"
 SIZE = 6 << 20  # bytes of random data in the image
 
 
@@ -209,3 +210,43 @@ def test_a_full_disk(cluster: Cluster, gate: Gated, place: Work) -> None:
         assert len(list(place.here.glob("*.sif"))) == 3 and litter(cache) == []
     finally:
         good(cluster.exec(f"umount {small}", node="n1", user="root"))
+
+
+def test_two_users_and_the_sites_cache(cluster: Cluster, gate: Gated, place: Work) -> None:
+    """Root's fetch is killed half-way, and done again. Then pulls of two users on four nodes fetch nothing."""
+    programs = f"{SHARED}.programs"  # bob cannot look into alice's home directory
+    env = {**environment(place), "BOLLARD_CACHEDIR": "", "XDG_CACHE_HOME": "/tmp/pulls"}
+    env["PATH"] = env["PATH"].replace(f"{place.path}/programs", programs)
+    fill = ["bollard", "cache", "pull", "--shared", gate.uri]
+    name = "/tmp/pulls/$SLURM_PROCID.sif"
+    pull = f"mkdir -p -m 700 /tmp/pulls; bollard pull {name} {gate.uri} && sha256sum < {name}"
+    words = ["srun", "-Q", "-N4", "-n8", "--ntasks-per-node=2", "-O", "sh", "-c", pull]
+    try:
+        good(cluster.exec(f"mkdir -m 755 {SHARED}; cp -r {place.path}/programs {programs}", user="root"))
+        good(cluster.exec(f"sed -i s,{place.path}/programs,{programs}, {programs}/skopeo", user="root"))
+        text = f"mkdir -p /etc/bollard; echo cache.shared: {SHARED} > /etc/bollard/bollard.yaml; bollard site configure"
+        for node in cluster.nodes()[1:]:
+            good(cluster.exec(text, node=node, user="root"))
+        gate.shut()
+        with cluster.start(fill, node="n1", user="root", env=env) as killed:
+            gate.wait_half()
+            os.kill(fetching(cluster), 9)
+            assert killed.result().rc != 0
+        gate.open()
+        path = good(cluster.exec(fill, node="n1", user="root", env=env)).strip()
+        cache = cluster.path("n1", SHARED)
+        assert litter(cache) == [], "what the killed one had left is removed"
+        (gate.folder / "log").unlink()
+        for user in ("alice", "bob"):
+            done = cluster.exec(words, user=user, env=env, cwd="/")
+            assert (done.rc, len(done.out.splitlines())) == (0, 8), done
+            (wanted,) = {line.split()[0] for line in done.out.splitlines()}
+            assert wanted == hashlib.sha256(cluster.path("n1", path).read_bytes()).hexdigest()
+            left = "ls -A /tmp/pulls/bollard/oci-tmp; rm -rf /tmp/pulls"
+            assert good(cluster.exec(["srun", "-Q", "-N4", "sh", "-c", left], user=user, cwd="/")) == "", "no copies"
+        assert not (gate.folder / "log").exists(), "a layer was fetched again"
+    finally:
+        gate.open()
+        for node in cluster.nodes()[1:]:
+            clean = f"rm -rf {SHARED} {programs} /tmp/pulls /etc/bollard; bollard site configure"
+            cluster.exec(clean, node=node, user="root")

@@ -52,7 +52,9 @@ def test_a_terminal_of_root(cluster: Cluster, images: Images) -> None:
     command = "chown 0:5 $(tty) && chmod 620 $(tty) && echo given"
     terminal = cluster.terminal(f"srun -Q --pty --container={images.small} --container-remap-root sh -c '{command}'")
     terminal.expect_exact("given")
+    terminal.expect(pexpect.EOF)
     terminal.wait()
+    assert terminal.exitstatus == 0
 
 
 @pytest.mark.parametrize("by_slurm", [True, False])
@@ -66,7 +68,9 @@ def test_a_terminal_in_a_contained_container(cluster: Cluster, images: Images, w
     terminal = cluster.terminal(command)
     terminal.expect(r"(/dev/console|/dev/pts/\d+)\r\nok\r\n")
     terminal.expect_exact("/dev/pts/ptmx")
+    terminal.expect(pexpect.EOF)
     terminal.wait()
+    assert terminal.exitstatus == 0
 
 
 @pytest.mark.parametrize("tasks", ["1", "2"])

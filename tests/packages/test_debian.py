@@ -146,6 +146,22 @@ def test_the_command_without_slurm(
     assert good(cluster.exec(inside, node="n1")) == "inside\n"
 
 
+def test_installed_again_a_package_mends_the_tree(
+    cluster: Cluster, versions: list[Packages], before: dict[str, set[str]]
+) -> None:
+    """A file that is gone, one that was changed, and one that is closed: `site check` names this cure."""
+    install(cluster, versions[0])
+    spoil = (
+        "cd /usr/lib/bollard && rm python/bollard/runtime/errors.*; echo >> python/bollard/mpi/errors.py; "
+        "chmod 600 spank_bollard.so; chown alice bollard-enter"
+    )
+    good(cluster.exec(spoil, node="n1", user="root"))
+    done = cluster.exec("bollard --version", node="n1")
+    assert done.rc == 255 and "install" in done.err and len(done.complaints()) == 1, done
+    install(cluster, versions[0])
+    assert [text for text, state in states(cluster, "n1").items() if state == "failure"] == []
+
+
 def test_a_new_squashfuse_is_copied(
     cluster: Cluster, images: Images, versions: list[Packages], before: dict[str, set[str]]
 ) -> None:

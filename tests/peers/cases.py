@@ -101,6 +101,7 @@ ENVIRONMENT = (
     plain("--env NEW=one,OTHER=two", "sh -c 'echo $NEW $OTHER'"),
     plain("--env NEW=one --env OTHER=two", "sh -c 'echo $NEW $OTHER'"),
     plain("--env NEW=one,two", "sh -c 'echo $NEW'"),
+    plain("--env 'NEW=one, OTHER=two '", "sh -c 'echo \"$NEW|$OTHER|\"'"),
     plain("--env '\"NEW=one,two\"'", "sh -c 'echo $NEW'"),
     plain("--env NEW=", "sh -c 'echo [$NEW] ${NEW+set}'"),
     plain("--env NEW", "sh -c 'echo [$NEW]'", "status-of-usage"),
@@ -123,6 +124,10 @@ ENVIRONMENT = (
     plain("", "sh -c 'echo $W $V'", env="APPTAINERENV_W=/scratch/$UID/${EUID}|APPTAINERENV_V=$GID:$PWD"),
     plain("--env 'W=/scratch/$UID'", "sh -c 'echo $W'"),
     Case("printf 'W=/scratch/$UID\nexport V=$GID\r\n' > f; BOX exec --env-file f $I/plain.sif sh -c 'echo $W $V'"),
+    Case("printf 'A=\\\\$UID\\nB=\"\\\\$UID\"\\nD=x\\\\$UID\\nE=$UID\\nG=\\\\\\\\$UID' > f; BOX exec --env-file f $I/plain.sif env | grep '^[A-G]=' | sort"),
+    Case("BOX exec --home $PWD/data:/srv/h --no-home $I/plain.sif sh -c 'echo $HOME; pwd; ls -d $HOME; grep peer /etc/passwd'"),
+    Case("BOX exec --contain --no-home --home $PWD/data $I/plain.sif sh -c 'echo $HOME; ls ~'"),
+    Case("cd /opt; BOX exec --fakeroot --home /srv/h --no-home $I/plain.sif sh -c 'echo $HOME; pwd'"),
     Case("env - PATH=$PATH BOX exec --no-home $I/plain.sif sh -c 'echo $HOME'"),
     Case("env - PATH=$PATH BOX exec $I/plain.sif sh -c 'echo $HOME'"),
     Case("env - PATH=$PATH BOX exec --no-home --fakeroot $I/plain.sif sh -c 'echo $HOME'"),
@@ -140,6 +145,14 @@ ENVIRONMENT = (
     plain("", "sh -c 'echo $TMPDIR $USER $LOGNAME $SHELL'", env="TMPDIR=/scratch"),
     Case("env 'A-B=1' 'BASH_FUNC_f%%=() { echo f; }' BOX exec $I/plain.sif env | grep -E '^(A-B|BASH_FUNC)' || true"),
     Case(f"BOX exec $I/oci-both.sif sh -c \"{ENV}\""),
+    Case("X=$'a\\nb' Y='$(id) `id`' BOX exec $I/plain.sif sh -c 'printf \"%s|\" \"$X\" \"$Y\"'"),
+    Case("X=$'\\xff' BOX exec $I/plain.sif sh -c 'echo \"$X\"' | od -An -c", "bytes"),
+    Case("env -i $(command -v BOX) exec $I/plain.sif sh -c 'echo $HOME; pwd; echo $PATH'"),
+    Case("env -i HOME=/nonexistent PATH=$PATH BOX exec $I/plain.sif pwd"),
+    Case("module() { eval x; }; ml() { module; }; export -f module ml; BOX exec $I/plain.sif bash -c 'declare -F'"),
+    Case("PATH=/opt/mine:$PATH BOX exec $I/plain.sif sh -c 'echo $PATH'"),
+    Case("LD_PRELOAD= PYTHONPATH=/x R_LIBS=/z BOX exec $I/plain.sif sh -c 'echo ${LD_PRELOAD-unset} $PYTHONPATH $R_LIBS'"),
+    Case("echo 'echo from be' > be; BASH_ENV=$PWD/be ENV=$PWD/be BOX exec $I/plain.sif bash -c 'echo x'", env="A=1"),
     Case(f"BOX exec $I/old sh -c \"{ENV}\""),
     Case("BOX run --cleanenv $I/plain.sif"),
     Case("BOX run $I/clever.sif"),
@@ -227,4 +240,66 @@ ENDING = (
     Case("BOX exec $I/plain.sif BOX 2>/dev/null"),
 )
 
-CASES = ACTIONS + ENVIRONMENT + MOUNTS + CONTAIN + WRITABLE + NAMESPACES + FORMS + ENDING + BUILDS
+_NXF_BEGIN = (
+    "export NXF_TASK_WORKDIR=$PWD; nxf_container_env() { printf 'export PATH=\"\\$PATH\"\\nexport G=\"a b\"\\n'; }; "
+    "printf 'echo \"$NXF_TASK_WORKDIR|$G|$HOME|$TMPDIR\"; cat in\\n' > .command.run; "
+)
+
+
+def nextflow(options: str, before: str = "", image: str = "$I/plain.sif") -> Case:
+    """A task as the wrapper of Nextflow starts it; `before` makes its directory, and goes there."""
+    return Case(
+        f'{before}{_NXF_BEGIN}set +u; env - PATH="$PATH" ${{TMP:+SINGULARITYENV_TMP="$TMP"}} '
+        '${TMPDIR:+SINGULARITYENV_TMPDIR="$TMPDIR"} '
+        '${NXF_TASK_WORKDIR:+SINGULARITYENV_NXF_TASK_WORKDIR="$NXF_TASK_WORKDIR"} SINGULARITYENV_NXF_DEBUG="0" '
+        f'BOX exec {options} {image} /bin/bash -c "cd \\"$NXF_TASK_WORKDIR\\"; eval $(nxf_container_env); '
+        '/bin/bash .command.run nxf_trace"'
+    )
+
+
+_WORK = "mkdir -p work/0a/1b; cd work/0a/1b; "
+_WHOLE = "--no-home --pid -B /home/peer/w"
+NEXTFLOW = (
+    nextflow(_WHOLE, "cp data/file in; "),
+    nextflow(f'{_WHOLE} -B /srv -B /etc:/mnt:ro -B "$NXF_TASK_WORKDIR"', f"{_WORK}ln -s ../../../data/file in; "),
+    nextflow('--no-home --pid -B "$NXF_TASK_WORKDIR"', "mkdir 'sp ace'; cd 'sp ace'; cp ../data/file in; "),
+    nextflow("--no-home --pid -B /home/peer/w/work", f"{_WORK}ln -s ~/w/data/file in; "),
+    nextflow(_WHOLE, f"ln -s ~/w/data/file /tmp/l; {_WORK}ln -s /tmp/l in; "),
+    nextflow(_WHOLE, "mkdir t; cp data/file in; export TMPDIR=$PWD/t TMP=/tmp/y; "),
+    nextflow(f"{_WHOLE} --contain", "cp data/file in; ", "~/w/x-1.0.img".join(("$(cp $I/plain.sif ~/w/x-1.0.img; echo ", ")"))),
+    nextflow("-B /home/peer/w --cleanenv", "cp data/file in; "),
+)
+
+# What scripts around the program do.
+SCRIPTS = (
+    Case("tool() { BOX exec $I/plain.sif sh -c 'echo $1 $2' sh \"$@\"; }; export -f tool; export I; bash -c 'tool a \"b c\"'"),
+    Case("printf '#!/bin/bash\\nexec BOX exec -B $PWD $I/plain.sif $(basename $0) \"$@\"\\n' > cat; chmod +x cat; export I; ./cat data/file"),
+    Case("printf '#!/usr/bin/env -S BOX exec /peers/plain.sif sh\\necho shebang $1\\n' > s; chmod +x s; ./s a"),
+    Case("cp $I/plain.sif x.sif; BOX exec $(pwd)/data/../x.sif cat `pwd`/data/file"),
+    Case("BOX shell $I/plain.sif <<'EOF'\ncd /tmp\npwd\ncat <<X\nin in\nX\nfalse\nEOF"),
+    Case("BOX exec $I/plain.sif bash -s -- x 'y z' <<'EOF'\nset -euo pipefail\necho \"$2\"\nfalse\necho no\nEOF"),
+    Case("cat data/file | BOX exec $I/plain.sif cat - data/file | BOX exec $I/plain.sif cat /dev/stdin > o; cat o"),
+    Case("BOX exec $I/plain.sif cat <(echo x)"),
+    Case("exec 9< data/file; BOX exec $I/plain.sif cat /proc/self/fd/9"),
+    Case("mkfifo f; BOX exec $I/plain.sif cat f & echo through > f; wait"),
+    Case("set -o pipefail; BOX exec $I/plain.sif sh -c 'echo x; exit 3' | cat; echo $?"),
+    Case("seq 4 | xargs -P2 -I% BOX exec $I/plain.sif echo n% | sort"),
+    Case("seq 3 | xargs -n1 BOX exec $I/plain.sif sh -c 'exit 1'; echo $?"),
+    Case("timeout 1 BOX exec $I/plain.sif sleep 30; echo $?"),
+    Case("timeout -s INT --preserve-status 1 BOX exec --pid $I/plain.sif sleep 30; echo $?"),
+    Case("nohup BOX exec $I/plain.sif sh -c 'echo hup' > out 2>/dev/null < /dev/null; cat out"),
+    Case("BOX exec $I/plain.sif sleep 2 & p=$!; sleep 1; kill -STOP $p; sleep 0.5; ps -o stat= -p $p | cut -c1; kill -CONT $p; wait $p"),
+    Case("BOX exec $I/plain.sif sh -c 'kill -PIPE $$'"),
+    Case("BOX exec $I/plain.sif sh -c 'echo $#' sh $(seq 20000)"),
+    Case("BOX exec $I/plain.sif sh -c 'echo ${#1}' sh $(head -c 130000 /dev/zero | tr '\\0' x)"),
+    Case("BOX exec $I/plain.sif printf '<%s>' $'a\\nb' '$HOME' '`id`' \"it's\" '' ' ' '\\\\'"),
+    Case("BOX run $I/plain.sif $'\\xff' | od -An -c", "bytes"),
+    Case("mkdir $'d\\xff'; cd $'d\\xff'; BOX exec $I/plain.sif pwd | od -An -c", "bytes"),
+    Case("cp $I/plain.sif ./-x.sif; BOX exec ./-x.sif true; BOX exec -- -x.sif true; BOX exec -- $I/plain.sif echo a -- b"),
+    Case("ulimit -n 64; ulimit -s 65536; ulimit -l 64; ulimit -t 100; BOX exec $I/plain.sif sh -c 'ulimit -n; ulimit -s; ulimit -t'"),
+    Case("ulimit -f 100; BOX exec $I/plain.sif sh -c 'head -c 200000 /dev/zero > data/big; echo $?'; stat -c %s data/big"),
+    Case("taskset -c 0 nice -n 5 BOX exec $I/plain.sif sh -c 'nproc; nice'"),
+    Case("export I; script -qec \"BOX exec -C $I/plain.sif sh -c 'tty; test -t 0 && exit 4'\" /dev/null"),
+)
+
+CASES = ACTIONS + ENVIRONMENT + MOUNTS + CONTAIN + WRITABLE + NAMESPACES + FORMS + ENDING + BUILDS + NEXTFLOW + SCRIPTS

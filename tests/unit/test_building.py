@@ -256,3 +256,16 @@ def test_labels_that_are_not_json_are_told(tmp_path, capsys):
     assert image_files.read_labels(place) == {}
     place.close()
     assert "/.singularity.d/labels.json of the image is not JSON" in capsys.readouterr().err
+
+
+def test_a_directory_is_made_beneath_the_root_whatever_the_path(tmp_path):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/out").symlink_to("../../made")
+    place = tree.Tree(str(tmp_path / "root"))
+    place.makedirs("../a/b")
+    place.makedirs("out")
+    with pytest.raises(BollardError, match=r"^missing/\.\.: does not exist in the image; "):
+        place.makedirs("missing/..")
+    place.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["root"]
+    assert sorted(path.name for path in (tmp_path / "root").iterdir()) == ["a", "made", "out"]

@@ -163,7 +163,7 @@ def test_a_filesystem_without_locks(environ, monkeypatch):
     assert cache.entries(environ) == []
 
 
-def test_damaged_blobs(environ):
+def test_a_damaged_blob_is_not_used(environ):
     with cache.opened(environ) as store:
         digest = cache.keep_blob(store, b"data")
         assert digest == f"sha256:{hashlib.sha256(b'data').hexdigest()}"
@@ -185,7 +185,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(("answer", "left"), [("y\n", 0), ("YES\n", 0), ("n\n", 1), ("", 1)])
-def test_cleaning_asks(environ, monkeypatch, capsys, answer, left):
+def test_cleaning_removes_nothing_without_yes(environ, monkeypatch, capsys, answer, left):
     with cache.opened(environ) as store:
         kept(store, "oras", "a", b"xyz")
     monkeypatch.setenv("BOLLARD_CACHEDIR", environ["BOLLARD_CACHEDIR"])
@@ -195,7 +195,7 @@ def test_cleaning_asks(environ, monkeypatch, capsys, answer, left):
     assert len(cache.entries(environ)) == left
 
 
-def test_types():
+def test_types_of_entries_by_apptainers_names():
     assert cli_cache.types([]) == cli_cache.types(["all"]) == cli_cache.types(["oras,all"]) == cache.TYPES
     assert cli_cache.types(["oci, blobs", "oras"]) == ("oci-tmp", "oras", "blob")
     with pytest.raises(BollardError, match="--type shub: no such type"):
@@ -206,11 +206,11 @@ def test_types():
     ("number", "text"),
     [(0, "0.00 KiB"), (1536, "1.50 KiB"), (1 << 20, "1.00 MiB"), (1 << 30, "1.00 GiB"), (5 << 40, "5.00 TiB")],
 )
-def test_sizes(number, text):
+def test_a_size_has_a_unit(number, text):
     assert cli_cache.size(number) == text
 
 
-def test_lines():
+def test_the_lines_of_cache_list():
     found = [cache.Entry("oras", "a" * 64, "/p", 1536, 0.0)]
     assert cli_cache.lines(found, cache.TYPES, verbose=False) == [
         "There are 1 container file(s) using 1.50 KiB and 0 oci blob file(s) using 0.00 KiB of space",

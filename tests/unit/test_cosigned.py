@@ -43,7 +43,7 @@ def test_a_signature_of_another_repository_does_not_count(monkeypatch, repositor
 
 def test_names_of_one_repository():
     names = ("app", "library/app:1", "docker.io/app", "docker.io/library/app", "index.docker.io/library/app")
-    assert {cosigned.full_repository(name) for name in names} == {"docker.io/library/app"}
+    assert {registry.full_repository(name) for name in names} == {"docker.io/library/app"}
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def envelope(pem, **changes):
         {"signatures": [{"keyid": "", "sig": ""}] * 17},
     ],
 )
-def test_changed_envelopes(pem, change):
+def test_a_changed_envelope_is_refused(pem, change):
     key = dsse.public_key(pem[1]["ecdsa"][1])
     assert dsse.verify(json.dumps(envelope(pem)).encode(), [key]) == (dsse.key_id(key), b'{"version":1}')
     with pytest.raises(ValueError, match="it is not|its envelope has"):
@@ -77,7 +77,7 @@ def test_the_key_id_of_another(pem):
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"[" * 100_000, b'"x"', b"null", b"\xff\xfe"])
-def test_no_envelopes(text):
+def test_what_is_no_envelope_is_refused(text):
     with pytest.raises(ValueError, match="it is not an envelope"):
         dsse.verify(text, [])
 
@@ -98,7 +98,7 @@ def test_files_that_are_no_keys(pem, tmp_path):
         dsse.private_key(str(tmp_path / "short.pem"))
 
 
-def test_a_passphrase(pem, tmp_path):
+def test_a_private_key_needs_its_passphrase(pem, tmp_path):
     path = str(tmp_path / "k.pem")
     signed_images.openssl(tmp_path, "pkey", "-in", pem[1]["ed25519"][0], "-aes128", "-passout", "pass:x", "-out", path)
     assert dsse.is_encrypted(path) and not dsse.is_encrypted(pem[1]["ed25519"][0])
@@ -138,7 +138,7 @@ def expired(made, usage):
         return made.issue("old", usage, "root", dates=dates)
 
 
-def test_certificates(pem, tmp_path):
+def test_a_certificate_must_be_for_signing_code(pem, tmp_path):
     made = Authority(tmp_path, pem[1]["ed25519"][0])
     root, between = str(tmp_path / "root.crt"), str(tmp_path / "between.crt")
     usage = "keyUsage=digitalSignature\nextendedKeyUsage="

@@ -11,6 +11,7 @@ from test_main import command, refused
 
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import envfile, forms
+from bollard.runtime.shell import interpreter
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,27 @@ def test_what_a_script_sets(text, found):
     before = dict(environ)
     assert envfile.assigned("f", text.encode(), environ) == {k.encode(): v.encode() for k, v in found.items()}
     assert environ == before
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        (r"A=\$UID", "$UID"),
+        (r"A=x\$UID:\$PATH # \$", "x$UID:$PATH"),
+        (r"A=\`id\`", "`id`"),
+        (r'A="\$UID"', str(os.getuid())),
+        (r"A='$UID'", str(os.getuid())),
+        (r"A=$UID", str(os.getuid())),
+        (r"A=\\$UID", rf"\{os.getuid()}"),
+        ("A=a#\\$UID", "a#$UID"),
+    ],
+)
+def test_a_dollar_sign_that_is_quoted(tmp_path, text, inside):
+    """As Apptainer: the container expands a value again, but not what an unquoted backslash has quoted."""
+    (tmp_path / "f").write_text(text)
+    ((_, pair),) = envfile.pairs([str(tmp_path / "f")])
+    value = os.fsencode(pair.partition("=")[2])
+    assert interpreter.expand(value, {b"UID": b"%d" % os.getuid()}) == os.fsencode(inside)
 
 
 @pytest.mark.parametrize(

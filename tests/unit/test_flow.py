@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bollard.runtime.errors import BollardError
@@ -73,8 +73,59 @@ def test_what_is_no_flow(text, wanted):
 
 
 @pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("jobs:\na:\n  image: x\n", '2: the file: no key is called "a"; indent a job below `jobs:`'),
+        ("jobs:\n  a:\n    image: x\n   command: [x]\n", "4: not YAML: the indentation fits no line above; align"),
+        ("jobs:\n  a:\n    image: x\n    command: [x\n", "4: not YAML: a [ is not closed"),
+        ('{"jobs": {"a": {"image": "x",}}\n', "1: not YAML: a { is not closed, or a comma is missing behind it"),
+        ('jobs: {a: {image: "C:\\images"}}\n', "1: not YAML: a backslash in double quotes begins no escape"),
+        ("jobs:\n  a:\n  \u00a0 image: x\n    command: [x]\n", "no-break space"),
+        ("jobs:\n  a: {image: x, command: *.txt}\n", "2: not YAML: "),
+        ("jobs: &j\n  a: {image: x, command: [x]}\n  <<: *j\n", "2: jobs: << names what it stands in"),
+        ("hsqs\0", "1: is not a text file; name a flow file, not an image"),
+        (f"{SHORT}resource: {{}}\n", 'no key is called "resource"; write it in a job, or below `defaults:'),
+        ("job: {}\n", 'no key is called "job"; did you mean jobs?'),
+        ("values: {X: b}\njobs: {a: {image: '${X:-c}', command: [x]}}", "write ${NAME}, or $${ for the characters ${"),
+        ("values: {X: b}\njobs: {a: {image: $X, command: [x]}}", "2: jobs.a.image: $X is not replaced; write ${X}"),
+        ("values: {X: b}\njobs: {a: {image: '{{ X }}', command: [x]}}", "{{X is not replaced; write ${X}"),
+        ("values: {X: b}\njobs: {a: {image: x, command: [e, '\\${X}']}}", "changes nothing here; write $${X}"),
+        ("jobs: {a: {image: x, command: [x], needs: B}, b: {image: x, command: [x]}}", "did you mean b?"),
+        ("volumes: {v: {use: ephemeral, ingress: [{source: {uri: 'https://a b'}, destination: {uri: file://c}}]}}\n"
+         + SHORT, "1: volumes.v.ingress.0: \"https://a b\": an address has no space; write %20"),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_has_one_cause(text, wanted):
+    found = mistakes(text)
+
+    assert any(wanted in item for item in found), found
+    assert len(found) == 1, found
+
+
+def test_a_backslash_keeps_a_name_for_a_shell():
+    found = good("values: {X: b}\njobs: {a: {image: x, script: 'echo ${X} \\${X} \\\\${X} $${X} ${Y:-c}'}}")
+
+    assert found.jobs[0].script == "echo b \\${X} \\\\b ${X} ${Y:-c}"
+
+
+@pytest.mark.parametrize(
     ("line", "wanted"),
     [
+        ("command: [x]\n    timeout: 1h", "write policy: {timeout: {execute: ...}}"),
+        ("command: [x]\n    retry: 3", "write policy: {retry: ...}"),
+        ("command: [x]\n    nodes: 2", "write multinode: {nodes: ...}"),
+        ("command: [x]\n    environment: {A: b}", "write env: ..."),
+        ("command: [x]\n    resource: {gpus: 1}", "write devices: ..."),
+        ("command: [x]\n    partition: gpu", "write an option of sbatch below `slurm:`"),
+        ("command: [x]\n    slurm: {exclusive: true}", "write exclusive: with nothing behind it, or leave it out"),
+        ("command: [x]\n    slurm: {cpus_per_task: 4}", "write cpus-per-task"),
+        ("command: [x]\n    slurm: {mail-type: [END, FAIL]}", "jobs.b.slurm.mail-type: is a list; write one value"),
+        ("command: [x]\n    resource: {memory: {size: 4}}", "4 bytes: no job runs in less than 1 MiB; write a unit"),
+        ("command: [x]\n    policy: {timeout: {execute: 1-02:30:00}}", "write 26h30m"),
+        ("command: [x]\n    mounts: {/d: /data:ro}", "/data:ro: a mount has no :ro; leave it out"),
+        ("command: [\u201cx\u201d]", "begins with the typographic quote"),
+        ("command: [x, \u2013flag]", "begins with the long dash"),
+        ("command:\n    - x\n     - y", "7 continues this text; indent the items of a list alike"),
         ("commands: [x]", '3: jobs.b: no key is called "commands"; did you mean command?'),
         ("command: [x]\n    resource: {cpu: {cores: 0644}}", "write 644"),
         ("command: [x]\n    resource: {exclusive: on}", "on is text in YAML 1.2: write true or false"),
@@ -437,7 +488,8 @@ _plain = st.recursive(
 _keys = st.sampled_from([field.key.rpartition(".")[2] for field in fields.TABLE])
 
 
-@settings(max_examples=200, deadline=None)
+# A loaded machine makes documents slowly; that says nothing about the reader.
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(_keys, _plain | st.dictionaries(_keys, _plain, max_size=4), max_size=5))
 def test_no_document_breaks_the_reader(data):
     found, wrong = flows.parse(json.dumps(data).encode(), {}, "f")

@@ -193,3 +193,19 @@ def test_a_record_needs_no_room(job):
     info = (job.top / "state/a").stat()
     assert (info.st_ino, info.st_size) == (inode, folder.RESERVED) and os.listdir(job.top / "state") == ["a"]
     assert job.record().status == 3
+
+
+def test_a_job_of_a_flow_that_was_removed_does_not_start(job):
+    started = job.start(["touch", str(job.top / "ran")])
+    started.wait(60)
+    assert (job.top / "ran").exists() and not started.returncode
+
+    (job.top / "ran").unlink()
+    (job.top / "state/a").unlink()
+    environ = {**os.environ, "SLURM_JOB_ID": "12"}
+    done = subprocess.run(
+        ["bash", str(job.top / "a.sh")], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 255 and done.stdout.endswith("state/a: is gone, so the job does not start\n")
+    assert not (job.top / "ran").exists() and not (job.top / "state/a").exists()

@@ -10,7 +10,8 @@ import pytest
 
 from bollard.runtime.cli import flow as command
 from bollard.runtime.errors import BollardError
-from bollard.runtime.flow import batch, ending, folder, secret, slurm, state, submission
+from bollard.runtime.flow import batch, bundle, ending, folder, secret, slurm, state, submission
+from bollard.runtime.flow.bundle import Ref
 from bollard.runtime.flow.slurm import Row
 
 FLOW = "values: {%s}\njobs:\n  a: {image: i.sif, command: [x]}\n  b: {image: i.sif, command: [x], needs: a}\n"
@@ -24,7 +25,7 @@ class Flows:
         for name in ("flows", "bin"):
             (top / name).mkdir()
         self.slurm()
-        self.tool("scancel", f'echo "$@" >> {top}/cancelled')
+        self.tool("scancel", f'echo "$@" >> {top}/cancelled; for n in "$@"; do sed -i "/^$n|/d" {top}/rows; done')
 
     def tool(self, name, text):
         path = self.top / "bin" / name
@@ -49,7 +50,7 @@ class Flows:
         folder.write(path / "plan.json", json.dumps(text))
         folder.reserve(path, list(jobs))
         for job, (number, word) in jobs.items():
-            folder.note(path, 1, job, number)
+            folder.note(path, 1, {job: Ref(number)})
             if word:
                 line = f"state={word} job={number} start=1 end=2 status=143 attempt=1"
                 (path / "state" / job).write_text(line.ljust(folder.RESERVED - 2) + ".\n")
@@ -76,7 +77,7 @@ def flows(tmp_path, monkeypatch):
 @pytest.mark.parametrize("comment", ["", "site: seen", "(null)", "bollard:f-1.1"])
 def test_jobs_whose_comment_was_replaced(flows, comment):
     path = flows.make(a=(5, "running"), b=(6, ""))
-    folder.note(path, 1, ".end", 7)
+    folder.note(path, 1, {".end": Ref(7)})
     flows.slurm(f"5|N/A|RUNNING|None|n1|a|{comment}", f"6|N/A|PENDING|Dependency||b|{comment}",
                 f"7|N/A|PENDING|Dependency||f-1.end|{comment}", f"8|N/A|RUNNING|None|n1|a|{comment[:5]}")  # fmt: skip
 
@@ -280,18 +281,22 @@ def test_records_of_jobs_that_ended_are_read_once(flows, monkeypatch):
 
 @pytest.mark.parametrize(
     ("kind", "count", "wanted"),
-    [("job", 10_000, ""), ("job", 11_000, "jobs.z: needs 11000 jobs, over 10909"), ("end", 10_000, ""),
-     ("end", 11_000, "the flow has 11000 jobs, over 10909"), ("cancel", 6000, "on-failure: cancel: the flow has 6000")],
+    [("job", 10_000, ""), ("job", 11_000, "jobs.z: needs 11000 jobs, over 10908"), ("end", 10_000, ""),
+     ("end", 11_000, "the flow has 11000 jobs, over 10908"), ("cancel", 6000, "on-failure: cancel: the flow has 6000")],
 )  # fmt: skip
 def test_too_many_edges_are_refused_before_anything_is_submitted(kind, count, wanted):
     needs = tuple(batch.Need(f"j{at}", False) for at in range(count))
     jobs = [batch.BatchJob(need.name, "job", (), (), (), 0, "") for need in needs]
     last = batch.BatchJob("z" if kind == "job" else f".{kind}", kind, needs if kind == "job" else (), (), (), 0, "")
+    calls = bundle.of([*jobs, last], 0)
+    assert len(calls) == count + 1
     if not wanted:
-        submission._refuse_long_edges([*jobs, last])
-        return
-    with pytest.raises(BollardError, match=wanted):
-        submission._refuse_long_edges([*jobs, last])
+        submission._refuse_long_edges(calls)
+    else:
+        with pytest.raises(BollardError, match=wanted):
+            submission._refuse_long_edges(calls)
+    # As arrays of equal jobs they are no many.
+    submission._refuse_long_edges(bundle.of([*jobs, last], 1000)[: None if kind != "cancel" else -1])
 
 
 def test_a_directory_that_cannot_be_written_keeps_no_job_alive(flows, monkeypatch):
@@ -306,6 +311,7 @@ def test_a_directory_that_cannot_be_written_keeps_no_job_alive(flows, monkeypatc
         flows.run("cancel", "f-1")
     assert flows.cancelled() == ["5"]
 
+    flows.slurm("5|N/A|RUNNING|None|n1|a|bollard:f-1.1")
     (path / "lock").touch()  # with it, a mark needs no room
     flows.run("cancel", "f-1")
     assert folder.marked(path, "cancelled", 1)
@@ -315,7 +321,21 @@ def test_a_number_that_cannot_be_noted_names_the_file(flows):
     path = flows.make()
     (path / "ids").symlink_to("/dev/full")
     with pytest.raises(BollardError, match=r"ids: cannot be written: .*"):
-        folder.note(path, 1, "a", 5)
+        folder.note(path, 1, {"a": Ref(5)})
+
+
+def test_a_flow_is_removed_when_its_jobs_have_ended(flows, monkeypatch):
+    path = flows.make(a=(5, "running"))
+    flows.slurm("5|N/A|RUNNING|None|n1|a|bollard:f-1.1")
+    flows.tool("scancel", "exit 0")
+    monkeypatch.setattr(submission, "_END", 0)
+    with pytest.raises(BollardError, match="f-1: the jobs are cancelled, and have not ended after 0 s"):
+        flows.run("cancel", "f-1", remove="1")
+    assert path.exists()
+
+    flows.slurm()
+    flows.run("cancel", "f-1", remove="1")
+    assert not path.exists()
 
 
 def test_logs_of_a_job_that_never_ran(flows):

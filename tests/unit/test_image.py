@@ -60,7 +60,7 @@ def refused(path, machine="x86_64"):
     return str(caught.value).replace(str(path), "IMAGE", 1)
 
 
-def test_sif(tmp_path):
+def test_what_is_read_of_a_sif_file(tmp_path):
     path = make_sif(tmp_path / "img.sif")
     image = open_image(path, "x86_64")
     info = os.stat(path)
@@ -139,7 +139,7 @@ def test_other_files_are_named(tmp_path, content, words):
         ({"tables": 4096}, "superblock contradicts itself"),
     ],
 )
-def test_damaged_squashfs(tmp_path, fields, words):
+def test_a_damaged_squashfs_is_refused(tmp_path, fields, words):
     path = tmp_path / "img.sqfs"
     size = fields.pop("size", 4096)
     path.write_bytes(superblock(**fields).ljust(4096, b"\0")[:size])
@@ -156,7 +156,7 @@ def test_sif_whose_squashfs_is_longer_than_its_partition(tmp_path):
     assert "truncated: 4096 bytes, 4097 expected" in refused(path)
 
 
-def test_wrong_architecture(tmp_path):
+def test_an_image_of_another_architecture_is_refused(tmp_path):
     path = make_sif(tmp_path / "img.sif", arch="aarch64")
     text = refused(path, "x86_64")
     assert text == "IMAGE: built for arm64, this node is amd64; build or pull it for amd64"
@@ -164,14 +164,14 @@ def test_wrong_architecture(tmp_path):
 
 
 @pytest.mark.parametrize(("arch", "machine"), [("386", "x86_64"), ("arm", "aarch64"), ("sparc", "x86_64")])
-def test_compatible_architectures(tmp_path, arch, machine):
+def test_an_architecture_that_this_machine_may_run_is_opened(tmp_path, arch, machine):
     open_image(make_sif(tmp_path / "img.sif", arch=arch), machine).close()
 
 
 @pytest.mark.parametrize(
     "uri", ["docker://alpine", "oras://host/name:tag", "https://host/img.sif", "oci-archive:x.tar"]
 )
-def test_uris(uri):
+def test_a_uri_is_refused_with_the_pull_command(uri):
     assert refused(uri).startswith(f"IMAGE: is not a file, and is not fetched here; run `bollard pull {uri}`, and name")
 
 
@@ -180,12 +180,12 @@ def test_a_colon_in_a_path(tmp_path):
     open_image(squashfs(tmp_path / "a:b" / "v1:2.sqfs")).close()
 
 
-def test_missing(tmp_path):
+def test_a_missing_image_is_named_with_its_missing_directory(tmp_path):
     assert refused(tmp_path / "no.sif") == f"IMAGE: no such file; check the name with `ls {tmp_path}`"
     assert f"the directory {tmp_path}/no does not exist on this machine" in refused(tmp_path / "no" / "way" / "x.sif")
 
 
-def test_broken_links(tmp_path):
+def test_a_broken_link_is_told_from_a_loop(tmp_path):
     (tmp_path / "img.sif").symlink_to("elsewhere.sif")
     assert "is a symbolic link to elsewhere.sif, which does not exist" in refused(tmp_path / "img.sif")
     (tmp_path / "loop").symlink_to("loop")
@@ -210,7 +210,7 @@ def test_a_name_with_control_characters_stays_one_line(tmp_path):
     assert str(caught.value).startswith(f"{tmp_path}/a\\nb\\udcff: no such file")
 
 
-def test_special_files(tmp_path):
+def test_a_pipe_a_device_or_a_socket_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert "IMAGE: is a pipe" in refused(tmp_path / "pipe")
     assert "IMAGE: is a character device" in refused("/dev/null")
@@ -220,7 +220,7 @@ def test_special_files(tmp_path):
         assert "IMAGE: is a socket" in refused("socket")
 
 
-def test_other_directories(tmp_path):
+def test_a_directory_without_a_root_filesystem_is_refused(tmp_path):
     assert "is an empty directory" in refused(tmp_path)
     (tmp_path / "config.json").touch()
     (tmp_path / "rootfs").mkdir()

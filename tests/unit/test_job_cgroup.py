@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 
@@ -17,6 +18,8 @@ int job_cgroups_count(const struct job_cgroups *groups);
 int job_cgroups_follow(const struct job_cgroups *groups);
 int moved(const struct job_cgroups *groups, int pid);
 int look(struct job_cgroups *found, const char *mountinfo);
+int job_cgroups_remove(const struct job_cgroups *groups, int alone, unsigned int *ours);
+int vacant(const char *job);
 """
 MORE = """
 int find(struct job_cgroups *found, unsigned job, const char *own, const char *mountinfo)
@@ -24,6 +27,7 @@ int find(struct job_cgroups *found, unsigned job, const char *own, const char *m
 	return find_in(found, job, own, mountinfo);
 }
 int look(struct job_cgroups *found, const char *mountinfo) { return look_in(found, mountinfo); }
+int vacant(const char *job) { return is_vacant(job); }
 int moved(const struct job_cgroups *groups, int pid)
 {
 	int handle = open_member(groups->job[0], pid);
@@ -149,3 +153,64 @@ def test_hierarchies_that_came_later(library, tmp_path):
     assert lib.look(found, mounts) == 0
     jobs = [ffi.string(found.job[number]).decode() for number in range(found.count)]
     assert jobs == [f"{tmp_path}/{name}/slurm/job_7" for name in ("freezer", "memory")]
+
+
+@pytest.fixture
+def remove(library, tmp_path):
+    """Makes a job's directories and calls job_cgroups_remove(); returns its result and what is left."""
+    ffi, lib = library
+    job = tmp_path / "uid_5/job_7"
+    groups = ffi.new("struct job_cgroups *", {"count": 1})
+    groups.job[0] = str(job).encode()
+
+    def call(alone, *others):
+        for name in ("step_bollard", *others):
+            (job / name).mkdir(parents=True)
+        rc = lib.job_cgroups_remove(groups, alone, ffi.new("unsigned int *"))
+        return rc, sorted(path.name for path in tmp_path.rglob("*"))
+
+    return call
+
+
+@pytest.fixture
+def held(tmp_path):
+    """The lock of the filesystem's topmost directory, which any user can take."""
+    top = tmp_path
+    while len(top.parts) > 2 and top.parent.stat().st_dev == top.stat().st_dev:
+        top = top.parent
+    lock = os.open(top, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def test_the_last_step_removes_all_directories(remove):
+    assert remove(True) == (0, [])
+
+
+def test_another_step_keeps_the_jobs_directory(remove):
+    assert remove(True, "step_0") == (0, ["job_7", "step_0", "uid_5"])
+
+
+def test_nobody_keeps_the_jobs_directory_by_a_lock(remove, held):
+    """Another job of the user may be starting, so the user's own directory stays."""
+    assert remove(True) == (0, ["uid_5"])
+
+
+def test_without_an_extern_step_the_lock_counts(remove, held):
+    assert remove(False) == (0, ["job_7", "uid_5"])
+
+
+def test_what_a_busy_directory_holds(library, tmp_path):
+    _, lib = library
+    place = str(tmp_path).encode()
+    assert lib.vacant(place) == 0  # it has no list of processes: not known
+    (tmp_path / "cgroup.procs").write_text("")
+    assert lib.vacant(place) == 1
+    (tmp_path / "cgroup.procs").write_text("12\n")
+    assert lib.vacant(place) == 0
+    (tmp_path / "cgroup.procs").write_text("")
+    (tmp_path / "step_0").mkdir()
+    assert lib.vacant(place) == 0

@@ -66,7 +66,7 @@ def test_a_keyring_that_is_cut_off(keys, tmp_path, cut):
     assert [key.raw for key in found] in ([], [raw[:cut]])
 
 
-def test_armor(keys):
+def test_armor_is_read_in_all_forms(keys):
     for key in (keys.public["good"], keys.secret["good"]):
         text = keyring.armored(key.raw, key.secret)
         assert keyring.dearmored(text.encode(), "x") == key.raw
@@ -80,7 +80,7 @@ def test_armor(keys):
     assert keyring.armored(keys.public["good"].raw, secret=False) == told.decode()
 
 
-def test_keyring_files(keys, tmp_path):
+def test_a_keyring_file_is_the_users_alone(keys, tmp_path):
     path = tmp_path / "new" / "pgp-public"
     good, other = keys.public["good"], keys.public["other"]
     keyring.put(str(path), [good])
@@ -95,7 +95,7 @@ def test_keyring_files(keys, tmp_path):
     assert keyring.remove(str(path), good.fingerprint) and path.read_bytes() == other.raw
 
 
-def test_many_writers(keys, tmp_path):
+def test_no_writer_loses_the_key_of_another(keys, tmp_path):
     path = str(tmp_path / "ring")
     some = list(keys.public.values())
     threads = [threading.Thread(target=keyring.put, args=(path, [key])) for key in some]

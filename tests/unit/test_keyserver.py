@@ -109,7 +109,7 @@ def test_a_revocation_arrives_by_pull(server, keys, tmp_path):
     assert len(found.raw) > len(key.raw)
 
 
-def test_another_key(server, keys):
+def test_a_server_that_sends_another_key_is_refused(server, keys):
     """A server that sends a key with the same last digits, a secret one, or a different one."""
     good, other = keys.public["good"], keys.public["other"]
     for key in (other, keys.secret["good"]):
@@ -151,7 +151,7 @@ def head(status, *lines):
         (b"", "cannot be reached"),
     ],
 )
-def test_faulty_servers(server, keys, answer, why):
+def test_a_faulty_answer_is_told_in_one_line(server, keys, answer, why):
     server.fault = raw(answer)
     with pytest.raises(BollardError, match=why) as caught:
         keyserver.fetch(server.url, keys.public["good"].fingerprint)
@@ -186,7 +186,7 @@ def test_a_server_that_stalls_and_one_that_never_ends(server, keys, monkeypatch)
         keyserver.fetch(server.url, keys.public["good"].fingerprint)
 
 
-def test_an_index():
+def test_an_index_is_parsed_and_bounded():
     text = "info:1:2\npub:AB12:1:2048:100::r\nuid:A%3Ab%1b:::\nuid:c\npub:CD\nrubbish\nuid:%zz\npub\n"
     first, second = keyserver.parse_index(text)
     assert first == keyserver.Found("AB12", "1", "2048", 100, 0, "r", ("A:b\x1b", "c"))
@@ -216,13 +216,13 @@ def test_control_characters_of_a_server_are_escaped(server):
         ("https://h/", "https://h"),
     ],
 )
-def test_addresses(url, address):
+def test_the_address_of_a_key_server_is_completed(url, address):
     assert keyserver.base(url, {}) == address
     assert keyserver.base("", {"BOLLARD_KEYSERVER": url}) == address
 
 
 @pytest.mark.parametrize("url", ["", "h", "ftp://h", "https://", "https://h x", "file:///etc/passwd", "https://h\n"])
-def test_no_addresses(url):
+def test_what_is_no_address_is_refused(url):
     with pytest.raises(BollardError, match="no key server is named|is no address of a key server"):
         keyserver.base(url, {})
 

@@ -89,11 +89,11 @@ def as_json(attributes):
     return json.dumps({"data": {"attributes": attributes}, "type": "container"}).encode()
 
 
-def test_a_directory(tree):
+def test_the_metadata_of_a_directory(tree):
     assert metadata.read(str(tree)) == (FOUND, False)
 
 
-def test_a_squashfs(tree):
+def test_the_metadata_of_a_squashfs(tree):
     assert metadata.read(str(squash(tree))) == (FOUND, False)
 
 
@@ -225,7 +225,7 @@ def shown(tree, *argv):
     return done.stdout
 
 
-def test_text(tree):
+def test_the_text_of_inspect(tree):
     assert shown(tree) == shown(tree, "-l") == "a: <1>\nb: 2\n"
     assert shown(tree, "--runscript") == "#!/bin/sh\necho run\n"
     assert shown(tree, "-H", "-d", "-t", "-s") == (

@@ -53,14 +53,14 @@ def unpacked(tmp_path, *members):
         [("a", tarfile.SYMTYPE, "a"), ("a/x", tarfile.REGTYPE, "")],
     ],
 )
-def test_a_layer_that_cannot_be_meant(tmp_path, members):
+def test_a_layer_with_an_impossible_member_is_refused(tmp_path, members):
     with pytest.raises(BollardError, match="^image: "):
         unpacked(tmp_path, *members)
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
 @pytest.mark.parametrize("before", [b"", tarfile.TarInfo("first").tobuf()])
-def test_a_header_that_would_fill_the_memory(tmp_path, kind, before):
+def test_a_header_that_would_fill_the_memory_is_refused(tmp_path, kind, before):
     header = tarfile.TarInfo("x")
     header.type, header.size = kind, 1 << 30
     place = tree.Tree(str(tmp_path))
@@ -107,7 +107,7 @@ def test_annotations_that_are_none(tmp_path, annotations):
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800", "../../etc/passwd", "/etc/passwd"])
-def test_an_archive_that_names_what_it_does_not_hold(tmp_path, name):
+def test_an_archive_that_lacks_a_file_it_names_is_refused(tmp_path, name):
     with tarfile.open(tmp_path / "image.tar", "w") as archive:
         data = json.dumps([{"Config": name, "Layers": []}]).encode()
         member = tarfile.TarInfo("manifest.json")
@@ -188,7 +188,7 @@ def test_a_packed_layer_is_not_kept_unpacked(tmp_path, program):
 @pytest.mark.parametrize(
     "damage", [lambda data: data[: len(data) // 2], lambda data: data[:20] + b"\0" * 40 + data[60:]]
 )
-def test_a_packed_layer_that_is_damaged(tmp_path, program, damage):
+def test_a_damaged_packed_layer_is_refused(tmp_path, program, damage):
     members = [(f"file-{os.urandom(20).hex()}", tarfile.REGTYPE, "") for _ in range(200)]
     data = damage(packed(program, layer(*members).getvalue()))
     place = tree.Tree(str(tmp_path))
@@ -240,7 +240,7 @@ def many_files():
 
 
 @pytest.mark.parametrize("size", [100, 600, 1536 + 88, 1536 + 511, 1536 + 512 + 10])
-def test_a_layer_that_was_cut(tmp_path, size):
+def test_a_cut_layer_is_refused(tmp_path, size):
     """In a header or in a file; the image would silently lack what follows."""
     place = tree.Tree(str(tmp_path))
     with pytest.raises(BollardError, match="^x: damaged: "):
@@ -249,7 +249,7 @@ def test_a_layer_that_was_cut(tmp_path, size):
 
 
 @pytest.mark.parametrize("at", [1536, 1536 + 148, 3072 + 257])
-def test_a_layer_with_a_damaged_header(tmp_path, at):
+def test_a_layer_with_a_damaged_header_is_refused(tmp_path, at):
     data = bytearray(many_files())
     data[at] ^= 1
     place = tree.Tree(str(tmp_path))
@@ -259,8 +259,28 @@ def test_a_layer_with_a_damaged_header(tmp_path, at):
 
 
 @pytest.mark.parametrize("end", [b"", bytes(512), bytes(1024) + b"anything behind the end"])
-def test_the_ends_of_archives(tmp_path, end):
+def test_an_archive_may_end_with_zeros_bytes_or_nothing(tmp_path, end):
     place = tree.Tree(str(tmp_path))
     layers.apply(io.BytesIO(many_files()[: 3 * 1536] + end), place, "x")
     place.close()
     assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
+
+
+def test_a_layer_has_the_digest_of_all_its_bytes_or_is_refused(tmp_path):
+    """Those after the end of the archive count too: a registry names the digest of the whole file."""
+    data = many_files()[: 3 * 1536] + bytes(1024) + b"anything behind the end"
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    place = tree.Tree(str(tmp_path))
+    layers.apply(io.BytesIO(data), place, "x", digest)
+    for other in (data[:-1] + b"!", data + b"!", data[:-1]):
+        with pytest.raises(BollardError, match=f"^x: does not match its digest {digest}"):
+            layers.apply(io.BytesIO(other), place, "x", digest)
+    place.close()
+
+
+def test_a_layer_has_256_directories_below_each_other_at_most(tmp_path):
+    deepest = "/".join("a" * 256)
+    unpacked(tmp_path, (deepest, tarfile.DIRTYPE, ""))
+    assert (tmp_path / "root" / deepest).is_dir()
+    with pytest.raises(BollardError, match="^image: damaged: a path of 257 parts, over 256"):
+        unpacked(tmp_path, (f"{deepest}/a", tarfile.DIRTYPE, ""))

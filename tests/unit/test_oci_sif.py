@@ -198,7 +198,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input(path, layers, name):
+def test_a_damaged_oci_sif_file_is_refused_in_one_line(path, layers, name):
     make, wanted = BAD[name]
     make(path, layers)
     line = refused("plan", str(path))
@@ -228,7 +228,7 @@ class TestTrust:
         finally:
             os.close(fd)
 
-    def test_signatures(self, path, layers, keys, monkeypatch):
+    def test_a_signature_covers_the_layers(self, path, layers, keys, monkeypatch):
         written(path, layers)
         assert self.signers(path, keys, monkeypatch) == frozenset()
         keys.sign(path)
@@ -244,7 +244,7 @@ class TestTrust:
             file.write(bytes([byte[0] ^ 1]))
         assert self.signers(path, keys, monkeypatch) == frozenset()
 
-    def test_no_sbom(self, path, layers):
+    def test_it_has_no_sbom(self, path, layers):
         fd, found = image.open_sif(str(written(path, layers)))
         assert image_sbom.text_of(fd, found) is None
         os.close(fd)

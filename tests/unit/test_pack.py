@@ -215,7 +215,7 @@ def refused(target, source, **options):
     return str(caught.value)
 
 
-def test_refusals(tmp_path, tree, monkeypatch):
+def test_a_source_or_target_that_cannot_be_packed_is_refused(tmp_path, tree, monkeypatch):
     assert "not a directory" in refused(tmp_path / "img.sif", tree / "etc/hostname")
     assert "not a directory" in refused(tmp_path / "img.sif", tmp_path / "missing")
     assert "lies inside" in refused(tree / "img.sif", tree)
@@ -226,7 +226,7 @@ def test_refusals(tmp_path, tree, monkeypatch):
     assert "SOURCE_DATE_EPOCH=today: not a time" in refused(tmp_path / "new.sif", tree)
 
 
-def test_damaged_labels(tmp_path, tree):
+def test_damaged_labels_are_refused(tmp_path, tree):
     (tree / ".singularity.d").mkdir()
     (tree / ".singularity.d/labels.json").write_text("[]")
     assert "labels.json: not a JSON object" in refused(tmp_path / "img.sif", tree)

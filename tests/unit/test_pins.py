@@ -21,7 +21,7 @@ ONE, TWO = (f"docker://host/a@sha256:{digit * 64}" for digit in "12")
         ({"SLURM_JOB_ID": "7", "SLURM_CLUSTER_NAME": "../c"}, "___c.7"),
     ],
 )
-def test_the_job(environ, job):
+def test_the_job_of_an_environment(environ, job):
     assert pins.job(environ) == job
 
 

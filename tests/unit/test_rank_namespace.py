@@ -28,7 +28,7 @@ def ordinary_user(monkeypatch):
         ({}, ""),
     ],
 )
-def test_key(environ, ranks):
+def test_which_ranks_share_a_namespace(environ, ranks):
     assert rank_namespace.common(environ) == ranks
 
 
@@ -57,7 +57,7 @@ def test_a_long_name_fits_an_address():
     assert len(f"{rank_namespace._PREFIX}{ranks}-4194304-4294967295") < 107
 
 
-def test_holders():
+def test_only_holders_of_these_ranks_are_found():
     begin = "0000000000000000: 00000002 00000000 00000000 0002 01 "
     names = ["@bollard-ranks-1000.9.7.3-12-99", "@bollard-ranks-1000.9.7.3-lock", "@bollard-ranks-1000.9.7.30-5-6",
              "@bollard-ranks-1000.9.7.3-x-y", "@bollard-ranks-1000.9.7.3-1",

@@ -128,7 +128,7 @@ def test_a_full_disk_is_no_error(image):
         ([b"SLURM_STEP_ID="], record.OTHERS),
     ],
 )
-def test_step_of(environment, step):
+def test_the_step_of_an_environment(environment, step):
     assert record.step_of(environment) == step
 
 
@@ -139,12 +139,12 @@ def test_step_of(environment, step):
         ("record-fd= ", (-1, "")), ("", (-1, "")),
     ],
 )  # fmt: skip
-def test_descriptor(site, fd):
+def test_the_record_descriptor_in_the_plugins_arguments(site, fd):
     assert record.descriptor(site) == fd
 
 
 @pytest.mark.parametrize("name", ["x", "", "1.", "-1", "1;2", "\u0661", ".0"])
-def test_no_job(name):
+def test_what_is_no_job_or_step_is_refused(name):
     with pytest.raises(BollardError):
         running.parse(name)
 
@@ -191,7 +191,7 @@ def test_another_users_words_do_nothing_to_a_terminal():
     assert all(line.isprintable() for line in job.lines(found))
 
 
-def test_addresses(tmp_path):
+def test_only_sockets_of_keepers_are_addresses(tmp_path):
     """Only sockets of keepers: not root's own, no locks, no names that are no jobs."""
     for folder, name in (("7", "0123456789abcdef"), ("7", "job"), ("7", "job.0"), ("x", "0123456789abcdef")):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -208,7 +208,7 @@ def test_nothing_to_verify():
     assert caught.value.code == 1
 
 
-def test_verdicts(tmp_path):
+def test_verify_has_a_line_for_each_image(tmp_path):
     """A line for each image, whatever became of the others."""
     entries = [{"image": f"{tmp_path}/gone.sif", "digest": "0" * 64}, {"image": str(tmp_path), "digest": ""}]
     (tmp_path / "bin").mkdir()

@@ -172,7 +172,7 @@ def test_old_layout_is_read_where_the_header_says(image):
 
 
 @pytest.mark.parametrize("size", [42, 45, 127, 128, TABLE, TABLE + 584, DATA - 1, DATA, DATA + 30, 32768, 40000])
-def test_truncated(image, size):
+def test_a_truncated_file_is_refused_with_its_size(image, size):
     os.truncate(image, size)
     text = refused(image)
     assert f"truncated: {size} bytes" in text
@@ -219,7 +219,7 @@ def test_one_missing_byte(image):
         (slot(0, 0), struct.pack("<i", 0x4004) + b"\1", None),
     ],
 )
-def test_damaged(image, offset, data, words):
+def test_a_damaged_field_is_refused_by_name(image, offset, data, words):
     patch(image, offset, data)
     if words is None:
         assert read(image)[1].id == 3
@@ -381,7 +381,7 @@ def test_limits_of_the_writer():
         ("sparc", "sparc", b"00\0"),
     ],
 )
-def test_architectures(machine, name, code):
+def test_names_and_codes_of_architectures(machine, name, code):
     assert sif.arch_name(machine) == name
     assert sif.arch_code(machine) == code
 

@@ -79,11 +79,11 @@ def test_a_signed_image(keys, img):
     assert report(img, keys.trust("good")).reason == ""
 
 
-def test_not_signed(keys, tmp_path):
+def test_an_unsigned_group_is_named(keys, tmp_path):
     assert report(write(tmp_path / "img.sif"), keys.trust()).reason == "object group 1 is not signed"
 
 
-def test_unknown_signer(keys, img):
+def test_a_signature_of_an_unknown_key_does_not_count(keys, img):
     found = report(img, keys.trust("other"))
     assert "the key is in no keyring" in found.reason and found.verdicts[0].unknown
     assert verify.signers(found) == frozenset()
@@ -105,7 +105,7 @@ def test_expired_and_revoked_keys(keys, img, monkeypatch, name, why):
     assert verify.signers(found) == {keys.public["good"].fingerprint}
 
 
-def test_several_signers(keys, img):
+def test_all_signers_must_be_known(keys, img):
     keys.sign(img, "other")
     both = {keys.public[name].fingerprint for name in ("good", "other")}
     found = report(img, keys.trust())
@@ -114,7 +114,7 @@ def test_several_signers(keys, img):
     assert "no keyring" in some.reason and verify.signers(some) == {keys.public["good"].fingerprint}
 
 
-def test_one_object(keys, tmp_path):
+def test_a_signature_of_one_object_is_not_one_of_the_group(keys, tmp_path):
     path = write(tmp_path / "img.sif")
     keys.sign(path, objects=[2])
     assert report(path, keys.trust(), objects=[2]).reason == ""
@@ -126,7 +126,7 @@ def test_one_object(keys, tmp_path):
         report(path, keys.trust(), groups=[9])
 
 
-def test_another_group(keys, img):
+def test_each_group_must_be_signed(keys, img):
     number = add(img, group=2)
     assert report(img, keys.trust()).reason == "object group 2 is not signed"
     found = report(img, keys.trust(), groups=[1])
@@ -153,7 +153,7 @@ def test_an_object_taken_away(keys, img):
     assert "that signature object" in report(img, keys.trust()).reason
 
 
-def test_swapped_objects(keys, tmp_path):
+def test_swapped_objects_are_not_what_was_signed(keys, tmp_path):
     two = (sif_write.Object(sif.GENERIC, "a", b"one"), sif_write.Object(sif.GENERIC, "b", b"two"))
     img = write(tmp_path / "img.sif", objects=two)
     keys.sign(img)
@@ -355,7 +355,7 @@ def test_more_than_one_message(keys, img):
 
 
 @pytest.mark.parametrize("digest", ["SHA1", "RIPEMD160"])
-def test_weak_hashes(keys, digest):
+def test_a_weak_hash_does_not_count(keys, digest):
     message = keys.clear_sign(b"{}", "good", "--allow-weak-digest-algos", "--digest-algo", digest)
     assert pgp.verify(message, keys.trust().keyrings).reason
 
@@ -515,7 +515,7 @@ def _command(pid):
         return ""
 
 
-def test_require(keys, img):
+def test_require_wants_all_fingerprints(keys, img):
     fd, found = image.open_sif(str(img))
     good, other = (keys.public[name].fingerprint for name in ("good", "other"))
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from bollard.runtime import installed
+from bollard.runtime.cli import main
 from bollard.runtime.errors import BollardError
 from bollard.runtime.request import site_config
 from bollard.runtime.trust import keyring
@@ -27,6 +28,7 @@ from bollard.spank_plugin import (
     host_check,
     install,
     installation,
+    plugstack_fault,
     policy_check,
     probes,
 )
@@ -128,7 +130,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="root asks for users")
         ("chmod 700 {0}/etc", "{0}/etc", "chmod a+rX {0}/etc"),
         ("chmod 700 {0}/p", "{0}/p", "bollard site install"),
         ("chmod 600 {0}/p/spank_bollard.so", "{0}/p/spank_bollard.so", "bollard site install"),
-        ("chmod 644 {0}/p/bollard-enter", "{0}/p/bollard-enter", "bollard site install"),
+        ("chmod 644 {0}/p/bollard-enter", "", ""),  # the check of the installation reports it
         ("chmod 711 {0}/p/bollard-enter", "", ""),
         ("chmod 700 {0}", "{0}", "chmod a+rX {0}"),
     ],
@@ -451,3 +453,62 @@ def test_a_table_of_nodes():
     assert cluster_check.status(found) == 1 and cluster_check.status(found[:8]) == 0
     assert cluster_check.table(found[:8]) == ["8 of 8 nodes: no failure; bollard 1.0"]
     assert sorted(names, key=cluster_check._order) == names
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"flags": os.ST_RDONLY}, "is read-only"),
+        ({"free": 0}, "is full"),
+        ({"inodes": 9, "ffree": 0}, "has no room for another file"),
+        ({"inodes": 0, "ffree": 0}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_filesystem_to_which_root_cannot_write(values, said):
+    made = {"free": 5, "inodes": 9, "ffree": 9, "flags": 0, **values}
+    free, files = made["free"], made["ffree"]
+    found = os.statvfs_result((1, 1, 9, free, free, made["inodes"], files, files, made["flags"], 255))
+    told = folder_check.unwritable("/run", found)
+    assert told is None if not said else told[0] == f"the filesystem of /run {said}" and "/run shows it" in told[1]
+
+
+def test_a_library_that_is_there_and_closed_is_not_to_be_installed():
+    said = "squashfuse: error while loading shared libraries: libfuse3.so.3: cannot open shared object file: %s"
+    assert "libfuse3" in folder_check.missing_library(said % "No such file or directory", "python3.11")
+    assert folder_check.missing_library(said % "Permission denied", "python3.11") == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "fix"), [(("bollard", "old"), "remove {}/old.conf:1"), (("a", "b"), "keep one line")]
+)
+def test_the_plugin_named_twice(tmp_path, names, fix):
+    folder = tmp_path / "plugstack.conf.d"
+    folder.mkdir()
+    (tmp_path / "slurm.conf").touch()
+    (tmp_path / "plugstack.conf").write_text(f"include {folder}/*.conf\n")
+    for name in names:
+        (folder / f"{name}.conf").write_text("required /p/spank_bollard.so\n")
+    wrong, text, cure = plugstack_fault.fault(Where("/p", str(tmp_path)))
+    assert wrong and "more than once" in text and cure == fix.format(folder)
+
+
+def test_plugins_may_complain_before_slurm_tells_its_release(tmp_path, monkeypatch):
+    srun = tmp_path / "srun"
+    said = "srun: spank: option provided by both spank_bollard.so"
+    srun.write_text(f"#!/bin/sh\necho '{said}' >&2\necho slurm-wlm 26.05.5\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert check._slurm_version(Where(slurm_conf=str(tmp_path))) == (0, "slurm-wlm 26.05.5")
+
+
+def test_a_module_that_python_cannot_load(tmp_path, monkeypatch, capsys):
+    """On a filesystem with noexec, or built for another Python."""
+
+    def fail(argv):
+        raise ImportError("failed to map segment", name="bollard.runtime.system._linux", path=f"{tmp_path}/_linux.so")
+
+    monkeypatch.setattr(main, "_main", fail)
+    assert main.main(["doctor"]) == 255
+    said = capsys.readouterr().err
+    assert said.startswith(f"bollard: {tmp_path}/_linux.so cannot be loaded by Python ") and said.count("\n") == 1

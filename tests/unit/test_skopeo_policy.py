@@ -56,7 +56,7 @@ def test_a_rule_for_a_tag_is_one_for_the_digest_that_is_fetched(tmp_path, name, 
     assert rules(of_host(tmp_path, {scope: REJECT}, name))[f"host:1/ns/a@{DIGEST}"] == REJECT
 
 
-def test_another_key_asks_the_policy_again(tmp_path):
+def test_another_key_asks_the_policy_again(tmp_path, monkeypatch):
     key, name = tmp_path / "key.gpg", reference.parse("docker://host:1/ns/a")
     signed = [{"type": "signedBy", "keyType": "GPGKeys", "keyPaths": [str(key)]}]
 
@@ -72,6 +72,9 @@ def test_another_key_asks_the_policy_again(tmp_path):
         assert not accepted(b"one")
         skopeo_policy.accept(of_host(tmp_path, {}, "docker://host:1/ns/a", default=signed), name, DIGEST, store)
         assert [accepted(content) for content in (b"one", b"two", b"", b"one")] == [True, False, False, True]
+        monkeypatch.chdir(tmp_path)  # a file with the name of a word of the policy is no key
+        (tmp_path / "signedBy").touch()
+        assert accepted(b"one")
 
 
 def test_all_rules_that_are_about_the_image_count(tmp_path):

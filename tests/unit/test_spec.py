@@ -35,7 +35,7 @@ def refused(*values: tuple[str, str]) -> str:
         ("docker://alpine", "docker://alpine"),
     ],
 )
-def test_absolute(path, result):
+def test_a_path_becomes_absolute(path, result):
     assert binds.absolute(path, "/data", "/home/u") == result
 
 
@@ -59,8 +59,27 @@ def test_absolute_from_the_root():
         ("/a,,/b,", [("/a", "/a", False), ("/b", "/b", False)]),
     ],
 )
-def test_binds(text, binds):
+def test_the_forms_of_a_bind(text, binds):
     assert list(make(("bind", text)).binds) == binds
+
+
+def test_spaces_around_a_bind_do_not_count():
+    assert make(("bind", " /a:/b:ro ,\n/c, ")).binds == (("/a", "/b", True), ("/c", "/c", False))
+    assert make(("mounts", "/a:/b ")).binds == (("/a", "/b ", False),)  # the form in which a spec travels
+
+
+def test_a_directory_that_was_removed():
+    """Only what counts from there is refused."""
+    values = [("image", "/i.sif"), ("cwd", ""), ("userhome", "/home/u")]
+    assert spec.make([*values, ("bind", "/a,~/b")]).cwd == "/"
+    with pytest.raises(BollardError, match=r"^data: the current directory does not exist any more; change to"):
+        spec.make([*values, ("bind", "data:/mnt")])
+
+
+def test_pwd_has_no_dots():
+    assert make(("pwd", "/a/../b/.")).pwd == make(("pwd", "//b")).pwd == "/b"
+    assert "'data' must begin with /" in refused(("pwd", "data"))
+    assert "'/a/../b' has a .. in it" in refused(("scratch", "/a/../b"))
 
 
 def test_binds_add_up():
@@ -81,12 +100,14 @@ def test_binds_that_cannot_be_meant(text):
         ([("home", ":/root")], "/root", "/home/u"),
         ([("home", "sub")], "/data/dir/sub", "/data/dir/sub"),
         ([("no-home", "1")], "", ""),
+        ([("no-home", "1"), ("home", "/data:/h")], "/h", "/data"),
+        ([("no-home", "1"), ("home", "/")], "", ""),
         ([("no-home", "0")], "/home/u", "/home/u"),
         ([("home", "/")], "", ""),
         ([("userhome", "relative")], "", ""),
     ],
 )
-def test_home(values, home, source):
+def test_the_forms_of_home(values, home, source):
     made = make(*values)
 
     assert (made.home, made.home_source) == (home, source)
@@ -122,7 +143,7 @@ def test_env_that_cannot_be_meant(text):
     ("text", "on"),
     [("1", True), ("yes", True), ("", False), ("0", False), ("No", False), ("false", False), ("OFF", False)],
 )
-def test_switches(text, on):
+def test_the_words_of_a_switch(text, on):
     assert make(("cleanenv", text)).cleanenv is on
 
 
@@ -213,7 +234,7 @@ def test_a_mount_says_nothing_twice(text):
 
 
 @pytest.mark.parametrize(("text", "size"), [("64m", "64m"), ("2G", "2g"), ("512K", "512k"), ("4096",) * 2])
-def test_sizes(text, size):
+def test_the_units_of_a_size(text, size):
     assert binds.parse_size("--x", text) == size
 
 
@@ -236,7 +257,7 @@ def test_a_spec_cannot_be_changed():
         make(("nonsense", "1"))
 
 
-def test_no_image():
+def test_a_spec_without_an_image_is_refused():
     with pytest.raises(BollardError, match="no image named"):
         spec.make([("cwd", "/")])
 

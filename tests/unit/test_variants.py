@@ -62,7 +62,7 @@ def test_of_equals_the_first():
     assert oci.for_arch(index("amd64", "amd64/v1", "amd64"), "amd64/v3", "name") == f"sha256:{0:064}"
 
 
-def test_this_processor(monkeypatch):
+def test_the_best_variant_that_this_processor_runs(monkeypatch):
     for machine, flags, best in (("x86_64", V3, "amd64/v3"), ("x86_64", V2, "amd64"), ("armv6l", (), "arm/v6")):
         monkeypatch.setattr("os.uname", lambda machine=machine: type("U", (), {"machine": machine}))
         monkeypatch.setattr(variants, "_cpu_flags", lambda flags=flags: flags)
@@ -82,7 +82,7 @@ def test_the_flags_of_this_machine_are_read():
         ("s390x", MANY, "name: no image for s390x, only for amd64, amd64/v3, arm/v6, arm/v7, arm64/v8"),
     ],
 )
-def test_none(arch, platforms, line):
+def test_no_variant_for_this_processor_is_told(arch, platforms, line):
     with pytest.raises(BollardError) as caught:
         chosen(arch, *platforms)
     assert caught.value.message == line

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import email.message
+import gzip
 import socket
 import threading
 import urllib.error
@@ -46,6 +47,35 @@ def test_a_length_that_is_none(answering, tmp_path, length):
 def test_a_length_beyond_any_file(answering, tmp_path):
     url = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999999999999\r\n\r\nabc")
     with pytest.raises(BollardError, match=f"3 bytes came, {web.MAX_FILE} expected"):
+        web.save(url, str(tmp_path / "file"), url)
+
+
+@pytest.mark.parametrize("status", ["206 Partial Content", "203 Non-Authoritative Information", "202 Accepted"])
+def test_what_is_not_the_whole_file(answering, tmp_path, status):
+    url = answering(f"HTTP/1.1 {status}\r\nContent-Length: 3\r\nContent-Range: bytes 0-2/9\r\n\r\nabc".encode())
+    with pytest.raises(BollardError, match=f"the server answers {status}, and not with the whole file"):
+        web.save(url, str(tmp_path / "file"), url)
+    assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("body", [b"zz\r\nabc", b"3\r\nabc\r\nffffffffffffffffffff\r\nx", b"-1\r\nabc\r\n", b"3\r\nab"])
+def test_chunks_that_are_none(answering, tmp_path, body):
+    url = answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+    with pytest.raises(BollardError, match="the server has ended the connection|bytes came"):
+        web.save(url, str(tmp_path / "file"), url)
+
+
+def test_a_document_that_is_packed(answering):
+    """Nobody has asked for a coding: what it would unpack to is of no interest."""
+    data = gzip.compress(bytes(1 << 24))
+    url = answering(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+    with pytest.raises(BollardError, match="the answer is not a JSON object"):
+        web.document(url, url)
+
+
+def test_cookies_and_ever_more_headers(answering, tmp_path):
+    url = answering(b"HTTP/1.1 200 OK\r\n" + b"Set-Cookie: a=b\r\n" * 200 + b"\r\nabc")
+    with pytest.raises(BollardError, match="the server has ended the connection"):
         web.save(url, str(tmp_path / "file"), url)
 
 
