@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cluster import Cluster, Images, Work
 
-PACKAGES = ("tzdata", "openssh-client", "emacs-nox", "redis", "rpm")
+PACKAGES = ("tzdata", "openssh-client", "emacs-nox", "redis", "rpm", "dnf", "createrepo-c")
 # $1: the image's tree, $2: where the packages go, then their names. In a layer, so that the tree stays as it is.
 FETCH = r"""
 set -eu
@@ -58,6 +58,7 @@ Release: 1
 Summary: files of another user
 License: none
 BuildArch: noarch
+Provides: /bin/sh user(daemon) group(daemon)
 %description
 A test.
 %install
@@ -70,6 +71,16 @@ END
 rpmbuild --quiet -bb --define '_topdir /root/rpm' own.spec > log 2>&1 || cat log
 rpm -i --nodeps RPMS/noarch/own-1-1.noarch.rpm 2> log || cat log  # it says so under nice(1)
 rpm -q own; cat /srv/own/file
+rpm -e own 2> log || cat log
+createrepo_c -q RPMS/noarch > log 2>&1 || cat log
+dnf="dnf -q -y --nogpgcheck --releasever=1 --repofrompath=here,file:///root/rpm/RPMS/noarch --repo=here"
+$dnf install own > log 2>&1 || cat log
+rpm -q own; cat /srv/own/file
+sed -i -e 's/^Name: own/Name: bare/' -e '/^%post/,/^chown/d' own.spec
+rpmbuild --quiet -bb --define '_topdir /root/rpm' own.spec > log 2>&1 || cat log
+createrepo_c -q RPMS/noarch > log 2>&1 || cat log
+$dnf --refresh --installroot=/srv/root install bare > log 2>&1 || cat log
+rpm --root /srv/root -q bare; cat /srv/root/srv/own/file
 """
 
 
@@ -107,4 +118,5 @@ def test_packages_of_debian(cluster: Cluster, images: Images, work: Work, reposi
     done = cluster.srun(*words, mount, "sh", script, cwd=work.path, seconds=1200)
     wanted = [f"{package} install ok installed" for package in sorted(PACKAGES)]
     assert (done.rc, done.err) == (0, ""), done
-    assert done.out.splitlines() == [*wanted, "redis", "42", "OpenSSH", "JST", "own-1-1.noarch", "x"], done
+    told = ["redis", "42", "OpenSSH", "JST", *["own-1-1.noarch", "x"] * 2, "bare-1-1.noarch", "x"]
+    assert done.out.splitlines() == [*wanted, *told], done
