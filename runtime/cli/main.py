@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
 def _not_loaded(error: ImportError) -> BollardError:
     """The error for a module of the installation that this Python cannot load."""
     file = error.path or error.name or ""
-    text = f"{file} cannot be loaded by Python {sys.version.split()[0]} ({one_line(error)})"
+    text = f"{file} cannot be loaded by Python {sys.version.split()[0]} ({str(error).removeprefix(f'{file}: ')})"
     try:
         closed = os.statvfs(os.path.dirname(file)).f_flag & os.ST_NOEXEC
     except OSError:  # no such file: it was built for another Python
