@@ -52,8 +52,7 @@ _BUSY = ("toomanyrequests", "too many requests")
 _DENIED = ("unsupported", "method not allowed", "denied:", "403 forbidden", "403 (forbidden)", "statuscode: 403")
 _REFUSED = (
     "unauthorized", "authentication required", "access denied", "access to the resource is denied", "401 unauthorized",
-    "401 (unauthorized)",
-    "invalid username/password",
+    "401 (unauthorized)", "invalid username/password",
 )  # fmt: skip
 _AWAY = (
     "connection refused", "no such host", "i/o timeout", "no route to host", "network is unreachable",

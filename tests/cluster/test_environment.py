@@ -127,7 +127,7 @@ def test_the_home_has_a_name_without_being_shown(cluster: Cluster, images: Image
     line = f"env - PATH=$PATH bollard exec --no-home {images.small} sh -c 'echo $HOME'"
     assert good(cluster.exec(["bash", "-c", line])) == "/home/alice\n"
     line = f"env - PATH=$PATH srun --no-container-mount-home --container={images.small} sh -c 'echo $HOME'"
-    assert good(cluster.exec(["bash", "-c", line])) == "/home/alice\n"
+    assert good(cluster.exec(["bash", "-c", line], cwd="/")) == "/home/alice\n"
 
 
 def test_locales_are_passed_where_the_image_has_them(cluster: Cluster, images: Images) -> None:
