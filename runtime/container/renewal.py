@@ -65,11 +65,16 @@ def lacking(made: Spec, asked: Spec, values: Values, can_save: bool) -> list[str
     """
     given = dict(values)
     found = []
+    hidden = spec.switch([given.get("no-home", "")])
+    # Words of --no-mount for which the step has typed another option.
+    implied = {"home", "cwd"} if hidden else set()
     # Several options can fill one field: the message should name one that the user gave.
     for row in sorted(options.TABLE, key=lambda row: row.name not in given):
         if not row.fixed:
             continue
         want, have = getattr(asked, row.field), getattr(made, row.field)
+        if row.field == "no_mount":
+            want = tuple(word for word in want if word not in implied)
         if not set(want) <= set(have) if isinstance(want, tuple) else want and want != have:
             found.append(f"--{row.slurm or row.name}")
     writable = made.writable_tmpfs or made.writable or bool(made.overlays)
@@ -78,7 +83,7 @@ def lacking(made: Spec, asked: Spec, values: Values, can_save: bool) -> list[str
     if "writable-tmpfs" in given and not asked.writable_tmpfs and writable:
         found.append("--container-readonly")
     home = made.home and "home" not in made.no_mount
-    if spec.switch([given.get("no-home", "")]) and home:
+    if hidden and home:
         found.append("--no-container-mount-home")
     if "no-home" in given and not spec.switch([given["no-home"]]) and not home:
         found.append("--container-mount-home")

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import secrets
 import shlex
 import signal
@@ -72,9 +73,13 @@ class Result(NamedTuple):
         return self.complaints()[0]
 
 
+# srun's lines while a job before it still ends.
+_QUEUED = re.compile(r"^srun: job \d+ (queued and waiting for resources|has been allocated resources)\n", re.MULTILINE)
+
+
 def good(result: Result) -> str:
-    """The output of a command; fails unless it succeeded with empty stderr."""
-    assert (result.rc, result.err) == (0, ""), result
+    """The output of a command; fails unless it succeeded with empty stderr, besides what srun says while it waits."""
+    assert (result.rc, _QUEUED.sub("", result.err)) == (0, ""), result
     return result.out
 
 

@@ -44,6 +44,14 @@ def test_which_steps_join(new: list[tuple[str, str]], joins: bool) -> None:
     assert suits(FIRST, new) == joins
 
 
+def test_a_step_that_hides_the_home_is_told_of_that_option() -> None:
+    """Where the home is the working directory, a job's --no-container-mount-home also stands for --no-mount=cwd."""
+    new = [("no-home", "1"), ("no-mount", "cwd"), ("cwd", "/home/a"), ("name", "x"), ("userhome", "/home/a")]
+    for old, said in (([], ["--no-container-mount-home"]), ([("no-home", "1")], [])):
+        assert renewal.lacking(spec.make([*FIRST, *old]), spec.make(new), new, False) == said
+    assert renewal.lacking(spec.make(FIRST), spec.make(new[1:]), new[1:], False) == ["--no-mount"]
+
+
 def test_a_directory_that_is_not_shown() -> None:
     assert not suits(FIRST, [("cwd", "/data")], shown=False)
     assert suits(FIRST, [("cwd", "/data"), ("pwd", "/opt")], shown=False)
