@@ -132,7 +132,7 @@ def _is_whole(prefix: str, manifest: dict[str, Any]) -> bool:
         found = {name: os.stat(f"{prefix}/{name}") for name in (*modes, *folders)}
         changed = [name for name, wanted in manifest["digests"].items() if install.digest(f"{prefix}/{name}") != wanted]
     except OSError:
-        return False
+        return False  # a file is missing or cannot be read: the caller makes the tree again
     right = all(
         stat.S_IMODE(info.st_mode) == {**modes, **folders}[name] and info.st_uid == 0 for name, info in found.items()
     )
